@@ -1,0 +1,60 @@
+"""Container images on disk, verified, with no daemon.
+
+The public names are those in `__all__`; whatever is not there may change. They are loaded when first used, so that
+``ociexport --version`` and a program that needs one of them pay for no other.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ociexport.digest import Digest
+    from ociexport.documents import Platform
+    from ociexport.errors import OciexportError
+    from ociexport.layout import ImageLayout
+    from ociexport.progress import Progress
+    from ociexport.transfer import PullResult, pull
+    from ociexport.reference import ImageReference
+    from ociexport.tree.layers import UnpackResult, unpack
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Digest": "ociexport.digest",
+    "ImageLayout": "ociexport.layout",
+    "ImageReference": "ociexport.reference",
+    "OciexportError": "ociexport.errors",
+    "Platform": "ociexport.documents",
+    "Progress": "ociexport.progress",
+    "PullResult": "ociexport.transfer",
+    "UnpackResult": "ociexport.tree.layers",
+    "pull": "ociexport.transfer",
+    "unpack": "ociexport.tree.layers",
+}
+
+__all__ = [
+    "Digest",
+    "ImageLayout",
+    "ImageReference",
+    "OciexportError",
+    "Platform",
+    "Progress",
+    "PullResult",
+    "UnpackResult",
+    "__version__",
+    "pull",
+    "unpack",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'ociexport' has no attribute {name!r}")
+    return getattr(importlib.import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

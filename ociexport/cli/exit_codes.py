@@ -1,0 +1,53 @@
+"""The exit codes, stable: a script may rely on each."""
+
+from __future__ import annotations
+
+from ociexport.errors import (
+    AuthenticationError,
+    DigestMismatchError,
+    InvalidDigestError,
+    InvalidImageError,
+    NoMatchingPlatformError,
+    NotFoundError,
+    RateLimitError,
+    RegistryError,
+    SizeMismatchError,
+    TransferError,
+    UsageError,
+)
+
+OK = 0
+OTHER_FAILURE = 1
+USAGE = 2
+NOT_FOUND = 3
+AUTHENTICATION = 4
+NETWORK = 5
+QUOTA = 6
+INTEGRITY = 7
+MALFORMED_IMAGE = 8
+DISK = 9
+NO_SUCH_PLATFORM = 10
+INTERRUPTED = 130
+TERMINATED = 143
+
+# The first class that fits decides, so a derived class stands before its base.
+_CODES: tuple[tuple[type[BaseException], int], ...] = (
+    (UsageError, USAGE),
+    (InvalidDigestError, USAGE),
+    (NotFoundError, NOT_FOUND),
+    (AuthenticationError, AUTHENTICATION),
+    (RateLimitError, QUOTA),
+    (TransferError, NETWORK),
+    (RegistryError, OTHER_FAILURE),
+    (DigestMismatchError, INTEGRITY),
+    (SizeMismatchError, INTEGRITY),
+    (InvalidImageError, MALFORMED_IMAGE),
+    (NoMatchingPlatformError, NO_SUCH_PLATFORM),
+    (OSError, DISK),
+    (KeyboardInterrupt, INTERRUPTED),
+)
+
+
+def exit_code_of(error: BaseException) -> int:
+    """Return the code that the command ends with after ``error``."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), OTHER_FAILURE)

@@ -1,0 +1,99 @@
+"""The command `ociexport`: finds the module of the command, runs it, turns errors into one line and an exit code.
+
+A command's module is imported only when that command runs: ``ociexport --version`` loads neither requests nor isal.
+Each has ``SUMMARY``, ``add_arguments(parser)`` and ``run(options) -> int``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
+
+import ociexport
+
+# name: one line of help. The module is ociexport.cli.<name>.
+_COMMANDS = {
+    "pull": "fetch images from a registry into an OCI layout",
+    "unpack": "apply an image's layers to a new root filesystem",
+    "serve": "serve an OCI layout as a read-only registry",
+}
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived; not an Exception, so that only clean-up code sees it on its way out."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Args:
+        arguments: without the program's name; None for the process's own.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    signal.signal(signal.SIGTERM, _raise_terminated)
+    try:
+        options = _parse_command_line(words)
+        code = int(options.run(options))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of our output has gone, as `head` does; Python would complain once more at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except SystemExit as error:
+        return int(error.code or 0)
+    except _Terminated:
+        return _report("terminated", None, 143)
+    except KeyboardInterrupt:
+        return _report("interrupted", None, 130)
+    except (ociexport.OciexportError, OSError) as error:
+        from ociexport.cli.exit_codes import exit_code_of  # noqa: PLC0415 - only an error needs it
+
+        return _report(_one_line(error), getattr(error, "hint", None), exit_code_of(error))
+    return code
+
+
+def _raise_terminated(number: int, frame: FrameType | None) -> NoReturn:
+    raise _Terminated
+
+
+def _parse_command_line(words: list[str]) -> argparse.Namespace:
+    """Return the options, with the command's ``run``; only the named command's module is loaded."""
+    parser = argparse.ArgumentParser(
+        prog="ociexport", description="Container images on disk, verified, with no daemon.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"ociexport {ociexport.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    wanted = next((word for word in words if not word.startswith("-")), None)
+    for name, summary in _COMMANDS.items():
+        command = commands.add_parser(
+            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False
+        )
+        if name == wanted:
+            module = importlib.import_module(f"ociexport.cli.{name}")
+            command.add_argument("-q", "--quiet", action="store_true", help="print warnings and errors only")
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
+    return parser.parse_args(words)
+
+
+def _one_line(error: BaseException) -> str:
+    """Return an error's message on one line; an `OSError`'s with the file's name first."""
+    if isinstance(error, OSError) and error.strerror:
+        names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes))]
+        text = ": ".join([*(name.encode("utf-8", "backslashreplace").decode() for name in names), error.strerror])
+    else:
+        text = str(error) or type(error).__name__
+    return " ".join(text.split("\n"))
+
+
+def _report(message: str, hint: str | None, code: int) -> int:
+    print(f"ociexport: error: {message}", file=sys.stderr)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)
+    return code

@@ -1,0 +1,178 @@
+"""Digests, and streams that must end at one."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from ociexport.errors import DigestMismatchError, InvalidDigestError, SizeMismatchError, quoted
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+Chunk: TypeAlias = bytes | bytearray | memoryview
+
+# Registered algorithms and what their encoded part must look like (image-spec descriptor.md, "Registered algorithms").
+_ENCODED_PATTERNS = {"sha256": re.compile(r"[a-f0-9]{64}"), "sha512": re.compile(r"[a-f0-9]{128}")}
+
+
+class Hasher(Protocol):
+    """What `hashlib` gives: an incremental hash."""
+
+    def update(self, data: Chunk, /) -> None: ...
+
+    def hexdigest(self) -> str: ...
+
+
+class ByteStream(Protocol):
+    """A stream of bytes that somebody closes: an open file, the body of a response, a member of an archive."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """The digest of some bytes: a registered algorithm and its hexadecimal value.
+
+    A value that exists is valid, so it can stand in a path.
+
+    Spec: image-spec 1.1 descriptor.md, "Digests".
+    """
+
+    algorithm: str
+    encoded: str
+
+    def __post_init__(self) -> None:
+        pattern = _ENCODED_PATTERNS.get(self.algorithm)
+        if pattern is None:
+            raise InvalidDigestError(f"digest algorithm: expected sha256 or sha512, got {quoted(self.algorithm)}")
+        if not pattern.fullmatch(self.encoded):
+            wanted = "64" if self.algorithm == "sha256" else "128"
+            raise InvalidDigestError(
+                f"digest: expected {wanted} lower-case hexadecimal digits after '{self.algorithm}:', "
+                f"got {quoted(self.encoded)}"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Digest:
+        """Return the digest that ``text`` (``algorithm:encoded``) names.
+
+        Raises:
+            InvalidDigestError: unknown algorithm, wrong alphabet or length.
+        """
+        algorithm, colon, encoded = text.partition(":")
+        if not colon:
+            raise InvalidDigestError(f"digest: expected 'algorithm:hexadecimal', got {quoted(text)}")
+        return cls(algorithm, encoded)
+
+    @classmethod
+    def of(cls, content: Chunk, algorithm: str = "sha256") -> Digest:
+        """Return the digest of ``content``."""
+        return cls(algorithm, hashlib.new(algorithm, content).hexdigest())
+
+    def new_hasher(self) -> Hasher:
+        """Return an empty hash of this digest's algorithm."""
+        return hashlib.new(self.algorithm)
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}:{self.encoded}"
+
+    @property
+    def short(self) -> str:
+        """The first twelve digits, as docker shows a layer in its progress."""
+        return self.encoded[:12]
+
+
+class Verifier:
+    """Counts and hashes the chunks of one blob, and says at the end whether they were the right ones.
+
+    Args:
+        digest: what the bytes must hash to.
+        size: how many there must be; None where only the digest is known.
+        subject: how a message names the bytes, such as ``blob sha256:…``.
+    """
+
+    def __init__(self, digest: Digest, size: int | None, *, subject: str) -> None:
+        self._digest = digest
+        self._size = size
+        self._subject = subject
+        self._hasher = digest.new_hasher()
+        self.seen_bytes = 0
+
+    def update(self, chunk: Chunk) -> None:
+        """Take the next bytes.
+
+        Raises:
+            SizeMismatchError: there are more than declared; raised at once, so that an endless body ends.
+        """
+        self.seen_bytes += len(chunk)
+        if self._size is not None and self.seen_bytes > self._size:
+            raise SizeMismatchError(
+                f"size mismatch: expected {self._size} bytes, got more ({self.seen_bytes} so far)", where=self._subject
+            )
+        self._hasher.update(chunk)
+
+    def verify(self) -> None:
+        """Return if all bytes were seen and were the right ones.
+
+        Raises:
+            SizeMismatchError: there were fewer than declared.
+            DigestMismatchError: they hash to another digest.
+        """
+        if self._size is not None and self.seen_bytes != self._size:
+            raise SizeMismatchError(
+                f"size mismatch: expected {self._size} bytes, got {self.seen_bytes}", where=self._subject
+            )
+        got = self._hasher.hexdigest()
+        if got != self._digest.encoded:
+            raise DigestMismatchError(
+                f"digest mismatch: expected {self._digest}, got {self._digest.algorithm}:{got}", where=self._subject
+            )
+
+
+class VerifyingReader:
+    """A stream that must end at a digest and a size.
+
+    The end is where the checks are made: who stops before `read` returned ``b""`` has unverified bytes. One byte past
+    the declared size is asked for, so that a body that is too long is seen.
+
+    Args:
+        stream: the bytes as stored; closed with the reader.
+        digest: of those bytes.
+        size: their number; None where only the digest is known.
+        subject: how a message names them.
+    """
+
+    def __init__(self, stream: ByteStream, digest: Digest, size: int | None, *, subject: str) -> None:
+        self._stream = stream
+        self._verifier = Verifier(digest, size, subject=subject)
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to ``size`` bytes, ``b""`` at the verified end.
+
+        Raises:
+            SizeMismatchError, DigestMismatchError: the stream is not what was declared.
+        """
+        chunk = self._stream.read(size)
+        if chunk:
+            self._verifier.update(chunk)
+        elif size != 0:
+            self._verifier.verify()
+        return chunk
+
+    def close(self) -> None:
+        """Close the stream beneath; the rest is not verified."""
+        self._stream.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

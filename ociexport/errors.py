@@ -1,0 +1,162 @@
+"""Every error that ociexport raises, one tree.
+
+    OciexportError
+    ├─ UsageError                   what was asked for can't be meant: a target in use, options that exclude each other
+    │  └─ InvalidReferenceError     an image reference or source name that does not parse
+    ├─ InvalidDigestError           a digest that does not parse
+    ├─ NotFoundError                the image, tag, layout or file is not there
+    ├─ RegistryError                method, redacted URL, status, the registry's own codes
+    │  ├─ AuthenticationError       401 or 403, or no token to be had
+    │  ├─ RegistryNotFoundError     404; a NotFoundError too
+    │  ├─ RateLimitError            429 after all retries
+    │  └─ TransferError             the connection could not be made or broke, retries included
+    ├─ InvalidImageError            the data we were given breaks the specification; `where` says at which field
+    │  ├─ DigestMismatchError       the bytes are not those that the digest names
+    │  ├─ SizeMismatchError         more or fewer bytes than declared
+    │  ├─ UnsupportedMediaTypeError a document or layer of a kind that can't be used here
+    │  ├─ UnsafeEntryError          a tar entry would act outside the rootfs
+    │  └─ LimitExceededError        larger than the limit that guards this machine
+    └─ NoMatchingPlatformError      lists the platforms there are
+
+Local `OSError`s pass through as they are: the command line turns them into one line too.
+
+A message gives place, subject, expected, got, in that order; `hint`, where the user can act, says what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+# What a registry or an archive wrote may be of any length; a message quotes so much of it.
+MAX_QUOTED_CHARACTERS = 200
+
+
+class OciexportError(Exception):
+    """The base of all errors that ociexport defines."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(OciexportError):
+    """What was asked for can't be done as asked; nothing was begun."""
+
+
+class InvalidReferenceError(UsageError):
+    """An image reference or a source name does not parse."""
+
+
+class InvalidDigestError(OciexportError):
+    """A text is no digest: unknown algorithm, wrong alphabet or wrong length."""
+
+
+class NotFoundError(OciexportError):
+    """The image, tag, layout or file that was named is not there."""
+
+
+class RegistryError(OciexportError):
+    """A registry answered with an error, or not as the protocol demands."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        method: str = "",
+        url: str = "",
+        status: int | None = None,
+        codes: Sequence[str] = (),
+        hint: str | None = None,
+    ) -> None:
+        """Keep what the request was.
+
+        Args:
+            message: the whole line for people, with neither secret nor signed query string.
+            method: of the HTTP request.
+            url: of the request, redacted.
+            status: of the HTTP response; None where there was none.
+            codes: the registry's own, such as ``MANIFEST_UNKNOWN`` (distribution-spec, "Error Codes").
+            hint: what the user can do.
+        """
+        super().__init__(message, hint=hint)
+        self.method = method
+        self.url = url
+        self.status = status
+        self.codes = tuple(codes)
+
+
+class AuthenticationError(RegistryError):
+    """The registry or its token service refused us, or no token was to be had."""
+
+
+class RegistryNotFoundError(RegistryError, NotFoundError):
+    """The registry says that it has no such repository, tag, manifest or blob."""
+
+
+class RateLimitError(RegistryError):
+    """The registry's quota is used up (429), retries included."""
+
+
+class TransferError(RegistryError):
+    """The connection could not be made or broke, retries included."""
+
+
+class InvalidImageError(OciexportError):
+    """Data that we were given breaks the specification."""
+
+    def __init__(self, message: str, *, where: str = "", hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.message = message
+        self.where = where
+
+    def add_place(self, place: str) -> None:
+        """Put ``place`` in front of ``where``: an outer document tells its name as the error passes through."""
+        self.where = f"{place}: {self.where}" if self.where else place
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}" if self.where else self.message
+
+
+class DigestMismatchError(InvalidImageError):
+    """The bytes are not those that the digest names."""
+
+
+class SizeMismatchError(InvalidImageError):
+    """There are more or fewer bytes than were declared."""
+
+
+class UnsupportedMediaTypeError(InvalidImageError):
+    """A document or layer is of a kind that can't be used here."""
+
+
+class UnsafeEntryError(InvalidImageError):
+    """A tar entry would act outside the rootfs; it was not applied."""
+
+
+class LimitExceededError(InvalidImageError):
+    """The data is larger than the limit that guards this machine."""
+
+
+class NoMatchingPlatformError(OciexportError):
+    """No manifest of an index fits the wanted platform; the message lists those there are."""
+
+
+@contextmanager
+def locating(place: str) -> Iterator[None]:
+    """Add ``place`` to the `where` of any `InvalidImageError` that passes through."""
+    try:
+        yield
+    except InvalidImageError as error:
+        error.add_place(place)
+        raise
+
+
+def quoted(untrusted: object) -> str:
+    """Return text from outside as a message may show it: one line, no control characters, bounded length."""
+    text = repr(untrusted) if not isinstance(untrusted, str) else f"'{untrusted}'"
+    safe = "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in text[: MAX_QUOTED_CHARACTERS + 1]
+    )
+    return safe if len(text) <= MAX_QUOTED_CHARACTERS else safe[:MAX_QUOTED_CHARACTERS] + "…"

@@ -1,0 +1,131 @@
+"""Typed access to the fields of a JSON document that came from outside.
+
+Documents are read here once, at the edge, and become frozen values; no raw dict travels inward.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ociexport.errors import InvalidImageError, quoted
+
+
+def parse_json_object(raw: bytes, *, where: str) -> JsonObject:
+    """Return the JSON object that ``raw`` is.
+
+    Raises:
+        InvalidImageError: not UTF-8, not JSON, too deep, or not an object.
+    """
+    try:
+        value = json.loads(raw.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise InvalidImageError(f"expected a JSON document, got {_kind_of(raw)} ({reason})", where=where) from error
+    if not isinstance(value, dict):
+        raise InvalidImageError(f"expected a JSON object, got {_type_name(value)}", where=where)
+    return JsonObject(value, where)
+
+
+class JsonObject:
+    """One JSON object and its place; each getter returns a checked type or raises `InvalidImageError`.
+
+    A member that is ``null`` counts as absent, since Go writes empty slices and maps so.
+    """
+
+    def __init__(self, members: Mapping[str, Any], where: str) -> None:
+        self._members = members
+        self.where = where
+
+    def __contains__(self, key: str) -> bool:
+        return self._members.get(key) is not None
+
+    def text(self, key: str) -> str:
+        """Return the string under ``key``, which must be there."""
+        return str(self._typed(key, str, "a string"))
+
+    def optional_text(self, key: str) -> str | None:
+        """Return the string under ``key``; None where it is absent or empty."""
+        return (self.text(key) or None) if key in self else None
+
+    def integer(self, key: str) -> int:
+        """Return the integer under ``key``, which must be there."""
+        value = self._typed(key, int, "an integer")
+        if isinstance(value, bool):
+            raise self.error(key, "expected an integer, got a boolean")
+        return int(value)
+
+    def boolean(self, key: str) -> bool:
+        """Return the boolean under ``key``; False where it is absent."""
+        return self._typed(key, bool, "a boolean") if key in self else False
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """Return the list of strings under ``key``; empty where it is absent."""
+        items = self._typed(key, list, "a list") if key in self else []
+        for number, item in enumerate(items):
+            if not isinstance(item, str):
+                raise self.error(f"{key}[{number}]", f"expected a string, got {_type_name(item)}")
+        return tuple(items)
+
+    def text_map(self, key: str) -> dict[str, str]:
+        """Return the map of strings to strings under ``key``; empty where it is absent."""
+        members = self._typed(key, dict, "an object") if key in self else {}
+        for name, item in members.items():
+            if not isinstance(item, str):
+                raise self.error(f"{key}[{quoted(name)}]", f"expected a string, got {_type_name(item)}")
+        return dict(members)
+
+    def keys_of(self, key: str) -> tuple[str, ...]:
+        """Return the names in the object under ``key`` (Go's sets are written so); empty where it is absent."""
+        return tuple(self._typed(key, dict, "an object")) if key in self else ()
+
+    def object(self, key: str) -> JsonObject:
+        """Return the object under ``key``, which must be there."""
+        return JsonObject(self._typed(key, dict, "an object"), f"{self.where}: {key}" if self.where else key)
+
+    def optional_object(self, key: str) -> JsonObject | None:
+        """Return the object under ``key``; None where it is absent."""
+        return self.object(key) if key in self else None
+
+    def objects(self, key: str) -> Iterator[JsonObject]:
+        """Yield the objects in the list under ``key``; none where it is absent."""
+        items = self._typed(key, list, "a list") if key in self else []
+        for number, item in enumerate(items):
+            place = f"{key}[{number}]"
+            if not isinstance(item, dict):
+                raise self.error(place, f"expected an object, got {_type_name(item)}")
+            yield JsonObject(item, f"{self.where}: {place}" if self.where else place)
+
+    def error(self, key: str, message: str) -> InvalidImageError:
+        """Return an error about the member ``key``, to be raised."""
+        return InvalidImageError(message, where=f"{self.where}: {key}" if self.where else key)
+
+    def _typed(self, key: str, kind: type, wanted: str) -> Any:
+        value = self._members.get(key)
+        if value is None:
+            raise self.error(key, f"expected {wanted}, got nothing")
+        if not isinstance(value, kind):
+            raise self.error(key, f"expected {wanted}, got {_type_name(value)}")
+        return value
+
+
+def _kind_of(raw: bytes) -> str:
+    """Say what unexpected bytes are: ``an HTML document`` tells more than a parser's column number."""
+    if not raw.strip():
+        return "nothing"
+    from ociexport.contentkind import describe_content  # noqa: PLC0415 - loads libmagic, which only this path needs
+
+    return describe_content(raw)
+
+
+def _type_name(value: object) -> str:
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "a string",
+        bool: "a boolean",
+        int: "an integer",
+        float: "a number",
+    }
+    return "nothing" if value is None else names.get(type(value), type(value).__name__)

@@ -1,0 +1,125 @@
+"""From a source and a platform to one image: reference → index → platform → manifest → config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ociexport import mediatypes
+from ociexport.digest import VerifyingReader
+from ociexport.documents import (
+    MAX_CONFIG_BYTES,
+    MAX_MANIFEST_BYTES,
+    Descriptor,
+    ImageConfig,
+    Index,
+    Layer,
+    Manifest,
+    Platform,
+    pair_layers,
+    parse_config,
+    parse_document,
+)
+from ociexport.errors import LimitExceededError, UnsupportedMediaTypeError, locating, quoted
+from ociexport.platforms import select_manifest
+from ociexport.sources import ImageSource, ReceivedManifest
+
+# Indexes may hold indexes; nobody honest goes deeper than two, and a cycle is impossible by digest, but a chain is not.
+MAX_INDEX_DEPTH = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedManifest:
+    """The manifest that was chosen, and the indexes that led to it, outermost first."""
+
+    manifest: Manifest
+    indexes: tuple[Index, ...]
+
+
+def resolve_manifest(source: ImageSource, platform: Platform) -> ResolvedManifest:
+    """Return the manifest in ``source`` that runs on ``platform``; a source of one manifest is taken as it is.
+
+    Raises:
+        NoMatchingPlatformError: lists the platforms there are.
+        InvalidImageError: a document breaks the specification.
+        NotFoundError, RegistryError: the source does not give a document.
+    """
+    indexes: list[Index] = []
+    received = source.fetch_manifest()
+    while True:
+        document = parse_document(received.raw, received.media_type, received.digest)
+        if isinstance(document, Manifest):
+            return ResolvedManifest(document, tuple(indexes))
+        if len(indexes) == MAX_INDEX_DEPTH:
+            raise LimitExceededError(
+                f"indexes within indexes: expected at most {MAX_INDEX_DEPTH}", where=f"manifest {indexes[0].digest}"
+            )
+        indexes.append(document)
+        received = fetch_entry(source, document, select_manifest(document, platform))
+
+
+def fetch_entry(source: ImageSource, index: Index, entry: Descriptor) -> ReceivedManifest:
+    """Return the document that ``entry`` of ``index`` names; its media type is the entry's, where it has one."""
+    with locating(f"manifest {index.digest}"):
+        received = source.fetch_manifest(entry)
+    return ReceivedManifest(received.raw, entry.media_type or received.media_type, received.digest)
+
+
+def read_config(source: ImageSource, manifest: Manifest) -> ImageConfig:
+    """Return the image config of ``manifest``, verified.
+
+    Raises:
+        UnsupportedMediaTypeError: the manifest is of an artifact that is no image.
+        DigestMismatchError, SizeMismatchError, InvalidImageError: the config is not what it should be.
+    """
+    descriptor = manifest.config
+    verify_is_image(manifest)
+    if descriptor.data is not None:
+        return parse_config(descriptor.data, descriptor.digest)
+    with locating(f"manifest {manifest.digest}"):
+        raw = read_small_blob(source, descriptor, MAX_CONFIG_BYTES, f"config {descriptor.digest}")
+    return parse_config(raw, descriptor.digest)
+
+
+def verify_is_image(manifest: Manifest) -> None:
+    """Return if ``manifest`` is of an image that has a root filesystem.
+
+    Raises:
+        UnsupportedMediaTypeError: it is of something else: a helm chart, a signature, an SBOM.
+    """
+    if manifest.config.media_type and manifest.config.media_type not in mediatypes.IMAGE_CONFIGS:
+        kind = manifest.artifact_type or manifest.config.media_type
+        raise UnsupportedMediaTypeError(
+            f"expected an image, got an artifact of type {quoted(kind)}", where=f"manifest {manifest.digest}"
+        )
+
+
+def read_layers(source: ImageSource, manifest: Manifest) -> tuple[ImageConfig, tuple[Layer, ...]]:
+    """Return the config of ``manifest`` and its layers with their diff_ids."""
+    config = read_config(source, manifest)
+    return config, pair_layers(manifest, config)
+
+
+def read_small_blob(source: ImageSource, descriptor: Descriptor, max_bytes: int, subject: str) -> bytes:
+    """Return a whole blob, verified; for documents, which are read before anything is known of them.
+
+    Raises:
+        LimitExceededError: it is declared to be larger than ``max_bytes``.
+        DigestMismatchError, SizeMismatchError: it is not what ``descriptor`` says.
+    """
+    if descriptor.size > max_bytes:
+        raise LimitExceededError(f"expected at most {max_bytes} bytes, got {descriptor.size}", where=subject)
+    with VerifyingReader(source.open_blob(descriptor), descriptor.digest, descriptor.size, subject=subject) as reader:
+        chunks = []
+        while chunk := reader.read(descriptor.size + 1):
+            chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def verify_manifest_size(size: int, where: str) -> None:
+    """Return if a manifest of ``size`` bytes may be read into memory.
+
+    Raises:
+        LimitExceededError: it is larger than any honest one.
+    """
+    if size > MAX_MANIFEST_BYTES:
+        raise LimitExceededError(f"manifest: expected at most {MAX_MANIFEST_BYTES} bytes, got {size}", where=where)

@@ -1,0 +1,94 @@
+"""ImageSource and ImageDestination: the two small interfaces between everything below.
+
+A registry, a layout and an archive are the same thing seen from three sides: something that gives a manifest's bytes
+and opens a blob. So `pull` copies any source to any destination, and `unpack` takes any source.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from ociexport.digest import ByteStream, Chunk, Digest
+from ociexport.documents import Descriptor
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedManifest:
+    """A manifest or index as it came: unparsed bytes, what they were said to be, and their digest."""
+
+    raw: bytes
+    media_type: str | None
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class ImageName:
+    """What an image is called in a layout or archive.
+
+    Args:
+        tag: short name, ``org.opencontainers.image.ref.name``; None for an image known by its digest only.
+        full: normalised reference, ``io.containerd.image.name``; None where only a tag is known.
+    """
+
+    tag: str | None
+    full: str | None
+
+
+class ImageSource(Protocol):
+    """One image, somewhere: gives its documents and opens its blobs. Its methods may be called from several threads."""
+
+    @property
+    def display_name(self) -> str:
+        """How messages call the image."""
+
+    @property
+    def image_name(self) -> ImageName:
+        """What a copy of the image is to be called."""
+
+    def fetch_manifest(self, descriptor: Descriptor | None = None) -> ReceivedManifest:
+        """Return the manifest or index that ``descriptor`` names; without one, what the source itself names.
+
+        The bytes are verified against the descriptor, or the digest in the source's own name, before they are returned.
+
+        Raises:
+            NotFoundError, RegistryError, DigestMismatchError, SizeMismatchError, LimitExceededError.
+        """
+
+    def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
+        """Return the blob's bytes as stored, from ``offset`` on; the caller verifies and closes them.
+
+        Raises:
+            NotFoundError, RegistryError: at once or in ``read``.
+        """
+
+    def close(self) -> None:
+        """Let go of connections and files."""
+
+
+class BlobWriter(Protocol):
+    """Takes one blob's bytes in order."""
+
+    def write(self, chunk: Chunk, /) -> None:
+        """Take the next bytes; raises SizeMismatchError as soon as there are too many."""
+
+
+class ImageDestination(Protocol):
+    """A place that images are copied to. Its methods may be called from several threads."""
+
+    def has_blob(self, descriptor: Descriptor) -> bool:
+        """Whether the blob is there and valid: its bytes are read and verified, for a file may be cut or damaged."""
+
+    def new_blob(self, descriptor: Descriptor) -> AbstractContextManager[BlobWriter]:
+        """Return a writer for a blob; at the end of the ``with`` block it is verified and takes its name, or is gone.
+
+        Raises:
+            DigestMismatchError, SizeMismatchError: what was written is not what ``descriptor`` says.
+        """
+
+    def write_manifest(self, manifest: ReceivedManifest) -> None:
+        """Store a manifest or index, byte for byte."""
+
+    def write_name(self, descriptor: Descriptor, name: ImageName) -> None:
+        """Give the complete image a name; the last act, since a name appears only when what it names is complete."""
