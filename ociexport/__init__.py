@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from ociexport.errors import OciexportError
     from ociexport.layout import ImageLayout
     from ociexport.progress import Progress
-    from ociexport.transfer import PullResult, pull
     from ociexport.reference import ImageReference
+    from ociexport.transfer import PullResult, pull
     from ociexport.tree.layers import UnpackResult, unpack
 
 __version__ = "0.1.0"
