@@ -1,0 +1,157 @@
+"""Which request answers a challenge; sends nothing itself.
+
+A registry that wants to know who asks answers 401 with a challenge. ``Basic`` is answered with name and password,
+``Bearer`` with a token, which is had from the realm that the challenge names.
+
+Spec: RFC 9110 11.6.1; distribution "Docker Registry v2 authentication via central service" and "OAuth2 Token
+Authentication".
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from ociexport.errors import AuthenticationError, InvalidImageError, quoted
+from ociexport.jsonfields import parse_json_object
+from ociexport.registry.credentials import Credentials
+
+# Tokens of clouds grow with the groups that a user is in; beyond this no header would carry them.
+MAX_TOKEN_BODY_BYTES = 64 * 1024
+# What a token that tells no lifetime lives for, "for compatibility with older clients" (token specification).
+DEFAULT_TOKEN_SECONDS = 60
+# A client says what it is to the OAuth2 form of the token service.
+CLIENT_ID = "ociexport"
+
+_WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_SCHEME = re.compile(rf"({_WORD})(?: +|$|(?=,))")
+_PARAMETER = re.compile(rf'({_WORD})[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|({_WORD}))[ \t]*(?=,|$)')
+_TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*[ \t]*(?=,|$)")
+_SEPARATORS = re.compile(r"[ \t,]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """One way to authenticate that a server offers; the names of scheme and parameters are in lower case."""
+
+    scheme: str
+    parameters: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRequest:
+    """The request that a token service answers with a token.
+
+    Args:
+        url: realm with query.
+        authorization: header; None for an anonymous token.
+        form: body of a POST; None for a GET.
+    """
+
+    url: str
+    authorization: str | None = field(default=None, repr=False)
+    form: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A bearer token and how long it lives."""
+
+    value: str = field(repr=False)
+    lifetime_seconds: int
+
+
+def parse_challenges(header: str) -> tuple[Challenge, ...]:
+    """Return the challenges in a WWW-Authenticate header, or in several joined by commas; anything else is skipped.
+
+    >>> parse_challenges('Bearer realm="https://a/t",service="x:y,z", Basic realm="b"')[0].parameters["service"]
+    'x:y,z'
+    """
+    challenges: list[Challenge] = []
+    parameters: dict[str, str] = {}
+    position = _skip_separators(header, 0)
+    while position < len(header):
+        if challenges and (match := _PARAMETER.match(header, position)):
+            text = match[3] if match[2] is None else re.sub(r"\\(.)", r"\1", match[2])
+            parameters.setdefault(match[1].lower(), text)
+        elif match := _SCHEME.match(header, position):
+            parameters = {}
+            challenges.append(Challenge(match[1].lower(), parameters))
+            if (token68 := _TOKEN68.match(header, match.end())) and not _PARAMETER.match(header, match.end()):
+                match = token68
+        else:
+            # Not of the grammar: go on after the next comma, since a later challenge may be one that we know.
+            comma = header.find(",", position)
+            position = len(header) if comma < 0 else _skip_separators(header, comma)
+            continue
+        position = _skip_separators(header, match.end())
+    return tuple(challenges)
+
+
+def _skip_separators(header: str, position: int) -> int:
+    match = _SEPARATORS.match(header, position)
+    return match.end() if match else position
+
+
+def pull_scope(repository: str) -> str:
+    """Return the scope that reading ``repository`` needs."""
+    return f"repository:{repository}:pull"
+
+
+def basic_authorization(credentials: Credentials) -> str:
+    """Return the Authorization header of name and password."""
+    pair = f"{credentials.username or ''}:{credentials.password or ''}"
+    return "Basic " + base64.b64encode(pair.encode("utf-8")).decode("ascii")
+
+
+def plan_token_request(challenge: Challenge, credentials: Credentials, scope: str) -> TokenRequest:
+    """Return the request that gets a token for ``scope``: a GET, or a POST where there is an identity token.
+
+    Raises:
+        AuthenticationError: the challenge names no realm that can be asked.
+    """
+    realm = urlsplit(challenge.parameters.get("realm", ""))
+    if realm.scheme not in ("http", "https") or not realm.hostname:
+        got = challenge.parameters.get("realm")
+        raise AuthenticationError(
+            f"bearer challenge: expected a realm that is an http or https URL, got {quoted(got) if got else 'none'}"
+        )
+    service = challenge.parameters.get("service")
+    fields = [("service", service)] if service else []
+    if scope:
+        fields.append(("scope", scope))
+    if credentials.identity_token is not None:
+        fields += [
+            ("grant_type", "refresh_token"),
+            ("client_id", CLIENT_ID),
+            ("refresh_token", credentials.identity_token),
+        ]
+        return TokenRequest(realm.geturl(), form=urlencode(fields).encode("ascii"))
+    if credentials.username is not None:
+        fields.append(("account", credentials.username))
+    query = urlencode([*parse_qsl(realm.query, keep_blank_values=True), *fields])
+    authorization = basic_authorization(credentials) if credentials.username is not None else None
+    return TokenRequest(urlunsplit(realm._replace(query=query, fragment="")), authorization)
+
+
+def parse_token(raw: bytes, realm: str) -> Token:
+    """Return the token in a token service's answer; it is called ``token`` or ``access_token``.
+
+    Raises:
+        AuthenticationError: there is none.
+    """
+    place = f"token service {realm}"
+    try:
+        item = parse_json_object(raw, where=place)
+        value = item.optional_text("token") or item.optional_text("access_token")
+        lifetime = item.integer("expires_in") if "expires_in" in item else DEFAULT_TOKEN_SECONDS
+    except InvalidImageError as error:
+        raise AuthenticationError(str(error)) from error
+    if value is None:
+        raise AuthenticationError(f"{place}: expected a 'token' or 'access_token', got neither")
+    if not value.isascii() or not value.isprintable():
+        raise AuthenticationError(f"{place}: token: expected printable ASCII, got something else")
+    return Token(value, max(lifetime, 0))

@@ -1,0 +1,149 @@
+"""The bytes of one blob, over as many connections as they need."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TypeAlias
+
+from ociexport.errors import RegistryError, SizeMismatchError, TransferError, quoted
+from ociexport.registry.transport import Answer, Transport
+
+# So many new bytes show that a connection that breaks is of use all the same: its retries are counted anew.
+_PROGRESS_BYTES = 1024 * 1024
+_SKIPPED_AT_ONCE_BYTES = 256 * 1024
+
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+
+# Opens the blob from a byte on: 206 where the server can, else 200 from the start, or 416.
+OpenFrom: TypeAlias = Callable[[int], Answer]
+
+
+class BlobStream:
+    """A blob's bytes as stored, in order; a body that is cut goes on where it ended.
+
+    That they are the right ones is for the caller to verify. Not for use by several threads at once.
+
+    Args:
+        open_from: opens the blob from a byte on.
+        size: of the whole blob.
+        offset: of the first byte that `read` is to return.
+        transport: waits between retries.
+        subject: how messages call the blob.
+    """
+
+    def __init__(self, open_from: OpenFrom, size: int, offset: int, transport: Transport, subject: str) -> None:
+        self._open_from = open_from
+        self._size = size
+        self._position = offset
+        self._transport = transport
+        self._subject = subject
+        self._failures = 0
+        self._last_failure_at = offset
+        self._skip_bytes = 0
+        self._answer = self._open()
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to ``size`` bytes, ``b""`` at the end.
+
+        Raises:
+            TransferError: the connection broke, and so did the retries.
+            RegistryError: the server answered a retry with something else.
+            SizeMismatchError: the server has another length for the blob.
+        """
+        if size < 0:
+            size = max(self._size - self._position, 0) + 1
+        while True:
+            try:
+                if self._skip_bytes:
+                    self._skip()
+                    continue
+                chunk = self._answer.read(size)
+                if not chunk and size:
+                    self._verify_ended()
+            except TransferError as error:
+                self._continue_after(error)
+                continue
+            self._position += len(chunk)
+            return chunk
+
+    def close(self) -> None:
+        """Close the connection, or give it back where all was read."""
+        self._answer.close()
+
+    def _open(self) -> Answer:
+        """Return an answer whose next byte is the one at the position, after those that are to be skipped."""
+        answer = self._open_from(self._position)
+        if answer.status == 416:
+            # The server says that the blob is not that long, or does not know ranges well: all of it, then.
+            answer.close()
+            answer = self._open_from(0)
+        try:
+            self._verify_encoding(answer)
+            if answer.status == 206:
+                self._verify_range(answer)
+        except BaseException:
+            answer.close()
+            raise
+        self._skip_bytes = 0 if answer.status == 206 else self._position
+        return answer
+
+    def _skip(self) -> None:
+        """Read bytes that the caller has already; there are fewer where the server has another blob now."""
+        skipped = self._answer.read(min(self._skip_bytes, _SKIPPED_AT_ONCE_BYTES))
+        self._skip_bytes = self._skip_bytes - len(skipped) if skipped else 0
+
+    def _continue_after(self, error: TransferError) -> None:
+        """Open the blob again where it broke, or raise ``error``."""
+        self._answer.close()
+        if self._position - self._last_failure_at >= _PROGRESS_BYTES:
+            self._failures = 0
+        self._last_failure_at = self._position
+        self._failures += 1
+        if not self._transport.wait_for_retry(self._failures, error.__cause__ or "the body ended early", self._subject):
+            raise error
+        self._answer = self._open()
+
+    def _verify_ended(self) -> None:
+        """Return if the body is complete; one with no length may as well have been cut."""
+        if self._position < self._size and self._answer.content_length is None:
+            raise TransferError(
+                f"{self._subject}: expected {self._size} bytes, got {self._position}",
+                method="GET",
+                url=self._answer.url,
+            )
+
+    def _verify_encoding(self, answer: Answer) -> None:
+        """Return if the body is the blob as it is.
+
+        Some storages tell of their gzip layers that they are gzip; then the length is the blob's own. What somebody on
+        the way has compressed is of another length.
+        """
+        encoding = answer.headers.get("Content-Encoding", "identity").lower()
+        rest = self._size if answer.status != 206 else self._size - self._position
+        if encoding not in ("identity", "") and answer.content_length != rest:
+            raise RegistryError(
+                f"{self._subject}: Content-Encoding: expected identity, as asked for, got {quoted(encoding)}",
+                method="GET",
+                status=answer.status,
+                hint="a proxy on the way compresses what it should pass on as it is",
+            )
+
+    def _verify_range(self, answer: Answer) -> None:
+        """Return if a 206 brings what was asked for.
+
+        Spec: RFC 9110 15.3.7.1; a part with another beginning would be hashed as if it were the right one.
+        """
+        text = answer.headers.get("Content-Range", "")
+        match = _CONTENT_RANGE.fullmatch(text)
+        if match is None or int(match[1]) != self._position:
+            raise RegistryError(
+                f"{self._subject}: Content-Range: expected bytes {self._position}-{self._size - 1}/{self._size}, "
+                f"got {quoted(text) if text else 'none'}",
+                method="GET",
+                status=206,
+            )
+        if match[3] not in ("*", str(self._size)):
+            raise SizeMismatchError(
+                f"size mismatch: expected {self._size} bytes, got a part of {match[3]}", where=self._subject
+            )

@@ -1,0 +1,151 @@
+"""What went wrong on the wire, in words: one line that names the request, and what the user can do."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
+from urllib.parse import urlsplit, urlunsplit
+
+from ociexport.contentkind import describe_content
+from ociexport.errors import (
+    AuthenticationError,
+    InvalidImageError,
+    RateLimitError,
+    RegistryError,
+    RegistryNotFoundError,
+    TransferError,
+    quoted,
+)
+from ociexport.jsonfields import parse_json_object
+
+# An error's explanation is short; what is longer is a page for browsers.
+MAX_ERROR_BODY_BYTES = 64 * 1024
+# More than these say the same thing again.
+_MAX_SHOWN_ERRORS = 3
+
+
+def redacted(url: str) -> str:
+    """Return ``url`` as messages may show it: user and query, where signatures stand, are cut."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    shown = urlunsplit((parts.scheme, host, parts.path, "", ""))
+    safe = quoted(shown)[1:-1]
+    return f"{safe}?…" if parts.query else safe
+
+
+def error_of_response(
+    *, subject: str, method: str, url: str, status: int, headers: Mapping[str, str], body: bytes
+) -> RegistryError:
+    """Return the error that an answer with an error status stands for, to be raised.
+
+    Args:
+        subject: what was asked for, as people call it.
+        url: as sent; it is redacted here.
+        body: its beginning.
+    """
+    url = redacted(url)
+    codes, explanation = _explain_body(headers.get("Content-Type", ""), body)
+    message = f"{subject}: {method} {url}: {status} {_reason(status)}" + (f": {explanation}" if explanation else "")
+    kind, hint = _kind_and_hint(status, codes)
+    return kind(message, method=method, url=url, status=status, codes=codes, hint=hint)
+
+
+def _kind_and_hint(status: int, codes: tuple[str, ...]) -> tuple[type[RegistryError], str | None]:
+    if status == 401:
+        return AuthenticationError, "log in to this registry, or check the user name and password that you gave"
+    if status == 403:
+        return AuthenticationError, "these credentials may not read this repository, or the registry blocks this client"
+    if status == 404:
+        return RegistryNotFoundError, "check the spelling; some registries answer so for a private repository too"
+    if status == 429 or "TOOMANYREQUESTS" in codes:
+        return RateLimitError, "wait for the quota to renew, log in for a larger one, or use a mirror"
+    if status == 408 or status >= 500:
+        return TransferError, "the registry has trouble; try again later"
+    return RegistryError, None
+
+
+def _explain_body(content_type: str, body: bytes) -> tuple[tuple[str, ...], str]:
+    """Return the registry's own codes, and its words for people.
+
+    Spec: distribution-spec 1.1, "Error Codes".
+    """
+    if not body.strip():
+        return (), ""
+    try:
+        item = parse_json_object(body, where="")
+        errors = [
+            (error.optional_text("code") or "", error.optional_text("message") or "")
+            for error in item.objects("errors")
+        ]
+        if not errors:
+            # Gateways in front of registries have shapes of their own.
+            words = (item.optional_text(key) for key in ("message", "details", "error"))
+            return (), quoted(next(filter(None, words), ""))[1:-1]
+    except InvalidImageError:
+        if content_type.startswith("text/plain"):
+            return (), quoted(body.decode("utf-8", "replace").strip())[1:-1]
+        return (), f"with {describe_content(body)} in place of a registry's error"
+    codes = tuple(code for code, _ in errors if code)
+    shown = (": ".join(filter(None, error)) for error in errors[:_MAX_SHOWN_ERRORS])
+    return codes, "; ".join(quoted(text)[1:-1] for text in shown)
+
+
+def _reason(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "(no standard status)"
+
+
+def error_of_connection(error: BaseException, *, subject: str, method: str, url: str) -> TransferError:
+    """Return the error that a broken or impossible connection stands for, to be raised ``from error``."""
+    url = redacted(url)
+    reason, hint = _explain_connection(error, urlsplit(url).hostname or "")
+    return TransferError(f"{subject}: {method} {url}: {reason}", method=method, url=url, hint=hint)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why a connection broke, in a few words, for a line about a retry."""
+    return _explain_connection(error, "")[0]
+
+
+def was_refused(error: BaseException) -> bool:
+    """Whether nobody listens at the address."""
+    return any(isinstance(cause, ConnectionRefusedError) for cause in _causes(error))
+
+
+def _explain_connection(error: BaseException, host: str) -> tuple[str, str | None]:
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            hint = "if its authority is your own, add it to the trusted ones; --insecure believes any certificate"
+            return f"the TLS certificate can't be verified: {cause.verify_message}", hint
+        if isinstance(cause, ssl.SSLError):
+            reason = (cause.reason or str(cause)).replace("_", " ").lower()
+            plain = "if the registry speaks plain http, use --plain-http"
+            return f"TLS failed: {reason}", plain if "wrong version" in reason else None
+        if isinstance(cause, socket.gaierror):
+            return f"the host's name can't be resolved: {cause.strerror}", "check the spelling and the name service"
+        if isinstance(cause, TimeoutError):
+            return "no answer in time", None
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror[0].lower() + cause.strerror[1:], None
+    texts = " ".join(str(cause) for cause in _causes(error))
+    if "timed out" in texts:
+        return "no answer in time", None
+    if "IncompleteRead" in texts or "Remote end closed" in texts or "Connection broken" in texts:
+        return "the connection was closed too early", None
+    return quoted(str(error))[1:-1], None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield the errors beneath ``error``, the innermost first: that one knows what happened."""
+    found: list[BaseException] = []
+    waiting: list[object] = [error]
+    while waiting:
+        candidate = waiting.pop(0)
+        if isinstance(candidate, BaseException) and not any(candidate is known for known in found):
+            found.append(candidate)
+            waiting += [*candidate.args, getattr(candidate, "reason", None), candidate.__cause__, candidate.__context__]
+    yield from reversed(found)
