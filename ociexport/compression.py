@@ -1,0 +1,168 @@
+"""A layer's bytes as the chunks of a plain tar.
+
+The format is told by content: a media type that contradicts the bytes does not matter, since the diff_id proves what
+comes out, and registries and tools have mislabelled layers for years.
+"""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import sys
+from collections.abc import Callable, Iterator
+from typing import Protocol, cast
+
+from ociexport.digest import ByteStream
+from ociexport.errors import InvalidImageError
+
+# So much is read at once, and so much is inflated at once. Both fit the second-level cache, where the hash finds the
+# bytes again; a multiple of 512, so that tar headers seldom straddle two chunks.
+COMPRESSED_CHUNK_BYTES = 128 * 1024
+TAR_CHUNK_BYTES = 256 * 1024
+
+_LONGEST_MAGIC_BYTES = 6
+_GZIP_MAGIC = b"\x1f\x8b"
+_XZ_MAGIC = b"\xfd7zXZ\x00"
+_BZIP2_MAGIC = b"BZh"
+_ZSTD_FRAME_MAGIC = b"\x28\xb5\x2f\xfd"
+
+
+class _Decompressor(Protocol):
+    """What the standard library's decompressors have in common (`bz2.BZ2Decompressor` documents it)."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def needs_input(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+def read_tar_chunks(blob: ByteStream) -> Iterator[bytes]:
+    """Yield the bytes of the tar that ``blob`` holds, in chunks of at most `TAR_CHUNK_BYTES`.
+
+    The blob is read to its end, whatever comes after the last compressed stream, so that a `VerifyingReader` beneath
+    makes its checks. Several gzip members, zstd frames with skippable ones among them, and several xz or bzip2 streams
+    are one tar. Bytes after the last stream are refused unless they are zeros, which tape tools append.
+
+    Args:
+        blob: the layer as stored; closed by the caller.
+
+    Raises:
+        InvalidImageError: the compressed data is damaged or ends too soon. Errors of ``blob`` pass through and come
+            first: a transfer that was cut is no damaged layer.
+
+    Spec: image-spec 1.1 layer.md, "+gzip Media Types", "+zstd Media Types"; RFC 1952 §2.2; RFC 8878 §3.1.
+    """
+    head = _read_at_least(blob, _LONGEST_MAGIC_BYTES)
+    found = _format_of(head)
+    if found is None:
+        while head:
+            yield head
+            head = blob.read(TAR_CHUNK_BYTES)
+        return
+    name, new_decompressor = found
+    yield from _inflate(blob, head, name, new_decompressor)
+
+
+def _inflate(
+    blob: ByteStream, data: bytes, name: str, new_decompressor: Callable[[], _Decompressor]
+) -> Iterator[bytes]:
+    decompressor = new_decompressor()
+    while True:
+        try:
+            chunk = decompressor.decompress(data, TAR_CHUNK_BYTES)
+        except _errors_of(name) as error:
+            raise InvalidImageError(f"{name} data: expected a valid stream, got a damaged one ({error})") from error
+        data = b""
+        if chunk:
+            yield chunk
+        if decompressor.eof:
+            data = _skip_padding(blob, decompressor.unused_data)
+            if not data:
+                return
+            following = _format_of(data)
+            if following is None or following[0] != name:
+                # Whatever follows is read to its end: where the blob is not what its digest says, that is the news.
+                while blob.read(COMPRESSED_CHUNK_BYTES):
+                    pass
+                raise InvalidImageError(f"{name} data: expected the end or another {name} stream, got other bytes")
+            decompressor = following[1]()
+        elif decompressor.needs_input:
+            data = blob.read(COMPRESSED_CHUNK_BYTES)
+            if not data:
+                raise InvalidImageError(f"{name} data: expected a complete stream, got one that ends too soon")
+
+
+def _skip_padding(blob: ByteStream, data: bytes) -> bytes:
+    """Return what follows a stream, zeros left out; ``b""`` at the end of the blob."""
+    while True:
+        data = data.lstrip(b"\0")
+        if data:
+            return data + _read_at_least(blob, _LONGEST_MAGIC_BYTES - len(data))
+        data = blob.read(COMPRESSED_CHUNK_BYTES)
+        if not data:
+            return b""
+
+
+def _read_at_least(blob: ByteStream, count: int) -> bytes:
+    """Return ``count`` bytes or more from ``blob``, fewer only at its end."""
+    data = b""
+    while len(data) < count:
+        chunk = blob.read(COMPRESSED_CHUNK_BYTES)
+        if not chunk:
+            break
+        data += chunk
+    return data
+
+
+def _format_of(head: bytes) -> tuple[str, Callable[[], _Decompressor]] | None:
+    """Return the compression that ``head`` is the beginning of, by its magic number; None for none."""
+    if head.startswith(_GZIP_MAGIC):
+        return "gzip", _new_gzip_decompressor
+    # Skippable frames, which zstd:chunked puts its table of contents in, have sixteen magic numbers (RFC 8878 §3.1.2).
+    if head.startswith(_ZSTD_FRAME_MAGIC) or (head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F):
+        return "zstd", _new_zstd_decompressor
+    if head.startswith(_XZ_MAGIC):
+        return "xz", lzma.LZMADecompressor
+    if head.startswith(_BZIP2_MAGIC):
+        return "bzip2", bz2.BZ2Decompressor
+    return None
+
+
+# The libraries are imported when a layer of their kind is met: a plain one should not pay for them.
+
+
+def _new_gzip_decompressor() -> _Decompressor:
+    from isal import igzip_lib  # noqa: PLC0415
+
+    return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+
+
+def _new_zstd_decompressor() -> _Decompressor:
+    if sys.version_info >= (3, 14):
+        from compression import zstd  # noqa: PLC0415
+    else:
+        from backports import zstd  # noqa: PLC0415
+
+    return zstd.ZstdDecompressor()
+
+
+def _errors_of(name: str) -> tuple[type[Exception], ...]:
+    """Return what the decompressor called ``name`` raises on damaged data."""
+    if name == "gzip":
+        from isal import igzip_lib  # noqa: PLC0415
+
+        return (cast("type[Exception]", igzip_lib.IsalError),)  # its stub declares an instance
+    if name == "zstd":
+        if sys.version_info >= (3, 14):
+            from compression import zstd  # noqa: PLC0415
+        else:
+            from backports import zstd  # noqa: PLC0415
+
+        return (zstd.ZstdError,)
+    return (lzma.LZMAError, OSError, EOFError)

@@ -1,0 +1,97 @@
+"""Work ahead of the one who needs it: an iterator that runs in a thread of its own.
+
+`hashlib`, `isal`, `zstd` and file system calls let go of the interpreter lock, so threads really run side by side.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Iterator
+from queue import SimpleQueue
+from typing import Generic, TypeVar
+
+from ociexport.digest import Chunk, Digest
+
+T = TypeVar("T")
+
+
+class ReadAhead(Generic[T], Iterator[T]):
+    """The items of a generator, made in a thread up to ``depth`` ahead; what it raises is raised here.
+
+    Args:
+        items: run in the thread; closed there.
+        depth: how many items may wait, which bounds the memory.
+        name: of the thread, for those who look at a hanging process.
+    """
+
+    def __init__(self, items: Generator[T], depth: int, name: str) -> None:
+        self._items = items
+        self._free = threading.Semaphore(depth)
+        self._ready: SimpleQueue[tuple[T] | BaseException | None] = SimpleQueue()
+        self._is_stopped = False
+        self._is_done = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            for item in self._items:
+                self._free.acquire()
+                if self._is_stopped:
+                    return
+                self._ready.put((item,))
+            self._ready.put(None)
+        except BaseException as error:  # all of them: they belong to the one who waits
+            self._ready.put(error)
+        finally:
+            self._items.close()
+
+    def __next__(self) -> T:
+        if self._is_done:
+            raise StopIteration
+        got = self._ready.get()
+        if isinstance(got, tuple):
+            self._free.release()
+            return got[0]
+        self._is_done = True
+        if got is None:
+            raise StopIteration
+        raise got
+
+    def close(self) -> None:
+        """Stop the thread after the item it is at, and wait for it."""
+        self._is_stopped = self._is_done = True
+        self._free.release()
+        self._thread.join()
+
+
+class HashAhead:
+    """A hash computed in a thread of its own.
+
+    Args:
+        digest: whose algorithm is used.
+        depth: how many chunks may wait.
+    """
+
+    def __init__(self, digest: Digest, depth: int) -> None:
+        self._hasher = digest.new_hasher()
+        self._free = threading.Semaphore(depth)
+        self._waiting: SimpleQueue[Chunk | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="hash", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while (chunk := self._waiting.get()) is not None:
+            self._hasher.update(chunk)
+            self._free.release()
+
+    def update(self, chunk: Chunk) -> None:
+        """Take the next bytes, which nobody changes from now on."""
+        self._free.acquire()
+        self._waiting.put(chunk)
+
+    def finish(self) -> str:
+        """Wait for the thread and return the hash in hexadecimal."""
+        self._waiting.put(None)
+        self._thread.join()
+        return self._hasher.hexdigest()

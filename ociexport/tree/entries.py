@@ -1,0 +1,315 @@
+"""A layer's tar as typed entries: v7, ustar, GNU and PAX headers, from a stream of chunks.
+
+This is our own reader because the standard library's keeps every member in memory, knows neither xattrs nor
+nanoseconds, and costs more than everything else that unpacking does. Whatever the bytes are, the only error that comes
+out is `InvalidImageError`.
+
+Spec: POSIX.1-2017 pax, "pax Interchange Format", "ustar Interchange Format"; GNU tar manual, "Basic Tar Format".
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from enum import Enum
+from typing import NamedTuple
+
+from ociexport.errors import InvalidImageError, LimitExceededError
+from ociexport.tree.headerfields import parse_number, verify_checksum
+from ociexport.tree.paths import quoted_path
+from ociexport.tree.paxrecords import PaxRecords, parse_pax_records
+from ociexport.tree.sparse import (
+    SparseSegments,
+    parse_gnu_sparse_headers,
+    parse_pax_sparse_numbers,
+    read_pax_sparse_map,
+    verify_sparse_segments,
+)
+
+BLOCK_BYTES = 512
+_ZERO_BLOCK = bytes(BLOCK_BYTES)
+
+# PAX records and GNU long names are read into memory; Go's archive/tar draws the line here too.
+MAX_EXTENDED_HEADER_BYTES = 1024 * 1024
+# A chain of headers that announce an entry which never comes would be read forever.
+_MAX_EXTENDED_HEADERS_PER_ENTRY = 16
+# No kernel takes larger numbers; a header can hold 95 bits.
+_MAX_ID = 2**32 - 2
+_MAX_SIZE = 2**63 - 1
+# The kernel counts seconds in 64 bits; file systems clamp what they can't keep.
+_MAX_TIME_NS = 2**62 * 1_000_000_000
+
+
+class EntryType(Enum):
+    """What an entry makes."""
+
+    FILE = "file"
+    DIRECTORY = "directory"
+    SYMLINK = "symlink"
+    HARD_LINK = "hard link"
+    CHARACTER_DEVICE = "character device"
+    BLOCK_DEVICE = "block device"
+    FIFO = "fifo"
+
+
+# By the header's type flag. GNU's "D" is a directory with a list of names as its data; "7" is a contiguous file, which
+# POSIX has us treat as any other.
+_ENTRY_TYPES = {
+    b"0": EntryType.FILE,
+    b"\0": EntryType.FILE,
+    b"7": EntryType.FILE,
+    b"S": EntryType.FILE,
+    b"1": EntryType.HARD_LINK,
+    b"2": EntryType.SYMLINK,
+    b"3": EntryType.CHARACTER_DEVICE,
+    b"4": EntryType.BLOCK_DEVICE,
+    b"5": EntryType.DIRECTORY,
+    b"D": EntryType.DIRECTORY,
+    b"6": EntryType.FIFO,
+}
+# These have no data, whatever their size says: tar programs disagree, and Go, which most layers come from, reads so.
+_DATALESS_FLAGS = frozenset({b"1", b"2", b"3", b"4", b"5", b"6"})
+
+_HEADER = struct.Struct("100s 8s 8s 8s 12s 12s 8s c 100s 8s 32s 32s 8s 8s 155s 12x")
+
+
+class Entry(NamedTuple):
+    """One file, directory, link or device of a layer.
+
+    Args:
+        type: what it makes.
+        name: as in the tar, any bytes; `paths.parse_image_path` says where it leads.
+        link_name: of a link, as in the tar.
+        mode: permission bits, setuid, setgid and sticky.
+        uid: numeric owner; names are not looked up, since the image's own passwd file is the one that counts.
+        gid: numeric group.
+        size: bytes of the file that it makes, holes included.
+        mtime_ns: nanoseconds since 1970, may be negative.
+        atime_ns: the same for the last access; None where the tar does not tell.
+        xattrs: extended attributes by name.
+        device: major and minor number.
+        segments: where data lies in a sparse file, as (offset, bytes); None for a file without holes.
+    """
+
+    type: EntryType
+    name: bytes
+    link_name: bytes
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime_ns: int
+    atime_ns: int | None
+    xattrs: dict[bytes, bytes] | None
+    device: tuple[int, int]
+    segments: SparseSegments | None
+
+
+class TarReader:
+    """Reads entries from the chunks of a tar, each once and in order.
+
+    Args:
+        chunks: the tar; read to its end by `drain`.
+        max_extended_header_bytes: more in one PAX or GNU extension is refused.
+    """
+
+    def __init__(self, chunks: Iterator[bytes], *, max_extended_header_bytes: int = MAX_EXTENDED_HEADER_BYTES) -> None:
+        self._chunks = chunks
+        self._chunk = b""
+        self._position = 0
+        self._max_extended_header_bytes = max_extended_header_bytes
+        # Bytes of the current entry's data, and of the padding after it, that were not yet read.
+        self._data_left = 0
+        self._padding = 0
+        self._global_records: PaxRecords = {}
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Yield the entries up to the end marker or the end of the chunks; unread data is skipped."""
+        while (entry := self._next_entry()) is not None:
+            yield entry
+
+    def read_data(self) -> Iterator[memoryview]:
+        """Yield the current entry's data as stored; of a sparse file, its segments one after another."""
+        while self._data_left:
+            available = len(self._chunk) - self._position
+            if not available:
+                self._next_chunk("data")
+                continue
+            count = min(available, self._data_left)
+            start = self._position
+            self._position += count
+            self._data_left -= count
+            yield memoryview(self._chunk)[start : start + count]
+
+    def drain(self) -> None:
+        """Read to the end of the chunks: what follows the end marker belongs to the diff_id too."""
+        self._chunk, self._position = b"", 0
+        for _ in self._chunks:
+            pass
+
+    def _next_entry(self) -> Entry | None:
+        local_records: PaxRecords = {}
+        gnu_name = gnu_link_name = None
+        for _ in range(_MAX_EXTENDED_HEADERS_PER_ENTRY):
+            block = self._next_header()
+            if block is None:
+                if local_records or gnu_name is not None or gnu_link_name is not None:
+                    raise InvalidImageError("tar: expected an entry after an extended header, got the end")
+                return None
+            flag = block[156:157]
+            if flag in _ENTRY_TYPES:
+                records: PaxRecords = {**self._global_records, **local_records}
+                return self._parse_entry(block, flag, records, gnu_name, gnu_link_name)
+            size = _parse_size(block)
+            if flag in (b"x", b"X"):
+                local_records.update(parse_pax_records(self._read_extension(size)))
+            elif flag == b"g":
+                self._global_records.update(parse_pax_records(self._read_extension(size)))
+            elif flag == b"L":
+                gnu_name = self._read_extension(size).partition(b"\0")[0]
+            elif flag == b"K":
+                gnu_link_name = self._read_extension(size).partition(b"\0")[0]
+            elif flag in (b"V", b"N"):  # a volume's label, and long names of a format before GNU tar 1.0
+                self._begin_data(size)
+            else:
+                raise InvalidImageError(f"tar: expected a known entry type, got {quoted_path(flag)}")
+        raise LimitExceededError(
+            f"tar: expected at most {_MAX_EXTENDED_HEADERS_PER_ENTRY} extended headers for one entry"
+        )
+
+    def _parse_entry(
+        self, block: bytes, flag: bytes, records: PaxRecords, gnu_name: bytes | None, gnu_link_name: bytes | None
+    ) -> Entry:
+        fields = _HEADER.unpack(block)
+        kind = _ENTRY_TYPES[flag]
+        name, link_name = fields[0].partition(b"\0")[0], fields[8].partition(b"\0")[0]
+        if fields[14][0] and fields[9][:6] == b"ustar\0":
+            # star keeps times in the last bytes of the prefix, and marks its headers with "tar" at the very end.
+            prefix = fields[14] if block[508:] != b"tar\0" else fields[14][:131]
+            name = prefix.partition(b"\0")[0] + b"/" + name
+        if gnu_name is not None:
+            name = gnu_name
+        if gnu_link_name is not None:
+            link_name = gnu_link_name
+        mode, uid, gid = parse_number(fields[1], "mode"), parse_number(fields[2], "uid"), parse_number(fields[3], "gid")
+        size, mtime_ns = parse_number(fields[4], "size"), parse_number(fields[5], "mtime") * 1_000_000_000
+        xattrs = segments = atime_ns = None
+        if records:
+            name, link_name = records.get("path", name), records.get("linkpath", link_name)
+            uid, gid = records.get("uid", uid), records.get("gid", gid)
+            size = records.get("size", size)
+            mtime_ns, atime_ns = records.get("mtime", mtime_ns), records.get("atime")
+            xattrs = records.get("xattrs")
+        if flag in _DATALESS_FLAGS:
+            size = 0
+        elif kind is EntryType.FILE and name[-1:] == b"/":
+            kind = EntryType.DIRECTORY  # so v7 tars, which have no type for directories, tell them
+        if not 0 <= size <= _MAX_SIZE:
+            raise InvalidImageError(f"tar: {quoted_path(name)}: size: expected 0 to {_MAX_SIZE}, got {size}")
+        if not (0 <= uid <= _MAX_ID and 0 <= gid <= _MAX_ID):
+            raise InvalidImageError(
+                f"tar: {quoted_path(name)}: owner: expected ids from 0 to {_MAX_ID}, got {uid}:{gid}"
+            )
+        if not -_MAX_TIME_NS <= mtime_ns <= _MAX_TIME_NS:
+            raise InvalidImageError(f"tar: {quoted_path(name)}: mtime: expected a time of our era, got {mtime_ns} ns")
+        stored_bytes = size
+        if flag == b"S":
+            segments, size = parse_gnu_sparse_headers(block, self._read_block)
+        self._begin_data(stored_bytes)
+        if records and "sparse" in records and kind is EntryType.FILE:
+            sparse = records["sparse"]
+            name = sparse.get(b"GNU.sparse.name", name)
+            segments, size = self._parse_pax_sparse(sparse, size)
+        if segments is not None:
+            verify_sparse_segments(segments, size, self._data_left)
+        device = (0, 0)
+        if kind in (EntryType.CHARACTER_DEVICE, EntryType.BLOCK_DEVICE):
+            device = (parse_number(fields[12], "devmajor"), parse_number(fields[13], "devminor"))
+        mode &= 0o7777
+        return Entry(kind, name, link_name, mode, uid, gid, size, mtime_ns, atime_ns, xattrs, device, segments)
+
+    def _parse_pax_sparse(self, sparse: dict[bytes, bytes], size: int) -> tuple[SparseSegments | None, int]:
+        if sparse.get(b"GNU.sparse.major") == b"1":
+            # Format 1.0 puts its map in front of the data; the map's blocks count as data in the header's size.
+            return read_pax_sparse_map(sparse, self._read_data_block), parse_pax_sparse_numbers(sparse, size)[1]
+        return parse_pax_sparse_numbers(sparse, size)
+
+    def _read_data_block(self) -> bytes:
+        """Return the next block of the current entry's data."""
+        if self._data_left < BLOCK_BYTES:
+            raise InvalidImageError("tar: sparse map: expected a block of it, got the end of the entry")
+        self._data_left -= BLOCK_BYTES
+        return self._read_block()
+
+    def _begin_data(self, size: int) -> None:
+        self._data_left = size
+        self._padding = -size % BLOCK_BYTES
+
+    def _read_extension(self, size: int) -> bytes:
+        """Return the data of an extended header."""
+        if size > self._max_extended_header_bytes:
+            raise LimitExceededError(
+                f"tar: extended header: expected at most {self._max_extended_header_bytes} bytes, got {size}"
+            )
+        self._begin_data(size)
+        return b"".join(self.read_data())
+
+    def _next_header(self) -> bytes | None:
+        """Return the next header block with a right checksum; None at the end marker or the end of the chunks."""
+        if self._data_left or self._padding:
+            self._skip(self._data_left + self._padding)
+            self._data_left = self._padding = 0
+        position = self._position
+        block = self._chunk[position : position + BLOCK_BYTES]
+        if len(block) == BLOCK_BYTES:
+            self._position = position + BLOCK_BYTES
+        else:
+            block = self._read_block(end_allowed=True)
+            if not block:
+                return None
+        if block == _ZERO_BLOCK:
+            following = self._read_block(end_allowed=True)
+            if following not in (b"", _ZERO_BLOCK):
+                raise InvalidImageError("tar: expected a second zero block at the end, got other bytes")
+            return None
+        verify_checksum(block)
+        return block
+
+    def _read_block(self, *, end_allowed: bool = False) -> bytes:
+        """Return the next 512 bytes; ``b""`` at the end of the chunks, where that is allowed."""
+        parts: list[bytes] = []
+        missing = BLOCK_BYTES
+        while missing:
+            part = self._chunk[self._position : self._position + missing]
+            self._position += len(part)
+            missing -= len(part)
+            parts.append(part)
+            if missing and not self._try_next_chunk():
+                if end_allowed and missing == BLOCK_BYTES:
+                    return b""
+                raise InvalidImageError("tar: expected a block of 512 bytes, got the end of the tar")
+        return b"".join(parts)
+
+    def _skip(self, count: int) -> None:
+        while count:
+            step = min(count, len(self._chunk) - self._position)
+            self._position += step
+            count -= step
+            if count:
+                self._next_chunk("data")
+
+    def _next_chunk(self, expected: str) -> None:
+        if not self._try_next_chunk():
+            raise InvalidImageError(f"tar: expected {expected} of an entry, got the end of the tar")
+
+    def _try_next_chunk(self) -> bool:
+        self._chunk = next(self._chunks, b"")
+        self._position = 0
+        return bool(self._chunk)
+
+
+def _parse_size(block: bytes) -> int:
+    size = parse_number(block[124:136], "size")
+    if size < 0:
+        raise InvalidImageError(f"tar: header field size: expected 0 or more, got {size}")
+    return size

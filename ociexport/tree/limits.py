@@ -1,0 +1,74 @@
+"""Limits that no honest image meets, so that a hostile one can't fill the disk or the memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ociexport.errors import LimitExceededError
+from ociexport.tree.entries import MAX_EXTENDED_HEADER_BYTES
+
+_GIB = 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How large an image's tree may be.
+
+    Args:
+        max_bytes: of all tars together, uncompressed; the largest images seen (CUDA, games) have a tenth of it.
+        max_entries: of all layers together.
+        max_ratio: of uncompressed to compressed bytes of one layer. Honest layers stay below 20; zeros reach 1030 in
+            gzip and any number in zstd.
+        ratio_from_bytes: uncompressed bytes of a layer from which on the ratio is held; a small one of zeros is honest.
+        max_depth: directories within directories.
+        max_path_bytes: of one name in a tar.
+        max_extended_header_bytes: of one PAX or GNU extension, which is read into memory.
+    """
+
+    max_bytes: int = 1024 * _GIB
+    max_entries: int = 20_000_000
+    max_ratio: int = 250
+    ratio_from_bytes: int = 2 * _GIB
+    max_depth: int = 2_000
+    max_path_bytes: int = 65_536
+    max_extended_header_bytes: int = MAX_EXTENDED_HEADER_BYTES
+
+    def verify_ratio(self, tar_bytes: int, blob_bytes: int) -> None:
+        """Return if ``blob_bytes`` may become ``tar_bytes``.
+
+        Raises:
+            LimitExceededError: they are a bomb.
+        """
+        if tar_bytes > self.ratio_from_bytes and tar_bytes > self.max_ratio * blob_bytes:
+            raise LimitExceededError(
+                f"expected at most {self.max_ratio} times the {blob_bytes} compressed bytes, got {tar_bytes} so far",
+                hint="if you trust the image, raise --max-ratio",
+            )
+
+    def verify_totals(self, entries: int, tar_bytes: int) -> None:
+        """Return if all layers up to now may have so many entries and uncompressed bytes.
+
+        Raises:
+            LimitExceededError: they are too many.
+        """
+        if entries > self.max_entries:
+            raise LimitExceededError(
+                f"expected at most {self.max_entries} entries", hint="if you trust the image, raise --max-files"
+            )
+        if tar_bytes > self.max_bytes:
+            raise LimitExceededError(
+                f"expected at most {self.max_bytes} uncompressed bytes",
+                hint="if you trust the image, raise --max-size",
+            )
+
+    def verify_path(self, path: bytes) -> None:
+        """Return if one path may be so long and so deep.
+
+        Raises:
+            LimitExceededError: it may not.
+        """
+        if len(path) > self.max_path_bytes:
+            raise LimitExceededError(f"path: expected at most {self.max_path_bytes} bytes, got {len(path)}")
+        depth = path.count(b"/")
+        if depth > self.max_depth:
+            raise LimitExceededError(f"path: expected at most {self.max_depth} directories, got {depth}")

@@ -1,0 +1,279 @@
+"""Owners, modes, times and extended attributes, set on what was just made; what can't be set is counted and told."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+from ociexport.errors import UsageError, quoted
+from ociexport.tree.entries import Entry
+from ociexport.tree.paths import quoted_path
+
+# Attributes that mean something only on the system that the image was built on (umoci and containers/storage skip the
+# same): a foreign label breaks SELinux, and overlay's would be taken for its own bookkeeping.
+_SKIPPED_XATTRS = frozenset({b"security.selinux", b"system.nfs4_acl"})
+_SKIPPED_XATTR_PREFIXES = (b"trusted.overlay.", b"user.overlay.")
+# What umoci, runrootless and proot read a file's owner from where it could not be set.
+ROOTLESS_XATTR = b"user.rootlesscontainers"
+# What a file system or kernel says to an attribute that it does not take.
+_XATTR_REFUSALS = frozenset(
+    {
+        errno.ENOTSUP,
+        errno.EOPNOTSUPP,
+        errno.EPERM,
+        errno.EACCES,
+        errno.ERANGE,
+        errno.E2BIG,
+        errno.EINVAL,
+        errno.ENOSPC,
+        errno.ENOSYS,
+    }
+)
+_LINUX_XATTRS = hasattr(os, "setxattr")
+
+
+class XattrMode(Enum):
+    """What becomes of extended attributes that the file system refuses."""
+
+    STRICT = "strict"
+    WARN = "warn"
+    NONE = "none"
+
+
+@dataclass(slots=True)
+class Losses:
+    """What the tree lacks of what the layers said, counted; each reason is one line in the end."""
+
+    owners: int = 0
+    devices: int = 0
+    placeholders: int = 0
+    refused_xattrs: Counter[bytes] = field(default_factory=Counter)
+    skipped_xattrs: Counter[bytes] = field(default_factory=Counter)
+
+    def lines(self) -> Iterator[str]:
+        """Yield a line for each kind of loss."""
+        if self.owners:
+            yield f"owners: {self.owners} files of other users than root are this user's, who may not give them away"
+        if self.devices:
+            yield f"devices: {self.devices} left out, which only root can make"
+        if self.placeholders:
+            yield f"devices: {self.placeholders} made as empty files, since only root can make devices"
+        if self.refused_xattrs:
+            yield f"xattrs: {self.refused_xattrs.total()} refused by the file system: {_names(self.refused_xattrs)}"
+        if self.skipped_xattrs:
+            yield (
+                f"xattrs: {self.skipped_xattrs.total()} left out, which belong to the machine that built the image: "
+                f"{_names(self.skipped_xattrs)}"
+            )
+
+
+def _names(counts: Counter[bytes]) -> str:
+    shown = [quoted_path(name).strip("'") for name, _ in counts.most_common(5)]
+    return ", ".join(shown) + (", …" if len(counts) > len(shown) else "")
+
+
+@dataclass(frozen=True, slots=True)
+class IdMap:
+    """Ranges of ids in the image and what they are on the host, as umoci's ``--uid-map`` has them.
+
+    Args:
+        ranges: (first id in the image, first id on the host, how many).
+    """
+
+    ranges: tuple[tuple[int, int, int], ...]
+
+    @classmethod
+    def parse(cls, texts: tuple[str, ...]) -> IdMap:
+        """Return the map that texts of the form ``container:host[:size]`` mean.
+
+        Raises:
+            UsageError: one is of another form.
+        """
+        ranges = []
+        for text in texts:
+            parts = text.split(":")
+            if not 2 <= len(parts) <= 3 or not all(part.isascii() and part.isdigit() for part in parts):
+                raise UsageError(f"id map {quoted(text)}: expected container:host[:size], all numbers")
+            first, host, size = (*map(int, parts), 1)[:3]
+            if not size or max(first, host) + size > 2**32 - 1:
+                raise UsageError(f"id map {quoted(text)}: expected ids from 0 to {2**32 - 2}")
+            ranges.append((first, host, size))
+        return cls(tuple(ranges))
+
+    def to_host(self, image_id: int) -> int | None:
+        """Return the host's id for one in the image; None where no range has it."""
+        for first, host, size in self.ranges:
+            if first <= image_id < first + size:
+                return host + image_id - first
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataPolicy:
+    """How owners and attributes are to be treated.
+
+    Args:
+        set_owners: whether this process may; False for an ordinary user.
+        xattrs: what a refused attribute means.
+        uid_map: None for ids as they are.
+        gid_map: the same for groups.
+    """
+
+    set_owners: bool
+    xattrs: XattrMode = XattrMode.WARN
+    uid_map: IdMap | None = None
+    gid_map: IdMap | None = None
+
+
+class MetadataWriter:
+    """Sets what an entry says about itself on what was made of it.
+
+    The order is that of the kernel's side effects: writing drops file capabilities, chown drops setuid and
+    capabilities, so they go data, owner, mode, attributes, times.
+
+    Args:
+        policy: how owners and attributes are to be treated.
+        natural_owner: uid and gid that a new file here gets by itself, so that most files need no chown.
+        masked_bits: mode bits that a new file here does not get by itself (the umask), so that most need no chmod.
+        losses: counts what could not be set.
+    """
+
+    def __init__(
+        self, policy: MetadataPolicy, *, natural_owner: tuple[int, int], masked_bits: int, losses: Losses
+    ) -> None:
+        self._policy = policy
+        self._natural_owner = natural_owner
+        self._natural_bits = 0o777 & ~masked_bits
+        self._losses = losses
+        self._has_id_map = policy.uid_map is not None or policy.gid_map is not None
+
+    def apply_to_file(self, fd: int, entry: Entry, created_mode: int) -> None:
+        """Set everything on an open file or directory that was made with ``created_mode``."""
+        if self._has_id_map or (entry.uid, entry.gid) != self._natural_owner:
+            self._change_owner(fd, entry)
+        # Setuid and its like are never in created_mode, so a mode that chown took them from is set again here.
+        if entry.mode != created_mode & self._natural_bits:
+            os.fchmod(fd, entry.mode)
+        if entry.xattrs:
+            self._set_xattrs(fd, entry.xattrs)
+        self._set_times(fd, entry)
+
+    def apply_to_name(self, parent_fd: int, name: bytes, entry: Entry) -> None:
+        """Set everything on a device or fifo, which can't be opened without side effects.
+
+        ``name`` was just made by us in a directory that nobody else can reach, so it is no link.
+        """
+        self._chown_name(parent_fd, name, entry)
+        os.chmod(name, entry.mode, dir_fd=parent_fd)
+        self._apply_to_closed_name(parent_fd, name, entry)
+
+    def apply_to_symlink(self, parent_fd: int, name: bytes, entry: Entry) -> None:
+        """Set owner, attributes and times on a link itself; links have no mode of their own."""
+        self._chown_name(parent_fd, name, entry)
+        self._apply_to_closed_name(parent_fd, name, entry)
+
+    def _apply_to_closed_name(self, parent_fd: int, name: bytes, entry: Entry) -> None:
+        if entry.xattrs:
+            # There is no setxattrat before Linux 6.13; the kernel's own name of the open parent serves as well.
+            self._set_xattrs(b"/proc/self/fd/%d/%s" % (parent_fd, name), entry.xattrs)
+        self.set_times(parent_fd, name, entry)
+
+    def needs_only_times(self, entry: Entry, created_mode: int) -> bool:
+        """Whether something made with ``created_mode`` lacks nothing but its times."""
+        return (
+            entry.mode == created_mode & self._natural_bits
+            and (entry.uid, entry.gid) == self._natural_owner
+            and not (entry.xattrs or self._has_id_map)
+        )
+
+    def set_times(self, parent_fd: int, name: bytes, entry: Entry) -> None:
+        """Set the times of something that is not open."""
+        atime_ns = entry.mtime_ns if entry.atime_ns is None else entry.atime_ns
+        os.utime(name, ns=(atime_ns, entry.mtime_ns), dir_fd=parent_fd, follow_symlinks=False)
+
+    def _set_times(self, fd: int, entry: Entry) -> None:
+        mtime_ns = entry.mtime_ns
+        os.utime(fd, ns=(mtime_ns if entry.atime_ns is None else entry.atime_ns, mtime_ns))
+
+    def _chown_name(self, parent_fd: int, name: bytes, entry: Entry) -> None:
+        owner = self._host_owner(entry)
+        if owner is not None and owner != self._natural_owner:
+            os.chown(name, *owner, dir_fd=parent_fd, follow_symlinks=False)
+
+    def _change_owner(self, fd: int, entry: Entry) -> None:
+        owner = self._host_owner(entry)
+        if owner is None:
+            self._remember_owner(fd, entry)
+        elif owner != self._natural_owner:
+            os.fchown(fd, *owner)
+
+    def _host_owner(self, entry: Entry) -> tuple[int, int] | None:
+        """Return the owner on the host; None, and counted, where it can't be set."""
+        if not self._policy.set_owners:
+            self._losses.owners += (entry.uid, entry.gid) != (0, 0)
+            return None
+        return (
+            _mapped(self._policy.uid_map, entry.uid, "uid", entry),
+            _mapped(self._policy.gid_map, entry.gid, "gid", entry),
+        )
+
+    def _remember_owner(self, fd: int, entry: Entry) -> None:
+        if (entry.uid, entry.gid) == (0, 0) or self._policy.xattrs is XattrMode.NONE or not _LINUX_XATTRS:
+            return
+        try:
+            os.setxattr(fd, ROOTLESS_XATTR, encode_rootless_owner(entry.uid, entry.gid))
+        except OSError as error:
+            if error.errno not in _XATTR_REFUSALS:
+                raise
+            self._losses.refused_xattrs[ROOTLESS_XATTR] += 1
+
+    def _set_xattrs(self, target: int | bytes, xattrs: dict[bytes, bytes]) -> None:
+        if self._policy.xattrs is XattrMode.NONE:
+            return
+        for name, value in xattrs.items():
+            if name in _SKIPPED_XATTRS or name.startswith(_SKIPPED_XATTR_PREFIXES):
+                self._losses.skipped_xattrs[name] += 1
+                continue
+            if not _LINUX_XATTRS:
+                self._losses.refused_xattrs[name] += 1
+                continue
+            try:
+                os.setxattr(target, name, value, follow_symlinks=isinstance(target, int))
+            except OSError as error:
+                if self._policy.xattrs is XattrMode.STRICT or error.errno not in _XATTR_REFUSALS:
+                    error.filename = b"xattr " + name
+                    raise
+                self._losses.refused_xattrs[name] += 1
+
+
+def _mapped(id_map: IdMap | None, image_id: int, kind: str, entry: Entry) -> int:
+    if id_map is None:
+        return image_id
+    host_id = id_map.to_host(image_id)
+    if host_id is None:
+        raise UsageError(
+            f"{kind} map: expected a range with {kind} {image_id} of {quoted_path(entry.name)}, got none",
+            hint=f"widen --{kind}-map",
+        )
+    return host_id
+
+
+def encode_rootless_owner(uid: int, gid: int) -> bytes:
+    """Return the value of `ROOTLESS_XATTR`: a protocol buffer with uid as field 1 and gid as field 2, zeros left out.
+
+    Spec: rootlesscontainers.proto, "Resource".
+    """
+    return b"".join(bytes([number << 3]) + _varint(value) for number, value in ((1, uid), (2, gid)) if value)
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)

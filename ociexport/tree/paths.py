@@ -1,0 +1,58 @@
+"""Paths inside an image: where they are allowed to lead, decided before anything is touched."""
+
+from __future__ import annotations
+
+from typing import NewType
+
+from ociexport.errors import InvalidImageError, UnsafeEntryError, quoted
+
+# A path inside an image: components joined by single slashes, without "." and "..", ``b""`` being the root itself.
+# Only `Rootfs` turns one into a place on the host.
+ImagePath = NewType("ImagePath", bytes)
+
+ROOT = ImagePath(b"")
+
+# What Linux allows for one name; no file system that images are unpacked on takes more.
+MAX_NAME_BYTES = 255
+
+WHITEOUT_PREFIX = b".wh."
+WHITEOUT_META_PREFIX = b".wh..wh."
+OPAQUE_WHITEOUT = b".wh..wh..opq"
+
+
+def parse_image_path(name: bytes) -> ImagePath:
+    """Return the path that a tar entry's name means.
+
+    A leading slash, ``./`` and doubled slashes mean nothing, and ``a/../b`` is ``b``, as umoci and docker read them.
+
+    Raises:
+        UnsafeEntryError: it leads out of the root by ``..``.
+        InvalidImageError: it holds a NUL or a name longer than any file system takes.
+    """
+    # Nearly every name is plain already; one look for what is not keeps the careful way for those that need it.
+    path = name[2:] if name[:2] == b"./" else name
+    path = path[:-1] if path[-1:] == b"/" else path
+    if path[:1] in (b"/", b".", b"") or b"/." in path or b"//" in path:
+        path = _cleaned(name)
+    if b"\0" in path:
+        raise InvalidImageError(f"path {quoted_path(name)}: expected no NUL")
+    if len(path) > MAX_NAME_BYTES and max(map(len, path.split(b"/"))) > MAX_NAME_BYTES:
+        raise InvalidImageError(f"path {quoted_path(name)}: expected names of at most {MAX_NAME_BYTES} bytes")
+    return ImagePath(path)
+
+
+def _cleaned(name: bytes) -> bytes:
+    parts: list[bytes] = []
+    for part in name.split(b"/"):
+        if part == b"..":
+            if not parts:
+                raise UnsafeEntryError(f"path {quoted_path(name)}: leads out of the root filesystem")
+            parts.pop()
+        elif part not in (b"", b"."):
+            parts.append(part)
+    return b"/".join(parts)
+
+
+def quoted_path(path: bytes) -> str:
+    """Return a path of any bytes as a message may show it."""
+    return quoted(path.decode("utf-8", "backslashreplace"))

@@ -1,0 +1,493 @@
+"""Rootfs: all changes to the tree; can't reach outside it.
+
+Confinement is by descriptor, not by string. Each directory that is used was opened from its parent's descriptor with
+O_NOFOLLOW, and everything is made in it by a single name, so a path can't lead out, whatever links it has. Links in
+parents are resolved within the root: by the kernel (openat2 with RESOLVE_IN_ROOT) where it can, by reading them one by
+one where not.
+
+The tree begins empty and is built where nobody else looks, so the directories that exist are those made here. They are
+kept as nodes: descriptors are shared by the files of a directory, and metadata is set when all layers are applied,
+since every file that is written changes its directory's time.
+
+Spec: image-spec 1.1 layer.md, "Applying Changesets", "Whiteouts".
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from collections.abc import Iterator
+
+from ociexport.errors import InvalidImageError, UnsafeEntryError
+from ociexport.tree.entries import Entry, EntryType
+from ociexport.tree.metadata import MetadataWriter
+from ociexport.tree.openat2 import is_openat2_available, resolve_in_root
+from ociexport.tree.paths import ROOT, ImagePath, quoted_path
+from ociexport.tree.removal import remove_tree
+
+# As many as Linux follows (path_resolution(7)).
+_MAX_LINKS_FOLLOWED = 40
+# Open directories; far below the usual limit of 1024 files, since others are open as well.
+_MAX_OPEN_DIRECTORIES = 256
+# Directories that no layer describes but that others are in.
+_IMPLIED_MODE = 0o755
+# The block size of nearly all file systems: a smaller hole would save nothing.
+_HOLE_BYTES = 4096
+_ZERO_BLOCK = bytes(_HOLE_BYTES)
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CREATE_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_DEVICE_TYPES = {EntryType.CHARACTER_DEVICE: 0o020000, EntryType.BLOCK_DEVICE: 0o060000}
+# The largest numbers that Linux's dev_t holds.
+_MAX_DEVICE_MAJOR, _MAX_DEVICE_MINOR = 2**12 - 1, 2**20 - 1
+
+
+class _Directory:
+    """A directory of the tree: where it hangs, its descriptor while open, and what is to be set on it in the end."""
+
+    __slots__ = ("children", "created_mode", "entry", "fd", "layer", "name", "parent", "written")
+
+    def __init__(self, name: bytes, parent: _Directory | None, created_mode: int) -> None:
+        self.name = name
+        self.parent = parent
+        self.fd: int | None = None
+        self.children: dict[bytes, _Directory] = {}
+        self.created_mode = created_mode
+        self.entry: Entry | None = None
+        # Names that the layer of this number wrote here, which its whiteouts spare.
+        self.layer = 0
+        self.written: set[bytes] = set()
+
+
+class Rootfs:
+    """The tree that layers are applied to.
+
+    Args:
+        root_fd: descriptor of an empty directory that nobody else uses; closed by the caller.
+        metadata: sets owners, modes, times and attributes.
+        keep_dirlinks: a directory entry over a link to a directory keeps the link, as umoci has it.
+        holes: blocks of zeros in files become holes.
+        use_openat2: None for wherever the kernel has it.
+    """
+
+    def __init__(
+        self,
+        root_fd: int,
+        metadata: MetadataWriter,
+        *,
+        keep_dirlinks: bool = False,
+        holes: bool = False,
+        use_openat2: bool | None = None,
+    ) -> None:
+        self._metadata = metadata
+        self._keep_dirlinks = keep_dirlinks
+        self._holes = holes
+        self._use_openat2 = is_openat2_available() if use_openat2 is None else use_openat2
+        self._root = _Directory(b"", None, 0o700)
+        self._root.fd = root_fd
+        self._open: deque[_Directory] = deque()
+        # Paths as the tar writes them; emptied when what they led through is replaced.
+        self._known: dict[bytes, _Directory] = {ROOT: self._root}
+        self._has_followed_links = False
+        self._layer = 0
+
+    def begin_layer(self) -> None:
+        """From here on, whiteouts hide what was written so far."""
+        self._layer += 1
+
+    def close(self) -> None:
+        """Close the descriptors of all directories but the root's."""
+        while self._open:
+            self._close_directory(self._open.popleft())
+
+    # What entries do.
+
+    def make_directory(self, path: ImagePath, entry: Entry) -> None:
+        """Make a directory, or give the one that is there new metadata."""
+        if path == ROOT:
+            self._root.entry = entry
+            return
+        parent, name = self._locate(path)
+        node = parent.children.get(name)
+        if node is None:
+            node = self._make_directory(parent, name, path, entry.mode)
+        node.entry = entry
+
+    def write_file(self, path: ImagePath, entry: Entry, data: Iterator[memoryview]) -> None:
+        """Write a file, in place of whatever has its name; what shares an inode with that is not touched."""
+        parent, name = self._locate(path)
+        created_mode = entry.mode & 0o777
+        parent_fd = self._descriptor(parent)
+        try:
+            fd = os.open(name, _CREATE_FILE, created_mode, dir_fd=parent_fd)
+        except FileExistsError:
+            self._remove(parent, name)
+            fd = os.open(name, _CREATE_FILE, created_mode, dir_fd=parent_fd)
+        try:
+            if entry.segments is not None:
+                _write_segments(fd, entry, data)
+            elif self._holes:
+                _write_with_holes(fd, entry, data)
+            else:
+                for chunk in data:
+                    _write_all(fd, chunk)
+            self._metadata.apply_to_file(fd, entry, created_mode)
+        finally:
+            os.close(fd)
+
+    def make_symlink(self, path: ImagePath, entry: Entry) -> None:
+        """Make a symbolic link; its target is data, wherever it points."""
+        if not entry.link_name or b"\0" in entry.link_name:
+            raise InvalidImageError(f"symlink: expected a target, got {quoted_path(entry.link_name)}")
+        parent, name = self._locate(path)
+        parent_fd = self._descriptor(parent)
+        try:
+            os.symlink(entry.link_name, name, dir_fd=parent_fd)
+        except FileExistsError:
+            self._remove(parent, name)
+            os.symlink(entry.link_name, name, dir_fd=parent_fd)
+        self._metadata.apply_to_symlink(parent_fd, name, entry)
+
+    def make_hard_link(self, path: ImagePath, target: ImagePath) -> None:
+        """Give the file at ``target`` one more name; a link there is itself what gets the name."""
+        source_path, _, source_name = target.rpartition(b"/")
+        source = self._directory(source_path, create=False)
+        parent, name = self._locate(path)
+        if source is None or not source_name:
+            raise InvalidImageError(f"hard link: expected a file at {quoted_path(target)}, got none")
+        if source is parent and source_name == name:
+            return
+        # One descriptor more, since opening the second directory may close the first.
+        source_fd = os.dup(self._descriptor(source))
+        try:
+            self._link(source_fd, source_name, parent, name)
+        except FileNotFoundError as error:
+            raise InvalidImageError(f"hard link: expected a file at {quoted_path(target)}, got none") from error
+        except PermissionError as error:
+            if source_name not in source.children:
+                raise
+            raise InvalidImageError(f"hard link: expected a file at {quoted_path(target)}, got a directory") from error
+        finally:
+            os.close(source_fd)
+
+    def make_device(self, path: ImagePath, entry: Entry) -> None:
+        """Make a device node or a fifo.
+
+        Raises:
+            PermissionError: only root may make devices; nothing was changed.
+        """
+        parent, name = self._locate(path)
+        if entry.type is EntryType.FIFO:
+            mode, device = 0o010000, 0
+        else:
+            major, minor = entry.device
+            if not (0 <= major <= _MAX_DEVICE_MAJOR and 0 <= minor <= _MAX_DEVICE_MINOR):
+                raise InvalidImageError(f"device: expected numbers that Linux has, got {major}:{minor}")
+            mode, device = _DEVICE_TYPES[entry.type], os.makedev(major, minor)
+        parent_fd = self._descriptor(parent)
+        try:
+            os.mknod(name, mode | 0o600, device, dir_fd=parent_fd)
+        except FileExistsError:
+            self._remove(parent, name)
+            os.mknod(name, mode | 0o600, device, dir_fd=parent_fd)
+        self._metadata.apply_to_name(parent_fd, name, entry)
+
+    def hide(self, path: ImagePath) -> None:
+        """Remove what lower layers left at ``path``; what this layer wrote there stays."""
+        parent_path, _, name = path.rpartition(b"/")
+        parent = self._directory(parent_path, create=False)
+        if parent is not None:
+            self._hide(parent, name)
+
+    def hide_children(self, path: ImagePath) -> None:
+        """Remove what lower layers left in the directory ``path``; what this layer wrote there stays."""
+        node = self._directory(path, create=False)
+        if node is not None:
+            self._hide_children(node)
+
+    def finish(self) -> None:
+        """Give all directories their metadata, children first, for a parent may end up closed to its owner."""
+        for node in self._children_first():
+            entry = node.entry
+            if entry is None:
+                # Nobody said anything about it; the same image shall give the same tree.
+                os.fchmod(self._descriptor(node), _IMPLIED_MODE)
+                os.utime(self._descriptor(node), ns=(0, 0))
+            elif node.parent is not None and self._metadata.needs_only_times(entry, node.created_mode):
+                self._metadata.set_times(self._descriptor(node.parent), node.name, entry)
+            else:
+                self._metadata.apply_to_file(self._descriptor(node), entry, node.created_mode)
+
+    # Finding directories.
+
+    def _locate(self, path: ImagePath) -> tuple[_Directory, bytes]:
+        """Return the directory that ``path`` is in, made where missing, and its name there, marked as written."""
+        parent_path, _, name = path.rpartition(b"/")
+        if not name:
+            raise UnsafeEntryError("the root itself: expected a directory, got another type of entry")
+        parent = self._known.get(parent_path)
+        if parent is None:
+            parent = self._directory(parent_path, create=True)
+            if parent is None:
+                raise AssertionError("a directory that is created when missing is there")
+        # Nothing lies below the first layer that its whiteouts could hide.
+        if self._layer > 1:
+            self._mark(parent, name)
+        return parent, name
+
+    def _directory(self, path: bytes, *, create: bool) -> _Directory | None:
+        """Return the directory at ``path``, links resolved within the root; None where it is missing and stays so."""
+        known = self._known.get(path)
+        if known is not None:
+            return known
+        node = self._root
+        remaining = deque(path.split(b"/"))
+        links_followed = 0
+        while remaining:
+            part = remaining.popleft()
+            if part in (b"", b"."):
+                continue
+            if part == b"..":
+                node = node.parent or node
+                continue
+            child = node.children.get(part)
+            if child is None:
+                target = self._read_link(node, part, is_parent=create)
+                if target is not None:
+                    links_followed += 1
+                    if links_followed > _MAX_LINKS_FOLLOWED:
+                        raise InvalidImageError(f"{quoted_path(path)}: expected at most {_MAX_LINKS_FOLLOWED} links")
+                    self._has_followed_links = True
+                    real = self._resolve_by_kernel(node, part)
+                    if real is not None:
+                        node, target = self._root, real
+                    elif target.startswith(b"/"):
+                        node = self._root
+                    remaining.extendleft(reversed(target.split(b"/")))
+                    continue
+                if not create:
+                    return None
+                child = self._make_implied(node, part)
+            node = child
+        self._known[path] = node
+        return node
+
+    def _resolve_by_kernel(self, node: _Directory, name: bytes) -> bytes | None:
+        """Return the real path of the directory that a link leads to; None to go the way by hand."""
+        if not self._use_openat2 or self._root.fd is None:
+            return None
+        try:
+            return resolve_in_root(self._root.fd, self._path_of(node, name))
+        except OSError:
+            # Too long for one system call, no directory, or a circle of links: by hand it works or gets its message.
+            return None
+
+    def _read_link(self, node: _Directory, name: bytes, *, is_parent: bool) -> bytes | None:
+        """Return where a link leads; None where nothing has this name, or something else has and is only looked at.
+
+        Raises:
+            InvalidImageError: something else has it: a file or device can't be a parent.
+        """
+        try:
+            return os.readlink(name, dir_fd=self._descriptor(node))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            if not is_parent:
+                return None
+            raise InvalidImageError(f"parent {quoted_path(self._path_of(node, name))}: expected a directory") from error
+
+    def _make_implied(self, node: _Directory, name: bytes) -> _Directory:
+        if self._layer > 1:
+            self._mark(node, name)
+        os.mkdir(name, 0o700, dir_fd=self._descriptor(node))
+        child = node.children[name] = _Directory(name, node, 0o700)
+        return child
+
+    def _path_of(self, node: _Directory, name: bytes) -> bytes:
+        parts = [name]
+        while node.parent is not None:
+            parts.append(node.name)
+            node = node.parent
+        return b"/".join(reversed(parts))
+
+    def _descriptor(self, node: _Directory) -> int:
+        """Return an open descriptor of ``node``, good until the next call."""
+        if node.fd is not None:
+            return node.fd
+        closed = [node]
+        while (parent := closed[-1].parent) is not None and parent.fd is None:
+            closed.append(parent)
+        if parent is None:
+            raise AssertionError("the root is always open")
+        fd = parent.fd
+        while closed:
+            node = closed.pop()
+            node.fd = fd = os.open(node.name, _OPEN_DIRECTORY, dir_fd=fd)
+            self._open.append(node)
+            if len(self._open) > _MAX_OPEN_DIRECTORIES:
+                self._close_directory(self._open.popleft())
+        if fd is None:
+            raise AssertionError("the last directory of the row was opened")
+        return fd
+
+    @staticmethod
+    def _close_directory(node: _Directory) -> None:
+        if node.fd is not None:
+            os.close(node.fd)
+            node.fd = None
+
+    # Changing directories.
+
+    def _make_directory(self, parent: _Directory, name: bytes, path: ImagePath, mode: int) -> _Directory:
+        created_mode = mode & 0o777 | 0o700
+        parent_fd = self._descriptor(parent)
+        try:
+            os.mkdir(name, created_mode, dir_fd=parent_fd)
+        except FileExistsError:
+            if self._keep_dirlinks and (linked := self._linked_directory(parent, name, path)) is not None:
+                return linked
+            self._remove(parent, name)
+            os.mkdir(name, created_mode, dir_fd=self._descriptor(parent))
+        node = parent.children[name] = _Directory(name, parent, created_mode)
+        return node
+
+    def _linked_directory(self, parent: _Directory, name: bytes, path: ImagePath) -> _Directory | None:
+        try:
+            os.readlink(name, dir_fd=self._descriptor(parent))
+        except OSError:
+            return None
+        try:
+            return self._directory(path, create=False)
+        except InvalidImageError:
+            return None
+
+    def _link(self, source_fd: int, source_name: bytes, parent: _Directory, name: bytes) -> None:
+        parent_fd = self._descriptor(parent)
+        try:
+            os.link(source_name, name, src_dir_fd=source_fd, dst_dir_fd=parent_fd, follow_symlinks=False)
+        except FileExistsError:
+            if _is_same_file(source_fd, source_name, parent_fd, name):
+                return
+            os.stat(source_name, dir_fd=source_fd, follow_symlinks=False)
+            self._remove(parent, name)
+            os.link(source_name, name, src_dir_fd=source_fd, dst_dir_fd=parent_fd, follow_symlinks=False)
+
+    def _remove(self, parent: _Directory, name: bytes) -> None:
+        """Remove whatever has this name, with all that is in it."""
+        node = parent.children.pop(name, None)
+        if node is not None:
+            self._forget(node)
+        elif self._has_followed_links:
+            # It may have been a link that known paths lead through.
+            self._forget_paths()
+        remove_tree(self._descriptor(parent), name)
+
+    def _forget(self, node: _Directory) -> None:
+        nodes = [node]
+        while nodes:
+            gone = nodes.pop()
+            nodes.extend(gone.children.values())
+            if gone.fd is not None:
+                self._open.remove(gone)
+                self._close_directory(gone)
+        self._forget_paths()
+
+    def _forget_paths(self) -> None:
+        self._known = {ROOT: self._root}
+        self._has_followed_links = False
+
+    # What whiteouts do.
+
+    def _mark(self, node: _Directory, name: bytes) -> None:
+        """Remember that this layer wrote ``name`` in ``node``, and so that it needs all directories above."""
+        while node.layer != self._layer:
+            node.layer = self._layer
+            node.written = {name}
+            if node.parent is None:
+                return
+            node, name = node.parent, node.name
+        node.written.add(name)
+
+    def _is_written(self, node: _Directory, name: bytes) -> bool:
+        return node.layer == self._layer and name in node.written
+
+    def _hide(self, parent: _Directory, name: bytes) -> None:
+        if not self._is_written(parent, name):
+            self._remove(parent, name)
+        elif (node := parent.children.get(name)) is not None:
+            self._hide_children(node)
+
+    def _hide_children(self, node: _Directory) -> None:
+        nodes = [node]
+        while nodes:
+            node = nodes.pop()
+            for name in map(os.fsencode, os.listdir(self._descriptor(node))):
+                if not self._is_written(node, name):
+                    self._remove(node, name)
+                elif (child := node.children.get(name)) is not None:
+                    nodes.append(child)
+
+    def _children_first(self) -> Iterator[_Directory]:
+        order = [self._root]
+        for node in order:
+            order.extend(node.children.values())
+        return reversed(order)
+
+
+def _is_same_file(first_fd: int, first_name: bytes, second_fd: int, second_name: bytes) -> bool:
+    first = os.stat(first_name, dir_fd=first_fd, follow_symlinks=False)
+    return os.path.samestat(first, os.stat(second_name, dir_fd=second_fd, follow_symlinks=False))
+
+
+def _write_all(fd: int, chunk: memoryview) -> None:
+    """Write the whole chunk; a short write means that the disk is full, which the next one says."""
+    written = os.write(fd, chunk)
+    while written < len(chunk):
+        written += os.write(fd, chunk[written:])
+
+
+def _write_segments(fd: int, entry: Entry, data: Iterator[memoryview]) -> None:
+    """Write the data of a sparse file where its segments say; the rest are holes."""
+    chunk = memoryview(b"")
+    for offset, count in entry.segments or ():
+        os.lseek(fd, offset, os.SEEK_SET)
+        while count:
+            chunk = chunk or next(data)
+            part, chunk = chunk[:count], chunk[count:]
+            _write_all(fd, part)
+            count -= len(part)  # noqa: PLW2901 - what is left of this segment
+    os.ftruncate(fd, entry.size)
+
+
+def _write_with_holes(fd: int, entry: Entry, data: Iterator[memoryview]) -> None:
+    """Write a file so that its blocks of zeros take no room."""
+    offset = 0
+    for chunk in data:
+        content = bytes(chunk)
+        if _ZERO_BLOCK in content:
+            for start, end in _runs_of_data(content, offset):
+                os.pwrite(fd, content[start:end], offset + start)
+        else:
+            os.pwrite(fd, content, offset)
+        offset += len(content)
+    os.ftruncate(fd, entry.size)
+
+
+def _runs_of_data(content: bytes, offset: int) -> Iterator[tuple[int, int]]:
+    """Yield where in ``content``, which stands at ``offset``, blocks that are not all zeros begin and end."""
+    run_start = None
+    start = 0
+    while start < len(content):
+        end = min(start + _HOLE_BYTES - (offset + start) % _HOLE_BYTES, len(content))
+        if content.count(0, start, end) == end - start:
+            if run_start is not None:
+                yield run_start, start
+            run_start = None
+        elif run_start is None:
+            run_start = start
+        start = end
+    if run_start is not None:
+        yield run_start, len(content)

@@ -1,0 +1,112 @@
+"""Sparse files in a tar: GNU's old format and the three of its PAX era, all as (offset, bytes) segments.
+
+Spec: GNU tar manual, "Storing Sparse Files", "Old GNU Format", "PAX Format, Versions 0.0, 0.1, 1.0".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from ociexport.errors import InvalidImageError, LimitExceededError
+from ociexport.tree.headerfields import parse_number
+from ociexport.tree.paths import quoted_path
+from ociexport.tree.paxrecords import parse_decimal
+
+SparseSegments: TypeAlias = list[tuple[int, int]]
+
+# A map is kept in memory: a million segments are a sparse file of terabytes, or an attack.
+MAX_SPARSE_SEGMENTS = 1_000_000
+
+
+def parse_gnu_sparse_headers(block: bytes, read_block: Callable[[], bytes]) -> tuple[SparseSegments, int]:
+    """Return the segments and the real size of a file of type ``S``.
+
+    Args:
+        block: its header, which holds four segments at byte 386, a flag for more, and the real size.
+        read_block: gives the extension blocks that follow, of 21 segments each.
+    """
+    segments = _parse_gnu_segments(block[386:482])
+    size = parse_number(block[483:495], "sparse size")
+    extended = block[482]
+    while extended:
+        block = read_block()
+        segments += _parse_gnu_segments(block[:504])
+        extended = block[504]
+        _verify_count(len(segments))
+    return segments, size
+
+
+def _parse_gnu_segments(numbers: bytes) -> SparseSegments:
+    segments = []
+    for start in range(0, len(numbers), 24):
+        if not numbers[start + 12]:
+            break
+        offset, count = numbers[start : start + 12], numbers[start + 12 : start + 24]
+        segments.append((parse_number(offset, "sparse offset"), parse_number(count, "sparse bytes")))
+    return segments
+
+
+def parse_pax_sparse_numbers(sparse: dict[bytes, bytes], size: int) -> tuple[SparseSegments | None, int]:
+    """Return the segments that records of format 0.0 or 0.1 hold, and the real size; None for no segments in them."""
+    for key in (b"GNU.sparse.realsize", b"GNU.sparse.size"):
+        if key in sparse:
+            size = parse_decimal(key, sparse[key])
+    if b"GNU.sparse.map" not in sparse:
+        return None, size
+    numbers = [parse_decimal(b"GNU.sparse.map", text) for text in sparse[b"GNU.sparse.map"].split(b",") if text]
+    return _paired(numbers), size
+
+
+def read_pax_sparse_map(sparse: dict[bytes, bytes], read_block: Callable[[], bytes]) -> SparseSegments:
+    """Return the segments of a file of format 1.0: decimal lines in front of its data, padded to whole blocks."""
+    lines = _MapLines(read_block)
+    count = lines.next_number()
+    _verify_count(count)
+    return _paired([lines.next_number() for _ in range(2 * count)])
+
+
+class _MapLines:
+    """The numbers of a map, read block by block: where the map ends, the rest of its block is padding."""
+
+    def __init__(self, read_block: Callable[[], bytes]) -> None:
+        self._read_block = read_block
+        self._rest = b""
+
+    def next_number(self) -> int:
+        while b"\n" not in self._rest:
+            if len(self._rest) > 20:
+                raise InvalidImageError(f"tar: sparse map: expected a number, got {quoted_path(self._rest[:20])}")
+            self._rest += self._read_block()
+        line, _, self._rest = self._rest.partition(b"\n")
+        return parse_decimal(b"GNU.sparse map", line)
+
+
+def _paired(numbers: list[int]) -> SparseSegments:
+    if len(numbers) % 2:
+        raise InvalidImageError(f"tar: sparse map: expected pairs of numbers, got {len(numbers)} numbers")
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
+
+
+def verify_sparse_segments(segments: SparseSegments, size: int, stored_bytes: int) -> None:
+    """Return if the segments stand in order, without overlap, within the file, and have just the data that is stored.
+
+    Raises:
+        InvalidImageError: they do not.
+    """
+    _verify_count(len(segments))
+    end = 0
+    for offset, count in segments:
+        if offset < end or count < 0:
+            raise InvalidImageError(f"tar: sparse map: expected segments in order, got {count} bytes at {offset}")
+        end = offset + count
+    if end > size or size < 0:
+        raise InvalidImageError(f"tar: sparse map: expected segments within {size} bytes, got one that ends at {end}")
+    mapped = sum(count for _, count in segments)
+    if mapped != stored_bytes:
+        raise InvalidImageError(f"tar: sparse map: expected segments of {stored_bytes} bytes in all, got {mapped}")
+
+
+def _verify_count(count: int) -> None:
+    if count > MAX_SPARSE_SEGMENTS:
+        raise LimitExceededError(f"tar: sparse map: expected at most {MAX_SPARSE_SEGMENTS} segments, got {count}")

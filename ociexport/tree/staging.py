@@ -1,0 +1,151 @@
+"""A root filesystem is built beside its destination and renamed into place: it is absent or complete."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from ociexport.errors import NotFoundError, UsageError, quoted
+from ociexport.tree.removal import remove_tree
+
+_MARK = ".partial-"
+# A file system's own; where a whole one is the destination, it counts as empty with it.
+_TOLERATED_IN_MOUNT = frozenset({"lost+found"})
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class StagedDirectory:
+    """The directory that a tree is built in.
+
+    Args:
+        fd: its descriptor.
+        natural_owner: uid and gid that new files in it get.
+        masked_bits: mode bits that new files in it do not get.
+    """
+
+    fd: int
+    natural_owner: tuple[int, int]
+    masked_bits: int
+
+
+@contextmanager
+def staged_directory(target: str) -> Iterator[StagedDirectory]:
+    """Give an empty directory that becomes ``target`` when the ``with`` block ends well, and else vanishes.
+
+    ``target`` is absent or an empty directory. Where it is a mount point it can't be replaced by a rename: the tree is
+    then built in a directory inside it, and its parts are moved up one by one.
+
+    What a killed process left beside ``target`` is removed; what a living one is at, told by its lock, is not.
+
+    Raises:
+        UsageError: ``target`` is in use; it was not touched.
+        NotFoundError: its parent directory is not there.
+    """
+    target = os.path.realpath(target)
+    verify_is_vacant(target)
+    is_mount = os.path.ismount(target)
+    parent = target if is_mount else os.path.dirname(target)
+    try:
+        parent_fd = os.open(parent, _OPEN_DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFoundError(f"{quoted(parent)}: expected a directory, got none", hint="make it first") from error
+    prefix = os.path.basename(target)[:200] + _MARK
+    try:
+        _remove_leftovers(parent_fd, prefix)
+        name = os.fsencode(prefix + secrets.token_hex(4))
+        os.mkdir(name, 0o700, dir_fd=parent_fd)
+        try:
+            fd = os.open(name, _OPEN_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent_fd)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                yield _prepared(fd)
+                if is_mount:
+                    _move_up(fd, parent_fd)
+                else:
+                    _rename(parent_fd, name, target)
+            finally:
+                os.close(fd)
+        finally:
+            remove_tree(parent_fd, name)
+    finally:
+        os.close(parent_fd)
+
+
+def verify_is_vacant(target: str) -> None:
+    """Return if ``target`` is absent or an empty directory.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    try:
+        names = set(os.listdir(target))
+    except FileNotFoundError:
+        return
+    except NotADirectoryError as error:
+        raise UsageError(f"{quoted(target)}: expected no file or an empty directory, got a file") from error
+    if os.path.ismount(target):
+        names -= _TOLERATED_IN_MOUNT
+    names = {name for name in names if not name.startswith(os.path.basename(target)[:200] + _MARK)}
+    if names:
+        raise UsageError(
+            f"{quoted(target)}: expected no file or an empty directory, got one with {len(names)} entries",
+            hint="choose another directory, or empty this one",
+        )
+
+
+def _prepared(fd: int) -> StagedDirectory:
+    """Free the directory of what it inherits from its parent, and see what new files in it are like."""
+    with suppress(OSError, AttributeError):
+        os.removexattr(fd, "system.posix_acl_default")
+    os.fchmod(fd, 0o700)
+    probe_fd = os.open("probe", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o777, dir_fd=fd)
+    try:
+        status = os.fstat(probe_fd)
+    finally:
+        os.close(probe_fd)
+        os.unlink("probe", dir_fd=fd)
+    return StagedDirectory(fd, (status.st_uid, status.st_gid), 0o777 & ~stat.S_IMODE(status.st_mode))
+
+
+def _remove_leftovers(parent_fd: int, prefix: str) -> None:
+    for name in os.listdir(parent_fd):
+        if not name.startswith(prefix):
+            continue
+        with suppress(OSError):  # not ours to remove, or just now removed by its owner
+            fd = os.open(name, _OPEN_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent_fd)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                remove_tree(parent_fd, os.fsencode(name))
+            finally:
+                os.close(fd)
+
+
+def _rename(parent_fd: int, name: bytes, target: str) -> None:
+    try:
+        os.rename(name, os.path.basename(target), src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise UsageError(
+            f"{quoted(target)}: expected no file or an empty directory, got one that was just made"
+        ) from error
+
+
+def _move_up(fd: int, parent_fd: int) -> None:
+    """Move what was built to the mount point itself, and give that the root's metadata."""
+    for name in os.listdir(fd):
+        os.rename(name, name, src_dir_fd=fd, dst_dir_fd=parent_fd)
+    status = os.fstat(fd)
+    os.fchown(parent_fd, status.st_uid, status.st_gid)
+    os.fchmod(parent_fd, stat.S_IMODE(status.st_mode))
+    if hasattr(os, "listxattr"):
+        for name in os.listxattr(fd):
+            os.setxattr(parent_fd, name, os.getxattr(fd, name))
+    os.utime(parent_fd, ns=(status.st_atime_ns, status.st_mtime_ns))
