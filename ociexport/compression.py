@@ -15,10 +15,11 @@ from typing import Protocol, cast
 from ociexport.digest import ByteStream
 from ociexport.errors import InvalidImageError
 
-# So much is read at once, and so much is inflated at once. Both fit the second-level cache, where the hash finds the
-# bytes again; a multiple of 512, so that tar headers seldom straddle two chunks.
-COMPRESSED_CHUNK_BYTES = 128 * 1024
-TAR_CHUNK_BYTES = 256 * 1024
+# So much is read at once, and so much is inflated at once. Each chunk is handed from thread to thread, and each time
+# the interpreter lock may keep it waiting, so they are large; docs/performance.md has the numbers. A multiple of 512,
+# so that tar headers seldom straddle two chunks.
+COMPRESSED_CHUNK_BYTES = 512 * 1024
+TAR_CHUNK_BYTES = 1024 * 1024
 
 _LONGEST_MAGIC_BYTES = 6
 _GZIP_MAGIC = b"\x1f\x8b"

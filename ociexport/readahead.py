@@ -58,11 +58,15 @@ class ReadAhead(Generic[T], Iterator[T]):
             raise StopIteration
         raise got
 
-    def close(self) -> None:
-        """Stop the thread after the item it is at, and wait for it."""
-        self._is_stopped = self._is_done = True
+    def stop(self) -> None:
+        """Have the thread end after the item that it is at, and free whoever waits for one."""
+        self._is_stopped = True
         self._free.release()
-        self._thread.join()
+        self._ready.put(None)
+
+    def join(self, timeout_seconds: float | None = None) -> None:
+        """Wait for a stopped thread; one that hangs in the network is left behind after the time-out."""
+        self._thread.join(timeout_seconds)
 
 
 class HashAhead:

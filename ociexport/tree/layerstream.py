@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from contextlib import suppress
 
-from ociexport.compression import read_tar_chunks
-from ociexport.digest import ByteStream, VerifyingReader
+from ociexport.compression import COMPRESSED_CHUNK_BYTES, read_tar_chunks
+from ociexport.digest import VerifyingReader
 from ociexport.documents import Layer
-from ociexport.errors import DigestMismatchError, InvalidImageError, LimitExceededError, locating
-from ociexport.progress import Progress, ProgressTask
+from ociexport.errors import DigestMismatchError, InvalidImageError, LimitExceededError
+from ociexport.progress import Progress
 from ociexport.readahead import HashAhead, ReadAhead
 from ociexport.sources import ImageSource
 from ociexport.tree.limits import Limits
 
-# Chunks of 256 KiB: so much of a layer waits for the tree, and for its hash. The next layer's wait beside them.
-_DEPTH = 24
+# Chunks that wait between two threads: compressed ones of 512 KiB, inflated ones of 1 MiB. The next layer's wait
+# beside the current one's, so this is what bounds the memory.
+_BLOB_DEPTH = 4
+_TAR_DEPTH = 6
+_JOIN_TIMEOUT_SECONDS = 0.5
 
 
 class LayerStream:
@@ -31,17 +33,24 @@ class LayerStream:
     def __init__(self, source: ImageSource, layer: Layer, progress: Progress, limits: Limits) -> None:
         self._layer = layer
         self._limits = limits
-        self._reader = VerifyingReader(
-            _open_layer_blob(source, layer), layer.descriptor.digest, layer.descriptor.size, subject="blob"
-        )
-        self._chunks = ReadAhead(self._read(progress), _DEPTH, f"layer {layer.number}")
-        self._hash = HashAhead(layer.diff_id, _DEPTH)
+        self._blob = ReadAhead(self._read_blob(source, progress), _BLOB_DEPTH, f"fetch layer {layer.number}")
+        self._tar = ReadAhead(self._inflate(), _TAR_DEPTH, f"inflate layer {layer.number}")
+        self._hash = HashAhead(layer.diff_id, _TAR_DEPTH)
         self.tar_bytes = 0
 
-    def _read(self, progress: Progress) -> Generator[bytes]:
-        title = f"unpacking layer {self._layer.number}/{self._layer.count} {self._layer.descriptor.digest.short}"
-        with progress.task(title, self._layer.descriptor.size) as task:
-            yield from read_tar_chunks(_CountedReader(self._reader, task))
+    def _read_blob(self, source: ImageSource, progress: Progress) -> Generator[bytes]:
+        descriptor = self._layer.descriptor
+        title = f"unpacking layer {self._layer.number}/{self._layer.count} {descriptor.digest.short}"
+        with (
+            VerifyingReader(source.open_blob(descriptor), descriptor.digest, descriptor.size, subject="blob") as reader,
+            progress.task(title, descriptor.size) as task,
+        ):
+            while chunk := reader.read(COMPRESSED_CHUNK_BYTES):
+                task.advance(len(chunk))
+                yield chunk
+
+    def _inflate(self) -> Generator[bytes]:
+        yield from read_tar_chunks(_ChunkStream(self._blob))
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield the chunks of the tar, each hashed on its way.
@@ -49,7 +58,7 @@ class LayerStream:
         Raises:
             InvalidImageError: the blob is damaged, is not the one that its digest names, or is a bomb.
         """
-        for chunk in self._chunks:
+        for chunk in self._tar:
             self.tar_bytes += len(chunk)
             self._limits.verify_ratio(self.tar_bytes, self._layer.descriptor.size)
             self._hash.update(chunk)
@@ -76,41 +85,31 @@ class LayerStream:
         """
         if isinstance(error, LimitExceededError):
             return  # the rest of a bomb is not worth reading
-        self._chunks.close()
+        self._tar.stop()
+        self._tar.join()
         try:
-            while self._reader.read(_REST_CHUNK_BYTES):
+            for _ in self._blob:
                 pass
         except InvalidImageError as mismatch:
             raise mismatch from error
 
     def close(self) -> None:
-        """Stop the threads and close the blob."""
-        self._chunks.close()
+        """Stop the threads; the one that reads the blob closes it."""
+        self._tar.stop()
+        self._blob.stop()
         self._hash.finish()
-        # The bytes that mattered were verified; nobody can act on a close that fails.
-        with suppress(OSError):
-            self._reader.close()
+        self._tar.join()
+        self._blob.join(_JOIN_TIMEOUT_SECONDS)
 
 
-_REST_CHUNK_BYTES = 1024 * 1024
+class _ChunkStream:
+    """Chunks as a stream: whatever size is asked for, the next chunk comes."""
 
-
-def _open_layer_blob(source: ImageSource, layer: Layer) -> ByteStream:
-    with locating(str(layer)):
-        return source.open_blob(layer.descriptor)
-
-
-class _CountedReader:
-    """A stream that tells of the bytes read from it."""
-
-    def __init__(self, stream: ByteStream, task: ProgressTask) -> None:
-        self._stream = stream
-        self._task = task
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
 
     def read(self, size: int = -1, /) -> bytes:
-        chunk = self._stream.read(size)
-        self._task.advance(len(chunk))
-        return chunk
+        return next(self._chunks, b"")
 
     def close(self) -> None:
-        self._stream.close()
+        """Nothing: the chunks belong to who made them."""
