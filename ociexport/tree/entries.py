@@ -150,10 +150,10 @@ class TarReader:
     def _next_entry(self) -> Entry | None:
         local_records: PaxRecords = {}
         gnu_name = gnu_link_name = None
-        for _ in range(_MAX_EXTENDED_HEADERS_PER_ENTRY):
+        for number in range(_MAX_EXTENDED_HEADERS_PER_ENTRY):
             block = self._next_header()
             if block is None:
-                if local_records or gnu_name is not None or gnu_link_name is not None:
+                if number:
                     raise InvalidImageError("tar: expected an entry after an extended header, got the end")
                 return None
             flag = block[156:157]

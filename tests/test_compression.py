@@ -1,0 +1,111 @@
+"""compression: a layer's bytes become the chunks of a tar, whatever compressed them."""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import gzip
+import io
+import lzma
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ociexport.compression import TAR_CHUNK_BYTES, read_tar_chunks
+from ociexport.digest import Digest, VerifyingReader
+from ociexport.errors import InvalidImageError, SizeMismatchError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+CONTENT = bytes(range(256)) * 8192
+COMPRESSORS = {
+    "plain": bytes,
+    "gzip": gzip.compress,
+    "zstd": zstd.compress,
+    "xz": lzma.compress,
+    "bzip2": bz2.compress,
+}
+
+
+def decompressed(stored: bytes) -> bytes:
+    return b"".join(read_tar_chunks(io.BytesIO(stored)))
+
+
+@pytest.mark.parametrize("name", COMPRESSORS)
+def test_format_is_told_by_content(name: str) -> None:
+    assert decompressed(COMPRESSORS[name](CONTENT)) == CONTENT
+
+
+@pytest.mark.parametrize("name", COMPRESSORS)
+def test_chunks_are_bounded(name: str) -> None:
+    zeros = bytes(20 * TAR_CHUNK_BYTES)
+    sizes = [len(chunk) for chunk in read_tar_chunks(io.BytesIO(COMPRESSORS[name](zeros)))]
+    assert max(sizes) <= TAR_CHUNK_BYTES
+    assert sum(sizes) == len(zeros)
+
+
+@pytest.mark.parametrize("name", ["gzip", "zstd", "xz", "bzip2"])
+def test_several_streams_are_one_tar(name: str) -> None:
+    """RFC 1952 §2.2 for gzip members, RFC 8878 §3.1 for zstd frames; estargz has a member for each file."""
+    compress = COMPRESSORS[name]
+    assert decompressed(compress(b"first") + compress(b"") + compress(b"second")) == b"firstsecond"
+
+
+def test_skippable_zstd_frames_are_skipped() -> None:
+    """RFC 8878 §3.1.2; zstd:chunked keeps its table of contents in them, in front too."""
+    skippable = b"\x5e\x2a\x4d\x18" + (5).to_bytes(4, "little") + b"table"
+    assert decompressed(skippable + zstd.compress(b"data") + skippable) == b"data"
+
+
+@pytest.mark.parametrize("name", ["gzip", "zstd", "xz", "bzip2"])
+def test_zeros_after_the_end_are_padding(name: str) -> None:
+    assert decompressed(COMPRESSORS[name](b"data") + bytes(700_000)) == b"data"
+
+
+@pytest.mark.parametrize("name", ["gzip", "zstd", "xz", "bzip2"])
+def test_other_bytes_after_the_end_are_refused(name: str) -> None:
+    with pytest.raises(InvalidImageError) as caught:
+        decompressed(COMPRESSORS[name](b"data") + b"junk and more of it")
+    assert str(caught.value) == f"{name} data: expected the end or another {name} stream, got other bytes"
+
+
+@pytest.mark.parametrize("name", ["gzip", "zstd", "xz", "bzip2"])
+def test_truncated_stream_is_told(name: str) -> None:
+    stored = COMPRESSORS[name](CONTENT)
+    with pytest.raises(InvalidImageError) as caught:
+        decompressed(stored[: len(stored) // 2])
+    assert str(caught.value) == f"{name} data: expected a complete stream, got one that ends too soon"
+
+
+def test_wrong_gzip_checksum_is_told() -> None:
+    stored = bytearray(gzip.compress(CONTENT))
+    stored[-6] ^= 1
+    with pytest.raises(InvalidImageError, match=r"^gzip data: expected a valid stream, got a damaged one"):
+        decompressed(bytes(stored))
+
+
+def test_empty_blob_is_an_empty_tar() -> None:
+    assert decompressed(b"") == b""
+
+
+def test_blob_is_read_to_its_verified_end() -> None:
+    """A blob that is cut within the padding after the gzip stream is a short blob, not a good layer."""
+    stored = gzip.compress(b"data") + bytes(100)
+    digest = Digest.of(stored)
+    reader = VerifyingReader(io.BytesIO(stored[:-1]), digest, len(stored), subject="blob")
+    with pytest.raises(SizeMismatchError):
+        list(read_tar_chunks(reader))
+
+
+@given(st.sampled_from(["gzip", "zstd", "xz", "bzip2"]), st.data())
+def test_damaged_data_gives_no_foreign_exception(name: str, data: st.DataObject) -> None:
+    stored = bytearray(COMPRESSORS[name](b"some layer " * 20))
+    for _ in range(data.draw(st.integers(1, 4))):
+        stored[data.draw(st.integers(6, len(stored) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(InvalidImageError):
+        decompressed(bytes(stored) + data.draw(st.binary(max_size=20)))
