@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class ReadAhead(Generic[T], Iterator[T]):
-    """The items of a generator, made in a thread up to ``depth`` ahead; what it raises is raised here.
+    """The items of a generator, made in a thread up to ``depth`` ahead; what it raises is raised here, each time.
 
     Args:
         items: run in the thread; closed there.
@@ -30,6 +30,7 @@ class ReadAhead(Generic[T], Iterator[T]):
         self._ready: SimpleQueue[tuple[T] | BaseException | None] = SimpleQueue()
         self._is_stopped = False
         self._is_done = False
+        self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -48,15 +49,13 @@ class ReadAhead(Generic[T], Iterator[T]):
 
     def __next__(self) -> T:
         if self._is_done:
-            raise StopIteration
+            raise self._failure or StopIteration
         got = self._ready.get()
         if isinstance(got, tuple):
             self._free.release()
             return got[0]
-        self._is_done = True
-        if got is None:
-            raise StopIteration
-        raise got
+        self._is_done, self._failure = True, got
+        raise got or StopIteration
 
     def stop(self) -> None:
         """Have the thread end after the item that it is at, and free whoever waits for one."""

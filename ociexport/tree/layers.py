@@ -226,7 +226,8 @@ class _LayerApplier:
             try:
                 self._apply_entry(entry, reader)
             except InvalidImageError as error:
-                error.add_place(f"entry {quoted_path(entry.name)}")
+                if error is not stream.failure:
+                    error.add_place(f"entry {quoted_path(entry.name)}")
                 raise
             except OSError as error:
                 if error.errno not in _ARCHIVE_ERRORS:

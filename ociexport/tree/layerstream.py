@@ -37,6 +37,8 @@ class LayerStream:
         self._tar = ReadAhead(self._inflate(), _TAR_DEPTH, f"inflate layer {layer.number}")
         self._hash = HashAhead(layer.diff_id, _TAR_DEPTH)
         self.tar_bytes = 0
+        # What went wrong in the stream itself, and so is no fault of the entry that was being read.
+        self.failure: InvalidImageError | None = None
 
     def _read_blob(self, source: ImageSource, progress: Progress) -> Generator[bytes]:
         descriptor = self._layer.descriptor
@@ -58,6 +60,13 @@ class LayerStream:
         Raises:
             InvalidImageError: the blob is damaged, is not the one that its digest names, or is a bomb.
         """
+        try:
+            yield from self._hashed_chunks()
+        except InvalidImageError as error:
+            self.failure = error
+            raise
+
+    def _hashed_chunks(self) -> Iterator[bytes]:
         for chunk in self._tar:
             self.tar_bytes += len(chunk)
             self._limits.verify_ratio(self.tar_bytes, self._layer.descriptor.size)
@@ -91,7 +100,8 @@ class LayerStream:
             for _ in self._blob:
                 pass
         except InvalidImageError as mismatch:
-            raise mismatch from error
+            if mismatch is not error:
+                raise mismatch from error
 
     def close(self) -> None:
         """Stop the threads; the one that reads the blob closes it."""

@@ -90,10 +90,13 @@ class Rootfs:
         self._known: dict[bytes, _Directory] = {ROOT: self._root}
         self._has_followed_links = False
         self._layer = 0
+        self._has_lower_layers = False
 
     def begin_layer(self) -> None:
         """From here on, whiteouts hide what was written so far."""
         self._layer += 1
+        # The first layer's whiteouts have nothing to hide, so what it writes needs no marks.
+        self._has_lower_layers = self._layer > 1
 
     def close(self) -> None:
         """Close the descriptors of all directories but the root's."""
@@ -196,13 +199,13 @@ class Rootfs:
         """Remove what lower layers left at ``path``; what this layer wrote there stays."""
         parent_path, _, name = path.rpartition(b"/")
         parent = self._directory(parent_path, create=False)
-        if parent is not None:
+        if parent is not None and self._has_lower_layers:
             self._hide(parent, name)
 
     def hide_children(self, path: ImagePath) -> None:
         """Remove what lower layers left in the directory ``path``; what this layer wrote there stays."""
         node = self._directory(path, create=False)
-        if node is not None:
+        if node is not None and self._has_lower_layers:
             self._hide_children(node)
 
     def finish(self) -> None:
@@ -230,8 +233,7 @@ class Rootfs:
             parent = self._directory(parent_path, create=True)
             if parent is None:
                 raise AssertionError("a directory that is created when missing is there")
-        # Nothing lies below the first layer that its whiteouts could hide.
-        if self._layer > 1:
+        if self._has_lower_layers:
             self._mark(parent, name)
         return parent, name
 
@@ -300,7 +302,7 @@ class Rootfs:
             raise InvalidImageError(f"parent {quoted_path(self._path_of(node, name))}: expected a directory") from error
 
     def _make_implied(self, node: _Directory, name: bytes) -> _Directory:
-        if self._layer > 1:
+        if self._has_lower_layers:
             self._mark(node, name)
         os.mkdir(name, 0o700, dir_fd=self._descriptor(node))
         child = node.children[name] = _Directory(name, node, 0o700)

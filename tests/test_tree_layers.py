@@ -1,0 +1,684 @@
+"""tree: layers become a root filesystem, exactly, and nothing outside it is ever touched."""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import os
+import stat
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ociexport.digest import Digest
+from ociexport.errors import (
+    DigestMismatchError,
+    InvalidImageError,
+    LimitExceededError,
+    NotFoundError,
+    SizeMismatchError,
+    UnsafeEntryError,
+    UsageError,
+)
+from ociexport.tree.layers import UnpackOptions, UnpackResult, unpack
+from ociexport.tree.limits import Limits
+from ociexport.tree.metadata import XattrMode
+from ociexport.tree.openat2 import is_openat2_available
+from tests.memory_source import Member, MemorySource, directory, hard_link, member, symlink, tar_of
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root sets owners and makes devices")
+
+
+@pytest.fixture(params=["openat2", "walk"])
+def use_openat2(request: pytest.FixtureRequest) -> bool:
+    """Both ways to resolve links in parents run all tests."""
+    if request.param == "openat2" and not is_openat2_available():
+        pytest.skip("this kernel has no openat2")
+    return bool(request.param == "openat2")
+
+
+class Unpacker:
+    """Unpacks into a directory beside a file that must stay as it is."""
+
+    def __init__(self, tmp_path: Path, use_openat2: bool) -> None:
+        self.rootfs = tmp_path / "work" / "rootfs"
+        self.rootfs.parent.mkdir()
+        self.outside = tmp_path / "outside"
+        self.outside.mkdir(mode=0o751)
+        (self.outside / "file").write_bytes(b"untouched")
+        os.utime(self.outside, ns=(7, 7))
+        self._use_openat2 = use_openat2
+        self._before = self._look_outside()
+
+    def __call__(self, *layers: list[Member], **options: object) -> UnpackResult:
+        source = MemorySource([tar_of(layer) for layer in layers])
+        return unpack(source, self.rootfs, options=UnpackOptions(use_openat2=self._use_openat2, **options))  # type: ignore[arg-type]
+
+    def tree(self) -> dict[str, str]:
+        """Return path → type and content, for comparing whole."""
+        return dict(self._walk(self.rootfs, ""))
+
+    def _walk(self, path: Path, prefix: str) -> Iterator[tuple[str, str]]:
+        for child in sorted(path.iterdir()):
+            name = prefix + child.name
+            if child.is_symlink():
+                yield name, f"-> {os.readlink(child)}"
+            elif child.is_dir():
+                yield name, "dir"
+                yield from self._walk(child, name + "/")
+            else:
+                yield name, child.read_text()
+
+    def assert_refused_without_trace(self) -> None:
+        assert not self.rootfs.exists()
+        assert list(self.rootfs.parent.iterdir()) == []
+        self.assert_outside_untouched()
+
+    def assert_outside_untouched(self) -> None:
+        assert self._look_outside() == self._before
+
+    def _look_outside(self) -> object:
+        status, file = self.outside.stat(), (self.outside / "file").stat()
+        return (
+            status.st_mode,
+            status.st_mtime_ns,
+            file.st_mode,
+            file.st_nlink,
+            file.st_mtime_ns,
+            (self.outside / "file").read_bytes(),
+            os.listdir(self.outside),
+        )
+
+
+@pytest.fixture
+def unpacker(tmp_path: Path, use_openat2: bool) -> Iterator[Unpacker]:
+    unpacker = Unpacker(tmp_path, use_openat2)
+    yield unpacker
+    unpacker.assert_outside_untouched()
+
+
+# What is made.
+
+
+def test_layers_are_applied_in_order(unpacker: Unpacker) -> None:
+    """layer.md, "Applying Changesets"."""
+    unpacker([member("a", b"1"), member("b", b"1")], [member("a", b"2")], [member("c", b"3")])
+    assert unpacker.tree() == {"a": "2", "b": "1", "c": "3"}
+
+
+def test_modes_and_times_are_exact(unpacker: Unpacker) -> None:
+    old = os.umask(0o077)
+    try:
+        unpacker(
+            [
+                directory("d", 0o1777, pax_headers={"mtime": "1.000000001"}),
+                member("d/f", b"x", mode=0o6751, pax_headers={"mtime": "2.5", "atime": "3.25"}),
+                symlink("d/l", "f", pax_headers={"mtime": "4.000000004"}),
+                member("d/none", mode=0),
+            ]
+        )
+    finally:
+        os.umask(old)
+    d, f, link = (os.lstat(unpacker.rootfs / name) for name in ("d", "d/f", "d/l"))
+    assert (stat.S_IMODE(d.st_mode), d.st_mtime_ns) == (0o1777, 1_000_000_001)
+    assert (stat.S_IMODE(f.st_mode), f.st_mtime_ns, f.st_atime_ns) == (0o6751, 2_500_000_000, 3_250_000_000)
+    assert link.st_mtime_ns == 4_000_000_004
+    assert stat.S_IMODE(os.lstat(unpacker.rootfs / "d/none").st_mode) == 0
+
+
+def test_directory_keeps_its_time_when_a_later_layer_writes_into_it(unpacker: Unpacker) -> None:
+    unpacker([directory("d", mtime=5), directory("d/e", mtime=6)], [member("d/f"), member("d/e/g")])
+    assert os.stat(unpacker.rootfs / "d").st_mtime_ns == 5_000_000_000
+    assert os.stat(unpacker.rootfs / "d/e").st_mtime_ns == 6_000_000_000
+
+
+def test_later_layer_changes_a_directory_and_keeps_its_content(unpacker: Unpacker) -> None:
+    unpacker([directory("d", 0o755), member("d/f", b"x")], [directory("d", 0o700, mtime=9)])
+    status = os.stat(unpacker.rootfs / "d")
+    assert (stat.S_IMODE(status.st_mode), status.st_mtime_ns) == (0o700, 9_000_000_000)
+    assert unpacker.tree() == {"d": "dir", "d/f": "x"}
+
+
+def test_missing_parents_are_made_the_same_each_time(unpacker: Unpacker) -> None:
+    unpacker([member("a/b/c", b"x")])
+    for name in ("", "a", "a/b"):
+        status = os.stat(unpacker.rootfs / name)
+        assert (stat.S_IMODE(status.st_mode), status.st_mtime_ns) == (0o755, 0)
+
+
+def test_root_entry_sets_the_roots_metadata(unpacker: Unpacker) -> None:
+    """kaniko writes "/", umoci and docker "./" or nothing."""
+    unpacker([directory("./", 0o711, mtime=11), member("./a", b"x"), member("/b", b"y")])
+    status = os.stat(unpacker.rootfs)
+    assert (stat.S_IMODE(status.st_mode), status.st_mtime_ns) == (0o711, 11_000_000_000)
+    assert unpacker.tree() == {"a": "x", "b": "y"}
+
+
+def test_names_of_any_bytes_are_kept(unpacker: Unpacker) -> None:
+    unpacker([member("caf\udce9", b"x")])
+    assert os.listdir(os.fsencode(unpacker.rootfs)) == [b"caf\xe9"]
+
+
+def test_last_of_duplicate_entries_wins(unpacker: Unpacker) -> None:
+    unpacker(
+        [member("a", b"1"), member("a", b"2"), symlink("b", "x"), member("b", b"3"), directory("c"), member("c", b"4")]
+    )
+    assert unpacker.tree() == {"a": "2", "b": "3", "c": "4"}
+
+
+def test_directory_becomes_a_file_and_a_directory_again(unpacker: Unpacker) -> None:
+    unpacker(
+        [directory("d"), member("d/old", b"x")],
+        [member("d", b"file")],
+        [directory("d"), member("d/new", b"y")],
+    )
+    assert unpacker.tree() == {"d": "dir", "d/new": "y"}
+
+
+def test_hard_links_share_one_inode(unpacker: Unpacker) -> None:
+    unpacker([member("d/a", b"x"), hard_link("d/b", "d/a"), hard_link("c", "/d/a"), hard_link("e", "./d/b")])
+    inodes = {os.stat(unpacker.rootfs / name).st_ino for name in ("d/a", "d/b", "c", "e")}
+    assert len(inodes) == 1
+    assert os.stat(unpacker.rootfs / "c").st_nlink == 4
+
+
+def test_later_layer_replaces_one_name_of_a_hard_link_only(unpacker: Unpacker) -> None:
+    """google/go-containerregistry issue 2002: the other names keep their content."""
+    unpacker([member("a", b"old"), hard_link("b", "a")], [member("a", b"new")])
+    assert unpacker.tree() == {"a": "new", "b": "old"}
+
+
+def test_hard_link_to_itself_and_twice_is_tolerated(unpacker: Unpacker) -> None:
+    unpacker([member("a", b"x"), hard_link("a", "a"), hard_link("b", "a"), hard_link("b", "a")])
+    assert unpacker.tree() == {"a": "x", "b": "x"}
+
+
+def test_hard_link_replaces_what_is_there(unpacker: Unpacker) -> None:
+    unpacker([member("a", b"x"), directory("b"), member("b/c"), hard_link("b", "a")])
+    assert unpacker.tree() == {"a": "x", "b": "x"}
+
+
+def test_hard_link_to_a_symlink_is_that_link(unpacker: Unpacker) -> None:
+    unpacker([symlink("a", "../../outside/file"), hard_link("b", "a")])
+    assert unpacker.tree() == {"a": "-> ../../outside/file", "b": "-> ../../outside/file"}
+
+
+@needs_root
+def test_owners_survive_and_setuid_with_them(unpacker: Unpacker) -> None:
+    """chown drops setuid, so the mode comes after it."""
+    unpacker(
+        [
+            directory("d", 0o2775, uid=5, gid=50),
+            member("d/root", mode=0o644),
+            member("d/su", mode=0o4755, uid=1000, gid=1000),
+            symlink("d/l", "x", uid=7, gid=8),
+            directory("d/sub", 0o755),
+        ]
+    )
+    got = {}
+    for name in ("d", "d/root", "d/su", "d/l", "d/sub"):
+        status = os.lstat(unpacker.rootfs / name)
+        got[name] = (status.st_uid, status.st_gid, oct(stat.S_IMODE(status.st_mode)))
+    assert got == {
+        "d": (5, 50, "0o2775"),
+        "d/root": (0, 0, "0o644"),
+        "d/su": (1000, 1000, "0o4755"),
+        "d/l": (7, 8, "0o777"),
+        "d/sub": (0, 0, "0o755"),
+    }
+
+
+@needs_root
+def test_devices_and_fifos_are_made(unpacker: Unpacker) -> None:
+    unpacker(
+        [
+            member("null", type=tarfile.CHRTYPE, devmajor=1, devminor=3, mode=0o666),
+            member("disk", type=tarfile.BLKTYPE, devmajor=8, devminor=300, uid=3, mode=0o660),
+            member("pipe", type=tarfile.FIFOTYPE, mode=0o600, mtime=3),
+        ]
+    )
+    null, disk, pipe = (os.lstat(unpacker.rootfs / name) for name in ("null", "disk", "pipe"))
+    assert stat.S_ISCHR(null.st_mode)
+    assert (null.st_rdev, stat.S_IMODE(null.st_mode)) == (os.makedev(1, 3), 0o666)
+    assert stat.S_ISBLK(disk.st_mode)
+    assert (disk.st_rdev, disk.st_uid) == (os.makedev(8, 300), 3)
+    assert stat.S_ISFIFO(pipe.st_mode)
+    assert pipe.st_mtime_ns == 3_000_000_000
+
+
+@needs_root
+def test_xattrs_are_set_and_foreign_ones_left_out(unpacker: Unpacker) -> None:
+    capability = b"\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+    result = unpacker(
+        [
+            member("ping", b"x", mode=0o755, uid=1, xattrs={"security.capability": capability}),
+            directory("d", xattrs={"trusted.overlay.opaque": b"y", "security.selinux": b"label\0"}),
+            symlink("l", "x", xattrs={"trusted.note": b"on the link"}),
+        ]
+    )
+    assert os.getxattr(unpacker.rootfs / "ping", "security.capability") == capability
+    assert os.getxattr(unpacker.rootfs / "l", "trusted.note", follow_symlinks=False) == b"on the link"
+    assert os.listxattr(unpacker.rootfs / "d") == []
+    assert list(result.losses.lines()) == [
+        "xattrs: 2 left out, which belong to the machine that built the image: trusted.overlay.opaque, security.selinux"
+    ]
+
+
+def test_refused_xattr_is_counted_or_an_error(unpacker: Unpacker) -> None:
+    layer = [member("a", b"x", xattrs={"nonsense.name": b"v"})]
+    result = unpacker(layer)
+    assert list(result.losses.lines()) == ["xattrs: 1 refused by the file system: nonsense.name"]
+    os.unlink(unpacker.rootfs / "a")
+    with pytest.raises(OSError, match=r"nonsense\.name") as caught:
+        unpacker(layer, xattrs=XattrMode.STRICT)
+    assert caught.value.filename == str(unpacker.rootfs / "xattr nonsense.name")
+
+
+def test_sparse_segments_become_holes(unpacker: Unpacker) -> None:
+    info, _ = member("big")
+    info.pax_headers = {"GNU.sparse.map": "0,3,10000000,4", "GNU.sparse.size": "20000000"}
+    info.size = 7
+    unpacker([(info, b"abcdefg")])
+    status = os.stat(unpacker.rootfs / "big")
+    assert status.st_size == 20_000_000
+    assert status.st_blocks * 512 < 100_000
+    content = (unpacker.rootfs / "big").read_bytes()
+    assert (content[:3], content[10_000_000:10_000_004], content.count(0)) == (b"abc", b"defg", 20_000_000 - 7)
+
+
+def test_zeros_become_holes_on_request(unpacker: Unpacker) -> None:
+    content = b"a" * 5000 + bytes(3_000_000) + b"b" + bytes(70_000)
+    unpacker([member("f", content), member("zeros", bytes(100_000))], holes=True)
+    assert (unpacker.rootfs / "f").read_bytes() == content
+    assert os.stat(unpacker.rootfs / "f").st_blocks * 512 <= 16_384
+    assert (unpacker.rootfs / "zeros").read_bytes() == bytes(100_000)
+    assert os.stat(unpacker.rootfs / "zeros").st_blocks == 0
+
+
+# Links in parents.
+
+
+@pytest.mark.parametrize("target", ["usr/lib", "/usr/lib", "./usr/../usr/lib/", "x/../usr/lib"])
+def test_layer_writes_through_a_link_of_a_lower_one(unpacker: Unpacker, target: str) -> None:
+    unpacker(
+        [directory("usr/lib"), directory("x"), symlink("lib", target)],
+        [member("lib/a", b"1"), directory("lib/d"), member("lib/d/b", b"2")],
+    )
+    tree = unpacker.tree()
+    assert (tree["usr/lib/a"], tree["usr/lib/d/b"], tree["lib"]) == ("1", "2", f"-> {target}")
+
+
+def test_dangling_link_in_a_parent_leads_to_a_new_directory_within(unpacker: Unpacker) -> None:
+    unpacker([symlink("var/run", "/run")], [member("var/run/pid", b"1")])
+    assert unpacker.tree()["run/pid"] == "1"
+
+
+def test_directory_entry_replaces_a_link_unless_told_to_keep_it(unpacker: Unpacker) -> None:
+    """umoci's --keep-dirlinks."""
+    layers = ([directory("usr/lib"), symlink("lib", "usr/lib")], [directory("lib", 0o700), member("lib/a", b"1")])
+    unpacker(*layers)
+    assert unpacker.tree() == {"lib": "dir", "lib/a": "1", "usr": "dir", "usr/lib": "dir"}
+
+
+def test_keep_dirlinks_keeps_the_link(unpacker: Unpacker) -> None:
+    layers = ([directory("usr/lib"), symlink("lib", "usr/lib")], [directory("lib", 0o700), member("lib/a", b"1")])
+    unpacker(*layers, keep_dirlinks=True)
+    assert unpacker.tree() == {"lib": "-> usr/lib", "usr": "dir", "usr/lib": "dir", "usr/lib/a": "1"}
+    assert stat.S_IMODE(os.stat(unpacker.rootfs / "usr/lib").st_mode) == 0o700
+
+
+def test_link_that_is_replaced_leads_nowhere_any_more(unpacker: Unpacker) -> None:
+    unpacker(
+        [directory("one"), directory("two"), symlink("l", "one")],
+        [member("l/a", b"1"), symlink("l", "two"), member("l/b", b"2"), directory("l"), member("l/c", b"3")],
+    )
+    tree = unpacker.tree()
+    assert {name for name in tree if tree[name] != "dir"} == {"one/a", "two/b", "l/c"}
+
+
+def test_circle_of_links_is_refused(unpacker: Unpacker) -> None:
+    with pytest.raises(InvalidImageError, match=r"entry 'a/f': 'a': expected at most 40 links$"):
+        unpacker([symlink("a", "b"), symlink("b", "a"), member("a/f")])
+    unpacker.assert_refused_without_trace()
+
+
+# Whiteouts.
+
+
+def test_whiteout_hides_what_lower_layers_left(unpacker: Unpacker) -> None:
+    """layer.md, "Whiteouts"."""
+    unpacker(
+        [member("a", b"1"), directory("d"), member("d/x", b"1"), member("keep", b"1"), symlink("l", "keep")],
+        [member(".wh.a"), member(".wh.d"), member(".wh.l"), member(".wh.absent"), member("none/.wh.x")],
+    )
+    assert unpacker.tree() == {"keep": "1"}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_late_whiteout_spares_its_own_layer(unpacker: Unpacker, order: int) -> None:
+    """layer.md, "Whiteouts": they apply to lower layers only, whatever the order."""
+    upper = [member("d/new", b"2"), member("d/.wh.new"), member("f", b"2"), member(".wh.f"), member(".wh.d")]
+    unpacker([member("d/old", b"1"), member("d/new", b"1"), member("f", b"1")], upper[::order])
+    assert unpacker.tree() == {"d": "dir", "d/new": "2", "f": "2"}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_opaque_whiteout_spares_its_own_layer(unpacker: Unpacker, order: int) -> None:
+    """layer.md, "Opaque Whiteout"."""
+    upper = [member("d/.wh..wh..opq"), member("d/sub/new", b"2"), member("d/top", b"2")]
+    unpacker([member("d/sub/old", b"1"), member("d/other", b"1"), member("e", b"1")], upper[::order])
+    assert unpacker.tree() == {"d": "dir", "d/sub": "dir", "d/sub/new": "2", "d/top": "2", "e": "1"}
+
+
+def test_opaque_whiteout_of_the_root_and_of_nothing(unpacker: Unpacker) -> None:
+    unpacker(
+        [member("old", b"1"), member("file", b"1")],
+        [member("new", b"2"), member(".wh..wh..opq"), member("absent/.wh..wh..opq")],
+    )
+    assert unpacker.tree() == {"new": "2"}
+
+
+def test_opaque_whiteout_before_its_directory_replaces_a_file(unpacker: Unpacker) -> None:
+    unpacker([member("d", b"1")], [member("d/.wh..wh..opq"), directory("d"), member("d/x", b"2")])
+    assert unpacker.tree() == {"d": "dir", "d/x": "2"}
+
+
+def test_whiteouts_of_the_first_layer_hide_nothing(unpacker: Unpacker) -> None:
+    unpacker([member("a", b"1"), member(".wh.a"), member("d/b", b"1"), member("d/.wh..wh..opq")])
+    assert unpacker.tree() == {"a": "1", "d": "dir", "d/b": "1"}
+
+
+def test_whiteout_through_a_link_stays_within(unpacker: Unpacker) -> None:
+    unpacker(
+        [directory("usr/lib"), member("usr/lib/a", b"1"), member("usr/lib/b", b"1"), symlink("lib", "/usr/lib")],
+        [member("lib/.wh.a")],
+    )
+    assert unpacker.tree() == {"lib": "-> /usr/lib", "usr": "dir", "usr/lib": "dir", "usr/lib/b": "1"}
+
+
+def test_other_aufs_names_are_ignored(unpacker: Unpacker) -> None:
+    unpacker([directory(".wh..wh.plnk"), member(".wh..wh.plnk/1.2", b"x"), member(".wh..wh.aufs"), member("a", b"1")])
+    assert unpacker.tree() == {"a": "1"}
+
+
+@pytest.mark.parametrize("name", [".wh.", "d/.wh.", ".wh..", ".wh..."])
+def test_bare_whiteout_is_refused(unpacker: Unpacker, name: str) -> None:
+    with pytest.raises(InvalidImageError, match=r"whiteout: expected a name after '.wh.', got none$"):
+        unpacker([member("d/a", b"1")], [member(name)])
+    unpacker.assert_refused_without_trace()
+
+
+# Attacks. Each has a file outside that must stay as it is.
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside/file", "../../outside/file", "a/../../../outside/file", "/../outside/file", ".."]
+)
+def test_dot_dot_is_refused(unpacker: Unpacker, name: str) -> None:
+    with pytest.raises(UnsafeEntryError) as caught:
+        unpacker([member("a/x"), member(name, b"evil")])
+    assert str(caught.value).endswith(f"entry '{name}': path '{name}': leads out of the root filesystem")
+    unpacker.assert_refused_without_trace()
+
+
+@pytest.mark.parametrize("target", ["{outside}", "../../outside", "/../../../{outside}", "a/../../../../outside"])
+@pytest.mark.parametrize("split", [1, 2])
+def test_planted_link_leads_within(unpacker: Unpacker, target: str, split: int) -> None:
+    """CVE-2019-10152 and its many kin: a link out of the tree, and then a file through it."""
+    link = target.format(outside=unpacker.outside)
+    members = [
+        directory("a"),
+        symlink("evil", link),
+        member("evil/file", b"evil"),
+        directory("evil/dir", 0o777),
+        member("evil/.wh.file2"),
+        symlink("evil/s", "x"),
+        member("evil/pipe", type=tarfile.FIFOTYPE),
+        member("evil/.wh..wh..opq"),
+    ]
+    unpacker(members[:2], members[2:]) if split == 2 else unpacker(members)
+    assert (unpacker.rootfs / "evil").is_symlink()
+
+
+@pytest.mark.parametrize("last", ["file", "dir", "hard", "whiteout", "opaque", "chmod"])
+def test_link_in_last_place_is_not_followed(unpacker: Unpacker, last: str) -> None:
+    outside = unpacker.outside
+    lower = [symlink("f", str(outside / "file")), symlink("d", str(outside)), member("real", b"real")]
+    upper = {
+        "file": member("f", b"evil"),
+        "dir": directory("d", 0o777, mtime=1),
+        "hard": hard_link("f", "real"),
+        "whiteout": member(".wh.d"),
+        "opaque": member("d/.wh..wh..opq"),
+        "chmod": member("f", b"", mode=0o7777, mtime=1),
+    }
+    unpacker(lower, [upper[last]])
+
+
+def test_hard_link_through_links_stays_within(unpacker: Unpacker) -> None:
+    layer = [symlink("evil", str(unpacker.outside)), hard_link("stolen", "evil/file")]
+    with pytest.raises(InvalidImageError, match=r"hard link: expected a file at 'evil/file', got none$"):
+        unpacker(layer)
+    unpacker.assert_refused_without_trace()
+
+
+@pytest.mark.parametrize("target", ["../outside/file", "/../outside/file"])
+def test_hard_link_by_dot_dot_is_refused(unpacker: Unpacker, target: str) -> None:
+    with pytest.raises(UnsafeEntryError):
+        unpacker([hard_link("stolen", target)])
+    unpacker.assert_refused_without_trace()
+
+
+def test_hard_link_to_nothing_and_to_a_directory_are_refused(unpacker: Unpacker) -> None:
+    for target in ("absent", "d", "/"):
+        with pytest.raises(InvalidImageError, match="hard link: expected a file at"):
+            unpacker([directory("d"), hard_link("x", target)])
+        unpacker.assert_refused_without_trace()
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE])
+def test_root_as_anything_but_a_directory_is_refused(unpacker: Unpacker, kind: bytes) -> None:
+    with pytest.raises(UnsafeEntryError, match="the root itself: expected a directory"):
+        unpacker([member("./.", type=kind, linkname="x")])
+    unpacker.assert_refused_without_trace()
+
+
+def test_directory_swapped_for_a_link_midway_leads_within(unpacker: Unpacker) -> None:
+    unpacker(
+        [
+            directory("d"),
+            member("d/one", b"1"),
+            symlink("d", str(unpacker.outside)),
+            member("d/file", b"evil"),
+            directory("d/new"),
+        ]
+    )
+    inside = str(unpacker.outside).lstrip("/")
+    assert unpacker.tree()[f"{inside}/file"] == "evil"
+
+
+@pytest.mark.parametrize("parent", [member("p", b"file"), member("p", type=tarfile.FIFOTYPE)])
+def test_parent_that_is_no_directory_is_refused(unpacker: Unpacker, parent: Member) -> None:
+    with pytest.raises(InvalidImageError, match=r"entry 'p/child': parent 'p': expected a directory$"):
+        unpacker([parent, member("p/child")])
+    unpacker.assert_refused_without_trace()
+
+
+@pytest.mark.parametrize("name", ["n" * 256, "d/" + "n" * 300 + "/x"])
+def test_name_longer_than_the_system_takes_is_refused(unpacker: Unpacker, name: str) -> None:
+    with pytest.raises(InvalidImageError, match=r"expected names of at most 255 bytes$"):
+        unpacker([member(name)])
+    unpacker.assert_refused_without_trace()
+
+
+def test_nul_in_a_name_is_refused(unpacker: Unpacker) -> None:
+    info, _ = member("a")
+    info.pax_headers = {"path": "a\0b"}
+    with pytest.raises(InvalidImageError, match=r"expected no NUL$"):
+        unpacker([(info, b"")])
+    unpacker.assert_refused_without_trace()
+
+
+def test_paths_longer_than_path_max_work(unpacker: Unpacker) -> None:
+    deep = "/".join(["d" * 200] * 40)
+    unpacker([member(f"{deep}/f", b"x")], [member(f"{deep}/g", b"y"), member(f"{deep}/.wh.f")])
+    fd = os.open(unpacker.rootfs, os.O_RDONLY)
+    for _ in range(40):
+        fd, old = os.open("d" * 200, os.O_RDONLY, dir_fd=fd), fd
+        os.close(old)
+    assert os.listdir(fd) == ["g"]
+    os.close(fd)
+
+
+def test_tree_deeper_than_the_stack_and_the_descriptors_works(unpacker: Unpacker) -> None:
+    deep = "/".join("d" * 1500)
+    unpacker([member(f"{deep}/f", b"x")], [member(".wh.d"), member("e", b"y")])
+    assert unpacker.tree() == {"e": "y"}
+
+
+# Limits.
+
+
+def test_deep_paths_are_refused(unpacker: Unpacker) -> None:
+    with pytest.raises(LimitExceededError, match=r"path: expected at most 2000 directories, got 2500$"):
+        unpacker([member("/".join("d" * 2500) + "/f")])
+    unpacker.assert_refused_without_trace()
+
+
+def test_entries_bytes_and_ratio_are_limited(unpacker: Unpacker) -> None:
+    layer = [member("a", bytes(4_000_000)), member("b", b"x")]
+    for limits, message in (
+        (Limits(max_entries=1), "expected at most 1 entries"),
+        (Limits(max_bytes=1_000_000), "expected at most 1000000 uncompressed bytes"),
+        (Limits(max_ratio=50, ratio_from_bytes=1_000_000), "expected at most 50 times the"),
+    ):
+        with pytest.raises(LimitExceededError, match=message):
+            unpacker(layer, limits=limits)
+        unpacker.assert_refused_without_trace()
+
+
+# What must be proven.
+
+
+def test_wrong_diff_id_is_told_and_leaves_nothing(unpacker: Unpacker) -> None:
+    tars = [tar_of([member("a", b"1")]), tar_of([member("b", b"2")])]
+    wrong = "sha256:" + "a" * 64
+    source = MemorySource(tars, diff_ids=[str(Digest.of(tars[0])), wrong])
+    with pytest.raises(DigestMismatchError) as caught:
+        unpack(source, unpacker.rootfs)
+    assert str(caught.value) == (
+        f"layer 2 of 2 ({source.layers[1].digest}): diff_id mismatch: expected {wrong}, got {Digest.of(tars[1])}"
+    )
+    unpacker.assert_refused_without_trace()
+
+
+def test_junk_after_the_end_marker_belongs_to_the_diff_id(unpacker: Unpacker) -> None:
+    tar = tar_of([member("a", b"1")]) + b"junk" * 1000
+    unpack(MemorySource([tar]), unpacker.rootfs)
+    assert unpacker.tree() == {"a": "1"}
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "long", "other"])
+def test_damaged_blob_is_told_as_such(unpacker: Unpacker, damage: str) -> None:
+    """Whatever the damage does to gzip and tar, the digest or size is the news."""
+    source = MemorySource([tar_of([member("a", os.urandom(100_000))])])
+    descriptor = source.layers[0]
+    stored = source.blobs[descriptor.digest]
+    source.blobs[descriptor.digest] = {
+        "flip": stored[:3000] + bytes([stored[3000] ^ 0x55]) + stored[3001:],
+        "cut": stored[:-1000],
+        "long": stored + b"x",
+        "other": b"<html>" + bytes(len(stored) - 6),
+    }[damage]
+    with pytest.raises((DigestMismatchError, SizeMismatchError)) as caught:
+        unpack(source, unpacker.rootfs)
+    assert str(caught.value).startswith(f"layer 1 of 1 ({descriptor.digest}): blob: ")
+    unpacker.assert_refused_without_trace()
+
+
+def test_truncated_gzip_with_a_right_digest_is_malformed(unpacker: Unpacker) -> None:
+    tar = tar_of([member("a", os.urandom(100_000))])
+    source = MemorySource([tar], compress=lambda tar: gzip.compress(tar)[:-9])
+    with pytest.raises(InvalidImageError) as caught:
+        unpack(source, unpacker.rootfs)
+    assert str(caught.value) == (
+        f"layer 1 of 1 ({source.layers[0].digest}): gzip data: expected a complete stream, got one that ends too soon"
+    )
+    unpacker.assert_refused_without_trace()
+
+
+def test_missing_blob_is_told(unpacker: Unpacker) -> None:
+    source = MemorySource([tar_of([member("a")])])
+    del source.blobs[source.layers[0].digest]
+    with pytest.raises(NotFoundError):
+        unpack(source, unpacker.rootfs)
+    unpacker.assert_refused_without_trace()
+
+
+# Where it goes.
+
+
+def test_empty_directory_becomes_the_rootfs(unpacker: Unpacker) -> None:
+    unpacker.rootfs.mkdir()
+    unpacker([member("a", b"1")])
+    assert unpacker.tree() == {"a": "1"}
+    assert os.listdir(unpacker.rootfs.parent) == ["rootfs"]
+
+
+def test_directory_in_use_is_refused_and_untouched(unpacker: Unpacker) -> None:
+    unpacker.rootfs.mkdir()
+    (unpacker.rootfs / "mine").write_text("mine")
+    with pytest.raises(UsageError) as caught:
+        unpacker([member("a", b"1")])
+    assert str(caught.value) == (f"'{unpacker.rootfs}': expected no file or an empty directory, got one with 1 entries")
+    assert unpacker.tree() == {"mine": "mine"}
+    assert os.listdir(unpacker.rootfs.parent) == ["rootfs"]
+
+
+def test_file_in_place_of_the_rootfs_is_refused(unpacker: Unpacker) -> None:
+    unpacker.rootfs.write_text("mine")
+    with pytest.raises(UsageError, match=r"got a file$"):
+        unpacker([member("a", b"1")])
+    assert unpacker.rootfs.read_text() == "mine"
+
+
+def test_missing_parent_is_told(unpacker: Unpacker) -> None:
+    unpacker.rootfs = unpacker.rootfs / "below"
+    with pytest.raises(NotFoundError, match=r"expected a directory, got none$"):
+        unpacker([member("a", b"1")])
+
+
+def test_leftover_of_a_killed_process_is_removed(unpacker: Unpacker) -> None:
+    leftover = unpacker.rootfs.parent / "rootfs.partial-0123"
+    (leftover / "d").mkdir(parents=True)
+    (leftover / "d/f").write_text("x")
+    unpacker([member("a", b"1")])
+    assert os.listdir(unpacker.rootfs.parent) == ["rootfs"]
+
+
+def test_work_of_a_living_process_is_not_touched(unpacker: Unpacker) -> None:
+    other = unpacker.rootfs.parent / "rootfs.partial-0123"
+    other.mkdir()
+    fd = os.open(other, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    unpacker([member("a", b"1")])
+    os.close(fd)
+    assert sorted(os.listdir(unpacker.rootfs.parent)) == ["rootfs", "rootfs.partial-0123"]
+
+
+def test_setgid_parent_and_its_default_acl_are_not_inherited(unpacker: Unpacker) -> None:
+    os.chmod(unpacker.rootfs.parent, 0o2777)
+    unpacker([member("d/a", b"1")])
+    assert [stat.S_IMODE(os.stat(unpacker.rootfs / name).st_mode) for name in ("", "d")] == [0o755, 0o755]
+
+
+def test_result_tells_what_was_unpacked(unpacker: Unpacker) -> None:
+    result = unpacker([member("a", b"1")], [member(".wh.a"), member("b")])
+    assert (result.entries, len(result.layers), str(result.platform)) == (3, 2, "linux/amd64")
+
+
+def test_many_directories_take_few_descriptors(unpacker: Unpacker) -> None:
+    unpacker([member(f"d{number}/f", b"x") for number in range(600)], [member(f"d{number}/g") for number in range(600)])
+    assert len(unpacker.tree()) == 1800
