@@ -21,7 +21,7 @@ from ociexport.documents import (
 )
 from ociexport.errors import LimitExceededError, UnsupportedMediaTypeError, locating, quoted
 from ociexport.platforms import select_manifest
-from ociexport.sources import ImageSource, ReceivedManifest
+from ociexport.sources import BlobOpener, ImageSource, ReceivedManifest
 
 # Indexes may hold indexes; nobody honest goes deeper than two, and a cycle is impossible by digest, but a chain is not.
 MAX_INDEX_DEPTH = 5
@@ -99,7 +99,7 @@ def read_layers(source: ImageSource, manifest: Manifest) -> tuple[ImageConfig, t
     return config, pair_layers(manifest, config)
 
 
-def read_small_blob(source: ImageSource, descriptor: Descriptor, max_bytes: int, subject: str) -> bytes:
+def read_small_blob(source: BlobOpener, descriptor: Descriptor, max_bytes: int, subject: str) -> bytes:
     """Return a whole blob, verified; for documents, which are read before anything is known of them.
 
     Raises:

@@ -36,7 +36,18 @@ class ImageName:
     full: str | None
 
 
-class ImageSource(Protocol):
+class BlobOpener(Protocol):
+    """Opens blobs. Its methods may be called from several threads."""
+
+    def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
+        """Return the blob's bytes as stored, from ``offset`` on; the caller verifies and closes them.
+
+        Raises:
+            NotFoundError, RegistryError: at once or in ``read``.
+        """
+
+
+class ImageSource(BlobOpener, Protocol):
     """One image, somewhere: gives its documents and opens its blobs. Its methods may be called from several threads."""
 
     @property
@@ -56,19 +67,26 @@ class ImageSource(Protocol):
             NotFoundError, RegistryError, DigestMismatchError, SizeMismatchError, LimitExceededError.
         """
 
-    def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
-        """Return the blob's bytes as stored, from ``offset`` on; the caller verifies and closes them.
-
-        Raises:
-            NotFoundError, RegistryError: at once or in ``read``.
-        """
-
     def close(self) -> None:
         """Let go of connections and files."""
 
 
 class BlobWriter(Protocol):
-    """Takes one blob's bytes in order."""
+    """Takes one blob's bytes in order.
+
+    Attributes:
+        offset: how many bytes an earlier try left, verified; the next byte that is wanted.
+        is_complete: whether somebody else wrote the whole blob meanwhile, so that there is nothing to do.
+    """
+
+    @property
+    def offset(self) -> int: ...
+
+    @property
+    def is_complete(self) -> bool: ...
+
+    def restart(self) -> None:
+        """Forget what is written."""
 
     def write(self, chunk: Chunk, /) -> None:
         """Take the next bytes; raises SizeMismatchError as soon as there are too many."""

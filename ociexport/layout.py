@@ -1,0 +1,518 @@
+"""ImageLayout: an OCI image-layout directory, source and destination.
+
+What is not complete is never where it could be taken for complete: blobs are written in ``.ociexport/partial``, and
+renamed into ``blobs/`` when digest and size are right; ``index.json`` is replaced last, under a lock.
+
+Spec: image-spec 1.1 image-layout.md.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from io import FileIO
+from typing import TYPE_CHECKING, Any
+
+from ociexport import mediatypes
+from ociexport.digest import ByteStream, Chunk, Digest, Verifier
+from ociexport.documents import MAX_MANIFEST_BYTES, Descriptor
+from ociexport.errors import (
+    InvalidImageError,
+    InvalidReferenceError,
+    NotFoundError,
+    UnsupportedMediaTypeError,
+    UsageError,
+    locating,
+    quoted,
+)
+from ociexport.jsonfields import parse_json_object
+from ociexport.reference import ImageReference
+from ociexport.resolve import read_small_blob
+from ociexport.sources import ImageName, ReceivedManifest
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+# What names are kept in (image-spec annotations.md; containerd's images/annotations.go).
+REF_NAME_ANNOTATION = "org.opencontainers.image.ref.name"
+FULL_NAME_ANNOTATION = "io.containerd.image.name"
+
+_LAYOUT_FILE = "oci-layout"
+_INDEX_FILE = "index.json"
+_OWN_DIRECTORY = ".ociexport"
+_PARTIAL_DIRECTORY = os.path.join(_OWN_DIRECTORY, "partial")
+# An index of a hundred thousand images stays below it.
+_MAX_INDEX_BYTES = 64 * 1024 * 1024
+_READ_BYTES = 1024 * 1024
+
+
+class ImageLayout:
+    """An OCI image-layout directory.
+
+    As a destination it is made when the first blob is written, so a pull that finds nothing leaves nothing.
+
+    Args:
+        path: of the directory; absent, empty or a layout.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self._is_ready = False
+
+    def __str__(self) -> str:
+        return self.path
+
+    # As a source.
+
+    def read_images(self) -> list[tuple[Descriptor, ImageName]]:
+        """Return what ``index.json`` lists: descriptors, and the names that they have.
+
+        Raises:
+            NotFoundError: there is no layout here.
+            InvalidImageError: ``oci-layout`` or ``index.json`` breaks the specification.
+        """
+        self._verify_layout_file()
+        path = os.path.join(self.path, _INDEX_FILE)
+        item = parse_json_object(_read_file(path, _MAX_INDEX_BYTES), where=path)
+        images = []
+        for entry in item.objects("manifests"):
+            descriptor = Descriptor.from_json(entry)
+            images.append((descriptor, _name_of(descriptor)))
+        return images
+
+    def open_image(self, name: str | None = None) -> LayoutSource:
+        """Return one image of the layout.
+
+        Args:
+            name: a tag, a full reference, ``@sha256:…`` or ``@N`` (position in ``index.json``); None where there is
+                only one image.
+
+        Raises:
+            NotFoundError: there is no such image, or no layout; the message lists the names there are.
+            UsageError: several images fit.
+        """
+        images = self.read_images()
+        if name is not None and name.startswith("@"):
+            descriptor = self._find_by_digest_or_position(images, name[1:])
+        else:
+            descriptor = self._find_by_name(images, name)
+        return LayoutSource(self, descriptor)
+
+    def _find_by_name(self, images: list[tuple[Descriptor, ImageName]], name: str | None) -> Descriptor:
+        if name is None:
+            fitting = images
+        else:
+            full = _normalized(name)
+            fitting = [image for image in images if image[1].full is not None and image[1].full in (name, full)]
+            fitting = fitting or [image for image in images if image[1].tag == name]
+        if not fitting:
+            wanted = f"image {quoted(name)}" if name is not None else "an image"
+            raise NotFoundError(f"{self.path}: expected {wanted}, there are: {_listed(images)}")
+        if len({descriptor.digest for descriptor, _ in fitting}) > 1:
+            what = "one image" if name is None else f"one image {quoted(name)}"
+            raise UsageError(
+                f"{self.path}: expected {what}, there are: {_listed(fitting)}",
+                hint=f"name one of them, for example {self.path}:{_shown(*fitting[0])}",
+            )
+        return fitting[0][0]
+
+    def _find_by_digest_or_position(self, images: list[tuple[Descriptor, ImageName]], text: str) -> Descriptor:
+        if text.isascii() and text.isdigit():
+            position = int(text[:9])
+            if position >= len(images):
+                raise NotFoundError(f"{self.path}: expected an image at position {position}, there are {len(images)}")
+            return images[position][0]
+        digest = Digest.parse(text)
+        for descriptor, _ in images:
+            if descriptor.digest == digest:
+                return descriptor
+        # A platform's manifest is not in index.json where the index that lists it is.
+        with self._open_file(digest) as file:
+            return Descriptor("", digest, os.fstat(file.fileno()).st_size)
+
+    def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
+        """Return the blob's file from ``offset`` on; the caller verifies and closes it.
+
+        Raises:
+            NotFoundError: it is not there.
+        """
+        file = self._open_file(descriptor.digest)
+        file.seek(offset)
+        return file
+
+    def _open_file(self, digest: Digest) -> FileIO:
+        path = self.blob_path(digest)
+        try:
+            # Not blocking, since a hostile layout may have a fifo here.
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise NotFoundError(f"{self.path}: blob {digest}: not in the layout") from error
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise InvalidImageError("expected a file, got something else", where=path)
+        return FileIO(fd, "rb")
+
+    def blob_path(self, digest: Digest) -> str:
+        """Return where the blob is, if it is there."""
+        return os.path.join(self.path, "blobs", digest.algorithm, digest.encoded)
+
+    def _verify_layout_file(self) -> None:
+        path = os.path.join(self.path, _LAYOUT_FILE)
+        try:
+            raw = _read_file(path, _MAX_INDEX_BYTES)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise NotFoundError(f"{self.path}: expected an OCI layout, got no {_LAYOUT_FILE} file in it") from error
+        version = parse_json_object(raw, where=path).text("imageLayoutVersion")
+        if version.split(".")[0] != "1":
+            raise UnsupportedMediaTypeError(f"imageLayoutVersion: expected 1.0.0, got {quoted(version)}", where=path)
+
+    # As a destination.
+
+    def has_blob(self, descriptor: Descriptor) -> bool:
+        """Whether the blob is there and valid: its bytes are read and verified, for a file may be cut or damaged."""
+        try:
+            with self._open_file(descriptor.digest) as file:
+                if os.fstat(file.fileno()).st_size != descriptor.size:
+                    return False
+                verifier = Verifier(descriptor.digest, descriptor.size, subject="blob")
+                while chunk := file.read(_READ_BYTES):
+                    verifier.update(chunk)
+                verifier.verify()
+        except (NotFoundError, InvalidImageError):
+            return False
+        return True
+
+    def new_blob(self, descriptor: Descriptor) -> LayoutBlobWriter:
+        """Return a writer for a blob; at the end of the ``with`` block it is verified and takes its name.
+
+        What an earlier try left is kept, verified again, and counted in the writer's ``offset``. Who wants the same
+        blob in another process waits for this one.
+
+        Raises:
+            DigestMismatchError, SizeMismatchError: at the end: the bytes were others; they are gone.
+        """
+        self.make_ready()
+        return LayoutBlobWriter(self, descriptor)
+
+    def write_manifest(self, manifest: ReceivedManifest) -> None:
+        """Store a manifest or index, byte for byte."""
+        descriptor = Descriptor(manifest.media_type or "", manifest.digest, len(manifest.raw))
+        if self.has_blob(descriptor):
+            return
+        with self.new_blob(descriptor) as blob:
+            blob.restart()
+            blob.write(manifest.raw)
+
+    def write_name(self, descriptor: Descriptor, name: ImageName) -> None:
+        """List the image in ``index.json``; an entry of the same full name is replaced.
+
+        What others wrote into ``index.json`` stays as it is, other entries and members alike.
+        """
+        self.make_ready()
+        annotations = dict(descriptor.annotations)
+        annotations.pop(REF_NAME_ANNOTATION, None)
+        annotations.pop(FULL_NAME_ANNOTATION, None)
+        if name.tag is not None:
+            annotations[REF_NAME_ANNOTATION] = name.tag
+        if name.full is not None:
+            annotations[FULL_NAME_ANNOTATION] = name.full
+        entry = replace(descriptor, annotations=annotations).to_json()
+        with self._locked():
+            index = self._read_raw_index()
+            kept = [old for old in index["manifests"] if not _is_replaced(old, descriptor, name)]
+            index["manifests"] = [*kept, entry]
+            _replace_file(os.path.join(self.path, _INDEX_FILE), _to_json(index))
+
+    def make_ready(self) -> None:
+        """Make the directory an empty layout, unless it is a layout already.
+
+        Raises:
+            UsageError: it holds something else; it was not touched.
+        """
+        if self._is_ready:
+            return
+        self.verify_is_usable()
+        for name in (os.path.join("blobs", "sha256"), _PARTIAL_DIRECTORY):
+            os.makedirs(os.path.join(self.path, name), exist_ok=True)
+        # index.json first: what has an oci-layout file is a layout, and a layout has an index.
+        with self._locked():
+            for name, content in (
+                (_INDEX_FILE, _to_json(_new_index())),
+                (_LAYOUT_FILE, b'{"imageLayoutVersion":"1.0.0"}'),
+            ):
+                if not os.path.exists(os.path.join(self.path, name)):
+                    _replace_file(os.path.join(self.path, name), content)
+        self._is_ready = True
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep all other processes from changing ``index.json``."""
+        from filelock import FileLock  # noqa: PLC0415 - only who writes needs it
+
+        with FileLock(os.path.join(self.path, _OWN_DIRECTORY, "lock")):
+            yield
+
+    def verify_is_usable(self) -> None:
+        """Return if the directory is absent, empty or a layout.
+
+        Raises:
+            UsageError: it is something else.
+        """
+        try:
+            names = set(os.listdir(self.path))
+        except FileNotFoundError:
+            return
+        except NotADirectoryError as error:
+            raise UsageError(f"{quoted(self.path)}: expected a directory, got a file") from error
+        if _LAYOUT_FILE in names:
+            self._verify_layout_file()
+        elif names - {"blobs", _INDEX_FILE, _OWN_DIRECTORY}:
+            raise UsageError(
+                f"{quoted(self.path)}: expected an OCI layout or an empty directory, got a directory of other files",
+                hint="choose another directory for the layout",
+            )
+
+    def remove_if_unused(self) -> None:
+        """Remove the layout again if nothing came of it: no image, no blob and no partial one."""
+        if not self._is_ready:
+            return
+        with suppress(OSError, InvalidImageError):
+            if self._read_raw_index()["manifests"]:
+                return
+            for directory in (os.path.join("blobs", "sha256"), "blobs", _PARTIAL_DIRECTORY):
+                os.rmdir(os.path.join(self.path, directory))
+            for name in (os.path.join(_OWN_DIRECTORY, "lock"), _INDEX_FILE, _LAYOUT_FILE):
+                with suppress(FileNotFoundError):
+                    os.unlink(os.path.join(self.path, name))
+            os.rmdir(os.path.join(self.path, _OWN_DIRECTORY))
+            os.rmdir(self.path)
+        self._is_ready = False
+
+    def _read_raw_index(self) -> dict[str, Any]:
+        """Return ``index.json`` as it is: what we do not know in it is kept."""
+        path = os.path.join(self.path, _INDEX_FILE)
+        try:
+            raw = _read_file(path, _MAX_INDEX_BYTES)
+        except FileNotFoundError:
+            return _new_index()
+        item = parse_json_object(raw, where=path)
+        for entry in item.objects("manifests"):
+            Descriptor.from_json(entry)
+        index: dict[str, Any] = json.loads(raw)
+        index["manifests"] = index.get("manifests") or []
+        return index
+
+
+class LayoutBlobWriter:
+    """Writes one blob of a layout aside; a context manager.
+
+    Attributes:
+        offset: how many bytes of the blob are there already, verified to be a beginning that can go on.
+        is_complete: whether the whole blob is there, since another process wrote it meanwhile.
+    """
+
+    def __init__(self, layout: ImageLayout, descriptor: Descriptor) -> None:
+        self._layout = layout
+        self._descriptor = descriptor
+        digest = descriptor.digest
+        self._path = os.path.join(layout.path, _PARTIAL_DIRECTORY, f"{digest.algorithm}-{digest.encoded}")
+        self._subject = f"blob {digest}"
+        self.is_complete = False
+
+    def __enter__(self) -> Self:
+        self._fd = _open_locked(self._path)
+        try:
+            self.is_complete = self._layout.has_blob(self._descriptor)
+            self._rehash()
+        except BaseException:
+            os.close(self._fd)
+            raise
+        return self
+
+    @property
+    def offset(self) -> int:
+        """How many bytes are written."""
+        return self._verifier.seen_bytes
+
+    def restart(self) -> None:
+        """Forget what is written."""
+        os.ftruncate(self._fd, 0)
+        os.lseek(self._fd, 0, os.SEEK_SET)
+        self._verifier = Verifier(self._descriptor.digest, self._descriptor.size, subject=self._subject)
+
+    def write(self, chunk: Chunk, /) -> None:
+        """Take the next bytes.
+
+        Raises:
+            SizeMismatchError: there are more than the descriptor says.
+        """
+        self._verifier.update(chunk)
+        view = memoryview(chunk)
+        while view:
+            view = view[os.write(self._fd, view) :]
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if self.is_complete:
+                os.unlink(self._path)
+            elif error is None:
+                self._finish()
+            elif isinstance(error, InvalidImageError) or not self.offset:
+                os.unlink(self._path)
+        finally:
+            os.close(self._fd)
+
+    def _finish(self) -> None:
+        try:
+            self._verifier.verify()
+        except InvalidImageError:
+            os.unlink(self._path)
+            raise
+        os.fsync(self._fd)
+        path = self._layout.blob_path(self._descriptor.digest)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.rename(self._path, path)
+        _sync_directory(os.path.dirname(path))
+
+    def _rehash(self) -> None:
+        """Take up what an earlier try left: hash it, since a file is not to be trusted for its length."""
+        self._verifier = Verifier(self._descriptor.digest, self._descriptor.size, subject=self._subject)
+        if os.fstat(self._fd).st_size > self._descriptor.size:
+            os.ftruncate(self._fd, 0)
+        while chunk := os.read(self._fd, _READ_BYTES):
+            self._verifier.update(chunk)
+
+
+class LayoutSource:
+    """One image of a layout, as an ImageSource."""
+
+    def __init__(self, layout: ImageLayout, descriptor: Descriptor) -> None:
+        self._layout = layout
+        self._descriptor = descriptor
+
+    @property
+    def display_name(self) -> str:
+        """The layout's path and the image's name."""
+        return f"{self._layout.path}:{_shown(self._descriptor, self.image_name)}"
+
+    @property
+    def image_name(self) -> ImageName:
+        """What ``index.json`` calls the image."""
+        return _name_of(self._descriptor)
+
+    def fetch_manifest(self, descriptor: Descriptor | None = None) -> ReceivedManifest:
+        """Return the manifest or index that ``descriptor`` names, verified; without one, the image's own."""
+        wanted = descriptor or self._descriptor
+        with locating(self._layout.path):
+            raw = read_small_blob(self._layout, wanted, MAX_MANIFEST_BYTES, f"manifest {wanted.digest}")
+        return ReceivedManifest(raw, wanted.media_type, wanted.digest)
+
+    def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
+        """Return the blob's file; see `ImageLayout.open_blob`."""
+        return self._layout.open_blob(descriptor, offset)
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+
+def _name_of(descriptor: Descriptor) -> ImageName:
+    ref_name = descriptor.annotations.get(REF_NAME_ANNOTATION) or None
+    full = descriptor.annotations.get(FULL_NAME_ANNOTATION) or None
+    if full is None and ref_name is not None and "/" in ref_name:
+        # crane writes the full reference where others write the tag.
+        return ImageName(None, _normalized(ref_name) or ref_name)
+    return ImageName(ref_name, full)
+
+
+def _normalized(name: str) -> str | None:
+    try:
+        return str(ImageReference.parse(name))
+    except InvalidReferenceError:
+        return None
+
+
+def _shown(descriptor: Descriptor, name: ImageName) -> str:
+    return name.full or name.tag or f"@{descriptor.digest}"
+
+
+def _listed(images: list[tuple[Descriptor, ImageName]]) -> str:
+    return ", ".join(quoted(_shown(*image)).strip("'") for image in images) or "none"
+
+
+def _is_replaced(old: dict[str, Any], descriptor: Descriptor, name: ImageName) -> bool:
+    """Whether an entry of ``index.json`` gives way to the new one of ``name``."""
+    annotations = old.get("annotations") or {}
+    old_full, old_tag = annotations.get(FULL_NAME_ANNOTATION), annotations.get(REF_NAME_ANNOTATION)
+    if name.full is not None and old_full is not None:
+        return bool(old_full == name.full)
+    if old.get("digest") != str(descriptor.digest):
+        return name.full is None and old_full is None and name.tag is not None and bool(old_tag == name.tag)
+    # The same image: an entry that says no more than the new one would only be its double.
+    return old_full is None and old_tag in (None, name.tag)
+
+
+def _new_index() -> dict[str, Any]:
+    return {"schemaVersion": 2, "mediaType": mediatypes.OCI_INDEX, "manifests": []}
+
+
+def _to_json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+def _read_file(path: str, max_bytes: int) -> bytes:
+    with open(path, "rb") as file:
+        raw = file.read(max_bytes + 1)
+    if len(raw) > max_bytes:
+        raise InvalidImageError(f"expected at most {max_bytes} bytes, got more", where=path)
+    return raw
+
+
+def _replace_file(path: str, content: bytes) -> None:
+    """Write a file in place of the one that may be there; a reader sees the old or the new, never a part."""
+    directory, name = os.path.split(path)
+    fd, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=directory)
+    try:
+        with open(fd, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(fd, 0o644)
+            os.fsync(fd)
+        os.rename(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    _sync_directory(directory)
+
+
+def _sync_directory(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _open_locked(path: str) -> int:
+    """Return a descriptor of a partial blob that no other process or thread writes."""
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        try:
+            with suppress(OSError):  # a file system without locks; then two writers are the user's to keep apart
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            # While we waited, the other may have renamed or removed what we opened.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(fd), os.stat(path)):
+                    return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
