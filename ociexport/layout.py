@@ -323,7 +323,6 @@ class LayoutBlobWriter:
         self._descriptor = descriptor
         digest = descriptor.digest
         self._path = os.path.join(layout.path, _PARTIAL_DIRECTORY, f"{digest.algorithm}-{digest.encoded}")
-        self._subject = f"blob {digest}"
         self.is_complete = False
 
     def __enter__(self) -> Self:
@@ -345,7 +344,7 @@ class LayoutBlobWriter:
         """Forget what is written."""
         os.ftruncate(self._fd, 0)
         os.lseek(self._fd, 0, os.SEEK_SET)
-        self._verifier = Verifier(self._descriptor.digest, self._descriptor.size, subject=self._subject)
+        self._verifier = Verifier(self._descriptor.digest, self._descriptor.size, subject="blob")
 
     def write(self, chunk: Chunk, /) -> None:
         """Take the next bytes.
@@ -385,7 +384,7 @@ class LayoutBlobWriter:
 
     def _rehash(self) -> None:
         """Take up what an earlier try left: hash it, since a file is not to be trusted for its length."""
-        self._verifier = Verifier(self._descriptor.digest, self._descriptor.size, subject=self._subject)
+        self._verifier = Verifier(self._descriptor.digest, self._descriptor.size, subject="blob")
         if os.fstat(self._fd).st_size > self._descriptor.size:
             os.ftruncate(self._fd, 0)
         while chunk := os.read(self._fd, _READ_BYTES):

@@ -64,7 +64,7 @@ def fetch_entry(source: ImageSource, index: Index, entry: Descriptor) -> Receive
     return ReceivedManifest(received.raw, entry.media_type or received.media_type, received.digest)
 
 
-def read_config(source: ImageSource, manifest: Manifest) -> ImageConfig:
+def read_config(source: BlobOpener, manifest: Manifest) -> ImageConfig:
     """Return the image config of ``manifest``, verified.
 
     Raises:

@@ -92,8 +92,8 @@ class BlobWriter(Protocol):
         """Take the next bytes; raises SizeMismatchError as soon as there are too many."""
 
 
-class ImageDestination(Protocol):
-    """A place that images are copied to. Its methods may be called from several threads."""
+class ImageDestination(BlobOpener, Protocol):
+    """A place that images are copied to, and opens the blobs that it has; its methods are called from several threads."""
 
     def has_blob(self, descriptor: Descriptor) -> bool:
         """Whether the blob is there and valid: its bytes are read and verified, for a file may be cut or damaged."""
