@@ -20,6 +20,7 @@ What it is, by constructor arguments that can be changed later as attributes:
                               same blobs and refuses requests that bear an Authorization, as S3 does
     chunked=True              bodies of blobs come with no Content-Length
     bytes_per_second=…        each connection is limited so
+    tls=ssl_context           speaks https with it; tests/tls.py makes one
 
 What it does wrong, by rules: the first rule that fits a request answers it, and counts down:
 
@@ -40,6 +41,7 @@ import json
 import os
 import re
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -127,6 +129,7 @@ class FakeRegistry:
         redirect_to: FakeRegistry | None = None,
         chunked: bool = False,
         bytes_per_second: int | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.address = address
         self.auth = auth
@@ -139,6 +142,7 @@ class FakeRegistry:
         self.redirect_to = redirect_to
         self.chunked = chunked
         self.bytes_per_second = bytes_per_second
+        self.tls = tls
         self.refresh_tokens: dict[str, str] = {}
         self.blobs: dict[str, bytes] = {}
         self.manifests: dict[tuple[str, str], tuple[bytes, str | None]] = {}
@@ -192,7 +196,7 @@ class FakeRegistry:
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}"
+        return f"{'https' if self.tls else 'http'}://{self.host}"
 
     def paths(self, method: str | None = None) -> list[str]:
         """The paths that were asked for, oldest first."""
@@ -366,12 +370,21 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def setup(self) -> None:
+        if self.server.registry.tls is not None:
+            # Here and not at accept: the greeting of one client must not keep the others waiting.
+            self.request.settimeout(self.timeout)
+            self.request = self.server.registry.tls.wrap_socket(self.request, server_side=True)
         super().setup()
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         registry = self.server.registry
         with registry._lock:
             registry._connections.append(self.connection)
             self._number = len(registry._connections)
+
+    def finish(self) -> None:
+        super().finish()
+        if isinstance(self.connection, ssl.SSLSocket):
+            self.connection.close()
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)

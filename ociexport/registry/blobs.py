@@ -100,7 +100,7 @@ class BlobStream:
             self._failures = 0
         self._last_failure_at = self._position
         self._failures += 1
-        if not self._transport.wait_for_retry(self._failures, error.__cause__ or "the body ended early", self._subject):
+        if not self._transport.wait_for_retry(self._failures, error, self._subject):
             raise error
         self._answer = self._open()
 

@@ -26,6 +26,10 @@ MAX_ERROR_BODY_BYTES = 64 * 1024
 _MAX_SHOWN_ERRORS = 3
 
 
+class StalledError(TimeoutError):
+    """A body came too slowly for too long."""
+
+
 def redacted(url: str) -> str:
     """Return ``url`` as messages may show it: user and query, where signatures stand, are cut."""
     parts = urlsplit(url)
@@ -47,7 +51,9 @@ def error_of_response(
     """
     url = redacted(url)
     codes, explanation = _explain_body(headers.get("Content-Type", ""), body)
-    message = f"{subject}: {method} {url}: {status} {_reason(status)}" + (f": {explanation}" if explanation else "")
+    message = f"{subject}: {method} {url}: {status_line(status)}" + (f": {explanation}" if explanation else "")
+    if is_quota_error(status, codes) and (quota := _describe_quota(headers)):
+        message += f" ({quota})"
     kind, hint = _kind_and_hint(status, codes)
     return kind(message, method=method, url=url, status=status, codes=codes, hint=hint)
 
@@ -59,7 +65,7 @@ def _kind_and_hint(status: int, codes: tuple[str, ...]) -> tuple[type[RegistryEr
         return AuthenticationError, "these credentials may not read this repository, or the registry blocks this client"
     if status == 404:
         return RegistryNotFoundError, "check the spelling; some registries answer so for a private repository too"
-    if status == 429 or "TOOMANYREQUESTS" in codes:
+    if is_quota_error(status, codes):
         return RateLimitError, "wait for the quota to renew, log in for a larger one, or use a mirror"
     if status == 408 or status >= 500:
         return TransferError, "the registry has trouble; try again later"
@@ -92,11 +98,42 @@ def _explain_body(content_type: str, body: bytes) -> tuple[tuple[str, ...], str]
     return codes, "; ".join(quoted(text)[1:-1] for text in shown)
 
 
-def _reason(status: int) -> str:
+def status_line(status: int) -> str:
+    """Return a status as people know it: ``503 Service Unavailable``."""
     try:
-        return HTTPStatus(status).phrase
+        return f"{status} {HTTPStatus(status).phrase}"
     except ValueError:
-        return "(no standard status)"
+        return f"{status} (no standard status)"
+
+
+def is_quota_error(status: int, codes: tuple[str, ...]) -> bool:
+    """Whether a quota is used up; some registries say so with another status."""
+    return status == 429 or "TOOMANYREQUESTS" in codes
+
+
+def _describe_quota(headers: Mapping[str, str]) -> str:
+    """Return what Docker Hub tells of its quota: ``limit 100 in 6 h, 0 left, counted for 192.0.2.1``.
+
+    Spec: docs.docker.com "Pull usage and limits"; the headers' form is draft-polli-ratelimit-headers'.
+    """
+    limit, _, window = headers.get("RateLimit-Limit", "").partition(";w=")
+    left = headers.get("RateLimit-Remaining", "").partition(";")[0]
+    source = headers.get("Docker-RateLimit-Source", "")
+    parts = [f"limit {limit}"] if limit.isdecimal() else []
+    if parts and window.isdecimal():
+        parts = [f"{parts[0]} in {_hours(int(window))}"]
+    if left.isdecimal():
+        parts.append(f"{left} left")
+    if source:
+        parts.append(f"counted for {quoted(source)[1:-1]}")
+    wait = headers.get("Retry-After", "")
+    if wait:
+        parts.append(f"asks to wait: {quoted(wait)[1:-1]}" + (" s" if wait.isdecimal() else ""))
+    return ", ".join(parts)
+
+
+def _hours(seconds: int) -> str:
+    return f"{seconds / 3600:g} h" if seconds >= 3600 else f"{seconds} s"
 
 
 def error_of_connection(error: BaseException, *, subject: str, method: str, url: str) -> TransferError:
@@ -113,11 +150,11 @@ def reason_of(error: BaseException) -> str:
 
 def was_refused(error: BaseException) -> bool:
     """Whether nobody listens at the address."""
-    return any(isinstance(cause, ConnectionRefusedError) for cause in _causes(error))
+    return any(isinstance(cause, ConnectionRefusedError) for cause in causes(error))
 
 
 def _explain_connection(error: BaseException, host: str) -> tuple[str, str | None]:
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             hint = "if its authority is your own, add it to the trusted ones; --insecure believes any certificate"
             return f"the TLS certificate can't be verified: {cause.verify_message}", hint
@@ -127,11 +164,13 @@ def _explain_connection(error: BaseException, host: str) -> tuple[str, str | Non
             return f"TLS failed: {reason}", plain if "wrong version" in reason else None
         if isinstance(cause, socket.gaierror):
             return f"the host's name can't be resolved: {cause.strerror}", "check the spelling and the name service"
+        if isinstance(cause, StalledError):
+            return str(cause), "--stall-limit sets how slow a body may be"
         if isinstance(cause, TimeoutError):
             return "no answer in time", None
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror[0].lower() + cause.strerror[1:], None
-    texts = " ".join(str(cause) for cause in _causes(error))
+    texts = " ".join(str(cause) for cause in causes(error))
     if "timed out" in texts:
         return "no answer in time", None
     if "IncompleteRead" in texts or "Remote end closed" in texts or "Connection broken" in texts:
@@ -139,7 +178,7 @@ def _explain_connection(error: BaseException, host: str) -> tuple[str, str | Non
     return quoted(str(error))[1:-1], None
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
     """Yield the errors beneath ``error``, the innermost first: that one knows what happened."""
     found: list[BaseException] = []
     waiting: list[object] = [error]

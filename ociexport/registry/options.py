@@ -20,6 +20,7 @@ class RegistryOptions:
         retry_times: how often a request or body that failed for a passing reason is tried again.
         retry_delay_seconds: before the first retry; it doubles with each.
         max_wait_seconds: the longest Retry-After of a registry that we obey.
+        min_bytes_per_second: a body that comes more slowly for `stall_seconds` has stalled; it is asked for again.
         connect_timeout_seconds: for a connection to be made.
         read_timeout_seconds: for the next bytes to arrive.
     """
@@ -33,6 +34,8 @@ class RegistryOptions:
     max_wait_seconds: float = 120.0
     connect_timeout_seconds: float = 15.0
     read_timeout_seconds: float = 60.0
+    min_bytes_per_second: int = 1024
+    stall_seconds: float = 30.0
 
 
 DEFAULT_OPTIONS = RegistryOptions()

@@ -6,46 +6,45 @@ The only user of requests. Its `HTTPAdapter` is used with no `Session` above it:
 
 from __future__ import annotations
 
-import random
-import ssl
+import re
 import threading
-import weakref
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 
 import ociexport
 from ociexport.errors import RegistryError, TransferError, quoted
 from ociexport.progress import SILENT, Progress
+from ociexport.registry.connections import Adapter, OpenSockets
 from ociexport.registry.failures import (
     MAX_ERROR_BODY_BYTES,
+    StalledError,
     error_of_connection,
     error_of_response,
     reason_of,
     redacted,
+    status_line,
 )
 from ociexport.registry.hosts import DEFAULT_TLS, TlsSettings
 from ociexport.registry.options import DEFAULT_OPTIONS, RegistryOptions
+from ociexport.registry.retries import backoff_seconds, is_passing_error, is_passing_status, retry_after_seconds
 
 # Registries redirect once to their storage, and that perhaps once more to a nearer place.
 MAX_REDIRECTS = 10
-# A wait doubles with each retry up to here.
-_MAX_BACKOFF_SECONDS = 30.0
-# More connections to one host than anybody asks for with --jobs; those beyond are made and thrown away.
-_POOL_CONNECTIONS = 32
+# `read` fills what it was asked for, but keeps nobody waiting longer than this for what has arrived.
+_FILL_SECONDS = 0.1
 
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-# Not implemented, and version not supported: the same request will fail in the same way.
-_LASTING_SERVER_ERRORS = frozenset({501, 505})
-_PASSING_CLIENT_ERRORS = frozenset({408, 429})
+_REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
+_WARNING = re.compile(r'299 \S+ "((?:[^"\\]|\\.)*)"')
 
 _NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+# A TLS socket that was closed raises ValueError in a thread that reads from it.
+_READ_ERRORS = (*_NETWORK_ERRORS, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +57,7 @@ class WireRequest:
         authorization: sent to the origin of ``url`` only.
         accepted: statuses that are no error; others are raised.
         body: of a POST, form encoded.
+        tls: for the origin of ``url`` only.
         retries: whether passing failures are tried again.
     """
 
@@ -75,12 +75,14 @@ class WireRequest:
 class Answer:
     """A response whose body is still to be read, as raw bytes; closed by the caller."""
 
-    def __init__(self, request: WireRequest, url: str, response: requests.Response) -> None:
+    def __init__(self, request: WireRequest, url: str, response: requests.Response, options: RegistryOptions) -> None:
         self.request = request
         self.url = url
         self.status: int = response.status_code
         self.headers: CaseInsensitiveDict[str] = response.headers
         self._raw: urllib3.HTTPResponse = response.raw
+        self._error: TransferError | None = None
+        self._pace = _Pace(options.min_bytes_per_second, options.stall_seconds)
 
     @property
     def content_length(self) -> int | None:
@@ -92,15 +94,31 @@ class Answer:
         """Return up to ``size`` bytes of the body as they were sent, never decoded; ``b""`` at its end.
 
         Raises:
-            TransferError: the connection broke; the answer is then closed.
+            TransferError: the connection broke or stalled; all that had arrived was returned before.
         """
+        if self._error is not None:
+            raise self._error
+        parts: list[bytes] = []
+        missing = size
+        started = time.monotonic()
         try:
-            return self._raw.read(size, decode_content=False)
-        except _NETWORK_ERRORS as error:
-            self.close()
-            raise error_of_connection(
-                error, subject=self.request.subject, method=self.request.method, url=self.url
-            ) from error
+            while missing and (part := self._raw.read1(missing, decode_content=False)):
+                parts.append(part)
+                missing -= len(part)
+                if time.monotonic() - started > _FILL_SECONDS:
+                    break
+            self._pace.take(size - missing, time.monotonic() - started)
+        except _READ_ERRORS as error:
+            self._error = self._broken(error)
+            if not parts:
+                raise self._error from error
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _broken(self, error: BaseException) -> TransferError:
+        self.close()
+        broken = error_of_connection(error, subject=self.request.subject, method=self.request.method, url=self.url)
+        broken.__cause__ = error
+        return broken
 
     def read_up_to(self, max_bytes: int) -> bytes:
         """Return the body's first ``max_bytes``; the connection can be used again if that was all."""
@@ -116,14 +134,6 @@ class Answer:
         self._raw.close()
         self._raw.release_conn()
 
-    def abort(self) -> None:
-        """End a `read` that waits in another thread; it raises."""
-        try:
-            self._raw.shutdown()
-        except (OSError, ValueError, RuntimeError):
-            # It has just ended, or was never open.
-            return
-
     def error(self, body: bytes) -> RegistryError:
         """Return the error that this answer stands for."""
         return error_of_response(
@@ -136,21 +146,42 @@ class Answer:
         )
 
 
+class _Pace:
+    """How fast a body comes, as far as we wait for it: what the caller does between two reads is his time."""
+
+    def __init__(self, min_bytes_per_second: int, window_seconds: float) -> None:
+        self._min_bytes_per_second = min_bytes_per_second
+        self._window_seconds = window_seconds
+        self._seconds = 0.0
+        self._bytes = 0
+
+    def take(self, count: int, seconds: float) -> None:
+        """Take note of ``count`` bytes that took ``seconds``; raises StalledError if it was too slow for too long."""
+        self._seconds += seconds
+        self._bytes += count
+        if self._seconds < self._window_seconds:
+            return
+        if self._bytes < self._min_bytes_per_second * self._seconds:
+            raise StalledError(f"stalled: {self._bytes} bytes in {self._seconds:.0f} s")
+        self._seconds, self._bytes = 0.0, 0
+
+
 class Transport:
     """Sends requests; shared by all sources and threads of a run, so that connections are used again.
 
     Args:
         options: time-outs and retries.
-        progress: told of each retry.
+        progress: told of each retry, and of registries' warnings.
     """
 
     def __init__(self, options: RegistryOptions = DEFAULT_OPTIONS, progress: Progress = SILENT) -> None:
         self.options = options
         self.progress = progress
-        self._adapters: dict[TlsSettings, _TlsAdapter] = {}
+        self._adapters: dict[TlsSettings, Adapter] = {}
+        self._sockets = OpenSockets()
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        self._answers: weakref.WeakSet[Answer] = weakref.WeakSet()
+        self._warned: set[str] = set()
 
     def send(self, request: WireRequest) -> Answer:
         """Return the answer to ``request``, redirects followed and passing failures retried.
@@ -159,43 +190,50 @@ class Transport:
             TransferError: no connection, or a 408 or 5xx, each time.
             RateLimitError, AuthenticationError, RegistryNotFoundError, RegistryError: a status that is not accepted.
         """
-        attempt = 1
+        attempt = 0
         while True:
+            attempt += 1
+            asked_seconds = None
             try:
                 answer = self._send_following(request)
             except TransferError as error:
-                if not request.retries or not self.wait_for_retry(attempt, error.__cause__ or error, request.subject):
-                    raise
+                failure: RegistryError = error
             else:
                 if answer.status in request.accepted:
                     return answer
-                body = _read_error_body(answer)
-                reason = f"status {answer.status}"
-                if not (
-                    request.retries
-                    and _is_passing(answer.status)
-                    and self.wait_for_retry(attempt, reason, request.subject)
-                ):
-                    raise answer.error(body)
-            attempt += 1
+                failure = answer.error(_read_error_body(answer))
+                if not is_passing_status(answer.status):
+                    raise failure
+                asked_seconds = retry_after_seconds(answer.headers)
+            if not request.retries or not self.wait_for_retry(attempt, failure, request.subject, asked_seconds):
+                raise failure
 
-    def wait_for_retry(self, attempt: int, reason: BaseException | str, subject: str) -> bool:
-        """Wait after the failed ``attempt`` (from 1) and return True; False where there is to be no other."""
+    def wait_for_retry(
+        self, attempt: int, failure: RegistryError, subject: str, asked_seconds: float | None = None
+    ) -> bool:
+        """Wait after the failed ``attempt`` (from 1) and return True; False where there is to be no other.
+
+        Args:
+            failure: what the attempt ended in.
+            subject: what is asked for, as messages call it.
+            asked_seconds: the wait that the server asks for.
+        """
         times = self.options.retry_times
-        if attempt > times or self._closed.is_set():
+        if attempt > times or self._closed.is_set() or not is_passing_error(failure):
             return False
-        delay = min(self.options.retry_delay_seconds * 2 ** (attempt - 1), _MAX_BACKOFF_SECONDS)
-        # Clients that failed together must not come back together.
-        delay *= random.uniform(0.75, 1.25)  # noqa: S311 - nothing secret
-        words = reason if isinstance(reason, str) else reason_of(reason)
-        self.progress.say(f"{subject}: {words}; retry {attempt} of {times} in {delay:.1f} s")
+        delay = backoff_seconds(attempt, self.options.retry_delay_seconds)
+        if asked_seconds is not None:
+            if asked_seconds > self.options.max_wait_seconds:
+                return False
+            delay = max(delay, asked_seconds)
+        reason = status_line(failure.status) if failure.status is not None else reason_of(failure)
+        self.progress.say(f"{subject}: {reason}; retry {attempt} of {times} in {delay:.1f} s")
         return not self._closed.wait(delay)
 
     def close(self) -> None:
         """Close all connections, those in use by other threads too, and end all waits."""
         self._closed.set()
-        for answer in list(self._answers):
-            answer.abort()
+        self._sockets.shut_down()
         with self._lock:
             for adapter in self._adapters.values():
                 adapter.close()
@@ -206,15 +244,11 @@ class Transport:
         for _ in range(MAX_REDIRECTS + 1):
             answer = self._send_once(request, url)
             location = answer.headers.get("Location")
-            if answer.status not in _REDIRECTS or location is None:
+            if answer.status not in _REDIRECT_STATUSES or location is None:
                 return answer
             answer.close()
             url = _redirect_target(request, url, location)
-        raise RegistryError(
-            f"{request.subject}: {request.method} {redacted(request.url)}: expected at most {MAX_REDIRECTS} redirects",
-            method=request.method,
-            url=redacted(request.url),
-        )
+        raise _redirect_error(request, request.url, f"expected at most {MAX_REDIRECTS} redirects")
 
     def _send_once(self, request: WireRequest, url: str) -> Answer:
         at_home = _may_see_secrets(urlsplit(request.url), urlsplit(url))
@@ -238,43 +272,32 @@ class Transport:
             )
         except _NETWORK_ERRORS as error:
             raise error_of_connection(error, subject=request.subject, method=request.method, url=url) from error
-        answer = Answer(request, url, response)
-        self._answers.add(answer)
+        answer = Answer(request, url, response, self.options)
+        if at_home:
+            self._pass_on_warnings(answer)
         return answer
 
-    def _adapter(self, tls: TlsSettings) -> _TlsAdapter:
+    def _adapter(self, tls: TlsSettings) -> Adapter:
         with self._lock:
             if self._closed.is_set():
                 raise TransferError("the connections were closed")
             if tls not in self._adapters:
-                self._adapters[tls] = _TlsAdapter(tls)
+                self._adapters[tls] = Adapter(tls, self._sockets)
             return self._adapters[tls]
 
+    def _pass_on_warnings(self, answer: Answer) -> None:
+        """Tell once what the registry wants people to know.
 
-class _TlsAdapter(HTTPAdapter):
-    """Connections that share one `ssl.SSLContext`, ours: the system's authorities, which requests does not ask."""
-
-    def __init__(self, tls: TlsSettings) -> None:
-        self._context = ssl.create_default_context()
-        if not tls.verify:
-            self._context.check_hostname = False
-            self._context.verify_mode = ssl.CERT_NONE
-        super().__init__(pool_connections=_POOL_CONNECTIONS, pool_maxsize=_POOL_CONNECTIONS)
-
-    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        super().init_poolmanager(*arguments, ssl_context=self._context, **options)
-
-    def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
-        return super().proxy_manager_for(proxy, ssl_context=self._context, **options)
-
-    def build_connection_pool_key_attributes(
-        self, request: requests.PreparedRequest, verify: Any, cert: Any = None
-    ) -> tuple[Any, Any]:
-        host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
-        return host, {}
-
-    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
-        """Leave the connection as it is: its context knows all."""
+        Spec: distribution-spec 1.1, "Warnings".
+        """
+        for escaped in _WARNING.findall(answer.headers.get("Warning", "")):
+            text = re.sub(r"\\(.)", r"\1", escaped)
+            line = f"{urlsplit(answer.url).netloc} says: {quoted(text)[1:-1]}"
+            with self._lock:
+                is_new = line not in self._warned
+                self._warned.add(line)
+            if is_new:
+                self.progress.warn(line)
 
 
 def _read_error_body(answer: Answer) -> bytes:
@@ -287,22 +310,22 @@ def _read_error_body(answer: Answer) -> bytes:
         answer.close()
 
 
-def _is_passing(status: int) -> bool:
-    """Whether the same request may fare better in a while."""
-    return status in _PASSING_CLIENT_ERRORS or (status >= 500 and status not in _LASTING_SERVER_ERRORS)
-
-
 def _redirect_target(request: WireRequest, url: str, location: str) -> str:
-    target = urljoin(url, location)
-    parts = urlsplit(target)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise RegistryError(
-            f"{request.subject}: {request.method} {redacted(url)}: expected a redirect to http or https, "
-            f"got {quoted(redacted(target))}",
-            method=request.method,
-            url=redacted(url),
-        )
+    try:
+        target = urljoin(url, location)
+        parts = urlsplit(target)
+        is_web = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        target, is_web = location, False
+    if not is_web:
+        shown = quoted(target.partition("?")[0])
+        raise _redirect_error(request, url, f"expected a redirect to http or https, got {shown}")
     return target
+
+
+def _redirect_error(request: WireRequest, url: str, message: str) -> RegistryError:
+    url = redacted(url)
+    return RegistryError(f"{request.subject}: {request.method} {url}: {message}", method=request.method, url=url)
 
 
 def _may_see_secrets(home: SplitResult, there: SplitResult) -> bool:
