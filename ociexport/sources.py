@@ -93,7 +93,7 @@ class BlobWriter(Protocol):
 
 
 class ImageDestination(BlobOpener, Protocol):
-    """A place that images are copied to, and opens the blobs that it has; its methods are called from several threads."""
+    """A place that images are copied to, which opens the blobs that it has; called from several threads."""
 
     def has_blob(self, descriptor: Descriptor) -> bool:
         """Whether the blob is there and valid: its bytes are read and verified, for a file may be cut or damaged."""

@@ -7,6 +7,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from ociexport import mediatypes
 from ociexport.digest import Digest
@@ -17,12 +18,11 @@ from ociexport.sources import ImageName, ReceivedManifest
 Member = tuple[tarfile.TarInfo, bytes]
 
 
-def member(name: str, content: bytes = b"", **fields: object) -> Member:
+def member(name: str, content: bytes = b"", **fields: Any) -> Member:
     """Return a tar member of our own; ``fields`` are TarInfo's, and ``xattrs`` a dict."""
     info = tarfile.TarInfo(name)
     info.mtime = 1_000_000_000
     xattrs = fields.pop("xattrs", {})
-    assert isinstance(xattrs, dict)
     info.pax_headers = {
         f"SCHILY.xattr.{key}": value.decode("utf-8", "surrogateescape") for key, value in xattrs.items()
     }
@@ -32,17 +32,17 @@ def member(name: str, content: bytes = b"", **fields: object) -> Member:
     return info, content
 
 
-def directory(name: str, mode: int = 0o755, **fields: object) -> Member:
+def directory(name: str, mode: int = 0o755, **fields: Any) -> Member:
     """Return a directory."""
     return member(name, type=tarfile.DIRTYPE, mode=mode, **fields)
 
 
-def symlink(name: str, target: str, **fields: object) -> Member:
+def symlink(name: str, target: str, **fields: Any) -> Member:
     """Return a symbolic link."""
     return member(name, type=tarfile.SYMTYPE, linkname=target, **fields)
 
 
-def hard_link(name: str, target: str, **fields: object) -> Member:
+def hard_link(name: str, target: str, **fields: Any) -> Member:
     """Return a hard link."""
     return member(name, type=tarfile.LNKTYPE, linkname=target, **fields)
 

@@ -8,6 +8,7 @@ import gzip
 import io
 import lzma
 import sys
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -23,7 +24,7 @@ else:
     from backports import zstd
 
 CONTENT = bytes(range(256)) * 8192
-COMPRESSORS = {
+COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     "plain": bytes,
     "gzip": gzip.compress,
     "zstd": zstd.compress,
