@@ -1,0 +1,301 @@
+"""layout: an OCI image-layout directory in which nothing incomplete can be taken for complete."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from ociexport.digest import Digest
+from ociexport.documents import Descriptor, Platform
+from ociexport.errors import (
+    DigestMismatchError,
+    InvalidImageError,
+    NotFoundError,
+    SizeMismatchError,
+    UnsupportedMediaTypeError,
+    UsageError,
+)
+from ociexport.layout import ImageLayout
+from ociexport.sources import ImageName, ReceivedManifest
+
+CONTENT = b"some blob " * 1000
+BLOB = Descriptor("application/x", Digest.of(CONTENT), len(CONTENT))
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> ImageLayout:
+    return ImageLayout(tmp_path / "layout")
+
+
+def store(layout: ImageLayout, content: bytes = CONTENT) -> Descriptor:
+    descriptor = Descriptor("application/x", Digest.of(content), len(content))
+    with layout.new_blob(descriptor) as blob:
+        blob.write(content)
+    return descriptor
+
+
+def store_a_part(layout: ImageLayout, part: bytes) -> None:
+    """Write the beginning of the blob as a transfer that breaks does."""
+    with contextlib.suppress(ConnectionError), layout.new_blob(BLOB) as blob:
+        blob.write(part)
+        raise ConnectionError
+
+
+def files_of(layout: ImageLayout) -> list[str]:
+    root = Path(layout.path)
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+def test_layout_is_what_the_specification_says(layout: ImageLayout) -> None:
+    """image-layout.md: oci-layout, index.json and blobs/<alg>/<encoded>."""
+    store(layout)
+    layout.write_name(BLOB, ImageName("1", "docker.io/library/a:1"))
+    root = Path(layout.path)
+    assert json.loads((root / "oci-layout").read_bytes()) == {"imageLayoutVersion": "1.0.0"}
+    assert json.loads((root / "index.json").read_bytes()) == {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [
+            {
+                "mediaType": "application/x",
+                "digest": str(BLOB.digest),
+                "size": len(CONTENT),
+                "annotations": {
+                    "org.opencontainers.image.ref.name": "1",
+                    "io.containerd.image.name": "docker.io/library/a:1",
+                },
+            }
+        ],
+    }
+    assert (root / "blobs" / "sha256" / BLOB.digest.encoded).read_bytes() == CONTENT
+
+
+def test_nothing_is_made_before_the_first_blob(layout: ImageLayout) -> None:
+    assert not layout.has_blob(BLOB)
+    layout.verify_is_usable()
+    assert not os.path.exists(layout.path)
+
+
+@pytest.mark.parametrize(
+    ("written", "error"),
+    [(CONTENT[:-1], SizeMismatchError), (CONTENT + b"x", SizeMismatchError), (CONTENT[::-1], DigestMismatchError)],
+    ids=["short", "long", "other"],
+)
+def test_wrong_bytes_leave_nothing(layout: ImageLayout, written: bytes, error: type[Exception]) -> None:
+    with pytest.raises(error), layout.new_blob(BLOB) as blob:
+        blob.write(written)
+    assert files_of(layout) == [".ociexport/lock", "index.json", "oci-layout"]
+
+
+def test_cut_transfer_is_taken_up_where_it_ended(layout: ImageLayout) -> None:
+    store_a_part(layout, CONTENT[:4000])
+    assert not layout.has_blob(BLOB)
+    with ImageLayout(layout.path).new_blob(BLOB) as blob:
+        assert blob.offset == 4000
+        blob.write(CONTENT[4000:])
+    assert layout.has_blob(BLOB)
+    assert files_of(layout) == [
+        ".ociexport/lock",
+        f"blobs/sha256/{BLOB.digest.encoded}",
+        "index.json",
+        "oci-layout",
+    ]
+
+
+def test_damaged_beginning_is_seen_at_the_end(layout: ImageLayout) -> None:
+    """A partial blob is hashed before it is trusted."""
+    store_a_part(layout, b"X" * 4000)
+    with pytest.raises(DigestMismatchError), layout.new_blob(BLOB) as blob:
+        blob.write(CONTENT[blob.offset :])
+    with layout.new_blob(BLOB) as blob:
+        assert blob.offset == 0
+        blob.write(CONTENT)
+
+
+@pytest.mark.parametrize("damage", [b"", CONTENT[:-1], CONTENT[:-1] + b"X", CONTENT + b"X"])
+def test_damaged_blob_is_not_there_and_is_replaced(layout: ImageLayout, damage: bytes) -> None:
+    store(layout)
+    Path(layout.blob_path(BLOB.digest)).write_bytes(damage)
+    assert not layout.has_blob(BLOB)
+    store(layout)
+    assert layout.has_blob(BLOB)
+
+
+def test_same_full_name_moves_and_others_stay(layout: ImageLayout) -> None:
+    one, two = store(layout, b"one"), store(layout, b"two")
+    layout.write_name(one, ImageName("latest", "docker.io/library/a:latest"))
+    layout.write_name(one, ImageName("latest", "docker.io/library/b:latest"))
+    layout.write_name(two, ImageName("latest", "docker.io/library/a:latest"))
+    layout.write_name(two, ImageName("latest", "docker.io/library/a:latest"))
+    assert [(descriptor.digest, name.full) for descriptor, name in layout.read_images()] == [
+        (one.digest, "docker.io/library/b:latest"),
+        (two.digest, "docker.io/library/a:latest"),
+    ]
+
+
+def test_what_others_wrote_into_the_index_stays(layout: ImageLayout) -> None:
+    store(layout)
+    path = Path(layout.path, "index.json")
+    theirs = {
+        "schemaVersion": 2,
+        "x-vendor": {"deep": [1, 2.5, None]},
+        "annotations": {"a": "ü"},
+        "manifests": [{"mediaType": "application/unknown", "digest": str(BLOB.digest), "size": 5, "x-more": True}],
+    }
+    path.write_text(json.dumps(theirs))
+    layout.write_name(store(layout, b"two"), ImageName("2", "docker.io/library/a:2"))
+    index = json.loads(path.read_bytes())
+    assert index["manifests"].pop()["digest"] == str(Digest.of(b"two"))
+    assert index == theirs
+
+
+def test_platform_is_written(layout: ImageLayout) -> None:
+    descriptor = Descriptor("m", BLOB.digest, BLOB.size, platform=Platform("linux", "arm64", "v8"))
+    layout.write_name(descriptor, ImageName("1", None))
+    assert layout.read_images()[0][0].platform == Platform("linux", "arm64", "v8")
+
+
+@pytest.mark.parametrize(
+    "name", ["1", "a:1", "library/a:1", "docker.io/library/a:1", "@0", f"@{Digest.of(b'one')}", None]
+)
+def test_image_is_found_by_each_of_its_names(layout: ImageLayout, name: str | None) -> None:
+    one = store(layout, b"one")
+    layout.write_name(one, ImageName("1", "docker.io/library/a:1"))
+    if name is not None:
+        layout.write_name(store(layout, b"two"), ImageName("2", "docker.io/library/a:2"))
+    assert layout.open_image(name).fetch_manifest().raw == b"one"
+
+
+def test_names_of_crane_and_umoci_are_read(layout: ImageLayout) -> None:
+    """crane --annotate-ref writes the full reference as ref.name, umoci and skopeo the tag alone."""
+    one, two = store(layout, b"one"), store(layout, b"two")
+    layout.write_name(one, ImageName("registry.test/team/app:1", None))
+    layout.write_name(two, ImageName("bare", None))
+    assert layout.open_image("registry.test/team/app:1").image_name.full == "registry.test/team/app:1"
+    assert layout.open_image("bare").fetch_manifest().raw == b"two"
+
+
+def test_manifest_that_only_an_index_names_is_found_by_digest(layout: ImageLayout) -> None:
+    inner = store(layout, b"inner")
+    assert layout.open_image(f"@{inner.digest}").fetch_manifest().raw == b"inner"
+
+
+def test_ambiguous_and_unknown_names_list_what_there_is(layout: ImageLayout) -> None:
+    layout.write_name(store(layout, b"one"), ImageName("1", "docker.io/library/a:1"))
+    layout.write_name(store(layout, b"two"), ImageName("1", "docker.io/library/b:1"))
+    listed = "docker.io/library/a:1, docker.io/library/b:1"
+    for name, kind, message in (
+        (None, UsageError, f"{layout}: expected one image, there are: {listed}"),
+        ("1", UsageError, f"{layout}: expected one image '1', there are: {listed}"),
+        ("3", NotFoundError, f"{layout}: expected image '3', there are: {listed}"),
+        ("@7", NotFoundError, f"{layout}: expected an image at position 7, there are 2"),
+    ):
+        with pytest.raises(kind) as caught:
+            layout.open_image(name)
+        assert str(caught.value) == message
+
+
+def test_directory_of_other_files_is_refused_and_untouched(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(UsageError, match="expected an OCI layout or an empty directory"):
+        store(ImageLayout(tmp_path))
+    assert os.listdir(tmp_path) == ["mine"]
+
+
+def test_missing_and_other_layouts_are_told(tmp_path: Path, layout: ImageLayout) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        layout.read_images()
+    assert str(caught.value) == f"{layout}: expected an OCI layout, got no oci-layout file in it"
+    (tmp_path / "oci-layout").write_text('{"imageLayoutVersion": "2.0.0"}')
+    with pytest.raises(UnsupportedMediaTypeError, match=r"imageLayoutVersion: expected 1\.0\.0, got '2\.0\.0'$"):
+        ImageLayout(tmp_path).read_images()
+    (tmp_path / "oci-layout").write_text("<html>")
+    with pytest.raises(InvalidImageError, match="expected a JSON document"):
+        ImageLayout(tmp_path).read_images()
+
+
+def test_fifo_in_place_of_a_blob_does_not_hang(layout: ImageLayout) -> None:
+    store(layout, b"other")
+    os.mkfifo(layout.blob_path(BLOB.digest))
+    assert not layout.has_blob(BLOB)
+    with pytest.raises(InvalidImageError, match=r"expected a file, got something else$"):
+        layout.open_blob(BLOB)
+
+
+def test_planted_link_in_place_of_a_partial_blob_is_not_followed(layout: ImageLayout, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    layout.make_ready()
+    os.symlink(victim, os.path.join(layout.path, ".ociexport/partial", f"sha256-{BLOB.digest.encoded}"))
+    with pytest.raises(OSError, match="symbolic links"):
+        store(layout)
+    assert victim.read_text() == "untouched"
+
+
+def test_manifest_is_kept_byte_for_byte(layout: ImageLayout) -> None:
+    raw = b'{ "schemaVersion" : 2,\n "spaces": "kept" }'
+    layout.write_manifest(ReceivedManifest(raw, "m", Digest.of(raw)))
+    layout.write_manifest(ReceivedManifest(raw, "m", Digest.of(raw)))
+    assert Path(layout.blob_path(Digest.of(raw))).read_bytes() == raw
+
+
+def test_altered_manifest_is_told_with_the_layouts_name(layout: ImageLayout) -> None:
+    layout.write_name(store(layout), ImageName("1", None))
+    Path(layout.blob_path(BLOB.digest)).write_bytes(b"X" * len(CONTENT))
+    with pytest.raises(DigestMismatchError) as caught:
+        layout.open_image("1").fetch_manifest()
+    assert str(caught.value) == (
+        f"{layout}: manifest {BLOB.digest}: digest mismatch: expected {BLOB.digest}, "
+        f"got {Digest.of(b'X' * len(CONTENT))}"
+    )
+
+
+def test_missing_blob_is_told(layout: ImageLayout) -> None:
+    layout.make_ready()
+    with pytest.raises(NotFoundError) as caught:
+        layout.open_blob(BLOB)
+    assert str(caught.value) == f"{layout}: blob {BLOB.digest}: not in the layout"
+
+
+def test_unused_layout_is_removed_and_a_used_one_kept(layout: ImageLayout) -> None:
+    layout.make_ready()
+    layout.remove_if_unused()
+    assert not os.path.exists(layout.path)
+    store(layout)
+    layout.remove_if_unused()
+    assert layout.has_blob(BLOB)
+
+
+def test_two_processes_lose_no_name(layout: ImageLayout) -> None:
+    """skopeo, umoci and oras do (containers/image issue 1028, umoci issue 146)."""
+    script = textwrap.dedent(
+        """
+        import sys
+        from ociexport.digest import Digest
+        from ociexport.documents import Descriptor
+        from ociexport.layout import ImageLayout
+        from ociexport.sources import ImageName
+        layout = ImageLayout(sys.argv[1])
+        for number in range(15):
+            content = b"shared %d" % number
+            descriptor = Descriptor("m", Digest.of(content), len(content))
+            with layout.new_blob(descriptor) as blob:
+                if not blob.is_complete:
+                    blob.write(content[blob.offset:])
+            tag = f"{sys.argv[2]}-{number}"
+            layout.write_name(descriptor, ImageName(tag, f"docker.io/library/a:{tag}"))
+        """
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", script, layout.path, str(number)]) for number in range(3)]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    images = layout.read_images()
+    assert len({name.full for _, name in images}) == len(images) == 45
+    assert all(layout.has_blob(descriptor) for descriptor, _ in images)
+    assert os.listdir(os.path.join(layout.path, ".ociexport", "partial")) == []

@@ -1,0 +1,92 @@
+"""source_names: what users type for a source."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ociexport.errors import NotFoundError, UsageError
+from ociexport.layout import ImageLayout
+from ociexport.reference import ImageReference
+from ociexport.source_names import LayoutName, RegistryName, open_source, parse_source_name
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("layout", "with:colon", "with@at"):
+        ImageLayout(name).make_ready()
+    (tmp_path / "plain").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["alpine", "alpine:3.20", "docker.io/library/alpine", "localhost:5000/a/b:c", "plain", "plain:1", "[::1]:5/a"],
+)
+def test_references_are_references(text: str) -> None:
+    assert parse_source_name(text) == RegistryName(ImageReference.parse(text))
+    assert parse_source_name(f"docker://{text}") == RegistryName(ImageReference.parse(text))
+
+
+DIGEST = "sha256:" + "a" * 64
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "image"),
+    [
+        ("./layout", "./layout", None),
+        ("layout", "layout", None),
+        ("layout:1.0", "layout", "1.0"),
+        ("./layout:latest", "./layout", "latest"),
+        ("oci:layout", "layout", None),
+        ("oci:layout:docker.io/library/a:1", "layout", "docker.io/library/a:1"),
+        ("oci:layout:@2", "layout", "@2"),
+        ("ocidir://layout:tag", "layout", "tag"),
+        ("./layout@" + DIGEST, "./layout", "@" + DIGEST),
+        (f"./layout:@{DIGEST}", "./layout", "@" + DIGEST),
+        ("./with:colon", "./with:colon", None),
+        ("./with:colon:tag", "./with:colon", "tag"),
+        ("with@at:tag", "with@at", "tag"),
+        ("./absent:tag", "./absent", "tag"),
+        ("oci:absent", "absent", None),
+        (".", ".", None),
+        ("/", "/", None),
+        ("../x", "../x", None),
+    ],
+)
+def test_layouts_and_their_images_are_told_apart(text: str, path: str, image: str | None) -> None:
+    assert parse_source_name(text) == LayoutName(path, image)
+
+
+def test_absolute_paths_are_paths(here: Path) -> None:
+    assert parse_source_name(f"{here}/layout:a/b:c") == LayoutName(f"{here}/layout", "a/b:c")
+
+
+@pytest.mark.parametrize("prefix", ["oci-archive", "docker-archive", "dir", "docker-daemon", "containers-storage"])
+def test_transports_that_are_not_there_are_named(prefix: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_source_name(f"{prefix}:x")
+    assert str(caught.value) == f"source '{prefix}:x': {prefix} is not supported"
+
+
+def test_path_without_a_path_is_refused() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_source_name("oci::tag")
+    assert str(caught.value) == "source ':tag': expected a directory, got none"
+
+
+def test_missing_layout_is_not_found() -> None:
+    with pytest.raises(NotFoundError) as caught:
+        open_source("./absent:1")
+    assert str(caught.value) == "'./absent': expected an OCI layout, there is no such directory"
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_source_or_a_usage_error(text: str) -> None:
+    with contextlib.suppress(UsageError):
+        assert parse_source_name(text) == parse_source_name(text)
