@@ -13,6 +13,7 @@ import json
 import os
 import stat
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -65,6 +66,7 @@ class ImageLayout:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         self._is_ready = False
+        self._ready_lock = threading.Lock()
 
     def __str__(self) -> str:
         return self.path
@@ -236,8 +238,11 @@ class ImageLayout:
         Raises:
             UsageError: it holds something else; it was not touched.
         """
-        if self._is_ready:
-            return
+        with self._ready_lock:
+            if not self._is_ready:
+                self._make_ready()
+
+    def _make_ready(self) -> None:
         self.verify_is_usable()
         for name in (os.path.join("blobs", "sha256"), _PARTIAL_DIRECTORY):
             os.makedirs(os.path.join(self.path, name), exist_ok=True)
@@ -478,7 +483,8 @@ def _read_file(path: str, max_bytes: int) -> bytes:
 def _replace_file(path: str, content: bytes) -> None:
     """Write a file in place of the one that may be there; a reader sees the old or the new, never a part."""
     directory, name = os.path.split(path)
-    fd, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=directory)
+    # Not beside it: who looks whether this is a layout at the same moment should see only what a layout has.
+    fd, temporary = tempfile.mkstemp(prefix=f"{name}.", dir=os.path.join(directory, _OWN_DIRECTORY))
     try:
         with open(fd, "wb") as file:
             file.write(content)
