@@ -94,7 +94,7 @@ class Verifier:
     Args:
         digest: what the bytes must hash to.
         size: how many there must be; None where only the digest is known.
-        subject: how a message names the bytes, such as ``blob sha256:…``.
+        subject: how a message names the bytes, such as ``blob sha256:…``; empty where the caller says it.
     """
 
     def __init__(self, digest: Digest, size: int | None, *, subject: str) -> None:

@@ -16,7 +16,14 @@ from typing import TypeAlias
 
 from ociexport import mediatypes
 from ociexport.digest import Digest
-from ociexport.errors import InvalidDigestError, InvalidImageError, UnsupportedMediaTypeError, locating, quoted
+from ociexport.errors import (
+    InvalidDigestError,
+    InvalidImageError,
+    UnsupportedMediaTypeError,
+    locating,
+    printable,
+    quoted,
+)
 from ociexport.jsonfields import JsonObject, parse_json_object
 
 # distribution-spec "Pushing Manifests": registries should take at least 4 MiB; nobody honest goes beyond.
@@ -64,7 +71,8 @@ class Platform:
 
     def __str__(self) -> str:
         name = f"{self.os}/{self.architecture}" + (f"/{self.variant}" if self.variant else "")
-        return f"{name} (version {self.os_version})" if self.os_version else name
+        # A platform comes from an image, and this goes to a terminal.
+        return printable(f"{name} (version {self.os_version})" if self.os_version else name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +101,7 @@ class Descriptor:
         size = item.integer("size")
         if not 0 <= size <= _MAX_INT64:
             raise item.error("size", f"expected 0 to {_MAX_INT64}, got {quoted(size)}")
-        try:
-            digest = Digest.parse(item.text("digest"))
-        except InvalidDigestError as error:
-            raise item.error("digest", str(error)) from error
+        digest = _parse_digest(item, "digest", item.text("digest"))
         platform = item.optional_object("platform")
         return cls(
             media_type=mediatypes.without_parameters(item.optional_text("mediaType") or ""),
@@ -126,6 +131,14 @@ class Descriptor:
     def is_attestation(self) -> bool:
         """Whether this entry of an index is BuildKit's provenance or SBOM, which runs nowhere."""
         return "vnd.docker.reference.digest" in self.annotations
+
+
+def _parse_digest(item: JsonObject, key: str, text: str) -> Digest:
+    """Return the digest that ``text``, the member ``key`` of ``item``, names."""
+    try:
+        return Digest.parse(text)
+    except InvalidDigestError as error:
+        raise item.error(key, str(error).removeprefix("digest: ")) from error
 
 
 def _embedded_data(item: JsonObject, digest: Digest, size: int) -> bytes | None:
@@ -317,7 +330,8 @@ def parse_config(raw: bytes, digest: Digest | None = None) -> ImageConfig:
             digest=digest,
             platform=Platform.from_json(item),
             diff_ids=tuple(
-                _parse_diff_id(rootfs, number, text) for number, text in enumerate(rootfs.texts("diff_ids"))
+                _parse_digest(rootfs, f"diff_ids[{number}]", text)
+                for number, text in enumerate(rootfs.texts("diff_ids"))
             ),
             history=tuple(
                 HistoryEntry(
@@ -333,13 +347,6 @@ def parse_config(raw: bytes, digest: Digest | None = None) -> ImageConfig:
             created=item.optional_text("created"),
             author=item.optional_text("author"),
         )
-
-
-def _parse_diff_id(rootfs: JsonObject, number: int, text: str) -> Digest:
-    try:
-        return Digest.parse(text)
-    except InvalidDigestError as error:
-        raise rootfs.error(f"diff_ids[{number}]", str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)

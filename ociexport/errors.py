@@ -154,9 +154,22 @@ def locating(place: str) -> Iterator[None]:
 
 def quoted(untrusted: object) -> str:
     """Return text from outside as a message may show it: one line, no control characters, bounded length."""
-    text = repr(untrusted) if not isinstance(untrusted, str) else f"'{untrusted}'"
-    safe = "".join(
+    if not isinstance(untrusted, str):
+        return printable(repr(untrusted))
+    return f"'{printable(untrusted)}'"
+
+
+def printable(untrusted: str) -> str:
+    """Return text from outside as it may stand within a line; see `quoted`."""
+    safe = escaped(untrusted[: MAX_QUOTED_CHARACTERS + 1])
+    return safe if len(safe) <= MAX_QUOTED_CHARACTERS else safe[:MAX_QUOTED_CHARACTERS] + "…"
+
+
+def escaped(text: str) -> str:
+    """Return ``text`` with all that a terminal might obey, or fail to show, written as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
-        for character in text[: MAX_QUOTED_CHARACTERS + 1]
+        for character in text
     )
-    return safe if len(text) <= MAX_QUOTED_CHARACTERS else safe[:MAX_QUOTED_CHARACTERS] + "…"

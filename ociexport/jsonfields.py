@@ -6,10 +6,15 @@ Documents are read here once, at the edge, and become frozen values; no raw dict
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ociexport.errors import InvalidImageError, quoted
+
+# Half of a surrogate pair is no character, and could not be written again; Go reads U+FFFD, and so do we.
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def parse_json_object(raw: bytes, *, where: str) -> JsonObject:
@@ -20,6 +25,8 @@ def parse_json_object(raw: bytes, *, where: str) -> JsonObject:
     """
     try:
         value = json.loads(raw.decode("utf-8"))
+        if _SURROGATE_ESCAPE.search(raw):
+            value = json.loads(_LONE_SURROGATE.sub("\ufffd", json.dumps(value, ensure_ascii=False)))
     except (ValueError, RecursionError) as error:
         reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
         raise InvalidImageError(f"expected a JSON document, got {_kind_of(raw)} ({reason})", where=where) from error

@@ -65,6 +65,8 @@ class ImageLayout:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
+        if not self.path:
+            raise UsageError("layout: expected the path of a directory, got an empty one")
         self._is_ready = False
         self._ready_lock = threading.Lock()
 
@@ -349,7 +351,7 @@ class LayoutBlobWriter:
         """Forget what is written."""
         os.ftruncate(self._fd, 0)
         os.lseek(self._fd, 0, os.SEEK_SET)
-        self._verifier = Verifier(self._descriptor.digest, self._descriptor.size, subject="blob")
+        self._verifier = Verifier(self._descriptor.digest, self._descriptor.size, subject="")
 
     def write(self, chunk: Chunk, /) -> None:
         """Take the next bytes.
@@ -389,7 +391,7 @@ class LayoutBlobWriter:
 
     def _rehash(self) -> None:
         """Take up what an earlier try left: hash it, since a file is not to be trusted for its length."""
-        self._verifier = Verifier(self._descriptor.digest, self._descriptor.size, subject="blob")
+        self._verifier = Verifier(self._descriptor.digest, self._descriptor.size, subject="")
         if os.fstat(self._fd).st_size > self._descriptor.size:
             os.ftruncate(self._fd, 0)
         while chunk := os.read(self._fd, _READ_BYTES):
@@ -469,7 +471,7 @@ def _new_index() -> dict[str, Any]:
 
 
 def _to_json(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return json.dumps(value, separators=(",", ":")).encode("ascii")
 
 
 def _read_file(path: str, max_bytes: int) -> bytes:

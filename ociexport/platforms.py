@@ -30,6 +30,7 @@ _ARCHITECTURES = {
 _SYSTEMS = {"macos": "darwin"}
 # What an entry without a variant means, and so what such a variant is worth in a comparison.
 _DEFAULT_VARIANTS = {"arm": "v7", "arm64": "v8", "amd64": "v1"}
+_VARIANT_PATTERN = re.compile(r"v?([0-9]{1,4})")
 _PART_PATTERN = re.compile(r"[A-Za-z0-9_.-]+")
 # What a platform of attestations is called: it names no machine.
 _UNKNOWN = "unknown"
@@ -116,10 +117,9 @@ def _rank(offered: Platform, wanted: Platform) -> int | None:
 
 def _variant_number(platform: Platform) -> int | None:
     variant = platform.variant or _DEFAULT_VARIANTS.get(platform.architecture, "")
-    digits = variant.removeprefix("v")
-    return int(digits) if digits.isascii() and digits.isdigit() else None
+    match = _VARIANT_PATTERN.fullmatch(variant)
+    return int(match[1]) if match else None
 
 
 def _listed(entries: Iterable[Descriptor]) -> str:
-    names = (str(entry.platform) for entry in entries if entry.platform is not None)
-    return ", ".join(dict.fromkeys(quoted(name).strip("'") for name in names)) or "none"
+    return ", ".join(dict.fromkeys(str(entry.platform) for entry in entries if entry.platform is not None)) or "none"

@@ -87,6 +87,9 @@ class ImageReference:
 
     @classmethod
     def _parse(cls, text: str) -> ImageReference:
+        if re.fullmatch(r"[0-9a-f]{64}", text):
+            # docker refuses this too: it could as well be meant as an image ID.
+            raise InvalidReferenceError("repository: 64 hexadecimal digits are no name")
         name, at, digest_text = text.partition("@")
         digest = Digest.parse(digest_text) if at else None
         registry, slash, path = name.partition("/")
@@ -96,11 +99,9 @@ class ImageReference:
         tag = tag_text if colon else None
         if registry in _DOCKER_HUB_ALIASES:
             registry = DEFAULT_REGISTRY
-            if path and "/" not in path:
+            # What is no name stays as the user wrote it, for the message.
+            if "/" not in path and _REPOSITORY_PATTERN.fullmatch(path):
                 path = f"library/{path}"
-        if re.fullmatch(r"[0-9a-f]{64}", path.removeprefix("library/")):
-            # docker refuses this too: it could as well be meant as an image ID.
-            raise InvalidReferenceError(f"repository: 64 hexadecimal digits are no name, got {quoted(path)}")
         if tag is None and digest is None:
             tag = DEFAULT_TAG
         return cls(registry, path, tag, digest)

@@ -135,7 +135,7 @@ def test_bytes_altered_for_good_are_an_error_that_names_the_layer(source: Memory
     with pytest.raises(DigestMismatchError) as caught:
         pull(source, layout, platform=AMD64)
     assert str(caught.value) == (
-        f"layer 2 of 2 ({digest}): blob: digest mismatch: expected {digest}, got {Digest.of(source.blobs[digest])}"
+        f"layer 2 of 2 ({digest}): digest mismatch: expected {digest}, got {Digest.of(source.blobs[digest])}"
     )
     assert layout.read_images() == []
     assert source.manifest.digest.encoded not in blobs_in(layout)
@@ -144,7 +144,7 @@ def test_bytes_altered_for_good_are_an_error_that_names_the_layer(source: Memory
 def test_body_longer_than_declared_is_an_error(source: MemorySource, layout: ImageLayout) -> None:
     digest = source.layers[1].digest
     source.blobs[digest] += b"x"
-    with pytest.raises(SizeMismatchError, match=rf"^layer 2 of 2 \({digest}\): blob: size mismatch: expected "):
+    with pytest.raises(SizeMismatchError, match=rf"^layer 2 of 2 \({digest}\): size mismatch: expected "):
         pull(source, layout, platform=AMD64)
 
 

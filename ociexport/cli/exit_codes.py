@@ -43,6 +43,7 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (SizeMismatchError, INTEGRITY),
     (InvalidImageError, MALFORMED_IMAGE),
     (NoMatchingPlatformError, NO_SUCH_PLATFORM),
+    (FileNotFoundError, NOT_FOUND),
     (OSError, DISK),
     (KeyboardInterrupt, INTERRUPTED),
 )

@@ -25,6 +25,15 @@ _COMMANDS = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells what it can't parse as all errors are told: in one line, and a hint."""
+
+    def error(self, message: str) -> NoReturn:
+        from ociexport.errors import UsageError  # noqa: PLC0415 - only an error needs it
+
+        raise UsageError(message, hint=f"see {self.prog} --help")
+
+
 class _Terminated(BaseException):
     """SIGTERM arrived; not an Exception, so that only clean-up code sees it on its way out."""
 
@@ -48,13 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as error:
         return int(error.code or 0)
     except _Terminated:
-        return _report("terminated", None, 143)
+        return _report_end("terminated", 143)
     except KeyboardInterrupt:
-        return _report("interrupted", None, 130)
+        return _report_end("interrupted", 130)
     except (ociexport.OciexportError, OSError) as error:
-        from ociexport.cli.exit_codes import exit_code_of  # noqa: PLC0415 - only an error needs it
+        from ociexport.cli.reporting import report_error  # noqa: PLC0415 - only an error needs it
 
-        return _report(_one_line(error), getattr(error, "hint", None), exit_code_of(error))
+        return report_error(error)
     return code
 
 
@@ -64,7 +73,7 @@ def _raise_terminated(number: int, frame: FrameType | None) -> NoReturn:
 
 def _parse_command_line(words: list[str]) -> argparse.Namespace:
     """Return the options, with the command's ``run``; only the named command's module is loaded."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="ociexport", description="Container images on disk, verified, with no daemon.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"ociexport {ociexport.__version__}")
@@ -82,18 +91,6 @@ def _parse_command_line(words: list[str]) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def _one_line(error: BaseException) -> str:
-    """Return an error's message on one line; an `OSError`'s with the file's name first."""
-    if isinstance(error, OSError) and error.strerror:
-        names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes))]
-        text = ": ".join([*(name.encode("utf-8", "backslashreplace").decode() for name in names), error.strerror])
-    else:
-        text = str(error) or type(error).__name__
-    return " ".join(text.split("\n"))
-
-
-def _report(message: str, hint: str | None, code: int) -> int:
-    print(f"ociexport: error: {message}", file=sys.stderr)
-    if hint:
-        print(f"hint: {hint}", file=sys.stderr)
+def _report_end(how: str, code: int) -> int:
+    print(f"ociexport: error: {how}", file=sys.stderr)
     return code

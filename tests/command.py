@@ -1,0 +1,49 @@
+"""The real command in a process of its own, as a user starts it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+# What a developer's machine may have set, and what would then change what is tested.
+_FOREIGN_VARIABLES = (
+    "DOCKER_CONFIG",
+    "DOCKER_AUTH_CONFIG",
+    "DOCKER_DEFAULT_PLATFORM",
+    "REGISTRY_AUTH_FILE",
+    "XDG_RUNTIME_DIR",
+    "XDG_CONFIG_HOME",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_COLOR",
+    "CI",
+)
+
+
+def command_environment(home: Path, **variables: str) -> dict[str, str]:
+    """Return an environment in which a user has no settings at all."""
+    kept = {name: value for name, value in os.environ.items() if name.upper() not in _FOREIGN_VARIABLES}
+    return {**kept, "HOME": str(home), "COLUMNS": "100", **variables}
+
+
+def command_line(*arguments: str | os.PathLike[str]) -> list[str]:
+    """Return what starts the command; warnings are errors there too."""
+    return [sys.executable, "-W", "error", "-m", "ociexport", *(os.fspath(argument) for argument in arguments)]
+
+
+def run_command(
+    *arguments: str | os.PathLike[str], home: Path, variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run ``ociexport`` with ``arguments`` and return what came of it."""
+    return subprocess.run(
+        command_line(*arguments),
+        env=command_environment(home, **(variables or {})),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
