@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 from typing import Any
 
@@ -284,10 +285,8 @@ DOCUMENTS = st.dictionaries(
 
 @given(DOCUMENTS, st.none() | st.text() | st.sampled_from(mediatypes.ACCEPTED_MANIFESTS))
 def test_any_document_is_one_or_an_invalid_image(members: dict[str, Any], media_type: str | None) -> None:
-    try:
+    with contextlib.suppress(InvalidImageError):
         parse_document(json.dumps(members).encode(), media_type)
-    except InvalidImageError as error:
-        assert str(error).startswith("manifest sha256:")
 
 
 @given(
@@ -297,7 +296,5 @@ def test_any_document_is_one_or_an_invalid_image(members: dict[str, Any], media_
     )
 )
 def test_any_config_is_one_or_an_invalid_image(members: dict[str, Any]) -> None:
-    try:
+    with contextlib.suppress(InvalidImageError):
         parse_config(json.dumps(members).encode())
-    except InvalidImageError as error:
-        assert str(error).startswith("config sha256:")

@@ -34,7 +34,7 @@ def _all_error_classes() -> set[type[BaseException]]:
 
 
 def test_every_error_derives_from_the_base() -> None:
-    """STYLE: the base is true. What ends a process on a signal is no error, and StalledError ends in a TransferError."""
+    """The base is true. What ends a process on a signal is no error, and a StalledError ends as a TransferError."""
     others = {kind.__name__ for kind in _all_error_classes() if not issubclass(kind, OciexportError)}
     assert others <= {"_Terminated", "StalledError"}
 
