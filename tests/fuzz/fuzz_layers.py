@@ -1,0 +1,112 @@
+"""Fuzz what meets bytes from outside: tar headers, decompressors, documents, and the application of a layer to a tree.
+
+Run it for as long as you like, with a corpus that it keeps:
+
+    python -m tests.fuzz.fuzz_layers CORPUS_DIRECTORY -max_total_time=3600 -timeout=20
+
+A foreign exception, or anything outside the tree that is touched, ends it; the input is left in a file ``crash-…``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import tempfile
+
+import atheris
+
+with atheris.instrument_imports(include=["ociexport"]):
+    from ociexport.compression import read_tar_chunks
+    from ociexport.documents import parse_config, parse_document
+    from ociexport.errors import InvalidImageError
+    from ociexport.tree.entries import TarReader
+    from ociexport.tree.layers import UnpackOptions, unpack
+    from ociexport.tree.limits import Limits
+
+from tests.memory_source import MemorySource, directory, hard_link, member, symlink, tar_of
+
+_LIMITS = Limits(max_bytes=1 << 22, max_entries=200, max_depth=50)
+
+
+def fuzz_one(data: bytes) -> None:
+    """Give ``data`` to one of the readers; its first byte says to which."""
+    kind, content = data[:1], data[1:]
+    with contextlib.suppress(InvalidImageError):
+        match kind[0] % 5 if kind else 0:
+            case 0:
+                _read_tar(content)
+            case 1:
+                for _ in read_tar_chunks(io.BytesIO(content)):
+                    pass
+            case 2:
+                parse_document(content, None)
+            case 3:
+                parse_config(content)
+            case 4:
+                _apply_layers(content)
+
+
+def _read_tar(content: bytes) -> None:
+    step = 512 + len(content) % 1000
+    reader = TarReader(content[start : start + step] for start in range(0, len(content), step))
+    for entry in reader:
+        # Of a bomb, as much as the limits would let through.
+        if entry.size <= 1 << 20:
+            for _ in reader.read_data():
+                pass
+
+
+def _apply_layers(content: bytes) -> None:
+    """Apply ``content`` as a layer over an ordinary one, beside a file that must stay as it is."""
+    base = tar_of(
+        [
+            directory("d"),
+            member("d/f", b"x"),
+            symlink("l", "/d"),
+            symlink("out", "../../outside"),
+            hard_link("h", "d/f"),
+        ]
+    )
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as work:
+        outside = os.path.join(work, "outside")
+        os.mkdir(outside)
+        os.mkdir(os.path.join(work, "in"))
+        try:
+            source = MemorySource([base, content], compress=bytes)
+            unpack(source, os.path.join(work, "in", "rootfs"), options=UnpackOptions(limits=_LIMITS))
+        finally:
+            if os.listdir(outside) or sorted(os.listdir(work)) != ["in", "outside"]:
+                raise AssertionError("something outside the tree was touched")
+            if not set(os.listdir(os.path.join(work, "in"))) <= {"rootfs"}:
+                raise AssertionError("something was left behind")
+
+
+def write_seeds(corpus: str) -> None:
+    """Put a few honest inputs into the corpus, from which the fuzzer finds its way."""
+    os.makedirs(corpus, exist_ok=True)
+    tar = tar_of(
+        [member("n" * 120, b"x" * 600, xattrs={"user.a": b"1"}), symlink("s", "d"), directory("d"), member(".wh.f")]
+    )
+    sparse, _ = member("big")
+    sparse.pax_headers = {"GNU.sparse.map": "0,3,4096,4", "GNU.sparse.size": "8192"}
+    sparse.size = 7
+    source = MemorySource([tar])
+    seeds = [
+        b"\0" + tar,
+        b"\4" + tar,
+        b"\4" + tar_of([(sparse, b"abcdefg"), hard_link("h", "big"), member("d/.wh..wh..opq")]),
+    ]
+    seeds += [b"\1" + raw for raw in source.blobs.values()]
+    seeds += [kind + raw for kind in (b"\2", b"\3") for raw in source.blobs.values() if raw[:1] == b"{"]
+    for number, seed in enumerate(seeds):
+        with open(os.path.join(corpus, f"seed-{number}"), "wb") as file:
+            file.write(seed)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
+        write_seeds(sys.argv[1])
+    atheris.Setup(sys.argv, fuzz_one)
+    atheris.Fuzz()
