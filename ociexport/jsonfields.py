@@ -45,6 +45,11 @@ class JsonObject:
         self._members = members
         self.where = where
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The names of all members, in their order."""
+        return tuple(self._members)
+
     def __contains__(self, key: str) -> bool:
         return self._members.get(key) is not None
 
@@ -74,6 +79,17 @@ class JsonObject:
             if not isinstance(item, str):
                 raise self.error(f"{key}[{number}]", f"expected a string, got {_type_name(item)}")
         return tuple(items)
+
+    def text_lists(self, key: str) -> tuple[tuple[str, ...], ...]:
+        """Return the lists of strings under ``key``; a string stands for a list of one, at either depth."""
+        value = self._members.get(key)
+        items = value if isinstance(value, list) else [] if value is None else [value]
+        lists = [item if isinstance(item, list) else [item] for item in items]
+        for number, texts in enumerate(lists):
+            for text in texts:
+                if not isinstance(text, str):
+                    raise self.error(f"{key}[{number}]", f"expected a string, got {_type_name(text)}")
+        return tuple(map(tuple, lists))
 
     def text_map(self, key: str) -> dict[str, str]:
         """Return the map of strings to strings under ``key``; empty where it is absent."""

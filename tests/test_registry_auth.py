@@ -9,10 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ociexport.errors import AuthenticationError
-from ociexport.registry.auth import Challenge, parse_challenges, parse_token, plan_token_request, pull_scope
+from ociexport.registry.auth import (
+    Challenge,
+    TokenRequest,
+    parse_challenges,
+    parse_token,
+    plan_token_requests,
+    pull_scope,
+)
 from ociexport.registry.credentials import ANONYMOUS, Credentials
 
 SCOPE = pull_scope("library/app")
+
+
+def _plan(challenge: Challenge, credentials: Credentials) -> TokenRequest:
+    (planned,) = plan_token_requests(challenge, credentials, SCOPE)
+    return planned
 
 
 @pytest.mark.parametrize(
@@ -76,7 +88,7 @@ def test_quoted_parameters_come_through(parameters: dict[str, str]) -> None:
 
 def test_token_request_is_anonymous_without_credentials() -> None:
     challenge = Challenge("bearer", {"realm": "https://auth.example/token?tenant=1", "service": "a:b,c d"})
-    planned = plan_token_request(challenge, ANONYMOUS, SCOPE)
+    planned = _plan(challenge, ANONYMOUS)
     parts = urlsplit(planned.url)
     assert (parts.scheme, parts.netloc, parts.path) == ("https", "auth.example", "/token")
     assert parse_qs(parts.query) == {"tenant": ["1"], "service": ["a:b,c d"], "scope": ["repository:library/app:pull"]}
@@ -85,7 +97,7 @@ def test_token_request_is_anonymous_without_credentials() -> None:
 
 def test_token_request_bears_name_and_password() -> None:
     challenge = Challenge("bearer", {"realm": "https://auth.example/token"})
-    planned = plan_token_request(challenge, Credentials("user", "pä:ss"), SCOPE)
+    planned = _plan(challenge, Credentials("user", "pä:ss"))
     assert planned.authorization == "Basic dXNlcjpww6Q6c3M="
     assert parse_qs(urlsplit(planned.url).query) == {"account": ["user"], "scope": [SCOPE]}
 
@@ -93,7 +105,7 @@ def test_token_request_bears_name_and_password() -> None:
 def test_identity_token_is_exchanged_by_post() -> None:
     """distribution, "OAuth2 Token Authentication"."""
     challenge = Challenge("bearer", {"realm": "https://auth.example/token", "service": "s"})
-    planned = plan_token_request(challenge, Credentials(identity_token="refresh"), SCOPE)
+    planned, instead = plan_token_requests(challenge, Credentials(identity_token="refresh"), SCOPE)
     assert planned.form is not None
     assert parse_qs(planned.form.decode()) == {
         "service": ["s"],
@@ -102,6 +114,8 @@ def test_identity_token_is_exchanged_by_post() -> None:
         "client_id": ["ociexport"],
         "refresh_token": ["refresh"],
     }
+    # Services that know no POST take the token in the place of a password.
+    assert (instead.form, instead.authorization) == (None, "Basic PHRva2VuPjpyZWZyZXNo")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +129,7 @@ def test_identity_token_is_exchanged_by_post() -> None:
 )
 def test_realm_must_be_a_url(parameters: dict[str, str], got: str) -> None:
     with pytest.raises(AuthenticationError) as caught:
-        plan_token_request(Challenge("bearer", parameters), ANONYMOUS, SCOPE)
+        _plan(Challenge("bearer", parameters), ANONYMOUS)
     assert str(caught.value) == f"bearer challenge: expected a realm that is an http or https URL, got {got}"
 
 
@@ -126,6 +140,7 @@ def test_realm_must_be_a_url(parameters: dict[str, str], got: str) -> None:
         (b'{"access_token": "b", "expires_in": 300}', "b", 300),
         (b'{"access_token": "b", "token": "a", "expires_in": null}', "a", 60),
         (b'{"token": "", "access_token": "b", "expires_in": -5}', "b", 0),
+        (b'{"token": "a", "expires_in": "300"}', "a", 60),
     ],
 )
 def test_token_goes_by_either_name(raw: bytes, value: str, lifetime_seconds: int) -> None:
@@ -136,7 +151,7 @@ def test_token_goes_by_either_name(raw: bytes, value: str, lifetime_seconds: int
 def test_secrets_are_in_no_repr() -> None:
     challenge = Challenge("bearer", {"realm": "https://auth.example/token"})
     credentials = Credentials("user", "secret", "secret", "secret")
-    planned = plan_token_request(challenge, credentials, SCOPE)
-    basic = plan_token_request(challenge, Credentials("user", "secret"), SCOPE)
+    planned = plan_token_requests(challenge, credentials, SCOPE)
+    basic = _plan(challenge, Credentials("user", "secret"))
     token = parse_token(b'{"token": "secret"}', "")
     assert "secret" not in f"{credentials!r} {planned!r} {basic!r} {token!r} {basic.url}"

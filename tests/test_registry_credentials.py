@@ -1,87 +1,78 @@
-"""Credentials in the files where docker keeps them."""
+"""Where credentials are looked for, and in which order."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from ociexport.errors import UsageError
-from ociexport.reference import ImageReference
-from ociexport.registry.credentials import ANONYMOUS, Credentials, find_credentials
-
-USER_PASS = "dXNlcjpwYTpzcw=="  # user:pa:ss
+from ociexport.registry.credentials import ANONYMOUS, Credentials, auth_places, parse_user_and_password
 
 
-def _authfile(directory: Path, auths: dict[str, object]) -> Path:
-    path = directory / "config.json"
-    path.write_text(json.dumps({"auths": auths}))
-    return path
+def _places(authfile: str | None = None, **environment: str) -> list[str]:
+    places = auth_places(Path(authfile) if authfile else None, {"HOME": "/home/me", **environment})
+    return [str(place) for place in places]
+
+
+def test_places_are_those_of_podman_and_docker() -> None:
+    """containers-auth.json(5); docker/cli."""
+    assert _places(XDG_RUNTIME_DIR="/run/user/7") == [
+        "/run/user/7/containers/auth.json",
+        "/home/me/.config/containers/auth.json",
+        "/home/me/.docker/config.json",
+        "/home/me/.dockercfg",
+    ]
+
+
+def test_places_follow_the_environment() -> None:
+    assert _places(
+        XDG_RUNTIME_DIR="/run/user/7", XDG_CONFIG_HOME="/conf", DOCKER_CONFIG="/docker", DOCKER_AUTH_CONFIG="{}"
+    ) == [
+        "DOCKER_AUTH_CONFIG",
+        "/run/user/7/containers/auth.json",
+        "/conf/containers/auth.json",
+        "/docker/config.json",
+        "/home/me/.dockercfg",
+    ]
 
 
 @pytest.mark.parametrize(
-    ("entry", "credentials"),
+    ("authfile", "environment", "places"),
     [
-        ({"auth": USER_PASS}, Credentials("user", "pa:ss")),
-        ({"username": "user", "password": "pa:ss"}, Credentials("user", "pa:ss")),
-        ({"auth": "dXNlcjo=", "identitytoken": "refresh"}, Credentials("user", None, "refresh")),
-        ({"registrytoken": "bearer"}, Credentials(registry_token="bearer")),
-        ({}, ANONYMOUS),
+        ("/a.json", {}, ["/a.json"]),
+        ("/a.json", {"REGISTRY_AUTH_FILE": "/b.json"}, ["/a.json"]),
+        (None, {"REGISTRY_AUTH_FILE": "/b.json"}, ["/b.json"]),
+        ("/a.json", {"DOCKER_AUTH_CONFIG": "{}"}, ["DOCKER_AUTH_CONFIG", "/a.json"]),
     ],
 )
-def test_entries_are_read_in_each_form(tmp_path: Path, entry: dict[str, str], credentials: Credentials) -> None:
-    """containers-auth.json(5); docker/cli config file "auths"."""
-    authfile = _authfile(tmp_path, {"reg.example:5000": entry})
-    assert find_credentials(ImageReference.parse("reg.example:5000/a/b"), authfile) == credentials
+def test_named_file_is_the_only_one(authfile: str | None, environment: dict[str, str], places: list[str]) -> None:
+    assert _places(authfile, **environment) == places
 
 
 @pytest.mark.parametrize(
-    ("image", "key"),
-    [
-        ("alpine", "https://index.docker.io/v1/"),
-        ("alpine", "index.docker.io"),
-        ("alpine", "docker.io"),
-        ("alpine", "registry-1.docker.io"),
-        ("alpine", "docker.io/library"),
-        ("reg.example/ns/repo", "reg.example"),
-        ("reg.example/ns/repo", "reg.example/ns"),
-        ("reg.example/ns/repo", "reg.example/ns/repo"),
-        ("reg.example/ns/repo", "https://reg.example"),
-        ("reg.example/ns/repo", "https://reg.example/v2/"),
-    ],
+    ("text", "credentials"),
+    [("user:pass", Credentials("user", "pass")), ("u:p:q", Credentials("u", "p:q")), ("u:", Credentials("u", ""))],
 )
-def test_keys_are_found_in_each_spelling(tmp_path: Path, image: str, key: str) -> None:
-    authfile = _authfile(tmp_path, {key: {"auth": USER_PASS}, "other.example": {"auth": "eDp5"}})
-    assert find_credentials(ImageReference.parse(image), authfile) == Credentials("user", "pa:ss")
+def test_password_may_hold_colons(text: str, credentials: Credentials) -> None:
+    assert parse_user_and_password(text) == credentials
 
 
-def test_the_most_specific_key_wins(tmp_path: Path) -> None:
-    keys = ["reg.example", "reg.example/ns", "reg.example/ns/repo", "reg.example/ns/re"]
-    authfile = _authfile(tmp_path, {key: {"username": key, "password": "x"} for key in keys})
-    for image, username in [
-        ("reg.example/ns/repo", "reg.example/ns/repo"),
-        ("reg.example/ns/repository", "reg.example/ns"),
-        ("reg.example/other", "reg.example"),
-    ]:
-        assert find_credentials(ImageReference.parse(image), authfile).username == username
-
-
-def test_docker_config_is_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-    assert find_credentials(ImageReference.parse("alpine")) == ANONYMOUS
-    _authfile(tmp_path, {"docker.io": {"auth": USER_PASS}})
-    assert find_credentials(ImageReference.parse("alpine")) == Credentials("user", "pa:ss")
-
-
-def test_authfile_that_was_named_must_exist(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        find_credentials(ImageReference.parse("alpine"), tmp_path / "none.json")
-
-
-@pytest.mark.parametrize("secret", ["c2VjcmV0=x", "/w=="])
-def test_entry_that_does_not_decode_is_named_and_not_shown(tmp_path: Path, secret: str) -> None:
-    authfile = _authfile(tmp_path, {"docker.io": {"auth": secret}})
+@pytest.mark.parametrize("text", ["user", ":pass", ""])
+def test_user_without_password_is_refused(text: str) -> None:
     with pytest.raises(UsageError) as caught:
-        find_credentials(ImageReference.parse("alpine"), authfile)
-    assert str(caught.value) == f"{authfile}: auths: docker.io: auth: expected base64 of 'user:password'"
+        parse_user_and_password(text)
+    assert str(caught.value) == "credentials: expected user:password"
+
+
+def test_credentials_tell_who_asks_and_no_secret() -> None:
+    assert [
+        str(credentials)
+        for credentials in (
+            Credentials("user", "secret"),
+            Credentials(identity_token="secret"),
+            Credentials(registry_token="secret"),
+            ANONYMOUS,
+        )
+    ] == ["user user", "the holder of an identity token", "the holder of a registry token", "nobody"]
+    assert "secret" not in repr(Credentials("user", "secret", "secret", "secret"))

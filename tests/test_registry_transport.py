@@ -119,7 +119,12 @@ def test_unknown_authority_is_refused(tmp_path: Path) -> None:
             transport.send(_get(registry))
         transport.close()
         assert str(caught.value) == (
-            f"it: GET {registry.url}/v2/: the TLS certificate can't be verified: unable to get local issuer certificate"
+            f"it: GET {registry.url}/v2/: the TLS certificate can't be verified: "
+            "unable to get local issuer certificate (issued by Example Org)"
+        )
+        assert caught.value.hint == (
+            "if you trust who issued it, give that one's certificate with --cacert FILE; "
+            "--insecure believes any certificate"
         )
         assert registry.requests == []
 

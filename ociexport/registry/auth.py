@@ -13,10 +13,10 @@ import base64
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
 from ociexport.errors import AuthenticationError, InvalidImageError, quoted
-from ociexport.jsonfields import parse_json_object
+from ociexport.jsonfields import JsonObject, parse_json_object
 from ociexport.registry.credentials import Credentials
 
 # Tokens of clouds grow with the groups that a user is in; beyond this no header would carry them.
@@ -107,8 +107,11 @@ def basic_authorization(credentials: Credentials) -> str:
     return "Basic " + base64.b64encode(pair.encode("utf-8")).decode("ascii")
 
 
-def plan_token_request(challenge: Challenge, credentials: Credentials, scope: str) -> TokenRequest:
-    """Return the request that gets a token for ``scope``: a GET, or a POST where there is an identity token.
+def plan_token_requests(challenge: Challenge, credentials: Credentials, scope: str) -> tuple[TokenRequest, ...]:
+    """Return the requests that get a token for ``scope``, to be tried in turn.
+
+    It is a GET. An identity token is exchanged by POST, and by GET in the place of a password where the service knows
+    no POST.
 
     Raises:
         AuthenticationError: the challenge names no realm that can be asked.
@@ -124,16 +127,19 @@ def plan_token_request(challenge: Challenge, credentials: Credentials, scope: st
     if scope:
         fields.append(("scope", scope))
     if credentials.identity_token is not None:
-        fields += [
-            ("grant_type", "refresh_token"),
-            ("client_id", CLIENT_ID),
-            ("refresh_token", credentials.identity_token),
-        ]
-        return TokenRequest(realm.geturl(), form=urlencode(fields).encode("ascii"))
+        exchange = {"grant_type": "refresh_token", "client_id": CLIENT_ID, "refresh_token": credentials.identity_token}
+        post = TokenRequest(realm.geturl(), form=urlencode([*fields, *exchange.items()]).encode("ascii"))
+        instead = Credentials(credentials.username or "<token>", credentials.identity_token)
+        return post, _plan_get(realm, fields, instead)
+    return (_plan_get(realm, fields, credentials),)
+
+
+def _plan_get(realm: SplitResult, fields: list[tuple[str, str]], credentials: Credentials) -> TokenRequest:
+    authorization = None
     if credentials.username is not None:
-        fields.append(("account", credentials.username))
+        fields = [*fields, ("account", credentials.username)]
+        authorization = basic_authorization(credentials)
     query = urlencode([*parse_qsl(realm.query, keep_blank_values=True), *fields])
-    authorization = basic_authorization(credentials) if credentials.username is not None else None
     return TokenRequest(urlunsplit(realm._replace(query=query, fragment="")), authorization)
 
 
@@ -147,11 +153,18 @@ def parse_token(raw: bytes, realm: str) -> Token:
     try:
         item = parse_json_object(raw, where=place)
         value = item.optional_text("token") or item.optional_text("access_token")
-        lifetime = item.integer("expires_in") if "expires_in" in item else DEFAULT_TOKEN_SECONDS
     except InvalidImageError as error:
         raise AuthenticationError(str(error)) from error
     if value is None:
         raise AuthenticationError(f"{place}: expected a 'token' or 'access_token', got neither")
     if not value.isascii() or not value.isprintable():
         raise AuthenticationError(f"{place}: token: expected printable ASCII, got something else")
-    return Token(value, max(lifetime, 0))
+    return Token(value, _lifetime_seconds(item))
+
+
+def _lifetime_seconds(item: JsonObject) -> int:
+    try:
+        return max(item.integer("expires_in"), 0)
+    except InvalidImageError:
+        # It is missing, or a text or a fraction: no reason to give up when a token is at hand.
+        return DEFAULT_TOKEN_SECONDS

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from ociexport.errors import RegistryError, SizeMismatchError, TransferError, quoted
+from ociexport.registry.encodings import Body, content_encoding, without_encoding
 from ociexport.registry.transport import Answer, Transport
 
 # So many new bytes show that a connection that breaks is of use all the same: its retries are counted anew.
@@ -41,7 +42,8 @@ class BlobStream:
         self._failures = 0
         self._last_failure_at = offset
         self._skip_bytes = 0
-        self._answer = self._open()
+        self._length: int | None = None
+        self._body = self._open()
 
     def read(self, size: int = -1, /) -> bytes:
         """Return up to ``size`` bytes, ``b""`` at the end.
@@ -58,7 +60,7 @@ class BlobStream:
                 if self._skip_bytes:
                     self._skip()
                     continue
-                chunk = self._answer.read(size)
+                chunk = self._body.read(size)
                 if not chunk and size:
                     self._verify_ended()
             except TransferError as error:
@@ -69,65 +71,56 @@ class BlobStream:
 
     def close(self) -> None:
         """Close the connection, or give it back where all was read."""
-        self._answer.close()
+        self._body.close()
 
-    def _open(self) -> Answer:
-        """Return an answer whose next byte is the one at the position, after those that are to be skipped."""
+    def _open(self) -> Body:
+        """Return a body whose next byte is the one at the position, after those that are to be skipped."""
         answer = self._open_from(self._position)
-        if answer.status == 416:
-            # The server says that the blob is not that long, or does not know ranges well: all of it, then.
+        if answer.status == 416 or (answer.status == 206 and content_encoding(answer)):
+            # The server says that the blob is not that long, or its ranges are of other bytes: all of it, then.
             answer.close()
             answer = self._open_from(0)
         try:
-            self._verify_encoding(answer)
             if answer.status == 206:
                 self._verify_range(answer)
+            self._skip_bytes = 0 if answer.status == 206 else self._position
+            return self._decoded(answer)
         except BaseException:
             answer.close()
             raise
-        self._skip_bytes = 0 if answer.status == 206 else self._position
-        return answer
 
     def _skip(self) -> None:
         """Read bytes that the caller has already; there are fewer where the server has another blob now."""
-        skipped = self._answer.read(min(self._skip_bytes, _SKIPPED_AT_ONCE_BYTES))
+        skipped = self._body.read(min(self._skip_bytes, _SKIPPED_AT_ONCE_BYTES))
         self._skip_bytes = self._skip_bytes - len(skipped) if skipped else 0
 
     def _continue_after(self, error: TransferError) -> None:
         """Open the blob again where it broke, or raise ``error``."""
-        self._answer.close()
+        self._body.close()
         if self._position - self._last_failure_at >= _PROGRESS_BYTES:
             self._failures = 0
         self._last_failure_at = self._position
         self._failures += 1
         if not self._transport.wait_for_retry(self._failures, error, self._subject):
             raise error
-        self._answer = self._open()
+        self._body = self._open()
 
     def _verify_ended(self) -> None:
         """Return if the body is complete; one with no length may as well have been cut."""
-        if self._position < self._size and self._answer.content_length is None:
-            raise TransferError(
-                f"{self._subject}: expected {self._size} bytes, got {self._position}",
-                method="GET",
-                url=self._answer.url,
-            )
+        if self._position < self._size and self._length is None:
+            raise TransferError(f"{self._subject}: expected {self._size} bytes, got {self._position}", method="GET")
 
-    def _verify_encoding(self, answer: Answer) -> None:
-        """Return if the body is the blob as it is.
+    def _decoded(self, answer: Answer) -> Body:
+        """Return the body as the blob is stored.
 
         Some storages tell of their gzip layers that they are gzip; then the length is the blob's own. What somebody on
         the way has compressed is of another length.
         """
-        encoding = answer.headers.get("Content-Encoding", "identity").lower()
-        rest = self._size if answer.status != 206 else self._size - self._position
-        if encoding not in ("identity", "") and answer.content_length != rest:
-            raise RegistryError(
-                f"{self._subject}: Content-Encoding: expected identity, as asked for, got {quoted(encoding)}",
-                method="GET",
-                status=answer.status,
-                hint="a proxy on the way compresses what it should pass on as it is",
-            )
+        self._length = answer.content_length
+        if answer.status == 206 or self._length == self._size or not content_encoding(answer):
+            return answer
+        self._length = None
+        return without_encoding(answer)
 
     def _verify_range(self, answer: Answer) -> None:
         """Return if a 206 brings what was asked for.

@@ -1,24 +1,107 @@
-"""RegistrySource: one image in a registry."""
+"""RegistryClient: the registries of a run. RegistrySource: one image in one of them."""
 
 from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from ociexport import mediatypes
 from ociexport.digest import ByteStream, Digest, Verifier
 from ociexport.documents import MAX_MANIFEST_BYTES, Descriptor
-from ociexport.errors import DigestMismatchError, InvalidDigestError, RegistryError, locating, quoted
+from ociexport.errors import (
+    DigestMismatchError,
+    InvalidDigestError,
+    InvalidImageError,
+    OciexportError,
+    RegistryError,
+    RegistryNotFoundError,
+    TransferError,
+    locating,
+)
 from ociexport.progress import SILENT, Progress
 from ociexport.reference import ImageReference
-from ociexport.registry.auth import pull_scope
+from ociexport.registry.authfiles import Finding, search_credentials
 from ociexport.registry.blobs import BlobStream
-from ociexport.registry.credentials import find_credentials
-from ociexport.registry.hosts import endpoint_for
+from ociexport.registry.encodings import undo_for_document
+from ociexport.registry.foreign import open_foreign
+from ociexport.registry.hosts import Endpoint, Route, routes_for
 from ociexport.registry.options import DEFAULT_OPTIONS, RegistryOptions
+from ociexport.registry.registries_conf import RegistriesConf, read_registries_conf
 from ociexport.registry.session import RegistrySession
 from ociexport.registry.transport import Answer, Transport
 from ociexport.resolve import verify_manifest_size
 from ociexport.sources import ImageName, ReceivedManifest
 
 _MANIFEST_HEADERS = {"Accept": ", ".join(mediatypes.ACCEPTED_MANIFESTS)}
+_WHOLE = frozenset({200})
+_PART = frozenset({200, 206, 416})
+
+_T = TypeVar("_T")
+
+
+class RegistryClient:
+    """What all sources of a run share: connections, tokens, and which mirrors are down.
+
+    Args:
+        options: how registries are reached.
+        progress: told of retries, of mirrors that are passed over, and of registries' warnings.
+    """
+
+    def __init__(self, options: RegistryOptions = DEFAULT_OPTIONS, progress: Progress = SILENT) -> None:
+        self.options = options
+        self.progress = progress
+        self.transport = Transport(options, progress)
+        self._sessions: dict[tuple[Endpoint, bool], RegistrySession] = {}
+        self._lock = threading.Lock()
+        self._down: set[Endpoint] = set()
+
+    @functools.cached_property
+    def registries_conf(self) -> RegistriesConf:
+        """Read when first needed, and once."""
+        return read_registries_conf(self.options.registries_conf)
+
+    def source(self, reference: ImageReference, *, owns_client: bool = False) -> RegistrySource:
+        """Return a source for the image that ``reference`` names; nothing is sent before it is used.
+
+        Raises:
+            UsageError, OSError: a configuration file is wrong or can't be read.
+        """
+        routes = routes_for(reference, self.options, self.registries_conf)
+        return RegistrySource(reference, routes, self, owns_client=owns_client)
+
+    def session(self, route: Route) -> RegistrySession:
+        """Return the session with the server of ``route``."""
+        endpoint = route.endpoint
+        given = None if route.is_mirror else self.options.credentials
+        with self._lock:
+            key = (endpoint, route.is_mirror)
+            if key not in self._sessions:
+                unasked = given.registry_token if given is not None else None
+                search = functools.partial(self._search, endpoint, given is not None)
+                self._sessions[key] = RegistrySession(endpoint, search, self.transport, unasked=unasked)
+            return self._sessions[key]
+
+    def _search(self, endpoint: Endpoint, is_given: bool, repository: str) -> Finding:
+        # What the user gave is for the registry that was named, and not for its mirrors.
+        if is_given and self.options.credentials is not None:
+            return Finding(self.options.credentials, "the command line")
+        return search_credentials(endpoint.registry, repository, self.options.authfile)
+
+    def is_down(self, route: Route) -> bool:
+        """Whether a mirror has failed in a way that it will fail again."""
+        return route.is_mirror and route.endpoint in self._down
+
+    def pass_over(self, route: Route, error: OciexportError) -> None:
+        """Say that a mirror is passed over, and ask it for nothing more if it can't be reached."""
+        if isinstance(error, TransferError):
+            self._down.add(route.endpoint)
+        self.progress.say(f"mirror {route.endpoint.host} is passed over: {error}")
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.transport.close()
 
 
 class RegistrySource:
@@ -26,18 +109,19 @@ class RegistrySource:
 
     Args:
         reference: of the image; what it names by digest is verified against it.
-        session: with the registry of ``reference``.
-        transport: closed with the source where ``owns_transport``; shared with other sources where not.
+        routes: to it, the registry's own last.
+        client: closed with the source where ``owns_client``.
     """
 
     def __init__(
-        self, reference: ImageReference, session: RegistrySession, transport: Transport, *, owns_transport: bool
+        self, reference: ImageReference, routes: tuple[Route, ...], client: RegistryClient, *, owns_client: bool
     ) -> None:
         self.reference = reference
-        self._session = session
-        self._transport = transport
-        self._owns_transport = owns_transport
-        self._scope = pull_scope(reference.repository)
+        self._routes = routes
+        self._client = client
+        self._owns_client = owns_client
+        self._served_by: dict[Digest, str] = {}
+        self._lock = threading.Lock()
 
     @property
     def display_name(self) -> str:
@@ -49,6 +133,12 @@ class RegistrySource:
         """The tag and the full name with it; neither has the digest, which the copy's descriptor tells."""
         tag = self.reference.tag
         return ImageName(tag, f"{self.reference.name}:{tag}" if tag is not None else None)
+
+    @property
+    def served_by(self) -> Mapping[Digest, str]:
+        """Which host gave which manifest or blob."""
+        with self._lock:
+            return dict(self._served_by)
 
     def fetch_manifest(self, descriptor: Descriptor | None = None) -> ReceivedManifest:
         """Return the manifest or index that ``descriptor`` names, or the reference; verified.
@@ -63,23 +153,27 @@ class RegistrySource:
         wanted = descriptor.digest if descriptor is not None else self.reference.digest
         subject = f"manifest {descriptor.digest}" if descriptor is not None else f"image {self.reference}"
         selector = str(wanted) if wanted is not None else self.reference.manifest_selector
-        answer = self._session.get(
-            f"/v2/{self.reference.repository}/manifests/{selector}",
-            subject=subject,
-            scope=self._scope,
-            headers=_MANIFEST_HEADERS,
-        )
-        raw = _read_manifest(answer, subject)
-        content_type = answer.headers.get("Content-Type")
-        if wanted is None:
-            return ReceivedManifest(raw, content_type, _verify_announced_digest(answer, raw, subject))
-        verifier = Verifier(wanted, descriptor.size if descriptor is not None else None, subject=subject)
-        verifier.update(raw)
-        verifier.verify()
-        return ReceivedManifest(raw, content_type, wanted)
+        routes = [route for route in self._routes if (route.serves_digests if wanted else route.resolves_tags)]
+
+        def fetch(route: Route) -> ReceivedManifest:
+            answer = self._get(route, f"/manifests/{selector}", subject=subject, headers=_MANIFEST_HEADERS)
+            raw = _read_manifest(answer, subject)
+            if wanted is None:
+                digest = _verify_announced_digest(answer, raw, subject)
+            else:
+                verifier = Verifier(wanted, descriptor.size if descriptor is not None else None, subject=subject)
+                verifier.update(raw)
+                verifier.verify()
+                digest = wanted
+            self._note(digest, route)
+            return ReceivedManifest(raw, answer.headers.get("Content-Type"), digest)
+
+        return self._first_that_succeeds(routes, fetch)
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
         """Return the blob's bytes as stored, from ``offset`` on; a connection that breaks is made again.
+
+        A mirror that has given this blob before is not asked again: the bytes that it gave were the wrong ones.
 
         Raises:
             RegistryNotFoundError: there is no such blob; RegistryError: at once or in ``read``.
@@ -87,23 +181,68 @@ class RegistrySource:
         Spec: distribution-spec 1.1, "Pulling blobs"; RFC 9110 14, "Range Requests".
         """
         subject = f"blob {descriptor.digest}"
-        path = f"/v2/{self.reference.repository}/blobs/{descriptor.digest}"
+        with self._lock:
+            blamed = self._served_by.get(descriptor.digest)
+        routes = [
+            route
+            for route in self._routes
+            if route.serves_digests and not (route.is_mirror and route.endpoint.host == blamed)
+        ]
 
         def open_from(position: int) -> Answer:
-            return self._session.get(
-                path,
-                subject=subject,
-                scope=self._scope,
-                headers={"Range": f"bytes={position}-"} if position else {},
-                accepted=frozenset({200, 206, 416}) if position else frozenset({200}),
-            )
+            def open_at(route: Route) -> Answer:
+                answer = self._get(
+                    route,
+                    f"/blobs/{descriptor.digest}",
+                    subject=subject,
+                    headers={"Range": f"bytes={position}-"} if position else {},
+                    accepted=_PART if position else _WHOLE,
+                )
+                self._note(descriptor.digest, route)
+                return answer
 
-        return BlobStream(open_from, descriptor.size, offset, self._transport, subject)
+            try:
+                return self._first_that_succeeds(routes, open_at)
+            except RegistryNotFoundError as error:
+                if not descriptor.urls:
+                    raise
+                return open_foreign(descriptor, position, error, self._client.transport)
+
+        return BlobStream(open_from, descriptor.size, offset, self._client.transport, subject)
 
     def close(self) -> None:
         """Close the connections, unless other sources use them too."""
-        if self._owns_transport:
-            self._transport.close()
+        if self._owns_client:
+            self._client.close()
+
+    def _get(
+        self,
+        route: Route,
+        path: str,
+        *,
+        subject: str,
+        headers: Mapping[str, str],
+        accepted: frozenset[int] = _WHOLE,
+    ) -> Answer:
+        session = self._client.session(route)
+        # Where there are others to ask, nobody is asked twice.
+        return session.get(
+            route.repository, path, subject=subject, headers=headers, accepted=accepted, retries=not route.is_mirror
+        )
+
+    def _first_that_succeeds(self, routes: list[Route], action: Callable[[Route], _T]) -> _T:
+        """Return what ``action`` returns for the first route that it succeeds for; the last one's error is raised."""
+        *mirrors, last = [route for route in routes if not self._client.is_down(route)]
+        for route in mirrors:
+            try:
+                return action(route)
+            except (RegistryError, InvalidImageError) as error:
+                self._client.pass_over(route, error)
+        return action(last)
+
+    def _note(self, digest: Digest, route: Route) -> None:
+        with self._lock:
+            self._served_by[digest] = route.endpoint.host
 
 
 def open_registry_source(
@@ -111,37 +250,30 @@ def open_registry_source(
     *,
     options: RegistryOptions = DEFAULT_OPTIONS,
     progress: Progress = SILENT,
-    transport: Transport | None = None,
+    client: RegistryClient | None = None,
 ) -> RegistrySource:
     """Return a source for the image that ``reference`` names; nothing is sent before it is used.
 
     Args:
         options: how registries are reached.
-        progress: told of retries, where the transport is the source's own.
-        transport: shared with other sources, closed by the caller; None for one of its own.
+        progress: told of retries, of mirrors that are passed over, and of registries' warnings.
+        client: shared with other sources and closed by the caller, in the place of options and progress.
 
     Raises:
-        UsageError, OSError: a file with credentials can't be read.
+        UsageError, OSError: a configuration file is wrong or can't be read.
     """
-    credentials = options.credentials or find_credentials(reference, options.authfile)
-    owned = transport if transport is not None else Transport(options, progress)
-    session = RegistrySession(endpoint_for(reference.registry, options), credentials, owned)
-    return RegistrySource(reference, session, owned, owns_transport=transport is None)
+    if client is not None:
+        return client.source(reference)
+    return RegistryClient(options, progress).source(reference, owns_client=True)
 
 
 def _read_manifest(answer: Answer, subject: str) -> bytes:
-    """Return a manifest's bytes as they were sent, and no more than an honest one has."""
+    """Return a manifest's bytes as they were stored, and no more than an honest one has."""
     try:
         verify_manifest_size(answer.content_length or 0, subject)
-        encoding = answer.headers.get("Content-Encoding", "identity").lower()
-        if encoding not in ("identity", ""):
-            raise RegistryError(
-                f"{subject}: Content-Encoding: expected identity, as asked for, got {quoted(encoding)}",
-                method="GET",
-                status=answer.status,
-                hint="a proxy on the way compresses what it should pass on as it is",
-            )
         raw = answer.read_up_to(MAX_MANIFEST_BYTES + 1)
+        verify_manifest_size(len(raw), subject)
+        raw = undo_for_document(raw, answer)
         verify_manifest_size(len(raw), subject)
     finally:
         answer.close()

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import socket
 import ssl
 import threading
 import weakref
+from pathlib import Path
 from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from ociexport.registry.hosts import TlsSettings
+from ociexport.errors import UsageError
+from ociexport.registry.certificates import TlsSettings
 
 # More connections to one host than anybody asks for with --jobs; those beyond are made and thrown away.
 _POOL_CONNECTIONS = 32
@@ -68,11 +72,7 @@ class Adapter(HTTPAdapter):
     @functools.cached_property
     def _context(self) -> ssl.SSLContext:
         """Made when first used: reading all authorities takes longer than a small image."""
-        context = ssl.create_default_context()
-        if not self._tls.verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        return context
+        return new_context(self._tls)
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
         """Make connections that tell `OpenSockets` of themselves."""
@@ -98,6 +98,72 @@ class Adapter(HTTPAdapter):
         """Leave the connection as it is: its context knows all."""
 
 
+def new_context(tls: TlsSettings) -> ssl.SSLContext:
+    """Return what connections with ``tls`` are made with.
+
+    The system's authorities are OpenSSL's, which ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` replace; ``REQUESTS_CA_BUNDLE``
+    and ``CURL_CA_BUNDLE`` do so as well, since people set them for Python programs. A machine that has none at all
+    gets those that come with requests.
+
+    Raises:
+        UsageError: a file holds no certificate, or not the key that belongs to it.
+    """
+    bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if bundle:
+        _load(context, Path(bundle), "REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE")
+    else:
+        context.load_default_certs()
+        if not _system_has_authorities():
+            context.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)
+    for path in tls.ca_files:
+        _load(context, path, "certificate authority")
+    if pair := tls.client_certificate:
+        try:
+            context.load_cert_chain(pair.certificate, pair.key)
+        except OSError as error:
+            raise UsageError(f"{pair.certificate}: expected a client certificate with its key: {error}") from error
+    if not tls.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _load(context: ssl.SSLContext, path: Path, what: str) -> None:
+    try:
+        context.load_verify_locations(cafile=None if path.is_dir() else path, capath=path if path.is_dir() else None)
+    except OSError as error:
+        raise UsageError(f"{path}: expected certificates ({what}): {error}") from error
+
+
+def _system_has_authorities() -> bool:
+    paths = ssl.get_default_verify_paths()
+    # None where they do not exist, which typeshed does not know.
+    named = [Path(name) for name in (paths.cafile, paths.capath) if name]
+    return any(path.is_file() or any(path.iterdir()) for path in named)
+
+
+def find_issuer(host: str, port: int, timeout_seconds: float) -> str | None:
+    """Return who issued the certificate of the server at ``host``, which is not believed; None if that can't be told.
+
+    It makes a connection of its own, since the one that failed has thrown the certificate away.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection((host, port), timeout_seconds) as plain,
+            context.wrap_socket(plain, server_hostname=host) as secure,
+        ):
+            # Public from Python 3.13 on; before, the same method stands on the object beneath.
+            chain = getattr(secure, "_sslobj").get_unverified_chain()  # noqa: B009 - and no stub knows it
+            issuer = dict(name for names in chain[0].get_info()["issuer"] for name in names)
+    except (OSError, AttributeError, KeyError, IndexError, TypeError):
+        return None
+    return ", ".join(filter(None, (issuer.get("commonName"), issuer.get("organizationName")))) or None
+
+
 def _pool_classes(sockets: OpenSockets) -> dict[str, type[HTTPConnectionPool]]:
     """Return urllib3's pools with connections that tell ``sockets`` of themselves."""
 
@@ -110,6 +176,8 @@ def _pool_classes(sockets: OpenSockets) -> dict[str, type[HTTPConnectionPool]]:
         def connect(self) -> None:
             super().connect()
             sockets.add(self.sock)
+            # Else urllib3 warns of each unverified request: those who say --insecure know.
+            self.is_verified = True
 
     class PlainPool(HTTPConnectionPool):
         ConnectionCls = Plain

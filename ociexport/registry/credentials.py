@@ -1,20 +1,30 @@
-"""Credentials for a registry, from the files where docker keeps them."""
+"""Credentials for a registry, and where they are looked for.
+
+In this order; the first that has something for the image decides:
+
+1. what the user gave outright (``--creds``, ``--username``, ``--registry-token``);
+2. ``DOCKER_AUTH_CONFIG``, whose value is a file's content, as docker and GitLab have it;
+3. ``--authfile``, or else ``REGISTRY_AUTH_FILE``; where either is given, no other file is looked at;
+4. ``containers/auth.json`` in ``XDG_RUNTIME_DIR``, then in ``XDG_CONFIG_HOME`` (``~/.config``);
+5. docker's ``config.json`` in ``DOCKER_CONFIG`` (``~/.docker``);
+6. ``~/.dockercfg``, as docker had it before 2015.
+
+Within a file ``credHelpers`` goes before ``credsStore`` before ``auths``, and there the most specific key.
+
+Spec: containers-auth.json(5); docker/cli "docker login", "Credential helpers".
+"""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ociexport.errors import UsageError
-from ociexport.jsonfields import JsonObject, parse_json_object
-from ociexport.reference import ImageReference
 
-# What docker writes for Docker Hub, and the names that other tools and people write, most usual first.
-DOCKER_HUB_KEYS = ("https://index.docker.io/v1/", "index.docker.io", "docker.io", "registry-1.docker.io")
+ENVIRONMENT_CONTENT = "DOCKER_AUTH_CONFIG"
+ENVIRONMENT_FILE = "REGISTRY_AUTH_FILE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,68 +46,74 @@ class Credentials:
     def __bool__(self) -> bool:
         return self != ANONYMOUS
 
+    def __str__(self) -> str:
+        """Who asks, for people."""
+        if self.username is not None:
+            return f"user {self.username}"
+        if self.identity_token is not None:
+            return "the holder of an identity token"
+        return "the holder of a registry token" if self.registry_token is not None else "nobody"
+
 
 ANONYMOUS = Credentials()
 
 
-def find_credentials(reference: ImageReference, authfile: Path | None = None) -> Credentials:
-    """Return the credentials that docker's ``config.json`` has for the registry of ``reference``.
-
-    Args:
-        authfile: another file of the same kind; it must exist.
+def parse_user_and_password(text: str) -> Credentials:
+    """Return the credentials in ``user:password``; the password may hold colons.
 
     Raises:
-        UsageError: the file is not of that kind.
-        OSError: it can't be read.
+        UsageError: there is no colon or no user.
     """
-    path = authfile or docker_config_path()
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        if authfile is not None:
-            raise
-        return ANONYMOUS
-    auths = parse_json_object(raw, where=str(path)).optional_object("auths")
-    if auths is None:
-        return ANONYMOUS
-    for key in _keys_for(reference):
-        entry = auths.optional_object(key)
-        if entry is not None:
-            return _parse_entry(entry)
-    return ANONYMOUS
+    username, colon, password = text.partition(":")
+    if not colon or not username:
+        raise UsageError("credentials: expected user:password")
+    return Credentials(username, password)
 
 
-def docker_config_path() -> Path:
-    """Return where docker keeps its configuration."""
-    directory = os.environ.get("DOCKER_CONFIG")
-    return Path(directory) / "config.json" if directory else Path.home() / ".docker" / "config.json"
+@dataclass(frozen=True, slots=True)
+class AuthPlace:
+    """One place where credentials are looked for.
+
+    Args:
+        path: of the file; None for `ENVIRONMENT_CONTENT`.
+        is_legacy: a ``.dockercfg``, which has nothing but the auths.
+        must_exist: the user named it.
+    """
+
+    path: Path | None
+    is_legacy: bool = False
+    must_exist: bool = False
+
+    def __str__(self) -> str:
+        return ENVIRONMENT_CONTENT if self.path is None else str(self.path)
 
 
-def _keys_for(reference: ImageReference) -> Iterator[str]:
-    """Yield the keys that may hold the credentials, the most specific first."""
-    parts = reference.repository.split("/")
-    for count in range(len(parts), 0, -1):
-        yield "/".join([reference.registry, *parts[:count]])
-    if reference.is_docker_hub:
-        yield from DOCKER_HUB_KEYS
+def auth_places(authfile: Path | None = None, environment: Mapping[str, str] = os.environ) -> Iterator[AuthPlace]:
+    """Yield the places where credentials are looked for, in order.
+
+    Args:
+        authfile: what ``--authfile`` says.
+        environment: the process's own, unless a test has another.
+    """
+    if environment.get(ENVIRONMENT_CONTENT):
+        yield AuthPlace(None)
+    named = authfile or (Path(environment[ENVIRONMENT_FILE]) if environment.get(ENVIRONMENT_FILE) else None)
+    if named is not None:
+        yield AuthPlace(named, must_exist=True)
         return
-    for prefix in ("", "https://", "http://"):
-        yield from (f"{prefix}{reference.registry}{suffix}" for suffix in ("", "/", "/v1/", "/v2/"))
+    home = Path(environment.get("HOME") or Path.home())
+    if environment.get("XDG_RUNTIME_DIR"):
+        yield AuthPlace(Path(environment["XDG_RUNTIME_DIR"]) / "containers" / "auth.json")
+    else:
+        # Where podman looks when it has no session of its own.
+        yield AuthPlace(Path(f"/run/containers/{os.getuid()}/auth.json"))
+    yield AuthPlace(Path(environment.get("XDG_CONFIG_HOME") or home / ".config") / "containers" / "auth.json")
+    yield AuthPlace(docker_config_path(environment))
+    yield AuthPlace(home / ".dockercfg", is_legacy=True)
 
 
-def _parse_entry(entry: JsonObject) -> Credentials:
-    username, password = entry.optional_text("username"), entry.optional_text("password")
-    encoded = entry.optional_text("auth")
-    if encoded is not None:
-        try:
-            text = base64.b64decode(encoded, validate=True).decode("utf-8")
-        except (binascii.Error, UnicodeDecodeError) as error:
-            # The value itself is a secret, however badly it is written.
-            raise UsageError(f"{entry.where}: auth: expected base64 of 'user:password'") from error
-        username, _, password = text.rstrip("\0").partition(":")
-    return Credentials(
-        username=username or None,
-        password=password or None,
-        identity_token=entry.optional_text("identitytoken"),
-        registry_token=entry.optional_text("registrytoken"),
-    )
+def docker_config_path(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return where docker keeps its configuration."""
+    directory = environment.get("DOCKER_CONFIG")
+    home = Path(environment.get("HOME") or Path.home())
+    return (Path(directory) if directory else home / ".docker") / "config.json"

@@ -25,6 +25,9 @@ MAX_ERROR_BODY_BYTES = 64 * 1024
 # More than these say the same thing again.
 _MAX_SHOWN_ERRORS = 3
 
+# OpenSSL's words for a chain that ends at nobody we know: unable to get the issuer, self-signed, and their like.
+_ISSUER_CODES = frozenset({2, 18, 19, 20, 21})
+
 
 class StalledError(TimeoutError):
     """A body came too slowly for too long."""
@@ -136,16 +139,24 @@ def _hours(seconds: int) -> str:
     return f"{seconds / 3600:g} h" if seconds >= 3600 else f"{seconds} s"
 
 
-def error_of_connection(error: BaseException, *, subject: str, method: str, url: str) -> TransferError:
-    """Return the error that a broken or impossible connection stands for, to be raised ``from error``."""
+def error_of_connection(
+    error: BaseException, *, subject: str, method: str, url: str, issuer: str | None = None
+) -> TransferError:
+    """Return the error that a broken or impossible connection stands for, to be raised ``from error``.
+
+    Args:
+        issuer: of a certificate that was not believed.
+    """
     url = redacted(url)
-    reason, hint = _explain_connection(error, urlsplit(url).hostname or "")
+    reason, hint = _explain_connection(error)
+    if issuer is not None:
+        reason += f" (issued by {quoted(issuer)[1:-1]})"
     return TransferError(f"{subject}: {method} {url}: {reason}", method=method, url=url, hint=hint)
 
 
 def reason_of(error: BaseException) -> str:
     """Return why a connection broke, in a few words, for a line about a retry."""
-    return _explain_connection(error, "")[0]
+    return _explain_connection(error)[0]
 
 
 def was_refused(error: BaseException) -> bool:
@@ -153,10 +164,21 @@ def was_refused(error: BaseException) -> bool:
     return any(isinstance(cause, ConnectionRefusedError) for cause in causes(error))
 
 
-def _explain_connection(error: BaseException, host: str) -> tuple[str, str | None]:
+def has_unknown_issuer(error: BaseException) -> bool:
+    """Whether a certificate was not believed because of who issued it."""
+    return any(
+        isinstance(cause, ssl.SSLCertVerificationError) and cause.verify_code in _ISSUER_CODES
+        for cause in causes(error)
+    )
+
+
+def _explain_connection(error: BaseException) -> tuple[str, str | None]:
     for cause in causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
-            hint = "if its authority is your own, add it to the trusted ones; --insecure believes any certificate"
+            is_issuer = cause.verify_code in _ISSUER_CODES
+            trust = "if you trust who issued it, give that one's certificate with --cacert FILE"
+            name = "the server's certificate is for another name or time: check the registry's name, and the clock"
+            hint = f"{trust if is_issuer else name}; --insecure believes any certificate"
             return f"the TLS certificate can't be verified: {cause.verify_message}", hint
         if isinstance(cause, ssl.SSLError):
             reason = (cause.reason or str(cause)).replace("_", " ").lower()

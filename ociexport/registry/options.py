@@ -2,10 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ociexport.registry.credentials import Credentials
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """A mirror that the command line names.
+
+    Args:
+        url: ``host[:port]``, or a URL.
+        registry: whose mirror it is; None for that of every registry.
+    """
+
+    url: str
+    registry: str | None = None
+
+
+def _config_dirs(*names: str) -> tuple[Path, ...]:
+    """Return a directory in the user's configuration and in the machine's."""
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return tuple(base.joinpath(*names) for base in (home, Path("/etc")))
+
+
+def _certs_dirs() -> tuple[Path, ...]:
+    return (*_config_dirs("containers", "certs.d"), Path("/etc/docker/certs.d"), Path("/etc/containerd/certs.d"))
+
+
+def _hosts_dirs() -> tuple[Path, ...]:
+    return _config_dirs("containerd", "certs.d")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +45,14 @@ class RegistryOptions:
         authfile: the only file to look for credentials in.
         plain_http: speak http, not https.
         insecure: believe any TLS certificate.
+        ca_file: authorities to believe beside the system's.
+        cert_dir: certificates for whatever host, in the form of a directory in ``certs.d``.
+        mirrors: to be asked before any other.
+        headers: names and values, sent to the registry only; they may hold secrets.
+        foreign: whether layers that the registry does not keep are fetched from where their ``urls`` say.
+        registries_conf: the only such file to read; None for those of the user and the machine.
+        certs_dirs: directories with certificates for each host.
+        hosts_dirs: directories with containerd's hosts.toml for each registry.
         retry_times: how often a request or body that failed for a passing reason is tried again.
         retry_delay_seconds: before the first retry; it doubles with each.
         max_wait_seconds: the longest Retry-After of a registry that we obey.
@@ -29,6 +65,14 @@ class RegistryOptions:
     authfile: Path | None = None
     plain_http: bool = False
     insecure: bool = False
+    ca_file: Path | None = None
+    cert_dir: Path | None = None
+    mirrors: tuple[Mirror, ...] = ()
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    foreign: bool = False
+    registries_conf: Path | None = None
+    certs_dirs: tuple[Path, ...] = field(default_factory=_certs_dirs)
+    hosts_dirs: tuple[Path, ...] = field(default_factory=_hosts_dirs)
     retry_times: int = 3
     retry_delay_seconds: float = 1.0
     max_wait_seconds: float = 120.0

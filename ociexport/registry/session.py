@@ -1,13 +1,14 @@
-"""RegistrySession: requests to one registry, with whatever it wants to know about who asks."""
+"""RegistrySession: requests to one server, with whatever it wants to know about who asks."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from urllib.parse import urlencode, urlsplit
 
-from ociexport.errors import AuthenticationError, RegistryError, TransferError
+from ociexport.errors import AuthenticationError, RegistryError, RegistryNotFoundError, TransferError
 from ociexport.registry.auth import (
     MAX_TOKEN_BODY_BYTES,
     Challenge,
@@ -16,9 +17,11 @@ from ociexport.registry.auth import (
     basic_authorization,
     parse_challenges,
     parse_token,
-    plan_token_request,
+    plan_token_requests,
+    pull_scope,
 )
-from ociexport.registry.credentials import Credentials
+from ociexport.registry.authfiles import Finding
+from ociexport.registry.certificates import DEFAULT_TLS
 from ociexport.registry.failures import redacted, was_refused
 from ociexport.registry.hosts import Endpoint
 from ociexport.registry.transport import Answer, Transport, WireRequest
@@ -28,150 +31,212 @@ _RENEWAL_SECONDS = 10
 # The answer to a ping is {} or an error; what is longer is a page of something else.
 _MAX_PING_BODY_BYTES = 64 * 1024
 
+# A server that has no such page may have the image all the same.
 _PING_STATUSES = frozenset({200, 400, 401, 403, 404, 405})
+# What token services that know nothing of the POST form answer to it (GCR, JFrog and others do or did).
+_NO_POST_STATUSES = frozenset({401, 404, 405})
+
+# Finds the credentials for a repository.
+CredentialSearch = Callable[[str], Finding]
 
 
 class RegistrySession:
-    """Requests to one registry with one set of credentials; used by several threads.
+    """Requests to one server; used by several threads, for several repositories.
 
-    Tokens are kept for each scope and renewed before they expire, and once when the registry refuses them.
+    Credentials are looked for when the server asks for them, and not before: a helper may ask its user in turn. Tokens
+    are kept for each repository, and renewed before they expire and once when the server refuses them.
+
+    Args:
+        endpoint: the server.
+        search: finds the credentials for a repository.
+        transport: shared, closed by the caller.
+        unasked: a registry token that the user gave outright, sent with no challenge.
     """
 
-    def __init__(self, endpoint: Endpoint, credentials: Credentials, transport: Transport) -> None:
-        self._endpoint = endpoint
-        self._credentials = credentials
+    def __init__(
+        self, endpoint: Endpoint, search: CredentialSearch, transport: Transport, *, unasked: str | None = None
+    ) -> None:
+        self.endpoint = endpoint
+        self._search = search
         self._transport = transport
+        self._unasked = unasked
         self._lock = threading.Lock()
-        self._base_url: str | None = None
+        self._api_url: str | None = None
         self._challenges: tuple[Challenge, ...] = ()
+        self._findings: dict[str, Finding] = {}
+        self._scopes: dict[str, str] = {}
         self._tokens: dict[str, tuple[Token, float]] = {}
 
     def get(
         self,
+        repository: str,
         path: str,
         *,
         subject: str,
-        scope: str,
         headers: Mapping[str, str] | None = None,
         accepted: frozenset[int] = frozenset({200}),
+        retries: bool = True,
     ) -> Answer:
-        """Return the answer to a GET of ``path`` (``/v2/…``), authenticated as the registry wants it.
+        """Return the answer to a GET of ``path`` (``/manifests/…``) in ``repository``, authenticated as it wants it.
 
         Raises:
-            AuthenticationError: no token is to be had, or the registry does not believe it.
+            AuthenticationError: no token is to be had, or the server does not believe it.
             RegistryError: see `Transport.send`.
         """
-        base_url = self._ping()
+        url = f"{self.ping(retries=retries)}/{repository}{path}"
+        if self.endpoint.namespace is not None:
+            url += "?" + urlencode({"ns": self.endpoint.namespace})
         request = WireRequest(
             "GET",
-            base_url + path,
+            url,
             subject,
             headers=headers or {},
+            home_headers=self.endpoint.headers,
             accepted=accepted | {401},
-            tls=self._endpoint.tls,
-            authorization=self._authorization(scope),
+            tls=self.endpoint.tls,
+            authorization=self._authorization(repository),
+            retries=retries,
         )
+        try:
+            return self._send_again_if_refused(request, repository)
+        except RegistryError as error:
+            error.hint = self._explain_refusal(error, repository) or error.hint
+            raise
+
+    def _send_again_if_refused(self, request: WireRequest, repository: str) -> Answer:
         answer = self._transport.send(request)
         if answer.status != 401:
             return answer
         # 1. The token was not for this, or has expired early; the challenge tells what is wanted.
-        self._take_challenge(answer)
-        self._forget_token(scope, request.authorization)
-        authorization = self._authorization(scope)
+        self._take_challenge(answer, repository)
+        self._forget_token(repository, request.authorization)
+        authorization = self._authorization(repository)
         if authorization is None or authorization == request.authorization:
             raise answer.error(_rest_of(answer))
         answer.close()
         # 2. Once more, and not again: a registry may say 401 for ever.
-        return self._transport.send(replace(request, authorization=authorization, accepted=accepted))
+        return self._transport.send(replace(request, authorization=authorization, accepted=request.accepted - {401}))
 
-    def _ping(self) -> str:
-        """Return the base URL, once it is known to be a registry's and what it wants to know.
+    # Which URL, and which challenge
+
+    def ping(self, *, retries: bool = True) -> str:
+        """Return the API's URL, once it is known to be understood and what it wants to know.
 
         Spec: distribution-spec 1.1, "Determining Support".
         """
         with self._lock:
-            if self._base_url is None:
-                self._base_url = self._find_base_url()
-            return self._base_url
+            if self._api_url is None:
+                self._api_url = self._find_api_url(retries)
+            return self._api_url
 
-    def _find_base_url(self) -> str:
-        *attempts, last = self._endpoint.base_urls
-        for base_url in attempts:
+    def _find_api_url(self, retries: bool) -> str:
+        *attempts, last = self.endpoint.api_urls
+        for api_url in attempts:
             try:
-                if self._send_ping(base_url, retries=False).status != 400:
-                    return base_url
+                if self._send_ping(api_url, retries=False).status != 400:
+                    return api_url
             except RegistryError as error:
-                if error.status is not None or was_refused(error):
+                same_port = urlsplit(api_url).port is not None
+                if error.status is not None or (same_port and was_refused(error)):
                     # The protocol is not what was wrong.
-                    self._send_ping(base_url, retries=True)
-                    return base_url
-        self._send_ping(last, retries=True)
+                    self._send_ping(api_url, retries=retries)
+                    return api_url
+        self._send_ping(last, retries=retries)
         return last
 
-    def _send_ping(self, base_url: str, *, retries: bool) -> Answer:
+    def _send_ping(self, api_url: str, *, retries: bool) -> Answer:
         answer = self._transport.send(
             WireRequest(
                 "GET",
-                f"{base_url}/v2/",
-                f"registry {self._endpoint.registry}",
-                # One that has no such page may still have the image.
+                f"{api_url}/",
+                f"registry {self.endpoint.host}",
                 accepted=_PING_STATUSES,
-                tls=self._endpoint.tls,
+                home_headers=self.endpoint.headers,
+                tls=self.endpoint.tls,
                 retries=retries,
             )
         )
-        self._take_challenge(answer)
-        answer.read_up_to(_MAX_PING_BODY_BYTES)
-        answer.close()
+        self._take_challenge(answer, None)
+        _rest_of(answer)
         return answer
 
-    def _take_challenge(self, answer: Answer) -> None:
+    def _take_challenge(self, answer: Answer, repository: str | None) -> None:
         challenges = parse_challenges(answer.headers.get("WWW-Authenticate", ""))
-        if challenges:
-            self._challenges = challenges
+        if not challenges:
+            return
+        self._challenges = challenges
+        scope = next((challenge.parameters["scope"] for challenge in challenges if "scope" in challenge.parameters), "")
+        if repository is not None and scope:
+            self._scopes[repository] = scope
 
-    def _authorization(self, scope: str) -> str | None:
-        """Return the Authorization header for ``scope``; None where the registry asked for none."""
-        if self._credentials.registry_token is not None:
-            return f"Bearer {self._credentials.registry_token}"
+    # Who asks
+
+    def _authorization(self, repository: str) -> str | None:
+        """Return the Authorization header for ``repository``; None where the server asked for none."""
+        if self._unasked is not None:
+            return f"Bearer {self._unasked}"
         schemes = {challenge.scheme: challenge for challenge in reversed(self._challenges)}
-        if "bearer" in schemes:
-            with self._lock:
-                return f"Bearer {self._token(schemes['bearer'], scope).value}"
-        if "basic" in schemes and self._credentials.username is not None:
-            return basic_authorization(self._credentials)
-        return None
+        if not schemes.keys() & {"bearer", "basic"}:
+            return None
+        with self._lock:
+            credentials = self._finding(repository).credentials
+            if credentials.registry_token is not None:
+                return f"Bearer {credentials.registry_token}"
+            if "bearer" in schemes:
+                return f"Bearer {self._token(schemes['bearer'], repository).value}"
+        return basic_authorization(credentials) if credentials.username is not None else None
 
-    def _forget_token(self, scope: str, authorization: str | None) -> None:
+    def _finding(self, repository: str) -> Finding:
+        if repository not in self._findings:
+            self._findings[repository] = self._search(repository)
+        return self._findings[repository]
+
+    def _forget_token(self, repository: str, authorization: str | None) -> None:
         """Drop the token that was refused, unless another thread has a newer one already."""
         with self._lock:
-            held = self._tokens.get(scope)
+            held = self._tokens.get(repository)
             if held is not None and f"Bearer {held[0].value}" == authorization:
-                del self._tokens[scope]
+                del self._tokens[repository]
 
-    def _token(self, challenge: Challenge, scope: str) -> Token:
-        held = self._tokens.get(scope)
+    def _token(self, challenge: Challenge, repository: str) -> Token:
+        held = self._tokens.get(repository)
         if held is None or held[1] <= time.monotonic():
-            token = self._fetch_token(plan_token_request(challenge, self._credentials, scope))
+            scope = self._scopes.get(repository) or pull_scope(repository)
+            token = self._fetch_token(challenge, repository, scope)
             held = (token, time.monotonic() + max(token.lifetime_seconds - _RENEWAL_SECONDS, 0))
-            self._tokens[scope] = held
+            self._tokens[repository] = held
         return held[0]
 
-    def _fetch_token(self, planned: TokenRequest) -> Token:
-        realm = redacted(planned.url)
-        subject = f"registry {self._endpoint.registry}: its token service"
+    def _fetch_token(self, challenge: Challenge, repository: str, scope: str) -> Token:
+        *others, last = plan_token_requests(challenge, self._finding(repository).credentials, scope)
+        for planned in others:
+            try:
+                return self._send_token_request(planned, repository)
+            except RegistryError as error:
+                if error.status not in _NO_POST_STATUSES:
+                    raise
+        return self._send_token_request(last, repository)
+
+    def _send_token_request(self, planned: TokenRequest, repository: str) -> Token:
+        realm = redacted(planned.url.partition("?")[0])
+        subject = f"registry {self.endpoint.host}: its token service"
+        at_registry = urlsplit(planned.url).netloc == urlsplit(self.endpoint.api_urls[0]).netloc
+        request = WireRequest(
+            "GET" if planned.form is None else "POST",
+            planned.url,
+            subject,
+            authorization=planned.authorization,
+            body=planned.form,
+            tls=self.endpoint.tls if at_registry else DEFAULT_TLS,
+            sent_by=self.endpoint.api_urls[0],
+        )
         try:
-            answer = self._transport.send(
-                WireRequest(
-                    "GET" if planned.form is None else "POST",
-                    planned.url,
-                    subject,
-                    authorization=planned.authorization,
-                    body=planned.form,
-                )
-            )
-        except (TransferError, AuthenticationError) as error:
-            raise self._explain(error, realm) from error
+            answer = self._transport.send(request)
+        except TransferError as error:
+            raise _whose_fault(error, self.endpoint.host, realm) from error
+        except RegistryError as error:
+            error.hint = self._explain_refusal(error, repository) or error.hint
+            raise
         try:
             raw = answer.read_up_to(MAX_TOKEN_BODY_BYTES + 1)
         finally:
@@ -180,18 +245,36 @@ class RegistrySession:
             raise AuthenticationError(f"token service {realm}: expected at most {MAX_TOKEN_BODY_BYTES} bytes, got more")
         return parse_token(raw, realm)
 
-    def _explain(self, error: RegistryError, realm: str) -> RegistryError:
-        """Say whose fault it is that there is no token; the user named the registry only, not this service."""
-        if isinstance(error, AuthenticationError):
-            return error
-        return TransferError(
-            f"{error}; the registry's own token service is misconfigured or unreachable",
-            method=error.method,
-            url=error.url,
-            status=error.status,
-            codes=error.codes,
-            hint=f"registry {self._endpoint.registry} sends its clients to {realm} for tokens: tell those who run it",
-        )
+    def _explain_refusal(self, error: RegistryError, repository: str) -> str | None:
+        """Return what is likely, and what the user can do about it."""
+        finding = self._findings.get(repository)
+        login = f"ociexport login {self.endpoint.registry}"
+        if finding is None or not finding.credentials:
+            if isinstance(error, RegistryNotFoundError):
+                return f"check the spelling; if it is private, log in with '{login}'"
+            if isinstance(error, AuthenticationError):
+                return f"the registry wants to know who asks: log in with '{login}'"
+            return None
+        who = f"{finding.credentials} (from {finding.place})"
+        if isinstance(error, RegistryNotFoundError):
+            return f"check the spelling; or {who} may not see this repository"
+        if isinstance(error, AuthenticationError) and error.status == 401:
+            return f"the registry does not accept {who}: log in again with '{login}'"
+        if isinstance(error, AuthenticationError) and error.status == 403:
+            return f"{who} may not read this repository, or the registry blocks this client"
+        return None
+
+
+def _whose_fault(error: TransferError, host: str, realm: str) -> TransferError:
+    """Say whose fault it is that there is no token; the user named the registry only, not this service."""
+    return TransferError(
+        f"{error}; the registry's own token service is misconfigured or unreachable",
+        method=error.method,
+        url=error.url,
+        status=error.status,
+        codes=error.codes,
+        hint=f"registry {host} sends its clients to {realm} for tokens: tell those who run it",
+    )
 
 
 def _rest_of(answer: Answer) -> bytes:

@@ -20,17 +20,19 @@ from requests.structures import CaseInsensitiveDict
 import ociexport
 from ociexport.errors import RegistryError, TransferError, quoted
 from ociexport.progress import SILENT, Progress
-from ociexport.registry.connections import Adapter, OpenSockets
+from ociexport.registry.addresses import verify_may_be_sent
+from ociexport.registry.certificates import DEFAULT_TLS, TlsSettings
+from ociexport.registry.connections import Adapter, OpenSockets, find_issuer
 from ociexport.registry.failures import (
     MAX_ERROR_BODY_BYTES,
     StalledError,
     error_of_connection,
     error_of_response,
+    has_unknown_issuer,
     reason_of,
     redacted,
     status_line,
 )
-from ociexport.registry.hosts import DEFAULT_TLS, TlsSettings
 from ociexport.registry.options import DEFAULT_OPTIONS, RegistryOptions
 from ociexport.registry.retries import backoff_seconds, is_passing_error, is_passing_status, retry_after_seconds
 
@@ -54,22 +56,26 @@ class WireRequest:
     Args:
         subject: what is asked for, as messages call it: ``manifest docker.io/library/alpine:3.20``.
         headers: sent wherever redirects lead.
+        home_headers: sent to the origin of ``url`` only.
         authorization: sent to the origin of ``url`` only.
         accepted: statuses that are no error; others are raised.
         body: of a POST, form encoded.
         tls: for the origin of ``url`` only.
         retries: whether passing failures are tried again.
+        sent_by: the URL of the server that named this one; None for what the user named.
     """
 
     method: str
     url: str
     subject: str
     headers: Mapping[str, str] = field(default_factory=dict)
+    home_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     authorization: str | None = field(default=None, repr=False)
     accepted: frozenset[int] = frozenset({200})
     body: bytes | None = field(default=None, repr=False)
     tls: TlsSettings = DEFAULT_TLS
     retries: bool = True
+    sent_by: str | None = None
 
 
 class Answer:
@@ -241,6 +247,8 @@ class Transport:
     def _send_following(self, request: WireRequest) -> Answer:
         """Send ``request`` and follow its redirects."""
         url = request.url
+        if request.sent_by is not None:
+            self._verify_may_be_sent(url, request)
         for _ in range(MAX_REDIRECTS + 1):
             answer = self._send_once(request, url)
             location = answer.headers.get("Location")
@@ -248,7 +256,12 @@ class Transport:
                 return answer
             answer.close()
             url = _redirect_target(request, url, location)
+            self._verify_may_be_sent(url, request)
         raise _redirect_error(request, request.url, f"expected at most {MAX_REDIRECTS} redirects")
+
+    def _verify_may_be_sent(self, url: str, request: WireRequest) -> None:
+        is_proxied = bool(requests.utils.get_environ_proxies(url))
+        verify_may_be_sent(url, request.sent_by or request.url, request.subject, is_proxied=is_proxied)
 
     def _send_once(self, request: WireRequest, url: str) -> Answer:
         at_home = _may_see_secrets(urlsplit(request.url), urlsplit(url))
@@ -257,6 +270,7 @@ class Transport:
             # Digests are of the raw bytes: whoever compresses them on the way changes them.
             "Accept-Encoding": "identity",
             **request.headers,
+            **(request.home_headers if at_home else {}),
         }
         if request.authorization is not None and at_home:
             headers["Authorization"] = request.authorization
@@ -271,11 +285,20 @@ class Transport:
                 proxies=requests.utils.get_environ_proxies(url),
             )
         except _NETWORK_ERRORS as error:
-            raise error_of_connection(error, subject=request.subject, method=request.method, url=url) from error
+            issuer = self._find_issuer(url) if has_unknown_issuer(error) else None
+            raise error_of_connection(
+                error, subject=request.subject, method=request.method, url=url, issuer=issuer
+            ) from error
         answer = Answer(request, url, response, self.options)
         if at_home:
             self._pass_on_warnings(answer)
         return answer
+
+    def _find_issuer(self, url: str) -> str | None:
+        parts = urlsplit(url)
+        if requests.utils.get_environ_proxies(url):
+            return None
+        return find_issuer(parts.hostname or "", _port(parts), self.options.connect_timeout_seconds)
 
     def _adapter(self, tls: TlsSettings) -> Adapter:
         with self._lock:

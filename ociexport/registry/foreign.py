@@ -1,0 +1,45 @@
+"""Foreign layers: blobs that a registry does not keep, and that are to be had from somewhere else.
+
+Windows base layers were so for their licence's sake. They are fetched only for who asks for it, with no credentials.
+
+Spec: image-spec 1.1 descriptor.md, "urls"; layer.md, "Non-Distributable Layers".
+"""
+
+from __future__ import annotations
+
+from ociexport.documents import Descriptor
+from ociexport.errors import RegistryError, RegistryNotFoundError, quoted
+from ociexport.registry.failures import redacted
+from ociexport.registry.transport import Answer, Transport, WireRequest
+
+
+def open_foreign(descriptor: Descriptor, position: int, missing: RegistryNotFoundError, transport: Transport) -> Answer:
+    """Return an answer with the bytes of a foreign layer from ``position`` on, from the first URL that has it.
+
+    Args:
+        missing: what the registry said; raised where foreign layers are not wanted.
+
+    Raises:
+        RegistryError: no URL gives it, or what it says is not to be asked.
+    """
+    if not transport.options.foreign:
+        urls = ", ".join(quoted(redacted(url)) for url in descriptor.urls)
+        missing.hint = f"a foreign layer, which its registry does not keep; --foreign fetches it from {urls}"
+        raise missing
+    failure: RegistryError = missing
+    for url in descriptor.urls:
+        if not url.startswith(("https://", "http://")):
+            continue
+        request = WireRequest(
+            "GET",
+            url,
+            f"foreign layer {descriptor.digest}",
+            headers={"Range": f"bytes={position}-"} if position else {},
+            accepted=frozenset({200, 206, 416}) if position else frozenset({200}),
+            sent_by=missing.url,
+        )
+        try:
+            return transport.send(request)
+        except RegistryError as error:
+            failure = error
+    raise failure

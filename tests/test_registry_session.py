@@ -1,0 +1,159 @@
+"""Who asks: credentials when they are wanted, tokens, and what is told of a refusal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ociexport import mediatypes
+from ociexport.errors import AuthenticationError, RegistryError, RegistryNotFoundError
+from ociexport.reference import ImageReference
+from ociexport.registry.client import open_registry_source
+from ociexport.registry.credentials import Credentials
+from ociexport.registry.options import RegistryOptions
+from tests.fake_registry import FakeRegistry, Fault
+
+MANIFEST = b'{"schemaVersion": 2, "layers": []}'
+USERS = {"user": "pass"}
+
+
+def _fetch(registry: FakeRegistry, tag: str = "1.0", **options: object) -> bytes:
+    registry.add_manifest("library/app", "1.0", MANIFEST, mediatypes.OCI_MANIFEST)
+    reference = ImageReference.parse(f"{registry.host}/library/app:{tag}")
+    settings = RegistryOptions(retry_delay_seconds=0, **options)  # type: ignore[arg-type]
+    source = open_registry_source(reference, options=settings)
+    try:
+        return source.fetch_manifest().raw
+    finally:
+        source.close()
+
+
+def _authfile(directory: Path, content: object) -> Path:
+    path = directory / "auth.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_credentials_of_a_file_are_used(tmp_path: Path) -> None:
+    with FakeRegistry(auth="bearer", users=USERS) as registry:
+        auths = {registry.host: {"auth": "dXNlcjpwYXNz"}}
+        assert _fetch(registry, authfile=_authfile(tmp_path, {"auths": auths})) == MANIFEST
+
+
+def test_helper_is_not_run_for_a_registry_that_does_not_ask(tmp_path: Path) -> None:
+    """A config.json from a desktop names helpers that a container does not have."""
+    authfile = _authfile(tmp_path, {"credsStore": "none-such"})
+    with FakeRegistry() as registry:
+        assert _fetch(registry, authfile=authfile) == MANIFEST
+    with FakeRegistry(auth="bearer") as registry, pytest.raises(AuthenticationError) as caught:
+        _fetch(registry, authfile=authfile)
+    assert str(caught.value).startswith(f"{authfile}: credential helper docker-credential-none-such: ")
+
+
+@pytest.mark.parametrize("knows_post", [True, False])
+def test_identity_token_is_exchanged(knows_post: bool) -> None:
+    """distribution, "OAuth2 Token Authentication"; services without it take a GET."""
+    with FakeRegistry(auth="bearer", users={"<token>": "refresh"}) as registry:
+        registry.refresh_tokens["refresh"] = "user"
+        if not knows_post:
+            registry.misbehave("/token", Fault(status=405), method="POST")
+        assert _fetch(registry, credentials=Credentials(identity_token="refresh")) == MANIFEST
+        methods = [request.method for request in registry.requests if request.path == "/token"]
+        assert methods == (["POST"] if knows_post else ["POST", "GET"])
+
+
+def test_scope_of_the_challenge_is_asked_for() -> None:
+    """Some registries name their repositories otherwise than their clients."""
+    with FakeRegistry(auth="bearer") as registry:
+        challenge = f'Bearer realm="{registry.url}/token",service="s",scope="repository:tenant/app:pull"'
+        registry.service = "s"
+        registry.misbehave("/manifests/", Fault(status=401, headers={"WWW-Authenticate": challenge}), times=1)
+        with pytest.raises(AuthenticationError):
+            _fetch(registry)
+        scopes = [request.query["scope"] for request in registry.requests if request.path == "/token"]
+        assert scopes == [["repository:library/app:pull"], ["repository:tenant/app:pull"]]
+
+
+def test_basic_is_answered_where_bearer_is_not_offered() -> None:
+    with FakeRegistry(auth="basic", users=USERS) as registry:
+        assert _fetch(registry, credentials=Credentials("user", "pass")) == MANIFEST
+        challenge = {"WWW-Authenticate": 'Negotiate, Basic realm="x"'}
+        registry.misbehave("/v2/$", Fault(status=401, headers=challenge))
+        assert _fetch(registry, credentials=Credentials("user", "pass")) == MANIFEST
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "hint"),
+    [
+        (
+            Fault(status=403),
+            AuthenticationError,
+            "user user (from the command line) may not read this repository, or the registry blocks this client",
+        ),
+        (
+            Fault(status=404),
+            RegistryNotFoundError,
+            "check the spelling; or user user (from the command line) may not see this repository",
+        ),
+        (Fault(status=500), RegistryError, "the registry has trouble; try again later"),
+    ],
+)
+def test_refusal_of_good_credentials_says_what_is_likely(fault: Fault, kind: type[RegistryError], hint: str) -> None:
+    with FakeRegistry(auth="bearer", users=USERS) as registry:
+        registry.misbehave("/manifests/", fault)
+        with pytest.raises(kind) as caught:
+            _fetch(registry, credentials=Credentials("user", "pass"))
+        assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize("auth", ["basic", "bearer"])
+def test_wrong_credentials_are_told_with_their_origin(tmp_path: Path, auth: str) -> None:
+    with FakeRegistry(auth=auth, users=USERS) as registry:
+        authfile = _authfile(tmp_path, {"auths": {registry.host: {"username": "user", "password": "wrong"}}})
+        with pytest.raises(AuthenticationError) as caught:
+            _fetch(registry, authfile=authfile)
+        assert caught.value.hint == (
+            f"the registry does not accept user user (from {authfile}): "
+            f"log in again with 'ociexport login {registry.host}'"
+        )
+        assert "wrong" not in str(caught.value)
+
+
+@pytest.mark.parametrize("auth", ["basic", "bearer"])
+def test_registry_that_wants_a_login_says_so(auth: str) -> None:
+    with FakeRegistry(auth=auth, users=USERS) as registry:
+        with pytest.raises(AuthenticationError) as caught:
+            _fetch(registry)
+        assert caught.value.hint == (
+            f"the registry wants to know who asks: log in with 'ociexport login {registry.host}'"
+        )
+
+
+def test_missing_image_may_be_a_private_one() -> None:
+    with FakeRegistry() as registry:
+        with pytest.raises(RegistryNotFoundError) as caught:
+            _fetch(registry, "2.0")
+        assert caught.value.hint == (
+            f"check the spelling; if it is private, log in with 'ociexport login {registry.host}'"
+        )
+
+
+def test_secrets_are_in_no_traceback() -> None:
+    with FakeRegistry(auth="bearer", users=USERS) as registry:
+        with pytest.raises(AuthenticationError) as caught:
+            _fetch(registry, credentials=Credentials("user", "top-secret"))
+        chain: BaseException | None = caught.value
+        while chain is not None:
+            assert "top-secret" not in f"{chain!r} {chain}"
+            chain = chain.__cause__ or chain.__context__
+
+
+def test_own_headers_are_sent_to_the_registry_only() -> None:
+    with FakeRegistry(address="127.0.0.2") as storage, FakeRegistry(redirect_to=storage) as registry:
+        registry.misbehave("/manifests/", Fault(status=307, headers={"Location": f"{storage.url}/x"}))
+        with pytest.raises(RegistryNotFoundError):
+            _fetch(registry, headers=(("X-Tenant", "secret"),))
+        assert {request.headers.get("x-tenant") for request in registry.requests} == {"secret"}
+        assert storage.requests[0].headers.get("x-tenant") is None
