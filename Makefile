@@ -1,0 +1,51 @@
+# Each target makes the virtual environment that it needs; a fresh machine needs python3 (3.11 or later) and make only.
+
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+# An image to demonstrate with; empty for one that is built and served on this machine.
+IMAGE ?=
+
+.PHONY: demo test check lint types build wheel bench fuzz clean
+
+demo: $(VENV)/.ready
+	$(RUN) -m tests.demo $(IMAGE)
+
+test: $(VENV)/.ready
+	$(RUN) -m pytest
+
+check: lint types test build
+
+lint: $(VENV)/.ready
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+types: $(VENV)/.ready
+	$(RUN) -m mypy
+
+# Without src/, the tree shadows an installed package, so the wheel is tried from another directory.
+build: $(VENV)/.ready
+	rm -rf dist build
+	$(RUN) -m build --quiet
+	rm -rf build/wheel-venv
+	$(PYTHON) -m venv build/wheel-venv
+	build/wheel-venv/bin/python -m pip install --quiet dist/*.whl
+	cd build && wheel-venv/bin/ociexport --version && wheel-venv/bin/python -m ociexport unpack --help >wheel-help.txt
+	cd build && ! wheel-venv/bin/python -c "import tests" 2>wheel-import.txt
+
+bench: $(VENV)/.ready
+	$(RUN) -m tests.bench
+
+fuzz: $(VENV)/.ready
+	$(RUN) -m pip install --quiet --group fuzz
+	$(RUN) -m tests.fuzz.fuzz_layers .fuzz -max_total_time=600 -timeout=60
+
+clean:
+	rm -rf $(VENV) .demo .bench .fuzz build dist *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.ready: pyproject.toml setup.cfg
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade "pip >= 25.1"
+	$(RUN) -m pip install --quiet --editable . --group test --group check
+	touch $@

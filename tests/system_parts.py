@@ -1,0 +1,80 @@
+"""The real parts at the end of the row: docker-registry, skopeo, umoci, mmdebstrap, chroot.
+
+Where one is missing a test is skipped with its name; in CI, which installs them all, that is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+OCIEXPORT = (sys.executable, "-m", "ociexport")
+
+
+def require(*names: str, root: bool = False) -> None:
+    """Return if all programs are there, and this is root where that is needed."""
+    missing = [name for name in names if shutil.which(name) is None]
+    if root and os.geteuid() != 0:
+        missing.append("root")
+    if not missing:
+        return
+    reason = f"needs {', '.join(missing)}"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> str:
+    """Run a command that must end well; return its standard output."""
+    result = subprocess.run(
+        [str(word) for word in command],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, **environment},
+        timeout=280,
+        check=False,
+    )
+    assert result.returncode == 0, f"{command}: exit {result.returncode}\n{result.stdout}{result.stderr}"
+    return result.stdout
+
+
+@contextmanager
+def docker_registry(directory: Path, *, proxy_of: str | None = None) -> Iterator[str]:
+    """Run Debian's docker-registry on loopback; gives its ``host:port``.
+
+    Args:
+        directory: where it keeps its blobs.
+        proxy_of: URL of a registry that it is a pull-through cache of.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    directory.mkdir(parents=True, exist_ok=True)
+    config = directory / "config.yml"
+    proxy = f"proxy: {{remoteurl: '{proxy_of}'}}\n" if proxy_of else ""
+    config.write_text(
+        f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: '{directory}/data'}}}}\n"
+        f"http: {{addr: '127.0.0.1:{port}'}}\n{proxy}"
+    )
+    with (directory / "log").open("w") as log:
+        process = subprocess.Popen(["docker-registry", "serve", str(config)], stdout=log, stderr=log)
+    try:
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
