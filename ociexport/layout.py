@@ -138,7 +138,7 @@ class ImageLayout:
             if descriptor.digest == digest:
                 return descriptor
         # A platform's manifest is not in index.json where the index that lists it is.
-        with self._open_file(digest) as file:
+        with self.open_file(digest) as file:
             return Descriptor("", digest, os.fstat(file.fileno()).st_size)
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
@@ -147,11 +147,17 @@ class ImageLayout:
         Raises:
             NotFoundError: it is not there.
         """
-        file = self._open_file(descriptor.digest)
+        file = self.open_file(descriptor.digest)
         file.seek(offset)
         return file
 
-    def _open_file(self, digest: Digest) -> FileIO:
+    def open_file(self, digest: Digest) -> FileIO:
+        """Return the blob's file, unbuffered; the caller closes it.
+
+        Raises:
+            NotFoundError: it is not there.
+            InvalidImageError: what is there is no file.
+        """
         path = self.blob_path(digest)
         try:
             # Not blocking, since a hostile layout may have a fifo here.
@@ -182,7 +188,7 @@ class ImageLayout:
     def has_blob(self, descriptor: Descriptor) -> bool:
         """Whether the blob is there and valid: its bytes are read and verified, for a file may be cut or damaged."""
         try:
-            with self._open_file(descriptor.digest) as file:
+            with self.open_file(descriptor.digest) as file:
                 if os.fstat(file.fileno()).st_size != descriptor.size:
                     return False
                 verifier = Verifier(descriptor.digest, descriptor.size, subject="blob")

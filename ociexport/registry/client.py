@@ -130,9 +130,9 @@ class RegistrySource:
 
     @property
     def image_name(self) -> ImageName:
-        """The tag and the full name with it; neither has the digest, which the copy's descriptor tells."""
+        """The tag, and the full name with it; of an image known by its digest only, the name with that."""
         tag = self.reference.tag
-        return ImageName(tag, f"{self.reference.name}:{tag}" if tag is not None else None)
+        return ImageName(tag, f"{self.reference.name}:{tag}" if tag is not None else str(self.reference))
 
     @property
     def served_by(self) -> Mapping[Digest, str]:

@@ -1,0 +1,63 @@
+"""`ociexport serve`: serve an OCI layout as a read-only registry."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+
+from ociexport.cli.exit_codes import OK
+from ociexport.errors import UsageError, quoted
+from ociexport.layout import ImageLayout
+from ociexport.server import LayoutServer
+
+_DEFAULT_ADDRESS = "127.0.0.1:5000"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser`` the options of this command."""
+    parser.add_argument("layout", metavar="LAYOUT", help="directory of an OCI layout")
+    parser.add_argument(
+        "--addr",
+        metavar="HOST:PORT",
+        default=_DEFAULT_ADDRESS,
+        help=f"address to listen on; port 0 takes a free one (default: {_DEFAULT_ADDRESS})",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve until Ctrl-C or SIGTERM; prints what can be pulled from where."""
+    host, port = parse_address(options.addr)
+    # A server is ended by a signal as a matter of course.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with LayoutServer(ImageLayout(options.layout), host, port) as server:
+        # On standard output, since a script that took port 0 reads it there.
+        sys.stdout.write(f"{server.address}\n")
+        sys.stdout.flush()
+        if not options.quiet:
+            for repository in server.catalog.repositories():
+                for tag in server.catalog.tags(repository):
+                    print(f"ociexport: serving {server.address}/{repository}:{tag}", file=sys.stderr)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            return OK
+    return OK
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Return host and port of ``host:port`` or ``[IPv6]:port``; a missing host is 127.0.0.1.
+
+    Raises:
+        UsageError: it is of another form.
+    """
+    host, colon, port = text.rpartition(":")
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    if (
+        not colon
+        or not (port.isascii() and port.isdigit())
+        or int(port[:6]) > 65535
+        or (":" in host and not is_bracketed)
+    ):
+        raise UsageError(f"--addr {quoted(text)}: expected HOST:PORT", hint="for example --addr 127.0.0.1:5000")
+    return host.strip("[]") or "127.0.0.1", int(port)
