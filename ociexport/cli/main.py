@@ -22,6 +22,9 @@ _COMMANDS = {
     "pull": "fetch images from a registry into an OCI layout",
     "unpack": "apply an image's layers to a new root filesystem",
     "serve": "serve an OCI layout as a read-only registry",
+    "login": "try credentials at a registry, and keep them",
+    "logout": "forget the credentials for a registry",
+    "auth": "explain which credentials an image would be pulled with",
 }
 
 

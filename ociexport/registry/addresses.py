@@ -11,7 +11,7 @@ import socket
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
-from ociexport.errors import RegistryError, quoted
+from ociexport.errors import RegistryError, printable
 from ociexport.registry.failures import redacted
 
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -35,7 +35,7 @@ def verify_may_be_sent(url: str, home_url: str, subject: str, *, is_proxied: boo
     if inner is None or _inner_address(home, is_proxied) is not None:
         return
     raise RegistryError(
-        f"{subject}: {quoted(redacted(url))[1:-1]}: a registry on another host may not send its clients to {inner}",
+        f"{subject}: {printable(redacted(url))}: a registry on another host may not send its clients to {inner}",
         url=redacted(url),
         hint="that is an address of this machine, or one that only this machine can reach",
     )

@@ -23,7 +23,7 @@ from ociexport.registry.helpers import fetch_from_helper
 
 # What docker writes for Docker Hub, and the names that other tools and people write, most usual first.
 DOCKER_HUB_SERVER = "https://index.docker.io/v1/"
-_DOCKER_HUB_KEYS = (DOCKER_HUB_SERVER, "index.docker.io", "docker.io", "registry-1.docker.io")
+DOCKER_HUB_KEYS = (DOCKER_HUB_SERVER, "index.docker.io", "docker.io", "registry-1.docker.io")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ def _search_auths(auths: JsonObject, registry: str, repository: str) -> Finding 
 def helper_for(config: JsonObject, registry: str) -> tuple[str | None, str]:
     """Return the credential helper that ``config`` has for ``registry``, and the key that names it."""
     helpers = config.text_map("credHelpers")
-    for name in (registry, *(_DOCKER_HUB_KEYS if registry == DEFAULT_REGISTRY else ())):
+    for name in (registry, *(DOCKER_HUB_KEYS if registry == DEFAULT_REGISTRY else ())):
         if helpers.get(name):
             return helpers[name], f"credHelpers: {name}"
     return config.optional_text("credsStore"), "credsStore"
@@ -131,12 +131,12 @@ def helper_for(config: JsonObject, registry: str) -> tuple[str | None, str]:
 
 def _matching_keys(auths: JsonObject, registry: str, repository: str) -> Iterator[str]:
     """Yield the keys of ``auths`` that are for ``repository``, the most specific first."""
-    parts = repository.split("/")
+    parts = repository.split("/") if repository else []
     for count in range(len(parts), 0, -1):
         name = "/".join([registry, *parts[:count]])
         if name in auths:
             yield name
-    hosts = _DOCKER_HUB_KEYS if registry == DEFAULT_REGISTRY else (registry,)
+    hosts = DOCKER_HUB_KEYS if registry == DEFAULT_REGISTRY else (registry,)
     yield from (name for name in hosts if name in auths)
     for name in auths.keys:
         # Old versions of docker wrote URLs; of these only the host counts.

@@ -26,7 +26,7 @@ from ociexport.registry.authfiles import Finding, search_credentials
 from ociexport.registry.blobs import BlobStream
 from ociexport.registry.encodings import undo_for_document
 from ociexport.registry.foreign import open_foreign
-from ociexport.registry.hosts import Endpoint, Route, routes_for
+from ociexport.registry.hosts import Endpoint, Route, endpoint_for, routes_for
 from ociexport.registry.options import DEFAULT_OPTIONS, RegistryOptions
 from ociexport.registry.registries_conf import RegistriesConf, read_registries_conf
 from ociexport.registry.session import RegistrySession
@@ -70,6 +70,16 @@ class RegistryClient:
         """
         routes = routes_for(reference, self.options, self.registries_conf)
         return RegistrySource(reference, routes, self, owns_client=owns_client)
+
+    def verify_login(self, registry: str) -> bool:
+        """Return whether ``registry`` looked at the given credentials; that they are right is certain then.
+
+        Raises:
+            AuthenticationError: it does not accept them.
+            RegistryError: it can't be asked.
+        """
+        endpoint = endpoint_for(registry, self.options)
+        return self.session(Route(endpoint, "")).verify_login()
 
     def session(self, route: Route) -> RegistrySession:
         """Return the session with the server of ``route``."""

@@ -16,7 +16,7 @@ from ociexport.errors import (
     RegistryError,
     RegistryNotFoundError,
     TransferError,
-    quoted,
+    printable,
 )
 from ociexport.jsonfields import parse_json_object
 
@@ -38,7 +38,7 @@ def redacted(url: str) -> str:
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     shown = urlunsplit((parts.scheme, host, parts.path, "", ""))
-    safe = quoted(shown)[1:-1]
+    safe = printable(shown)
     return f"{safe}?…" if parts.query else safe
 
 
@@ -91,14 +91,14 @@ def _explain_body(content_type: str, body: bytes) -> tuple[tuple[str, ...], str]
         if not errors:
             # Gateways in front of registries have shapes of their own.
             words = (item.optional_text(key) for key in ("message", "details", "error"))
-            return (), quoted(next(filter(None, words), ""))[1:-1]
+            return (), printable(next(filter(None, words), ""))
     except InvalidImageError:
         if content_type.startswith("text/plain"):
-            return (), quoted(body.decode("utf-8", "replace").strip())[1:-1]
+            return (), printable(body.decode("utf-8", "replace").strip())
         return (), f"with {describe_content(body)} in place of a registry's error"
     codes = tuple(code for code, _ in errors if code)
     shown = (": ".join(filter(None, error)) for error in errors[:_MAX_SHOWN_ERRORS])
-    return codes, "; ".join(quoted(text)[1:-1] for text in shown)
+    return codes, "; ".join(printable(text) for text in shown)
 
 
 def status_line(status: int) -> str:
@@ -128,10 +128,10 @@ def _describe_quota(headers: Mapping[str, str]) -> str:
     if left.isdecimal():
         parts.append(f"{left} left")
     if source:
-        parts.append(f"counted for {quoted(source)[1:-1]}")
+        parts.append(f"counted for {printable(source)}")
     wait = headers.get("Retry-After", "")
     if wait:
-        parts.append(f"asks to wait: {quoted(wait)[1:-1]}" + (" s" if wait.isdecimal() else ""))
+        parts.append(f"asks to wait: {printable(wait)}" + (" s" if wait.isdecimal() else ""))
     return ", ".join(parts)
 
 
@@ -150,7 +150,7 @@ def error_of_connection(
     url = redacted(url)
     reason, hint = _explain_connection(error)
     if issuer is not None:
-        reason += f" (issued by {quoted(issuer)[1:-1]})"
+        reason += f" (issued by {printable(issuer)})"
     return TransferError(f"{subject}: {method} {url}: {reason}", method=method, url=url, hint=hint)
 
 
@@ -197,7 +197,7 @@ def _explain_connection(error: BaseException) -> tuple[str, str | None]:
         return "no answer in time", None
     if "IncompleteRead" in texts or "Remote end closed" in texts or "Connection broken" in texts:
         return "the connection was closed too early", None
-    return quoted(str(error))[1:-1], None
+    return printable(str(error)), None
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

@@ -117,6 +117,31 @@ class RegistrySession:
         # 2. Once more, and not again: a registry may say 401 for ever.
         return self._transport.send(replace(request, authorization=authorization, accepted=request.accepted - {401}))
 
+    def verify_login(self) -> bool:
+        """Return True if the server accepts the credentials, and False if it asks for none.
+
+        Raises:
+            AuthenticationError: it does not accept them.
+        """
+        api_url = self.ping()
+        try:
+            authorization = self._authorization("")
+            if authorization is None:
+                return False
+            request = WireRequest(
+                "GET",
+                f"{api_url}/",
+                f"registry {self.endpoint.host}",
+                home_headers=self.endpoint.headers,
+                authorization=authorization,
+                tls=self.endpoint.tls,
+            )
+            self._transport.send(request).close()
+        except AuthenticationError as error:
+            error.hint = "check the user name and the password; some registries want an access token in its place"
+            raise
+        return True
+
     # Which URL, and which challenge
 
     def ping(self, *, retries: bool = True) -> str:
@@ -201,7 +226,8 @@ class RegistrySession:
     def _token(self, challenge: Challenge, repository: str) -> Token:
         held = self._tokens.get(repository)
         if held is None or held[1] <= time.monotonic():
-            scope = self._scopes.get(repository) or pull_scope(repository)
+            # A login is for no repository.
+            scope = self._scopes.get(repository) or (pull_scope(repository) if repository else "")
             token = self._fetch_token(challenge, repository, scope)
             held = (token, time.monotonic() + max(token.lifetime_seconds - _RENEWAL_SECONDS, 0))
             self._tokens[repository] = held

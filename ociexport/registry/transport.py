@@ -18,7 +18,7 @@ import urllib3
 from requests.structures import CaseInsensitiveDict
 
 import ociexport
-from ociexport.errors import RegistryError, TransferError, quoted
+from ociexport.errors import RegistryError, TransferError, printable, quoted
 from ociexport.progress import SILENT, Progress
 from ociexport.registry.addresses import verify_may_be_sent
 from ociexport.registry.certificates import DEFAULT_TLS, TlsSettings
@@ -315,7 +315,7 @@ class Transport:
         """
         for escaped in _WARNING.findall(answer.headers.get("Warning", "")):
             text = re.sub(r"\\(.)", r"\1", escaped)
-            line = f"{urlsplit(answer.url).netloc} says: {quoted(text)[1:-1]}"
+            line = f"{urlsplit(answer.url).netloc} says: {printable(text)}"
             with self._lock:
                 is_new = line not in self._warned
                 self._warned.add(line)

@@ -1,0 +1,40 @@
+"""`ociexport auth explain`: which credentials an image would be pulled with."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ociexport.cli.exit_codes import OK
+from ociexport.reference import ImageReference
+from ociexport.registry.authfiles import Finding, search_credentials
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser`` the options of this command."""
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    explain = actions.add_parser(
+        "explain", help="say which file and entry the credentials for an image come from", allow_abbrev=False
+    )
+    explain.add_argument("image", metavar="IMAGE", help="an image reference")
+    explain.add_argument("--authfile", metavar="FILE", type=Path, help="as for pull")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print what was looked at, and what was found; no secret."""
+    reference = ImageReference.parse(options.image.removeprefix("docker://"))
+    finding = search_credentials(reference.registry, reference.repository, options.authfile)
+    for place, reason in finding.passed_over:
+        sys.stdout.write(f"{place}: {reason}\n")
+    sys.stdout.write(
+        f"{_describe(finding)}\n{reference.name}: pulled as {finding.credentials or 'nobody (anonymous)'}\n"
+    )
+    return OK
+
+
+def _describe(finding: Finding) -> str:
+    if finding.place is None:
+        return "no other place to look"
+    helper = f", by docker-credential-{finding.helper}" if finding.helper is not None else ""
+    return f"{finding.place}: entry '{finding.key}'{helper}"

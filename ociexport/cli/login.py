@@ -1,0 +1,96 @@
+"""`ociexport login`: try credentials at a registry, and keep them."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import sys
+from contextlib import closing
+from pathlib import Path
+
+from ociexport.cli.exit_codes import OK
+from ociexport.cli.registry_options import add_tls_arguments, is_insecure, read_password
+from ociexport.errors import InvalidReferenceError, UsageError
+from ociexport.reference import DEFAULT_REGISTRY, ImageReference
+from ociexport.registry.credentials import Credentials
+from ociexport.registry.options import RegistryOptions
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser`` the options of this command."""
+    add_registry_argument(parser)
+    parser.add_argument("-u", "--username", metavar="USER", help="asked for on a terminal where not given")
+    parser.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
+    add_tls_arguments(parser.add_argument_group("reaching the registry"))
+
+
+def add_registry_argument(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser`` the arguments that say whose login it is, and where it is kept."""
+    parser.add_argument(
+        "registry", metavar="REGISTRY", nargs="?", default=DEFAULT_REGISTRY, help="host[:port] (default: docker.io)"
+    )
+    parser.add_argument("--authfile", metavar="FILE", type=Path, help="where to keep it")
+    parser.add_argument(
+        "--compat",
+        choices=["docker", "containers"],
+        default="docker",
+        help="keep it where docker does (default), or podman and skopeo",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Log in, and print where the credentials are now."""
+    from ociexport.registry.client import RegistryClient  # noqa: PLC0415 - the wire, which --help does not need
+    from ociexport.registry.logins import Compat, login_file, write_login  # noqa: PLC0415
+
+    registry = parse_registry(options.registry)
+    credentials = _ask(options)
+    settings = RegistryOptions(
+        credentials=credentials,
+        plain_http=options.plain_http,
+        insecure=is_insecure(options),
+        ca_file=options.cacert,
+        cert_dir=options.cert_dir,
+    )
+    with closing(RegistryClient(settings)) as client:
+        wants_login = client.verify_login(registry)
+    place = write_login(login_file(options.authfile, Compat(options.compat)), registry, credentials)
+    if not options.quiet:
+        believed = "accepted" if wants_login else "not looked at: this registry asks nobody who he is"
+        print(f"ociexport: {registry}: {credentials} {believed}; kept in {place}", file=sys.stderr)
+    return OK
+
+
+def parse_registry(text: str) -> str:
+    """Return the registry that ``text`` names, in the form that references have.
+
+    Raises:
+        UsageError: it names none.
+    """
+    name = text.removeprefix("https://").removeprefix("http://").rstrip("/")
+    host, _, path = name.partition("/")
+    if path not in ("", "v1", "v2"):
+        raise UsageError(f"registry: expected host[:port], got '{text}'")
+    try:
+        # A reference knows all names of Docker Hub; the host of one is told from a path by its dot or colon.
+        return ImageReference.parse(f"{host}/login").registry if set(host) & set(".:") else _named(host)
+    except InvalidReferenceError as error:
+        raise UsageError(f"registry: expected host[:port], got '{text}'") from error
+
+
+def _named(host: str) -> str:
+    return ImageReference(host, "login", "latest").registry
+
+
+def _ask(options: argparse.Namespace) -> Credentials:
+    if options.password_stdin:
+        if options.username is None:
+            raise UsageError("--password-stdin: expected --username with it")
+        return Credentials(options.username, read_password())
+    if not sys.stdin.isatty():
+        raise UsageError("expected --username and --password-stdin, or a terminal to ask on")
+    username = options.username or input("Username: ").strip()
+    password = getpass.getpass("Password: ")
+    if not username or not password:
+        raise UsageError("expected a user and a password, got nothing")
+    return Credentials(username, password)
