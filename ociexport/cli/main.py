@@ -18,7 +18,7 @@ from typing import NoReturn
 import ociexport
 
 # name: one line of help. The module is ociexport.cli.<name>.
-_COMMANDS = {
+COMMANDS = {
     "pull": "fetch images from a registry into an OCI layout",
     "unpack": "apply an image's layers to a new root filesystem",
     "serve": "serve an OCI layout as a read-only registry",
@@ -82,7 +82,7 @@ def _parse_command_line(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=f"ociexport {ociexport.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     wanted = next((word for word in words if not word.startswith("-")), None)
-    for name, summary in _COMMANDS.items():
+    for name, summary in COMMANDS.items():
         command = commands.add_parser(
             name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False
         )
