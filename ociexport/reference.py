@@ -24,6 +24,12 @@ _TAG_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _DOCKER_HUB_ALIASES = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
 
 
+def names_registry(text: str) -> bool:
+    """Whether a reference begins with a registry, and not with a path on Docker Hub."""
+    first, slash, _ = text.partition("@")[0].partition("/")
+    return bool(slash) and bool(set(first) & set(".:[") or first == "localhost" or first != first.lower())
+
+
 @dataclass(frozen=True, slots=True)
 class ImageReference:
     """Where an image is to be had: a registry, a repository in it, and a tag or a digest or both.
@@ -92,8 +98,8 @@ class ImageReference:
             raise InvalidReferenceError("repository: 64 hexadecimal digits are no name")
         name, at, digest_text = text.partition("@")
         digest = Digest.parse(digest_text) if at else None
-        registry, slash, path = name.partition("/")
-        if not slash or not (set(registry) & set(".:[") or registry == "localhost" or registry != registry.lower()):
+        registry, _, path = name.partition("/")
+        if not names_registry(text):
             registry, path = DEFAULT_REGISTRY, name
         path, colon, tag_text = path.partition(":")
         tag = tag_text if colon else None

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ociexport.errors import NotFoundError, UsageError, quoted
 from ociexport.layout import ImageLayout
-from ociexport.reference import ImageReference
+from ociexport.reference import ImageReference, names_registry
 from ociexport.sources import ImageSource
 
 if TYPE_CHECKING:
     from ociexport.progress import Progress
+    from ociexport.registry.client import RegistryClient
     from ociexport.registry.options import RegistryOptions
 
 # Skopeo's names for transports, and regctl's; what stands behind them is told apart below.
@@ -59,7 +60,7 @@ def parse_source_name(text: str) -> SourceName:
         UsageError: a transport that we do not have.
     """
     if text.startswith(_REGISTRY_PREFIX):
-        return RegistryName(ImageReference.parse(text.removeprefix(_REGISTRY_PREFIX)))
+        return RegistryName(_parse_image(text.removeprefix(_REGISTRY_PREFIX)))
     for prefix in _LAYOUT_PREFIXES:
         if text.startswith(prefix):
             return _parse_layout_name(text.removeprefix(prefix))
@@ -74,7 +75,16 @@ def parse_source_name(text: str) -> SourceName:
     for path, image in _splits(text):
         if os.path.isfile(os.path.join(path, "oci-layout")):
             return LayoutName(path, image)
-    return RegistryName(ImageReference.parse(text))
+    return RegistryName(_parse_image(text))
+
+
+def _parse_image(text: str) -> ImageReference:
+    if names_registry(text):
+        return ImageReference.parse(text)
+    # Reads registries.conf, for its short names; nothing else needs it so early.
+    from ociexport.registry.short_names import parse_image  # noqa: PLC0415
+
+    return parse_image(text)
 
 
 def _parse_layout_name(text: str) -> LayoutName:
@@ -113,12 +123,47 @@ def open_source(
     if isinstance(name, str):
         name = parse_source_name(name)
     if isinstance(name, LayoutName):
-        if not os.path.isdir(name.path):
-            raise NotFoundError(f"{quoted(name.path)}: expected an OCI layout, there is no such directory")
-        return ImageLayout(name.path).open_image(name.image)
+        return _open_layout(name)
+    return _new_client(options, progress).source(name.reference, owns_client=True)
+
+
+class SourceOpener:
+    """Opens sources for one run; those in registries share connections and logins.
+
+    Args:
+        options: how registries are reached.
+        progress: told of retries.
+    """
+
+    def __init__(self, *, options: RegistryOptions | None = None, progress: Progress | None = None) -> None:
+        self._options = options
+        self._progress = progress
+        self._client: RegistryClient | None = None
+
+    def open(self, name: SourceName) -> ImageSource:
+        """Return the source that ``name`` means; the caller closes it before this opener. Raises as `open_source`."""
+        if isinstance(name, LayoutName):
+            return _open_layout(name)
+        if self._client is None:
+            self._client = _new_client(self._options, self._progress)
+        return self._client.source(name.reference)
+
+    def close(self) -> None:
+        """Close all connections."""
+        if self._client is not None:
+            self._client.close()
+
+
+def _open_layout(name: LayoutName) -> ImageSource:
+    if not os.path.isdir(name.path):
+        raise NotFoundError(f"{quoted(name.path)}: expected an OCI layout, there is no such directory")
+    return ImageLayout(name.path).open_image(name.image)
+
+
+def _new_client(options: RegistryOptions | None, progress: Progress | None) -> RegistryClient:
     # The wire costs a tenth of a second to import, which a layout need not pay.
     from ociexport.progress import SILENT  # noqa: PLC0415
-    from ociexport.registry.client import open_registry_source  # noqa: PLC0415
+    from ociexport.registry.client import RegistryClient  # noqa: PLC0415
     from ociexport.registry.options import DEFAULT_OPTIONS  # noqa: PLC0415
 
-    return open_registry_source(name.reference, options=options or DEFAULT_OPTIONS, progress=progress or SILENT)
+    return RegistryClient(options or DEFAULT_OPTIONS, progress or SILENT)

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from ociexport.cli.exit_codes import OK
-from ociexport.reference import ImageReference
 from ociexport.registry.authfiles import Finding, search_credentials
+from ociexport.registry.short_names import parse_image
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print what was looked at, and what was found; no secret."""
-    reference = ImageReference.parse(options.image.removeprefix("docker://"))
+    reference = parse_image(options.image.removeprefix("docker://"))
     finding = search_credentials(reference.registry, reference.repository, options.authfile)
     for place, reason in finding.passed_over:
         sys.stdout.write(f"{place}: {reason}\n")

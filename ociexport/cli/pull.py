@@ -12,7 +12,7 @@ from ociexport.cli.progress_option import progress_from
 from ociexport.cli.registry_options import add_registry_arguments, registry_options_from
 from ociexport.errors import UsageError
 from ociexport.layout import ImageLayout
-from ociexport.source_names import open_source, parse_source_name
+from ociexport.source_names import SourceOpener, parse_source_name
 from ociexport.transfer import DEFAULT_JOBS, copy_image
 
 _MAX_JOBS = 64
@@ -48,14 +48,15 @@ def run(options: argparse.Namespace) -> int:
     layout = ImageLayout(options.out)
     layout.verify_is_usable()
     try:
-        for name in names:
-            with closing(open_source(name, options=registry_options, progress=progress)) as source:
-                result = copy_image(source, layout, platform=platform, jobs=options.jobs, progress=progress)
-            progress.say(
-                f"{result.name}: image {result.config_digest}, "
-                f"{result.fetched_blobs} blobs fetched, {result.reused_blobs} already there"
-            )
-            sys.stdout.write(f"{result.name.partition('@')[0]}@{result.manifest_digest}\n")
+        with closing(SourceOpener(options=registry_options, progress=progress)) as sources:
+            for name in names:
+                with closing(sources.open(name)) as source:
+                    result = copy_image(source, layout, platform=platform, jobs=options.jobs, progress=progress)
+                progress.say(
+                    f"{result.name}: image {result.config_digest}, "
+                    f"{result.fetched_blobs} blobs fetched, {result.reused_blobs} already there"
+                )
+                sys.stdout.write(f"{result.name.partition('@')[0]}@{result.manifest_digest}\n")
     finally:
         layout.remove_if_unused()
     return OK

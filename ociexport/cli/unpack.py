@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
         placeholder_devices=options.devices == "placeholder",
     )
     progress = progress_from(options)
-    with closing(open_source(options.source, options=registry_options_from(options))) as source:
+    with closing(open_source(options.source, options=registry_options_from(options), progress=progress)) as source:
         result = unpack(
             source, options.rootfs, platform=platform_from(options), options=unpack_options, progress=progress
         )

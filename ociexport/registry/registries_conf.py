@@ -169,15 +169,3 @@ def _parse_mirror(item: JsonObject, *, digest_only: bool) -> _Mirror:
     if pull not in _PULL_FROM_MIRROR:
         raise item.error("pull-from-mirror", f"expected one of {', '.join(_PULL_FROM_MIRROR)}, got {quoted(pull)}")
     return _Mirror(item.text("location"), item.boolean("insecure"), pull)
-
-
-def expand_short_name(text: str, conf: RegistriesConf) -> str:
-    """Return an image reference with the alias at its beginning written out; any other as it is.
-
-    Only names with no registry can be short.
-    """
-    name = text.partition("@")[0]
-    head, slash, tail = name.rpartition("/")
-    name = head + slash + tail.partition(":")[0]
-    full = conf.aliases.get(name)
-    return full + text[len(name) :] if full is not None else text
