@@ -1,0 +1,152 @@
+"""`make bench`: ociexport against its peers, on an image that is built first, in a memory file system.
+
+    python -m tests.bench [startup] [unpack] [pull] [growth]
+
+Each part says what is to be reached beside what was measured. docs/performance.md keeps results and what they taught.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ociexport.layout import ImageLayout
+from ociexport.platforms import host_platform
+from ociexport.resolve import resolve_manifest
+from tests.bench.bench_image import IMAGE, build_bench_image
+from tests.bench.measuring import Contender, compare, removing
+from tests.image_builder import build_image, write_layout
+from tests.memory_source import member
+from tests.system_parts import docker_registry, run
+
+_OCIEXPORT = (sys.executable, "-m", "ociexport")
+_IMAGE_DIRECTORY = Path(".bench")
+
+
+def main() -> int:
+    """Run the parts that are named, or all; returns an exit code."""
+    parts = {"startup": bench_startup, "unpack": bench_unpack, "pull": bench_pull, "growth": bench_growth}
+    for name in sys.argv[1:] or parts:
+        parts[name]()
+    return 0
+
+
+def bench_startup() -> None:
+    """`ociexport --version` starts in under three times ``python -c pass``."""
+    python = sys.executable
+    command = shutil.which("ociexport", path=str(Path(python).parent))
+    version = [command, "--version"] if command else [*_OCIEXPORT, "--version"]
+    timings = compare(
+        "start-up; to reach: under 3.00",
+        [Contender("ociexport --version", version), Contender("python -c pass", [python, "-c", "pass"])],
+        runs=30,
+    )
+    ratio = timings["ociexport --version"].wall / timings["python -c pass"].wall
+    print(f"\nstart-up: {ratio:.2f} times python -c pass: {'reached' if ratio < 3 else 'NOT reached'}")
+
+
+@contextmanager
+def _memory_directory() -> Iterator[Path]:
+    base = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with TemporaryDirectory(prefix="ociexport-bench-", dir=base) as directory:
+        yield Path(directory)
+
+
+def bench_unpack() -> None:
+    """Unpacking, against umoci, igzip with tar, and inflating alone."""
+    built = build_bench_image(_IMAGE_DIRECTORY)
+    with _memory_directory() as work:
+        layout = work / "layout"
+        shutil.copytree(built, layout)
+        layers = [str(layout / "blobs" / digest.replace(":", "/")) for digest in _layer_digests(layout)]
+        target = work / "rootfs"
+        clear = removing(target)
+        each = f"for l in {' '.join(layers)}; do igzip -dc $l"
+        tar = f"mkdir {target} && {each} | tar -C {target} -xpf - --xattrs --numeric-owner; done"
+        inflate = f"{each} >/dev/null; done"
+        with _served(layout, work / "registry") as reference:
+            compare(
+                "unpack; to reach: umoci 0.23, igzip with tar 0.72, inflating alone 1.7, from the registry 0.80",
+                [
+                    Contender("ociexport unpack", [*_OCIEXPORT, "unpack", "-q", str(layout), str(target)], clear),
+                    Contender(
+                        "umoci raw unpack",
+                        ["umoci", "raw", "unpack", "--image", f"{layout}:{IMAGE}", str(target)],
+                        clear,
+                    ),
+                    Contender("igzip -dc | tar -x", ["sh", "-c", tar], clear),
+                    Contender("igzip -dc alone", ["sh", "-c", inflate]),
+                    Contender(
+                        "ociexport unpack, from a registry",
+                        [*_OCIEXPORT, "unpack", "-q", reference, str(target)],
+                        clear,
+                    ),
+                ],
+            )
+
+
+def bench_pull() -> None:
+    """Pulling from Debian's registry into a layout, against skopeo."""
+    built = build_bench_image(_IMAGE_DIRECTORY)
+    with _memory_directory() as work, _served(built, work / "registry") as reference:
+        ours, theirs = work / "ours", work / "theirs"
+        compare(
+            "pull; to reach: skopeo 0.5",
+            [
+                Contender("ociexport pull", [*_OCIEXPORT, "pull", "-q", reference, "--out", str(ours)], removing(ours)),
+                Contender(
+                    "skopeo copy",
+                    ["skopeo", "copy", "--src-tls-verify=false", f"docker://{reference}", f"oci:{theirs}:1"],
+                    removing(theirs),
+                ),
+            ],
+        )
+
+
+def bench_growth() -> None:
+    """127 layers, and a great many tiny files: the time grows with their number, the memory hardly."""
+    for files in (25_000, 50_000, 100_000, 200_000):
+        _bench_built(f"{files} tiny files", [_tiny_files(files)])
+    for layers in (32, 64, 127):
+        _bench_built(f"{layers} layers", [_tiny_files(200, f"layer{number}/") for number in range(layers)])
+
+
+def _bench_built(name: str, tars: list[bytes]) -> None:
+    with _memory_directory() as work:
+        layout, target = work / "layout", work / "rootfs"
+        write_layout(layout, {"1": build_image(tars)})
+        contender = Contender(name, [*_OCIEXPORT, "unpack", "-q", str(layout), str(target)], removing(target))
+        compare(f"growth: {name}", [contender], runs=3)
+
+
+def _tiny_files(count: int, prefix: str = "") -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for number in range(count):
+            info, content = member(f"{prefix}d{number // 100}/f{number}", b"tiny %d" % number)
+            tar.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+@contextmanager
+def _served(layout: Path, directory: Path) -> Iterator[str]:
+    """Put the image into Debian's registry on loopback; gives its reference."""
+    with docker_registry(directory) as host:
+        reference = f"{host}/bench/image:1"
+        run("skopeo", "copy", "--dest-tls-verify=false", f"oci:{layout}:{IMAGE}", f"docker://{reference}")
+        yield reference
+
+
+def _layer_digests(layout: Path) -> list[str]:
+    manifest = resolve_manifest(ImageLayout(layout).open_image(IMAGE), host_platform()).manifest
+    return [str(layer.digest) for layer in manifest.layers]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
