@@ -6,8 +6,7 @@ The public names are those in `__all__`; whatever is not there may change. They 
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ociexport.digest import Digest
@@ -49,7 +48,9 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
+    import importlib  # noqa: PLC0415 - who asks for the version only needs none of it
+
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'ociexport' has no attribute {name!r}")

@@ -6,7 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from ociexport.cli.main import COMMANDS
+from ociexport.cli.commandline import COMMANDS
 from tests.system_parts import OCIEXPORT
 
 _README = Path(__file__).parent.parent / "README.md"
