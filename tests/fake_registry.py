@@ -110,6 +110,7 @@ class _Rule:
     fault: Fault
     times: int | None
     method: str | None
+    when: Callable[[Request], bool]
 
 
 class FakeRegistry:
@@ -169,9 +170,17 @@ class FakeRegistry:
                 self.manifests[repository, selector] = (raw, media_type)
         return digest
 
-    def misbehave(self, pattern: str, fault: Fault, *, times: int | None = None, method: str | None = None) -> None:
+    def misbehave(
+        self,
+        pattern: str,
+        fault: Fault,
+        *,
+        times: int | None = None,
+        method: str | None = None,
+        when: Callable[[Request], bool] = lambda request: True,
+    ) -> None:
         """Answer requests whose path has ``pattern`` (a pattern of `re`) with ``fault``, always or so many times."""
-        self._rules.append(_Rule(pattern, fault, times, method))
+        self._rules.append(_Rule(pattern, fault, times, method, when))
 
     def behave(self) -> None:
         """Forget all rules."""
@@ -330,6 +339,7 @@ class FakeRegistry:
                     if rule.times != 0
                     and rule.method in (None, request.method)
                     and re.search(rule.pattern, request.path)
+                    and rule.when(request)
                 ),
                 None,
             )

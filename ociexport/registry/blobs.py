@@ -16,8 +16,9 @@ _SKIPPED_AT_ONCE_BYTES = 256 * 1024
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
-# Opens the blob from a byte on: 206 where the server can, else 200 from the start, or 416.
-OpenFrom: TypeAlias = Callable[[int], Answer]
+# Opens the blob from a byte on, to before another or to its end: 206 where the server can, else 200 with all of it, or
+# 416.
+OpenFrom: TypeAlias = Callable[[int, int | None], Answer]
 
 
 class BlobStream:
@@ -31,12 +32,26 @@ class BlobStream:
         offset: of the first byte that `read` is to return.
         transport: waits between retries.
         subject: how messages call the blob.
+        end: of the part to read; None for all. A server that gives all the same gives all, unless ``is_strict``.
+        is_strict: nothing but the part will do.
     """
 
-    def __init__(self, open_from: OpenFrom, size: int, offset: int, transport: Transport, subject: str) -> None:
+    def __init__(
+        self,
+        open_from: OpenFrom,
+        size: int,
+        offset: int,
+        transport: Transport,
+        subject: str,
+        *,
+        end: int | None = None,
+        is_strict: bool = False,
+    ) -> None:
         self._open_from = open_from
         self._size = size
         self._position = offset
+        self._end = end
+        self._is_strict = is_strict
         self._transport = transport
         self._subject = subject
         self._failures = 0
@@ -55,6 +70,9 @@ class BlobStream:
         """
         if size < 0:
             size = max(self._size - self._position, 0) + 1
+        if self._end is not None:
+            # A server that sends more of the blob than it was asked for does no harm.
+            size = min(size, self._end - self._position)
         while True:
             try:
                 if self._skip_bytes:
@@ -73,16 +91,30 @@ class BlobStream:
         """Close the connection, or give it back where all was read."""
         self._body.close()
 
+    @property
+    def position(self) -> int:
+        """Of the next byte, from the beginning of the blob."""
+        return self._position
+
+    @property
+    def end(self) -> int:
+        """Of what is read: of the part, or of the blob where the server gives no parts."""
+        return self._size if self._end is None else self._end
+
     def _open(self) -> Body:
         """Return a body whose next byte is the one at the position, after those that are to be skipped."""
-        answer = self._open_from(self._position)
+        answer = self._open_from(self._position, self._end)
         if answer.status == 416 or (answer.status == 206 and content_encoding(answer)):
             # The server says that the blob is not that long, or its ranges are of other bytes: all of it, then.
             answer.close()
-            answer = self._open_from(0)
+            answer = self._open_from(0, None)
         try:
+            if self._is_strict and answer.status != 206:
+                raise RegistryError(f"{self._subject}: expected a part, got status {answer.status}", method="GET")
             if answer.status == 206:
                 self._verify_range(answer)
+            if answer.status != 206:
+                self._end = None
             self._skip_bytes = 0 if answer.status == 206 else self._position
             return self._decoded(answer)
         except BaseException:
@@ -107,7 +139,7 @@ class BlobStream:
 
     def _verify_ended(self) -> None:
         """Return if the body is complete; one with no length may as well have been cut."""
-        if self._position < self._size and self._length is None:
+        if self._position < self.end and self._length is None:
             raise TransferError(f"{self._subject}: expected {self._size} bytes, got {self._position}", method="GET")
 
     def _decoded(self, answer: Answer) -> Body:
@@ -140,3 +172,13 @@ class BlobStream:
             raise SizeMismatchError(
                 f"size mismatch: expected {self._size} bytes, got a part of {match[3]}", where=self._subject
             )
+
+
+def range_headers(position: int, end: int | None) -> dict[str, str]:
+    """Return the header that asks for a part; none for all.
+
+    Spec: RFC 9110 14.1.2, whose last byte is the one before ``end``.
+    """
+    if position == 0 and end is None:
+        return {}
+    return {"Range": f"bytes={position}-" + (str(end - 1) if end is not None else "")}

@@ -23,11 +23,12 @@ from ociexport.errors import (
 from ociexport.progress import SILENT, Progress
 from ociexport.reference import ImageReference
 from ociexport.registry.authfiles import Finding, search_credentials
-from ociexport.registry.blobs import BlobStream
+from ociexport.registry.blobs import range_headers
 from ociexport.registry.encodings import undo_for_document
 from ociexport.registry.foreign import open_foreign
 from ociexport.registry.hosts import Endpoint, Route, endpoint_for, routes_for
 from ociexport.registry.options import DEFAULT_OPTIONS, RegistryOptions
+from ociexport.registry.ranges import open_blob_stream
 from ociexport.registry.registries_conf import RegistriesConf, read_registries_conf
 from ociexport.registry.session import RegistrySession
 from ociexport.registry.transport import Answer, Transport
@@ -199,14 +200,16 @@ class RegistrySource:
             if route.serves_digests and not (route.is_mirror and route.endpoint.host == blamed)
         ]
 
-        def open_from(position: int) -> Answer:
+        def open_from(position: int, end: int | None) -> Answer:
+            headers = range_headers(position, end)
+
             def open_at(route: Route) -> Answer:
                 answer = self._get(
                     route,
                     f"/blobs/{descriptor.digest}",
                     subject=subject,
-                    headers={"Range": f"bytes={position}-"} if position else {},
-                    accepted=_PART if position else _WHOLE,
+                    headers=headers,
+                    accepted=_PART if headers else _WHOLE,
                 )
                 self._note(descriptor.digest, route)
                 return answer
@@ -216,9 +219,9 @@ class RegistrySource:
             except RegistryNotFoundError as error:
                 if not descriptor.urls:
                     raise
-                return open_foreign(descriptor, position, error, self._client.transport)
+                return open_foreign(descriptor, headers, error, self._client.transport)
 
-        return BlobStream(open_from, descriptor.size, offset, self._client.transport, subject)
+        return open_blob_stream(open_from, descriptor.size, offset, self._client.transport, subject)
 
     def close(self) -> None:
         """Close the connections, unless other sources use them too."""

@@ -7,16 +7,21 @@ Spec: image-spec 1.1 descriptor.md, "urls"; layer.md, "Non-Distributable Layers"
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ociexport.documents import Descriptor
 from ociexport.errors import RegistryError, RegistryNotFoundError, quoted
 from ociexport.registry.failures import redacted
 from ociexport.registry.transport import Answer, Transport, WireRequest
 
 
-def open_foreign(descriptor: Descriptor, position: int, missing: RegistryNotFoundError, transport: Transport) -> Answer:
-    """Return an answer with the bytes of a foreign layer from ``position`` on, from the first URL that has it.
+def open_foreign(
+    descriptor: Descriptor, headers: Mapping[str, str], missing: RegistryNotFoundError, transport: Transport
+) -> Answer:
+    """Return an answer with the bytes of a foreign layer, from the first URL that has it.
 
     Args:
+        headers: the Range that is wanted; empty for all.
         missing: what the registry said; raised where foreign layers are not wanted.
 
     Raises:
@@ -34,8 +39,8 @@ def open_foreign(descriptor: Descriptor, position: int, missing: RegistryNotFoun
             "GET",
             url,
             f"foreign layer {descriptor.digest}",
-            headers={"Range": f"bytes={position}-"} if position else {},
-            accepted=frozenset({200, 206, 416}) if position else frozenset({200}),
+            headers=headers,
+            accepted=frozenset({200, 206, 416}) if headers else frozenset({200}),
             sent_by=missing.url,
         )
         try:

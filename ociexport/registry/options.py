@@ -56,6 +56,7 @@ class RegistryOptions:
         retry_times: how often a request or body that failed for a passing reason is tried again.
         retry_delay_seconds: before the first retry; it doubles with each.
         max_wait_seconds: the longest Retry-After of a registry that we obey.
+        connections_per_blob: how many a large blob may come over where one is slow; 1 for no parallel ranges.
         min_bytes_per_second: a body that comes more slowly for `stall_seconds` has stalled; it is asked for again.
         connect_timeout_seconds: for a connection to be made.
         read_timeout_seconds: for the next bytes to arrive.
@@ -78,6 +79,7 @@ class RegistryOptions:
     max_wait_seconds: float = 120.0
     connect_timeout_seconds: float = 15.0
     read_timeout_seconds: float = 60.0
+    connections_per_blob: int = 6
     min_bytes_per_second: int = 1024
     stall_seconds: float = 30.0
 

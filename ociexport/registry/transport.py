@@ -38,6 +38,8 @@ from ociexport.registry.retries import backoff_seconds, is_passing_error, is_pas
 
 # Registries redirect once to their storage, and that perhaps once more to a nearer place.
 MAX_REDIRECTS = 10
+# Beside one for each blob that is fetched; more would only take each other's share, or offend the registry.
+MAX_SPARE_CONNECTIONS = 12
 # `read` fills what it was asked for, but keeps nobody waiting longer than this for what has arrived.
 _FILL_SECONDS = 0.1
 
@@ -172,6 +174,26 @@ class _Pace:
         self._seconds, self._bytes = 0.0, 0
 
 
+class SpareConnections:
+    """How many connections may be made beside the one that each blob has."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._lock = threading.Lock()
+
+    def take(self, wanted: int) -> int:
+        """Take up to ``wanted``; returns how many there were."""
+        with self._lock:
+            taken = min(wanted, self._count)
+            self._count -= taken
+        return taken
+
+    def give_back(self, count: int) -> None:
+        """Return some that were taken."""
+        with self._lock:
+            self._count += count
+
+
 class Transport:
     """Sends requests; shared by all sources and threads of a run, so that connections are used again.
 
@@ -184,6 +206,7 @@ class Transport:
         self.options = options
         self.progress = progress
         self._adapters: dict[TlsSettings, Adapter] = {}
+        self.spare_connections = SpareConnections(MAX_SPARE_CONNECTIONS)
         self._sockets = OpenSockets()
         self._lock = threading.Lock()
         self._closed = threading.Event()

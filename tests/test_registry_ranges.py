@@ -1,0 +1,166 @@
+"""Large blobs over several connections."""
+
+from __future__ import annotations
+
+import random
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from ociexport import mediatypes
+from ociexport.documents import Descriptor
+from ociexport.errors import RegistryNotFoundError, TransferError
+from ociexport.reference import ImageReference
+from ociexport.registry import ranges
+from ociexport.registry.client import RegistrySource, open_registry_source
+from ociexport.registry.options import RegistryOptions
+from tests.fake_registry import FakeRegistry, Fault, Request
+
+MIB = 1 << 20
+BLOB = random.Random(1).randbytes(40 * MIB)
+
+
+@pytest.fixture(autouse=True)
+def _any_connection_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranges, "_WORTHWHILE_SECONDS", 0.0)
+
+
+@contextmanager
+def _source(registry: FakeRegistry, **options: object) -> Iterator[RegistrySource]:
+    settings = {"retry_delay_seconds": 0, "read_timeout_seconds": 10, **options}
+    source = open_registry_source(
+        ImageReference.parse(f"{registry.host}/a:1"),
+        options=RegistryOptions(**settings),  # type: ignore[arg-type]
+    )
+    try:
+        yield source
+    finally:
+        source.close()
+
+
+def _read_all(source: RegistrySource, registry: FakeRegistry, offset: int = 0) -> bytes:
+    descriptor = Descriptor(mediatypes.OCI_LAYER, registry.add_blob(BLOB), len(BLOB))
+    stream = source.open_blob(descriptor, offset)
+    try:
+        return b"".join(iter(lambda: stream.read(MIB), b""))
+    finally:
+        stream.close()
+
+
+def _connections(registry: FakeRegistry) -> int:
+    return len({request.connection for request in registry.requests if "/blobs/" in request.path})
+
+
+@pytest.mark.parametrize("offset", [0, 1, 5 * MIB + 3])
+def test_parts_are_put_together_in_order(offset: int) -> None:
+    with FakeRegistry() as registry, _source(registry) as source:
+        assert _read_all(source, registry, offset) == BLOB[offset:]
+        assert _connections(registry) > 2
+
+
+def test_several_connections_are_faster_where_each_is_slow() -> None:
+    with FakeRegistry(bytes_per_second=20 * MIB) as registry:
+        seconds = []
+        for connections in (1, 6):
+            with _source(registry, connections_per_blob=connections) as source:
+                started = time.monotonic()
+                assert _read_all(source, registry) == BLOB
+                seconds.append(time.monotonic() - started)
+        assert seconds[1] < seconds[0] / 2
+
+
+def test_one_connection_that_is_fast_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranges, "_WORTHWHILE_SECONDS", 60.0)
+    with FakeRegistry() as registry, _source(registry) as source:
+        assert _read_all(source, registry) == BLOB
+        assert _connections(registry) == 1
+        assert [request.headers.get("range") for request in registry.requests[1:]] == [
+            "bytes=0-4194303",
+            "bytes=4194304-",
+        ]
+
+
+def test_server_without_ranges_sends_it_once() -> None:
+    with FakeRegistry(ranges=False) as registry, _source(registry) as source:
+        assert _read_all(source, registry) == BLOB
+        assert len(registry.paths()) == 2
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Fault(status=403), Fault(status=429), Fault(status=416), Fault(headers={"Content-Range": "bytes 7-9/20"})],
+)
+def test_server_that_refuses_parts_is_read_over_one_connection(fault: Fault) -> None:
+    """The first part is given and the others are not: a limit on connections, or a firewall."""
+
+    def is_later_part(request: Request) -> bool:
+        return bool(re.fullmatch(r"bytes=[1-9]\d*-\d+", request.headers.get("range", "")))
+
+    with FakeRegistry() as registry, _source(registry, retry_times=1) as source:
+        registry.misbehave("/blobs/", fault, when=is_later_part)
+        assert _read_all(source, registry) == BLOB
+        assert "bytes=4194304-" in [request.headers.get("range") for request in registry.requests]
+
+
+@pytest.mark.parametrize("fault", [Fault(cut_after=MIB), Fault(reset_after=MIB), Fault(status=503)])
+def test_parts_that_break_are_continued(fault: Fault) -> None:
+    with FakeRegistry() as registry, _source(registry, retry_times=6) as source:
+        registry.misbehave("/blobs/", fault, times=5)
+        assert _read_all(source, registry) == BLOB
+
+
+def test_blob_that_vanishes_ends_in_its_own_error() -> None:
+    with FakeRegistry() as registry, _source(registry) as source:
+        registry.misbehave("/blobs/", Fault(), times=2)
+        registry.misbehave("/blobs/", Fault(status=404))
+        with pytest.raises(RegistryNotFoundError):
+            _read_all(source, registry)
+
+
+def test_full_disk_for_the_parts_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", fail)
+    with FakeRegistry() as registry, _source(registry) as source:
+        assert _read_all(source, registry) == BLOB
+        assert _connections(registry) == 1
+
+
+def test_reader_that_stops_leaves_no_thread_behind() -> None:
+    with FakeRegistry(bytes_per_second=20 * MIB) as registry, _source(registry) as source:
+        descriptor = Descriptor(mediatypes.OCI_LAYER, registry.add_blob(BLOB), len(BLOB))
+        stream = source.open_blob(descriptor)
+        for _ in range(10):
+            stream.read(MIB)
+        stream.close()
+        deadline = time.monotonic() + 5
+        while any("connection" in thread.name for thread in threading.enumerate()):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+def test_close_of_the_source_ends_a_reader_in_another_thread() -> None:
+    with FakeRegistry() as registry:
+        registry.misbehave("/blobs/", Fault(), times=1)
+        registry.misbehave("/blobs/", Fault(delay_seconds=5))
+        errors: list[BaseException] = []
+        with _source(registry) as source:
+
+            def read() -> None:
+                try:
+                    _read_all(source, registry)
+                except TransferError as error:
+                    errors.append(error)
+
+            thread = threading.Thread(target=read)
+            thread.start()
+            time.sleep(0.5)
+        started = time.monotonic()
+        thread.join()
+        assert time.monotonic() - started < 1
+        assert len(errors) == 1
