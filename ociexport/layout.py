@@ -14,9 +14,9 @@ import os
 import stat
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from io import FileIO
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +30,11 @@ from ociexport.errors import (
     UnsupportedMediaTypeError,
     UsageError,
     locating,
+    printable,
     quoted,
 )
 from ociexport.jsonfields import parse_json_object
+from ociexport.layout_hold import LayoutHold
 from ociexport.reference import ImageReference
 from ociexport.resolve import read_small_blob
 from ociexport.sources import ImageName, ReceivedManifest
@@ -67,8 +69,9 @@ class ImageLayout:
         self.path = os.fspath(path)
         if not self.path:
             raise UsageError("layout: expected the path of a directory, got an empty one")
-        self._is_ready = False
-        self._ready_lock = threading.Lock()
+        self._lock = threading.Lock()
+        self._active_uses = 0
+        self._own_hold: LayoutHold | None = None
 
     def __str__(self) -> str:
         return self.path
@@ -96,15 +99,15 @@ class ImageLayout:
 
         Args:
             name: a tag, a full reference, ``@sha256:…`` or ``@N`` (position in ``index.json``); None where there is
-                only one image.
+                only one image. Of a tag or reference with a digest the digest counts.
 
         Raises:
             NotFoundError: there is no such image, or no layout; the message lists the names there are.
             UsageError: several images fit.
         """
         images = self.read_images()
-        if name is not None and name.startswith("@"):
-            descriptor = self._find_by_digest_or_position(images, name[1:])
+        if name is not None and "@" in name and all(known.tag != name for _, known in images):
+            descriptor = self._find_by_digest_or_position(images, name.partition("@")[2])
         else:
             descriptor = self._find_by_name(images, name)
         return LayoutSource(self, descriptor)
@@ -173,6 +176,10 @@ class ImageLayout:
         """Return where the blob is, if it is there."""
         return os.path.join(self.path, "blobs", digest.algorithm, digest.encoded)
 
+    def partial_path(self, digest: Digest) -> str:
+        """Return where the blob is while it is written."""
+        return os.path.join(self.path, _PARTIAL_DIRECTORY, f"{digest.algorithm}-{digest.encoded}")
+
     def _verify_layout_file(self) -> None:
         path = os.path.join(self.path, _LAYOUT_FILE)
         try:
@@ -240,29 +247,67 @@ class ImageLayout:
             index["manifests"] = [*kept, entry]
             _replace_file(os.path.join(self.path, _INDEX_FILE), _to_json(index))
 
-    def make_ready(self) -> None:
-        """Make the directory an empty layout, unless it is a layout already.
+    @contextmanager
+    def begin(self) -> Iterator[LayoutUse]:
+        """Make the directory a layout for as long as an image is copied into it.
+
+        Whoever ends last tidies up: what was discarded goes, and the layout itself if it was made in vain.
 
         Raises:
             UsageError: it holds something else; it was not touched.
         """
-        with self._ready_lock:
-            if not self._is_ready:
-                self._make_ready()
+        use = LayoutUse()
+        hold, made = self._hold()
+        with self._lock:
+            self._active_uses += 1
+        try:
+            yield use
+        finally:
+            with self._lock:
+                self._active_uses -= 1
+            self._release(hold, use.discarded, made)
 
-    def _make_ready(self) -> None:
+    def make_ready(self) -> None:
+        """Make the directory a layout, unless it is one; it stays one.
+
+        Raises:
+            UsageError: it holds something else; it was not touched.
+        """
+        with self._lock:
+            if not self._active_uses and self._own_hold is None:
+                self._own_hold, _ = self._hold()
+
+    def _hold(self) -> tuple[LayoutHold, _Made]:
+        """Make the directory a layout that nobody tidies away; returns what had to be made for it."""
         self.verify_is_usable()
-        for name in (os.path.join("blobs", "sha256"), _PARTIAL_DIRECTORY):
-            os.makedirs(os.path.join(self.path, name), exist_ok=True)
-        # index.json first: what has an oci-layout file is a layout, and a layout has an index.
-        with self._locked():
-            for name, content in (
-                (_INDEX_FILE, _to_json(_new_index())),
-                (_LAYOUT_FILE, b'{"imageLayoutVersion":"1.0.0"}'),
-            ):
-                if not os.path.exists(os.path.join(self.path, name)):
-                    _replace_file(os.path.join(self.path, name), content)
-        self._is_ready = True
+        directories = _missing_directories(self.path)
+        hold = LayoutHold(os.path.join(self.path, _OWN_DIRECTORY, "users"))
+        is_new = not os.path.exists(os.path.join(self.path, _LAYOUT_FILE))
+        made = _Made(is_new, directories, None)
+        try:
+            for name in (os.path.join("blobs", "sha256"), _PARTIAL_DIRECTORY):
+                os.makedirs(os.path.join(self.path, name), exist_ok=True)
+            # index.json first: what has an oci-layout file is a layout, and a layout has an index.
+            with self._locked():
+                for name, content in (
+                    (_INDEX_FILE, _to_json(_new_index())),
+                    (_LAYOUT_FILE, b'{"imageLayoutVersion":"1.0.0"}'),
+                ):
+                    if not os.path.exists(os.path.join(self.path, name)):
+                        _replace_file(os.path.join(self.path, name), content)
+                made = _Made(is_new, directories, self._read_index_bytes())
+        except BaseException:
+            self._release(hold, (), made)
+            raise
+        return hold, made
+
+    def _release(self, hold: LayoutHold, discarded: Iterable[Digest], made: _Made) -> None:
+        try:
+            if hold.is_alone():
+                with suppress(OSError, InvalidImageError):  # what went wrong before matters more
+                    self._tidy(discarded, made)
+        finally:
+            hold.close()
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -285,42 +330,83 @@ class ImageLayout:
         except NotADirectoryError as error:
             raise UsageError(f"{quoted(self.path)}: expected a directory, got a file") from error
         if _LAYOUT_FILE in names:
-            self._verify_layout_file()
+            with suppress(NotFoundError):  # gone meanwhile, with whoever had made it in vain
+                self._verify_layout_file()
         elif names - {"blobs", _INDEX_FILE, _OWN_DIRECTORY}:
             raise UsageError(
                 f"{quoted(self.path)}: expected an OCI layout or an empty directory, got a directory of other files",
                 hint="choose another directory for the layout",
             )
 
-    def remove_if_unused(self) -> None:
-        """Remove the layout again if nothing came of it: no image, no blob and no partial one."""
-        if not self._is_ready:
-            return
-        with suppress(OSError, InvalidImageError):
-            if self._read_raw_index()["manifests"]:
-                return
-            for directory in (os.path.join("blobs", "sha256"), "blobs", _PARTIAL_DIRECTORY):
-                os.rmdir(os.path.join(self.path, directory))
-            for name in (os.path.join(_OWN_DIRECTORY, "lock"), _INDEX_FILE, _LAYOUT_FILE):
+    def _tidy(self, discarded: Iterable[Digest], made: _Made) -> None:
+        """Remove what is wanted no more, and what was made in vain; only for who holds the layout alone."""
+        # If anything was named meanwhile, it may need what was to be discarded.
+        unchanged = self._read_index_bytes() == made.index
+        for digest in discarded if unchanged else ():
+            for path in (self.blob_path(digest), self.partial_path(digest)):
                 with suppress(FileNotFoundError):
-                    os.unlink(os.path.join(self.path, name))
-            os.rmdir(os.path.join(self.path, _OWN_DIRECTORY))
-            os.rmdir(self.path)
-        self._is_ready = False
+                    os.unlink(path)
+        own = os.path.join(self.path, _OWN_DIRECTORY)
+        with suppress(OSError):  # what is not empty holds partial blobs, and the next try goes on there
+            os.rmdir(os.path.join(self.path, _PARTIAL_DIRECTORY))
+            for name in os.listdir(own):
+                os.unlink(os.path.join(own, name))
+            os.rmdir(own)
+        if not made.layout or self._read_raw_index()["manifests"]:
+            return
+        blobs = os.path.join(self.path, "blobs")
+        with suppress(OSError):
+            for name in os.listdir(blobs):
+                os.rmdir(os.path.join(blobs, name))
+            os.rmdir(blobs)
+            os.unlink(os.path.join(self.path, _LAYOUT_FILE))
+            os.unlink(os.path.join(self.path, _INDEX_FILE))
+            for directory in reversed(made.directories):
+                os.rmdir(directory)
+
+    def _read_index_bytes(self) -> bytes | None:
+        try:
+            return _read_file(os.path.join(self.path, _INDEX_FILE), _MAX_INDEX_BYTES)
+        except FileNotFoundError:
+            return None
 
     def _read_raw_index(self) -> dict[str, Any]:
         """Return ``index.json`` as it is: what we do not know in it is kept."""
-        path = os.path.join(self.path, _INDEX_FILE)
-        try:
-            raw = _read_file(path, _MAX_INDEX_BYTES)
-        except FileNotFoundError:
+        raw = self._read_index_bytes()
+        if raw is None:
             return _new_index()
-        item = parse_json_object(raw, where=path)
+        item = parse_json_object(raw, where=os.path.join(self.path, _INDEX_FILE))
         for entry in item.objects("manifests"):
             Descriptor.from_json(entry)
         index: dict[str, Any] = json.loads(raw)
         index["manifests"] = index.get("manifests") or []
         return index
+
+
+class LayoutUse:
+    """One image's way into a layout."""
+
+    def __init__(self) -> None:
+        self.discarded: set[Digest] = set()
+
+    def discard(self, digests: Iterable[Digest]) -> None:
+        """Remove these blobs at the end, whole or partial, unless others use the layout and may need them."""
+        self.discarded.update(digests)
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What was made for an image, and what was there.
+
+    Args:
+        layout: whether there was none before.
+        directories: that were not there, outermost first.
+        index: the bytes of ``index.json``.
+    """
+
+    layout: bool
+    directories: tuple[str, ...]
+    index: bytes | None
 
 
 class LayoutBlobWriter:
@@ -334,8 +420,7 @@ class LayoutBlobWriter:
     def __init__(self, layout: ImageLayout, descriptor: Descriptor) -> None:
         self._layout = layout
         self._descriptor = descriptor
-        digest = descriptor.digest
-        self._path = os.path.join(layout.path, _PARTIAL_DIRECTORY, f"{digest.algorithm}-{digest.encoded}")
+        self._path = layout.partial_path(descriptor.digest)
         self.is_complete = False
 
     def __enter__(self) -> Self:
@@ -414,7 +499,7 @@ class LayoutSource:
     @property
     def display_name(self) -> str:
         """The layout's path and the image's name."""
-        return f"{self._layout.path}:{_shown(self._descriptor, self.image_name)}"
+        return f"{self._layout.path}:{printable(_shown(self._descriptor, self.image_name))}"
 
     @property
     def image_name(self) -> ImageName:
@@ -457,7 +542,7 @@ def _shown(descriptor: Descriptor, name: ImageName) -> str:
 
 
 def _listed(images: list[tuple[Descriptor, ImageName]]) -> str:
-    return ", ".join(quoted(_shown(*image)).strip("'") for image in images) or "none"
+    return ", ".join(printable(_shown(*image)) for image in images) or "none"
 
 
 def _is_replaced(old: dict[str, Any], descriptor: Descriptor, name: ImageName) -> bool:
@@ -470,6 +555,15 @@ def _is_replaced(old: dict[str, Any], descriptor: Descriptor, name: ImageName) -
         return name.full is None and old_full is None and name.tag is not None and bool(old_tag == name.tag)
     # The same image: an entry that says no more than the new one would only be its double.
     return old_full is None and old_tag in (None, name.tag)
+
+
+def _missing_directories(path: str) -> tuple[str, ...]:
+    """Return ``path`` and its parents, as far as they are not there, outermost first."""
+    missing = []
+    while path and not os.path.lexists(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    return tuple(reversed(missing))
 
 
 def _new_index() -> dict[str, Any]:

@@ -6,6 +6,7 @@ and opens a blob. So `pull` copies any source to any destination, and `unpack` t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -92,8 +93,25 @@ class BlobWriter(Protocol):
         """Take the next bytes; raises SizeMismatchError as soon as there are too many."""
 
 
+class DestinationUse(Protocol):
+    """One image's way into a destination."""
+
+    def discard(self, digests: Iterable[Digest]) -> None:
+        """Remove these blobs at the end, whole or partial: the image that they were written for is not as it should be.
+
+        They stay where others may be using them.
+        """
+
+
 class ImageDestination(BlobOpener, Protocol):
     """A place that images are copied to, which opens the blobs that it has; called from several threads."""
+
+    def begin(self) -> AbstractContextManager[DestinationUse]:
+        """Prepare to take one image, for as long as the ``with`` block; what was prepared in vain is gone afterwards.
+
+        Raises:
+            UsageError: something else is in the place; it was not touched.
+        """
 
     def has_blob(self, descriptor: Descriptor) -> bool:
         """Whether the blob is there and valid: its bytes are read and verified, for a file may be cut or damaged."""

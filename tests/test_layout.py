@@ -24,6 +24,8 @@ from ociexport.errors import (
 )
 from ociexport.layout import ImageLayout
 from ociexport.sources import ImageName, ReceivedManifest
+from tests.image_builder import build_image, write_layout
+from tests.memory_source import member
 
 CONTENT = b"some blob " * 1000
 BLOB = Descriptor("application/x", Digest.of(CONTENT), len(CONTENT))
@@ -89,9 +91,9 @@ def test_nothing_is_made_before_the_first_blob(layout: ImageLayout) -> None:
     ids=["short", "long", "other"],
 )
 def test_wrong_bytes_leave_nothing(layout: ImageLayout, written: bytes, error: type[Exception]) -> None:
-    with pytest.raises(error), layout.new_blob(BLOB) as blob:
+    with pytest.raises(error), layout.begin(), layout.new_blob(BLOB) as blob:
         blob.write(written)
-    assert files_of(layout) == [".ociexport/lock", "index.json", "oci-layout"]
+    assert not os.path.exists(layout.path)
 
 
 def test_cut_transfer_is_taken_up_where_it_ended(layout: ImageLayout) -> None:
@@ -103,6 +105,7 @@ def test_cut_transfer_is_taken_up_where_it_ended(layout: ImageLayout) -> None:
     assert layout.has_blob(BLOB)
     assert files_of(layout) == [
         ".ociexport/lock",
+        ".ociexport/users",
         f"blobs/sha256/{BLOB.digest.encoded}",
         "index.json",
         "oci-layout",
@@ -264,13 +267,93 @@ def test_missing_blob_is_told(layout: ImageLayout) -> None:
     assert str(caught.value) == f"{layout}: blob {BLOB.digest}: not in the layout"
 
 
-def test_unused_layout_is_removed_and_a_used_one_kept(layout: ImageLayout) -> None:
-    layout.make_ready()
-    layout.remove_if_unused()
-    assert not os.path.exists(layout.path)
-    store(layout)
-    layout.remove_if_unused()
+def test_layout_made_in_vain_is_removed_with_the_directories_above(tmp_path: Path) -> None:
+    layout = ImageLayout(tmp_path / "a" / "b")
+    with layout.begin() as use:
+        store(layout)
+        use.discard([BLOB.digest])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_empty_directory_that_was_there_stays(tmp_path: Path) -> None:
+    with ImageLayout(tmp_path).begin():
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_layout_of_others_is_left_as_it_was(tmp_path: Path) -> None:
+    write_layout(tmp_path, {"1": build_image([[member("a", b"1")]])})
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    layout = ImageLayout(tmp_path)
+    with layout.begin() as use:
+        store(layout)
+        use.discard([BLOB.digest])
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert {path for path, time in after.items() if before.get(path) != time} <= {tmp_path / "blobs" / "sha256"}
+    assert set(after) == set(before)
+
+
+def test_complete_layout_holds_nothing_of_ours(layout: ImageLayout) -> None:
+    with layout.begin():
+        store(layout)
+        layout.write_name(BLOB, ImageName("1", None))
+    assert files_of(layout) == [f"blobs/sha256/{BLOB.digest.encoded}", "index.json", "oci-layout"]
+    assert not os.path.exists(os.path.join(layout.path, ".ociexport"))
+
+
+def test_partial_blob_stays_for_the_next_try(layout: ImageLayout) -> None:
+    with layout.begin():
+        store_a_part(layout, CONTENT[:100])
+    with layout.begin(), layout.new_blob(BLOB) as blob:
+        assert blob.offset == 100
+        blob.write(CONTENT[100:])
     assert layout.has_blob(BLOB)
+
+
+def test_what_others_may_be_using_is_not_discarded(layout: ImageLayout) -> None:
+    other = ImageLayout(layout.path)
+    with layout.begin() as use:
+        store(layout)
+        use.discard([BLOB.digest])
+        with other.begin():
+            assert other.has_blob(BLOB)
+            other.write_name(BLOB, ImageName("1", None))
+        assert other.has_blob(BLOB)
+    with other.begin(), layout.begin() as use:
+        use.discard([BLOB.digest])
+    assert layout.has_blob(BLOB)
+
+
+def test_failing_process_takes_nothing_from_the_others(layout: ImageLayout) -> None:
+    """Some write the same blob in vain, again and again; what the others name has all that it needs."""
+    script = textwrap.dedent(
+        """
+        import sys
+        from ociexport.digest import Digest
+        from ociexport.documents import Descriptor
+        from ociexport.layout import ImageLayout
+        from ociexport.sources import ImageName
+        content = b"shared"
+        descriptor = Descriptor("m", Digest.of(content), len(content))
+        for number in range(60):
+            layout = ImageLayout(sys.argv[1])
+            with layout.begin() as use:
+                if not layout.has_blob(descriptor):
+                    with layout.new_blob(descriptor) as blob:
+                        if not blob.is_complete:
+                            blob.write(content[blob.offset:])
+                    if sys.argv[2] == "vain":
+                        use.discard([descriptor.digest])
+                elif number > 40 and sys.argv[2] != "vain":
+                    layout.write_name(descriptor, ImageName(sys.argv[2], None))
+                    assert layout.has_blob(descriptor)
+        """
+    )
+    names = ["vain", "vain", "a", "b"]
+    processes = [subprocess.Popen([sys.executable, "-c", script, layout.path, name]) for name in names]
+    assert [process.wait(60) for process in processes] == [0, 0, 0, 0]
+    if os.path.exists(layout.path):
+        assert all(layout.has_blob(descriptor) for descriptor, _ in layout.read_images())
 
 
 def test_two_processes_lose_no_name(layout: ImageLayout) -> None:

@@ -1,0 +1,52 @@
+"""Who writes to a layout: many may at once, and only who is alone tidies up."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import weakref
+from contextlib import suppress
+
+
+class LayoutHold:
+    """Keeps a layout from being tidied away by other threads and processes, until it is closed.
+
+    Args:
+        path: of the lock file; it and its directory are made. Whoever is tidying up is waited for.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._fd = _open_shared(path)
+        self._closer = weakref.finalize(self, os.close, self._fd)
+
+    def is_alone(self) -> bool:
+        """Whether nobody else holds the layout; if so, nobody will before this is closed."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # somebody does, or the file system has no locks and nobody can know
+            return False
+        return True
+
+    def close(self) -> None:
+        """Let go; may be called again."""
+        self._closer()
+
+
+def _open_shared(path: str) -> int:
+    while True:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        except FileNotFoundError:  # the directory was tidied away meanwhile
+            continue
+        try:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(fd, fcntl.LOCK_SH)
+            # Whoever was alone before may have removed what we opened.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(fd), os.stat(path)):
+                    return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
