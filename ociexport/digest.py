@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+# So much of what came is kept, to say what it is if it was not what it should be.
+_MAX_HEAD_BYTES = 512
+
 Chunk: TypeAlias = bytes | bytearray | memoryview
 
 # Registered algorithms and what their encoded part must look like (image-spec descriptor.md, "Registered algorithms").
@@ -102,6 +105,7 @@ class Verifier:
         self._size = size
         self._subject = subject
         self._hasher = digest.new_hasher()
+        self._head = b""
         self.seen_bytes = 0
 
     def update(self, chunk: Chunk) -> None:
@@ -111,9 +115,12 @@ class Verifier:
             SizeMismatchError: there are more than declared; raised at once, so that an endless body ends.
         """
         self.seen_bytes += len(chunk)
+        if not self._head:
+            self._head = bytes(chunk[:_MAX_HEAD_BYTES])
         if self._size is not None and self.seen_bytes > self._size:
             raise SizeMismatchError(
-                f"size mismatch: expected {self._size} bytes, got more ({self.seen_bytes} so far)", where=self._subject
+                f"size mismatch: expected {self._size} bytes, got more ({self.seen_bytes} so far){self._kind()}",
+                where=self._subject,
             )
         self._hasher.update(chunk)
 
@@ -126,13 +133,22 @@ class Verifier:
         """
         if self._size is not None and self.seen_bytes != self._size:
             raise SizeMismatchError(
-                f"size mismatch: expected {self._size} bytes, got {self.seen_bytes}", where=self._subject
+                f"size mismatch: expected {self._size} bytes, got {self.seen_bytes}{self._kind()}", where=self._subject
             )
         got = self._hasher.hexdigest()
         if got != self._digest.encoded:
             raise DigestMismatchError(
-                f"digest mismatch: expected {self._digest}, got {self._digest.algorithm}:{got}", where=self._subject
+                f"digest mismatch: expected {self._digest}, got {self._digest.algorithm}:{got}{self._kind()}",
+                where=self._subject,
             )
+
+    def _kind(self) -> str:
+        """Say where a page came in place of the bytes: from a login, a proxy, a captive portal."""
+        if not self._head.lstrip().startswith(b"<"):
+            return ""
+        from ociexport.contentkind import describe_content  # noqa: PLC0415 - loads libmagic, which only errors need
+
+        return f" ({describe_content(self._head)})"
 
 
 class VerifyingReader:

@@ -29,10 +29,16 @@ MAX_INDEX_DEPTH = 5
 
 @dataclass(frozen=True, slots=True)
 class ResolvedManifest:
-    """The manifest that was chosen, and the indexes that led to it, outermost first."""
+    """The manifest that was chosen, and what led to it.
+
+    Args:
+        indexes: outermost first.
+        platform: what the last index says that the manifest is for; None where there is none or it says nothing.
+    """
 
     manifest: Manifest
     indexes: tuple[Index, ...]
+    platform: Platform | None
 
 
 def resolve_manifest(source: ImageSource, platform: Platform) -> ResolvedManifest:
@@ -44,17 +50,20 @@ def resolve_manifest(source: ImageSource, platform: Platform) -> ResolvedManifes
         NotFoundError, RegistryError: the source does not give a document.
     """
     indexes: list[Index] = []
+    offered: Platform | None = None
     received = source.fetch_manifest()
     while True:
         document = parse_document(received.raw, received.media_type, received.digest)
         if isinstance(document, Manifest):
-            return ResolvedManifest(document, tuple(indexes))
+            return ResolvedManifest(document, tuple(indexes), offered)
         if len(indexes) == MAX_INDEX_DEPTH:
             raise LimitExceededError(
                 f"indexes within indexes: expected at most {MAX_INDEX_DEPTH}", where=f"manifest {indexes[0].digest}"
             )
         indexes.append(document)
-        received = fetch_entry(source, document, select_manifest(document, platform))
+        entry = select_manifest(document, platform)
+        offered = entry.platform
+        received = fetch_entry(source, document, entry)
 
 
 def fetch_entry(source: ImageSource, index: Index, entry: Descriptor) -> ReceivedManifest:

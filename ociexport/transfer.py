@@ -16,6 +16,7 @@ from ociexport.documents import Descriptor, ImageConfig, Manifest, Platform, pai
 from ociexport.errors import (
     DigestMismatchError,
     InvalidImageError,
+    InvalidReferenceError,
     NotFoundError,
     OciexportError,
     SizeMismatchError,
@@ -29,7 +30,7 @@ from ociexport.progress import SILENT, Progress
 from ociexport.reference import ImageReference
 from ociexport.resolve import read_config, resolve_manifest
 from ociexport.source_names import RegistryName, open_source
-from ociexport.sources import ImageDestination, ImageSource, ReceivedManifest
+from ociexport.sources import ImageDestination, ImageName, ImageSource, ReceivedManifest
 
 DEFAULT_JOBS = 4
 # What is read, hashed and written at once; larger chunks bring nothing, smaller ones more hand-overs of the lock.
@@ -44,17 +45,21 @@ class PullResult:
 
     Args:
         name: how the source calls the image.
+        reference: name and manifest digest, ``docker.io/library/alpine:3.20@sha256:…``, to be used in commands again.
         manifest_digest: of the platform's manifest, which the destination lists.
         config_digest: docker's image ID.
-        platform: that the image says it is for; None for what is no image.
+        is_image: whether it is one, and no artifact of another kind.
+        platform: that the image is for; None where nothing is said, or it is no image.
         fetched_blobs: how many blobs came over.
         fetched_bytes: of these; what an earlier try had left is not counted.
         reused_blobs: how many were there already, and valid.
     """
 
     name: str
+    reference: str
     manifest_digest: Digest
     config_digest: Digest
+    is_image: bool
     platform: Platform | None
     fetched_blobs: int
     fetched_bytes: int
@@ -110,20 +115,30 @@ def copy_image(
     resolved = resolve_manifest(source, platform)  # 1
     manifest = resolved.manifest
     config = _read_config(source, destination, manifest, progress)
-    if config is not None and not resolved.indexes:
-        _verify_platform(source, config, platform, progress)
-    shown = config.platform if config is not None else platform
-    progress.say(f"{source.display_name}: platform {shown}, manifest {manifest.digest}")
-    fetch = _BlobFetch(source, destination, progress)  # 2
-    fetch.run(_blobs_of(manifest, config), jobs)
-    destination.write_manifest(ReceivedManifest(manifest.raw, manifest.media_type, manifest.digest))  # 3
-    descriptor = replace(manifest.descriptor, platform=config.platform if config is not None else None)
-    destination.write_name(descriptor, source.image_name)
+    offered = resolved.platform or _platform_of(config)
+    if not resolved.indexes:
+        _warn_of_other_platform(source, offered, platform, progress)
+    shown = f"platform {offered}, " if offered is not None else ""
+    progress.say(f"{source.display_name}: {shown}manifest {manifest.digest}")
+    blobs = _blobs_of(manifest, config)
+    fetch = _BlobFetch(source, destination, progress)
+    name = _name_of_copy(source.image_name, manifest.digest)
+    with destination.begin() as use:
+        try:
+            fetch.run(blobs, jobs)  # 2
+        except (InvalidImageError, NotFoundError):
+            # The image is not as it should be, so nothing of it is to stay. After all else the next try goes on here.
+            use.discard(fetch.begun)
+            raise
+        destination.write_manifest(ReceivedManifest(manifest.raw, manifest.media_type, manifest.digest))  # 3
+        destination.write_name(replace(manifest.descriptor, platform=offered), name)
     return PullResult(
         name=source.display_name,
+        reference=_reference_of(name, source.display_name, manifest.digest),
         manifest_digest=manifest.digest,
         config_digest=manifest.config.digest,
-        platform=config.platform if config is not None else None,
+        is_image=config is not None,
+        platform=offered,
         fetched_blobs=fetch.fetched_blobs,
         fetched_bytes=fetch.fetched_bytes,
         reused_blobs=fetch.reused_blobs,
@@ -155,13 +170,39 @@ def _read_config(
     return config
 
 
-def _verify_platform(source: ImageSource, config: ImageConfig, wanted: Platform, progress: Progress) -> None:
+def _platform_of(config: ImageConfig | None) -> Platform | None:
+    """Return what the config says that the image is for; None where it says nothing."""
+    if config is None or "unknown" in (config.platform.os, config.platform.architecture):
+        return None
+    return config.platform
+
+
+def _warn_of_other_platform(
+    source: ImageSource, offered: Platform | None, wanted: Platform, progress: Progress
+) -> None:
     """Say where an image that has only one platform is for another machine; it may well be wanted so."""
-    there = normalize_platform(config.platform)
-    if "unknown" in (there.os, there.architecture):
+    if offered is None:
         return
+    there = normalize_platform(offered)
     if (there.os, there.architecture) != (wanted.os, wanted.architecture):
-        progress.warn(f"{source.display_name}: is for {config.platform} only, not for {wanted}")
+        progress.warn(f"{source.display_name}: is for {offered} only, not for {wanted}")
+
+
+def _name_of_copy(name: ImageName, digest: Digest) -> ImageName:
+    """Return what the copy is called: a name by digest is of the manifest, not of the index that led to it."""
+    if name.full is None or "@" not in name.full:
+        return name
+    return replace(name, full=f"{name.full.partition('@')[0]}@{digest}")
+
+
+def _reference_of(name: ImageName, display_name: str, digest: Digest) -> str:
+    """Return the name with the digest, as commands take it; a name from a layout may be anything, and then is not."""
+    if name.full is not None:
+        try:
+            return str(ImageReference.parse(name.full).with_digest(digest))
+        except InvalidReferenceError:
+            pass
+    return f"{display_name.partition('@')[0]}@{digest}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +243,13 @@ class _StoppedError(OciexportError):
 
 
 class _BlobFetch:
-    """Fetches blobs side by side, and stops all of them when one fails."""
+    """Fetches blobs side by side, and stops all of them when one fails.
+
+    Attributes:
+        begun: blobs that were not there before.
+        fetched_blobs: how many came over; `fetched_bytes` without what an earlier try had left.
+        reused_blobs: how many were there already.
+    """
 
     def __init__(self, source: ImageSource, destination: ImageDestination, progress: Progress) -> None:
         self._source = source
@@ -210,6 +257,7 @@ class _BlobFetch:
         self._progress = progress
         self._stop = threading.Event()
         self._lock = threading.Lock()
+        self.begun: set[Digest] = set()
         self.fetched_blobs = 0
         self.fetched_bytes = 0
         self.reused_blobs = 0
@@ -265,27 +313,34 @@ class _BlobFetch:
                 self._write(blob)
             except (DigestMismatchError, SizeMismatchError) as error:
                 # A proxy or a damaged disk may have altered the bytes once; what is wrong at its source stays wrong.
+                if self._stop.is_set():
+                    raise
                 self._progress.warn(f"{blob.title}: {error.message}; fetching it once more, from the beginning")
                 self._write(blob)
 
     def _write(self, blob: _Blob) -> None:
         descriptor = blob.descriptor
-        with self._destination.new_blob(descriptor) as writer:
+        # The writer ends within the task: a blob is told as done when it was verified.
+        with (
+            self._progress.task(blob.title, descriptor.size) as task,
+            self._destination.new_blob(descriptor) as writer,
+        ):
             if writer.is_complete:
+                task.advance(descriptor.size)
                 self._count_reused(blob)
                 return
+            with self._lock:
+                self.begun.add(descriptor.digest)
             resumed_at = writer.offset
             if resumed_at:
                 self._progress.say(f"{blob.title}: resumed at {resumed_at} of {descriptor.size} bytes")
-            with self._progress.task(blob.title, descriptor.size) as task:
-                task.advance(resumed_at)
-                for chunk in self._read_chunks(blob, resumed_at):
-                    writer.write(chunk)
-                    task.advance(len(chunk))
-            fetched_bytes = writer.offset - resumed_at
+            task.advance(resumed_at)
+            for chunk in self._read_chunks(blob, resumed_at):
+                writer.write(chunk)
+                task.advance(len(chunk))
         with self._lock:
             self.fetched_blobs += 1
-            self.fetched_bytes += fetched_bytes
+            self.fetched_bytes += descriptor.size - resumed_at
 
     def _read_chunks(self, blob: _Blob, offset: int) -> Iterator[bytes]:
         descriptor = blob.descriptor
@@ -295,6 +350,7 @@ class _BlobFetch:
         try:
             stream = self._source.open_blob(descriptor, offset)
         except NotFoundError as error:
+            error.hint = "the image names a blob that is not there: whoever has the image should push it again"
             if descriptor.urls:
                 urls = ", ".join(map(quoted, descriptor.urls))
                 error.hint = f"a foreign layer, to be had from {urls}"

@@ -114,3 +114,13 @@ def test_reader_closes_what_it_reads() -> None:
     stream = BytesIO(b"hello")
     VerifyingReader(stream, HELLO, 5, subject="blob").close()
     assert stream.closed
+
+
+def test_page_in_place_of_a_blob_is_called_one() -> None:
+    """Login pages and captive portals answer 200 to everything."""
+    page = b"<!DOCTYPE html>\n<html><body>Please log in</body></html>"
+    with pytest.raises(SizeMismatchError) as caught:
+        read_all(VerifyingReader(BytesIO(page), HELLO, 5, subject="blob"), 100)
+    assert str(caught.value) == (
+        "blob: size mismatch: expected 5 bytes, got more (55 so far) (HTML document, ASCII text)"
+    )

@@ -5,6 +5,7 @@ What a command does not need is not imported: ``ociexport --version`` loads neit
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -30,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGTERM, _raise_terminated)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files go out as the bytes that they are.
+        sys.stdout.reconfigure(errors="surrogateescape")
     try:
         if words == ["--version"]:
             print(f"ociexport {ociexport.__version__}")

@@ -14,7 +14,7 @@ def report_error(error: BaseException) -> int:
     print(f"ociexport: error: {one_line(error)}", file=sys.stderr)
     hint = getattr(error, "hint", None)
     if hint:
-        print(f"hint: {hint}", file=sys.stderr)
+        print(f"hint: {escaped(hint)}", file=sys.stderr)
     return exit_code_of(error)
 
 
