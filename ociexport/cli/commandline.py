@@ -17,6 +17,8 @@ COMMANDS = {
     "pull": "fetch images from a registry into an OCI layout",
     "unpack": "apply an image's layers to a new root filesystem",
     "serve": "serve an OCI layout as a read-only registry",
+    "rm": "remove a root filesystem, unwritable directories included",
+    "treehash": "print one digest of a whole tree",
     "login": "try credentials at a registry, and keep them",
     "logout": "forget the credentials for a registry",
     "auth": "explain which credentials an image would be pulled with",

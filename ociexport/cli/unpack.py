@@ -9,9 +9,12 @@ from contextlib import closing
 from ociexport.cli.platform_option import add_platform_argument, platform_from
 from ociexport.cli.progress_option import progress_from
 from ociexport.cli.registry_options import add_registry_arguments, registry_options_from
+from ociexport.errors import quoted
 from ociexport.source_names import open_source
 from ociexport.tree.layers import UnpackOptions, unpack
-from ociexport.tree.metadata import XattrMode
+from ociexport.tree.limits import Limits
+from ociexport.tree.metadata import IdMap, XattrMode
+from ociexport.tree.selection import PathSelection
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,33 +23,88 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("rootfs", metavar="ROOTFS", help="directory to make; absent or empty")
     add_platform_argument(parser)
     parser.add_argument(
+        "--replace", action="store_true", help="swap a ROOTFS that is there for the new one, in one step"
+    )
+    parser.add_argument(
+        "--include",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help="unpack only these paths; '**' crosses slashes",
+    )
+    parser.add_argument("--exclude", metavar="PATTERN", action="append", default=[], help="leave these paths out")
+    _add_metadata_arguments(parser.add_argument_group("metadata"))
+    _add_limit_arguments(parser.add_argument_group("limits"))
+    add_registry_arguments(parser)
+
+
+def _add_metadata_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--keep-dirlinks",
         action="store_true",
         help="keep a symlink to a directory where a later layer has a directory",
     )
-    parser.add_argument("--sparse", action="store_true", help="make holes of blocks of zeros")
-    parser.add_argument(
+    group.add_argument("--sparse", action="store_true", help="make holes of blocks of zeros")
+    group.add_argument(
         "--xattrs",
         choices=[mode.value for mode in XattrMode],
         default=XattrMode.WARN.value,
-        help="extended attributes that the file system refuses: an error, a warning (default), or none are set at all",
+        help="xattrs that the file system refuses: an error, a warning (default), or none are set at all",
     )
-    parser.add_argument(
+    group.add_argument(
         "--devices",
         choices=["skip", "placeholder"],
         default="skip",
         help="devices that can't be made: left out (default), or empty files",
     )
-    add_registry_arguments(parser)
+    for kind in ("uid", "gid"):
+        group.add_argument(
+            f"--{kind}-map",
+            metavar="IMAGE:HOST[:SIZE]",
+            action="append",
+            default=[],
+            help=f"give the image's {kind}s these on the host; may be repeated",
+        )
+
+
+def _add_limit_arguments(group: argparse._ArgumentGroup) -> None:
+    defaults = Limits()
+    for flag, default, what in (
+        ("--max-size", defaults.max_bytes, "uncompressed bytes of all layers"),
+        ("--max-files", defaults.max_entries, "entries of all layers"),
+        ("--max-ratio", defaults.max_ratio, "uncompressed to compressed bytes of a large layer"),
+        ("--max-depth", defaults.max_depth, "directories within directories"),
+        ("--max-path", defaults.max_path_bytes, "bytes of one path"),
+        ("--max-header", defaults.max_extended_header_bytes, "bytes of one extended tar header"),
+    ):
+        group.add_argument(flag, metavar="N", type=_positive, default=default, help=f"{what} (default: {default})")
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or not int(text[:19]):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {quoted(text)}")
+    return int(text[:19])
 
 
 def run(options: argparse.Namespace) -> int:
-    """Unpack, and print the manifest's digest as ``name@digest``."""
+    """Unpack, and print the manifest's digest."""
     unpack_options = UnpackOptions(
         keep_dirlinks=options.keep_dirlinks,
         holes=options.sparse,
         xattrs=XattrMode(options.xattrs),
         placeholder_devices=options.devices == "placeholder",
+        uid_map=IdMap.parse(tuple(options.uid_map)) if options.uid_map else None,
+        gid_map=IdMap.parse(tuple(options.gid_map)) if options.gid_map else None,
+        limits=Limits(
+            max_bytes=options.max_size,
+            max_entries=options.max_files,
+            max_ratio=options.max_ratio,
+            max_depth=options.max_depth,
+            max_path_bytes=options.max_path,
+            max_extended_header_bytes=options.max_header,
+        ),
+        selection=PathSelection.parse(tuple(options.include), tuple(options.exclude)),
+        replace=options.replace,
     )
     progress = progress_from(options)
     with closing(open_source(options.source, options=registry_options_from(options), progress=progress)) as source:

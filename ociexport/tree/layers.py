@@ -28,6 +28,7 @@ from ociexport.tree.paths import (
     quoted_path,
 )
 from ociexport.tree.rootfs import Rootfs
+from ociexport.tree.selection import PathSelection
 from ociexport.tree.staging import staged_directory, verify_is_vacant
 
 # What the kernel says to names and links that only an archive can have brought, not the disk.
@@ -47,6 +48,8 @@ class UnpackOptions:
         gid_map: the same for groups.
         limits: how large the tree may be.
         use_openat2: None for wherever the kernel has it.
+        selection: which paths are unpacked; None for all.
+        replace: a root filesystem that is there gives way when the new one is complete.
     """
 
     keep_dirlinks: bool = False
@@ -57,6 +60,8 @@ class UnpackOptions:
     gid_map: IdMap | None = None
     limits: Limits = field(default_factory=Limits)
     use_openat2: bool | None = None
+    selection: PathSelection | None = None
+    replace: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +115,8 @@ def unpack(
     Spec: image-spec 1.1 layer.md, "Applying Changesets"; config.md, "rootfs".
     """
     target = os.fspath(rootfs)
-    verify_is_vacant(os.path.realpath(target))
     platform, options = platform or host_platform(), options or UnpackOptions()
+    verify_is_vacant(os.path.realpath(target), replace=options.replace)
     if not isinstance(image, str):
         return _unpack_source(image, target, platform, options, progress)
     from ociexport.source_names import open_source  # noqa: PLC0415 - loads the wire, which an open source needs not
@@ -127,7 +132,7 @@ def _unpack_source(
     config, layers = read_layers(source, manifest)
     progress.say(f"{source.display_name}: platform {config.platform}, {len(layers)} layers")
     losses = Losses()
-    with staged_directory(target) as staged:
+    with staged_directory(target, replace=options.replace) as staged:
         metadata = MetadataWriter(
             MetadataPolicy(os.geteuid() == 0, options.xattrs, options.uid_map, options.gid_map),
             natural_owner=staged.natural_owner,
@@ -203,6 +208,7 @@ class _LayerApplier:
         self._tree = tree
         self._limits = options.limits
         self._placeholder_devices = options.placeholder_devices
+        self._selection = options.selection
         self._losses = losses
         self.entries = 0
         self.tar_bytes = 0
@@ -245,6 +251,8 @@ class _LayerApplier:
         path = parse_image_path(name)
         if path.find(WHITEOUT_PREFIX) >= 0 and self._apply_whiteout(path):
             return
+        if self._selection is not None and not self._selection.takes(path):
+            return
         kind = entry.type
         if kind is EntryType.FILE:
             self._tree.write_file(path, entry, reader.read_data())
@@ -253,7 +261,7 @@ class _LayerApplier:
         elif kind is EntryType.SYMLINK:
             self._tree.make_symlink(path, entry)
         elif kind is EntryType.HARD_LINK:
-            self._tree.make_hard_link(path, parse_image_path(entry.link_name))
+            self._make_hard_link(path, parse_image_path(entry.link_name))
         else:
             self._make_device(path, entry)
 
@@ -275,6 +283,13 @@ class _LayerApplier:
             raise InvalidImageError("whiteout: expected a name after '.wh.', got none")
         self._tree.hide(ImagePath(parent + slash + hidden))
         return True
+
+    def _make_hard_link(self, path: ImagePath, target: ImagePath) -> None:
+        if self._selection is not None and not self._selection.takes(target):
+            # The file's content went by under a name that was not wanted.
+            self._losses.hard_links += 1
+            return
+        self._tree.make_hard_link(path, target)
 
     def _make_device(self, path: ImagePath, entry: Entry) -> None:
         try:

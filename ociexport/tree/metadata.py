@@ -51,6 +51,7 @@ class Losses:
     owners: int = 0
     devices: int = 0
     placeholders: int = 0
+    hard_links: int = 0
     refused_xattrs: Counter[bytes] = field(default_factory=Counter)
     skipped_xattrs: Counter[bytes] = field(default_factory=Counter)
 
@@ -62,6 +63,8 @@ class Losses:
             yield f"devices: {self.devices} left out, which only root can make"
         if self.placeholders:
             yield f"devices: {self.placeholders} made as empty files, since only root can make devices"
+        if self.hard_links:
+            yield f"hard links: {self.hard_links} left out, whose files are under names that were not selected"
         if self.refused_xattrs:
             yield f"xattrs: {self.refused_xattrs.total()} refused by the file system: {_names(self.refused_xattrs)}"
         if self.skipped_xattrs:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from ociexport.errors import NotFoundError, UsageError, quoted
+from ociexport.tree.exchange import exchange_names
 from ociexport.tree.removal import remove_tree
 
 _MARK = ".partial-"
@@ -36,11 +37,12 @@ class StagedDirectory:
 
 
 @contextmanager
-def staged_directory(target: str) -> Iterator[StagedDirectory]:
+def staged_directory(target: str, *, replace: bool = False) -> Iterator[StagedDirectory]:
     """Give an empty directory that becomes ``target`` when the ``with`` block ends well, and else vanishes.
 
-    ``target`` is absent or an empty directory. Where it is a mount point it can't be replaced by a rename: the tree is
-    then built in a directory inside it, and its parts are moved up one by one.
+    ``target`` is absent or an empty directory, or with ``replace`` one that gives way: the two change places in one
+    step, and the old one is removed. A mount point can't be renamed: the tree is then built in a directory inside it,
+    and its parts are moved up one by one.
 
     What a killed process left beside ``target`` is removed; what a living one is at, told by its lock, is not.
 
@@ -49,7 +51,7 @@ def staged_directory(target: str) -> Iterator[StagedDirectory]:
         NotFoundError: its parent directory is not there.
     """
     target = os.path.realpath(target)
-    verify_is_vacant(target)
+    verify_is_vacant(target, replace=replace)
     is_mount = os.path.ismount(target)
     parent = target if is_mount else os.path.dirname(target)
     try:
@@ -68,6 +70,8 @@ def staged_directory(target: str) -> Iterator[StagedDirectory]:
                 yield _prepared(fd)
                 if is_mount:
                     _move_up(fd, parent_fd)
+                elif replace:
+                    _replace(parent_fd, name, os.fsencode(os.path.basename(target)))
                 else:
                     _rename(parent_fd, name, target)
             finally:
@@ -78,8 +82,8 @@ def staged_directory(target: str) -> Iterator[StagedDirectory]:
         os.close(parent_fd)
 
 
-def verify_is_vacant(target: str) -> None:
-    """Return if ``target`` is absent or an empty directory.
+def verify_is_vacant(target: str, *, replace: bool = False) -> None:
+    """Return if ``target`` is absent or an empty directory, or with ``replace`` any directory that can be renamed.
 
     Raises:
         UsageError: it is neither.
@@ -92,11 +96,13 @@ def verify_is_vacant(target: str) -> None:
         raise UsageError(f"{quoted(target)}: expected no file or an empty directory, got a file") from error
     if os.path.ismount(target):
         names -= _TOLERATED_IN_MOUNT
+    elif replace:
+        return
     names = {name for name in names if not name.startswith(os.path.basename(target)[:200] + _MARK)}
     if names:
         raise UsageError(
             f"{quoted(target)}: expected no file or an empty directory, got one with {len(names)} entries",
-            hint="choose another directory, or empty this one",
+            hint="choose another directory, empty this one, or have it replaced with --replace",
         )
 
 
@@ -136,6 +142,21 @@ def _rename(parent_fd: int, name: bytes, target: str) -> None:
         raise UsageError(
             f"{quoted(target)}: expected no file or an empty directory, got one that was just made"
         ) from error
+
+
+def _replace(parent_fd: int, name: bytes, target_name: bytes) -> None:
+    """Put the new tree in the old one's place; the old one then has the name of a leftover, and is removed as one."""
+    try:
+        if exchange_names(parent_fd, name, target_name):
+            return
+        # The old one steps aside under a leftover's name: a kill here leaves the target absent, never mixed.
+        aside = name + b"-old"
+        os.rename(target_name, aside, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
+    except FileNotFoundError:
+        os.rename(name, target_name, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
+        return
+    os.rename(name, target_name, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
+    remove_tree(parent_fd, aside)
 
 
 def _move_up(fd: int, parent_fd: int) -> None:

@@ -1,0 +1,305 @@
+"""`ociexport unpack`, `rm`, `treehash` as a script meets them; bad input ends in one line, a code, and nothing left."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from ociexport.digest import Digest
+from tests.image_builder import AMD64, build_artifact, build_image, build_index, write_layout
+from tests.memory_source import directory, member, symlink, tar_of
+from tests.system_parts import OCIEXPORT, require, run
+
+LAYERS = [[directory("d", 0o555), member("d/f", b"1"), member("gone", b"1")], [member(".wh.gone"), symlink("l", "d")]]
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Path:
+    write_layout(tmp_path / "layout", {"one": build_image(LAYERS)})
+    return tmp_path / "layout"
+
+
+def unpack(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*OCIEXPORT, "unpack", "--platform=linux/amd64", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_digest_is_printed_and_the_rest_is_said_elsewhere(layout: Path, tmp_path: Path) -> None:
+    image = build_image(LAYERS)
+    result = unpack(layout, tmp_path / "rootfs")
+    assert (result.returncode, result.stdout) == (0, f"{image.digest}\n")
+    assert f"ociexport: {layout}:one: platform linux/amd64, 2 layers" in result.stderr.splitlines()
+    assert unpack("--quiet", layout, tmp_path / "other").stderr == ""
+
+
+def assert_refused(
+    result: subprocess.CompletedProcess[str], code: int, message: str, *, hint: str | None = None
+) -> None:
+    """The error is one line, and a hint at most; nothing but warnings stands before it."""
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("ociexport: ") or ": error: " in line]
+    expected = [f"ociexport: error: {message}"] + ([f"hint: {hint}"] if hint else [])
+    assert (lines, result.returncode, result.stdout) == (expected, code, "")
+
+
+def test_bad_usage_is_told(layout: Path, tmp_path: Path) -> None:
+    used = tmp_path / "used"
+    used.mkdir()
+    (used / "mine").touch()
+    assert_refused(
+        unpack(layout, used),
+        2,
+        f"'{used}': expected no file or an empty directory, got one with 1 entries",
+        hint="choose another directory, empty this one, or have it replaced with --replace",
+    )
+    assert os.listdir(used) == ["mine"]
+    assert_refused(
+        unpack("--no-such-option", layout, tmp_path / "x"),
+        2,
+        "unrecognized arguments: --no-such-option",
+        hint="see ociexport --help",
+    )
+    assert_refused(
+        unpack("--max-size=0", layout, tmp_path / "x"),
+        2,
+        "argument --max-size: expected a number above 0, got '0'",
+        hint="see ociexport unpack --help",
+    )
+    assert_refused(
+        unpack("--uid-map=0", layout, tmp_path / "x"), 2, "id map '0': expected container:host[:size], all numbers"
+    )
+
+
+def test_missing_layouts_and_images_are_told(layout: Path, tmp_path: Path) -> None:
+    assert_refused(
+        unpack(tmp_path / "absent", tmp_path / "x"),
+        3,
+        f"'{tmp_path}/absent': expected an OCI layout, there is no such directory",
+    )
+    assert_refused(unpack(f"{layout}:two", tmp_path / "x"), 3, f"{layout}: expected image 'two', there are: one")
+    assert not (tmp_path / "x").exists()
+
+
+def test_image_that_is_wrong_leaves_nothing(tmp_path: Path) -> None:
+    good = build_image(LAYERS)
+    tar = tar_of([member("a", os.urandom(5000))])
+    wrong_diff_id = build_image(
+        LAYERS, edit_config=lambda config: config["rootfs"]["diff_ids"].__setitem__(1, f"sha256:{'a' * 64}")
+    )
+    too_few = build_image(LAYERS, edit_config=lambda config: config["rootfs"]["diff_ids"].pop())
+    truncated = build_image([tar])
+    cut = truncated.blobs[truncated.layers[0].digest][:-20]
+    cut_digest = Digest.of(cut)
+    truncated = build_image(
+        [tar],
+        edit_manifest=lambda manifest: manifest["layers"][0].update(digest=str(cut_digest), size=len(cut)),
+    )
+    truncated.blobs[cut_digest] = cut
+    traversal = build_image(
+        LAYERS, edit_manifest=lambda manifest: manifest["layers"][0].update(digest="sha256:../../x")
+    )
+    index = build_index(
+        [build_image(LAYERS, platform=AMD64)],
+        edit_index=lambda index: index["manifests"][0]["platform"].update(architecture="s390x"),
+    )
+    artifact = build_artifact(b"chart")
+    altered = build_image(LAYERS)
+    altered.blobs[altered.layers[1].digest] = altered.blobs[altered.layers[1].digest][::-1]
+    cases = {
+        "diff-id": (
+            wrong_diff_id,
+            7,
+            f"layer 2 of 2 ({good.layers[1].digest}): diff_id mismatch: "
+            f"expected sha256:{'a' * 64}, got {good.diff_ids[1]}",
+        ),
+        "count": (
+            too_few,
+            8,
+            f"manifest {too_few.digest}: config {too_few.config.digest}: "
+            "expected as many diff_ids as layers, got 2 layers but 1 diff_ids",
+        ),
+        "truncated": (
+            truncated,
+            8,
+            f"layer 1 of 1 ({cut_digest}): gzip data: expected a complete stream, got one that ends too soon",
+        ),
+        "traversal": (
+            traversal,
+            8,
+            f"manifest {traversal.digest}: layers[0]: digest: "
+            "expected 64 lower-case hexadecimal digits after 'sha256:', got '../../x'",
+        ),
+        "artifact": (
+            artifact,
+            8,
+            f"manifest {artifact.digest}: expected an image, got an artifact of type 'application/vnd.example.chart'",
+        ),
+        "altered": (
+            altered,
+            7,
+            f"layer 2 of 2 ({altered.layers[1].digest}): blob: digest mismatch: expected {altered.layers[1].digest}, "
+            f"got {Digest.of(altered.blobs[altered.layers[1].digest])}",
+        ),
+    }
+    for name, (image, code, message) in cases.items():
+        write_layout(tmp_path / name, {"1": image})
+        (tmp_path / "target").mkdir()
+        assert_refused(unpack(tmp_path / name, tmp_path / "target" / "rootfs"), code, message)
+        assert os.listdir(tmp_path / "target") == []
+        (tmp_path / "target").rmdir()
+    write_layout(tmp_path / "index", {"1": index})
+    assert_refused(
+        unpack(tmp_path / "index", tmp_path / "rootfs"),
+        10,
+        f"manifest {index.digest}: no image for platform linux/amd64, there are: linux/s390x",
+        hint="choose one with --platform",
+    )
+
+
+def test_missing_blob_is_not_found(layout: Path, tmp_path: Path) -> None:
+    digest = build_image(LAYERS).layers[1].digest
+    (layout / "blobs" / "sha256" / digest.encoded).unlink()
+    assert_refused(unpack(layout, tmp_path / "rootfs"), 3, f"{layout}: blob {digest}: not in the layout")
+    assert not (tmp_path / "rootfs").exists()
+
+
+def test_full_disk_is_told_and_cleaned(tmp_path: Path) -> None:
+    require("mount", root=True)
+    write_layout(tmp_path / "layout", {"1": build_image([[member("d/big", os.urandom(3_000_000))]])})
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=1M", "tmpfs", disk)
+    try:
+        result = unpack(tmp_path / "layout", disk / "rootfs")
+        assert result.returncode == 9
+        assert "No space left on device" in result.stderr.splitlines()[-1]
+        assert os.listdir(disk) == []
+    finally:
+        run("umount", disk)
+
+
+def test_mount_point_becomes_the_rootfs(layout: Path, tmp_path: Path) -> None:
+    """A file system of its own, as for a microVM: it can't be renamed, and has its lost+found."""
+    require("mount", root=True)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    run("mount", "-t", "tmpfs", "tmpfs", disk)
+    try:
+        (disk / "lost+found").mkdir()
+        assert unpack(layout, disk).returncode == 0
+        assert sorted(os.listdir(disk)) == ["d", "l", "lost+found"]
+        assert oct(os.stat(disk / "d").st_mode & 0o777) == "0o555"
+    finally:
+        run("umount", disk)
+
+
+def test_replace_swaps_the_old_for_the_new(layout: Path, tmp_path: Path) -> None:
+    rootfs = tmp_path / "place" / "rootfs"
+    (rootfs / "old").mkdir(parents=True)
+    (rootfs / "old" / "file").write_text("old")
+    assert unpack("--replace", layout, rootfs).returncode == 0
+    assert sorted(os.listdir(rootfs)) == ["d", "l"]
+    assert os.listdir(rootfs.parent) == ["rootfs"]
+    assert unpack("--replace", layout, tmp_path / "place" / "new").returncode == 0
+    assert sorted(os.listdir(rootfs.parent)) == ["new", "rootfs"]
+
+
+def test_failed_replace_leaves_the_old(tmp_path: Path) -> None:
+    rootfs = tmp_path / "place" / "rootfs"
+    (rootfs / "old").mkdir(parents=True)
+    broken = build_image(LAYERS, edit_config=lambda config: config["rootfs"]["diff_ids"].reverse())
+    write_layout(tmp_path / "layout", {"1": broken})
+    assert unpack("--replace", tmp_path / "layout", rootfs).returncode == 7
+    assert (os.listdir(rootfs), os.listdir(rootfs.parent)) == (["old"], ["rootfs"])
+
+
+def test_kill_leaves_it_absent_or_complete(tmp_path: Path) -> None:
+    """Whenever it comes; and the next run clears what the killed one left."""
+    files = [member(f"d{number % 50}/f{number}", b"x" * 2000) for number in range(6000)]
+    write_layout(tmp_path / "layout", {"1": build_image([files])})
+    place = tmp_path / "place"
+    place.mkdir()
+    begin = time.monotonic()
+    assert unpack(tmp_path / "layout", place / "whole").returncode == 0
+    seconds = time.monotonic() - begin
+    expected = len(list((place / "whole").rglob("*")))
+    run("rm", "-rf", place / "whole")
+    generator = random.Random(1)
+    leftovers = 0
+    for _ in range(8):
+        process = subprocess.Popen(
+            [*OCIEXPORT, "unpack", "-q", "--replace", str(tmp_path / "layout"), str(place / "rootfs")],
+            stdout=subprocess.DEVNULL,
+        )
+        time.sleep(generator.uniform(0.3, 1.0) * seconds)
+        process.send_signal(signal.SIGKILL)
+        process.wait(10)
+        leftovers += any(name.startswith("rootfs.partial-") for name in os.listdir(place))
+        if (place / "rootfs").exists():
+            assert len(list((place / "rootfs").rglob("*"))) == expected
+    assert leftovers
+    assert unpack("--replace", tmp_path / "layout", place / "rootfs").returncode == 0
+    assert os.listdir(place) == ["rootfs"]
+    assert len(list((place / "rootfs").rglob("*"))) == expected
+
+
+def test_sigint_and_sigterm_end_soon_and_clean(tmp_path: Path) -> None:
+    files = [member(f"d{number % 50}/f{number}", b"x" * 2000) for number in range(20_000)]
+    write_layout(tmp_path / "layout", {"1": build_image([files])})
+    place = tmp_path / "place"
+    place.mkdir()
+    for number, code, word in ((signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")):
+        process = subprocess.Popen(
+            [*OCIEXPORT, "unpack", "-q", str(tmp_path / "layout"), str(place / "rootfs")],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while not os.listdir(place):
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=20)
+        assert (process.returncode, errors) == (code, f"ociexport: error: {word}\n")
+        assert os.listdir(place) == []
+
+
+def test_rm_removes_what_its_owner_may_not_write(tmp_path: Path, layout: Path) -> None:
+    rootfs = tmp_path / "place" / "rootfs"
+    rootfs.parent.mkdir()
+    assert unpack(layout, rootfs).returncode == 0
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").touch()
+    os.chmod(rootfs / "d", 0o755)
+    os.symlink(outside, rootfs / "d" / "out")
+    os.chmod(rootfs / "d", 0o555)
+    run(*OCIEXPORT, "rm", str(rootfs))
+    assert (os.listdir(rootfs.parent), os.listdir(outside)) == ([], ["file"])
+
+
+def test_rm_refuses_what_it_must(tmp_path: Path) -> None:
+    for path, code, message in (
+        ("/", 2, "'/': expected a directory that can be removed, got a root or mount point"),
+        ("/proc", 2, "'/proc': expected a directory that can be removed, got a root or mount point"),
+        (str(tmp_path / "absent"), 3, f"'{tmp_path}/absent': not there"),
+    ):
+        result = subprocess.run([*OCIEXPORT, "rm", path], capture_output=True, text=True, check=False)
+        assert (result.returncode, result.stderr) == (code, f"ociexport: error: {message}\n")
+
+
+def test_treehash_is_the_same_for_layout_and_again(layout: Path, tmp_path: Path) -> None:
+    unpack(layout, tmp_path / "one")
+    unpack(layout, tmp_path / "two")
+    first = run(*OCIEXPORT, "treehash", "--mtimes", str(tmp_path / "one"))
+    assert first == run(*OCIEXPORT, "treehash", "--mtimes", str(tmp_path / "two"))
+    assert Digest.parse(first.strip())
