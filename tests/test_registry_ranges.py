@@ -21,7 +21,7 @@ from ociexport.registry.options import RegistryOptions
 from tests.fake_registry import FakeRegistry, Fault, Request
 
 MIB = 1 << 20
-BLOB = random.Random(1).randbytes(40 * MIB)
+BLOB = random.Random(1).randbytes(44 * MIB)
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +80,8 @@ def test_one_connection_that_is_fast_is_enough(monkeypatch: pytest.MonkeyPatch) 
         assert _connections(registry) == 1
         assert [request.headers.get("range") for request in registry.requests[1:]] == [
             "bytes=0-4194303",
-            "bytes=4194304-",
+            "bytes=4194304-37748735",
+            "bytes=37748736-",
         ]
 
 

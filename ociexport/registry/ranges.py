@@ -1,8 +1,8 @@
 """Large blobs over several connections at once, where one is slow.
 
 Some networks and registries limit each connection, so that a blob of a gigabyte takes minutes while the line is idle. A
-large blob therefore begins with a part that shows how fast one connection is. If that is fast enough the rest follows
-over one; if it is not, several threads fetch the next parts ahead of the reader, each over a connection of its own.
+large blob is therefore read in parts, each of which shows how fast one connection is. While that is fast enough the
+parts grow; where it is not, several threads fetch the next ones ahead of the reader, each over a connection of its own.
 
 What they bring is kept in a ring of slots in a temporary file without a name, which costs no memory and is gone with
 the process, and is given to the reader in order. Whatever goes wrong there (a server that refuses parts, or so many
@@ -27,10 +27,16 @@ _MIN_BYTES = 16 * 1024 * 1024
 _PART_BYTES = 4 * 1024 * 1024
 # A single connection that leaves so little to wait for is fast enough.
 _WORTHWHILE_SECONDS = 1.0
-# Until there are connections to spare, parts of this size are read over one.
-_WAITING_PART_BYTES = 16 * 1024 * 1024
+# Where there are few connections to spare, it is looked again after so much over each.
+_WAITING_BYTES = 16 * 1024 * 1024
+# The first part may lie in the kernel's buffers already, and seem faster than it was; the next is too long for that.
+_GROWTH = 8
+# Networks change: even a fast connection is looked at again after so much.
+_MAX_PART_BYTES = 256 * 1024 * 1024
 _SLOTS_PER_THREAD = 2
 _COPIED_AT_ONCE_BYTES = 256 * 1024
+# Each of the threads has its own arena of memory, in which larger pieces leave larger holes.
+_RECEIVED_AT_ONCE_BYTES = 64 * 1024
 
 
 def open_blob_stream(open_from: OpenFrom, size: int, offset: int, transport: Transport, subject: str) -> ByteStream:
@@ -49,7 +55,7 @@ class _LargeBlobStream:
         self._transport = transport
         self._subject = subject
         self._seconds = 0.0
-        self._bytes = 0
+        self._begin = offset
         self._stream: BlobStream | _ParallelParts = self._open_part(offset, _PART_BYTES)
 
     def read(self, size: int = -1, /) -> bytes:
@@ -63,7 +69,6 @@ class _LargeBlobStream:
                 self._stream = self._open_rest(self._stream.position)
                 continue
             self._seconds += time.monotonic() - started
-            self._bytes += len(chunk)
             if chunk or size == 0 or self._stream.end == self._size:
                 return chunk
             self._stream = self._open_next(self._stream.position)
@@ -73,19 +78,24 @@ class _LargeBlobStream:
         self._stream.close()
 
     def _open_next(self, position: int) -> BlobStream | _ParallelParts:
-        """Return what the rest, or the next part of it, is read from."""
+        """Return what the next part, or several, or all that is left, is read from."""
         self._stream.close()
-        rate = self._bytes / max(self._seconds, 1e-6)
-        if (self._size - position) / rate < _WORTHWHILE_SECONDS:
-            return self._open_rest(position)
+        was_single = isinstance(self._stream, BlobStream)
+        length = position - self._begin
+        rate = length / max(self._seconds, 1e-6)
+        self._begin, self._seconds = position, 0.0
+        if was_single and (self._size - position) / rate < _WORTHWHILE_SECONDS:
+            return self._open_part(position, min(length * _GROWTH, _MAX_PART_BYTES))
         spare = self._transport.spare_connections
-        threads = spare.take(self._transport.options.connections_per_blob)
+        wanted = self._transport.options.connections_per_blob
+        threads = spare.take(wanted)
         if threads < 2:
             spare.give_back(threads)
-            return self._open_part(position, _WAITING_PART_BYTES)
+            return self._open_part(position, _WAITING_BYTES)
+        end = self._size if threads == wanted else min(position + threads * _WAITING_BYTES, self._size)
         try:
             return _ParallelParts(
-                self._open_from, self._size, position, self._transport, self._subject, threads=threads
+                self._open_from, self._size, position, self._transport, self._subject, end=end, threads=threads
             )
         except OSError:
             # No room for the ring.
@@ -110,6 +120,7 @@ class _ParallelParts:
     """The rest of a blob in parts that several threads fetch ahead of the reader.
 
     Args:
+        end: of the last part.
         threads: how many; their connections were taken from the transport, and go back as each ends.
 
     Raises:
@@ -117,18 +128,27 @@ class _ParallelParts:
     """
 
     def __init__(
-        self, open_from: OpenFrom, size: int, offset: int, transport: Transport, subject: str, *, threads: int
+        self,
+        open_from: OpenFrom,
+        size: int,
+        offset: int,
+        transport: Transport,
+        subject: str,
+        *,
+        end: int,
+        threads: int,
     ) -> None:
         self._open_from = open_from
         self._size = size
         self._start = offset
+        self.end = end
         self._transport = transport
         self._subject = subject
         self._position = offset
         self._slots = threads * _SLOTS_PER_THREAD
         self._ring = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed by the last thread that uses it
         self._changed = threading.Condition()
-        self._parts = range(-(-(size - offset) // _PART_BYTES))
+        self._parts = range(-(-(end - offset) // _PART_BYTES))
         self._next_part = 0
         self._arrived: dict[int, int] = {}
         self._failed: set[int] = set()
@@ -142,18 +162,13 @@ class _ParallelParts:
         """Of the next byte, from the beginning of the blob."""
         return self._position
 
-    @property
-    def end(self) -> int:
-        """These parts go to the end of the blob."""
-        return self._size
-
     def read(self, size: int = -1, /) -> bytes:
         """Return up to ``size`` bytes of what has arrived; ``b""`` at the end.
 
         Raises:
             _PartsFailedError: the bytes at the position can't be had so.
         """
-        if self._position >= self._size or size == 0:
+        if self._position >= self.end or size == 0:
             return b""
         part, begin = divmod(self._position - self._start, _PART_BYTES)
         with self._changed:
@@ -211,11 +226,11 @@ class _ParallelParts:
 
     def _fetch(self, part: int) -> None:
         begin = self._start + part * _PART_BYTES
-        end = min(begin + _PART_BYTES, self._size)
+        end = min(begin + _PART_BYTES, self.end)
         stream = BlobStream(self._open_from, self._size, begin, self._transport, self._subject, end=end, is_strict=True)
         try:
             place = self._place_of(part)
-            while chunk := stream.read(_COPIED_AT_ONCE_BYTES):
+            while chunk := stream.read(_RECEIVED_AT_ONCE_BYTES):
                 if self._is_closed:
                     return
                 os.pwrite(self._ring.fileno(), chunk, place + stream.position - len(chunk) - begin)
