@@ -5,6 +5,7 @@ The work knows nothing of bars: it opens a task for each blob or layer and says 
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Iterable, Iterator
@@ -15,6 +16,8 @@ from ociexport.digest import Chunk
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+_DEFAULT_COLUMNS = 80
 
 
 class ProgressTask(Protocol):
@@ -105,6 +108,8 @@ class BarProgress:
 
         self._tqdm = tqdm
         self._stream = stream if stream is not None else sys.stderr
+        # Where the terminal does not know how wide it is, tqdm would draw bars of no width.
+        self._is_width_known = _columns_of(self._stream) > 0
 
     def task(self, title: str, total_bytes: int | None) -> AbstractContextManager[ProgressTask]:
         return _Bar(
@@ -116,7 +121,8 @@ class BarProgress:
                 unit_divisor=1024,
                 file=self._stream,
                 leave=True,
-                dynamic_ncols=True,
+                dynamic_ncols=self._is_width_known,
+                ncols=None if self._is_width_known else _DEFAULT_COLUMNS,
             )
         )
 
@@ -125,6 +131,13 @@ class BarProgress:
 
     def warn(self, line: str) -> None:
         self.say(f"warning: {line}")
+
+
+def _columns_of(stream: TextIO) -> int:
+    try:
+        return os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):  # no terminal, or no file at all
+        return 0
 
 
 class _Bar:

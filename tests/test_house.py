@@ -1,0 +1,120 @@
+"""The house: a module imports only from rows above it, and each effect has one door."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parent.parent
+PACKAGE = PROJECT / "ociexport"
+MODULES = sorted(path.relative_to(PROJECT) for path in PACKAGE.rglob("*.py"))
+
+
+def rows() -> list[str]:
+    """Return the rows of the picture in docs/architecture.md: modules and packages right beneath ``ociexport/``."""
+    picture = (PROJECT / "docs" / "architecture.md").read_text().partition("```\nociexport/\n")[2].partition("```")[0]
+    return re.findall(r"^  (\w+)(?:\.py|/)", picture, flags=re.M)
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Yield the modules that are imported anywhere in a file, within functions too."""
+    for node in ast.walk(ast.parse((PROJECT / path).read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own_imports_of(path: Path) -> set[str]:
+    """Return the modules of ours that a file imports; the package's own name is everywhere."""
+    known = {module_name(module) for module in MODULES} - {"ociexport"}
+    return {name for name in imports_of(path) if name in known}
+
+
+def row_of(name: str) -> str:
+    return name.split(".")[1]
+
+
+def test_picture_shows_every_module() -> None:
+    there = {path.parts[1].removesuffix(".py") for path in MODULES} - {"__main__"}
+    assert sorted(rows()) == sorted(there)
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.stem not in ("__init__", "__main__")], ids=str)
+def test_module_imports_only_from_rows_above(path: Path) -> None:
+    order = {row: number for number, row in enumerate(rows())}
+    own = order[row_of(module_name(path))]
+    below = sorted(name for name in own_imports_of(path) if order[row_of(name)] > own)
+    assert below == []
+
+
+@pytest.mark.parametrize("package", ["registry", "tree", "cli"])
+def test_no_circles_within_a_package(package: str) -> None:
+    within = [path for path in MODULES if path.parts[1] == package]
+    TopologicalSorter({module_name(path): own_imports_of(path) for path in within}).prepare()
+
+
+@pytest.mark.parametrize(
+    ("foreign", "doors"),
+    [
+        (("requests", "urllib3"), ("registry",)),
+        (("tqdm",), ("progress",)),
+        (("magic", "pylibmagic"), ("contentkind",)),
+        (("isal", "backports"), ("compression",)),
+        (("filelock",), ("layout",)),
+        (("argparse",), ("cli",)),
+    ],
+)
+def test_each_part_has_one_door(foreign: tuple[str, ...], doors: tuple[str, ...]) -> None:
+    """STYLE: one door for each effect."""
+    users = {
+        row_of(module_name(path))
+        for path in MODULES
+        if path.parent != Path("ociexport") or path.stem != "__init__"
+        if any(name.split(".")[0] in foreign for name in imports_of(path))
+    }
+    assert users <= set(doors)
+
+
+def test_only_the_command_line_prints() -> None:
+    printing = []
+    for path in MODULES:
+        for node in ast.walk(ast.parse((PROJECT / path).read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+                printing.append(path.parts[1])
+    assert set(printing) <= {"cli", "progress.py"}
+
+
+HEAVY = ("requests", "urllib3", "isal", "tqdm", "magic", "filelock", "argparse", "json", "hashlib")
+
+
+@pytest.mark.parametrize(
+    ("code", "forbidden"),
+    [
+        ("import ociexport", HEAVY),
+        ("from ociexport.cli.main import main; main(['--version'])", HEAVY),
+        ("from ociexport import ImageLayout", ("requests", "urllib3", "isal", "tqdm", "magic", "filelock")),
+        ("from ociexport import pull", ("requests", "urllib3", "isal", "tqdm", "magic", "filelock")),
+        ("from ociexport import unpack", ("requests", "urllib3", "tqdm", "magic", "filelock")),
+    ],
+)
+def test_what_is_not_needed_is_not_imported(code: str, forbidden: tuple[str, ...]) -> None:
+    """DESIGN: modules that a command does not need are not imported."""
+    script = f"import sys\nbefore = set(sys.modules)\n{code}\nprint(*(set(sys.modules) - before), file=sys.stderr)"
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True, cwd=PROJECT
+    )
+    assert {name for name in ended.stderr.split() if name in forbidden} == set()
