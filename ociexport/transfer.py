@@ -19,8 +19,10 @@ from ociexport.errors import (
     InvalidReferenceError,
     NotFoundError,
     OciexportError,
+    RegistryError,
     SizeMismatchError,
     UnsupportedMediaTypeError,
+    UsageError,
     locating,
     quoted,
 )
@@ -33,6 +35,8 @@ from ociexport.source_names import RegistryName, open_source
 from ociexport.sources import ImageDestination, ImageName, ImageSource, ReceivedManifest
 
 DEFAULT_JOBS = 4
+# More connections than any registry grants one client.
+MAX_JOBS = 64
 # What is read, hashed and written at once; larger chunks bring nothing, smaller ones more hand-overs of the lock.
 _CHUNK_BYTES = 1024 * 1024
 # How long the others have to end when one has failed; SIGINT and SIGTERM shall end the process within a second.
@@ -84,7 +88,7 @@ def pull(
         progress: told what goes on.
 
     Raises:
-        UsageError: ``out`` holds something else.
+        UsageError: ``out`` holds something else, or ``jobs`` is out of range.
         NotFoundError, RegistryError, NoMatchingPlatformError: the image is not to be had.
         InvalidImageError: something in it breaks the specification or is not what its digest says.
         OSError: the disk or file system.
@@ -112,6 +116,8 @@ def copy_image(
     2. Config and layers that are there and valid are left alone; the others are fetched side by side.
     3. The manifest is written when all it names is there, and the name when the manifest is.
     """
+    if not 1 <= jobs <= MAX_JOBS:
+        raise UsageError(f"jobs: expected 1 to {MAX_JOBS}, got {jobs}")
     resolved = resolve_manifest(source, platform)  # 1
     manifest = resolved.manifest
     config = _read_config(source, destination, manifest, progress)
@@ -350,8 +356,9 @@ class _BlobFetch:
         try:
             stream = self._source.open_blob(descriptor, offset)
         except NotFoundError as error:
-            error.hint = "the image names a blob that is not there: whoever has the image should push it again"
-            if descriptor.urls:
+            if not descriptor.urls:
+                error.hint = "the image names a blob that is not there: whoever has the image should push it again"
+            elif not isinstance(error, RegistryError):  # which knows more of it
                 urls = ", ".join(map(quoted, descriptor.urls))
                 error.hint = f"a foreign layer, to be had from {urls}"
             raise

@@ -507,6 +507,21 @@ def test_layer_that_the_registry_does_not_have(puller: Puller) -> None:
     )
 
 
+def test_foreign_layer_that_the_registry_does_not_keep(puller: Puller) -> None:
+    """layer.md, "Non-Distributable Layers": Windows base layers were not kept by registries."""
+    image = edited(edit_manifest=lambda manifest: manifest["layers"][1].update(urls=["https://example.com/layer"]))
+    reference = puller.serve(image)
+    del puller.registry.blobs[str(LAYER)]
+    assert_fails(
+        puller,
+        puller(reference),
+        3,
+        f"ociexport: error: blob {LAYER}: GET http://REGISTRY/v2/library/app/blobs/{LAYER}: "
+        "404 Not Found: BLOB_UNKNOWN: blob unknown to registry",
+        "hint: a foreign layer, which its registry does not keep; --foreign fetches it from 'https://example.com/layer'",
+    )
+
+
 def test_bad_image_leaves_a_good_layout_as_it_was(puller: Puller) -> None:
     puller(puller.serve(IMAGE, "1"))
     before = {path: path.read_bytes() for path in puller.layout.rglob("*") if path.is_file()}

@@ -21,6 +21,7 @@ from ociexport.errors import (
     NotFoundError,
     SizeMismatchError,
     TransferError,
+    UsageError,
 )
 from ociexport.layout import ImageLayout
 from ociexport.transfer import pull
@@ -108,6 +109,13 @@ def test_damaged_blob_is_fetched_again(registry: FakeRegistry, source: MemorySou
     result = pull(image, layout, platform=AMD64)
     assert (result.fetched_blobs, result.reused_blobs) == (1, 2)
     assert path.read_bytes() == source.blobs[source.layers[0].digest]
+
+
+@pytest.mark.parametrize("jobs", [0, -1, 65])
+def test_number_of_jobs_is_verified(source: MemorySource, layout: ImageLayout, jobs: int) -> None:
+    with pytest.raises(UsageError) as caught:
+        pull(source, layout, jobs=jobs)
+    assert str(caught.value) == f"jobs: expected 1 to 64, got {jobs}"
 
 
 def test_same_layer_twice_is_fetched_once(layout: ImageLayout) -> None:

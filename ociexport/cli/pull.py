@@ -19,9 +19,7 @@ from ociexport.errors import OciexportError, UsageError, locating, quoted
 from ociexport.layout import ImageLayout
 from ociexport.progress import Progress, format_bytes
 from ociexport.source_names import LayoutName, SourceName, SourceOpener, parse_source_name
-from ociexport.transfer import DEFAULT_JOBS, copy_image
-
-_MAX_JOBS = 64
+from ociexport.transfer import DEFAULT_JOBS, MAX_JOBS, copy_image
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,8 +44,8 @@ def run(options: argparse.Namespace) -> int:
     All names are parsed before anything is sent. An image that fails is told and the others are pulled nevertheless;
     the code is that of the first failure.
     """
-    if not 1 <= options.jobs <= _MAX_JOBS:
-        raise UsageError(f"--jobs: expected 1 to {_MAX_JOBS}, got {options.jobs}")
+    if not 1 <= options.jobs <= MAX_JOBS:
+        raise UsageError(f"--jobs: expected 1 to {MAX_JOBS}, got {options.jobs}")
     names = [parse_source_name(image) for image in options.images]
     layout = ImageLayout(options.out)
     layout.verify_is_usable()
