@@ -19,6 +19,7 @@ _SKIPPED_XATTRS = frozenset({b"security.selinux", b"system.nfs4_acl"})
 _SKIPPED_XATTR_PREFIXES = (b"trusted.overlay.", b"user.overlay.")
 # What umoci, runrootless and proot read a file's owner from where it could not be set.
 ROOTLESS_XATTR = b"user.rootlesscontainers"
+_NO_CHANGE_ID = 2**32 - 1
 # What a file system or kernel says to an attribute that it does not take.
 _XATTR_REFUSALS = frozenset(
     {
@@ -152,11 +153,13 @@ class MetadataWriter:
         self._natural_owner = natural_owner
         self._natural_bits = 0o777 & ~masked_bits
         self._losses = losses
-        self._has_id_map = policy.uid_map is not None or policy.gid_map is not None
+        # With maps, the image's ids say nothing about the host's; an ordinary user's tree is read as root's where it is
+        # not remembered otherwise, so what belongs to this very user in the image is remembered too.
+        self._owners_are_others = policy.uid_map is not None or policy.gid_map is not None or not policy.set_owners
 
     def apply_to_file(self, fd: int, entry: Entry, created_mode: int) -> None:
         """Set everything on an open file or directory that was made with ``created_mode``."""
-        if self._has_id_map or (entry.uid, entry.gid) != self._natural_owner:
+        if self._owners_are_others or (entry.uid, entry.gid) != self._natural_owner:
             self._change_owner(fd, entry)
         # Setuid and its like are never in created_mode, so a mode that chown took them from is set again here.
         if entry.mode != created_mode & self._natural_bits:
@@ -190,7 +193,7 @@ class MetadataWriter:
         return (
             entry.mode == created_mode & self._natural_bits
             and (entry.uid, entry.gid) == self._natural_owner
-            and not (entry.xattrs or self._has_id_map)
+            and not (entry.xattrs or self._owners_are_others)
         )
 
     def set_times(self, parent_fd: int, name: bytes, entry: Entry) -> None:
@@ -266,11 +269,13 @@ def _mapped(id_map: IdMap | None, image_id: int, kind: str, entry: Entry) -> int
 
 
 def encode_rootless_owner(uid: int, gid: int) -> bytes:
-    """Return the value of `ROOTLESS_XATTR`: a protocol buffer with uid as field 1 and gid as field 2, zeros left out.
+    """Return the value of `ROOTLESS_XATTR`: a protocol buffer with uid as field 1 and gid as field 2.
+
+    Root's id is written as "no change" (2**32 - 1), as umoci does: to whoever reads it, the user is root.
 
     Spec: rootlesscontainers.proto, "Resource".
     """
-    return b"".join(bytes([number << 3]) + _varint(value) for number, value in ((1, uid), (2, gid)) if value)
+    return b"".join(bytes([number << 3]) + _varint(value or _NO_CHANGE_ID) for number, value in ((1, uid), (2, gid)))
 
 
 def _varint(value: int) -> bytes:

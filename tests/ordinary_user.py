@@ -1,0 +1,35 @@
+"""The command as an ordinary user runs it, for tests that root runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+# Debian's "nobody"; any other would do as well.
+UID = GID = 65534
+
+# All is imported before the user changes: the interpreter may be where only root can read.
+_SCRIPT = textwrap.dedent(
+    f"""
+    import bz2, contextlib, ctypes, encodings.unicode_escape, io, lzma, os, sys
+    import isal.igzip_lib
+    import ociexport.cli.reporting
+    from ociexport.cli.main import main
+    with contextlib.redirect_stdout(io.StringIO()):
+        main(["unpack", "--help"])
+        main(["rm", "--help"])
+    os.setgroups([])
+    os.setgid({GID})
+    os.setuid({UID})
+    sys.exit(main(sys.argv[1:]))
+    """
+)
+
+
+def run_as_ordinary_user(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run ``ociexport`` with ``words`` as `UID`."""
+    return subprocess.run(
+        [sys.executable, "-c", _SCRIPT, *map(str, words)], capture_output=True, text=True, timeout=60, check=False
+    )

@@ -1,0 +1,137 @@
+"""tree, as an ordinary user: it works and does not lie. Run by root, who becomes the user."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.image_builder import build_image, write_layout
+from tests.memory_source import directory, member, symlink
+from tests.ordinary_user import GID, UID, run_as_ordinary_user
+from tests.system_parts import OCIEXPORT, require, run
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+
+CAPABILITY = b"\x01\x00\x00\x02\x00\x20\x00\x00" + bytes(12)
+LAYERS = [
+    [
+        directory("d", 0o555),
+        member("d/f", b"1", mode=0o444),
+        directory("closed", 0o000),
+        member("closed/gone", b"1"),
+        member("dev/null", type=tarfile.CHRTYPE, devmajor=1, devminor=3),
+        member("pipe", type=tarfile.FIFOTYPE),
+        symlink("link", "d", uid=9, gid=9),
+        member("user", b"1", uid=1000, gid=1001, mode=0o4755),
+        member("half", b"1", uid=3),
+        member("mine", b"1", uid=UID, gid=GID),
+        member("cap", b"x", xattrs={"security.capability": CAPABILITY, "user.ok": b"1"}),
+    ],
+    [member("d/g", b"2"), member("closed/.wh.gone"), member("closed/y", b"2")],
+]
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory that everybody may write, with a layout beside it that everybody may read."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        place.chmod(0o755)
+        write_layout(place / "layout", {"1": build_image(LAYERS)})
+        (place / "work").mkdir()
+        (place / "work").chmod(0o777)
+        yield place
+
+
+def test_tree_is_the_users_and_what_is_lost_is_said(place: Path) -> None:
+    rootfs = place / "work" / "rootfs"
+    result = run_as_ordinary_user("unpack", "--platform=linux/amd64", place / "layout", rootfs)
+    assert result.returncode == 0, result.stderr
+    warnings = [line for line in result.stderr.splitlines() if "warning" in line]
+    assert warnings == [
+        "ociexport: warning: owners: 4 files of other users than root are this user's, who may not give them away",
+        "ociexport: warning: devices: 1 left out, which only root can make",
+        "ociexport: warning: xattrs: 1 refused by the file system: security.capability",
+    ]
+    got = {
+        str(path.relative_to(rootfs)): oct(stat.S_IMODE(path.lstat().st_mode))
+        for path in sorted(rootfs.rglob("*"))
+        if not path.is_symlink()
+    }
+    assert got == {
+        "cap": "0o644",
+        "closed": "0o0",
+        "closed/y": "0o644",
+        "d": "0o555",
+        "d/f": "0o444",
+        "d/g": "0o644",
+        "dev": "0o755",
+        "half": "0o644",
+        "mine": "0o644",
+        "pipe": "0o644",
+        "user": "0o4755",
+    }
+    assert {(path.lstat().st_uid, path.lstat().st_gid) for path in rootfs.rglob("*")} == {(UID, GID)}
+    assert os.getxattr(rootfs / "cap", "user.ok") == b"1"
+
+
+def test_owners_are_remembered_as_umoci_does(place: Path) -> None:
+    """The other opinion is umoci's own rootless unpack."""
+    require("umoci", "setpriv")
+    run_as_ordinary_user("unpack", "-q", "--platform=linux/amd64", place / "layout", place / "work" / "ours")
+    user = ["setpriv", f"--reuid={UID}", f"--regid={GID}", "--clear-groups"]
+    run(*user, "umoci", "raw", "unpack", "--rootless", "--image", f"{place}/layout:1", place / "work" / "theirs")
+    remembered = {}
+    for name in ("user", "half", "mine", "cap", "d/f"):
+        ours, theirs = (
+            {
+                key: os.getxattr(place / "work" / whose / name, key)
+                for key in os.listxattr(place / "work" / whose / name)
+            }
+            for whose in ("ours", "theirs")
+        )
+        assert ours == theirs
+        remembered[name] = ours.get("user.rootlesscontainers")
+    assert remembered["half"] == b"\x08\x03\x10\xff\xff\xff\xff\x0f"
+    assert remembered["mine"] is not None
+    assert remembered["d/f"] is None
+
+
+def test_devices_can_be_empty_files(place: Path) -> None:
+    rootfs = place / "work" / "rootfs"
+    words = ("unpack", "--platform=linux/amd64", "--devices=placeholder", place / "layout", rootfs)
+    result = run_as_ordinary_user(*words)
+    assert (
+        "ociexport: warning: devices: 1 made as empty files, since only root can make devices"
+        in result.stderr.splitlines()
+    )
+    assert (rootfs / "dev" / "null").read_bytes() == b""
+
+
+def test_failure_and_rm_remove_what_the_user_may_not_write(place: Path) -> None:
+    broken = build_image(
+        LAYERS, edit_config=lambda config: config["rootfs"]["diff_ids"].__setitem__(1, f"sha256:{'a' * 64}")
+    )
+    write_layout(place / "broken", {"1": broken})
+    rootfs = place / "work" / "rootfs"
+    assert run_as_ordinary_user("unpack", "--platform=linux/amd64", place / "broken", rootfs).returncode == 7
+    assert os.listdir(place / "work") == []
+    assert run_as_ordinary_user("unpack", "--platform=linux/amd64", place / "layout", rootfs).returncode == 0
+    assert run_as_ordinary_user("rm", rootfs).returncode == 0
+    assert os.listdir(place / "work") == []
+
+
+def test_ids_are_mapped_by_root(place: Path) -> None:
+    """umoci's --uid-map and --gid-map."""
+    rootfs = place / "work" / "rootfs"
+    maps = ["--uid-map=0:100000:65536", "--gid-map=0:200000:1000", "--gid-map=1001:5", "--gid-map=65534:7"]
+    run(*OCIEXPORT, "unpack", "-q", "--platform=linux/amd64", *maps, place / "layout", rootfs)
+    owners = {name: (os.lstat(rootfs / name).st_uid, os.lstat(rootfs / name).st_gid) for name in ("d", "user", "link")}
+    assert owners == {"d": (100000, 200000), "user": (101000, 5), "link": (100009, 200009)}
+    assert stat.S_IMODE(os.stat(rootfs / "user").st_mode) == 0o4755
