@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import ociexport
 from ociexport.digest import Digest
 from tests.image_builder import AMD64, build_artifact, build_image, build_index, write_layout
 from tests.memory_source import directory, member, symlink, tar_of
@@ -175,7 +177,7 @@ def test_missing_blob_is_not_found(layout: Path, tmp_path: Path) -> None:
 
 def test_full_disk_is_told_and_cleaned(tmp_path: Path) -> None:
     require("mount", root=True)
-    write_layout(tmp_path / "layout", {"1": build_image([[member("d/big", os.urandom(3_000_000))]])})
+    write_layout(tmp_path / "layout", {"1": build_image([[member("d/big", bytes(3_000_000))]])})
     disk = tmp_path / "disk"
     disk.mkdir()
     run("mount", "-t", "tmpfs", "-o", "size=1M", "tmpfs", disk)
@@ -186,6 +188,75 @@ def test_full_disk_is_told_and_cleaned(tmp_path: Path) -> None:
         assert os.listdir(disk) == []
     finally:
         run("umount", disk)
+
+
+def test_image_that_can_not_fit_is_refused_before_it_is_begun(tmp_path: Path) -> None:
+    require("mount", root=True)
+    image = build_image([[member("big", os.urandom(3_000_000))]])
+    write_layout(tmp_path / "layout", {"1": image})
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=2M", "tmpfs", disk)
+    try:
+        assert_refused(
+            unpack(tmp_path / "layout", disk / "rootfs"),
+            9,
+            f"{disk}/rootfs: expected room for 3.0 MB at least, got 2.1 MB free (--no-preflight goes on all the same)",
+        )
+        assert "No space left on device" in unpack("--no-preflight", tmp_path / "layout", disk / "rootfs").stderr
+        assert os.listdir(disk) == []
+    finally:
+        run("umount", disk)
+
+
+def test_what_the_file_system_lacks_is_said(layout: Path, tmp_path: Path) -> None:
+    """ramfs knows no extended attributes."""
+    require("mount", root=True)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    run("mount", "-t", "ramfs", "ramfs", disk)
+    try:
+        result = unpack("--quiet", layout, disk / "rootfs")
+        assert result.stderr == (
+            f"ociexport: warning: {disk}/rootfs: there are no extended attributes here: "
+            "file capabilities and ACLs are lost\n"
+        )
+    finally:
+        run("umount", disk)
+
+
+def test_receipt_tells_what_was_proven(layout: Path, tmp_path: Path) -> None:
+    image = build_image(LAYERS)
+    receipt = tmp_path / "receipt.json"
+    run(
+        *OCIEXPORT,
+        *("unpack", "-q", "--platform=linux/amd64", "--receipt", str(receipt)),
+        *(str(layout), str(tmp_path / "rootfs")),
+        SOURCE_DATE_EPOCH="1700000000",
+    )
+    assert json.loads(receipt.read_bytes()) == {
+        "receiptVersion": 1,
+        "tool": {"name": "ociexport", "version": ociexport.__version__},
+        "created": "2023-11-14T22:13:20Z",
+        "source": f"{layout}:one",
+        "rootfs": str(tmp_path / "rootfs"),
+        "platform": {"architecture": "amd64", "os": "linux"},
+        "indexes": [],
+        "manifest": str(image.digest),
+        "config": str(image.config.digest),
+        "layers": [
+            {
+                "mediaType": layer.media_type,
+                "digest": str(layer.digest),
+                "size": layer.size,
+                "diffId": str(diff_id),
+            }
+            for layer, diff_id in zip(image.layers, image.diff_ids, strict=True)
+        ],
+        "entries": 5,
+        "tarBytes": sum(len(tar_of(layer)) for layer in LAYERS),
+        "losses": [],
+    }
 
 
 def test_mount_point_becomes_the_rootfs(layout: Path, tmp_path: Path) -> None:

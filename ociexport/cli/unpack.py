@@ -14,6 +14,7 @@ from ociexport.source_names import open_source
 from ociexport.tree.layers import UnpackOptions, unpack
 from ociexport.tree.limits import Limits
 from ociexport.tree.metadata import IdMap, XattrMode
+from ociexport.tree.receipt import write_receipt
 from ociexport.tree.selection import PathSelection
 
 
@@ -33,6 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="unpack only these paths; '**' crosses slashes",
     )
     parser.add_argument("--exclude", metavar="PATTERN", action="append", default=[], help="leave these paths out")
+    parser.add_argument("--receipt", metavar="FILE", help="write what was unpacked and proven, as JSON")
+    parser.add_argument(
+        "--no-preflight", dest="preflight", action="store_false", help="do not look first whether there is room"
+    )
     _add_metadata_arguments(parser.add_argument_group("metadata"))
     _add_limit_arguments(parser.add_argument_group("limits"))
     add_registry_arguments(parser)
@@ -105,12 +110,15 @@ def run(options: argparse.Namespace) -> int:
         ),
         selection=PathSelection.parse(tuple(options.include), tuple(options.exclude)),
         replace=options.replace,
+        preflight=options.preflight,
     )
     progress = progress_from(options)
     with closing(open_source(options.source, options=registry_options_from(options), progress=progress)) as source:
         result = unpack(
             source, options.rootfs, platform=platform_from(options), options=unpack_options, progress=progress
         )
+    if options.receipt is not None:
+        write_receipt(options.receipt, result, source.display_name, options.rootfs)
     progress.say(f"{options.rootfs}: {source.display_name}, image {result.config_digest}, {result.entries} entries")
     sys.stdout.write(f"{result.manifest_digest}\n")
     return 0

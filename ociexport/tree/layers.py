@@ -27,6 +27,7 @@ from ociexport.tree.paths import (
     parse_image_path,
     quoted_path,
 )
+from ociexport.tree.preflight import missing_features, verify_room
 from ociexport.tree.rootfs import Rootfs
 from ociexport.tree.selection import PathSelection
 from ociexport.tree.staging import staged_directory, verify_is_vacant
@@ -50,6 +51,7 @@ class UnpackOptions:
         use_openat2: None for wherever the kernel has it.
         selection: which paths are unpacked; None for all.
         replace: a root filesystem that is there gives way when the new one is complete.
+        preflight: whether room and features of the file system are looked at first.
     """
 
     keep_dirlinks: bool = False
@@ -62,6 +64,7 @@ class UnpackOptions:
     use_openat2: bool | None = None
     selection: PathSelection | None = None
     replace: bool = False
+    preflight: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ class UnpackResult:
     """What was unpacked.
 
     Args:
+        index_digests: of the indexes that led to the manifest, outermost first.
         manifest_digest: of the platform's manifest.
         config_digest: docker's image ID.
         platform: that the image says it is for.
@@ -77,6 +81,7 @@ class UnpackResult:
         losses: what the tree lacks, counted.
     """
 
+    index_digests: tuple[Digest, ...]
     manifest_digest: Digest
     config_digest: Digest
     platform: Platform
@@ -128,7 +133,8 @@ def unpack(
 def _unpack_source(
     source: ImageSource, target: str, platform: Platform, options: UnpackOptions, progress: Progress
 ) -> UnpackResult:
-    manifest = resolve_manifest(source, platform).manifest
+    resolved = resolve_manifest(source, platform)
+    manifest = resolved.manifest
     config, layers = read_layers(source, manifest)
     progress.say(f"{source.display_name}: platform {config.platform}, {len(layers)} layers")
     losses = Losses()
@@ -146,6 +152,8 @@ def _unpack_source(
             holes=options.holes,
             use_openat2=options.use_openat2,
         )
+        if options.preflight:
+            _look_before(staged.fd, layers, target, options, progress)
         with closing(tree), _naming_target(target):
             applier = _LayerApplier(tree, options, losses)
             for layer, stream in _streams_ahead(source, layers, progress, options.limits):
@@ -155,8 +163,23 @@ def _unpack_source(
     for line in losses.lines():
         progress.warn(line)
     return UnpackResult(
-        manifest.digest, config.digest, config.platform, layers, applier.entries, applier.tar_bytes, losses
+        tuple(index.digest for index in resolved.indexes),
+        manifest.digest,
+        config.digest,
+        config.platform,
+        layers,
+        applier.entries,
+        applier.tar_bytes,
+        losses,
     )
+
+
+def _look_before(fd: int, layers: tuple[Layer, ...], target: str, options: UnpackOptions, progress: Progress) -> None:
+    """Refuse what can't fit, and say what the file system can't keep, before anything is written."""
+    if options.selection is None:  # of a part nobody knows the size
+        verify_room(fd, layers, target)
+    for line in missing_features(fd):
+        progress.warn(f"{target}: {line}")
 
 
 def _streams_ahead(

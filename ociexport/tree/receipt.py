@@ -1,0 +1,72 @@
+"""The receipt of an unpacking: what was asked for, what was proven, what the tree lacks.
+
+A JSON object; ``receiptVersion`` grows when a member changes its meaning, members may be added at any time:
+
+- ``tool``: ``{"name": "ociexport", "version"}``; ``created``: RFC 3339, of SOURCE_DATE_EPOCH where that is set
+- ``source``: how the image was called; ``rootfs``: where it was unpacked
+- ``platform``, ``manifest`` and ``config``: their digests; ``indexes``: digests of the indexes that led to the manifest
+- ``layers``: of each ``mediaType``, ``digest``, ``size``, ``diffId``, lowest first
+- ``entries``, ``tarBytes``: of all layers; ``losses``: lines of what the tree lacks
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from datetime import UTC, datetime
+
+from ociexport import __version__
+from ociexport.tree.layers import UnpackResult
+
+_RECEIPT_VERSION = 1
+
+
+def write_receipt(path: str, result: UnpackResult, source: str, rootfs: str) -> None:
+    """Write the receipt of ``result`` to ``path``, whole or not at all.
+
+    Args:
+        source: how the user called the image.
+        rootfs: where it was unpacked.
+    """
+    receipt = {
+        "receiptVersion": _RECEIPT_VERSION,
+        "tool": {"name": "ociexport", "version": __version__},
+        "created": _now().strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "source": source,
+        "rootfs": os.path.abspath(rootfs),
+        "platform": result.platform.to_json(),
+        "indexes": [str(digest) for digest in result.index_digests],
+        "manifest": str(result.manifest_digest),
+        "config": str(result.config_digest),
+        "layers": [
+            {
+                "mediaType": layer.descriptor.media_type,
+                "digest": str(layer.descriptor.digest),
+                "size": layer.descriptor.size,
+                "diffId": str(layer.diff_id),
+            }
+            for layer in result.layers
+        ],
+        "entries": result.entries,
+        "tarBytes": result.tar_bytes,
+        "losses": list(result.losses.lines()),
+    }
+    directory = os.path.dirname(os.path.abspath(path))
+    fd, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=directory)
+    try:
+        with open(fd, "w", encoding="utf-8") as file:
+            json.dump(receipt, file, indent=2)
+            file.write("\n")
+        os.chmod(temporary, 0o644)
+        os.rename(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _now() -> datetime:
+    text = os.environ.get("SOURCE_DATE_EPOCH", "")
+    seconds = int(text[:12]) if text.isascii() and text.isdigit() else time.time()
+    return datetime.fromtimestamp(seconds, UTC)
