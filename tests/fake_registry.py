@@ -65,7 +65,7 @@ class Fault:
 
     Args:
         status: instead of the right one; the body is then ``body`` or empty.
-        headers: added, or put in the place of the right ones; None takes one away.
+        headers: added, or put in the place of the right ones; None takes one away, a list is several of one name.
         body: instead of the right one.
         change: makes another body of the right one; Content-Length fits what it returns.
         cut_after: so many bytes of the body are sent, then the connection is closed in good order.
@@ -75,7 +75,7 @@ class Fault:
     """
 
     status: int | None = None
-    headers: Mapping[str, str | None] = field(default_factory=dict)
+    headers: Mapping[str, str | list[str] | None] = field(default_factory=dict)
     body: bytes | None = None
     change: Callable[[bytes], bytes] | None = None
     cut_after: int | None = None
@@ -428,8 +428,8 @@ class _Handler(BaseHTTPRequestHandler):
             *((n, v) for n, v in answer.headers.items() if n.lower() not in wrong),
             *fault.headers.items(),
         ]:
-            if value is not None:
-                self.send_header(name, value)
+            for each in [value] if isinstance(value, str) else value or []:
+                self.send_header(name, each)
         self.end_headers()
         if self.command == "HEAD":
             return None

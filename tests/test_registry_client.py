@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import traceback
 from collections.abc import Callable
 
 import pytest
@@ -449,6 +450,20 @@ def test_signed_query_of_a_redirect_is_in_no_message() -> None:
         source.close()
         assert "secret" not in message
         assert f"GET {storage.url}/storage/{descriptor.digest}?…: 403 Forbidden" in message
+
+
+def test_signed_query_of_a_redirect_is_in_no_traceback() -> None:
+    """What a broken connection leaves is shown with all that caused it."""
+    with FakeRegistry() as storage, FakeRegistry(redirect_to=storage) as registry:
+        source = _source(registry)
+        descriptor = _blob(registry)
+        storage.misbehave("/storage/", Fault(reset_after=-1))
+        with pytest.raises(TransferError) as caught:
+            _read_all(source, descriptor)
+        source.close()
+        lines = "".join(traceback.format_exception(caught.value))
+        assert "/storage/" in lines
+        assert "very-secret" not in lines
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from ociexport.registry.client import open_registry_source
 from ociexport.registry.credentials import Credentials
 from ociexport.registry.options import RegistryOptions
 from tests.fake_registry import FakeRegistry, Fault
+from tests.tls import Authority
 
 MANIFEST = b'{"schemaVersion": 2, "layers": []}'
 USERS = {"user": "pass"}
@@ -82,6 +83,39 @@ def test_basic_is_answered_where_bearer_is_not_offered() -> None:
         challenge = {"WWW-Authenticate": 'Negotiate, Basic realm="x"'}
         registry.misbehave("/v2/$", Fault(status=401, headers=challenge))
         assert _fetch(registry, credentials=Credentials("user", "pass")) == MANIFEST
+
+
+def test_challenges_may_stand_in_several_headers() -> None:
+    """RFC 9110 11.6.1; some gateways add their own."""
+    with FakeRegistry(auth="bearer") as registry:
+        bearer = f'BEARER Realm="{registry.url}/token", Service="a, b"'
+        registry.service = "a, b"
+        headers: dict[str, str | list[str] | None] = {"WWW-Authenticate": ["Negotiate", 'Basic realm="x"', bearer]}
+        registry.misbehave("/v2/$", Fault(status=401, headers=headers))
+        assert _fetch(registry) == MANIFEST
+
+
+def test_long_token_is_sent() -> None:
+    """A token grows with the groups that a user is in."""
+    with FakeRegistry() as registry:
+        challenge = f'Bearer realm="{registry.url}/token"'
+        registry.misbehave("/v2/$", Fault(status=401, headers={"WWW-Authenticate": challenge}))
+        registry.misbehave("/token", Fault(status=200, body=b'{"token": "' + b"x" * 60_000 + b'"}'))
+        assert _fetch(registry) == MANIFEST
+        assert registry.requests[-1].headers["authorization"] == "Bearer " + "x" * 60_000
+
+
+def test_credentials_are_not_sent_to_a_token_service_in_the_clear(tmp_path: Path) -> None:
+    authority = Authority.new(tmp_path)
+    with FakeRegistry(users=USERS) as service, FakeRegistry(auth="bearer", tls=authority.server_context()) as registry:
+        registry.realm = f"{service.url}/token"
+        with pytest.raises(AuthenticationError) as caught:
+            _fetch(registry, credentials=Credentials("user", "pass"), ca_file=authority.ca_file)
+        assert str(caught.value) == (
+            f"registry {registry.host}: its token service: expected https, as for the registry itself, "
+            f"got {service.url}/token"
+        )
+        assert service.requests == []
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from ociexport.cli.exit_codes import OK
-from ociexport.registry.authfiles import Finding, search_credentials
+from ociexport.registry.authfiles import search_credentials
+from ociexport.registry.credentials import Finding
 from ociexport.registry.short_names import parse_image
 
 

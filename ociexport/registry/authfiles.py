@@ -6,17 +6,16 @@ import base64
 import binascii
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from ociexport.errors import InvalidImageError, UsageError
 from ociexport.jsonfields import JsonObject, parse_json_object
 from ociexport.reference import DEFAULT_REGISTRY
 from ociexport.registry.credentials import (
-    ANONYMOUS,
     ENVIRONMENT_CONTENT,
     AuthPlace,
     Credentials,
+    Finding,
     auth_places,
 )
 from ociexport.registry.helpers import fetch_from_helper
@@ -24,24 +23,6 @@ from ociexport.registry.helpers import fetch_from_helper
 # What docker writes for Docker Hub, and the names that other tools and people write, most usual first.
 DOCKER_HUB_SERVER = "https://index.docker.io/v1/"
 DOCKER_HUB_KEYS = (DOCKER_HUB_SERVER, "index.docker.io", "docker.io", "registry-1.docker.io")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What a search found, and how it came to it.
-
-    Args:
-        place: the file or variable that had the credentials; None where none had any.
-        key: the entry in it.
-        helper: the credential helper that it names; None where the file has the secret itself.
-        passed_over: the places that had nothing, each with the reason.
-    """
-
-    credentials: Credentials = ANONYMOUS
-    place: str | None = None
-    key: str | None = None
-    helper: str | None = None
-    passed_over: tuple[tuple[str, str], ...] = field(default=())
 
 
 def search_credentials(registry: str, repository: str, authfile: Path | None = None) -> Finding:

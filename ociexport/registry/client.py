@@ -22,8 +22,8 @@ from ociexport.errors import (
 )
 from ociexport.progress import SILENT, Progress
 from ociexport.reference import ImageReference
-from ociexport.registry.authfiles import Finding, search_credentials
 from ociexport.registry.blobs import range_headers
+from ociexport.registry.credentials import Finding
 from ociexport.registry.encodings import undo_for_document
 from ociexport.registry.foreign import open_foreign
 from ociexport.registry.hosts import Endpoint, Route, endpoint_for, routes_for
@@ -98,6 +98,9 @@ class RegistryClient:
         # What the user gave is for the registry that was named, and not for its mirrors.
         if is_given and self.options.credentials is not None:
             return Finding(self.options.credentials, "the command line")
+        # Reads files and runs helpers: few registries ask.
+        from ociexport.registry.authfiles import search_credentials  # noqa: PLC0415
+
         return search_credentials(endpoint.registry, repository, self.options.authfile)
 
     def is_down(self, route: Route) -> bool:

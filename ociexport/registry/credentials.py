@@ -58,6 +58,24 @@ class Credentials:
 ANONYMOUS = Credentials()
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a search found, and how it came to it.
+
+    Args:
+        place: the file or variable that had the credentials; None where none had any.
+        key: the entry in it.
+        helper: the credential helper that it names; None where the file has the secret itself.
+        passed_over: the places that had nothing, each with the reason.
+    """
+
+    credentials: Credentials = ANONYMOUS
+    place: str | None = None
+    key: str | None = None
+    helper: str | None = None
+    passed_over: tuple[tuple[str, str], ...] = ()
+
+
 def parse_user_and_password(text: str) -> Credentials:
     """Return the credentials in ``user:password``; the password may hold colons.
 

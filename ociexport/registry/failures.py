@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,8 @@ MAX_ERROR_BODY_BYTES = 64 * 1024
 # More than these say the same thing again.
 _MAX_SHOWN_ERRORS = 3
 
+# In the libraries' messages: what follows the question mark of a URL.
+_QUERY = re.compile(r"\?[^\s'\"<>)]+")
 # OpenSSL's words for a chain that ends at nobody we know: unable to get the issuer, self-signed, and their like.
 _ISSUER_CODES = frozenset({2, 18, 19, 20, 21})
 
@@ -140,18 +143,28 @@ def _hours(seconds: int) -> str:
 
 
 def error_of_connection(
-    error: BaseException, *, subject: str, method: str, url: str, issuer: str | None = None
+    error: BaseException, *, subject: str, method: str, url: str, issuer: str | None = None, proxy: str | None = None
 ) -> TransferError:
     """Return the error that a broken or impossible connection stands for, to be raised ``from error``.
 
     Args:
         issuer: of a certificate that was not believed.
+        proxy: the URL of the one that the connection was made to, if any.
     """
+    for cause in causes(error):
+        _cut_queries(cause)
     url = redacted(url)
     reason, hint = _explain_connection(error)
+    if proxy is not None:
+        reason += f" (by the proxy {printable(urlsplit(proxy).netloc.rpartition('@')[2])})"
     if issuer is not None:
         reason += f" (issued by {printable(issuer)})"
     return TransferError(f"{subject}: {method} {url}: {reason}", method=method, url=url, hint=hint)
+
+
+def _cut_queries(error: BaseException) -> None:
+    """Take the queries of URLs out of an error of the libraries beneath, which a traceback shows as it is."""
+    error.args = tuple(_QUERY.sub("?…", text) if isinstance(text, str) else text for text in error.args)
 
 
 def reason_of(error: BaseException) -> str:

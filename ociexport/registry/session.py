@@ -20,8 +20,8 @@ from ociexport.registry.auth import (
     plan_token_requests,
     pull_scope,
 )
-from ociexport.registry.authfiles import Finding
 from ociexport.registry.certificates import DEFAULT_TLS
+from ociexport.registry.credentials import Finding
 from ociexport.registry.failures import redacted, was_refused
 from ociexport.registry.hosts import Endpoint
 from ociexport.registry.transport import Answer, Transport, WireRequest
@@ -246,6 +246,13 @@ class RegistrySession:
     def _send_token_request(self, planned: TokenRequest, repository: str) -> Token:
         realm = redacted(planned.url.partition("?")[0])
         subject = f"registry {self.endpoint.host}: its token service"
+        bears_secret = planned.authorization is not None or planned.form is not None
+        if bears_secret and planned.url.startswith("http:") and (self._api_url or "").startswith("https:"):
+            raise AuthenticationError(
+                f"{subject}: expected https, as for the registry itself, got {realm}",
+                url=realm,
+                hint="credentials are not sent in the clear; tell those who run the registry",
+            )
         at_registry = urlsplit(planned.url).netloc == urlsplit(self.endpoint.api_urls[0]).netloc
         request = WireRequest(
             "GET" if planned.form is None else "POST",

@@ -299,18 +299,24 @@ class Transport:
             headers["Authorization"] = request.authorization
         if request.body is not None:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
+        proxies = requests.utils.get_environ_proxies(url)
         try:
             prepared = requests.Request(request.method, url, headers=headers, data=request.body).prepare()
             response = self._adapter(request.tls if at_home else DEFAULT_TLS).send(
                 prepared,
                 stream=True,
                 timeout=(self.options.connect_timeout_seconds, self.options.read_timeout_seconds),
-                proxies=requests.utils.get_environ_proxies(url),
+                proxies=proxies,
             )
         except _NETWORK_ERRORS as error:
             issuer = self._find_issuer(url) if has_unknown_issuer(error) else None
             raise error_of_connection(
-                error, subject=request.subject, method=request.method, url=url, issuer=issuer
+                error,
+                subject=request.subject,
+                method=request.method,
+                url=url,
+                issuer=issuer,
+                proxy=requests.utils.select_proxy(url, proxies),
             ) from error
         answer = Answer(request, url, response, self.options)
         if at_home:

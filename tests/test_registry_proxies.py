@@ -1,0 +1,103 @@
+"""Registries behind an HTTP proxy."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ociexport import mediatypes
+from ociexport.errors import TransferError
+from ociexport.reference import ImageReference
+from ociexport.registry.client import open_registry_source
+from ociexport.registry.options import RegistryOptions
+from tests.fake_registry import FakeRegistry
+from tests.tls import Authority
+
+MANIFEST = b'{"schemaVersion": 2, "layers": []}'
+
+
+@contextmanager
+def _tunnelling_proxy(target: FakeRegistry, seen: list[str]) -> Iterator[str]:
+    """Yield the URL of a proxy that takes CONNECT, wherever to, and connects to ``target``."""
+
+    def copy(source: socket.socket, destination: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                destination.sendall(data)
+            destination.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    def serve(client: socket.socket) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += client.recv(4096)
+        seen.append(head.decode().split("\r\n")[0])
+        seen.extend(line for line in head.decode().split("\r\n") if line.lower().startswith("proxy-auth"))
+        with client, socket.create_connection(("127.0.0.1", target.port)) as upstream:
+            client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            there = threading.Thread(target=copy, args=(client, upstream), daemon=True)
+            there.start()
+            copy(upstream, client)
+            there.join(5)
+
+    def accept() -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=serve, args=(client,), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://me:secret@127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def _fetch(image: str, **options: object) -> bytes:
+    settings = RegistryOptions(retry_times=0, **options)  # type: ignore[arg-type]
+    source = open_registry_source(ImageReference.parse(image), options=settings)
+    try:
+        return source.fetch_manifest().raw
+    finally:
+        source.close()
+
+
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
+def test_tls_is_tunnelled_through_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """CONNECT, RFC 9110 9.3.6: the proxy sees the host's name and nothing else."""
+    authority = Authority.new(tmp_path)
+    seen: list[str] = []
+    with FakeRegistry(tls=authority.server_context("registry.example")) as registry:
+        registry.add_manifest("app", "1", MANIFEST, mediatypes.OCI_MANIFEST)
+        with _tunnelling_proxy(registry, seen) as proxy:
+            monkeypatch.setenv(variable, proxy)
+            assert _fetch("registry.example/app:1", ca_file=authority.ca_file) == MANIFEST
+    # Python 3.11 speaks HTTP/1.0 here, later ones 1.1.
+    assert [line.split(" HTTP")[0] for line in seen] == [
+        "CONNECT registry.example:443",
+        "Proxy-Authorization: Basic bWU6c2VjcmV0",
+    ]
+
+
+def test_no_proxy_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", "example.com,127.0.0.0/8")
+    with FakeRegistry() as registry:
+        registry.add_manifest("app", "1", MANIFEST, mediatypes.OCI_MANIFEST)
+        assert _fetch(f"{registry.host}/app:1") == MANIFEST
+
+
+def test_proxy_that_is_down_is_no_secret_and_its_password_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:secret@127.0.0.1:1")
+    with pytest.raises(TransferError) as caught:
+        _fetch("registry.example/app:1")
+    assert str(caught.value) == (
+        "registry registry.example: GET https://registry.example/v2/: connection refused (by the proxy 127.0.0.1:1)"
+    )
