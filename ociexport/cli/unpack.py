@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from contextlib import closing
 
@@ -15,6 +16,7 @@ from ociexport.tree.layers import UnpackOptions, unpack
 from ociexport.tree.limits import Limits
 from ociexport.tree.metadata import IdMap, XattrMode
 from ociexport.tree.receipt import write_receipt
+from ociexport.tree.runfiles import write_run_files
 from ociexport.tree.selection import PathSelection
 
 
@@ -34,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="unpack only these paths; '**' crosses slashes",
     )
     parser.add_argument("--exclude", metavar="PATTERN", action="append", default=[], help="leave these paths out")
+    parser.add_argument(
+        "--bundle", action="store_true", help="make ROOTFS an OCI runtime bundle: config.json and rootfs"
+    )
+    parser.add_argument(
+        "--run-files", metavar="DIR", help="write what chroot, bwrap and systemd-nspawn need to run the image's command"
+    )
     parser.add_argument("--receipt", metavar="FILE", help="write what was unpacked and proven, as JSON")
     parser.add_argument(
         "--no-preflight", dest="preflight", action="store_false", help="do not look first whether there is room"
@@ -111,12 +119,17 @@ def run(options: argparse.Namespace) -> int:
         selection=PathSelection.parse(tuple(options.include), tuple(options.exclude)),
         replace=options.replace,
         preflight=options.preflight,
+        bundle=options.bundle,
+        find_account=options.run_files is not None,
     )
     progress = progress_from(options)
     with closing(open_source(options.source, options=registry_options_from(options), progress=progress)) as source:
         result = unpack(
             source, options.rootfs, platform=platform_from(options), options=unpack_options, progress=progress
         )
+    if options.run_files is not None and result.account is not None:
+        rootfs = os.path.join(options.rootfs, "rootfs") if options.bundle else options.rootfs
+        write_run_files(options.run_files, rootfs, result.config, result.account)
     if options.receipt is not None:
         write_receipt(options.receipt, result, source.display_name, options.rootfs)
     progress.say(f"{options.rootfs}: {source.display_name}, image {result.config_digest}, {result.entries} entries")

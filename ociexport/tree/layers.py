@@ -9,12 +9,14 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 
 from ociexport.digest import Digest
-from ociexport.documents import Layer, Platform
+from ociexport.documents import ImageConfig, Layer, Platform
 from ociexport.errors import InvalidImageError, OciexportError
 from ociexport.platforms import host_platform
 from ociexport.progress import SILENT, Progress
 from ociexport.resolve import read_layers, resolve_manifest
 from ociexport.sources import ImageSource
+from ociexport.tree.accounts import Account, find_account
+from ociexport.tree.bundle import runtime_config
 from ociexport.tree.entries import Entry, EntryType, TarReader
 from ociexport.tree.layerstream import LayerStream
 from ociexport.tree.limits import Limits
@@ -52,6 +54,9 @@ class UnpackOptions:
         selection: which paths are unpacked; None for all.
         replace: a root filesystem that is there gives way when the new one is complete.
         preflight: whether room and features of the file system are looked at first.
+        bundle: an OCI runtime bundle is made: the tree is ``rootfs`` in it, beside ``config.json``.
+        find_account: whether the result tells whom the config's User means in the tree; a name that is not there is an
+            error then, as it is for a bundle.
     """
 
     keep_dirlinks: bool = False
@@ -65,6 +70,8 @@ class UnpackOptions:
     selection: PathSelection | None = None
     replace: bool = False
     preflight: bool = True
+    bundle: bool = False
+    find_account: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +81,32 @@ class UnpackResult:
     Args:
         index_digests: of the indexes that led to the manifest, outermost first.
         manifest_digest: of the platform's manifest.
-        config_digest: docker's image ID.
-        platform: that the image says it is for.
+        config: of the image.
+        layers: with their diff_ids, lowest first.
         entries: of all layers, whiteouts included.
         tar_bytes: of all layers, uncompressed.
         losses: what the tree lacks, counted.
+        account: whom the config's User means in the tree; None where nobody asked (a bundle and run files do).
     """
 
     index_digests: tuple[Digest, ...]
     manifest_digest: Digest
-    config_digest: Digest
-    platform: Platform
+    config: ImageConfig
     layers: tuple[Layer, ...]
     entries: int
     tar_bytes: int
     losses: Losses
+    account: Account | None
+
+    @property
+    def config_digest(self) -> Digest:
+        """docker's image ID."""
+        return self.config.digest
+
+    @property
+    def platform(self) -> Platform:
+        """What the image says it is for."""
+        return self.config.platform
 
 
 def unpack(
@@ -138,7 +156,7 @@ def _unpack_source(
     config, layers = read_layers(source, manifest)
     progress.say(f"{source.display_name}: platform {config.platform}, {len(layers)} layers")
     losses = Losses()
-    with staged_directory(target, replace=options.replace) as staged:
+    with staged_directory(target, replace=options.replace) as staged, _tree_directory(staged.fd, options) as root_fd:
         metadata = MetadataWriter(
             MetadataPolicy(os.geteuid() == 0, options.xattrs, options.uid_map, options.gid_map),
             natural_owner=staged.natural_owner,
@@ -146,32 +164,58 @@ def _unpack_source(
             losses=losses,
         )
         tree = Rootfs(
-            staged.fd,
+            root_fd,
             metadata,
             keep_dirlinks=options.keep_dirlinks,
             holes=options.holes,
             use_openat2=options.use_openat2,
         )
         if options.preflight:
-            _look_before(staged.fd, layers, target, options, progress)
+            _look_before(root_fd, layers, target, options, progress)
         with closing(tree), _naming_target(target):
             applier = _LayerApplier(tree, options, losses)
             for layer, stream in _streams_ahead(source, layers, progress, options.limits):
                 with locating_layer(layer, stream):
                     applier.apply(stream)
             tree.finish()
+        account = None
+        if options.bundle or options.find_account:
+            account = find_account(root_fd, config.container.user)
+        if options.bundle and account is not None:
+            _write_config_file(staged.fd, runtime_config(config, account))
     for line in losses.lines():
         progress.warn(line)
     return UnpackResult(
-        tuple(index.digest for index in resolved.indexes),
-        manifest.digest,
-        config.digest,
-        config.platform,
-        layers,
-        applier.entries,
-        applier.tar_bytes,
-        losses,
+        index_digests=tuple(index.digest for index in resolved.indexes),
+        manifest_digest=manifest.digest,
+        config=config,
+        layers=layers,
+        entries=applier.entries,
+        tar_bytes=applier.tar_bytes,
+        losses=losses,
+        account=account,
     )
+
+
+@contextmanager
+def _tree_directory(staged_fd: int, options: UnpackOptions) -> Iterator[int]:
+    """Give a descriptor of the directory that the tree is built in: the staged one, or a bundle's ``rootfs`` in it."""
+    if not options.bundle:
+        yield staged_fd
+        return
+    os.mkdir("rootfs", 0o700, dir_fd=staged_fd)
+    root_fd = os.open("rootfs", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staged_fd)
+    try:
+        yield root_fd
+    finally:
+        os.close(root_fd)
+
+
+def _write_config_file(bundle_fd: int, content: bytes) -> None:
+    fd = os.open("config.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=bundle_fd)
+    with open(fd, "wb") as file:
+        file.write(content)
+    os.fchmod(bundle_fd, 0o755)
 
 
 def _look_before(fd: int, layers: tuple[Layer, ...], target: str, options: UnpackOptions, progress: Progress) -> None:

@@ -1,0 +1,99 @@
+"""What is needed to run an image's command without a container runtime: in a chroot, bubblewrap or systemd-nspawn.
+
+The files, in one directory: ``env`` (the environment, for ``. ./env``), ``chroot.sh`` and ``bwrap.sh`` (run the image's
+command, or the one that is given), ``bwrap.args`` (for ``bwrap --args``), ``ROOTFS.nspawn`` (systemd.nspawn(5)).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+from ociexport.documents import ImageConfig
+from ociexport.tree.accounts import Account
+from ociexport.tree.bundle import command_of, environment_of
+
+_VARIABLE_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def write_run_files(directory: str, rootfs: str, config: ImageConfig, account: Account) -> None:
+    """Write the files into ``directory``, which is made where missing.
+
+    Args:
+        rootfs: the root filesystem that they run in; written as an absolute path.
+        config: of the image.
+        account: whom its User means there.
+    """
+    target = Path(directory)
+    target.mkdir(exist_ok=True)
+    rootfs = os.path.abspath(rootfs)
+    # A name that is none in a shell can be set by bwrap and nspawn, and by no shell.
+    environment = [item for item in environment_of(config, account) if "=" in item]
+    variables = [item for item in environment if _VARIABLE_PATTERN.fullmatch(item.partition("=")[0])]
+    working_dir = config.container.working_dir or "/"
+    command = command_of(config)
+    _write(target / "env", "".join(f"export {_assignment(item)}\n" for item in variables))
+    _write(target / "chroot.sh", _chroot_script(rootfs, variables, working_dir, command, account), mode=0o755)
+    _write(target / "bwrap.args", "\0".join(_bwrap_arguments(rootfs, environment, working_dir, account)))
+    _write(target / "bwrap.sh", _bwrap_script(command), mode=0o755)
+    _write(target / f"{os.path.basename(rootfs)}.nspawn", _nspawn_settings(environment, working_dir, command, account))
+
+
+def _write(path: Path, text: str, *, mode: int = 0o644) -> None:
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    path.chmod(mode)
+
+
+def _assignment(item: str) -> str:
+    name, _, value = item.partition("=")
+    return f"{name}={shlex.quote(value)}"
+
+
+def _chroot_script(rootfs: str, variables: list[str], working_dir: str, command: list[str], account: Account) -> str:
+    groups = ",".join(map(str, account.additional_gids))
+    change = ""
+    if working_dir != "/":
+        change = f'set -- /bin/sh -c \'cd "$1" && shift && exec "$@"\' sh {shlex.quote(working_dir)} "$@"\n'
+    return (
+        "#!/bin/sh\n"
+        "# Run the image's command, or the one that is given, in a chroot; needs root.\n"
+        "chroot=$(command -v chroot) || exit 127\n"
+        f"[ $# -gt 0 ] || set -- {shlex.join(command)}\n"
+        f"{change}"
+        f"exec env -i {shlex.join(variables)} "
+        f'"$chroot" --userspec={account.uid}:{account.gid} --groups={shlex.quote(groups)} {shlex.quote(rootfs)} "$@"\n'
+    )
+
+
+def _bwrap_arguments(rootfs: str, environment: list[str], working_dir: str, account: Account) -> list[str]:
+    arguments = ["--bind", rootfs, "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]  # noqa: S108 - the sandbox's own
+    arguments += ["--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--die-with-parent"]
+    arguments += ["--uid", str(account.uid), "--gid", str(account.gid), "--clearenv", "--chdir", working_dir]
+    for item in environment:
+        name, _, value = item.partition("=")
+        arguments += ["--setenv", name, value]
+    return arguments
+
+
+def _bwrap_script(command: list[str]) -> str:
+    return (
+        "#!/bin/sh\n"
+        "# Run the image's command, or the one that is given, in bubblewrap.\n"
+        f"[ $# -gt 0 ] || set -- {shlex.join(command)}\n"
+        'exec bwrap --args 9 "$@" 9<"$(dirname "$0")/bwrap.args"\n'
+    )
+
+
+def _nspawn_settings(environment: list[str], working_dir: str, command: list[str], account: Account) -> str:
+    lines = ["[Exec]", f"Parameters={' '.join(map(_systemd_quoted, command))}"]
+    lines += [f"Environment={_systemd_quoted(item)}" for item in environment]
+    lines += [f"WorkingDirectory={working_dir.replace(chr(10), ' ')}", f"User={account.uid}"]
+    return "\n".join(lines) + "\n"
+
+
+def _systemd_quoted(text: str) -> str:
+    """Quote one word as systemd.syntax(7) has it; percent signs would be specifiers."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("%", "%%")
+    return f'"{escaped}"'

@@ -1,0 +1,219 @@
+"""tree.bundle, accounts, runfiles: what starts a container of the image, with runc, bubblewrap or a chroot."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ociexport.errors import InvalidImageError
+from ociexport.tree.accounts import Account, find_account
+from ociexport.tree.layers import UnpackOptions, unpack
+from ociexport.tree.runfiles import write_run_files
+from tests.image_builder import BuiltImage, build_image
+from tests.memory_source import directory, hard_link, member, symlink
+from tests.system_parts import require
+
+PASSWD = b"root:x:0:0:root:/root:/bin/sh\nbroken\nworker:x:1000:100:W:/home/worker:/bin/sh\nodd:x:-1:x:::\n"
+GROUP = b"root:x:0:\nusers:x:100:\naudio:x:29:worker,other\nvideo:x:44:worker\nbig:x:99999999999:worker\n"
+
+
+def without_broken_lines(table: bytes) -> bytes:
+    """Return what busybox reads without a word: it complains of each line that is no account."""
+    return b"".join(
+        line for line in table.splitlines(keepends=True) if not line.startswith((b"broken", b"odd", b"big"))
+    )
+
+
+def image(config: dict[str, Any], *, busybox: bool = False) -> BuiltImage:
+    passwd, group = (without_broken_lines(table) if busybox else table for table in (PASSWD, GROUP))
+    layer = [directory(name) for name in ("etc", "srv", "proc", "dev", "sys", "tmp")]
+    layer += [member("etc/passwd", passwd), member("etc/group", group)]
+    if busybox:
+        require("busybox")
+        path = shutil.which("busybox")
+        assert path is not None
+        layer += [directory("bin"), member("bin/busybox", Path(path).read_bytes(), mode=0o755)]
+        layer += [hard_link(f"bin/{name}", "bin/busybox") for name in ("sh", "id", "env", "pwd", "cat")]
+    return build_image([layer], edit_config=lambda document: document.update(config=config))
+
+
+def make_bundle(path: Path, config: dict[str, Any], *, busybox: bool = False) -> dict[str, Any]:
+    unpack(image(config, busybox=busybox).source(), path, options=UnpackOptions(bundle=True))
+    document: dict[str, Any] = json.loads((path / "config.json").read_bytes())
+    return document
+
+
+@pytest.mark.parametrize(
+    ("user", "account"),
+    [
+        (None, Account(0, 0, (), "/root")),
+        ("", Account(0, 0, (), "/root")),
+        ("worker", Account(1000, 100, (29, 44), "/home/worker")),
+        ("1000", Account(1000, 100, (29, 44), "/home/worker")),
+        ("worker:audio", Account(1000, 29, (), "/home/worker")),
+        ("worker:7", Account(1000, 7, (), "/home/worker")),
+        ("77", Account(77, 0, (), None)),
+        ("77:88", Account(77, 88, (), None)),
+    ],
+)
+def test_user_is_looked_up_in_the_tree(tmp_path: Path, user: str | None, account: Account) -> None:
+    """image-spec config.md, "User"."""
+    unpack(image({}).source(), tmp_path / "rootfs")
+    fd = os.open(tmp_path / "rootfs", os.O_RDONLY)
+    try:
+        assert find_account(fd, user) == account
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("user", "message"),
+    [
+        ("nobody", "config: User 'nobody': expected a number or a user of the root filesystem's /etc, got 'nobody'"),
+        ("0:none", "config: User '0:none': expected a number or a group of the root filesystem's /etc, got 'none'"),
+        ("-5", "config: User '-5': expected a number or a user of the root filesystem's /etc, got '-5'"),
+    ],
+)
+def test_unknown_user_is_told_and_leaves_nothing(tmp_path: Path, user: str, message: str) -> None:
+    with pytest.raises(InvalidImageError) as caught:
+        make_bundle(tmp_path / "bundle", {"User": user})
+    assert str(caught.value) == message
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("planted", ["etc", "etc/passwd"])
+def test_planted_link_does_not_lead_out(tmp_path: Path, planted: str) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "passwd").write_bytes(b"evil:x:666:666::/:/bin/sh\n")
+    target = tmp_path / "outside" if planted == "etc" else tmp_path / "outside" / "passwd"
+    layer = [symlink(planted, str(target))] if planted == "etc" else [directory("etc"), symlink(planted, str(target))]
+    unpack(build_image([layer]).source(), tmp_path / "rootfs")
+    fd = os.open(tmp_path / "rootfs", os.O_RDONLY)
+    try:
+        with pytest.raises(InvalidImageError, match="got 'evil'"):
+            find_account(fd, "evil")
+    finally:
+        os.close(fd)
+
+
+def test_config_is_the_specifications_conversion(tmp_path: Path) -> None:
+    """image-spec conversion.md."""
+    document = make_bundle(
+        tmp_path / "bundle",
+        {
+            "User": "worker",
+            "Env": ["A=1"],
+            "Entrypoint": ["/bin/echo", "-n"],
+            "Cmd": ["hello"],
+            "WorkingDir": "/srv",
+            "Labels": {"org.opencontainers.image.os": "mine", "note": "x"},
+            "ExposedPorts": {"80/tcp": {}, "443/tcp": {}},
+            "Volumes": {"/data": {}},
+            "StopSignal": "SIGINT",
+        },
+    )
+    process = document["process"]
+    assert process["args"] == ["/bin/echo", "-n", "hello"]
+    assert process["user"] == {"uid": 1000, "gid": 100, "additionalGids": [29, 44]}
+    assert process["cwd"] == "/srv"
+    assert process["env"] == [
+        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "A=1",
+        "HOME=/home/worker",
+    ]
+    assert document["root"] == {"path": "rootfs", "readonly": False}
+    assert document["annotations"] == {
+        "org.opencontainers.image.os": "mine",
+        "org.opencontainers.image.architecture": "amd64",
+        "org.opencontainers.image.created": "2024-11-05T22:03:34Z",
+        "org.opencontainers.image.stopSignal": "SIGINT",
+        "org.opencontainers.image.exposedPorts": "443/tcp,80/tcp",
+        "note": "x",
+    }
+    assert "/data" in [mount["destination"] for mount in document["mounts"]]
+    assert (tmp_path / "bundle" / "rootfs" / "etc" / "passwd").read_bytes() == PASSWD
+    assert sorted(os.listdir(tmp_path / "bundle")) == ["config.json", "rootfs"]
+
+
+@pytest.mark.system
+def test_runc_starts_the_bundle(tmp_path: Path) -> None:
+    require("runc", root=True)
+    make_bundle(
+        tmp_path / "bundle",
+        {
+            "User": "worker",
+            "Env": ['GREETING=it\'s 100% "here"'],
+            "Cmd": ["/bin/sh", "-c", 'echo "$GREETING"; id; pwd'],
+            "WorkingDir": "/srv",
+        },
+        busybox=True,
+    )
+    name = f"ociexport-test-{os.getpid()}"
+    result = subprocess.run(
+        ["runc", "--root", str(tmp_path / "state"), "run", "--bundle", str(tmp_path / "bundle"), name],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if "cgroup" in result.stderr and os.environ.get("CI") != "true":
+        pytest.skip(f"runc finds no cgroups here: {result.stderr.strip()}")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines() == [
+        'it\'s 100% "here"',
+        "uid=1000(worker) gid=100(users) groups=29(audio),44(video),100(users)",
+        "/srv",
+    ]
+
+
+CONFIG = {
+    "User": "worker",
+    "Env": ['GREETING=it\'s $HOME `x` 100%\nnext "line"', "odd.name=1"],
+    "Cmd": ["/bin/sh", "-c", 'echo "$GREETING"; id -u; id -g; pwd'],
+    "WorkingDir": "/srv",
+}
+EXPECTED = ["it's $HOME `x` 100%", 'next "line"', "1000", "100", "/srv"]
+
+
+def make_run_files(tmp_path: Path) -> Path:
+    result = unpack(
+        image(CONFIG, busybox=True).source(), tmp_path / "root fs", options=UnpackOptions(find_account=True)
+    )
+    assert result.account is not None
+    write_run_files(str(tmp_path / "run"), str(tmp_path / "root fs"), result.config, result.account)
+    return tmp_path / "run"
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("script", ["chroot.sh", "bwrap.sh"])
+def test_scripts_run_the_images_command(tmp_path: Path, script: str) -> None:
+    require("chroot", "bwrap", root=True)
+    files = make_run_files(tmp_path)
+    result = subprocess.run([files / script], capture_output=True, text=True, timeout=60, check=False)
+    assert (result.stdout.splitlines(), result.stderr, result.returncode) == (EXPECTED, "", 0)
+    given = subprocess.run([files / script, "/bin/pwd"], capture_output=True, text=True, timeout=60, check=True)
+    assert given.stdout == "/srv\n"
+
+
+def test_environment_file_is_safe_in_a_shell(tmp_path: Path) -> None:
+    files = make_run_files(tmp_path)
+    script = '. "$0/env"; printf %s "$GREETING"'
+    result = subprocess.run(["sh", "-c", script, str(files)], capture_output=True, text=True, check=True)
+    assert result.stdout == 'it\'s $HOME `x` 100%\nnext "line"'
+
+
+def test_nspawn_settings_are_quoted(tmp_path: Path) -> None:
+    """systemd.nspawn(5), systemd.syntax(7)."""
+    settings = (make_run_files(tmp_path) / "root fs.nspawn").read_text().splitlines()
+    assert settings[:2] == [
+        "[Exec]",
+        'Parameters="/bin/sh" "-c" "echo \\"$GREETING\\"; id -u; id -g; pwd"',
+    ]
+    assert 'Environment="GREETING=it\'s $HOME `x` 100%%\\nnext \\"line\\""' in settings
+    assert settings[-2:] == ["WorkingDirectory=/srv", "User=1000"]
