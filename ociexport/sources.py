@@ -93,6 +93,20 @@ class BlobWriter(Protocol):
         """Take the next bytes; raises SizeMismatchError as soon as there are too many."""
 
 
+class BlobStore(Protocol):
+    """A place that blobs are written to; its methods are called from several threads."""
+
+    def has_blob(self, descriptor: Descriptor) -> bool:
+        """Whether the blob is there and valid: its bytes are read and verified, for a file may be cut or damaged."""
+
+    def new_blob(self, descriptor: Descriptor) -> AbstractContextManager[BlobWriter]:
+        """Return a writer for a blob; at the end of the ``with`` block it is verified and takes its name, or is gone.
+
+        Raises:
+            DigestMismatchError, SizeMismatchError: what was written is not what ``descriptor`` says.
+        """
+
+
 class DestinationUse(Protocol):
     """One image's way into a destination."""
 
@@ -103,7 +117,7 @@ class DestinationUse(Protocol):
         """
 
 
-class ImageDestination(BlobOpener, Protocol):
+class ImageDestination(BlobStore, BlobOpener, Protocol):
     """A place that images are copied to, which opens the blobs that it has; called from several threads."""
 
     def begin(self) -> AbstractContextManager[DestinationUse]:
@@ -111,16 +125,6 @@ class ImageDestination(BlobOpener, Protocol):
 
         Raises:
             UsageError: something else is in the place; it was not touched.
-        """
-
-    def has_blob(self, descriptor: Descriptor) -> bool:
-        """Whether the blob is there and valid: its bytes are read and verified, for a file may be cut or damaged."""
-
-    def new_blob(self, descriptor: Descriptor) -> AbstractContextManager[BlobWriter]:
-        """Return a writer for a blob; at the end of the ``with`` block it is verified and takes its name, or is gone.
-
-        Raises:
-            DigestMismatchError, SizeMismatchError: what was written is not what ``descriptor`` says.
         """
 
     def write_manifest(self, manifest: ReceivedManifest) -> None:

@@ -1,0 +1,197 @@
+"""Blobs fetched side by side, each verified, all stopped when one fails."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+
+from ociexport.digest import Digest
+from ociexport.documents import Descriptor, ImageConfig, Manifest
+from ociexport.errors import (
+    DigestMismatchError,
+    InvalidImageError,
+    NotFoundError,
+    OciexportError,
+    RegistryError,
+    SizeMismatchError,
+    locating,
+    quoted,
+)
+from ociexport.progress import Progress
+from ociexport.sources import BlobStore, ImageSource
+
+# What is read, hashed and written at once; larger chunks bring nothing, smaller ones more hand-overs of the lock.
+_CHUNK_BYTES = 1024 * 1024
+# How long the others have to end when one has failed; SIGINT and SIGTERM shall end the process within a second.
+_STOP_SECONDS = 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class BlobToFetch:
+    """A blob to fetch, from where, and how messages call it.
+
+    Args:
+        content: its bytes where they are known already, from a document that holds them or from reading the config.
+    """
+
+    source: ImageSource
+    descriptor: Descriptor
+    label: str
+    title: str
+    content: bytes | None
+
+
+def blobs_of(source: ImageSource, manifest: Manifest, config: ImageConfig | None) -> list[BlobToFetch]:
+    """Return each blob of the image once; the config's bytes, which were read before, are not fetched again.
+
+    Raises:
+        InvalidImageError: the same digest is said to have several sizes.
+    """
+    count = len(manifest.layers)
+    kind = "layer" if config is not None else "blob"
+    digest = manifest.config.digest
+    content = config.raw if config is not None else manifest.config.data
+    blobs = {digest: BlobToFetch(source, manifest.config, f"config {digest}", f"config {digest.short}", content)}
+    for number, layer in enumerate(manifest.layers, start=1):
+        label = f"{kind} {number} of {count} ({layer.digest})"
+        title = f"{kind} {number}/{count} {layer.digest.short}"
+        known = blobs.setdefault(layer.digest, BlobToFetch(source, layer, label, title, layer.data))
+        if known.descriptor.size != layer.size:
+            raise InvalidImageError(
+                f"size: expected {known.descriptor.size}, as for the same digest before, got {layer.size}",
+                where=f"manifest {manifest.digest}: {label}",
+            )
+    return list(blobs.values())
+
+
+class _StoppedError(OciexportError):
+    """Another blob has failed, so this one is not wanted any more; never leaves this module."""
+
+
+class BlobFetch:
+    """Fetches blobs side by side, and stops all of them when one fails.
+
+    Attributes:
+        begun: blobs that were not there before.
+        fetched_blobs: how many came over; `fetched_bytes` without what an earlier try had left.
+        reused_blobs: how many were there already.
+    """
+
+    def __init__(self, destination: BlobStore, progress: Progress) -> None:
+        self._destination = destination
+        self._progress = progress
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self.begun: set[Digest] = set()
+        self.fetched_blobs = 0
+        self.fetched_bytes = 0
+        self.reused_blobs = 0
+
+    def run(self, blobs: Sequence[BlobToFetch], jobs: int) -> None:
+        """Return when all ``blobs`` are at the destination.
+
+        Raises:
+            whatever the first that failed raised; the others were stopped.
+        """
+        waiting: SimpleQueue[BlobToFetch] = SimpleQueue()
+        outcomes: SimpleQueue[BaseException | None] = SimpleQueue()
+        # Largest first, so that the last one to end is a small one.
+        for blob in sorted(blobs, key=lambda blob: -blob.descriptor.size):
+            waiting.put(blob)
+        # Daemons, so that one which hangs in the network does not keep an interrupted process from ending.
+        threads = [
+            threading.Thread(target=self._work, args=(waiting, outcomes), name=f"fetch {number}", daemon=True)
+            for number in range(min(jobs, len(blobs)))
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in blobs:
+                failure = outcomes.get()
+                if failure is not None:
+                    raise failure
+        finally:
+            self._stop.set()
+            deadline = time.monotonic() + _STOP_SECONDS
+            for thread in threads:
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _work(self, waiting: SimpleQueue[BlobToFetch], outcomes: SimpleQueue[BaseException | None]) -> None:
+        while not self._stop.is_set():
+            try:
+                blob = waiting.get_nowait()
+            except Empty:
+                return
+            try:
+                self._fetch(blob)
+            except BaseException as error:  # all of them: they belong to the one who waits
+                outcomes.put(error)
+                return
+            outcomes.put(None)
+
+    def _fetch(self, blob: BlobToFetch) -> None:
+        if self._destination.has_blob(blob.descriptor):
+            self._count_reused(blob)
+            return
+        with locating(blob.label):
+            try:
+                self._write(blob)
+            except (DigestMismatchError, SizeMismatchError) as error:
+                # A proxy or a damaged disk may have altered the bytes once; what is wrong at its source stays wrong.
+                if self._stop.is_set():
+                    raise
+                self._progress.warn(f"{blob.title}: {error.message}; fetching it once more, from the beginning")
+                self._write(blob)
+
+    def _write(self, blob: BlobToFetch) -> None:
+        descriptor = blob.descriptor
+        # The writer ends within the task: a blob is told as done when it was verified.
+        with (
+            self._progress.task(blob.title, descriptor.size) as task,
+            self._destination.new_blob(descriptor) as writer,
+        ):
+            if writer.is_complete:
+                task.advance(descriptor.size)
+                self._count_reused(blob)
+                return
+            with self._lock:
+                self.begun.add(descriptor.digest)
+            resumed_at = writer.offset
+            if resumed_at:
+                self._progress.say(f"{blob.title}: resumed at {resumed_at} of {descriptor.size} bytes")
+            task.advance(resumed_at)
+            for chunk in self._read_chunks(blob, resumed_at):
+                writer.write(chunk)
+                task.advance(len(chunk))
+        with self._lock:
+            self.fetched_blobs += 1
+            self.fetched_bytes += descriptor.size - resumed_at
+
+    def _read_chunks(self, blob: BlobToFetch, offset: int) -> Iterator[bytes]:
+        descriptor = blob.descriptor
+        if blob.content is not None:
+            yield blob.content[offset:]
+            return
+        try:
+            stream = blob.source.open_blob(descriptor, offset)
+        except NotFoundError as error:
+            if not descriptor.urls:
+                error.hint = "the image names a blob that is not there: whoever has the image should push it again"
+            elif not isinstance(error, RegistryError):  # which knows more of it
+                urls = ", ".join(map(quoted, descriptor.urls))
+                error.hint = f"a foreign layer, to be had from {urls}"
+            raise
+        with closing(stream):
+            while chunk := stream.read(_CHUNK_BYTES):
+                if self._stop.is_set():
+                    raise _StoppedError("another blob failed")
+                yield chunk
+
+    def _count_reused(self, blob: BlobToFetch) -> None:
+        self._progress.say(f"{blob.title}: already there")
+        with self._lock:
+            self.reused_blobs += 1
