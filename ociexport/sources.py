@@ -6,10 +6,10 @@ and opens a blob. So `pull` copies any source to any destination, and `unpack` t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ociexport.digest import ByteStream, Chunk, Digest
 from ociexport.documents import Descriptor
@@ -70,6 +70,17 @@ class ImageSource(BlobOpener, Protocol):
 
     def close(self) -> None:
         """Let go of connections and files."""
+
+
+@runtime_checkable
+class _Served(Protocol):
+    @property
+    def served_by(self) -> Mapping[Digest, str]: ...
+
+
+def servers_of(source: ImageSource) -> Mapping[Digest, str]:
+    """Return which host gave which manifest or blob so far; empty for a source on this machine."""
+    return source.served_by if isinstance(source, _Served) else {}
 
 
 class BlobWriter(Protocol):

@@ -166,6 +166,16 @@ def test_manifest_of_five_mebibytes_is_refused(length_is_told: bool) -> None:
         )
 
 
+def test_manifest_may_be_named_by_sha512() -> None:
+    """image-spec 1.1 descriptor.md, "Registered algorithms"."""
+    with FakeRegistry() as registry:
+        digest = Digest.of(MANIFEST, "sha512")
+        registry.manifests["library/app", str(digest)] = (MANIFEST, mediatypes.OCI_MANIFEST)
+        source = _source(registry, f"@{digest}")
+        assert source.fetch_manifest().digest == digest
+        source.close()
+
+
 # Blobs
 
 

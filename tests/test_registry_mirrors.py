@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ociexport import mediatypes
+from ociexport.cli.main import main
 from ociexport.digest import Digest
 from ociexport.documents import Descriptor
 from ociexport.errors import DigestMismatchError, RegistryError, RegistryNotFoundError, TransferError
@@ -18,6 +20,8 @@ from ociexport.registry.client import RegistryClient, RegistrySource, open_regis
 from ociexport.registry.credentials import Credentials
 from ociexport.registry.options import Mirror, RegistryOptions
 from tests.fake_registry import FakeRegistry, Fault
+from tests.image_builder import build_image
+from tests.memory_source import member
 from tests.tls import Authority
 
 MANIFEST = b'{"schemaVersion": 2, "layers": []}'
@@ -71,6 +75,21 @@ def test_mirror_serves_what_it_has() -> None:
             assert source.served_by == {Digest.of(MANIFEST): mirror.host, LAYER.digest: mirror.host}
         assert registry.requests == []
         assert {request.query["ns"][0] for request in mirror.requests[1:]} == {registry.host}
+
+
+def test_receipt_tells_who_served_what(tmp_path: Path) -> None:
+    image = build_image([[member("etc/hostname", b"box\n")]])
+    with FakeRegistry() as mirror, FakeRegistry() as registry:
+        for each in (mirror, registry):
+            image.serve(each, "library/app", "1.0")
+        mirror.misbehave(f"/blobs/{image.config.digest}", Fault(status=404))
+        words = ["unpack", "-q", "--mirror", mirror.url, "--receipt", str(tmp_path / "receipt.json")]
+        assert main([*words, "--platform", "linux/amd64", f"{registry.host}/library/app:1.0", str(tmp_path / "r")]) == 0
+        assert json.loads((tmp_path / "receipt.json").read_bytes())["servedBy"] == {
+            str(image.digest): mirror.host,
+            str(image.config.digest): registry.host,
+            str(image.layers[0].digest): mirror.host,
+        }
 
 
 def test_mirror_without_the_image_is_passed_over_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:

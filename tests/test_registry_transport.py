@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from ociexport.errors import RateLimitError, RegistryError, TransferError
+from ociexport.errors import RateLimitError, RegistryError, TransferError, UsageError
 from ociexport.progress import PlainProgress
+from ociexport.registry.certificates import ClientCertificate, TlsSettings
 from ociexport.registry.options import RegistryOptions
 from ociexport.registry.transport import Transport, WireRequest
 from tests.fake_registry import FakeRegistry, Fault
@@ -170,6 +172,29 @@ def test_quota_is_told_with_its_error_and_not_waited_for_too_long() -> None:
         )
         assert caught.value.hint == "wait for the quota to renew, log in for a larger one, or use a mirror"
         assert len(registry.paths()) == 1
+
+
+def test_file_without_certificates_is_named(tmp_path: Path) -> None:
+    (tmp_path / "ca.crt").write_text("nonsense")
+    (tmp_path / "client.cert").write_text("nonsense")
+    for tls, told in [
+        (TlsSettings(ca_files=(tmp_path / "ca.crt",)), f"{tmp_path}/ca.crt: expected certificates"),
+        (
+            TlsSettings(client_certificate=ClientCertificate(tmp_path / "client.cert", None)),
+            f"{tmp_path}/client.cert: expected a client certificate with its key",
+        ),
+    ]:
+        transport = Transport(_options())
+        with pytest.raises(UsageError, match=re.escape(told)):
+            transport.send(WireRequest("GET", "https://127.0.0.1:1/", "it", tls=tls))
+        transport.close()
+
+
+def test_connections_are_not_made_after_the_end() -> None:
+    transport = Transport(_options())
+    transport.close()
+    with pytest.raises(TransferError, match="the connections were closed"):
+        transport.send(WireRequest("GET", "http://127.0.0.1:1/", "it"))
 
 
 def test_warnings_are_passed_on_once(capsys: pytest.CaptureFixture[str]) -> None:

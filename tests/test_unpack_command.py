@@ -253,6 +253,7 @@ def test_receipt_tells_what_was_proven(layout: Path, tmp_path: Path) -> None:
             }
             for layer, diff_id in zip(image.layers, image.diff_ids, strict=True)
         ],
+        "servedBy": {},
         "entries": 5,
         "tarBytes": sum(len(tar_of(layer)) for layer in LAYERS),
         "losses": [],

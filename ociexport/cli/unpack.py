@@ -12,6 +12,7 @@ from ociexport.cli.progress_option import progress_from
 from ociexport.cli.registry_options import add_registry_arguments, registry_options_from
 from ociexport.errors import quoted
 from ociexport.source_names import open_source
+from ociexport.sources import servers_of
 from ociexport.tree.layers import UnpackOptions, unpack
 from ociexport.tree.limits import Limits
 from ociexport.tree.metadata import IdMap, XattrMode
@@ -131,7 +132,7 @@ def run(options: argparse.Namespace) -> int:
         rootfs = os.path.join(options.rootfs, "rootfs") if options.bundle else options.rootfs
         write_run_files(options.run_files, rootfs, result.config, result.account)
     if options.receipt is not None:
-        write_receipt(options.receipt, result, source.display_name, options.rootfs)
+        write_receipt(options.receipt, result, source.display_name, options.rootfs, servers_of(source))
     progress.say(f"{options.rootfs}: {source.display_name}, image {result.config_digest}, {result.entries} entries")
     sys.stdout.write(f"{result.manifest_digest}\n")
     return 0

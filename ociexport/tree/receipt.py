@@ -6,6 +6,7 @@ A JSON object; ``receiptVersion`` grows when a member changes its meaning, membe
 - ``source``: how the image was called; ``rootfs``: where it was unpacked
 - ``platform``, ``manifest`` and ``config``: their digests; ``indexes``: digests of the indexes that led to the manifest
 - ``layers``: of each ``mediaType``, ``digest``, ``size``, ``diffId``, lowest first
+- ``servedBy``: of each manifest and blob that came from a registry, the host that gave it, mirrors included
 - ``entries``, ``tarBytes``: of all layers; ``losses``: lines of what the tree lacks
 """
 
@@ -15,20 +16,25 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from ociexport import __version__
+from ociexport.digest import Digest
 from ociexport.tree.layers import UnpackResult
 
 _RECEIPT_VERSION = 1
 
 
-def write_receipt(path: str, result: UnpackResult, source: str, rootfs: str) -> None:
+def write_receipt(
+    path: str, result: UnpackResult, source: str, rootfs: str, served_by: Mapping[Digest, str] | None = None
+) -> None:
     """Write the receipt of ``result`` to ``path``, whole or not at all.
 
     Args:
         source: how the user called the image.
         rootfs: where it was unpacked.
+        served_by: which host gave which manifest or blob.
     """
     receipt = {
         "receiptVersion": _RECEIPT_VERSION,
@@ -49,6 +55,7 @@ def write_receipt(path: str, result: UnpackResult, source: str, rootfs: str) -> 
             }
             for layer in result.layers
         ],
+        "servedBy": {str(digest): host for digest, host in (served_by or {}).items()},
         "entries": result.entries,
         "tarBytes": result.tar_bytes,
         "losses": list(result.losses.lines()),
