@@ -443,6 +443,17 @@ def test_blobs_come_through_a_redirect_that_sees_no_authorization() -> None:
         assert storage.requests[1].headers["range"].startswith("bytes=")
 
 
+def test_redirects_use_the_same_connections_again() -> None:
+    with FakeRegistry() as storage, FakeRegistry(auth="bearer", redirect_to=storage) as registry:
+        source = _source(registry)
+        for _ in range(3):
+            registry.revoke_tokens()
+            assert _read_all(source, _blob(registry)) == BLOB
+        source.close()
+        assert {request.connection for request in registry.requests} == {1}
+        assert {request.connection for request in storage.requests} == {1}
+
+
 def test_authorization_is_not_sent_to_another_port() -> None:
     with FakeRegistry() as storage, FakeRegistry(auth="bearer", redirect_to=storage) as registry:
         source = _source(registry)

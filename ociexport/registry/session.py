@@ -108,12 +108,12 @@ class RegistrySession:
         if answer.status != 401:
             return answer
         # 1. The token was not for this, or has expired early; the challenge tells what is wanted.
+        refusal = answer.error(_rest_of(answer))
         self._take_challenge(answer, repository)
         self._forget_token(repository, request.authorization)
         authorization = self._authorization(repository)
         if authorization is None or authorization == request.authorization:
-            raise answer.error(_rest_of(answer))
-        answer.close()
+            raise refusal
         # 2. Once more, and not again: a registry may say 401 for ever.
         return self._transport.send(replace(request, authorization=authorization, accepted=request.accepted - {401}))
 

@@ -40,6 +40,8 @@ from ociexport.registry.retries import backoff_seconds, is_passing_error, is_pas
 MAX_REDIRECTS = 10
 # Beside one for each blob that is fetched; more would only take each other's share, or offend the registry.
 MAX_SPARE_CONNECTIONS = 12
+# The rest of a redirect's or an error's page is read, so that the connection can be used again.
+_DRAINED_BYTES = 16 * 1024
 # `read` fills what it was asked for, but keeps nobody waiting longer than this for what has arrived.
 _FILL_SECONDS = 0.1
 
@@ -138,7 +140,10 @@ class Answer:
         return b"".join(parts)
 
     def close(self) -> None:
-        """Give the connection back, or close it where bytes are still to come."""
+        """Give the connection back; it is closed where more bytes are to come than a new one is worth."""
+        missing = self._raw.length_remaining
+        if self._error is None and missing is not None and missing <= _DRAINED_BYTES:
+            self._raw.drain_conn()
         self._raw.close()
         self._raw.release_conn()
 
@@ -211,6 +216,7 @@ class Transport:
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._warned: set[str] = set()
+        self._verified_hosts: set[tuple[str, str]] = set()
 
     def send(self, request: WireRequest) -> Answer:
         """Return the answer to ``request``, redirects followed and passing failures retried.
@@ -283,8 +289,13 @@ class Transport:
         raise _redirect_error(request, request.url, f"expected at most {MAX_REDIRECTS} redirects")
 
     def _verify_may_be_sent(self, url: str, request: WireRequest) -> None:
-        is_proxied = bool(requests.utils.get_environ_proxies(url))
-        verify_may_be_sent(url, request.sent_by or request.url, request.subject, is_proxied=is_proxied)
+        home = request.sent_by or request.url
+        hosts = urlsplit(url).netloc, urlsplit(home).netloc
+        # Looking up names takes time, and a pull is redirected to the same storage again and again.
+        if hosts not in self._verified_hosts:
+            is_proxied = bool(requests.utils.get_environ_proxies(url))
+            verify_may_be_sent(url, home, request.subject, is_proxied=is_proxied)
+            self._verified_hosts.add(hosts)
 
     def _send_once(self, request: WireRequest, url: str) -> Answer:
         at_home = _may_see_secrets(urlsplit(request.url), urlsplit(url))
