@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
 from ociexport.digest import Digest
 from ociexport.documents import ImageConfig, Layer, Platform
-from ociexport.errors import InvalidImageError, OciexportError
+from ociexport.errors import OciexportError
 from ociexport.platforms import host_platform
 from ociexport.progress import SILENT, Progress
 from ociexport.resolve import read_layers, resolve_manifest
 from ociexport.sources import ImageSource
 from ociexport.tree.accounts import Account, find_account
+from ociexport.tree.applying import LayerApplier
 from ociexport.tree.bundle import runtime_config
-from ociexport.tree.entries import Entry, EntryType, TarReader
-from ociexport.tree.layerstream import LayerStream
 from ociexport.tree.limits import Limits
 from ociexport.tree.metadata import IdMap, Losses, MetadataPolicy, MetadataWriter, XattrMode
-from ociexport.tree.paths import (
-    OPAQUE_WHITEOUT,
-    WHITEOUT_META_PREFIX,
-    WHITEOUT_PREFIX,
-    ImagePath,
-    parse_image_path,
-    quoted_path,
-)
 from ociexport.tree.preflight import missing_features, verify_room
 from ociexport.tree.rootfs import Rootfs
 from ociexport.tree.selection import PathSelection
 from ociexport.tree.staging import staged_directory, verify_is_vacant
-
-# What the kernel says to names and links that only an archive can have brought, not the disk.
-_ARCHIVE_ERRORS = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.EMLINK})
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +160,14 @@ def _unpack_source(
         if options.preflight:
             _look_before(root_fd, layers, target, options, progress)
         with closing(tree), _naming_target(target):
-            applier = _LayerApplier(tree, options, losses)
-            for layer, stream in _streams_ahead(source, layers, progress, options.limits):
-                with locating_layer(layer, stream):
-                    applier.apply(stream)
+            applier = LayerApplier(
+                tree,
+                options.limits,
+                losses,
+                selection=options.selection,
+                placeholder_devices=options.placeholder_devices,
+            )
+            applier.apply_all(source, layers, progress)
             tree.finish()
         account = None
         if options.bundle or options.find_account:
@@ -226,35 +217,6 @@ def _look_before(fd: int, layers: tuple[Layer, ...], target: str, options: Unpac
         progress.warn(f"{target}: {line}")
 
 
-def _streams_ahead(
-    source: ImageSource, layers: tuple[Layer, ...], progress: Progress, limits: Limits
-) -> Iterator[tuple[Layer, LayerStream]]:
-    """Yield each layer's stream; while one is applied, the next is already being fetched and inflated."""
-    with ExitStack() as stack:
-        following: LayerStream | None = None
-        for number, layer in enumerate(layers):
-            stream = following or stack.enter_context(closing(LayerStream(source, layer, progress, limits)))
-            following = None
-            if number + 1 < len(layers):
-                following = stack.enter_context(closing(LayerStream(source, layers[number + 1], progress, limits)))
-            yield layer, stream
-            stream.close()
-
-
-@contextmanager
-def locating_layer(layer: Layer, stream: LayerStream) -> Iterator[None]:
-    """Say of an error which layer it is about, and look first whether the blob is what it should be at all."""
-    try:
-        try:
-            yield
-        except InvalidImageError as error:
-            stream.verify_blob_after(error)
-            raise
-    except InvalidImageError as error:
-        error.add_place(str(layer))
-        raise
-
-
 @contextmanager
 def _naming_target(target: str) -> Iterator[None]:
     """Give errors of the disk a place, since those of descriptors have none."""
@@ -266,104 +228,3 @@ def _naming_target(target: str) -> Iterator[None]:
         names = [os.fsdecode(name) for name in (error.filename,) if isinstance(name, str | bytes)]
         error.filename = os.path.join(target, *names)
         raise
-
-
-class _LayerApplier:
-    """Applies layers to a tree, one after another."""
-
-    def __init__(self, tree: Rootfs, options: UnpackOptions, losses: Losses) -> None:
-        self._tree = tree
-        self._limits = options.limits
-        self._placeholder_devices = options.placeholder_devices
-        self._selection = options.selection
-        self._losses = losses
-        self.entries = 0
-        self.tar_bytes = 0
-
-    def apply(self, stream: LayerStream) -> None:
-        """Apply one layer's changes and verify that they were the right ones.
-
-        Whiteouts hide only what lower layers left, wherever they stand in the tar.
-
-        Raises:
-            UnsafeEntryError: an entry would act outside the tree; that entry was not applied.
-            DigestMismatchError: known only at the end, so the tree is then spoilt; the caller discards it.
-
-        Spec: image-spec 1.1 layer.md, "Applying Changesets", "Whiteouts".
-        """
-        self._tree.begin_layer()
-        reader = TarReader(iter(stream), max_extended_header_bytes=self._limits.max_extended_header_bytes)
-        for entry in reader:
-            self.entries += 1
-            self._limits.verify_totals(self.entries, self.tar_bytes + stream.tar_bytes)
-            try:
-                self._apply_entry(entry, reader)
-            except InvalidImageError as error:
-                if error is not stream.failure:
-                    error.add_place(f"entry {quoted_path(entry.name)}")
-                raise
-            except OSError as error:
-                if error.errno not in _ARCHIVE_ERRORS:
-                    error.filename = error.filename or entry.name
-                    raise
-                raise InvalidImageError(f"entry {quoted_path(entry.name)}: {error.strerror}") from error
-        reader.drain()
-        stream.verify_diff_id()
-        self.tar_bytes += stream.tar_bytes
-
-    def _apply_entry(self, entry: Entry, reader: TarReader) -> None:
-        name = entry.name
-        if len(name) > 256:
-            self._limits.verify_path(name)
-        path = parse_image_path(name)
-        if path.find(WHITEOUT_PREFIX) >= 0 and self._apply_whiteout(path):
-            return
-        if self._selection is not None and not self._selection.takes(path):
-            return
-        kind = entry.type
-        if kind is EntryType.FILE:
-            self._tree.write_file(path, entry, reader.read_data())
-        elif kind is EntryType.DIRECTORY:
-            self._tree.make_directory(path, entry)
-        elif kind is EntryType.SYMLINK:
-            self._tree.make_symlink(path, entry)
-        elif kind is EntryType.HARD_LINK:
-            self._make_hard_link(path, parse_image_path(entry.link_name))
-        else:
-            self._make_device(path, entry)
-
-    def _apply_whiteout(self, path: ImagePath) -> bool:
-        """Hide what a whiteout says; returns False for an ordinary path that only looks like one.
-
-        Spec: image-spec 1.1 layer.md, "Whiteouts", "Opaque Whiteout".
-        """
-        parent, slash, name = path.rpartition(b"/")
-        if name == OPAQUE_WHITEOUT:
-            self._tree.hide_children(ImagePath(parent))
-            return True
-        if any(part.startswith(WHITEOUT_META_PREFIX) for part in path.split(b"/")):
-            return True  # AUFS's own bookkeeping, which means nothing elsewhere
-        if not name.startswith(WHITEOUT_PREFIX):
-            return False
-        hidden = name.removeprefix(WHITEOUT_PREFIX)
-        if hidden in (b"", b".", b".."):
-            raise InvalidImageError("whiteout: expected a name after '.wh.', got none")
-        self._tree.hide(ImagePath(parent + slash + hidden))
-        return True
-
-    def _make_hard_link(self, path: ImagePath, target: ImagePath) -> None:
-        if self._selection is not None and not self._selection.takes(target):
-            # The file's content went by under a name that was not wanted.
-            self._losses.hard_links += 1
-            return
-        self._tree.make_hard_link(path, target)
-
-    def _make_device(self, path: ImagePath, entry: Entry) -> None:
-        try:
-            self._tree.make_device(path, entry)
-        except PermissionError:
-            if not self._placeholder_devices:
-                self._losses.devices += 1
-                return
-            self._tree.write_file(path, entry, iter(()))
-            self._losses.placeholders += 1

@@ -1,0 +1,204 @@
+"""Layers in order onto whatever takes them: a tree on disk, a tree in memory, a tar that is written.
+
+Spec: image-spec 1.1 layer.md, "Applying Changesets", "Whiteouts".
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from typing import Protocol
+
+from ociexport.documents import Layer
+from ociexport.errors import InvalidImageError
+from ociexport.progress import Progress
+from ociexport.sources import ImageSource
+from ociexport.tree.entries import Entry, EntryType, TarReader
+from ociexport.tree.layerstream import LayerStream
+from ociexport.tree.limits import Limits
+from ociexport.tree.metadata import Losses
+from ociexport.tree.paths import (
+    OPAQUE_WHITEOUT,
+    WHITEOUT_META_PREFIX,
+    WHITEOUT_PREFIX,
+    ImagePath,
+    parse_image_path,
+    quoted_path,
+)
+from ociexport.tree.selection import PathSelection
+
+# What the kernel says to names and links that only an archive can have brought, not the disk.
+_ARCHIVE_ERRORS = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.EMLINK})
+
+
+class LayerTarget(Protocol):
+    """What layers are applied to; `Rootfs` documents each call."""
+
+    def begin_layer(self) -> None: ...
+
+    def make_directory(self, path: ImagePath, entry: Entry) -> None: ...
+
+    def write_file(self, path: ImagePath, entry: Entry, data: Iterator[memoryview]) -> None: ...
+
+    def make_symlink(self, path: ImagePath, entry: Entry) -> None: ...
+
+    def make_hard_link(self, path: ImagePath, target: ImagePath) -> None: ...
+
+    def make_device(self, path: ImagePath, entry: Entry) -> None: ...
+
+    def hide(self, path: ImagePath) -> None: ...
+
+    def hide_children(self, path: ImagePath) -> None: ...
+
+
+class LayerApplier:
+    """Applies layers to a target, one after another.
+
+    Args:
+        target: takes what the entries say.
+        limits: how much of it there may be.
+        losses: counts what is left out.
+        selection: which paths are applied; None for all.
+        placeholder_devices: devices that can't be made become empty files.
+    """
+
+    def __init__(
+        self,
+        target: LayerTarget,
+        limits: Limits,
+        losses: Losses,
+        *,
+        selection: PathSelection | None = None,
+        placeholder_devices: bool = False,
+    ) -> None:
+        self._target = target
+        self._limits = limits
+        self._placeholder_devices = placeholder_devices
+        self._selection = selection
+        self._losses = losses
+        self.entries = 0
+        self.tar_bytes = 0
+
+    def apply_all(self, source: ImageSource, layers: tuple[Layer, ...], progress: Progress) -> None:
+        """Apply all ``layers``, lowest first, each verified; an error says which layer it is about."""
+        for layer, stream in _streams_ahead(source, layers, progress, self._limits):
+            with _locating_layer(layer, stream):
+                self.apply(stream)
+
+    def apply(self, stream: LayerStream) -> None:
+        """Apply one layer's changes and verify that they were the right ones.
+
+        Whiteouts hide only what lower layers left, wherever they stand in the tar.
+
+        Raises:
+            UnsafeEntryError: an entry would act outside the tree; that entry was not applied.
+            DigestMismatchError: known only at the end, so the tree is then spoilt; the caller discards it.
+
+        Spec: image-spec 1.1 layer.md, "Applying Changesets", "Whiteouts".
+        """
+        self._target.begin_layer()
+        reader = TarReader(iter(stream), max_extended_header_bytes=self._limits.max_extended_header_bytes)
+        for entry in reader:
+            self.entries += 1
+            self._limits.verify_totals(self.entries, self.tar_bytes + stream.tar_bytes)
+            try:
+                self._apply_entry(entry, reader)
+            except InvalidImageError as error:
+                if error is not stream.failure:
+                    error.add_place(f"entry {quoted_path(entry.name)}")
+                raise
+            except OSError as error:
+                if error.errno not in _ARCHIVE_ERRORS:
+                    error.filename = error.filename or entry.name
+                    raise
+                raise InvalidImageError(f"entry {quoted_path(entry.name)}: {error.strerror}") from error
+        reader.drain()
+        stream.verify_diff_id()
+        self.tar_bytes += stream.tar_bytes
+
+    def _apply_entry(self, entry: Entry, reader: TarReader) -> None:
+        name = entry.name
+        if len(name) > 256:
+            self._limits.verify_path(name)
+        path = parse_image_path(name)
+        if path.find(WHITEOUT_PREFIX) >= 0 and self._apply_whiteout(path):
+            return
+        if self._selection is not None and not self._selection.takes(path):
+            return
+        kind = entry.type
+        if kind is EntryType.FILE:
+            self._target.write_file(path, entry, reader.read_data())
+        elif kind is EntryType.DIRECTORY:
+            self._target.make_directory(path, entry)
+        elif kind is EntryType.SYMLINK:
+            self._target.make_symlink(path, entry)
+        elif kind is EntryType.HARD_LINK:
+            self._make_hard_link(path, parse_image_path(entry.link_name))
+        else:
+            self._make_device(path, entry)
+
+    def _apply_whiteout(self, path: ImagePath) -> bool:
+        """Hide what a whiteout says; returns False for an ordinary path that only looks like one.
+
+        Spec: image-spec 1.1 layer.md, "Whiteouts", "Opaque Whiteout".
+        """
+        parent, slash, name = path.rpartition(b"/")
+        if name == OPAQUE_WHITEOUT:
+            self._target.hide_children(ImagePath(parent))
+            return True
+        if any(part.startswith(WHITEOUT_META_PREFIX) for part in path.split(b"/")):
+            return True  # AUFS's own bookkeeping, which means nothing elsewhere
+        if not name.startswith(WHITEOUT_PREFIX):
+            return False
+        hidden = name.removeprefix(WHITEOUT_PREFIX)
+        if hidden in (b"", b".", b".."):
+            raise InvalidImageError("whiteout: expected a name after '.wh.', got none")
+        self._target.hide(ImagePath(parent + slash + hidden))
+        return True
+
+    def _make_hard_link(self, path: ImagePath, target: ImagePath) -> None:
+        if self._selection is not None and not self._selection.takes(target):
+            # The file's content went by under a name that was not wanted.
+            self._losses.hard_links += 1
+            return
+        self._target.make_hard_link(path, target)
+
+    def _make_device(self, path: ImagePath, entry: Entry) -> None:
+        try:
+            self._target.make_device(path, entry)
+        except PermissionError:
+            if not self._placeholder_devices:
+                self._losses.devices += 1
+                return
+            self._target.write_file(path, entry, iter(()))
+            self._losses.placeholders += 1
+
+
+def _streams_ahead(
+    source: ImageSource, layers: tuple[Layer, ...], progress: Progress, limits: Limits
+) -> Iterator[tuple[Layer, LayerStream]]:
+    """Yield each layer's stream; while one is applied, the next is already being fetched and inflated."""
+    with ExitStack() as stack:
+        following: LayerStream | None = None
+        for number, layer in enumerate(layers):
+            stream = following or stack.enter_context(closing(LayerStream(source, layer, progress, limits)))
+            following = None
+            if number + 1 < len(layers):
+                following = stack.enter_context(closing(LayerStream(source, layers[number + 1], progress, limits)))
+            yield layer, stream
+            stream.close()
+
+
+@contextmanager
+def _locating_layer(layer: Layer, stream: LayerStream) -> Iterator[None]:
+    """Say of an error which layer it is about, and look first whether the blob is what it should be at all."""
+    try:
+        try:
+            yield
+        except InvalidImageError as error:
+            stream.verify_blob_after(error)
+            raise
+    except InvalidImageError as error:
+        error.add_place(str(layer))
+        raise
