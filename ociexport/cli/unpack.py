@@ -5,26 +5,34 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from contextlib import closing
 
 from ociexport.cli.platform_option import add_platform_argument, platform_from
 from ociexport.cli.progress_option import progress_from
 from ociexport.cli.registry_options import add_registry_arguments, registry_options_from
-from ociexport.errors import quoted
+from ociexport.digest import Digest
+from ociexport.errors import UsageError, quoted
+from ociexport.newfile import new_file
 from ociexport.source_names import open_source
 from ociexport.sources import servers_of
+from ociexport.tree.flatten import flatten
 from ociexport.tree.layers import UnpackOptions, unpack
 from ociexport.tree.limits import Limits
 from ociexport.tree.metadata import IdMap, XattrMode
 from ociexport.tree.receipt import write_receipt
 from ociexport.tree.runfiles import write_run_files
 from ociexport.tree.selection import PathSelection
+from ociexport.tree.sourcedate import source_date_epoch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give ``parser`` the options of this command."""
     parser.add_argument("source", metavar="SRC", help="a layout (./layout, ./layout:tag, oci:…) or an image reference")
-    parser.add_argument("rootfs", metavar="ROOTFS", help="directory to make; absent or empty")
+    parser.add_argument("rootfs", metavar="ROOTFS", nargs="?", help="directory to make; absent or empty")
+    parser.add_argument(
+        "--to-tar", metavar="FILE|-", help="instead of ROOTFS, write its content as one tar; - is standard output"
+    )
     add_platform_argument(parser)
     parser.add_argument(
         "--replace", action="store_true", help="swap a ROOTFS that is there for the new one, in one step"
@@ -102,6 +110,10 @@ def _positive(text: str) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Unpack, and print the manifest's digest."""
+    if (options.rootfs is None) == (options.to_tar is None):
+        raise UsageError("unpack: expected either ROOTFS or --to-tar", hint="see ociexport unpack --help")
+    if options.to_tar is not None:
+        return _write_tar(options)
     unpack_options = UnpackOptions(
         keep_dirlinks=options.keep_dirlinks,
         holes=options.sparse,
@@ -109,15 +121,8 @@ def run(options: argparse.Namespace) -> int:
         placeholder_devices=options.devices == "placeholder",
         uid_map=IdMap.parse(tuple(options.uid_map)) if options.uid_map else None,
         gid_map=IdMap.parse(tuple(options.gid_map)) if options.gid_map else None,
-        limits=Limits(
-            max_bytes=options.max_size,
-            max_entries=options.max_files,
-            max_ratio=options.max_ratio,
-            max_depth=options.max_depth,
-            max_path_bytes=options.max_path,
-            max_extended_header_bytes=options.max_header,
-        ),
-        selection=PathSelection.parse(tuple(options.include), tuple(options.exclude)),
+        limits=_limits_from(options),
+        selection=_selection_from(options),
         replace=options.replace,
         preflight=options.preflight,
         bundle=options.bundle,
@@ -136,3 +141,60 @@ def run(options: argparse.Namespace) -> int:
     progress.say(f"{options.rootfs}: {source.display_name}, image {result.config_digest}, {result.entries} entries")
     sys.stdout.write(f"{result.manifest_digest}\n")
     return 0
+
+
+def _limits_from(options: argparse.Namespace) -> Limits:
+    return Limits(
+        max_bytes=options.max_size,
+        max_entries=options.max_files,
+        max_ratio=options.max_ratio,
+        max_depth=options.max_depth,
+        max_path_bytes=options.max_path,
+        max_extended_header_bytes=options.max_header,
+    )
+
+
+def _selection_from(options: argparse.Namespace) -> PathSelection | None:
+    return PathSelection.parse(tuple(options.include), tuple(options.exclude))
+
+
+def _write_tar(options: argparse.Namespace) -> int:
+    """Write the flattened tar; under its name only when all of it is proven."""
+    for flag, value in (
+        ("--replace", options.replace),
+        ("--bundle", options.bundle),
+        ("--run-files", options.run_files),
+        ("--receipt", options.receipt),
+    ):
+        if value:
+            raise UsageError(f"unpack: {flag} goes with ROOTFS, not with --to-tar")
+    if options.to_tar == "-":
+        if sys.stdout.isatty():
+            raise UsageError("--to-tar -: expected a file or pipe as standard output, got a terminal")
+        _flatten(options, sys.stdout.buffer.write)
+        sys.stdout.buffer.flush()
+        return 0
+    with new_file(options.to_tar) as file:
+        digest = _flatten(options, file.write)
+    sys.stdout.write(f"{digest}\n")
+    return 0
+
+
+def _flatten(options: argparse.Namespace, write: Callable[[bytes | memoryview], object]) -> Digest:
+    progress = progress_from(options)
+    epoch = source_date_epoch()
+    with closing(open_source(options.source, options=registry_options_from(options), progress=progress)) as source:
+        result = flatten(
+            source,
+            write,
+            platform=platform_from(options),
+            limits=_limits_from(options),
+            selection=_selection_from(options),
+            keep_dirlinks=options.keep_dirlinks,
+            max_mtime_ns=None if epoch is None else epoch * 1_000_000_000,
+            progress=progress,
+        )
+    for line in result.losses.lines():
+        progress.warn(line)
+    progress.say(f"{options.to_tar}: {source.display_name}, {result.entries} entries")
+    return result.manifest_digest

@@ -241,7 +241,7 @@ class MetadataWriter:
         if self._policy.xattrs is XattrMode.NONE:
             return
         for name, value in xattrs.items():
-            if name in _SKIPPED_XATTRS or name.startswith(_SKIPPED_XATTR_PREFIXES):
+            if is_foreign_xattr(name):
                 self._losses.skipped_xattrs[name] += 1
                 continue
             if not _LINUX_XATTRS:
@@ -254,6 +254,11 @@ class MetadataWriter:
                     error.filename = b"xattr " + name
                     raise
                 self._losses.refused_xattrs[name] += 1
+
+
+def is_foreign_xattr(name: bytes) -> bool:
+    """Whether an attribute means something only on the machine that the image was built on, and so is left out."""
+    return name in _SKIPPED_XATTRS or name.startswith(_SKIPPED_XATTR_PREFIXES)
 
 
 def _mapped(id_map: IdMap | None, image_id: int, kind: str, entry: Entry) -> int:

@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from ociexport import __version__
 from ociexport.digest import Digest
+from ociexport.newfile import new_file
 from ociexport.tree.layers import UnpackResult
+from ociexport.tree.sourcedate import source_date_epoch
 
 _RECEIPT_VERSION = 1
 
@@ -60,20 +61,10 @@ def write_receipt(
         "tarBytes": result.tar_bytes,
         "losses": list(result.losses.lines()),
     }
-    directory = os.path.dirname(os.path.abspath(path))
-    fd, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=directory)
-    try:
-        with open(fd, "w", encoding="utf-8") as file:
-            json.dump(receipt, file, indent=2)
-            file.write("\n")
-        os.chmod(temporary, 0o644)
-        os.rename(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with new_file(path) as file:
+        file.write(json.dumps(receipt, indent=2).encode() + b"\n")
 
 
 def _now() -> datetime:
-    text = os.environ.get("SOURCE_DATE_EPOCH", "")
-    seconds = int(text[:12]) if text.isascii() and text.isdigit() else time.time()
-    return datetime.fromtimestamp(seconds, UTC)
+    seconds = source_date_epoch()
+    return datetime.fromtimestamp(time.time() if seconds is None else seconds, UTC)

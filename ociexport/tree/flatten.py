@@ -1,0 +1,212 @@
+"""An image's root filesystem as one tar: no whiteouts, nothing twice, and no tree on disk.
+
+Two passes over the layers. The first applies them to a tree of names, which says what is left in the end; the second
+writes the data of just that, as it comes by. So the order is: directories, sorted; then files, layer by layer, in the
+layers' own order; then links, devices and further names of files, sorted. The same image gives the same bytes. GNU tar
+wants ``--delay-directory-restore`` for the times of directories that others are written into after them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from ociexport.digest import Digest
+from ociexport.documents import Platform
+from ociexport.errors import LimitExceededError
+from ociexport.progress import SILENT, Progress
+from ociexport.resolve import read_layers, resolve_manifest
+from ociexport.sources import ImageSource
+from ociexport.tree.applying import LayerApplier
+from ociexport.tree.entries import Entry, EntryType
+from ociexport.tree.limits import Limits
+from ociexport.tree.memorytree import MemoryDirectory, MemoryFile, MemoryTree
+from ociexport.tree.metadata import Losses, is_foreign_xattr
+from ociexport.tree.paths import ImagePath
+from ociexport.tree.selection import PathSelection
+from ociexport.tree.tarwriter import TarWriter
+
+_IMPLIED_MODE = 0o755
+_ZEROS = bytes(64 * 1024)
+
+
+@dataclass(frozen=True, slots=True)
+class FlattenResult:
+    """What was written.
+
+    Args:
+        manifest_digest: of the platform's manifest.
+        entries: in the tar.
+        losses: what was left out.
+    """
+
+    manifest_digest: Digest
+    entries: int
+    losses: Losses
+
+
+def flatten(
+    source: ImageSource,
+    write: Callable[[bytes | memoryview], object],
+    *,
+    platform: Platform,
+    limits: Limits,
+    selection: PathSelection | None = None,
+    keep_dirlinks: bool = False,
+    max_mtime_ns: int | None = None,
+    progress: Progress = SILENT,
+) -> FlattenResult:
+    """Write the root filesystem of ``source`` as one tar; every layer is proven by its diff_id, in both passes.
+
+    Args:
+        source: the image; its layers are read twice, those without surviving files once.
+        write: takes the tar's bytes; what was written before an error is no whole tar.
+        limits: how large the image may be; they hold for the tar as well, in which holes are written out.
+        max_mtime_ns: newer times are written as this one (SOURCE_DATE_EPOCH).
+
+    Raises:
+        as `unpack` does.
+
+    Spec: image-spec 1.1 layer.md, "Applying Changesets".
+    """
+    manifest = resolve_manifest(source, platform).manifest
+    config, layers = read_layers(source, manifest)
+    progress.say(f"{source.display_name}: platform {config.platform}, {len(layers)} layers, read twice")
+    losses = Losses()
+    tree = MemoryTree(keep_dirlinks=keep_dirlinks)
+    LayerApplier(tree, limits, losses, selection=selection).apply_all(source, layers, progress)
+    contents = _Contents(tree, losses)
+    if contents.total_bytes > limits.max_bytes:
+        raise LimitExceededError(
+            f"files: expected at most {limits.max_bytes} bytes in all, got {contents.total_bytes}",
+            hint="if you trust the image, raise --max-size",
+        )
+    writer = TarWriter(write, max_mtime_ns=max_mtime_ns)
+    for entry in contents.directories:
+        writer.write_header(entry)
+    emitter = _FileEmitter(writer, write, contents.files)
+    applier = LayerApplier(emitter, limits, Losses(), selection=selection)
+    last_layer = max((place[0] for place in contents.files), default=0)
+    applier.apply_all(source, layers[:last_layer], progress)
+    for entry in contents.others:
+        writer.write_header(entry)
+    writer.finish()
+    return FlattenResult(
+        manifest.digest, len(contents.directories) + len(contents.files) + len(contents.others), losses
+    )
+
+
+class _Contents:
+    """What is left in a tree of names, in the order in which it is written."""
+
+    def __init__(self, tree: MemoryTree, losses: Losses) -> None:
+        self._losses = losses
+        self.directories = [self._directory_entry(b"./", tree.root)]
+        self.files: dict[tuple[int, int], Entry] = {}
+        self.others: list[Entry] = []
+        self.total_bytes = 0
+        first_names: dict[int, bytes] = {}
+        for path, node in tree.walk():
+            if isinstance(node, MemoryDirectory):
+                self.directories.append(self._directory_entry(path + b"/", node))
+            elif (first := first_names.setdefault(id(node), path)) != path:
+                link = node.entry._replace(type=EntryType.HARD_LINK, name=path, link_name=first, size=0, xattrs=None)
+                self.others.append(link)
+            else:
+                self._add_file(path, node)
+
+    def _add_file(self, path: bytes, node: MemoryFile) -> None:
+        entry = node.entry._replace(name=path, xattrs=self._own_xattrs(node.entry))
+        if node.place is None:
+            # Links to links and devices come after them: both are in the order of their paths.
+            self.others.append(entry)
+        else:
+            self.files[node.place] = entry
+            self.total_bytes += entry.size
+
+    def _directory_entry(self, name: bytes, node: MemoryDirectory) -> Entry:
+        if node.entry is not None:
+            return node.entry._replace(name=name, size=0, xattrs=self._own_xattrs(node.entry))
+        return Entry(EntryType.DIRECTORY, name, b"", _IMPLIED_MODE, 0, 0, 0, 0, None, None, (0, 0), None)
+
+    def _own_xattrs(self, entry: Entry) -> dict[bytes, bytes] | None:
+        if not entry.xattrs:
+            return None
+        own = {}
+        for name, value in entry.xattrs.items():
+            if is_foreign_xattr(name):
+                self._losses.skipped_xattrs[name] += 1
+            else:
+                own[name] = value
+        return own
+
+
+class _FileEmitter:
+    """Writes the files that are left when they come by, and lets everything else pass."""
+
+    def __init__(
+        self,
+        writer: TarWriter,
+        write: Callable[[bytes | memoryview], object],
+        files: dict[tuple[int, int], Entry],
+    ) -> None:
+        self._writer = writer
+        self._write = write
+        self._files = files
+        self._layer = 0
+        self._number = 0
+
+    def begin_layer(self) -> None:
+        self._layer += 1
+        self._number = 0
+
+    def write_file(self, path: ImagePath, entry: Entry, data: Iterator[memoryview]) -> None:
+        self._number += 1
+        wanted = self._files.get((self._layer, self._number))
+        if wanted is None:
+            return
+        self._writer.write_header(wanted)
+        if entry.segments is None:
+            for chunk in data:
+                self._write(chunk)
+        else:
+            self._write_sparse(entry, data)
+        self._writer.pad(wanted.size)
+
+    def _write_sparse(self, entry: Entry, data: Iterator[memoryview]) -> None:
+        """Write a sparse file out, its holes as zeros: every reader of tars understands that."""
+        position = 0
+        chunk = memoryview(b"")
+        for offset, count in entry.segments or ():
+            self._write_zeros(offset - position)
+            position = offset + count
+            while count:
+                chunk = chunk or next(data)
+                part, chunk = chunk[:count], chunk[count:]
+                self._write(part)
+                count -= len(part)  # noqa: PLW2901 - what is left of this segment
+        self._write_zeros(entry.size - position)
+
+    def _write_zeros(self, count: int) -> None:
+        while count:
+            part = min(count, len(_ZEROS))
+            self._write(_ZEROS[:part])
+            count -= part
+
+    def make_directory(self, path: ImagePath, entry: Entry) -> None:
+        """Nothing: it is written already."""
+
+    def make_symlink(self, path: ImagePath, entry: Entry) -> None:
+        """Nothing: it is written in the end."""
+
+    def make_hard_link(self, path: ImagePath, target: ImagePath) -> None:
+        """Nothing: it is written in the end."""
+
+    def make_device(self, path: ImagePath, entry: Entry) -> None:
+        """Nothing: it is written in the end."""
+
+    def hide(self, path: ImagePath) -> None:
+        """Nothing: what is hidden is not among the files that are left."""
+
+    def hide_children(self, path: ImagePath) -> None:
+        """Nothing, as above."""

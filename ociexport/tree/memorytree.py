@@ -1,0 +1,224 @@
+"""A tree of names in memory, which layers are applied to as to `Rootfs`: what would be where, with no file made.
+
+It follows the same rules to the letter; a test applies random layers to both and compares.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from ociexport.errors import InvalidImageError, UnsafeEntryError
+from ociexport.tree.entries import Entry, EntryType
+from ociexport.tree.paths import ROOT, ImagePath, quoted_path
+
+_MAX_LINKS_FOLLOWED = 40
+
+
+class MemoryFile:
+    """Anything but a directory; several names may have the same one.
+
+    Attributes:
+        entry: what the layer says of it.
+        place: layer and number of the file in it (both from 1), for finding its data again; None without data.
+    """
+
+    __slots__ = ("entry", "place")
+
+    def __init__(self, entry: Entry, place: tuple[int, int] | None) -> None:
+        self.entry = entry
+        self.place = place
+
+
+class MemoryDirectory:
+    """A directory.
+
+    Attributes:
+        entry: what the last layer that names it says; None for one that only others are in.
+        children: by name.
+    """
+
+    __slots__ = ("children", "entry", "layer", "name", "parent", "written")
+
+    def __init__(self, name: bytes, parent: MemoryDirectory | None) -> None:
+        self.name = name
+        self.parent = parent
+        self.entry: Entry | None = None
+        self.children: dict[bytes, MemoryDirectory | MemoryFile] = {}
+        self.layer = 0
+        self.written: set[bytes] = set()
+
+
+class MemoryTree:
+    """The tree that layers are applied to; see `Rootfs` for what each call means.
+
+    Args:
+        keep_dirlinks: a directory entry over a link to a directory keeps the link.
+    """
+
+    def __init__(self, *, keep_dirlinks: bool = False) -> None:
+        self.root = MemoryDirectory(b"", None)
+        self._keep_dirlinks = keep_dirlinks
+        self._layer = 0
+        self._files = 0
+
+    def begin_layer(self) -> None:
+        """From here on, whiteouts hide what was written so far."""
+        self._layer += 1
+        self._files = 0
+
+    def make_directory(self, path: ImagePath, entry: Entry) -> None:
+        """Make a directory, or give the one that is there new metadata."""
+        if path == ROOT:
+            self.root.entry = entry
+            return
+        parent, name = self._locate(path)
+        there = parent.children.get(name)
+        if not isinstance(there, MemoryDirectory):
+            linked = self._linked_directory(path) if self._keep_dirlinks and _is_symlink(there) else None
+            there = linked or MemoryDirectory(name, parent)
+            if linked is None:
+                parent.children[name] = there
+        there.entry = entry
+
+    def write_file(self, path: ImagePath, entry: Entry, data: Iterator[memoryview]) -> None:
+        """Take note of a file; its data is not read."""
+        self._files += 1
+        self._put(path, MemoryFile(entry, (self._layer, self._files)))
+
+    def make_symlink(self, path: ImagePath, entry: Entry) -> None:
+        """Take note of a link."""
+        if not entry.link_name or b"\0" in entry.link_name:
+            raise InvalidImageError(f"symlink: expected a target, got {quoted_path(entry.link_name)}")
+        self._put(path, MemoryFile(entry, None))
+
+    def make_device(self, path: ImagePath, entry: Entry) -> None:
+        """Take note of a device or fifo."""
+        self._put(path, MemoryFile(entry, None))
+
+    def make_hard_link(self, path: ImagePath, target: ImagePath) -> None:
+        """Give what is at ``target`` one more name."""
+        source_path, _, source_name = target.rpartition(b"/")
+        source = self._directory(source_path, create=False)
+        parent, name = self._locate(path)
+        if source is parent and source_name == name:
+            return
+        there = source.children.get(source_name) if source is not None else None
+        if there is None:
+            raise InvalidImageError(f"hard link: expected a file at {quoted_path(target)}, got none")
+        if isinstance(there, MemoryDirectory):
+            raise InvalidImageError(f"hard link: expected a file at {quoted_path(target)}, got a directory")
+        parent.children[name] = there
+
+    def hide(self, path: ImagePath) -> None:
+        """Remove what lower layers left at ``path``."""
+        parent_path, _, name = path.rpartition(b"/")
+        parent = self._directory(parent_path, create=False)
+        if parent is None or self._layer <= 1:
+            return
+        if not self._is_written(parent, name):
+            parent.children.pop(name, None)
+        elif isinstance(node := parent.children.get(name), MemoryDirectory):
+            self._hide_children(node)
+
+    def hide_children(self, path: ImagePath) -> None:
+        """Remove what lower layers left in the directory ``path``."""
+        node = self._directory(path, create=False)
+        if node is not None and self._layer > 1:
+            self._hide_children(node)
+
+    def walk(self) -> Iterator[tuple[bytes, MemoryDirectory | MemoryFile]]:
+        """Yield path and node of everything below the root, each directory before what is in it, sorted by name."""
+        waiting: list[tuple[bytes, MemoryDirectory | MemoryFile]] = [(b"", self.root)]
+        while waiting:
+            path, node = waiting.pop()
+            if path:
+                yield path, node
+            if isinstance(node, MemoryDirectory):
+                prefix = path + b"/" if path else b""
+                waiting += [(prefix + name, node.children[name]) for name in sorted(node.children, reverse=True)]
+
+    def _put(self, path: ImagePath, file: MemoryFile) -> None:
+        parent, name = self._locate(path)
+        parent.children[name] = file
+
+    def _locate(self, path: ImagePath) -> tuple[MemoryDirectory, bytes]:
+        parent_path, _, name = path.rpartition(b"/")
+        if not name:
+            raise UnsafeEntryError("the root itself: expected a directory, got another type of entry")
+        parent = self._directory(parent_path, create=True)
+        if parent is None:
+            raise AssertionError("a directory that is created when missing is there")
+        self._mark(parent, name)
+        return parent, name
+
+    def _directory(self, path: bytes, *, create: bool) -> MemoryDirectory | None:
+        node = self.root
+        remaining = deque(path.split(b"/"))
+        links_followed = 0
+        while remaining:
+            part = remaining.popleft()
+            if part in (b"", b"."):
+                continue
+            if part == b"..":
+                node = node.parent or node
+                continue
+            child = node.children.get(part)
+            if isinstance(child, MemoryDirectory):
+                node = child
+            elif _is_symlink(child):
+                links_followed += 1
+                if links_followed > _MAX_LINKS_FOLLOWED:
+                    raise InvalidImageError(f"{quoted_path(path)}: expected at most {_MAX_LINKS_FOLLOWED} links")
+                target = child.entry.link_name if child is not None else b""
+                if target.startswith(b"/"):
+                    node = self.root
+                remaining.extendleft(reversed(target.split(b"/")))
+            elif not create:
+                return None
+            elif child is not None:
+                raise InvalidImageError(f"parent {quoted_path(_path_of(node, part))}: expected a directory")
+            else:
+                self._mark(node, part)
+                node.children[part] = node = MemoryDirectory(part, node)
+        return node
+
+    def _linked_directory(self, path: ImagePath) -> MemoryDirectory | None:
+        try:
+            return self._directory(path, create=False)
+        except InvalidImageError:
+            return None
+
+    def _mark(self, node: MemoryDirectory, name: bytes) -> None:
+        while node.layer != self._layer:
+            node.layer = self._layer
+            node.written = {name}
+            if node.parent is None:
+                return
+            node, name = node.parent, node.name
+        node.written.add(name)
+
+    def _is_written(self, node: MemoryDirectory, name: bytes) -> bool:
+        return node.layer == self._layer and name in node.written
+
+    def _hide_children(self, node: MemoryDirectory) -> None:
+        nodes = [node]
+        while nodes:
+            node = nodes.pop()
+            for name in list(node.children):
+                if not self._is_written(node, name):
+                    del node.children[name]
+                elif isinstance(child := node.children[name], MemoryDirectory):
+                    nodes.append(child)
+
+
+def _is_symlink(node: MemoryDirectory | MemoryFile | None) -> bool:
+    return isinstance(node, MemoryFile) and node.entry.type is EntryType.SYMLINK
+
+
+def _path_of(node: MemoryDirectory, name: bytes) -> bytes:
+    parts = [name]
+    while node.parent is not None:
+        parts.append(node.name)
+        node = node.parent
+    return b"/".join(reversed(parts))

@@ -1,0 +1,24 @@
+"""SOURCE_DATE_EPOCH: the time that reproducible builds ask for.
+
+Spec: reproducible-builds.org, "SOURCE_DATE_EPOCH specification".
+"""
+
+from __future__ import annotations
+
+import os
+
+from ociexport.errors import UsageError, quoted
+
+
+def source_date_epoch() -> int | None:
+    """Return the seconds since 1970 that the environment asks for; None where it asks for none.
+
+    Raises:
+        UsageError: it is no number; the specification has such a build fail.
+    """
+    text = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit()) or len(text) > 12:
+        raise UsageError(f"SOURCE_DATE_EPOCH: expected seconds since 1970, got {quoted(text)}")
+    return int(text)
