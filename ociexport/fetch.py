@@ -77,8 +77,8 @@ class BlobFetch:
 
     Attributes:
         begun: blobs that were not there before.
-        fetched_blobs: how many came over; `fetched_bytes` without what an earlier try had left.
-        reused_blobs: how many were there already.
+        fetched_bytes: how many came over of each blob that is there now; without what an earlier try had left.
+        reused: blobs that were there already.
     """
 
     def __init__(self, destination: BlobStore, progress: Progress) -> None:
@@ -87,9 +87,8 @@ class BlobFetch:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self.begun: set[Digest] = set()
-        self.fetched_blobs = 0
-        self.fetched_bytes = 0
-        self.reused_blobs = 0
+        self.fetched_bytes: dict[Digest, int] = {}
+        self.reused: set[Digest] = set()
 
     def run(self, blobs: Sequence[BlobToFetch], jobs: int) -> None:
         """Return when all ``blobs`` are at the destination.
@@ -164,34 +163,35 @@ class BlobFetch:
             if resumed_at:
                 self._progress.say(f"{blob.title}: resumed at {resumed_at} of {descriptor.size} bytes")
             task.advance(resumed_at)
-            for chunk in self._read_chunks(blob, resumed_at):
+            for chunk in read_chunks(blob, resumed_at):
+                if self._stop.is_set():
+                    raise _StoppedError("another blob failed")
                 writer.write(chunk)
                 task.advance(len(chunk))
         with self._lock:
-            self.fetched_blobs += 1
-            self.fetched_bytes += descriptor.size - resumed_at
-
-    def _read_chunks(self, blob: BlobToFetch, offset: int) -> Iterator[bytes]:
-        descriptor = blob.descriptor
-        if blob.content is not None:
-            yield blob.content[offset:]
-            return
-        try:
-            stream = blob.source.open_blob(descriptor, offset)
-        except NotFoundError as error:
-            if not descriptor.urls:
-                error.hint = "the image names a blob that is not there: whoever has the image should push it again"
-            elif not isinstance(error, RegistryError):  # which knows more of it
-                urls = ", ".join(map(quoted, descriptor.urls))
-                error.hint = f"a foreign layer, to be had from {urls}"
-            raise
-        with closing(stream):
-            while chunk := stream.read(_CHUNK_BYTES):
-                if self._stop.is_set():
-                    raise _StoppedError("another blob failed")
-                yield chunk
+            self.fetched_bytes[descriptor.digest] = descriptor.size - resumed_at
 
     def _count_reused(self, blob: BlobToFetch) -> None:
         self._progress.say(f"{blob.title}: already there")
         with self._lock:
-            self.reused_blobs += 1
+            self.reused.add(blob.descriptor.digest)
+
+
+def read_chunks(blob: BlobToFetch, offset: int) -> Iterator[bytes]:
+    """Yield the blob's bytes from ``offset`` on, as they come; nothing is verified."""
+    descriptor = blob.descriptor
+    if blob.content is not None:
+        yield blob.content[offset:]
+        return
+    try:
+        stream = blob.source.open_blob(descriptor, offset)
+    except NotFoundError as error:
+        if not descriptor.urls:
+            error.hint = "the image names a blob that is not there: whoever has the image should push it again"
+        elif not isinstance(error, RegistryError):  # which knows more of it
+            urls = ", ".join(map(quoted, descriptor.urls))
+            error.hint = f"a foreign layer, to be had from {urls}"
+        raise
+    with closing(stream):
+        while chunk := stream.read(_CHUNK_BYTES):
+            yield chunk

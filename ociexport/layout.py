@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 REF_NAME_ANNOTATION = "org.opencontainers.image.ref.name"
 FULL_NAME_ANNOTATION = "io.containerd.image.name"
 
+LAYOUT_FILE_CONTENT = b'{"imageLayoutVersion":"1.0.0"}'
 _LAYOUT_FILE = "oci-layout"
 _INDEX_FILE = "index.json"
 _OWN_DIRECTORY = ".ociexport"
@@ -233,19 +234,12 @@ class ImageLayout:
         What others wrote into ``index.json`` stays as it is, other entries and members alike.
         """
         self.make_ready()
-        annotations = dict(descriptor.annotations)
-        annotations.pop(REF_NAME_ANNOTATION, None)
-        annotations.pop(FULL_NAME_ANNOTATION, None)
-        if name.tag is not None:
-            annotations[REF_NAME_ANNOTATION] = name.tag
-        if name.full is not None:
-            annotations[FULL_NAME_ANNOTATION] = name.full
-        entry = replace(descriptor, annotations=annotations).to_json()
+        entry = named(descriptor, name).to_json()
         with self._locked():
             index = self._read_raw_index()
             kept = [old for old in index["manifests"] if not _is_replaced(old, descriptor, name)]
             index["manifests"] = [*kept, entry]
-            _replace_file(os.path.join(self.path, _INDEX_FILE), _to_json(index))
+            _replace_file(os.path.join(self.path, _INDEX_FILE), to_json(index))
 
     @contextmanager
     def begin(self) -> Iterator[LayoutUse]:
@@ -290,8 +284,8 @@ class ImageLayout:
             # index.json first: what has an oci-layout file is a layout, and a layout has an index.
             with self._locked():
                 for name, content in (
-                    (_INDEX_FILE, _to_json(_new_index())),
-                    (_LAYOUT_FILE, b'{"imageLayoutVersion":"1.0.0"}'),
+                    (_INDEX_FILE, to_json(_new_index())),
+                    (_LAYOUT_FILE, LAYOUT_FILE_CONTENT),
                 ):
                     if not os.path.exists(os.path.join(self.path, name)):
                         _replace_file(os.path.join(self.path, name), content)
@@ -424,7 +418,7 @@ class LayoutBlobWriter:
         self.is_complete = False
 
     def __enter__(self) -> Self:
-        self._fd = _open_locked(self._path)
+        self._fd = open_locked(self._path)
         try:
             self.is_complete = self._layout.has_blob(self._descriptor)
             self._rehash()
@@ -570,7 +564,20 @@ def _new_index() -> dict[str, Any]:
     return {"schemaVersion": 2, "mediaType": mediatypes.OCI_INDEX, "manifests": []}
 
 
-def _to_json(value: object) -> bytes:
+def named(descriptor: Descriptor, name: ImageName) -> Descriptor:
+    """Return the entry of ``index.json`` for an image: both annotations that names are kept in, for all readers."""
+    annotations = dict(descriptor.annotations)
+    annotations.pop(REF_NAME_ANNOTATION, None)
+    annotations.pop(FULL_NAME_ANNOTATION, None)
+    if name.tag is not None:
+        annotations[REF_NAME_ANNOTATION] = name.tag
+    if name.full is not None:
+        annotations[FULL_NAME_ANNOTATION] = name.full
+    return replace(descriptor, annotations=annotations)
+
+
+def to_json(value: object) -> bytes:
+    """Return a document of a layout, as short as it can be."""
     return json.dumps(value, separators=(",", ":")).encode("ascii")
 
 
@@ -608,8 +615,8 @@ def _sync_directory(path: str) -> None:
         os.close(fd)
 
 
-def _open_locked(path: str) -> int:
-    """Return a descriptor of a partial blob that no other process or thread writes."""
+def open_locked(path: str) -> int:
+    """Return a descriptor of a file that is under way, which no other process or thread writes."""
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         try:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
-from contextlib import closing
+from collections.abc import Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from typing import BinaryIO
 
+from ociexport.archive import ArchiveFile, verify_is_file_to_write, write_to_stream
+from ociexport.archive_plan import plan_archive
 from ociexport.digest import Digest
 from ociexport.documents import Platform
 from ociexport.errors import (
@@ -13,6 +17,7 @@ from ociexport.errors import (
     InvalidReferenceError,
     NotFoundError,
     UsageError,
+    locating,
 )
 from ociexport.fetch import BlobFetch
 from ociexport.layout import ImageLayout
@@ -67,7 +72,7 @@ def pull(
 
     Args:
         image: a reference, the name of a layout, or an open source, which stays open.
-        out: an OCI layout's directory (absent, empty or a layout), or an open destination.
+        out: a layout's directory (absent, empty or a layout), an archive's file (``*.tar``), or an open destination.
         platform: of several the one to take; None for this machine's.
         jobs: how many blobs are fetched side by side.
         progress: told what goes on.
@@ -78,13 +83,17 @@ def pull(
         InvalidImageError: something in it breaks the specification or is not what its digest says.
         OSError: the disk or file system.
     """
-    destination = ImageLayout(out) if isinstance(out, str | os.PathLike) else out
     platform = platform or host_platform()
-    if not isinstance(image, str | ImageReference):
-        return copy_image(image, destination, platform=platform, jobs=jobs, progress=progress)
-    name = image if isinstance(image, str) else RegistryName(image)
-    with closing(open_source(name, progress=progress)) as source:
-        return copy_image(source, destination, platform=platform, jobs=jobs, progress=progress)
+    if isinstance(image, str | ImageReference):
+        name = image if isinstance(image, str) else RegistryName(image)
+        with closing(open_source(name, progress=progress)) as source:
+            return pull(source, out, platform=platform, jobs=jobs, progress=progress)
+    if not isinstance(out, str | os.PathLike):
+        return copy_image(image, out, platform=platform, jobs=jobs, progress=progress)
+    path = os.fspath(out)
+    if path.endswith(".tar"):
+        return copy_to_archive([image], path, platform=platform, jobs=jobs, progress=progress)[0]
+    return copy_image(image, ImageLayout(path), platform=platform, jobs=jobs, progress=progress)
 
 
 def copy_image(
@@ -113,7 +122,46 @@ def copy_image(
             raise
         destination.write_manifest(image.received_manifest)  # 3
         destination.write_name(image.descriptor, image.name)
-    return _result_of(image, fetch)
+    return _results_of([image], fetch)[0]
+
+
+def copy_to_archive(
+    sources: Sequence[ImageSource],
+    out: str | BinaryIO,
+    *,
+    platform: Platform,
+    jobs: int = DEFAULT_JOBS,
+    progress: Progress = SILENT,
+    seconds: int = 0,
+) -> list[PullResult]:
+    """Copy images into one archive, which holds all of them or does not appear; blobs that they share once.
+
+    Args:
+        sources: each gives one image; they stay open.
+        out: path of a file, which is replaced; or a stream, to which blobs go one after another.
+        seconds: time of all entries, since 1970.
+
+    Raises:
+        as `pull` does; of what was written to a stream nothing can be taken back.
+    """
+    verify_jobs(jobs)
+    if isinstance(out, str):
+        verify_is_file_to_write(out)
+    images = []
+    for source in sources:
+        with locating(source.display_name) if len(sources) > 1 else nullcontext():
+            images.append(prepare_image(source, platform, None, progress))
+    plan = plan_archive(images, seconds=seconds)
+    wanted = plan.blobs
+    origins = {blob.descriptor.digest: blob for image in reversed(images) for blob in reversed(image.blobs)}
+    blobs = [origins[digest] for digest in wanted]
+    if isinstance(out, str):
+        with ArchiveFile(out, plan) as archive:
+            fetch = BlobFetch(archive, progress)
+            fetch.run(blobs, jobs)
+            return _results_of(images, fetch)
+    write_to_stream(out, plan, blobs, progress)
+    return _results_of(images, None)
 
 
 def verify_jobs(jobs: int) -> None:
@@ -126,18 +174,33 @@ def verify_jobs(jobs: int) -> None:
         raise UsageError(f"jobs: expected 1 to {MAX_JOBS}, got {jobs}")
 
 
-def _result_of(image: PreparedImage, fetch: BlobFetch) -> PullResult:
-    return PullResult(
-        name=image.source.display_name,
-        reference=_reference_of(image.name, image.source.display_name, image.manifest.digest),
-        manifest_digest=image.manifest.digest,
-        config_digest=image.manifest.config.digest,
-        is_image=image.config is not None,
-        platform=image.platform,
-        fetched_blobs=fetch.fetched_blobs,
-        fetched_bytes=fetch.fetched_bytes,
-        reused_blobs=fetch.reused_blobs,
-    )
+def _results_of(images: Sequence[PreparedImage], fetch: BlobFetch | None) -> list[PullResult]:
+    """Return what was pulled; a blob of several images is counted for the first, and without a fetch all are."""
+    results = []
+    seen: set[Digest] = set()
+    for image in images:
+        sizes = {blob.descriptor.digest: blob.descriptor.size for blob in image.blobs}
+        # An archive's config is written with the plan.
+        read = {blob.descriptor.digest: blob.descriptor.size for blob in image.blobs if blob.content is not None}
+        counted = sizes if fetch is None else {**read, **fetch.fetched_bytes}
+        for digest in fetch.reused if fetch is not None else ():
+            counted.pop(digest, None)
+        fetched = [counted[digest] for digest in sizes.keys() & counted.keys() - seen]
+        results.append(
+            PullResult(
+                name=image.source.display_name,
+                reference=_reference_of(image.name, image.source.display_name, image.manifest.digest),
+                manifest_digest=image.manifest.digest,
+                config_digest=image.manifest.config.digest,
+                is_image=image.config is not None,
+                platform=image.platform,
+                fetched_blobs=len(fetched),
+                fetched_bytes=sum(fetched),
+                reused_blobs=len(sizes.keys() & fetch.reused) if fetch is not None else 0,
+            )
+        )
+        seen |= sizes.keys()
+    return results
 
 
 def _reference_of(name: ImageName, display_name: str, digest: Digest) -> str:

@@ -1,31 +1,31 @@
-"""`ociexport pull`: fetch images into an OCI layout."""
+"""`ociexport pull`: fetch images into an OCI layout or an archive."""
 
 from __future__ import annotations
 
 import argparse
-import functools
 import os
 import sys
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
+from typing import TextIO
 
 from ociexport.cli.exit_codes import OK
+from ociexport.cli.out_option import add_out_arguments, is_archive, opened_out, source_date_epoch
 from ociexport.cli.platform_option import add_platform_argument, platform_from
 from ociexport.cli.progress_option import progress_from
 from ociexport.cli.registry_options import add_registry_arguments, registry_options_from
 from ociexport.cli.reporting import report_error
-from ociexport.documents import Platform
 from ociexport.errors import OciexportError, UsageError, locating, quoted
 from ociexport.layout import ImageLayout
 from ociexport.progress import Progress, format_bytes
 from ociexport.source_names import LayoutName, SourceName, SourceOpener, parse_source_name
-from ociexport.transfer import DEFAULT_JOBS, MAX_JOBS, copy_image
+from ociexport.transfer import DEFAULT_JOBS, MAX_JOBS, PullResult, copy_image, copy_to_archive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give ``parser`` the options of this command."""
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="an image reference, or another source of an image")
-    parser.add_argument("-o", "--out", metavar="PATH", required=True, help="OCI layout; absent, empty or a layout")
+    add_out_arguments(parser)
     add_platform_argument(parser)
     parser.add_argument(
         "-j",
@@ -39,28 +39,54 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Pull each image, and print its digest as ``name@digest``.
+    """Pull the images, and print the digest of each as ``name@digest``; all names are parsed before anything is sent.
 
-    All names are parsed before anything is sent. An image that fails is told and the others are pulled nevertheless;
-    the code is that of the first failure.
+    Into a layout each is pulled for itself: one that fails is told and the others come nevertheless; the code is that
+    of the first failure. An archive holds all of them or does not appear.
     """
     if not 1 <= options.jobs <= MAX_JOBS:
         raise UsageError(f"--jobs: expected 1 to {MAX_JOBS}, got {options.jobs}")
     names = [parse_source_name(image) for image in options.images]
+    pull = _pull_into_archive if is_archive(options) else _pull_into_layout
+    progress = progress_from(options)
+    with closing(SourceOpener(options=registry_options_from(options), progress=progress)) as sources:
+        return pull(options, names, sources, progress)
+
+
+def _pull_into_archive(
+    options: argparse.Namespace, names: list[SourceName], sources: SourceOpener, progress: Progress
+) -> int:
+    seconds = source_date_epoch()
+    with opened_out(options) as out, ExitStack() as stack:
+        opened = [stack.enter_context(closing(sources.open(name))) for name in names]
+        results = copy_to_archive(
+            opened, out, platform=platform_from(options), jobs=options.jobs, progress=progress, seconds=seconds
+        )
+    for result in results:
+        # Standard output may be the archive.
+        _tell(result, progress, sys.stdout if isinstance(out, str) else sys.stderr)
+    return OK
+
+
+def _pull_into_layout(
+    options: argparse.Namespace, names: list[SourceName], sources: SourceOpener, progress: Progress
+) -> int:
     layout = ImageLayout(options.out)
     layout.verify_is_usable()
     for name in names:
         _verify_is_another(name, layout)
-    platform, progress = platform_from(options), progress_from(options)
-    with closing(SourceOpener(options=registry_options_from(options), progress=progress)) as sources:
-        pull_one = functools.partial(
-            _pull, sources=sources, layout=layout, platform=platform, jobs=options.jobs, progress=progress
-        )
-        if len(names) == 1:
-            pull_one(names[0])
-            return OK
-        codes = [_try_to(pull_one, name, shown) for name, shown in zip(names, options.images, strict=True)]
-        return next(filter(None, codes), OK)
+    platform = platform_from(options)
+
+    def pull_one(name: SourceName) -> None:
+        with closing(sources.open(name)) as source:
+            result = copy_image(source, layout, platform=platform, jobs=options.jobs, progress=progress)
+        _tell(result, progress, sys.stdout)
+
+    if len(names) == 1:
+        pull_one(names[0])
+        return OK
+    codes = [_try_to(pull_one, name, shown) for name, shown in zip(names, options.images, strict=True)]
+    return next(filter(None, codes), OK)
 
 
 def _verify_is_another(name: SourceName, layout: ImageLayout) -> None:
@@ -85,17 +111,7 @@ def _try_to(pull_one: Callable[[SourceName], None], name: SourceName, shown: str
     return OK
 
 
-def _pull(
-    name: SourceName,
-    *,
-    sources: SourceOpener,
-    layout: ImageLayout,
-    platform: Platform,
-    jobs: int,
-    progress: Progress,
-) -> None:
-    with closing(sources.open(name)) as source:
-        result = copy_image(source, layout, platform=platform, jobs=jobs, progress=progress)
+def _tell(result: PullResult, progress: Progress, out: TextIO) -> None:
     if result.fetched_blobs:
         blobs = f"{result.fetched_blobs} blobs ({format_bytes(result.fetched_bytes)}) fetched"
         came = f"{blobs}, {result.reused_blobs} already there"
@@ -103,5 +119,5 @@ def _pull(
         came = "already there, nothing was downloaded"
     what = f"image {result.config_digest}" if result.is_image else f"artifact {result.manifest_digest}"
     progress.say(f"{result.name}: {what}: {came}")
-    sys.stdout.write(f"{result.reference}\n")
-    sys.stdout.flush()
+    out.write(f"{result.reference}\n")
+    out.flush()

@@ -1,0 +1,180 @@
+"""What an archive holds, and where in the file: known before the first layer arrives.
+
+The archive is an OCI layout and a docker archive at once, as Docker writes since version 25: blobs once, under
+``blobs/``; ``index.json`` and ``oci-layout`` for those who read layouts, ``manifest.json`` for ``docker load``.
+The same images give the same bytes: entries are sorted and all have the same owner, mode and time.
+
+Spec: image-spec 1.1 image-layout.md; moby ``image/spec/spec.md``, "Combined Image JSON + Filesystem Changeset Format".
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ociexport import mediatypes
+from ociexport.digest import Digest
+from ociexport.documents import Descriptor
+from ociexport.errors import InvalidImageError, InvalidReferenceError
+from ociexport.layout import LAYOUT_FILE_CONTENT, named, to_json
+from ociexport.prepare import PreparedImage
+from ociexport.reference import ImageReference
+from ociexport.sources import ImageName
+
+_BLOCK_BYTES = 512
+# Two blocks of zeros end a tar (POSIX 1003.1, pax, "ustar Interchange Format").
+_END_BYTES = 2 * _BLOCK_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveEntry:
+    """One file or directory of an archive.
+
+    Args:
+        header: the blocks before the content.
+        offset: of the header in the file.
+        size: of the content.
+        content: None for a blob that is still to arrive.
+        digest: None for what is no blob.
+    """
+
+    header: bytes
+    offset: int
+    size: int
+    content: bytes | None
+    digest: Digest | None
+
+    @property
+    def content_offset(self) -> int:
+        """Of the content in the file."""
+        return self.offset + len(self.header)
+
+    @property
+    def padding(self) -> bytes:
+        """What follows the content, up to a whole block."""
+        return bytes(-self.size % _BLOCK_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivePlan:
+    """All entries of an archive, in order, and its size in bytes."""
+
+    entries: tuple[ArchiveEntry, ...]
+    size: int
+
+    @property
+    def blobs(self) -> dict[Digest, ArchiveEntry]:
+        """The blobs that are still to arrive."""
+        return {entry.digest: entry for entry in self.entries if entry.digest is not None and entry.content is None}
+
+    @property
+    def end(self) -> bytes:
+        """What follows the last entry."""
+        return bytes(_END_BYTES)
+
+
+def plan_archive(images: Sequence[PreparedImage], *, seconds: int = 0) -> ArchivePlan:
+    """Return what an archive of ``images`` holds, whose blobs may well be the same.
+
+    Args:
+        seconds: time of all entries, since 1970.
+
+    Raises:
+        InvalidImageError: two images say different sizes of the same digest.
+    """
+    contents: dict[str, tuple[int, bytes | None, Digest | None]] = {
+        "oci-layout": _file(LAYOUT_FILE_CONTENT),
+        "index.json": _file(to_json(_index_of(images))),
+    }
+    docker_manifest = _docker_manifest_of(images)
+    if docker_manifest:
+        contents["manifest.json"] = _file(to_json(docker_manifest))
+    for image in images:
+        manifest = image.manifest
+        contents[_blob_path(manifest.digest)] = (len(manifest.raw), manifest.raw, manifest.digest)
+        for blob in image.blobs:
+            descriptor = blob.descriptor
+            path = _blob_path(descriptor.digest)
+            known = contents.setdefault(path, (descriptor.size, blob.content, descriptor.digest))
+            if known[0] != descriptor.size:
+                raise InvalidImageError(
+                    f"size: expected {known[0]}, as for the same digest before, got {descriptor.size}",
+                    where=f"manifest {manifest.digest}: {blob.label}",
+                )
+    directories = {f"{path.rpartition('/')[0]}/" for path in contents if "/" in path} | {"blobs/"}
+    return _laid_out([*((path, *_file(b"")) for path in directories), *((p, *c) for p, c in contents.items())], seconds)
+
+
+def _laid_out(items: Iterable[tuple[str, int, bytes | None, Digest | None]], seconds: int) -> ArchivePlan:
+    entries = []
+    offset = 0
+    for path, size, content, digest in sorted(items, key=lambda item: item[0]):
+        header = _header(path, size, seconds)
+        entry = ArchiveEntry(header, offset, size, content, digest)
+        entries.append(entry)
+        offset = entry.content_offset + size + len(entry.padding)
+    return ArchivePlan(tuple(entries), offset + _END_BYTES)
+
+
+def _file(content: bytes) -> tuple[int, bytes | None, Digest | None]:
+    return len(content), content, None
+
+
+def _header(path: str, size: int, seconds: int) -> bytes:
+    member = tarfile.TarInfo(path)
+    member.size, member.mtime, member.mode = size, seconds, 0o644
+    if path.endswith("/"):
+        member.type, member.mode = tarfile.DIRTYPE, 0o755
+    # What needs no extension is plain ustar; a blob beyond 8 GiB gets a PAX header.
+    return member.tobuf(format=tarfile.PAX_FORMAT, encoding="utf-8", errors="strict")
+
+
+def _blob_path(digest: Digest) -> str:
+    return f"blobs/{digest.algorithm}/{digest.encoded}"
+
+
+def _index_of(images: Sequence[PreparedImage]) -> dict[str, object]:
+    entries: list[Descriptor] = [named(image.descriptor, image.name) for image in images]
+    return {
+        "schemaVersion": 2,
+        "mediaType": mediatypes.OCI_INDEX,
+        "manifests": [entry.to_json() for entry in entries],
+    }
+
+
+def _docker_manifest_of(images: Sequence[PreparedImage]) -> list[dict[str, object]]:
+    """Return ``manifest.json``: each image once, with all its names; what is no image can't be loaded."""
+    tags: dict[Digest, list[str]] = {}
+    for image in images:
+        if image.config is not None:
+            known = tags.setdefault(image.manifest.digest, [])
+            tag = repo_tag(image.name)
+            if tag is not None and tag not in known:
+                known.append(tag)
+    manifests = {image.manifest.digest: image.manifest for image in images}
+    return [
+        {
+            "Config": _blob_path(manifests[digest].config.digest),
+            "RepoTags": names or None,
+            "Layers": [_blob_path(layer.digest) for layer in manifests[digest].layers],
+        }
+        for digest, names in tags.items()
+    ]
+
+
+def repo_tag(name: ImageName) -> str | None:
+    """Return a name as ``docker load`` takes and shows it, ``alpine:3.20``; None where there is no tag.
+
+    Docker Hub's own name is left out, as docker does; an image without a name loads as ``<none>``.
+    """
+    if name.full is None:
+        return None
+    try:
+        reference = ImageReference.parse(name.full)
+    except InvalidReferenceError:
+        return None
+    if reference.tag is None:
+        return None
+    repository = reference.repository.removeprefix("library/") if reference.is_docker_hub else reference.name
+    return f"{repository}:{reference.tag}"

@@ -1,0 +1,89 @@
+"""The options about where images go: ``--out`` and ``--format``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+from ociexport.errors import UsageError, quoted
+
+_LAYOUT = "oci"
+_FORMATS = (_LAYOUT, "oci-archive", "docker-archive")
+_COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")
+
+
+def add_out_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser`` the options."""
+    parser.add_argument(
+        "-o",
+        "--out",
+        metavar="PATH",
+        required=True,
+        help="OCI layout (a directory: absent, empty or a layout), or an archive (a file *.tar; - is standard output)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=_FORMATS,
+        help="of PATH, where its name does not tell; both archives are one: a layout in a tar, as docker load takes it",
+    )
+
+
+def is_archive(options: argparse.Namespace) -> bool:
+    """Whether the images go into one archive, and not into a layout.
+
+    Raises:
+        UsageError: the name is of a compressed archive.
+    """
+    if options.format is not None:
+        return bool(options.format != _LAYOUT)
+    if options.out.endswith(_COMPRESSED_SUFFIXES):
+        raise UsageError(
+            f"--out {quoted(options.out)}: expected a layout or *.tar, got a compressed archive",
+            hint="layers are compressed as they are, so that another compression brings nothing",
+        )
+    return options.out == "-" or options.out.endswith(".tar") or _is_pipe(options.out)
+
+
+@contextmanager
+def opened_out(options: argparse.Namespace) -> Iterator[str | BinaryIO]:
+    """Give the path of the archive, or the stream that it is to be written to.
+
+    Raises:
+        UsageError: standard output is a terminal.
+    """
+    if options.out == "-":
+        if sys.stdout.isatty():
+            raise UsageError("--out -: expected a file or a pipe on standard output, got a terminal")
+        yield sys.stdout.buffer
+    elif _is_pipe(options.out):
+        with open(options.out, "wb") as pipe:
+            yield pipe
+    else:
+        yield options.out
+
+
+def source_date_epoch() -> int:
+    """Return the time that all files are to have: SOURCE_DATE_EPOCH, or 0.
+
+    Raises:
+        UsageError: it is no number of seconds.
+
+    Spec: reproducible-builds.org, "SOURCE_DATE_EPOCH".
+    """
+    text = os.environ.get("SOURCE_DATE_EPOCH", "0")
+    # What a tar header without an extension holds.
+    if not text.isascii() or not text.isdigit() or len(text) > 11 or int(text) >= 8**11:
+        raise UsageError(f"SOURCE_DATE_EPOCH: expected seconds since 1970, got {quoted(text)}")
+    return int(text)
+
+
+def _is_pipe(path: str) -> bool:
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except OSError:
+        return False
