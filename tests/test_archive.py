@@ -164,7 +164,8 @@ def test_blob_beyond_eight_gigabytes_has_its_place() -> None:
     plan = plan_archive([replace(image, blobs=tuple(blobs))])
     for entry in plan.blobs.values():
         with tarfile.open(fileobj=io.BytesIO(entry.header + bytes(1024))) as tar:
-            (item,) = tar.getmembers()
+            item = tar.next()
+        assert item is not None
         assert (item.size, len(entry.header) % 512) == (size, 0)
     assert plan.size > 3 * size
 
@@ -339,7 +340,6 @@ def test_skopeo_reads_it(tmp_path: Path, transport: str, compression: Any) -> No
     image = build_image(
         [[directory("etc"), BIG], [member("etc/.wh.big")], [member("b", b"2")]], compression=compression
     )
-    write_layout(tmp_path / "layout", {NAME: image})
     archive = tmp_path / "a.tar"
     sources = [image.source("1", NAME), IMAGE.source("2", "ghcr.io/team/app:2")]
     copy_to_archive(sources, str(archive), platform=AMD64)

@@ -14,7 +14,7 @@ from ociexport.errors import UsageError
 
 # name: one line of help. The module is ociexport.cli.<name>.
 COMMANDS = {
-    "pull": "fetch images from a registry into an OCI layout",
+    "pull": "fetch images into an OCI layout, or an archive for docker load",
     "unpack": "apply an image's layers to a new root filesystem",
     "serve": "serve an OCI layout as a read-only registry",
     "rm": "remove a root filesystem, unwritable directories included",
