@@ -135,3 +135,62 @@ def test_ids_are_mapped_by_root(place: Path) -> None:
     owners = {name: (os.lstat(rootfs / name).st_uid, os.lstat(rootfs / name).st_gid) for name in ("d", "user", "link")}
     assert owners == {"d": (100000, 200000), "user": (101000, 5), "link": (100009, 200009)}
     assert stat.S_IMODE(os.stat(rootfs / "user").st_mode) == 0o4755
+
+
+@pytest.fixture
+def subordinate_ids() -> Iterator[None]:
+    """Give the ordinary user subordinate ids for the time of a test."""
+    require("newuidmap", "newgidmap")
+    files = [Path("/etc/subuid"), Path("/etc/subgid")]
+    before = [path.read_text() if path.exists() else None for path in files]
+    try:
+        for path, text in zip(files, before, strict=True):
+            path.write_text(f"{text or ''}{UID}:500000:65536\n")
+        yield
+    finally:
+        for path, text in zip(files, before, strict=True):
+            if text is None:
+                path.unlink()
+            else:
+                path.write_text(text)
+
+
+@pytest.mark.usefixtures("subordinate_ids")
+def test_user_namespace_gives_true_owners_and_rm_takes_them_back(place: Path) -> None:
+    rootfs = place / "work" / "rootfs"
+    result = run_as_ordinary_user("unpack", "--platform=linux/amd64", "--userns", place / "layout", rootfs)
+    assert result.returncode == 0, result.stderr
+    assert [line for line in result.stderr.splitlines() if "warning" in line] == [
+        f"ociexport: warning: {rootfs}: devices can't be made here: those of the image are left out",
+        "ociexport: warning: devices: 1 left out, which only root can make",
+    ]
+    owners = {name: (os.lstat(rootfs / name).st_uid, os.lstat(rootfs / name).st_gid) for name in ("d", "user", "half")}
+    # 0 is the user, 1 the first subordinate id.
+    assert owners == {"d": (UID, GID), "user": (500999, 501000), "half": (500002, GID)}
+    assert stat.S_IMODE(os.stat(rootfs / "user").st_mode) == 0o4755
+    assert run_as_ordinary_user("rm", rootfs).returncode == 0
+    assert os.listdir(place / "work") == []
+
+
+def test_user_namespace_that_can_not_be_is_told(place: Path) -> None:
+    result = run_as_ordinary_user("unpack", "--userns", place / "layout", place / "work" / "rootfs")
+    assert result.returncode == 2
+    assert result.stderr.startswith("ociexport: error: --userns: expected ")
+    assert result.stderr.splitlines()[1] == "hint: see subuid(5), and install the package uidmap"
+
+
+def test_owners_file_is_what_bsdtar_reads(place: Path) -> None:
+    """The image's own owners, for a tree that has none of them."""
+    require("bsdtar")
+    rootfs, owners = place / "work" / "rootfs", place / "work" / "owners.mtree"
+    words = ("unpack", "-q", "--platform=linux/amd64", "--owners", owners, place / "layout", rootfs)
+    assert run_as_ordinary_user(*words).returncode == 0
+    tar = place / "owned.tar"
+    run("bsdtar", "-C", rootfs, "--format=pax", "-cf", tar, f"@{owners}")
+    with tarfile.open(tar) as archive:
+        got = {item.name: (item.uid, item.gid, oct(item.mode), item.type) for item in archive}
+    assert got["./user"] == (1000, 1001, "0o4755", tarfile.REGTYPE)
+    assert got["./link"] == (9, 9, got["./link"][2], tarfile.SYMTYPE)
+    assert got["./d"] == (0, 0, "0o555", tarfile.DIRTYPE)
+    assert got["./dev/null"][3] == tarfile.CHRTYPE
+    assert "./closed/gone" not in got

@@ -8,6 +8,7 @@ import os
 from ociexport.cli.exit_codes import OK
 from ociexport.errors import NotFoundError, UsageError, quoted
 from ociexport.tree.removal import remove_tree
+from ociexport.tree.userns import can_enter_user_namespace, enter_user_namespace
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -33,9 +34,20 @@ def _remove(rootfs: str) -> None:
         raise NotFoundError(f"{quoted(rootfs)}: not there")
     parent_fd = os.open(parent, _OPEN_DIRECTORY)
     try:
-        remove_tree(parent_fd, os.fsencode(name))
+        _remove_tree(parent_fd, os.fsencode(name))
     except OSError as error:
         error.filename = os.path.join(path, os.fsdecode(error.filename or ""))
         raise
     finally:
         os.close(parent_fd)
+
+
+def _remove_tree(parent_fd: int, name: bytes) -> None:
+    try:
+        remove_tree(parent_fd, name)
+    except PermissionError:
+        if not can_enter_user_namespace():
+            raise
+        # It may be what `unpack --userns` made, whose owners are this user's subordinate ids.
+        enter_user_namespace()
+        remove_tree(parent_fd, name)

@@ -24,6 +24,7 @@ from ociexport.tree.receipt import write_receipt
 from ociexport.tree.runfiles import write_run_files
 from ociexport.tree.selection import PathSelection
 from ociexport.tree.sourcedate import source_date_epoch
+from ociexport.tree.userns import enter_user_namespace
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,6 +80,12 @@ def _add_metadata_arguments(group: argparse._ArgumentGroup) -> None:
         default="skip",
         help="devices that can't be made: left out (default), or empty files",
     )
+    group.add_argument(
+        "--owners", metavar="FILE", help="write the owners that the image says, as an mtree specification"
+    )
+    group.add_argument(
+        "--userns", action="store_true", help="as an ordinary user: true owners, by this user's subordinate ids"
+    )
     for kind in ("uid", "gid"):
         group.add_argument(
             f"--{kind}-map",
@@ -114,6 +121,8 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("unpack: expected either ROOTFS or --to-tar", hint="see ociexport unpack --help")
     if options.to_tar is not None:
         return _write_tar(options)
+    if options.userns and os.geteuid() != 0:
+        enter_user_namespace()
     unpack_options = UnpackOptions(
         keep_dirlinks=options.keep_dirlinks,
         holes=options.sparse,
@@ -127,6 +136,7 @@ def run(options: argparse.Namespace) -> int:
         preflight=options.preflight,
         bundle=options.bundle,
         find_account=options.run_files is not None,
+        owners_file=options.owners,
     )
     progress = progress_from(options)
     with closing(open_source(options.source, options=registry_options_from(options), progress=progress)) as source:
@@ -165,6 +175,8 @@ def _write_tar(options: argparse.Namespace) -> int:
         ("--bundle", options.bundle),
         ("--run-files", options.run_files),
         ("--receipt", options.receipt),
+        ("--owners", options.owners),
+        ("--userns", options.userns),
     ):
         if value:
             raise UsageError(f"unpack: {flag} goes with ROOTFS, not with --to-tar")

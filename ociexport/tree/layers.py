@@ -18,7 +18,9 @@ from ociexport.tree.accounts import Account, find_account
 from ociexport.tree.applying import LayerApplier
 from ociexport.tree.bundle import runtime_config
 from ociexport.tree.limits import Limits
+from ociexport.tree.memorytree import MemoryTree
 from ociexport.tree.metadata import IdMap, Losses, MetadataPolicy, MetadataWriter, XattrMode
+from ociexport.tree.owners import RecordingTarget, write_owners
 from ociexport.tree.preflight import missing_features, verify_room
 from ociexport.tree.rootfs import Rootfs
 from ociexport.tree.selection import PathSelection
@@ -44,6 +46,7 @@ class UnpackOptions:
         bundle: an OCI runtime bundle is made: the tree is ``rootfs`` in it, beside ``config.json``.
         find_account: whether the result tells whom the config's User means in the tree; a name that is not there is an
             error then, as it is for a bundle.
+        owners_file: where the owners that the image says are written, as an mtree specification; None for nowhere.
     """
 
     keep_dirlinks: bool = False
@@ -59,6 +62,7 @@ class UnpackOptions:
     preflight: bool = True
     bundle: bool = False
     find_account: bool = False
+    owners_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +164,9 @@ def _unpack_source(
         if options.preflight:
             _look_before(root_fd, layers, target, options, progress)
         with closing(tree), _naming_target(target):
+            record = MemoryTree(keep_dirlinks=options.keep_dirlinks)
             applier = LayerApplier(
-                tree,
+                tree if options.owners_file is None else RecordingTarget(tree, record),
                 options.limits,
                 losses,
                 selection=options.selection,
@@ -174,6 +179,8 @@ def _unpack_source(
             account = find_account(root_fd, config.container.user)
         if options.bundle and account is not None:
             _write_config_file(staged.fd, runtime_config(config, account))
+    if options.owners_file is not None:
+        write_owners(options.owners_file, record)
     for line in losses.lines():
         progress.warn(line)
     return UnpackResult(
