@@ -18,6 +18,7 @@ COMMANDS = {
     "unpack": "apply an image's layers to a new root filesystem",
     "serve": "serve an OCI layout as a read-only registry",
     "rm": "remove a root filesystem, unwritable directories included",
+    "diff": "say what changed in a root filesystem since it was unpacked",
     "treehash": "print one digest of a whole tree",
     "login": "try credentials at a registry, and keep them",
     "logout": "forget the credentials for a registry",

@@ -22,6 +22,7 @@ from ociexport.tree.entries import Entry, EntryType
 from ociexport.tree.limits import Limits
 from ociexport.tree.memorytree import MemoryDirectory, MemoryFile, MemoryTree
 from ociexport.tree.metadata import Losses, is_foreign_xattr
+from ociexport.tree.passing import PassingTarget
 from ociexport.tree.paths import ImagePath
 from ociexport.tree.selection import PathSelection
 from ociexport.tree.tarwriter import TarWriter
@@ -141,8 +142,8 @@ class _Contents:
         return own
 
 
-class _FileEmitter:
-    """Writes the files that are left when they come by, and lets everything else pass."""
+class _FileEmitter(PassingTarget):
+    """Writes the files that are left when they come by; the rest is written before or after."""
 
     def __init__(
         self,
@@ -192,21 +193,3 @@ class _FileEmitter:
             part = min(count, len(_ZEROS))
             self._write(_ZEROS[:part])
             count -= part
-
-    def make_directory(self, path: ImagePath, entry: Entry) -> None:
-        """Nothing: it is written already."""
-
-    def make_symlink(self, path: ImagePath, entry: Entry) -> None:
-        """Nothing: it is written in the end."""
-
-    def make_hard_link(self, path: ImagePath, target: ImagePath) -> None:
-        """Nothing: it is written in the end."""
-
-    def make_device(self, path: ImagePath, entry: Entry) -> None:
-        """Nothing: it is written in the end."""
-
-    def hide(self, path: ImagePath) -> None:
-        """Nothing: what is hidden is not among the files that are left."""
-
-    def hide_children(self, path: ImagePath) -> None:
-        """Nothing, as above."""

@@ -1,0 +1,61 @@
+"""`ociexport diff`: what changed in a root filesystem since it was unpacked."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from contextlib import closing
+
+from ociexport.cli.platform_option import add_platform_argument, platform_from
+from ociexport.cli.progress_option import progress_from
+from ociexport.cli.registry_options import add_registry_arguments, registry_options_from
+from ociexport.errors import NotFoundError, quoted
+from ociexport.source_names import open_source
+from ociexport.tree.difference import Change, compare_tree
+from ociexport.tree.limits import Limits
+from ociexport.tree.paths import quoted_path
+
+_DIFFERENT = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser`` the options of this command."""
+    parser.add_argument("rootfs", metavar="ROOTFS", help="directory that was unpacked")
+    parser.add_argument("source", metavar="SRC", help="the image that it was unpacked from")
+    add_platform_argument(parser)
+    parser.add_argument("--json", action="store_true", help="print a JSON list of path, kind and what")
+    parser.add_argument("--no-owners", dest="owners", action="store_false", help="do not compare owners")
+    add_registry_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print a line for each path that is not as in the image; exit code 0 where all are, 1 where not.
+
+    ``A`` is added, ``D`` deleted, ``T`` of another type, ``M`` modified; of the last, what differs stands behind it.
+    """
+    if not os.path.isdir(options.rootfs):
+        raise NotFoundError(f"{quoted(options.rootfs)}: expected a directory, got none")
+    progress = progress_from(options)
+    with closing(open_source(options.source, options=registry_options_from(options), progress=progress)) as source:
+        changes = compare_tree(
+            options.rootfs,
+            source,
+            platform=platform_from(options),
+            limits=Limits(),
+            owners=options.owners,
+            progress=progress,
+        )
+    if options.json:
+        sys.stdout.write(json.dumps([_to_json(change) for change in changes], indent=2) + "\n")
+    else:
+        for change in changes:
+            what = f"  ({', '.join(change.what)})" if change.what else ""
+            sys.stdout.write(f"{change.kind} {quoted_path(change.path)[1:-1]}{what}\n")
+    return _DIFFERENT if changes else 0
+
+
+def _to_json(change: Change) -> dict[str, object]:
+    path = change.path.decode("utf-8", "backslashreplace")
+    return {"path": path, "kind": change.kind, "what": list(change.what)}

@@ -1,0 +1,245 @@
+"""What changed in a root filesystem since it was unpacked: a tree on disk against an image, with no second tree made.
+
+Two passes over the layers, as in `flatten`: the first says what should be where, the second brings the content of files
+past, each compared with the file on disk as it comes by.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ociexport.documents import Platform
+from ociexport.progress import SILENT, Progress
+from ociexport.resolve import read_layers, resolve_manifest
+from ociexport.sources import ImageSource
+from ociexport.tree.applying import LayerApplier
+from ociexport.tree.entries import Entry, EntryType
+from ociexport.tree.limits import Limits
+from ociexport.tree.memorytree import MemoryDirectory, MemoryFile, MemoryTree
+from ociexport.tree.metadata import Losses, is_foreign_xattr
+from ociexport.tree.passing import PassingTarget
+from ociexport.tree.paths import ImagePath
+
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_TYPES = {
+    EntryType.FILE: stat.S_IFREG,
+    EntryType.DIRECTORY: stat.S_IFDIR,
+    EntryType.SYMLINK: stat.S_IFLNK,
+    EntryType.CHARACTER_DEVICE: stat.S_IFCHR,
+    EntryType.BLOCK_DEVICE: stat.S_IFBLK,
+    EntryType.FIFO: stat.S_IFIFO,
+}
+_IMPLIED = Entry(EntryType.DIRECTORY, b"", b"", 0o755, 0, 0, 0, 0, None, None, (0, 0), None)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Change:
+    """One path that is not as the image has it.
+
+    Args:
+        path: in the root filesystem.
+        kind: ``A`` added, ``D`` deleted, ``T`` another type, ``M`` modified, as git calls them.
+        what: of a modified one what differs: ``content``, ``mode``, ``owner``, ``target``, ``device``, ``links``,
+            ``xattrs``, ``mtime``.
+    """
+
+    path: bytes
+    kind: str
+    what: tuple[str, ...] = ()
+
+
+def compare_tree(
+    root: str,
+    source: ImageSource,
+    *,
+    platform: Platform,
+    limits: Limits,
+    owners: bool = True,
+    progress: Progress = SILENT,
+) -> list[Change]:
+    """Return what in the tree at ``root`` is not as ``source`` has it, sorted by path.
+
+    Times of directories are not compared: whoever adds a file changes its directory's too, and the file is told.
+
+    Args:
+        root: a directory, unpacked from the image or not.
+        owners: whether owners count; an ordinary user's tree has none.
+
+    Raises:
+        as `unpack` does; OSError: something can't be read.
+    """
+    manifest = resolve_manifest(source, platform).manifest
+    _, layers = read_layers(source, manifest)
+    tree = MemoryTree()
+    LayerApplier(tree, limits, Losses()).apply_all(source, layers, progress)
+    root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        comparison = _Comparison(tree, owners=owners)
+        comparison.compare(root_fd)
+        contents = _ContentComparer(root_fd, comparison.candidates)
+        last_layer = max((place[0] for place in comparison.candidates), default=0)
+        LayerApplier(contents, limits, Losses()).apply_all(source, layers[:last_layer], progress)
+    finally:
+        os.close(root_fd)
+    changes = comparison.changes
+    for path in contents.changed:
+        known = changes.get(path, Change(path, "M"))
+        changes[path] = Change(path, "M", ("content", *known.what))
+    return sorted(changes.values())
+
+
+class _Comparison:
+    """Compares everything but the content of files of the right size.
+
+    Attributes:
+        changes: by path.
+        candidates: files whose content is still to be compared: their place in the layers → path.
+    """
+
+    def __init__(self, tree: MemoryTree, *, owners: bool) -> None:
+        self.changes: dict[bytes, Change] = {}
+        self.candidates: dict[tuple[int, int], bytes] = {}
+        self._root = tree.root
+        self._owners = owners
+        # Which file of the image each inode on disk is, and the other way round: hard links are a pairing.
+        self._inodes: dict[int, tuple[int, int]] = {}
+        self._seen: dict[tuple[int, int], int] = {}
+
+    def compare(self, root_fd: int) -> None:
+        self._compare_node(b".", root_fd, b".", self._root)
+        self._compare_children(b"", root_fd, self._root)
+
+    def _compare_children(self, prefix: bytes, fd: int, node: MemoryDirectory) -> None:
+        names = set(map(os.fsencode, os.listdir(fd)))
+        for name in sorted(names | node.children.keys()):
+            path = prefix + name
+            child = node.children.get(name)
+            if child is None:
+                self.changes[path] = Change(path, "A")
+            elif name not in names:
+                self.changes[path] = Change(path, "D")
+            elif self._compare_node(path, fd, name, child) and isinstance(child, MemoryDirectory):
+                child_fd = os.open(name, _OPEN_DIRECTORY, dir_fd=fd)
+                try:
+                    self._compare_children(path + b"/", child_fd, child)
+                finally:
+                    os.close(child_fd)
+
+    def _compare_node(self, path: bytes, fd: int, name: bytes, node: MemoryDirectory | MemoryFile) -> bool:
+        """Compare one path; returns whether it has the right type."""
+        entry = node.entry or _IMPLIED
+        status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        if stat.S_IFMT(status.st_mode) != _TYPES[entry.type]:
+            self.changes[path] = Change(path, "T")
+            return False
+        what = [*self._differences(entry, status, fd, name)]
+        if isinstance(node, MemoryFile):
+            if not self._is_paired(node, status):
+                what.append("links")
+            if node.place is not None and entry.size == status.st_size:
+                self.candidates.setdefault(node.place, path)
+        if what:
+            self.changes[path] = Change(path, "M", tuple(what))
+        return True
+
+    def _differences(self, entry: Entry, status: os.stat_result, fd: int, name: bytes) -> Iterator[str]:
+        kind = entry.type
+        if kind is EntryType.FILE and entry.size != status.st_size:
+            yield "content"
+        if kind is EntryType.SYMLINK and os.readlink(name, dir_fd=fd) != entry.link_name:
+            yield "target"
+        is_device = kind in (EntryType.CHARACTER_DEVICE, EntryType.BLOCK_DEVICE)
+        if is_device and (os.major(status.st_rdev), os.minor(status.st_rdev)) != entry.device:
+            yield "device"
+        if kind is not EntryType.SYMLINK and stat.S_IMODE(status.st_mode) != entry.mode:
+            yield "mode"
+        if self._owners and (status.st_uid, status.st_gid) != (entry.uid, entry.gid):
+            yield "owner"
+        if _xattrs_of(fd, name) != _own_xattrs(entry):
+            yield "xattrs"
+        if kind is not EntryType.DIRECTORY and status.st_mtime_ns != entry.mtime_ns:
+            yield "mtime"
+
+    def _is_paired(self, node: MemoryFile, status: os.stat_result) -> bool:
+        """Whether the names of one file of the image are names of one file on disk, and of no other."""
+        inode = (status.st_dev, status.st_ino)
+        return self._inodes.setdefault(id(node), inode) == inode and self._seen.setdefault(inode, id(node)) == id(node)
+
+
+class _ContentComparer(PassingTarget):
+    """Compares the content of files with those on disk as it comes by.
+
+    Attributes:
+        changed: paths whose content differs.
+    """
+
+    def __init__(self, root_fd: int, candidates: dict[tuple[int, int], bytes]) -> None:
+        self.changed: list[bytes] = []
+        self._root_fd = root_fd
+        self._candidates = candidates
+        self._layer = 0
+        self._number = 0
+
+    def begin_layer(self) -> None:
+        self._layer += 1
+        self._number = 0
+
+    def write_file(self, path: ImagePath, entry: Entry, data: Iterator[memoryview]) -> None:
+        self._number += 1
+        wanted = self._candidates.get((self._layer, self._number))
+        if wanted is None:
+            return
+        fd = _open_below(self._root_fd, wanted)
+        try:
+            if not _is_same_content(fd, entry, data):
+                self.changed.append(wanted)
+        finally:
+            os.close(fd)
+
+
+def _is_same_content(fd: int, entry: Entry, data: Iterator[memoryview]) -> bool:
+    if entry.segments is None:
+        return all(os.read(fd, len(chunk)) == chunk for chunk in data)
+    position = 0
+    chunk = memoryview(b"")
+    for offset, count in entry.segments:
+        if os.pread(fd, offset - position, position).strip(b"\0"):
+            return False
+        position = offset + count
+        while count:
+            chunk = chunk or next(data)
+            part, chunk = chunk[:count], chunk[count:]
+            if os.pread(fd, len(part), position - count) != part:
+                return False
+            count -= len(part)  # noqa: PLW2901 - what is left of this segment
+    return not os.pread(fd, entry.size - position, position).strip(b"\0")
+
+
+def _open_below(root_fd: int, path: bytes) -> int:
+    """Return a descriptor of a file in the tree; no part of its path is a link, as the first pass saw."""
+    *parents, name = path.split(b"/")
+    fd = os.dup(root_fd)
+    for part, flags in [*((parent, _OPEN_DIRECTORY) for parent in parents), (name, _OPEN_FILE)]:
+        try:
+            child_fd = os.open(part, flags, dir_fd=fd)
+        finally:
+            os.close(fd)
+        fd = child_fd
+    return fd
+
+
+def _xattrs_of(fd: int, name: bytes) -> dict[bytes, bytes]:
+    path = b"/proc/self/fd/%d/%s" % (fd, name)
+    try:
+        names = [os.fsencode(key) for key in os.listxattr(path, follow_symlinks=False)]
+        return {key: os.getxattr(path, key, follow_symlinks=False) for key in names if not is_foreign_xattr(key)}
+    except OSError:
+        return {}
+
+
+def _own_xattrs(entry: Entry) -> dict[bytes, bytes]:
+    return {name: value for name, value in (entry.xattrs or {}).items() if not is_foreign_xattr(name)}
