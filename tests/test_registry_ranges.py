@@ -13,7 +13,7 @@ import pytest
 
 from ociexport import mediatypes
 from ociexport.documents import Descriptor
-from ociexport.errors import RegistryNotFoundError, TransferError
+from ociexport.errors import RegistryNotFoundError, SizeMismatchError, TransferError
 from ociexport.reference import ImageReference
 from ociexport.registry import ranges
 from ociexport.registry.client import RegistrySource, open_registry_source
@@ -112,6 +112,30 @@ def test_parts_that_break_are_continued(fault: Fault) -> None:
     with FakeRegistry() as registry, _source(registry, retry_times=6) as source:
         registry.misbehave("/blobs/", fault, times=5)
         assert _read_all(source, registry) == BLOB
+
+
+def test_parts_may_be_shorter_than_asked_for() -> None:
+    with FakeRegistry() as registry, _source(registry, retry_times=6) as source:
+        registry.misbehave("/blobs/", Fault(change=lambda raw: raw[:1000]), times=5)
+        assert _read_all(source, registry) == BLOB
+
+
+def test_parts_of_nothing_end_in_an_error() -> None:
+    with FakeRegistry() as registry, _source(registry) as source:
+        registry.misbehave("/blobs/", Fault(change=lambda raw: b""))
+        with pytest.raises(TransferError) as caught:
+            _read_all(source, registry)
+        assert str(caught.value).endswith(f"expected {len(BLOB)} bytes, got 0")
+
+
+def test_size_that_is_not_the_blobs_is_seen_at_once() -> None:
+    with FakeRegistry() as registry, _source(registry) as source:
+        descriptor = Descriptor(mediatypes.OCI_LAYER, registry.add_blob(BLOB), len(BLOB) + 1)
+        with pytest.raises(SizeMismatchError) as caught:
+            source.open_blob(descriptor)
+        assert str(caught.value) == (
+            f"blob {descriptor.digest}: size mismatch: expected {len(BLOB) + 1} bytes, got a part of {len(BLOB)}"
+        )
 
 
 def test_blob_that_vanishes_ends_in_its_own_error() -> None:

@@ -95,6 +95,18 @@ def test_challenges_may_stand_in_several_headers() -> None:
         assert _fetch(registry) == MANIFEST
 
 
+def test_challenge_of_a_redirects_target_is_not_answered() -> None:
+    """A storage that could name a token service would be sent the registry's credentials."""
+    with FakeRegistry() as thief, FakeRegistry(auth="bearer", users=USERS) as registry:
+        challenge = f'Bearer realm="{thief.url}/token"'
+        thief.misbehave("/x", Fault(status=401, headers={"WWW-Authenticate": challenge}))
+        registry.misbehave("/manifests/", Fault(status=307, headers={"Location": f"{thief.url}/x"}))
+        with pytest.raises(AuthenticationError) as caught:
+            _fetch(registry, credentials=Credentials("user", "pass"))
+        assert str(caught.value) == f"image {registry.host}/library/app:1.0: GET {thief.url}/x: 401 Unauthorized"
+        assert thief.paths() == ["/x"]
+
+
 def test_long_token_is_sent() -> None:
     """A token grows with the groups that a user is in."""
     with FakeRegistry() as registry:

@@ -57,6 +57,7 @@ class BlobStream:
         self._failures = 0
         self._last_failure_at = offset
         self._skip_bytes = 0
+        self._is_part = False
         self._length: int | None = None
         self._body = self._open()
 
@@ -115,7 +116,8 @@ class BlobStream:
                 self._verify_range(answer)
             if answer.status != 206:
                 self._end = None
-            self._skip_bytes = 0 if answer.status == 206 else self._position
+            self._is_part = answer.status == 206
+            self._skip_bytes = 0 if self._is_part else self._position
             return self._decoded(answer)
         except BaseException:
             answer.close()
@@ -138,8 +140,11 @@ class BlobStream:
         self._body = self._open()
 
     def _verify_ended(self) -> None:
-        """Return if the body is complete; one with no length may as well have been cut."""
-        if self._position < self.end and self._length is None:
+        """Return if the body is complete.
+
+        One with no length may as well have been cut, and a part may be shorter than the one that was asked for.
+        """
+        if self._position < self.end and (self._length is None or self._is_part):
             raise TransferError(f"{self._subject}: expected {self._size} bytes, got {self._position}", method="GET")
 
     def _decoded(self, answer: Answer) -> Body:

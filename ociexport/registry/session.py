@@ -109,6 +109,9 @@ class RegistrySession:
             return answer
         # 1. The token was not for this, or has expired early; the challenge tells what is wanted.
         refusal = answer.error(_rest_of(answer))
+        if not answer.is_from_home:
+            # Whoever the registry redirects to does not get to say where credentials are sent.
+            raise refusal
         self._take_challenge(answer, repository)
         self._forget_token(repository, request.authorization)
         authorization = self._authorization(repository)
@@ -181,7 +184,8 @@ class RegistrySession:
                 retries=retries,
             )
         )
-        self._take_challenge(answer, None)
+        if answer.is_from_home:
+            self._take_challenge(answer, None)
         _rest_of(answer)
         return answer
 

@@ -85,9 +85,19 @@ class WireRequest:
 class Answer:
     """A response whose body is still to be read, as raw bytes; closed by the caller."""
 
-    def __init__(self, request: WireRequest, url: str, response: requests.Response, options: RegistryOptions) -> None:
+    def __init__(
+        self,
+        request: WireRequest,
+        url: str,
+        response: requests.Response,
+        options: RegistryOptions,
+        *,
+        is_from_home: bool,
+    ) -> None:
         self.request = request
         self.url = url
+        # Whether it comes from the server that was asked, and not from one that it redirected to.
+        self.is_from_home = is_from_home
         self.status: int = response.status_code
         self.headers: CaseInsensitiveDict[str] = response.headers
         self._raw: urllib3.HTTPResponse = response.raw
@@ -329,7 +339,7 @@ class Transport:
                 issuer=issuer,
                 proxy=requests.utils.select_proxy(url, proxies),
             ) from error
-        answer = Answer(request, url, response, self.options)
+        answer = Answer(request, url, response, self.options, is_from_home=at_home)
         if at_home:
             self._pass_on_warnings(answer)
         return answer
