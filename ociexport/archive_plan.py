@@ -17,7 +17,8 @@ from ociexport import mediatypes
 from ociexport.digest import Digest
 from ociexport.documents import Descriptor
 from ociexport.errors import InvalidImageError, InvalidReferenceError
-from ociexport.layout import LAYOUT_FILE_CONTENT, named, to_json
+from ociexport.image_list import named
+from ociexport.layout import LAYOUT_FILE_CONTENT, to_json
 from ociexport.prepare import PreparedImage
 from ociexport.reference import ImageReference
 from ociexport.sources import ImageName

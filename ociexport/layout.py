@@ -16,36 +16,36 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import FileIO
 from typing import TYPE_CHECKING, Any
 
 from ociexport import mediatypes
 from ociexport.digest import ByteStream, Chunk, Digest, Verifier
-from ociexport.documents import MAX_MANIFEST_BYTES, Descriptor
+from ociexport.documents import Descriptor
 from ociexport.errors import (
     InvalidImageError,
-    InvalidReferenceError,
     NotFoundError,
     UnsupportedMediaTypeError,
     UsageError,
-    locating,
-    printable,
     quoted,
+)
+from ociexport.image_list import (
+    FULL_NAME_ANNOTATION,
+    REF_NAME_ANNOTATION,
+    ListedImage,
+    ListedSource,
+    choose_image,
+    list_images,
+    named,
 )
 from ociexport.jsonfields import parse_json_object
 from ociexport.layout_hold import LayoutHold
-from ociexport.reference import ImageReference
-from ociexport.resolve import read_small_blob
 from ociexport.sources import ImageName, ReceivedManifest
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
-
-# What names are kept in (image-spec annotations.md; containerd's images/annotations.go).
-REF_NAME_ANNOTATION = "org.opencontainers.image.ref.name"
-FULL_NAME_ANNOTATION = "io.containerd.image.name"
 
 LAYOUT_FILE_CONTENT = b'{"imageLayoutVersion":"1.0.0"}'
 _LAYOUT_FILE = "oci-layout"
@@ -79,7 +79,7 @@ class ImageLayout:
 
     # As a source.
 
-    def read_images(self) -> list[tuple[Descriptor, ImageName]]:
+    def read_images(self) -> list[ListedImage]:
         """Return what ``index.json`` lists: descriptors, and the names that they have.
 
         Raises:
@@ -89,13 +89,9 @@ class ImageLayout:
         self._verify_layout_file()
         path = os.path.join(self.path, _INDEX_FILE)
         item = parse_json_object(_read_file(path, _MAX_INDEX_BYTES), where=path)
-        images = []
-        for entry in item.objects("manifests"):
-            descriptor = Descriptor.from_json(entry)
-            images.append((descriptor, _name_of(descriptor)))
-        return images
+        return list_images(item)
 
-    def open_image(self, name: str | None = None) -> LayoutSource:
+    def open_image(self, name: str | None = None) -> ListedSource:
         """Return one image of the layout.
 
         Args:
@@ -106,44 +102,11 @@ class ImageLayout:
             NotFoundError: there is no such image, or no layout; the message lists the names there are.
             UsageError: several images fit.
         """
-        images = self.read_images()
-        if name is not None and "@" in name and all(known.tag != name for _, known in images):
-            descriptor = self._find_by_digest_or_position(images, name.partition("@")[2])
-        else:
-            descriptor = self._find_by_name(images, name)
-        return LayoutSource(self, descriptor)
-
-    def _find_by_name(self, images: list[tuple[Descriptor, ImageName]], name: str | None) -> Descriptor:
-        if name is None:
-            fitting = images
-        else:
-            full = _normalized(name)
-            fitting = [image for image in images if image[1].full is not None and image[1].full in (name, full)]
-            fitting = fitting or [image for image in images if image[1].tag == name]
-        if not fitting:
-            wanted = f"image {quoted(name)}" if name is not None else "an image"
-            raise NotFoundError(f"{self.path}: expected {wanted}, there are: {_listed(images)}")
-        if len({descriptor.digest for descriptor, _ in fitting}) > 1:
-            what = "one image" if name is None else f"one image {quoted(name)}"
-            raise UsageError(
-                f"{self.path}: expected {what}, there are: {_listed(fitting)}",
-                hint=f"name one of them, for example {self.path}:{_shown(*fitting[0])}",
-            )
-        return fitting[0][0]
-
-    def _find_by_digest_or_position(self, images: list[tuple[Descriptor, ImageName]], text: str) -> Descriptor:
-        if text.isascii() and text.isdigit():
-            position = int(text[:9])
-            if position >= len(images):
-                raise NotFoundError(f"{self.path}: expected an image at position {position}, there are {len(images)}")
-            return images[position][0]
-        digest = Digest.parse(text)
-        for descriptor, _ in images:
-            if descriptor.digest == digest:
-                return descriptor
-        # A platform's manifest is not in index.json where the index that lists it is.
-        with self.open_file(digest) as file:
-            return Descriptor("", digest, os.fstat(file.fileno()).st_size)
+        found = choose_image(self.path, self.read_images(), name)
+        if isinstance(found, Digest):
+            with self.open_file(found) as file:
+                found = Descriptor("", found, os.fstat(file.fileno()).st_size)
+        return ListedSource(self.path, self, found)
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
         """Return the blob's file from ``offset`` on; the caller verifies and closes it.
@@ -483,62 +446,6 @@ class LayoutBlobWriter:
             self._verifier.update(chunk)
 
 
-class LayoutSource:
-    """One image of a layout, as an ImageSource."""
-
-    def __init__(self, layout: ImageLayout, descriptor: Descriptor) -> None:
-        self._layout = layout
-        self._descriptor = descriptor
-
-    @property
-    def display_name(self) -> str:
-        """The layout's path and the image's name."""
-        return f"{self._layout.path}:{printable(_shown(self._descriptor, self.image_name))}"
-
-    @property
-    def image_name(self) -> ImageName:
-        """What ``index.json`` calls the image."""
-        return _name_of(self._descriptor)
-
-    def fetch_manifest(self, descriptor: Descriptor | None = None) -> ReceivedManifest:
-        """Return the manifest or index that ``descriptor`` names, verified; without one, the image's own."""
-        wanted = descriptor or self._descriptor
-        with locating(self._layout.path):
-            raw = read_small_blob(self._layout, wanted, MAX_MANIFEST_BYTES, f"manifest {wanted.digest}")
-        return ReceivedManifest(raw, wanted.media_type, wanted.digest)
-
-    def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
-        """Return the blob's file; see `ImageLayout.open_blob`."""
-        return self._layout.open_blob(descriptor, offset)
-
-    def close(self) -> None:
-        """Nothing stays open."""
-
-
-def _name_of(descriptor: Descriptor) -> ImageName:
-    ref_name = descriptor.annotations.get(REF_NAME_ANNOTATION) or None
-    full = descriptor.annotations.get(FULL_NAME_ANNOTATION) or None
-    if full is None and ref_name is not None and "/" in ref_name:
-        # crane writes the full reference where others write the tag.
-        return ImageName(None, _normalized(ref_name) or ref_name)
-    return ImageName(ref_name, full)
-
-
-def _normalized(name: str) -> str | None:
-    try:
-        return str(ImageReference.parse(name))
-    except InvalidReferenceError:
-        return None
-
-
-def _shown(descriptor: Descriptor, name: ImageName) -> str:
-    return name.full or name.tag or f"@{descriptor.digest}"
-
-
-def _listed(images: list[tuple[Descriptor, ImageName]]) -> str:
-    return ", ".join(printable(_shown(*image)) for image in images) or "none"
-
-
 def _is_replaced(old: dict[str, Any], descriptor: Descriptor, name: ImageName) -> bool:
     """Whether an entry of ``index.json`` gives way to the new one of ``name``."""
     annotations = old.get("annotations") or {}
@@ -562,18 +469,6 @@ def _missing_directories(path: str) -> tuple[str, ...]:
 
 def _new_index() -> dict[str, Any]:
     return {"schemaVersion": 2, "mediaType": mediatypes.OCI_INDEX, "manifests": []}
-
-
-def named(descriptor: Descriptor, name: ImageName) -> Descriptor:
-    """Return the entry of ``index.json`` for an image: both annotations that names are kept in, for all readers."""
-    annotations = dict(descriptor.annotations)
-    annotations.pop(REF_NAME_ANNOTATION, None)
-    annotations.pop(FULL_NAME_ANNOTATION, None)
-    if name.tag is not None:
-        annotations[REF_NAME_ANNOTATION] = name.tag
-    if name.full is not None:
-        annotations[FULL_NAME_ANNOTATION] = name.full
-    return replace(descriptor, annotations=annotations)
 
 
 def to_json(value: object) -> bytes:
