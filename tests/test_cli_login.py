@@ -181,6 +181,18 @@ def test_what_can_not_be_meant_is_usage(
     assert capsys.readouterr().err.splitlines()[0] == f"ociexport: error: {told}"
 
 
+def test_user_and_password_are_asked_for_on_a_terminal(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal = io.StringIO("user\n")
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", terminal)
+    monkeypatch.setattr("getpass.getpass", lambda prompt: "pass")
+    with FakeRegistry(auth="basic", users=USERS) as registry:
+        assert main(["login", registry.host]) == 0
+    assert capsys.readouterr().out == ""
+
+
 def test_empty_password_is_refused(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

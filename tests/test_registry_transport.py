@@ -12,8 +12,9 @@ import pytest
 from ociexport.errors import RateLimitError, RegistryError, TransferError, UsageError
 from ociexport.progress import PlainProgress
 from ociexport.registry.certificates import ClientCertificate, TlsSettings
+from ociexport.registry.exchange import WireRequest
 from ociexport.registry.options import RegistryOptions
-from ociexport.registry.transport import Transport, WireRequest
+from ociexport.registry.transport import Transport
 from tests.fake_registry import FakeRegistry, Fault
 from tests.tls import Authority
 

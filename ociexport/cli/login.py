@@ -82,6 +82,13 @@ def _named(host: str) -> str:
     return ImageReference(host, "login", "latest").registry
 
 
+def _ask_for(prompt: str) -> str:
+    # Not input(), which writes its prompt to standard output.
+    sys.stderr.write(prompt)
+    sys.stderr.flush()
+    return sys.stdin.readline().strip()
+
+
 def _ask(options: argparse.Namespace) -> Credentials:
     if options.password_stdin:
         if options.username is None:
@@ -89,7 +96,7 @@ def _ask(options: argparse.Namespace) -> Credentials:
         return Credentials(options.username, read_password())
     if not sys.stdin.isatty():
         raise UsageError("expected --username and --password-stdin, or a terminal to ask on")
-    username = options.username or input("Username: ").strip()
+    username = options.username or _ask_for("Username: ")
     password = getpass.getpass("Password: ")
     if not username or not password:
         raise UsageError("expected a user and a password, got nothing")

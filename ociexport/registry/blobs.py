@@ -8,7 +8,8 @@ from typing import TypeAlias
 
 from ociexport.errors import RegistryError, SizeMismatchError, TransferError, quoted
 from ociexport.registry.encodings import Body, content_encoding, without_encoding
-from ociexport.registry.transport import Answer, Transport
+from ociexport.registry.exchange import Answer
+from ociexport.registry.transport import Transport
 
 # So many new bytes show that a connection that breaks is of use all the same: its retries are counted anew.
 _PROGRESS_BYTES = 1024 * 1024

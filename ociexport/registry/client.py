@@ -25,13 +25,14 @@ from ociexport.reference import ImageReference
 from ociexport.registry.blobs import range_headers
 from ociexport.registry.credentials import Finding
 from ociexport.registry.encodings import undo_for_document
+from ociexport.registry.exchange import Answer
 from ociexport.registry.foreign import open_foreign
 from ociexport.registry.hosts import Endpoint, Route, endpoint_for, routes_for
 from ociexport.registry.options import DEFAULT_OPTIONS, RegistryOptions
 from ociexport.registry.ranges import open_blob_stream
 from ociexport.registry.registries_conf import RegistriesConf, read_registries_conf
 from ociexport.registry.session import RegistrySession
-from ociexport.registry.transport import Answer, Transport
+from ociexport.registry.transport import Transport
 from ociexport.resolve import verify_manifest_size
 from ociexport.sources import ImageName, ReceivedManifest
 

@@ -10,7 +10,7 @@ import zlib
 from typing import Protocol
 
 from ociexport.errors import RegistryError, TransferError, quoted
-from ociexport.registry.transport import Answer
+from ociexport.registry.exchange import Answer
 
 _GZIP_NAMES = frozenset({"gzip", "x-gzip"})
 _GZIP_MAGIC = b"\x1f\x8b"

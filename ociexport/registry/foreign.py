@@ -11,8 +11,9 @@ from collections.abc import Mapping
 
 from ociexport.documents import Descriptor
 from ociexport.errors import RegistryError, RegistryNotFoundError, quoted
+from ociexport.registry.exchange import Answer, WireRequest
 from ociexport.registry.failures import redacted
-from ociexport.registry.transport import Answer, Transport, WireRequest
+from ociexport.registry.transport import Transport
 
 
 def open_foreign(

@@ -22,9 +22,10 @@ from ociexport.registry.auth import (
 )
 from ociexport.registry.certificates import DEFAULT_TLS
 from ociexport.registry.credentials import Finding
+from ociexport.registry.exchange import Answer, WireRequest
 from ociexport.registry.failures import redacted, was_refused
 from ociexport.registry.hosts import Endpoint
-from ociexport.registry.transport import Answer, Transport, WireRequest
+from ociexport.registry.transport import Transport
 
 # A token is renewed so long before its end, since a request takes time to arrive.
 _RENEWAL_SECONDS = 10
@@ -108,7 +109,7 @@ class RegistrySession:
         if answer.status != 401:
             return answer
         # 1. The token was not for this, or has expired early; the challenge tells what is wanted.
-        refusal = answer.error(_rest_of(answer))
+        refusal = answer.error()
         if not answer.is_from_home:
             # Whoever the registry redirects to does not get to say where credentials are sent.
             raise refusal

@@ -8,14 +8,9 @@ from __future__ import annotations
 
 import re
 import threading
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 import requests
-import urllib3
-from requests.structures import CaseInsensitiveDict
 
 import ociexport
 from ociexport.errors import RegistryError, TransferError, printable, quoted
@@ -23,16 +18,8 @@ from ociexport.progress import SILENT, Progress
 from ociexport.registry.addresses import verify_may_be_sent
 from ociexport.registry.certificates import DEFAULT_TLS, TlsSettings
 from ociexport.registry.connections import Adapter, OpenSockets, find_issuer
-from ociexport.registry.failures import (
-    MAX_ERROR_BODY_BYTES,
-    StalledError,
-    error_of_connection,
-    error_of_response,
-    has_unknown_issuer,
-    reason_of,
-    redacted,
-    status_line,
-)
+from ociexport.registry.exchange import NETWORK_ERRORS, Answer, WireRequest
+from ociexport.registry.failures import error_of_connection, has_unknown_issuer, reason_of, redacted, status_line
 from ociexport.registry.options import DEFAULT_OPTIONS, RegistryOptions
 from ociexport.registry.retries import backoff_seconds, is_passing_error, is_passing_status, retry_after_seconds
 
@@ -40,153 +27,9 @@ from ociexport.registry.retries import backoff_seconds, is_passing_error, is_pas
 MAX_REDIRECTS = 10
 # Beside one for each blob that is fetched; more would only take each other's share, or offend the registry.
 MAX_SPARE_CONNECTIONS = 12
-# The rest of a redirect's or an error's page is read, so that the connection can be used again.
-_DRAINED_BYTES = 16 * 1024
-# `read` fills what it was asked for, but keeps nobody waiting longer than this for what has arrived.
-_FILL_SECONDS = 0.1
 
 _REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 _WARNING = re.compile(r'299 \S+ "((?:[^"\\]|\\.)*)"')
-
-_NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
-# A TLS socket that was closed raises ValueError in a thread that reads from it.
-_READ_ERRORS = (*_NETWORK_ERRORS, ValueError)
-
-
-@dataclass(frozen=True, slots=True)
-class WireRequest:
-    """A request to be sent.
-
-    Args:
-        subject: what is asked for, as messages call it: ``manifest docker.io/library/alpine:3.20``.
-        headers: sent wherever redirects lead.
-        home_headers: sent to the origin of ``url`` only.
-        authorization: sent to the origin of ``url`` only.
-        accepted: statuses that are no error; others are raised.
-        body: of a POST, form encoded.
-        tls: for the origin of ``url`` only.
-        retries: whether passing failures are tried again.
-        sent_by: the URL of the server that named this one; None for what the user named.
-    """
-
-    method: str
-    url: str
-    subject: str
-    headers: Mapping[str, str] = field(default_factory=dict)
-    home_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    authorization: str | None = field(default=None, repr=False)
-    accepted: frozenset[int] = frozenset({200})
-    body: bytes | None = field(default=None, repr=False)
-    tls: TlsSettings = DEFAULT_TLS
-    retries: bool = True
-    sent_by: str | None = None
-
-
-class Answer:
-    """A response whose body is still to be read, as raw bytes; closed by the caller."""
-
-    def __init__(
-        self,
-        request: WireRequest,
-        url: str,
-        response: requests.Response,
-        options: RegistryOptions,
-        *,
-        is_from_home: bool,
-    ) -> None:
-        self.request = request
-        self.url = url
-        # Whether it comes from the server that was asked, and not from one that it redirected to.
-        self.is_from_home = is_from_home
-        self.status: int = response.status_code
-        self.headers: CaseInsensitiveDict[str] = response.headers
-        self._raw: urllib3.HTTPResponse = response.raw
-        self._error: TransferError | None = None
-        self._pace = _Pace(options.min_bytes_per_second, options.stall_seconds)
-
-    @property
-    def content_length(self) -> int | None:
-        """What Content-Length says; None where it is missing or no number, or the body is chunked."""
-        text = self.headers.get("Content-Length", "")
-        return int(text) if text.isdecimal() and "Transfer-Encoding" not in self.headers else None
-
-    def read(self, size: int) -> bytes:
-        """Return up to ``size`` bytes of the body as they were sent, never decoded; ``b""`` at its end.
-
-        Raises:
-            TransferError: the connection broke or stalled; all that had arrived was returned before.
-        """
-        if self._error is not None:
-            raise self._error
-        parts: list[bytes] = []
-        missing = size
-        started = time.monotonic()
-        try:
-            while missing and (part := self._raw.read1(missing, decode_content=False)):
-                parts.append(part)
-                missing -= len(part)
-                if time.monotonic() - started > _FILL_SECONDS:
-                    break
-            self._pace.take(size - missing, time.monotonic() - started)
-        except _READ_ERRORS as error:
-            self._error = self._broken(error)
-            if not parts:
-                raise self._error from error
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def _broken(self, error: BaseException) -> TransferError:
-        self.close()
-        broken = error_of_connection(error, subject=self.request.subject, method=self.request.method, url=self.url)
-        broken.__cause__ = error
-        return broken
-
-    def read_up_to(self, max_bytes: int) -> bytes:
-        """Return the body's first ``max_bytes``; the connection can be used again if that was all."""
-        parts: list[bytes] = []
-        missing = max_bytes
-        while missing and (part := self.read(missing)):
-            parts.append(part)
-            missing -= len(part)
-        return b"".join(parts)
-
-    def close(self) -> None:
-        """Give the connection back; it is closed where more bytes are to come than a new one is worth."""
-        missing = self._raw.length_remaining
-        if self._error is None and missing is not None and missing <= _DRAINED_BYTES:
-            self._raw.drain_conn()
-        self._raw.close()
-        self._raw.release_conn()
-
-    def error(self, body: bytes) -> RegistryError:
-        """Return the error that this answer stands for."""
-        return error_of_response(
-            subject=self.request.subject,
-            method=self.request.method,
-            url=self.url,
-            status=self.status,
-            headers=self.headers,
-            body=body,
-        )
-
-
-class _Pace:
-    """How fast a body comes, as far as we wait for it: what the caller does between two reads is his time."""
-
-    def __init__(self, min_bytes_per_second: int, window_seconds: float) -> None:
-        self._min_bytes_per_second = min_bytes_per_second
-        self._window_seconds = window_seconds
-        self._seconds = 0.0
-        self._bytes = 0
-
-    def take(self, count: int, seconds: float) -> None:
-        """Take note of ``count`` bytes that took ``seconds``; raises StalledError if it was too slow for too long."""
-        self._seconds += seconds
-        self._bytes += count
-        if self._seconds < self._window_seconds:
-            return
-        if self._bytes < self._min_bytes_per_second * self._seconds:
-            raise StalledError(f"stalled: {self._bytes} bytes in {self._seconds:.0f} s")
-        self._seconds, self._bytes = 0.0, 0
 
 
 class SpareConnections:
@@ -246,7 +89,7 @@ class Transport:
             else:
                 if answer.status in request.accepted:
                     return answer
-                failure = answer.error(_read_error_body(answer))
+                failure = answer.error()
                 if not is_passing_status(answer.status):
                     raise failure
                 asked_seconds = retry_after_seconds(answer.headers)
@@ -329,7 +172,7 @@ class Transport:
                 timeout=(self.options.connect_timeout_seconds, self.options.read_timeout_seconds),
                 proxies=proxies,
             )
-        except _NETWORK_ERRORS as error:
+        except NETWORK_ERRORS as error:
             issuer = self._find_issuer(url) if has_unknown_issuer(error) else None
             raise error_of_connection(
                 error,
@@ -371,16 +214,6 @@ class Transport:
                 self._warned.add(line)
             if is_new:
                 self.progress.warn(line)
-
-
-def _read_error_body(answer: Answer) -> bytes:
-    """Return the beginning of an error's body, as far as it comes: the status matters more."""
-    try:
-        return answer.read_up_to(MAX_ERROR_BODY_BYTES)
-    except TransferError:
-        return b""
-    finally:
-        answer.close()
 
 
 def _redirect_target(request: WireRequest, url: str, location: str) -> str:
