@@ -7,10 +7,8 @@ Each part says what is to be reached beside what was measured. docs/performance.
 
 from __future__ import annotations
 
-import io
 import shutil
 import sys
-import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +19,6 @@ from ociexport.platforms import host_platform
 from ociexport.resolve import resolve_manifest
 from tests.bench.bench_image import IMAGE, build_bench_image
 from tests.bench.measuring import Contender, compare, removing
-from tests.image_builder import build_image, write_layout
-from tests.memory_source import member
 from tests.system_parts import docker_registry, run
 
 _OCIEXPORT = (sys.executable, "-m", "ociexport")
@@ -112,26 +108,18 @@ def bench_pull() -> None:
 def bench_growth() -> None:
     """127 layers, and a great many tiny files: the time grows with their number, the memory hardly."""
     for files in (25_000, 50_000, 100_000, 200_000):
-        _bench_built(f"{files} tiny files", [_tiny_files(files)])
+        _bench_built(f"{files} tiny files", 1, files)
     for layers in (32, 64, 127):
-        _bench_built(f"{layers} layers", [_tiny_files(200, f"layer{number}/") for number in range(layers)])
+        _bench_built(f"{layers} layers of 200 tiny files", layers, 200)
 
 
-def _bench_built(name: str, tars: list[bytes]) -> None:
+def _bench_built(name: str, layers: int, files: int) -> None:
     with _memory_directory() as work:
         layout, target = work / "layout", work / "rootfs"
-        write_layout(layout, {"1": build_image(tars)})
+        # In a process of its own: a child's peak counts its parent's memory at the time of the fork.
+        run(sys.executable, "-m", "tests.bench.growth_image", layout, str(layers), str(files))
         contender = Contender(name, [*_OCIEXPORT, "unpack", "-q", str(layout), str(target)], removing(target))
         compare(f"growth: {name}", [contender], runs=3)
-
-
-def _tiny_files(count: int, prefix: str = "") -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for number in range(count):
-            info, content = member(f"{prefix}d{number // 100}/f{number}", b"tiny %d" % number)
-            tar.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
 
 
 @contextmanager
