@@ -22,7 +22,9 @@ from ociexport.tree.memorytree import MemoryDirectory, MemoryFile, MemoryTree
 from ociexport.tree.metadata import Losses, is_foreign_xattr
 from ociexport.tree.passing import PassingTarget
 from ociexport.tree.paths import ImagePath
+from ociexport.tree.sparse import located_parts
 
+_READ_BYTES = 1024 * 1024
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _TYPES = {
@@ -205,18 +207,21 @@ def _is_same_content(fd: int, entry: Entry, data: Iterator[memoryview]) -> bool:
     if entry.segments is None:
         return all(os.read(fd, len(chunk)) == chunk for chunk in data)
     position = 0
-    chunk = memoryview(b"")
-    for offset, count in entry.segments:
-        if os.pread(fd, offset - position, position).strip(b"\0"):
+    for offset, part in located_parts(entry.segments, data):
+        if not _is_zero(fd, position, offset) or os.pread(fd, len(part), offset) != part:
             return False
-        position = offset + count
-        while count:
-            chunk = chunk or next(data)
-            part, chunk = chunk[:count], chunk[count:]
-            if os.pread(fd, len(part), position - count) != part:
-                return False
-            count -= len(part)  # noqa: PLW2901 - what is left of this segment
-    return not os.pread(fd, entry.size - position, position).strip(b"\0")
+        position = offset + len(part)
+    return _is_zero(fd, position, entry.size)
+
+
+def _is_zero(fd: int, start: int, end: int) -> bool:
+    """Whether a file reads as zeros from ``start`` to ``end``, holes or not."""
+    while start < end:
+        chunk = os.pread(fd, min(_READ_BYTES, end - start), start)
+        if not chunk or chunk.strip(b"\0"):
+            return False
+        start += len(chunk)
+    return True
 
 
 def _open_below(root_fd: int, path: bytes) -> int:

@@ -25,6 +25,7 @@ from ociexport.tree.metadata import Losses, is_foreign_xattr
 from ociexport.tree.passing import PassingTarget
 from ociexport.tree.paths import ImagePath
 from ociexport.tree.selection import PathSelection
+from ociexport.tree.sparse import located_parts
 from ociexport.tree.tarwriter import TarWriter
 
 _IMPLIED_MODE = 0o755
@@ -177,15 +178,10 @@ class _FileEmitter(PassingTarget):
     def _write_sparse(self, entry: Entry, data: Iterator[memoryview]) -> None:
         """Write a sparse file out, its holes as zeros: every reader of tars understands that."""
         position = 0
-        chunk = memoryview(b"")
-        for offset, count in entry.segments or ():
+        for offset, part in located_parts(entry.segments or [], data):
             self._write_zeros(offset - position)
-            position = offset + count
-            while count:
-                chunk = chunk or next(data)
-                part, chunk = chunk[:count], chunk[count:]
-                self._write(part)
-                count -= len(part)  # noqa: PLW2901 - what is left of this segment
+            self._write(part)
+            position = offset + len(part)
         self._write_zeros(entry.size - position)
 
     def _write_zeros(self, count: int) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from ociexport.errors import InvalidImageError, UnsafeEntryError
 from ociexport.tree.entries import Entry, EntryType
+from ociexport.tree.marks import MarkedDirectory
 from ociexport.tree.paths import ROOT, ImagePath, quoted_path
 
 _MAX_LINKS_FOLLOWED = 40
@@ -30,7 +31,7 @@ class MemoryFile:
         self.place = place
 
 
-class MemoryDirectory:
+class MemoryDirectory(MarkedDirectory):
     """A directory.
 
     Attributes:
@@ -38,15 +39,14 @@ class MemoryDirectory:
         children: by name.
     """
 
-    __slots__ = ("children", "entry", "layer", "name", "parent", "written")
+    __slots__ = ("children", "entry")
+
+    parent: MemoryDirectory | None
 
     def __init__(self, name: bytes, parent: MemoryDirectory | None) -> None:
-        self.name = name
-        self.parent = parent
+        super().__init__(name, parent)
         self.entry: Entry | None = None
         self.children: dict[bytes, MemoryDirectory | MemoryFile] = {}
-        self.layer = 0
-        self.written: set[bytes] = set()
 
 
 class MemoryTree:
@@ -116,7 +116,7 @@ class MemoryTree:
         parent = self._directory(parent_path, create=False)
         if parent is None or self._layer <= 1:
             return
-        if not self._is_written(parent, name):
+        if not parent.is_written(name, self._layer):
             parent.children.pop(name, None)
         elif isinstance(node := parent.children.get(name), MemoryDirectory):
             self._hide_children(node)
@@ -149,7 +149,7 @@ class MemoryTree:
         parent = self._directory(parent_path, create=True)
         if parent is None:
             raise AssertionError("a directory that is created when missing is there")
-        self._mark(parent, name)
+        parent.mark(name, self._layer)
         return parent, name
 
     def _directory(self, path: bytes, *, create: bool) -> MemoryDirectory | None:
@@ -179,7 +179,7 @@ class MemoryTree:
             elif child is not None:
                 raise InvalidImageError(f"parent {quoted_path(_path_of(node, part))}: expected a directory")
             else:
-                self._mark(node, part)
+                node.mark(part, self._layer)
                 node.children[part] = node = MemoryDirectory(part, node)
         return node
 
@@ -189,24 +189,12 @@ class MemoryTree:
         except InvalidImageError:
             return None
 
-    def _mark(self, node: MemoryDirectory, name: bytes) -> None:
-        while node.layer != self._layer:
-            node.layer = self._layer
-            node.written = {name}
-            if node.parent is None:
-                return
-            node, name = node.parent, node.name
-        node.written.add(name)
-
-    def _is_written(self, node: MemoryDirectory, name: bytes) -> bool:
-        return node.layer == self._layer and name in node.written
-
     def _hide_children(self, node: MemoryDirectory) -> None:
         nodes = [node]
         while nodes:
             node = nodes.pop()
             for name in list(node.children):
-                if not self._is_written(node, name):
+                if not node.is_written(name, self._layer):
                     del node.children[name]
                 elif isinstance(child := node.children[name], MemoryDirectory):
                     nodes.append(child)

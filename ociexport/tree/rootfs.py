@@ -21,6 +21,8 @@ from collections.abc import Iterator
 
 from ociexport.errors import InvalidImageError, UnsafeEntryError
 from ociexport.tree.entries import Entry, EntryType
+from ociexport.tree.filedata import write_all, write_segments, write_with_holes
+from ociexport.tree.marks import MarkedDirectory
 from ociexport.tree.metadata import MetadataWriter
 from ociexport.tree.openat2 import is_openat2_available, resolve_in_root
 from ociexport.tree.paths import ROOT, ImagePath, quoted_path
@@ -32,9 +34,6 @@ _MAX_LINKS_FOLLOWED = 40
 _MAX_OPEN_DIRECTORIES = 256
 # Directories that no layer describes but that others are in.
 _IMPLIED_MODE = 0o755
-# The block size of nearly all file systems: a smaller hole would save nothing.
-_HOLE_BYTES = 4096
-_ZERO_BLOCK = bytes(_HOLE_BYTES)
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DEVICE_TYPES = {EntryType.CHARACTER_DEVICE: 0o020000, EntryType.BLOCK_DEVICE: 0o060000}
@@ -42,21 +41,19 @@ _DEVICE_TYPES = {EntryType.CHARACTER_DEVICE: 0o020000, EntryType.BLOCK_DEVICE: 0
 _MAX_DEVICE_MAJOR, _MAX_DEVICE_MINOR = 2**12 - 1, 2**20 - 1
 
 
-class _Directory:
+class _Directory(MarkedDirectory):
     """A directory of the tree: where it hangs, its descriptor while open, and what is to be set on it in the end."""
 
-    __slots__ = ("children", "created_mode", "entry", "fd", "layer", "name", "parent", "written")
+    __slots__ = ("children", "created_mode", "entry", "fd")
+
+    parent: _Directory | None
 
     def __init__(self, name: bytes, parent: _Directory | None, created_mode: int) -> None:
-        self.name = name
-        self.parent = parent
+        super().__init__(name, parent)
         self.fd: int | None = None
         self.children: dict[bytes, _Directory] = {}
         self.created_mode = created_mode
         self.entry: Entry | None = None
-        # Names that the layer of this number wrote here, which its whiteouts spare.
-        self.layer = 0
-        self.written: set[bytes] = set()
 
 
 class Rootfs:
@@ -128,12 +125,12 @@ class Rootfs:
             fd = os.open(name, _CREATE_FILE, created_mode, dir_fd=parent_fd)
         try:
             if entry.segments is not None:
-                _write_segments(fd, entry, data)
+                write_segments(fd, entry, data)
             elif self._holes:
-                _write_with_holes(fd, entry, data)
+                write_with_holes(fd, data)
             else:
                 for chunk in data:
-                    _write_all(fd, chunk)
+                    write_all(fd, chunk)
             self._metadata.apply_to_file(fd, entry, created_mode)
         finally:
             os.close(fd)
@@ -234,7 +231,7 @@ class Rootfs:
             if parent is None:
                 raise AssertionError("a directory that is created when missing is there")
         if self._has_lower_layers:
-            self._mark(parent, name)
+            parent.mark(name, self._layer)
         return parent, name
 
     def _directory(self, path: bytes, *, create: bool) -> _Directory | None:
@@ -303,7 +300,7 @@ class Rootfs:
 
     def _make_implied(self, node: _Directory, name: bytes) -> _Directory:
         if self._has_lower_layers:
-            self._mark(node, name)
+            node.mark(name, self._layer)
         os.mkdir(name, 0o700, dir_fd=self._descriptor(node))
         child = node.children[name] = _Directory(name, node, 0o700)
         return child
@@ -403,21 +400,8 @@ class Rootfs:
 
     # What whiteouts do.
 
-    def _mark(self, node: _Directory, name: bytes) -> None:
-        """Remember that this layer wrote ``name`` in ``node``, and so that it needs all directories above."""
-        while node.layer != self._layer:
-            node.layer = self._layer
-            node.written = {name}
-            if node.parent is None:
-                return
-            node, name = node.parent, node.name
-        node.written.add(name)
-
-    def _is_written(self, node: _Directory, name: bytes) -> bool:
-        return node.layer == self._layer and name in node.written
-
     def _hide(self, parent: _Directory, name: bytes) -> None:
-        if not self._is_written(parent, name):
+        if not parent.is_written(name, self._layer):
             self._remove(parent, name)
         elif (node := parent.children.get(name)) is not None:
             self._hide_children(node)
@@ -427,7 +411,7 @@ class Rootfs:
         while nodes:
             node = nodes.pop()
             for name in map(os.fsencode, os.listdir(self._descriptor(node))):
-                if not self._is_written(node, name):
+                if not node.is_written(name, self._layer):
                     self._remove(node, name)
                 elif (child := node.children.get(name)) is not None:
                     nodes.append(child)
@@ -442,54 +426,3 @@ class Rootfs:
 def _is_same_file(first_fd: int, first_name: bytes, second_fd: int, second_name: bytes) -> bool:
     first = os.stat(first_name, dir_fd=first_fd, follow_symlinks=False)
     return os.path.samestat(first, os.stat(second_name, dir_fd=second_fd, follow_symlinks=False))
-
-
-def _write_all(fd: int, chunk: memoryview) -> None:
-    """Write the whole chunk; a short write means that the disk is full, which the next one says."""
-    written = os.write(fd, chunk)
-    while written < len(chunk):
-        written += os.write(fd, chunk[written:])
-
-
-def _write_segments(fd: int, entry: Entry, data: Iterator[memoryview]) -> None:
-    """Write the data of a sparse file where its segments say; the rest are holes."""
-    chunk = memoryview(b"")
-    for offset, count in entry.segments or ():
-        os.lseek(fd, offset, os.SEEK_SET)
-        while count:
-            chunk = chunk or next(data)
-            part, chunk = chunk[:count], chunk[count:]
-            _write_all(fd, part)
-            count -= len(part)  # noqa: PLW2901 - what is left of this segment
-    os.ftruncate(fd, entry.size)
-
-
-def _write_with_holes(fd: int, entry: Entry, data: Iterator[memoryview]) -> None:
-    """Write a file so that its blocks of zeros take no room."""
-    offset = 0
-    for chunk in data:
-        content = bytes(chunk)
-        if _ZERO_BLOCK in content:
-            for start, end in _runs_of_data(content, offset):
-                os.pwrite(fd, content[start:end], offset + start)
-        else:
-            os.pwrite(fd, content, offset)
-        offset += len(content)
-    os.ftruncate(fd, entry.size)
-
-
-def _runs_of_data(content: bytes, offset: int) -> Iterator[tuple[int, int]]:
-    """Yield where in ``content``, which stands at ``offset``, blocks that are not all zeros begin and end."""
-    run_start = None
-    start = 0
-    while start < len(content):
-        end = min(start + _HOLE_BYTES - (offset + start) % _HOLE_BYTES, len(content))
-        if content.count(0, start, end) == end - start:
-            if run_start is not None:
-                yield run_start, start
-            run_start = None
-        elif run_start is None:
-            run_start = start
-        start = end
-    if run_start is not None:
-        yield run_start, len(content)

@@ -5,7 +5,7 @@ Spec: GNU tar manual, "Storing Sparse Files", "Old GNU Format", "PAX Format, Ver
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 from ociexport.errors import InvalidImageError, LimitExceededError
@@ -110,3 +110,20 @@ def verify_sparse_segments(segments: SparseSegments, size: int, stored_bytes: in
 def _verify_count(count: int) -> None:
     if count > MAX_SPARSE_SEGMENTS:
         raise LimitExceededError(f"tar: sparse map: expected at most {MAX_SPARSE_SEGMENTS} segments, got {count}")
+
+
+def located_parts(segments: SparseSegments, data: Iterator[memoryview]) -> Iterator[tuple[int, memoryview]]:
+    """Yield the data of a sparse file, which the tar has in one piece, in parts, each with its offset in the file.
+
+    Args:
+        segments: verified to be those of the data.
+        data: chunks of any size.
+    """
+    chunk = memoryview(b"")
+    for segment_offset, count in segments:
+        offset, end = segment_offset, segment_offset + count
+        while offset < end:
+            chunk = chunk or next(data)
+            part, chunk = chunk[: end - offset], chunk[end - offset :]
+            yield offset, part
+            offset += len(part)
