@@ -70,6 +70,11 @@ def read_tar_chunks(blob: ByteStream) -> Iterator[bytes]:
     yield from _inflate(blob, head, name, new_decompressor)
 
 
+def is_compressed(head: bytes) -> bool:
+    """Whether what begins with ``head``, six bytes or more, is in a format that `read_tar_chunks` inflates."""
+    return _format_of(head) is not None
+
+
 def _inflate(
     blob: ByteStream, data: bytes, name: str, new_decompressor: Callable[[], _Decompressor]
 ) -> Iterator[bytes]:

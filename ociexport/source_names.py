@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -21,9 +21,13 @@ if TYPE_CHECKING:
 # Skopeo's names for transports, and regctl's; what stands behind them is told apart below.
 _REGISTRY_PREFIX = "docker://"
 _LAYOUT_PREFIXES = ("ocidir://", "oci:")
-_UNSUPPORTED_PREFIXES = ("oci-archive:", "docker-archive:", "dir:", "docker-daemon:", "containers-storage:", "ostree:")
+_ARCHIVE_PREFIXES = ("oci-archive:", "docker-archive:")
+_UNSUPPORTED_PREFIXES = ("dir:", "docker-daemon:", "containers-storage:", "ostree:")
 # Texts that can only be paths: no reference begins so.
 _PATH_PATTERN = re.compile(r"(?:\.{0,2}/|\.{1,2}$|\.{1,2}[:@])")
+_STANDARD_INPUT = "-"
+# What files in the working directory are taken for archives by their names; a reference has no such tag or name.
+_ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +50,30 @@ class LayoutName:
     image: str | None
 
 
-SourceName: TypeAlias = RegistryName | LayoutName
+@dataclass(frozen=True, slots=True)
+class ArchiveName:
+    """An image in an archive; of which kind that is, its content tells.
+
+    Args:
+        path: of the file; ``-`` is standard input.
+        image: tag, reference, ``@digest`` or ``@position``; None for the only one.
+    """
+
+    path: str
+    image: str | None
+
+
+SourceName: TypeAlias = RegistryName | LayoutName | ArchiveName
 
 
 def parse_source_name(text: str) -> SourceName:
-    """Return what ``text`` means: ``docker://REF``, ``oci:DIR[:NAME|@N]``, ``ocidir://DIR[:TAG]``, a path or reference.
+    """Return what ``text`` means: a transport and a name, a path, or a reference.
 
-    A path and a name after it are told apart by what exists, since both may hold colons. A plain word is a layout where
-    such a layout exists, and else a reference; what begins with ``./``, ``../`` or ``/`` is always a path.
+    Transports are ``docker://REF``, ``oci:DIR[:NAME|@N]``, ``ocidir://DIR[:TAG]``, ``oci-archive:FILE[:NAME|@N]`` and
+    ``docker-archive:FILE[:NAME|@N]``; ``-`` is an archive on standard input.
+
+    A path and a name after it are told apart by what exists, since both may hold colons. A plain word is a layout or an
+    archive where one exists, and else a reference; what begins with ``./``, ``../`` or ``/`` is always a path.
 
     Raises:
         InvalidReferenceError: neither a path nor a reference.
@@ -63,18 +83,25 @@ def parse_source_name(text: str) -> SourceName:
         return RegistryName(_parse_image(text.removeprefix(_REGISTRY_PREFIX)))
     for prefix in _LAYOUT_PREFIXES:
         if text.startswith(prefix):
-            return _parse_layout_name(text.removeprefix(prefix))
+            return LayoutName(*_split_path(text.removeprefix(prefix), os.path.isdir))
+    for prefix in _ARCHIVE_PREFIXES:
+        if text.startswith(prefix):
+            return ArchiveName(*_split_path(text.removeprefix(prefix), _is_stream))
     for prefix in _UNSUPPORTED_PREFIXES:
         if text.startswith(prefix):
             raise UsageError(
                 f"source {quoted(text)}: {prefix.rstrip(':')} is not supported",
-                hint="sources are registries (docker://REF or REF) and OCI layouts (oci:DIR or ./DIR)",
+                hint="sources are registries (docker://REF or REF), layouts (oci:DIR or ./DIR) and archives (./FILE)",
             )
+    if text == _STANDARD_INPUT:
+        return ArchiveName(text, None)
     if _PATH_PATTERN.match(text):
-        return _parse_layout_name(text)
+        return _parse_path(text)
     for path, image in _splits(text):
-        if os.path.isfile(os.path.join(path, "oci-layout")):
+        if _is_layout(path):
             return LayoutName(path, image)
+        if path.endswith(_ARCHIVE_SUFFIXES) and os.path.isfile(path):
+            return ArchiveName(path, image)
     return RegistryName(_parse_image(text))
 
 
@@ -87,16 +114,35 @@ def _parse_image(text: str) -> ImageReference:
     return parse_image(text)
 
 
-def _parse_layout_name(text: str) -> LayoutName:
+def _parse_path(text: str) -> LayoutName | ArchiveName:
+    """Return the layout or archive at a path; a directory that is no layout only where nothing else fits."""
+    path, image = _split_path(text, _is_layout, _is_stream, os.path.isdir)
+    if _is_stream(path) or (path.endswith(_ARCHIVE_SUFFIXES) and not os.path.isdir(path)):
+        return ArchiveName(path, image)
+    return LayoutName(path, image)
+
+
+def _split_path(text: str, *kinds: Callable[[str], bool]) -> tuple[str, str | None]:
+    """Return a path and the name after it; the path is of the first of ``kinds`` that is there."""
     splits = list(_splits(text))
-    for path, image in splits:
-        if os.path.isdir(path):
-            return LayoutName(path, image)
+    for is_kind in kinds:
+        for path, image in splits:
+            if is_kind(path):
+                return path, image
     # Nothing exists, so an error will tell: of the path that skopeo would read.
     path, image = splits[1] if len(splits) > 1 else splits[0]
     if not path:
-        raise UsageError(f"source {quoted(text)}: expected a directory, got none")
-    return LayoutName(path, image)
+        raise UsageError(f"source {quoted(text)}: expected a path, got none")
+    return path, image
+
+
+def _is_layout(path: str) -> bool:
+    return os.path.isfile(os.path.join(path, "oci-layout"))
+
+
+def _is_stream(path: str) -> bool:
+    """Whether ``path`` is of a file, a pipe or standard input, and so may hold an archive."""
+    return path == _STANDARD_INPUT or (os.path.exists(path) and not os.path.isdir(path))
 
 
 def _splits(text: str) -> Iterator[tuple[str, str | None]]:
@@ -118,13 +164,14 @@ def open_source(
         progress: told of retries.
 
     Raises:
-        NotFoundError: there is no such layout, or no such image in it. A registry is asked only later.
+        NotFoundError: there is no such layout or archive, or no such image in it. A registry is asked only later.
+        InvalidImageError: what is there is no layout or archive of images.
     """
     if isinstance(name, str):
         name = parse_source_name(name)
-    if isinstance(name, LayoutName):
-        return _open_layout(name)
-    return _new_client(options, progress).source(name.reference, owns_client=True)
+    if isinstance(name, RegistryName):
+        return _new_client(options, progress).source(name.reference, owns_client=True)
+    return _open_local(name, progress)
 
 
 class SourceOpener:
@@ -142,8 +189,8 @@ class SourceOpener:
 
     def open(self, name: SourceName) -> ImageSource:
         """Return the source that ``name`` means; the caller closes it before this opener. Raises as `open_source`."""
-        if isinstance(name, LayoutName):
-            return _open_layout(name)
+        if not isinstance(name, RegistryName):
+            return _open_local(name, self._progress)
         if self._client is None:
             self._client = _new_client(self._options, self._progress)
         return self._client.source(name.reference)
@@ -154,7 +201,13 @@ class SourceOpener:
             self._client.close()
 
 
-def _open_layout(name: LayoutName) -> ImageSource:
+def _open_local(name: LayoutName | ArchiveName, progress: Progress | None) -> ImageSource:
+    if isinstance(name, ArchiveName):
+        # Costs more than a layout needs.
+        from ociexport.archive_source import open_archive_image  # noqa: PLC0415
+        from ociexport.progress import SILENT  # noqa: PLC0415
+
+        return open_archive_image(name.path, name.image, progress or SILENT)
     if not os.path.isdir(name.path):
         raise NotFoundError(f"{quoted(name.path)}: expected an OCI layout, there is no such directory")
     return ImageLayout(name.path).open_image(name.image)

@@ -253,7 +253,7 @@ def assert_fails(puller: Puller, pulled: Pulled, code: int, *errors: str) -> Non
             "image reference 'alpine@sha256:../../x': digest: expected 64 lower-case hexadecimal digits after "
             "'sha256:', got '../../x'"
         ]),
-        (["oci:"], ["source '': expected a directory, got none"]),
+        (["oci:"], ["source '': expected a path, got none"]),
         ([], ["the following arguments are required: IMAGE", "hint: see ociexport pull --help"]),
     ],
 )  # fmt: skip

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ociexport.errors import NotFoundError, UsageError
 from ociexport.layout import ImageLayout
 from ociexport.reference import ImageReference
-from ociexport.source_names import LayoutName, RegistryName, open_source, parse_source_name
+from ociexport.source_names import ArchiveName, LayoutName, RegistryName, open_source, parse_source_name
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +21,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("layout", "with:colon", "with@at"):
         ImageLayout(name).make_ready()
     (tmp_path / "plain").mkdir()
+    for name in ("images.tar", "saved", "with:colon.tar", "alpine.tgz"):
+        (tmp_path / name).write_bytes(b"")
     return tmp_path
 
 
@@ -63,11 +65,37 @@ def test_layouts_and_their_images_are_told_apart(text: str, path: str, image: st
     assert parse_source_name(text) == LayoutName(path, image)
 
 
+@pytest.mark.parametrize(
+    ("text", "path", "image"),
+    [
+        ("images.tar", "images.tar", None),
+        ("images.tar:1.0", "images.tar", "1.0"),
+        ("./images.tar:docker.io/library/a:1", "./images.tar", "docker.io/library/a:1"),
+        ("./images.tar:@1", "./images.tar", "@1"),
+        ("./with:colon.tar:1", "./with:colon.tar", "1"),
+        ("alpine.tgz", "alpine.tgz", None),
+        ("./saved:1", "./saved", "1"),
+        ("./absent.tar:1", "./absent.tar", "1"),
+        ("docker-archive:saved:a:1", "saved", "a:1"),
+        ("docker-archive:saved:@0", "saved", "@0"),
+        ("oci-archive:absent.tar:1", "absent.tar", "1"),
+        ("-", "-", None),
+        ("oci-archive:-:1", "-", "1"),
+    ],
+)
+def test_archives_and_their_images_are_told_apart(text: str, path: str, image: str | None) -> None:
+    assert parse_source_name(text) == ArchiveName(path, image)
+
+
+def test_file_with_the_name_of_an_image_does_not_stand_in_its_way() -> None:
+    assert parse_source_name("saved:1") == RegistryName(ImageReference.parse("saved:1"))
+
+
 def test_absolute_paths_are_paths(here: Path) -> None:
     assert parse_source_name(f"{here}/layout:a/b:c") == LayoutName(f"{here}/layout", "a/b:c")
 
 
-@pytest.mark.parametrize("prefix", ["oci-archive", "docker-archive", "dir", "docker-daemon", "containers-storage"])
+@pytest.mark.parametrize("prefix", ["dir", "docker-daemon", "containers-storage", "ostree"])
 def test_transports_that_are_not_there_are_named(prefix: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_source_name(f"{prefix}:x")
@@ -77,7 +105,7 @@ def test_transports_that_are_not_there_are_named(prefix: str) -> None:
 def test_path_without_a_path_is_refused() -> None:
     with pytest.raises(UsageError) as caught:
         parse_source_name("oci::tag")
-    assert str(caught.value) == "source ':tag': expected a directory, got none"
+    assert str(caught.value) == "source ':tag': expected a path, got none"
 
 
 def test_missing_layout_is_not_found() -> None:

@@ -1,0 +1,289 @@
+"""What ``docker save`` wrote through the years, as images with manifests.
+
+Such an archive keeps no manifest: a new one is made of what is there. The config is kept byte for byte, and with it the
+image ID; layers are kept as they are stored, plain or compressed.
+
+Spec: moby ``image/spec/v1.2.md``, "Combined Image JSON + Filesystem Changeset Format"; ``image/spec/v1.md`` for those
+of docker before 1.10, which have no config either.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+from ociexport import mediatypes
+from ociexport.archive_members import ArchiveMembers
+from ociexport.compression import is_compressed, read_tar_chunks
+from ociexport.digest import ByteStream, Digest
+from ociexport.documents import MAX_CONFIG_BYTES, Descriptor, parse_config
+from ociexport.errors import InvalidImageError, InvalidReferenceError, NotFoundError, locating, printable, quoted
+from ociexport.image_list import ListedImage, choose_image
+from ociexport.jsonfields import JsonObject, parse_json_object
+from ociexport.progress import Progress
+from ociexport.reference import ImageReference
+from ociexport.sources import ImageName, ReceivedManifest
+
+DOCKER_MANIFEST_FILE = "manifest.json"
+REPOSITORIES_FILE = "repositories"
+
+# A thousand images stay below it.
+_MAX_LIST_BYTES = 64 * 1024 * 1024
+# docker takes 127 layers; a chain without an end would be a circle.
+_MAX_V1_LAYERS = 1024
+_READ_BYTES = 1024 * 1024
+_MAGIC_BYTES = 6
+_LAYER_TYPES = {b"\x1f\x8b": mediatypes.OCI_LAYER_GZIP, b"\x28\xb5": mediatypes.OCI_LAYER_ZSTD}
+
+
+@dataclass(frozen=True, slots=True)
+class _SavedImage:
+    """One image of ``manifest.json``: names of files in the archive, and of the image."""
+
+    config: str
+    layers: tuple[str, ...]
+    tags: tuple[str, ...]
+
+
+class DockerArchiveSource:
+    """One image of a docker archive, with a manifest made for it; an `ImageSource`.
+
+    Args:
+        members: of the archive; closed with the source.
+        name: of the image.
+        config: its bytes.
+        layers: descriptors and names of files, lowest first.
+    """
+
+    def __init__(
+        self, members: ArchiveMembers, name: ImageName, config: bytes, layers: Sequence[tuple[Descriptor, str]]
+    ) -> None:
+        self._members = members
+        self._config_bytes = config
+        self._config = Descriptor(mediatypes.OCI_CONFIG, Digest.of(config), len(config))
+        self._files = {descriptor.digest: file for descriptor, file in layers}
+        self.image_name = name
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": mediatypes.OCI_MANIFEST,
+            "config": self._config.to_json(),
+            "layers": [descriptor.to_json() for descriptor, _ in layers],
+        }
+        raw = json.dumps(manifest, separators=(",", ":")).encode()
+        self._manifest = ReceivedManifest(raw, mediatypes.OCI_MANIFEST, Digest.of(raw))
+
+    @property
+    def display_name(self) -> str:
+        """The archive's path and the image's name."""
+        name = self.image_name.full or f"@{self._config.digest}"
+        return f"{self._members.place}:{printable(name)}"
+
+    def fetch_manifest(self, descriptor: Descriptor | None = None) -> ReceivedManifest:
+        """Return the manifest that was made; there is no other."""
+        if descriptor is not None and descriptor.digest != self._manifest.digest:
+            raise NotFoundError(f"{self._members.place}: manifest {descriptor.digest}: not in the archive")
+        return self._manifest
+
+    def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
+        """Return the config's or a layer's bytes as stored, from ``offset`` on; the caller verifies and closes them."""
+        if descriptor.digest == self._config.digest:
+            return BytesIO(self._config_bytes[offset:])
+        file = self._files.get(descriptor.digest)
+        if file is None:
+            raise NotFoundError(f"{self._members.place}: blob {descriptor.digest}: not in the archive")
+        return self._members.open_file(file, offset)
+
+    def close(self) -> None:
+        """Close the archive."""
+        self._members.close()
+
+
+def open_docker_image(members: ArchiveMembers, name: str | None, progress: Progress) -> DockerArchiveSource:
+    """Return one image of an archive that has a ``manifest.json``.
+
+    Args:
+        name: ``alpine:3.20`` or in full, ``@N`` (position in ``manifest.json``) or ``@sha256:…`` (the image ID); None
+            where there is only one image.
+
+    Raises:
+        NotFoundError: there is no such image; the message lists the names there are.
+        InvalidImageError: what is there does not fit together.
+    """
+    where = f"{members.place}: {DOCKER_MANIFEST_FILE}"
+    images = _parse_docker_manifest(members.read(DOCKER_MANIFEST_FILE, _MAX_LIST_BYTES), where)
+    image, image_name = _choose(members, images, name)
+    config = members.read(image.config, MAX_CONFIG_BYTES)
+    with locating(members.place):
+        diff_ids = parse_config(config).diff_ids
+    if len(diff_ids) != len(image.layers):
+        raise InvalidImageError(
+            f"expected as many diff_ids as layers, got {len(image.layers)} layers but {len(diff_ids)} diff_ids",
+            where=f"{where}: {quoted(image.config)}",
+        )
+    known: dict[str, Descriptor] = {}
+    for file, diff_id in zip(image.layers, diff_ids, strict=True):
+        if file not in known:
+            known[file] = _describe_layer(members, file, diff_id)
+    return _told(DockerArchiveSource(members, image_name, config, [(known[f], f) for f in image.layers]), progress)
+
+
+def open_v1_image(members: ArchiveMembers, name: str | None, progress: Progress) -> DockerArchiveSource:
+    """Return one image of an archive that has only ``repositories``, as docker wrote before 1.10.
+
+    The config is made as docker makes it of such an image: of the topmost layer's JSON, with computed diff_ids.
+
+    Raises:
+        as `open_docker_image` does.
+    """
+    where = f"{members.place}: {REPOSITORIES_FILE}"
+    saved = _parse_repositories(members.read(REPOSITORIES_FILE, _MAX_LIST_BYTES), where)
+    chosen, image_name = _choose(members, saved, name)
+    chain = _read_v1_chain(members, chosen.config.removesuffix("/json"))
+    files = [f"{layer_id}/layer.tar" for layer_id, _ in chain]
+    diff_ids = [_diff_id_of(members, file) for file in files]
+    config = _config_from_v1([document for _, document in chain], diff_ids)
+    layers = [(_describe_layer(members, file, diff_id), file) for file, diff_id in zip(files, diff_ids, strict=True)]
+    return _told(DockerArchiveSource(members, image_name, config, layers), progress)
+
+
+def _told(source: DockerArchiveSource, progress: Progress) -> DockerArchiveSource:
+    made = source.fetch_manifest().digest
+    progress.say(f"{source.display_name}: a docker archive keeps no manifest, so that a new one was made: {made}")
+    return source
+
+
+def _parse_docker_manifest(raw: bytes, where: str) -> list[_SavedImage]:
+    # A list, where all other documents are objects.
+    item = parse_json_object(b'{"images":%b}' % raw, where=where)
+    return [
+        _SavedImage(image.text("Config"), image.texts("Layers"), image.texts("RepoTags"))
+        for image in item.objects("images")
+    ]
+
+
+def _choose(members: ArchiveMembers, images: Sequence[_SavedImage], name: str | None) -> tuple[_SavedImage, ImageName]:
+    """Return the image that ``name`` means, and its name in full."""
+    if name is not None and name.startswith("@") and name[1:].isdecimal() and name.isascii():
+        position = int(name[1:10])
+        if position >= len(images):
+            raise NotFoundError(f"{members.place}: expected an image at position {position}, there are {len(images)}")
+        return images[position], _image_name(next(iter(images[position].tags), None))
+    listed: list[ListedImage] = []
+    by_digest: dict[Digest, _SavedImage] = {}
+    for image in images:
+        # The image ID, where one must be asked for; names of files tell it mostly, but not always.
+        is_needed = name is not None and "@" in name
+        digest = Digest.of(members.read(image.config, MAX_CONFIG_BYTES) if is_needed else image.config.encode())
+        by_digest[digest] = image
+        descriptor = Descriptor(mediatypes.OCI_CONFIG, digest, 0)
+        listed += [(descriptor, _image_name(tag)) for tag in image.tags or (None,)]
+    found = choose_image(members.place, listed, name)
+    if isinstance(found, Digest):
+        raise NotFoundError(f"{members.place}: expected the image {found}, there is none")
+    names = [known for descriptor, known in listed if descriptor.digest == found.digest]
+    wanted = _image_name(name)
+    return by_digest[found.digest], wanted if wanted in names else names[0]
+
+
+def _image_name(tag: str | None) -> ImageName:
+    """Return the name that a RepoTag is; one that is no reference names nothing."""
+    if tag is None:
+        return ImageName(None, None)
+    try:
+        reference = ImageReference.parse(tag)
+    except InvalidReferenceError:
+        return ImageName(None, None)
+    return ImageName(reference.tag, str(reference))
+
+
+def _describe_layer(members: ArchiveMembers, file: str, diff_id: Digest) -> Descriptor:
+    """Return a descriptor of a layer as stored; that a plain one hashes to ``diff_id`` is seen when it is read."""
+    stream = members.open_file(file)
+    try:
+        head = stream.read(_MAGIC_BYTES)
+        if not is_compressed(head):
+            return Descriptor(mediatypes.OCI_LAYER, diff_id, members.size_of(file))
+        hasher = diff_id.new_hasher()
+        while head:
+            hasher.update(head)
+            head = stream.read(_READ_BYTES)
+    finally:
+        stream.close()
+    digest = Digest(diff_id.algorithm, hasher.hexdigest())
+    return Descriptor(_layer_type(members, file), digest, members.size_of(file))
+
+
+def _layer_type(members: ArchiveMembers, file: str) -> str:
+    stream = members.open_file(file)
+    try:
+        return _LAYER_TYPES.get(stream.read(2), mediatypes.OCI_LAYER)
+    finally:
+        stream.close()
+
+
+def _diff_id_of(members: ArchiveMembers, file: str) -> Digest:
+    stream = members.open_file(file)
+    hasher = Digest.of(b"").new_hasher()
+    try:
+        with locating(f"{members.place}: {quoted(file)}"):
+            for chunk in read_tar_chunks(stream):
+                hasher.update(chunk)
+    finally:
+        stream.close()
+    return Digest("sha256", hasher.hexdigest())
+
+
+def _parse_repositories(raw: bytes, where: str) -> list[_SavedImage]:
+    """Return the images of ``repositories``, whose names lead to tags and these to the topmost layer's ID."""
+    item = parse_json_object(b'{"repositories":%b}' % raw, where=where)
+    repositories = item.object("repositories")
+    return [
+        _SavedImage(f"{top}/json", (), (f"{repository}:{tag}",))
+        for repository in item.keys_of("repositories")
+        for tag, top in repositories.text_map(repository).items()
+    ]
+
+
+def _read_v1_chain(members: ArchiveMembers, top: str) -> list[tuple[str, bytes]]:
+    """Return the IDs and documents of an image's layers, lowest first."""
+    chain: list[tuple[str, bytes]] = []
+    layer_id: str | None = top
+    while layer_id is not None:
+        where = f"{members.place}: {quoted(f'{layer_id}/json')}"
+        if len(chain) == _MAX_V1_LAYERS:
+            raise InvalidImageError(f"expected at most {_MAX_V1_LAYERS} layers", where=where)
+        raw = members.read(f"{layer_id}/json", MAX_CONFIG_BYTES)
+        chain.append((layer_id, raw))
+        layer_id = parse_json_object(raw, where=where).optional_text("parent")
+    return chain[::-1]
+
+
+# What of a layer's JSON says something of that layer alone, or of the old format.
+_V1_ONLY = ("id", "parent", "Size", "parent_id", "layer_id", "throwaway")
+
+
+def _config_from_v1(documents: Sequence[bytes], diff_ids: Sequence[Digest]) -> bytes:
+    """Return the config of an image of which there is only a JSON for each layer, lowest first.
+
+    Spec: moby ``image/spec/v1.md``, "Image JSON"; what is kept is what docker keeps when it loads such an archive.
+    """
+    config: dict[str, Any] = {key: value for key, value in json.loads(documents[-1]).items() if key not in _V1_ONLY}
+    config.setdefault("architecture", "amd64")
+    config.setdefault("os", "linux")
+    config["rootfs"] = {"type": "layers", "diff_ids": [str(diff_id) for diff_id in diff_ids]}
+    config["history"] = [_history_from_v1(parse_json_object(raw, where="")) for raw in documents]
+    return json.dumps(config, separators=(",", ":")).encode()
+
+
+def _history_from_v1(item: JsonObject) -> dict[str, str]:
+    made_by = item.optional_object("container_config")
+    entry = {
+        "created": item.optional_text("created"),
+        "author": item.optional_text("author"),
+        "created_by": " ".join(made_by.texts("Cmd")) if made_by is not None else None,
+        "comment": item.optional_text("comment"),
+    }
+    return {key: value for key, value in entry.items() if value}
