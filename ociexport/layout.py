@@ -21,6 +21,7 @@ from io import FileIO
 from typing import TYPE_CHECKING, Any
 
 from ociexport import mediatypes
+from ociexport.blob_cache import BlobCache
 from ociexport.digest import ByteStream, Chunk, Digest, Verifier
 from ociexport.documents import Descriptor
 from ociexport.errors import (
@@ -64,10 +65,12 @@ class ImageLayout:
 
     Args:
         path: of the directory; absent, empty or a layout.
+        cache: where blobs are looked for before they are fetched, and kept for other layouts.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, cache: BlobCache | None = None) -> None:
         self.path = os.fspath(path)
+        self._cache = cache
         if not self.path:
             raise UsageError("layout: expected the path of a directory, got an empty one")
         self._lock = threading.Lock()
@@ -157,7 +160,21 @@ class ImageLayout:
     # As a destination.
 
     def has_blob(self, descriptor: Descriptor) -> bool:
-        """Whether the blob is there and valid: its bytes are read and verified, for a file may be cut or damaged."""
+        """Whether the blob is there and valid: its bytes are read and verified, for a file may be cut or damaged.
+
+        What the cache has is there as well, from now on.
+        """
+        return self._has_own_blob(descriptor) or self._has_cached_blob(descriptor)
+
+    def _has_cached_blob(self, descriptor: Descriptor) -> bool:
+        path = self.blob_path(descriptor.digest)
+        # Before the layout is made there is no place to put anything.
+        if self._cache is None or not os.path.isdir(os.path.join(self.path, "blobs")):
+            return False
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return self._cache.give(descriptor, path)
+
+    def _has_own_blob(self, descriptor: Descriptor) -> bool:
         try:
             with self.open_file(descriptor.digest) as file:
                 if os.fstat(file.fileno()).st_size != descriptor.size:
@@ -169,6 +186,11 @@ class ImageLayout:
         except (NotFoundError, InvalidImageError):
             return False
         return True
+
+    def keep_in_cache(self, descriptor: Descriptor) -> None:
+        """Share a blob that was just verified with other layouts, where there is a cache."""
+        if self._cache is not None:
+            self._cache.take(descriptor, self.blob_path(descriptor.digest))
 
     def new_blob(self, descriptor: Descriptor) -> LayoutBlobWriter:
         """Return a writer for a blob; at the end of the ``with`` block it is verified and takes its name.
@@ -436,6 +458,7 @@ class LayoutBlobWriter:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         os.rename(self._path, path)
         _sync_directory(os.path.dirname(path))
+        self._layout.keep_in_cache(self._descriptor)
 
     def _rehash(self) -> None:
         """Take up what an earlier try left: hash it, since a file is not to be trusted for its length."""

@@ -67,21 +67,6 @@ def opened_out(options: argparse.Namespace) -> Iterator[str | BinaryIO]:
         yield options.out
 
 
-def source_date_epoch() -> int:
-    """Return the time that all files are to have: SOURCE_DATE_EPOCH, or 0.
-
-    Raises:
-        UsageError: it is no number of seconds.
-
-    Spec: reproducible-builds.org, "SOURCE_DATE_EPOCH".
-    """
-    text = os.environ.get("SOURCE_DATE_EPOCH", "0")
-    # What a tar header without an extension holds.
-    if not text.isascii() or not text.isdigit() or len(text) > 11 or int(text) >= 8**11:
-        raise UsageError(f"SOURCE_DATE_EPOCH: expected seconds since 1970, got {quoted(text)}")
-    return int(text)
-
-
 def _is_pipe(path: str) -> bool:
     try:
         return stat.S_ISFIFO(os.stat(path).st_mode)

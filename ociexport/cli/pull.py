@@ -9,8 +9,9 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from typing import TextIO
 
+from ociexport.blob_cache import BlobCache
 from ociexport.cli.exit_codes import OK
-from ociexport.cli.out_option import add_out_arguments, is_archive, opened_out, source_date_epoch
+from ociexport.cli.out_option import add_out_arguments, is_archive, opened_out
 from ociexport.cli.platform_option import add_platform_argument, platform_from
 from ociexport.cli.progress_option import progress_from
 from ociexport.cli.registry_options import add_registry_arguments, registry_options_from
@@ -19,6 +20,7 @@ from ociexport.errors import OciexportError, UsageError, locating, quoted
 from ociexport.layout import ImageLayout
 from ociexport.progress import Progress, format_bytes
 from ociexport.source_names import LayoutName, SourceName, SourceOpener, parse_source_name
+from ociexport.sourcedate import source_date_epoch
 from ociexport.transfer import DEFAULT_JOBS, MAX_JOBS, PullResult, copy_image, copy_to_archive
 
 
@@ -35,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_JOBS,
         help=f"blobs to fetch side by side (default: {DEFAULT_JOBS})",
     )
+    parser.add_argument("--cache", metavar="DIR", help="share blobs with other layouts through this directory")
     add_registry_arguments(parser)
 
 
@@ -56,7 +59,9 @@ def run(options: argparse.Namespace) -> int:
 def _pull_into_archive(
     options: argparse.Namespace, names: list[SourceName], sources: SourceOpener, progress: Progress
 ) -> int:
-    seconds = source_date_epoch()
+    if options.cache:
+        raise UsageError("pull: --cache goes with a layout, not with an archive")
+    seconds = source_date_epoch() or 0
     with opened_out(options) as out, ExitStack() as stack:
         opened = [stack.enter_context(closing(sources.open(name))) for name in names]
         results = copy_to_archive(
@@ -71,7 +76,7 @@ def _pull_into_archive(
 def _pull_into_layout(
     options: argparse.Namespace, names: list[SourceName], sources: SourceOpener, progress: Progress
 ) -> int:
-    layout = ImageLayout(options.out)
+    layout = ImageLayout(options.out, cache=BlobCache(options.cache) if options.cache else None)
     layout.verify_is_usable()
     for name in names:
         _verify_is_another(name, layout)

@@ -15,6 +15,7 @@ from ociexport.digest import Digest
 from ociexport.errors import UsageError, quoted
 from ociexport.newfile import new_file
 from ociexport.source_names import open_source
+from ociexport.sourcedate import source_date_epoch
 from ociexport.sources import servers_of
 from ociexport.tree.flatten import flatten
 from ociexport.tree.layers import UnpackOptions, unpack
@@ -23,7 +24,6 @@ from ociexport.tree.metadata import IdMap, XattrMode
 from ociexport.tree.receipt import write_receipt
 from ociexport.tree.runfiles import write_run_files
 from ociexport.tree.selection import PathSelection
-from ociexport.tree.sourcedate import source_date_epoch
 from ociexport.tree.userns import enter_user_namespace
 
 

@@ -21,8 +21,8 @@ from datetime import UTC, datetime
 from ociexport import __version__
 from ociexport.digest import Digest
 from ociexport.newfile import new_file
+from ociexport.sourcedate import source_date_epoch
 from ociexport.tree.layers import UnpackResult
-from ociexport.tree.sourcedate import source_date_epoch
 
 _RECEIPT_VERSION = 1
 

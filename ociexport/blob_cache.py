@@ -1,0 +1,100 @@
+"""A cache of blobs that several layouts share: each blob is fetched once, and lies on the disk once where that can be.
+
+The directory holds ``blobs/<algorithm>/<encoded>`` as a layout does. What is in it is hashed each time it is used.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+from contextlib import suppress
+
+from ociexport.digest import Digest, Verifier
+from ociexport.documents import Descriptor
+from ociexport.errors import InvalidImageError
+
+_READ_BYTES = 1024 * 1024
+# Linux's ioctl for a copy that shares its blocks (ioctl_ficlone(2)); the same number on every processor we know.
+_FICLONE = 0x40049409
+# What a file system says that can't link: another one, none at all, too many names.
+_NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS})
+
+
+class BlobCache:
+    """The cache in one directory, which is made when the first blob comes in.
+
+    Args:
+        path: of the directory.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+
+    def blob_path(self, digest: Digest) -> str:
+        """Return where the blob is, if it is there."""
+        return os.path.join(self.path, "blobs", digest.algorithm, digest.encoded)
+
+    def give(self, descriptor: Descriptor, target: str) -> bool:
+        """Put the blob at ``target``, whose directory is there; returns False where the cache has it not, or damaged.
+
+        It is a hard link or shares its blocks where the file system can, and else is a copy.
+        """
+        path = self.blob_path(descriptor.digest)
+        if not _is_valid(path, descriptor):
+            return False
+        _share(path, target)
+        return True
+
+    def take(self, descriptor: Descriptor, path: str) -> None:
+        """Keep the verified blob at ``path`` for others; nothing is said where the cache can't be written."""
+        target = self.blob_path(descriptor.digest)
+        with suppress(OSError):
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            _share(path, target)
+
+
+def _is_valid(path: str, descriptor: Descriptor) -> bool:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    verifier = Verifier(descriptor.digest, descriptor.size, subject="")
+    with open(fd, "rb", buffering=0) as file:
+        try:
+            while chunk := file.read(_READ_BYTES):
+                verifier.update(chunk)
+            verifier.verify()
+        except (InvalidImageError, OSError):
+            return False
+    return True
+
+
+def _share(path: str, target: str) -> None:
+    """Make ``target`` the same file as ``path``, or one like it; it appears whole, in place of what is there."""
+    temporary = f"{target}.{secrets.token_hex(6)}"
+    try:
+        try:
+            os.link(path, temporary)
+        except OSError as error:
+            if error.errno not in _NO_LINK:
+                raise
+            _copy(path, temporary)
+        os.rename(temporary, target)
+    finally:
+        # Gone with the rename, except where both names were of one file already: then rename leaves both.
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _copy(path: str, target: str) -> None:
+    with open(path, "rb") as source, open(target, "xb") as copy:
+        try:
+            fcntl.ioctl(copy.fileno(), _FICLONE, source.fileno())
+        except OSError:
+            shutil.copyfileobj(source, copy, _READ_BYTES)
+        copy.flush()
+        os.fchmod(copy.fileno(), 0o644)
+        os.fsync(copy.fileno())
