@@ -53,6 +53,8 @@ _LAYOUT_FILE = "oci-layout"
 _INDEX_FILE = "index.json"
 _OWN_DIRECTORY = ".ociexport"
 _PARTIAL_DIRECTORY = os.path.join(_OWN_DIRECTORY, "partial")
+_LOCK_FILE = "lock"
+_USERS_FILE = "users"
 # An index of a hundred thousand images stays below it.
 _MAX_INDEX_BYTES = 64 * 1024 * 1024
 _READ_BYTES = 1024 * 1024
@@ -259,8 +261,12 @@ class ImageLayout:
     def _hold(self) -> tuple[LayoutHold, _Made]:
         """Make the directory a layout that nobody tidies away; returns what had to be made for it."""
         self.verify_is_usable()
+        for name in (_OWN_DIRECTORY, _PARTIAL_DIRECTORY, "blobs"):
+            # A layout that came from elsewhere must not lead what is written and removed in it to another place.
+            if os.path.islink(os.path.join(self.path, name)):
+                raise UsageError(f"{quoted(os.path.join(self.path, name))}: expected a directory, got a link")
         directories = _missing_directories(self.path)
-        hold = LayoutHold(os.path.join(self.path, _OWN_DIRECTORY, "users"))
+        hold = LayoutHold(os.path.join(self.path, _OWN_DIRECTORY, _USERS_FILE))
         is_new = not os.path.exists(os.path.join(self.path, _LAYOUT_FILE))
         made = _Made(is_new, directories, None)
         try:
@@ -293,7 +299,7 @@ class ImageLayout:
         """Keep all other processes from changing ``index.json``."""
         from filelock import FileLock  # noqa: PLC0415 - only who writes needs it
 
-        with FileLock(os.path.join(self.path, _OWN_DIRECTORY, "lock")):
+        with FileLock(os.path.join(self.path, _OWN_DIRECTORY, _LOCK_FILE)):
             yield
 
     def verify_is_usable(self) -> None:
@@ -329,7 +335,9 @@ class ImageLayout:
         with suppress(OSError):  # what is not empty holds partial blobs, and the next try goes on there
             os.rmdir(os.path.join(self.path, _PARTIAL_DIRECTORY))
             for name in os.listdir(own):
-                os.unlink(os.path.join(own, name))
+                # Nothing but what is ours, whatever else may have come to be there.
+                if name in (_LOCK_FILE, _USERS_FILE) or name.startswith((f"{_INDEX_FILE}.", f"{_LAYOUT_FILE}.")):
+                    os.unlink(os.path.join(own, name))
             os.rmdir(own)
         if not made.layout or self._read_raw_index()["manifests"]:
             return
@@ -538,6 +546,8 @@ def open_locked(path: str) -> int:
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise InvalidImageError("expected a file, got something else", where=path)
             with suppress(OSError):  # a file system without locks; then two writers are the user's to keep apart
                 fcntl.flock(fd, fcntl.LOCK_EX)
             # While we waited, the other may have renamed or removed what we opened.

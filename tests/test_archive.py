@@ -242,6 +242,17 @@ def test_planted_link_in_place_of_the_partial_archive_is_not_followed(tmp_path: 
     assert victim.read_text() == "untouched"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to others")
+def test_partial_archive_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    """In a directory for all, such as /tmp, its owner could change it after it was verified."""
+    partial = tmp_path / "a.tar.partial"
+    partial.write_bytes(b"")
+    os.chown(partial, 12345, 12345)
+    with pytest.raises(UsageError) as caught:
+        pull(IMAGE.source(), tmp_path / "a.tar", platform=AMD64)
+    assert str(caught.value) == f"'{partial}': expected a file of our own, got somebody else's"
+
+
 def test_directory_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "a.tar").mkdir()
     with pytest.raises(UsageError) as caught:

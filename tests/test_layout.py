@@ -242,6 +242,37 @@ def test_planted_link_in_place_of_a_partial_blob_is_not_followed(layout: ImageLa
     assert victim.read_text() == "untouched"
 
 
+@pytest.mark.parametrize("name", [".ociexport", ".ociexport/partial", "blobs"])
+def test_planted_link_in_place_of_a_directory_is_refused(layout: ImageLayout, tmp_path: Path, name: str) -> None:
+    """A layout from elsewhere must not have files in another place removed or written."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "file").write_text("untouched")
+    place = Path(layout.path) / name
+    place.parent.mkdir(parents=True)
+    place.symlink_to(victim)
+    with pytest.raises(UsageError) as caught, layout.begin():
+        pass
+    assert str(caught.value) == f"'{place}': expected a directory, got a link"
+    assert [path.name for path in victim.iterdir()] == ["file"]
+
+
+def test_file_of_others_beside_ours_is_not_removed(layout: ImageLayout) -> None:
+    with layout.begin():
+        other = Path(layout.path) / ".ociexport" / "other"
+        other.write_text("untouched")
+    assert other.read_text() == "untouched"
+
+
+def test_fifo_in_place_of_a_partial_blob_does_not_hang(layout: ImageLayout) -> None:
+    layout.make_ready()
+    path = layout.partial_path(BLOB.digest)
+    os.mkfifo(path)
+    with pytest.raises(InvalidImageError) as caught:
+        store(layout)
+    assert str(caught.value) == f"{path}: expected a file, got something else"
+
+
 def test_manifest_is_kept_byte_for_byte(layout: ImageLayout) -> None:
     raw = b'{ "schemaVersion" : 2,\n "spaces": "kept" }'
     layout.write_manifest(ReceivedManifest(raw, "m", Digest.of(raw)))

@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,7 @@ from ociexport.errors import (
 from ociexport.layout import ImageLayout
 from ociexport.transfer import pull
 from tests.fake_registry import FakeRegistry, Fault
+from tests.image_builder import build_image
 from tests.memory_source import MemorySource, member, tar_of
 
 AMD64 = Platform("linux", "amd64")
@@ -266,6 +268,29 @@ def test_artifact_that_is_no_image_is_carried(layout: ImageLayout) -> None:
     assert result.platform is None
     assert "memory: no image, but an artifact of type 'application/vnd.cncf.helm.config.v1+json'" in progress.lines
     assert len(blobs_in(layout)) == 3
+
+
+def test_old_type_of_a_config_may_hide_something_else(layout: ImageLayout) -> None:
+    """``application/octet-stream`` was the type of configs once, and is anything's; an image's layers tell."""
+
+    def no_image(manifest: dict[str, Any]) -> None:
+        manifest["layers"][0]["mediaType"] = "application/vnd.example"
+
+    image = build_image([b"weights"], media_types="legacy", edit_manifest=no_image)
+    image.blobs[image.config.digest] = bytes(image.config.size)
+    config = Digest.of(image.blobs[image.config.digest])
+    with pytest.raises(DigestMismatchError):
+        pull(image.source(), layout, platform=AMD64)
+
+    def no_config(manifest: dict[str, Any]) -> None:
+        no_image(manifest)
+        manifest["config"].update(digest=str(config))
+
+    artifact = build_image([b"weights"], media_types="legacy", edit_manifest=no_config)
+    artifact.blobs[config] = bytes(artifact.config.size)
+    progress = CountingProgress()
+    assert not pull(artifact.source(), layout, platform=AMD64, progress=progress).is_image
+    assert progress.lines[0] == "memory: no image, but an artifact of unknown type"
 
 
 def test_layout_is_copied_to_a_layout(source: MemorySource, layout: ImageLayout, tmp_path: Path) -> None:
