@@ -361,12 +361,20 @@ def test_rm_removes_what_its_owner_may_not_write(tmp_path: Path, layout: Path) -
 
 def test_rm_refuses_what_it_must(tmp_path: Path) -> None:
     for path, code, message in (
-        ("/", 2, "'/': expected a directory that can be removed, got a root or mount point"),
-        ("/proc", 2, "'/proc': expected a directory that can be removed, got a root or mount point"),
+        ("/", 2, "'/': expected a directory that can be removed, got one without a name of its own"),
+        ("..", 2, "'..': expected a directory that can be removed, got one without a name of its own"),
+        (
+            "/proc",
+            2,
+            "'/proc': expected a directory that can be removed, got a mount point\n"
+            "hint: unmount it first; what is mounted there is left alone",
+        ),
         (str(tmp_path / "absent"), 3, f"'{tmp_path}/absent': not there"),
+        (str(tmp_path / "absent" / "too"), 3, f"'{tmp_path}/absent/too': not there"),
     ):
-        result = subprocess.run([*OCIEXPORT, "rm", path], capture_output=True, text=True, check=False)
+        result = subprocess.run([*OCIEXPORT, "rm", tmp_path, path], capture_output=True, text=True, check=False)
         assert (result.returncode, result.stderr) == (code, f"ociexport: error: {message}\n")
+    assert tmp_path.exists()
 
 
 def test_treehash_is_the_same_for_layout_and_again(layout: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import os
 
 from ociexport.cli.exit_codes import OK
 from ociexport.errors import NotFoundError, UsageError, quoted
-from ociexport.tree.removal import remove_tree
+from ociexport.tree.removal import remove_tree, verify_no_mounts
 from ociexport.tree.userns import can_enter_user_namespace, enter_user_namespace
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -19,24 +19,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Remove each tree by descriptor: no link is followed out of it, and a mount point in it is an error."""
-    for rootfs in options.rootfs:
-        _remove(rootfs)
+    """Remove each tree by descriptor: no link is followed out of it, and none goes if any may not."""
+    places = [_verified_place(rootfs) for rootfs in options.rootfs]
+    for rootfs, (parent, name) in zip(options.rootfs, places, strict=True):
+        _remove(rootfs, parent, name)
     return OK
 
 
-def _remove(rootfs: str) -> None:
-    path = os.path.normpath(rootfs)
-    parent, name = os.path.split(os.path.join(os.path.realpath(os.path.dirname(path) or "."), os.path.basename(path)))
-    if name in ("", ".", "..") or os.path.ismount(path):
-        raise UsageError(f"{quoted(rootfs)}: expected a directory that can be removed, got a root or mount point")
-    if not os.path.lexists(path):
-        raise NotFoundError(f"{quoted(rootfs)}: not there")
+def _verified_place(rootfs: str) -> tuple[str, str]:
+    """Return the directory that ``rootfs`` is in, without links, and its name there, if it may be removed."""
+    path = rootfs.rstrip("/")
+    parent, name = os.path.realpath(os.path.dirname(path) or "."), os.path.basename(path)
+    if name in ("", ".", ".."):
+        raise UsageError(
+            f"{quoted(rootfs)}: expected a directory that can be removed, got one without a name of its own"
+        )
+    try:
+        os.lstat(os.path.join(parent, name))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFoundError(f"{quoted(rootfs)}: not there") from error
+    verify_no_mounts(os.path.join(parent, name))
+    return parent, name
+
+
+def _remove(rootfs: str, parent: str, name: str) -> None:
     parent_fd = os.open(parent, _OPEN_DIRECTORY)
     try:
         _remove_tree(parent_fd, os.fsencode(name))
     except OSError as error:
-        error.filename = os.path.join(path, os.fsdecode(error.filename or ""))
+        if isinstance(error.filename, str | bytes):
+            error.filename = os.path.join(os.path.dirname(rootfs.rstrip("/")), os.fsdecode(error.filename))
         raise
     finally:
         os.close(parent_fd)

@@ -1,13 +1,51 @@
-"""Removing trees by descriptor: never through a link, at any depth, with a handful of open files."""
+"""Removing trees by descriptor: never through a link or into a mount, at any depth, with a handful of open files."""
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ociexport.errors import UsageError, quoted
 
 # Deeper directories are first moved up, so that neither descriptors nor the stack grow with the depth of a tree.
 _MAX_DESCENT = 32
+# What systems say of a directory with something in it.
+_NOT_EMPTY = frozenset({errno.ENOTEMPTY, errno.EEXIST})
+_MOUNTS = "/proc/self/mountinfo"
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def verify_no_mounts(directory: str) -> None:
+    """Return if nothing is mounted on or below ``directory``; where the system does not tell, `remove_tree` finds out.
+
+    Args:
+        directory: an absolute path without links.
+
+    Raises:
+        UsageError: something is, such as the /proc or /dev of a chroot that is in use.
+
+    Spec: proc_pid_mountinfo(5), the fifth field.
+    """
+    prefix = os.fsencode(directory).rstrip(b"/") + b"/"
+    try:
+        with open(_MOUNTS, "rb") as file:
+            mounts = [_unescaped(line.split(b" ")[4]) for line in file]
+    except FileNotFoundError:
+        return
+    for mount in mounts:
+        if (mount + b"/").startswith(prefix):
+            raise UsageError(
+                f"{quoted(os.fsdecode(mount))}: expected a directory that can be removed, got a mount point",
+                hint="unmount it first; what is mounted there is left alone",
+            )
+
+
+def _unescaped(path: bytes) -> bytes:
+    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), path)
 
 
 def remove_tree(parent_fd: int, name: bytes) -> None:
@@ -16,17 +54,36 @@ def remove_tree(parent_fd: int, name: bytes) -> None:
     Directories that their owner may not write are made writable first, as an ordinary user's unpacked images have them.
 
     Raises:
-        OSError: something can't be removed; the rest may be gone.
+        OSError: something can't be removed (EBUSY: it is a mount point, whose content is not touched); the rest may be
+            gone. Its ``filename`` is the path from ``parent_fd``.
+    """
+    if not _remove_at_once(parent_fd, name):
+        _Remover(parent_fd, name).run()
+
+
+def _remove_at_once(parent_fd: int, name: bytes) -> bool:
+    """Remove a file, link or empty directory, if there is one; returns False for a directory with something in it.
+
+    The kernel refuses to remove a directory that something is mounted on, before it looks whether it is empty. So what
+    is not refused here can be opened without leaving the file system.
     """
     try:
         os.unlink(name, dir_fd=parent_fd)
     except FileNotFoundError:
-        return
+        return True
     except OSError:
         # Linux says EISDIR, others EPERM; where it is no directory after all, the error was the true one.
         if not stat.S_ISDIR(os.stat(name, dir_fd=parent_fd, follow_symlinks=False).st_mode):
             raise
-        _Remover(parent_fd, name).run()
+    else:
+        return True
+    try:
+        os.rmdir(name, dir_fd=parent_fd)
+    except OSError as error:
+        if error.errno in _NOT_EMPTY:
+            return False
+        raise
+    return True
 
 
 class _Remover:
@@ -38,32 +95,27 @@ class _Remover:
         self._moved = 0
 
     def run(self) -> None:
-        top_fd = _open_writable(self._parent_fd, self._name)
-        try:
-            while names := os.listdir(top_fd):
-                for name in names:
-                    self._remove(top_fd, os.fsencode(name), top_fd, _MAX_DESCENT)
-        finally:
-            os.close(top_fd)
+        with _placing_errors(self._name):
+            top_fd = _open_writable(self._parent_fd, self._name)
+            try:
+                while names := os.listdir(top_fd):
+                    for name in names:
+                        self._remove(top_fd, os.fsencode(name), top_fd, _MAX_DESCENT)
+            finally:
+                os.close(top_fd)
         os.rmdir(self._name, dir_fd=self._parent_fd)
 
     def _remove(self, directory_fd: int, name: bytes, top_fd: int, descent_left: int) -> None:
-        try:
-            os.unlink(name, dir_fd=directory_fd)
-        except FileNotFoundError:
-            return
-        except OSError:
-            if not stat.S_ISDIR(os.stat(name, dir_fd=directory_fd, follow_symlinks=False).st_mode):
-                raise
-        else:
+        if _remove_at_once(directory_fd, name):
             return
         fd = _open_writable(directory_fd, name)
         try:
             if not descent_left:
                 self._move_up(fd, directory_fd, name, top_fd)
                 return
-            for child in os.listdir(fd):
-                self._remove(fd, os.fsencode(child), top_fd, descent_left - 1)
+            with _placing_errors(name):
+                for child in os.listdir(fd):
+                    self._remove(fd, os.fsencode(child), top_fd, descent_left - 1)
         finally:
             os.close(fd)
         os.rmdir(name, dir_fd=directory_fd)
@@ -88,3 +140,14 @@ def _open_writable(parent_fd: int, name: bytes) -> int:
             # Linux has no fchmodat that spares links; between the two calls only this very user could plant one.
             os.chmod(name, stat.S_IMODE(mode) | 0o700, dir_fd=parent_fd)
     return os.open(name, _OPEN_DIRECTORY, dir_fd=parent_fd)
+
+
+@contextmanager
+def _placing_errors(directory: bytes) -> Iterator[None]:
+    """Put the directory before the name of what could not be removed in it."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error.filename, str | bytes):
+            error.filename = os.path.join(directory, os.fsencode(error.filename))
+        raise

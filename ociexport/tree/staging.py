@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ociexport.errors import NotFoundError, UsageError, quoted
 from ociexport.tree.exchange import exchange_names
-from ociexport.tree.removal import remove_tree
+from ociexport.tree.removal import remove_tree, verify_no_mounts
 
 _MARK = ".partial-"
 # A file system's own; where a whole one is the destination, it counts as empty with it.
@@ -86,7 +86,7 @@ def verify_is_vacant(target: str, *, replace: bool = False) -> None:
     """Return if ``target`` is absent or an empty directory, or with ``replace`` any directory that can be renamed.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: it is neither, or something is mounted in what would be replaced.
     """
     try:
         names = set(os.listdir(target))
@@ -97,6 +97,7 @@ def verify_is_vacant(target: str, *, replace: bool = False) -> None:
     if os.path.ismount(target):
         names -= _TOLERATED_IN_MOUNT
     elif replace:
+        verify_no_mounts(os.path.realpath(target))
         return
     names = {name for name in names if not name.startswith(os.path.basename(target)[:200] + _MARK)}
     if names:
