@@ -1,6 +1,6 @@
 """`make bench`: ociexport against its peers, on an image that is built first, in a memory file system.
 
-    python -m tests.bench [startup] [unpack] [pull] [growth]
+    python -m tests.bench [startup] [unpack] [pull] [throttled] [many] [growth]
 
 Each part says what is to be reached beside what was measured. docs/performance.md keeps results and what they taught.
 """
@@ -8,6 +8,7 @@ Each part says what is to be reached beside what was measured. docs/performance.
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from ociexport.platforms import host_platform
 from ociexport.resolve import resolve_manifest
 from tests.bench.bench_image import IMAGE, build_bench_image
 from tests.bench.measuring import Contender, compare, removing
+from tests.bench.throttle import throttled
 from tests.system_parts import docker_registry, run
 
 _OCIEXPORT = (sys.executable, "-m", "ociexport")
@@ -27,7 +29,14 @@ _IMAGE_DIRECTORY = Path(".bench")
 
 def main() -> int:
     """Run the parts that are named, or all; returns an exit code."""
-    parts = {"startup": bench_startup, "unpack": bench_unpack, "pull": bench_pull, "growth": bench_growth}
+    parts = {
+        "startup": bench_startup,
+        "unpack": bench_unpack,
+        "pull": bench_pull,
+        "throttled": bench_throttled,
+        "many": bench_many,
+        "growth": bench_growth,
+    }
     for name in sys.argv[1:] or parts:
         parts[name]()
     return 0
@@ -91,18 +100,63 @@ def bench_pull() -> None:
     """Pulling from Debian's registry into a layout, against skopeo."""
     built = build_bench_image(_IMAGE_DIRECTORY)
     with _memory_directory() as work, _served(built, work / "registry") as reference:
-        ours, theirs = work / "ours", work / "theirs"
-        compare(
-            "pull; to reach: skopeo 0.5",
-            [
-                Contender("ociexport pull", [*_OCIEXPORT, "pull", "-q", reference, "--out", str(ours)], removing(ours)),
-                Contender(
-                    "skopeo copy",
-                    ["skopeo", "copy", "--src-tls-verify=false", f"docker://{reference}", f"oci:{theirs}:1"],
-                    removing(theirs),
-                ),
-            ],
-        )
+        compare("pull; to reach: skopeo 0.5", _pull_contenders(reference, work))
+
+
+def _pull_contenders(reference: str, work: Path) -> list[Contender]:
+    ours, theirs = work / "ours", work / "theirs"
+    return [
+        Contender("ociexport pull", [*_OCIEXPORT, "pull", "-q", reference, "--out", str(ours)], removing(ours)),
+        Contender(
+            "skopeo copy",
+            ["skopeo", "copy", "--src-tls-verify=false", f"docker://{reference}", f"oci:{theirs}:1"],
+            removing(theirs),
+        ),
+    ]
+
+
+def bench_throttled() -> None:
+    """The same through a proxy that limits each connection to 20 MB/s and delays each request by 50 ms."""
+    built = build_bench_image(_IMAGE_DIRECTORY)
+    with (
+        _memory_directory() as work,
+        _served(built, work / "registry") as reference,
+        throttled(reference.partition("/")[0], bytes_per_second=20_000_000, request_delay_seconds=0.05) as proxy,
+    ):
+        far = f"{proxy}/{reference.partition('/')[2]}"
+        compare("pull, throttled; to reach: skopeo 0.5", _pull_contenders(far, work), runs=3)
+
+
+def bench_many() -> None:
+    """Two hundred small images into one layout, against as many runs of skopeo; and half of them, to see it grow."""
+    with _memory_directory() as work:
+        run(sys.executable, "-m", "tests.bench.many_images", work / "images", "200")
+        command = [*_OCIEXPORT, "serve", str(work / "images"), "--addr", "127.0.0.1:0"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+            host = server.stdout.readline().strip() if server.stdout is not None else ""
+            try:
+                _bench_many(host, work)
+            finally:
+                server.terminate()
+
+
+def _bench_many(host: str, work: Path) -> None:
+    references = [f"{host}/bench/image-{number}:1" for number in range(200)]
+    ours, theirs = work / "ours", work / "theirs"
+    copies = " && ".join(
+        f"skopeo copy --src-tls-verify=false docker://{reference} oci:{theirs}:{number}"
+        for number, reference in enumerate(references)
+    )
+    pull = [*_OCIEXPORT, "pull", "-q", "--out", str(ours)]
+    compare(
+        "200 small images; to reach: skopeo 0.5",
+        [
+            Contender("ociexport pull, 200 images", [*pull, *references], removing(ours)),
+            Contender("ociexport pull, 100 of them", [*pull, *references[:100]], removing(ours)),
+            Contender("200 runs of skopeo copy", ["sh", "-c", copies], removing(theirs)),
+        ],
+        runs=3,
+    )
 
 
 def bench_growth() -> None:
