@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     explain = actions.add_parser(
         "explain", help="say which file and entry the credentials for an image come from", allow_abbrev=False
     )
+    explain.add_argument("-q", "--quiet", action="store_true", default=argparse.SUPPRESS, help="as for auth itself")
     explain.add_argument("image", metavar="IMAGE", help="an image reference")
     explain.add_argument("--authfile", metavar="FILE", type=Path, help="as for pull")
 
