@@ -7,6 +7,7 @@ import stat
 import tarfile
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ def test_tree_is_the_users_and_what_is_lost_is_said(place: Path) -> None:
     assert warnings == [
         "ociexport: warning: owners: 4 files of other users than root are this user's, who may not give them away",
         "ociexport: warning: devices: 1 left out, which only root can make",
-        "ociexport: warning: xattrs: 1 refused by the file system: security.capability",
+        "ociexport: warning: xattrs: 1 that could not be set here: security.capability",
     ]
     got = {
         str(path.relative_to(rootfs)): oct(stat.S_IMODE(path.lstat().st_mode))
@@ -103,6 +104,77 @@ def test_owners_are_remembered_as_umoci_does(place: Path) -> None:
     assert remembered["d/f"] is None
 
 
+def test_read_only_files_keep_their_attributes(place: Path) -> None:
+    """The kernel asks for the right to write, which such a file does not give its owner; setuid is not lost by it."""
+    layer = [
+        member("closed", b"1", mode=0o000, uid=3, xattrs={"user.x": b"y"}),
+        member("program", b"1", mode=0o6555, uid=3),
+        directory("d", 0o555, xattrs={"user.x": b"y"}),
+    ]
+    write_layout(place / "closed", {"1": build_image([layer])})
+    rootfs = place / "work" / "rootfs"
+    result = run_as_ordinary_user("unpack", "-q", "--platform=linux/amd64", place / "closed", rootfs)
+    assert (
+        result.stderr == "ociexport: warning: owners: 2 files of other users than root are this user's, who may not "
+        "give them away\n"
+    )
+    got = {
+        path.name: (
+            oct(path.stat().st_mode & 0o7777),
+            {key: os.getxattr(path, key) for key in os.listxattr(path)},
+        )
+        for path in rootfs.iterdir()
+    }
+    owner = b"\x08\x03\x10\xff\xff\xff\xff\x0f"
+    assert got == {
+        "closed": ("0o0", {"user.rootlesscontainers": owner, "user.x": b"y"}),
+        "program": ("0o6555", {"user.rootlesscontainers": owner}),
+        "d": ("0o555", {"user.x": b"y"}),
+    }
+
+
+def test_hundreds_of_closed_directories(place: Path) -> None:
+    """More than are open at once; each may be opened again only while it is not closed yet."""
+    names = [f"d{number}" for number in range(600)]
+    members = [item for name in names for item in (directory(name, 0), directory(f"{name}/in", 0o400))]
+    layers = [[directory(".", 0o555), *members], [member(f"{name}/in/file") for name in names]]
+    write_layout(place / "closed", {"1": build_image(layers)})
+    rootfs = place / "work" / "rootfs"
+    result = run_as_ordinary_user("unpack", "-q", "--platform=linux/amd64", place / "closed", rootfs)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert {oct((rootfs / name).stat().st_mode & 0o777) for name in names} == {"0o0"}
+    assert {oct((rootfs / name / "in").stat().st_mode & 0o777) for name in names} == {"0o400"}
+    assert all((rootfs / name / "in" / "file").is_file() for name in names)
+    assert oct(rootfs.stat().st_mode & 0o777) == "0o555"
+    assert run_as_ordinary_user("rm", rootfs).returncode == 0
+
+
+@pytest.mark.parametrize("is_root", [True, False])
+def test_group_of_the_parent_is_not_inherited(place: Path, is_root: bool) -> None:
+    """A directory with the setgid bit gives its group to all that is made in it."""
+    (place / "work").chmod(0o2777)
+    os.chown(place / "work", 0, 4444)
+    layer = [directory("."), directory("d"), member("f")]
+    write_layout(place / "plain", {"1": build_image([layer])})
+    rootfs = place / "work" / "rootfs"
+    words = ("unpack", "-q", "--platform=linux/amd64", place / "plain", rootfs)
+    if is_root:
+        run(*OCIEXPORT, *words)
+    else:
+        assert run_as_ordinary_user(*words).returncode == 0
+    for path in (rootfs, rootfs / "d", rootfs / "f"):
+        assert (path.stat().st_gid, path.stat().st_mode & 0o7000) == (0 if is_root else GID, 0)
+
+
+def test_maps_are_not_ignored_where_they_can_not_be(place: Path) -> None:
+    result = run_as_ordinary_user("unpack", "--uid-map=0:65534", place / "layout", place / "work" / "rootfs")
+    assert (result.returncode, result.stderr) == (
+        2,
+        "ociexport: error: id maps: expected root, who may give files away\n"
+        "hint: --userns makes an ordinary user root of subordinate ids\n",
+    )
+
+
 def test_devices_can_be_empty_files(place: Path) -> None:
     rootfs = place / "work" / "rootfs"
     words = ("unpack", "--platform=linux/amd64", "--devices=placeholder", place / "layout", rootfs)
@@ -137,22 +209,29 @@ def test_ids_are_mapped_by_root(place: Path) -> None:
     assert stat.S_IMODE(os.stat(rootfs / "user").st_mode) == 0o4755
 
 
-@pytest.fixture
-def subordinate_ids() -> Iterator[None]:
-    """Give the ordinary user subordinate ids for the time of a test."""
+@contextmanager
+def subordinate_ids_of(text: str) -> Iterator[None]:
+    """Give the ordinary user what ``text`` says, as /etc/subuid and /etc/subgid have it, for the time of a test."""
     require("newuidmap", "newgidmap")
     files = [Path("/etc/subuid"), Path("/etc/subgid")]
     before = [path.read_text() if path.exists() else None for path in files]
     try:
-        for path, text in zip(files, before, strict=True):
-            path.write_text(f"{text or ''}{UID}:500000:65536\n")
+        for path, old in zip(files, before, strict=True):
+            path.write_text(f"{old or ''}{text}")
         yield
     finally:
-        for path, text in zip(files, before, strict=True):
-            if text is None:
+        for path, old in zip(files, before, strict=True):
+            if old is None:
                 path.unlink()
             else:
-                path.write_text(text)
+                path.write_text(old)
+
+
+@pytest.fixture
+def subordinate_ids() -> Iterator[None]:
+    """Subordinate ids as useradd gives them."""
+    with subordinate_ids_of(f"{UID}:500000:65536\n"):
+        yield
 
 
 @pytest.mark.usefixtures("subordinate_ids")
@@ -170,6 +249,57 @@ def test_user_namespace_gives_true_owners_and_rm_takes_them_back(place: Path) ->
     assert stat.S_IMODE(os.stat(rootfs / "user").st_mode) == 0o4755
     assert run_as_ordinary_user("rm", rootfs).returncode == 0
     assert os.listdir(place / "work") == []
+
+
+@pytest.mark.usefixtures("subordinate_ids")
+def test_owner_beyond_the_subordinate_ids_is_told(place: Path) -> None:
+    write_layout(place / "far", {"1": build_image([[member("far", uid=70000, gid=70001)]])})
+    words = ("unpack", "-q", "--platform=linux/amd64", "--userns", "--devices=placeholder")
+    result = run_as_ordinary_user(*words, place / "far", place / "work" / "rootfs")
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-2:] == [
+        "ociexport: error: 'far': owner 70000:70001: expected ids that this user namespace has",
+        "hint: give this user more subordinate ids, or map these with --uid-map and --gid-map",
+    ]
+    maps = ("--uid-map=70000:5", "--gid-map=70001:6", "--uid-map=0:0", "--gid-map=0:0")
+    assert run_as_ordinary_user(*words, *maps, place / "far", place / "work" / "rootfs").returncode == 0
+    status = (place / "work" / "rootfs" / "far").stat()
+    assert (status.st_uid, status.st_gid) == (500004, 500005)
+
+
+def test_several_ranges_of_subordinate_ids_follow_each_other(place: Path) -> None:
+    with subordinate_ids_of(f"{UID}:500000:3\nnobody:600000:65536\nroot:1:100\n"):
+        rootfs = place / "work" / "rootfs"
+        words = ("unpack", "-q", "--platform=linux/amd64", "--userns", place / "layout", rootfs)
+        assert run_as_ordinary_user(*words).returncode == 0
+        assert (rootfs / "half").stat().st_uid == 500002
+        assert ((rootfs / "user").stat().st_uid, (rootfs / "user").stat().st_gid) == (600996, 600997)
+        assert run_as_ordinary_user("rm", rootfs).returncode == 0
+
+
+@pytest.mark.usefixtures("subordinate_ids")
+def test_old_tree_of_other_owners_is_replaced_and_told(place: Path) -> None:
+    rootfs = place / "work" / "rootfs"
+    words = ("unpack", "-q", "--platform=linux/amd64", "--replace")
+    write_layout(place / "theirs", {"1": build_image([[directory("d", uid=5), member("d/f", uid=5)]])})
+    assert run_as_ordinary_user(*words, "--userns", place / "theirs", rootfs).returncode == 0
+    result = run_as_ordinary_user(*words, place / "layout", rootfs)
+    old, new = sorted(place.joinpath("work").iterdir(), reverse=True)
+    assert (new, (new / "user").stat().st_uid) == (rootfs, UID)
+    assert (result.returncode, result.stderr.splitlines()[-1]) == (
+        9,
+        f"ociexport: error: {old}: replaced, but not removed: it has files of other users (try ociexport rm)",
+    )
+    assert run_as_ordinary_user("rm", old, new).returncode == 0
+    assert os.listdir(place / "work") == []
+
+
+def test_refusal_of_newuidmap_is_told_in_its_words(place: Path) -> None:
+    """The ranges of all users overlap, so the kernel refuses the map."""
+    with subordinate_ids_of(f"{UID}:1:4294967294\n"):
+        result = run_as_ordinary_user("unpack", "--userns", place / "layout", place / "work" / "rootfs")
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert result.stderr.startswith("ociexport: error: --userns: the subordinate ids could not be mapped: newuidmap: ")
 
 
 def test_user_namespace_that_can_not_be_is_told(place: Path) -> None:

@@ -57,9 +57,12 @@ def _remove(rootfs: str, parent: str, name: str) -> None:
 def _remove_tree(parent_fd: int, name: bytes) -> None:
     try:
         remove_tree(parent_fd, name)
-    except PermissionError:
+    except PermissionError as error:
         if not can_enter_user_namespace():
             raise
         # It may be what `unpack --userns` made, whose owners are this user's subordinate ids.
-        enter_user_namespace()
+        try:
+            enter_user_namespace()
+        except UsageError:
+            raise error from None
         remove_tree(parent_fd, name)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from ociexport.digest import Digest
 from ociexport.documents import ImageConfig, Layer, Platform
-from ociexport.errors import OciexportError
+from ociexport.errors import OciexportError, UsageError
 from ociexport.platforms import host_platform
 from ociexport.progress import SILENT, Progress
 from ociexport.resolve import read_layers, resolve_manifest
@@ -121,7 +121,7 @@ def unpack(
         progress: told what goes on.
 
     Raises:
-        UsageError: ``rootfs`` is in use.
+        UsageError: ``rootfs`` is in use, or owners can't be as they are asked for.
         NotFoundError, RegistryError, NoMatchingPlatformError: the image is not to be had.
         InvalidImageError: a document, blob or tar breaks the specification, its digest or a limit.
         OSError: the disk or file system.
@@ -130,6 +130,11 @@ def unpack(
     """
     target = os.fspath(rootfs)
     platform, options = platform or host_platform(), options or UnpackOptions()
+    if (options.uid_map or options.gid_map) and os.geteuid() != 0:
+        raise UsageError(
+            "id maps: expected root, who may give files away",
+            hint="--userns makes an ordinary user root of subordinate ids",
+        )
     verify_is_vacant(os.path.realpath(target), replace=options.replace)
     if not isinstance(image, str):
         return _unpack_source(image, target, platform, options, progress)

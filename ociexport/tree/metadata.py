@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -67,7 +69,7 @@ class Losses:
         if self.hard_links:
             yield f"hard links: {self.hard_links} left out, whose files are under names that were not selected"
         if self.refused_xattrs:
-            yield f"xattrs: {self.refused_xattrs.total()} refused by the file system: {_names(self.refused_xattrs)}"
+            yield f"xattrs: {self.refused_xattrs.total()} that could not be set here: {_names(self.refused_xattrs)}"
         if self.skipped_xattrs:
             yield (
                 f"xattrs: {self.skipped_xattrs.total()} left out, which belong to the machine that built the image: "
@@ -208,14 +210,16 @@ class MetadataWriter:
     def _chown_name(self, parent_fd: int, name: bytes, entry: Entry) -> None:
         owner = self._host_owner(entry)
         if owner is not None and owner != self._natural_owner:
-            os.chown(name, *owner, dir_fd=parent_fd, follow_symlinks=False)
+            with _naming_owner(owner, entry):
+                os.chown(name, *owner, dir_fd=parent_fd, follow_symlinks=False)
 
     def _change_owner(self, fd: int, entry: Entry) -> None:
         owner = self._host_owner(entry)
         if owner is None:
             self._remember_owner(fd, entry)
         elif owner != self._natural_owner:
-            os.fchown(fd, *owner)
+            with _naming_owner(owner, entry):
+                os.fchown(fd, *owner)
 
     def _host_owner(self, entry: Entry) -> tuple[int, int] | None:
         """Return the owner on the host; None, and counted, where it can't be set."""
@@ -231,7 +235,7 @@ class MetadataWriter:
         if (entry.uid, entry.gid) == (0, 0) or self._policy.xattrs is XattrMode.NONE or not _LINUX_XATTRS:
             return
         try:
-            os.setxattr(fd, ROOTLESS_XATTR, encode_rootless_owner(entry.uid, entry.gid))
+            _set_xattr(fd, ROOTLESS_XATTR, encode_rootless_owner(entry.uid, entry.gid))
         except OSError as error:
             if error.errno not in _XATTR_REFUSALS:
                 raise
@@ -248,12 +252,45 @@ class MetadataWriter:
                 self._losses.refused_xattrs[name] += 1
                 continue
             try:
-                os.setxattr(target, name, value, follow_symlinks=isinstance(target, int))
+                _set_xattr(target, name, value)
             except OSError as error:
                 if self._policy.xattrs is XattrMode.STRICT or error.errno not in _XATTR_REFUSALS:
                     error.filename = b"xattr " + name
                     raise
                 self._losses.refused_xattrs[name] += 1
+
+
+def _set_xattr(target: int | bytes, name: bytes, value: bytes) -> None:
+    """Set an attribute on what is open, or on a name that is no link to be followed."""
+    if not isinstance(target, int):
+        os.setxattr(target, name, value, follow_symlinks=False)
+        return
+    try:
+        os.setxattr(target, name, value)
+    except PermissionError as error:
+        mode = stat.S_IMODE(os.fstat(target).st_mode)
+        if error.errno != errno.EACCES or mode & stat.S_IWUSR:
+            raise
+        # The kernel asks for the right to write, which an ordinary user's read-only file does not give its owner.
+        os.fchmod(target, mode | stat.S_IWUSR)
+        try:
+            os.setxattr(target, name, value)
+        finally:
+            os.fchmod(target, mode)
+
+
+@contextmanager
+def _naming_owner(owner: tuple[int, int], entry: Entry) -> Iterator[None]:
+    """Tell what EINVAL means where an owner is set: ids that the user namespace of this process does not have."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise UsageError(
+            f"{quoted_path(entry.name)}: owner {owner[0]}:{owner[1]}: expected ids that this user namespace has",
+            hint="give this user more subordinate ids, or map these with --uid-map and --gid-map",
+        ) from error
 
 
 def is_foreign_xattr(name: bytes) -> bool:

@@ -49,6 +49,7 @@ def staged_directory(target: str, *, replace: bool = False) -> Iterator[StagedDi
     Raises:
         UsageError: ``target`` is in use; it was not touched.
         NotFoundError: its parent directory is not there.
+        OSError: the disk; or ``target`` is the new tree, but the old one, beside it, can't be removed.
     """
     target = os.path.realpath(target)
     verify_is_vacant(target, replace=replace)
@@ -76,8 +77,10 @@ def staged_directory(target: str, *, replace: bool = False) -> Iterator[StagedDi
                     _rename(parent_fd, name, target)
             finally:
                 os.close(fd)
-        finally:
+        except BaseException:
             remove_tree(parent_fd, name)
+            raise
+        _remove_rest(parent_fd, name, parent)
     finally:
         os.close(parent_fd)
 
@@ -118,6 +121,9 @@ def _prepared(fd: int) -> StagedDirectory:
     finally:
         os.close(probe_fd)
         os.unlink("probe", dir_fd=fd)
+    if (own := os.fstat(fd)).st_gid != status.st_gid or own.st_uid != status.st_uid:
+        # Made in a directory that gives its group to all in it, which what is made in this one does not get.
+        os.fchown(fd, status.st_uid, status.st_gid)
     return StagedDirectory(fd, (status.st_uid, status.st_gid), 0o777 & ~stat.S_IMODE(status.st_mode))
 
 
@@ -146,7 +152,7 @@ def _rename(parent_fd: int, name: bytes, target: str) -> None:
 
 
 def _replace(parent_fd: int, name: bytes, target_name: bytes) -> None:
-    """Put the new tree in the old one's place; the old one then has the name of a leftover, and is removed as one."""
+    """Put the new tree in the old one's place; the old one then has the new one's staged name."""
     try:
         if exchange_names(parent_fd, name, target_name):
             return
@@ -157,7 +163,19 @@ def _replace(parent_fd: int, name: bytes, target_name: bytes) -> None:
         os.rename(name, target_name, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
         return
     os.rename(name, target_name, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
-    remove_tree(parent_fd, aside)
+    os.rename(aside, name, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
+
+
+def _remove_rest(parent_fd: int, name: bytes, parent: str) -> None:
+    """Remove what still has the staged directory's name: the old tree, if one gave way."""
+    try:
+        remove_tree(parent_fd, name)
+    except PermissionError as error:
+        raise OSError(
+            errno.EPERM,
+            "replaced, but not removed: it has files of other users (try ociexport rm)",
+            os.path.join(parent, os.fsdecode(name)),
+        ) from error
 
 
 def _move_up(fd: int, parent_fd: int) -> None:

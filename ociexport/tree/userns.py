@@ -10,11 +10,15 @@ import os
 import pwd
 import shutil
 import subprocess
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from ociexport.errors import UsageError
 
 _CLONE_NEWUSER = 0x10000000
+# What a pipe passes on in one piece.
+_MAX_ANSWER_BYTES = 4096
+_DONE = "done"
 _HELPERS = ("newuidmap", "newgidmap")
 
 
@@ -37,36 +41,65 @@ def enter_user_namespace() -> None:
         raise UsageError(
             f"--userns: expected {missing}, got none", hint="see subuid(5), and install the package uidmap"
         )
-    uid, gid = os.geteuid(), os.getegid()
-    maps = [_id_map(uid, "/etc/subuid"), _id_map(gid, "/etc/subgid")]
-    # The maps are written from outside, by a child that stays there and waits until there is a namespace.
-    ready_read, ready_write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(ready_write)
-        os._exit(_write_maps(os.getppid(), maps) if os.read(ready_read, 1) else 1)
-    os.close(ready_read)
-    try:
+    maps = [_id_map(os.geteuid(), "/etc/subuid"), _id_map(os.getegid(), "/etc/subgid")]
+    with _mapping_child(maps) as write_maps:
         if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWUSER) != 0:
             reason = os.strerror(ctypes.get_errno())
             raise UsageError(f"--userns: the kernel makes no user namespace for this user: {reason}")
-        os.write(ready_write, b"x")
-    finally:
-        os.close(ready_write)
-        _, status = os.waitpid(child, 0)
-    if os.waitstatus_to_exitcode(status):
-        raise UsageError("--userns: newuidmap or newgidmap refused to map the subordinate ids")
-    os.setresgid(0, 0, 0)
+        refusal = write_maps()
+    if refusal:
+        raise UsageError(f"--userns: the subordinate ids could not be mapped: {refusal}")
+    try:
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+    except OSError as error:
+        raise UsageError(f"--userns: the kernel gives no rights in the user namespace: {error.strerror}") from error
     with suppress(PermissionError):
         os.setgroups([])
-    os.setresuid(0, 0, 0)
 
 
-def _write_maps(pid: int, maps: list[list[str]]) -> int:
+@contextmanager
+def _mapping_child(maps: list[list[str]]) -> Iterator[Callable[[], str]]:
+    """Give what writes ``maps`` for this process, once it has a namespace, and tells what went wrong.
+
+    It asks a child, which stays outside, where alone that is possible.
+    """
+    word_read, word_write = os.pipe()
+    answer_read, answer_write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(word_write)
+            if os.read(word_read, 1):
+                os.write(answer_write, _write_maps(os.getppid(), maps).encode()[:_MAX_ANSWER_BYTES])
+        finally:
+            os._exit(0)
+    os.close(word_read)
+    os.close(answer_write)
+
+    def write_maps() -> str:
+        os.write(word_write, b"x")
+        answer = os.read(answer_read, _MAX_ANSWER_BYTES).decode(errors="replace")
+        return answer.removeprefix(_DONE) if answer else "their writer was killed"
+
+    try:
+        yield write_maps
+    finally:
+        os.close(word_write)
+        os.close(answer_read)
+        os.waitpid(child, 0)
+
+
+def _write_maps(pid: int, maps: list[list[str]]) -> str:
+    """Return `_DONE`, or why the maps can't be written."""
     for helper, id_map in zip(_HELPERS, maps, strict=True):
-        if subprocess.run([helper, str(pid), *id_map], check=False).returncode:
-            return 1
-    return 0
+        try:
+            result = subprocess.run([helper, str(pid), *id_map], capture_output=True, check=False)
+        except OSError as error:
+            return f"{helper}: {error.strerror}"
+        if result.returncode:
+            return result.stderr.decode(errors="replace").strip() or f"{helper}: exit code {result.returncode}"
+    return _DONE
 
 
 def _missing() -> str:
