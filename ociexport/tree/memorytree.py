@@ -104,7 +104,8 @@ class MemoryTree:
         if source is parent and source_name == name:
             return
         there = source.children.get(source_name) if source is not None else None
-        if there is None:
+        # A directory that gives way to the new name takes the file along if it is in it.
+        if there is None or (source is not None and _is_within(source, parent.children.get(name))):
             raise InvalidImageError(f"hard link: expected a file at {quoted_path(target)}, got none")
         if isinstance(there, MemoryDirectory):
             raise InvalidImageError(f"hard link: expected a file at {quoted_path(target)}, got a directory")
@@ -198,6 +199,14 @@ class MemoryTree:
                     del node.children[name]
                 elif isinstance(child := node.children[name], MemoryDirectory):
                     nodes.append(child)
+
+
+def _is_within(directory: MemoryDirectory, node: MemoryDirectory | MemoryFile | None) -> bool:
+    """Whether ``node`` is ``directory`` or a directory above it."""
+    above: MemoryDirectory | None = directory
+    while above is not None and above is not node:
+        above = above.parent
+    return above is not None
 
 
 def _is_symlink(node: MemoryDirectory | MemoryFile | None) -> bool:
