@@ -1,6 +1,6 @@
 """`make bench`: ociexport against its peers, on an image that is built first, in a memory file system.
 
-    python -m tests.bench [startup] [unpack] [pull] [throttled] [many] [growth]
+    python -m tests.bench [startup] [same] [unpack] [pull] [throttled] [many] [growth]
 
 Each part says what is to be reached beside what was measured. docs/performance.md keeps results and what they taught.
 """
@@ -22,6 +22,7 @@ from tests.bench.bench_image import IMAGE, build_bench_image
 from tests.bench.measuring import Contender, compare, removing
 from tests.bench.throttle import throttled
 from tests.system_parts import docker_registry, run
+from tests.tree_metadata import describe_tree, differences
 
 _OCIEXPORT = (sys.executable, "-m", "ociexport")
 _IMAGE_DIRECTORY = Path(".bench")
@@ -31,6 +32,7 @@ def main() -> int:
     """Run the parts that are named, or all; returns an exit code."""
     parts = {
         "startup": bench_startup,
+        "same": check_same,
         "unpack": bench_unpack,
         "pull": bench_pull,
         "throttled": bench_throttled,
@@ -61,6 +63,23 @@ def _memory_directory() -> Iterator[Path]:
     base = "/dev/shm" if Path("/dev/shm").is_dir() else None
     with TemporaryDirectory(prefix="ociexport-bench-", dir=base) as directory:
         yield Path(directory)
+
+
+def check_same() -> None:
+    """What is timed is the same work: umoci's tree and ours differ in no metadata and no content.
+
+    Raises:
+        AssertionError: they do.
+    """
+    built = build_bench_image(_IMAGE_DIRECTORY)
+    with _memory_directory() as work:
+        run(*_OCIEXPORT, "unpack", "-q", built, work / "ours")
+        run("umoci", "raw", "unpack", "--image", f"{built}:{IMAGE}", work / "theirs")
+        ours, theirs = describe_tree(work / "ours"), describe_tree(work / "theirs")
+    found = differences(ours, theirs)
+    if found:
+        raise AssertionError(f"{len(found)} differences to umoci, the first of {min(found)!r}: {found[min(found)]}")
+    print(f"\nthe bench image's {len(ours)} paths are umoci's in all metadata and content")
 
 
 def bench_unpack() -> None:
