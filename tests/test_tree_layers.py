@@ -273,7 +273,7 @@ def test_refused_xattr_is_counted_or_an_error(unpacker: Unpacker) -> None:
     os.unlink(unpacker.rootfs / "a")
     with pytest.raises(OSError, match=r"nonsense\.name") as caught:
         unpacker(layer, xattrs=XattrMode.STRICT)
-    assert caught.value.filename == str(unpacker.rootfs / "xattr nonsense.name")
+    assert caught.value.filename == str(unpacker.rootfs / "a: xattr nonsense.name")
 
 
 def test_sparse_segments_become_holes(unpacker: Unpacker) -> None:

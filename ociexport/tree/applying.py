@@ -110,7 +110,7 @@ class LayerApplier:
                 raise
             except OSError as error:
                 if error.errno not in _ARCHIVE_ERRORS:
-                    error.filename = error.filename or entry.name
+                    error.filename = _placed(error.filename, entry.name)
                     raise
                 raise InvalidImageError(f"entry {quoted_path(entry.name)}: {error.strerror}") from error
         reader.drain()
@@ -188,6 +188,13 @@ def _streams_ahead(
                 following = stack.enter_context(closing(LayerStream(source, layers[number + 1], progress, limits)))
             yield layer, stream
             stream.close()
+
+
+def _placed(file_name: object, path: bytes) -> bytes:
+    """Return the path of the entry that an error of the disk was about, which calls by descriptor have one name of."""
+    if isinstance(file_name, bytes) and file_name.startswith(b"xattr "):
+        return path + b": " + file_name
+    return path
 
 
 @contextmanager

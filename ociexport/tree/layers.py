@@ -21,7 +21,7 @@ from ociexport.tree.limits import Limits
 from ociexport.tree.memorytree import MemoryTree
 from ociexport.tree.metadata import IdMap, Losses, MetadataPolicy, MetadataWriter, XattrMode
 from ociexport.tree.owners import RecordingTarget, write_owners
-from ociexport.tree.preflight import missing_features, verify_room
+from ociexport.tree.preflight import explain_full_disk, missing_features, verify_room
 from ociexport.tree.rootfs import Rootfs
 from ociexport.tree.selection import PathSelection
 from ociexport.tree.staging import staged_directory, verify_is_vacant
@@ -168,7 +168,7 @@ def _unpack_source(
         )
         if options.preflight:
             _look_before(root_fd, layers, target, options, progress)
-        with closing(tree), _naming_target(target):
+        with closing(tree), _naming_target(target, root_fd):
             record = MemoryTree(keep_dirlinks=options.keep_dirlinks)
             applier = LayerApplier(
                 tree if options.owners_file is None else RecordingTarget(tree, record),
@@ -225,13 +225,13 @@ def _look_before(fd: int, layers: tuple[Layer, ...], target: str, options: Unpac
     """Refuse what can't fit, and say what the file system can't keep, before anything is written."""
     if options.selection is None:  # of a part nobody knows the size
         verify_room(fd, layers, target)
-    for line in missing_features(fd):
+    for line in missing_features(fd, with_xattrs=options.xattrs is not XattrMode.NONE):
         progress.warn(f"{target}: {line}")
 
 
 @contextmanager
-def _naming_target(target: str) -> Iterator[None]:
-    """Give errors of the disk a place, since those of descriptors have none."""
+def _naming_target(target: str, fd: int) -> Iterator[None]:
+    """Give errors of the disk a place, since those of descriptors have none, and a reason."""
     try:
         yield
     except OSError as error:
@@ -239,4 +239,5 @@ def _naming_target(target: str) -> Iterator[None]:
             raise
         names = [os.fsdecode(name) for name in (error.filename,) if isinstance(name, str | bytes)]
         error.filename = os.path.join(target, *names)
+        explain_full_disk(fd, error)
         raise

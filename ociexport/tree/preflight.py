@@ -10,14 +10,23 @@ from contextlib import suppress
 from ociexport.documents import Layer
 from ociexport.progress import format_bytes
 
+# The second is the same name as the first to a file system that folds case; the third is another one in any case.
+_PROBE, _FOLDED_PROBE, _OTHER_PROBE = b"probe", b"PROBE", b"other"
+# Says nothing of what the file system could keep.
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+# A set of capabilities with none in it (capabilities(7), VFS_CAP_REVISION_2).
+_NO_CAPABILITIES = b"\0\0\0\2" + bytes(16)
+_NULL = os.makedev(1, 3)
 _CREATE_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 def verify_room(fd: int, layers: tuple[Layer, ...], target: str) -> None:
     """Return if the layers can fit on the file system of ``fd``: their compressed bytes are the least that they need.
 
+    How many inodes they need nobody knows before; see `explain_full_disk`.
+
     Raises:
-        OSError: they can't (ENOSPC), or no file can be made (no free inodes); nothing was written.
+        OSError: they can't (ENOSPC); nothing was written.
     """
     status = os.statvfs(fd)
     free = (status.f_bfree if os.geteuid() == 0 else status.f_bavail) * status.f_frsize
@@ -30,43 +39,80 @@ def verify_room(fd: int, layers: tuple[Layer, ...], target: str) -> None:
             " (--no-preflight goes on all the same)",
             target,
         )
-    # Others make inodes as they need them.
-    if status.f_files and not status.f_favail:
-        raise OSError(errno.ENOSPC, "expected free inodes, got none", target)
 
 
-def missing_features(fd: int) -> Iterator[str]:
-    """Yield a line for each thing that the file system of the empty directory ``fd`` can't keep; nothing is left."""
-    names = [b"probe", b"PROBE", b"probe-link", b"probe-hard", b"probe-device"]
+def explain_full_disk(fd: int, error: OSError) -> None:
+    """Make "No space left on device" say it, where it is inodes that are used up on the file system of ``fd``."""
+    if error.errno != errno.ENOSPC:
+        return
+    status = os.statvfs(fd)
+    if status.f_files and not status.f_ffree:
+        error.strerror = f"{error.strerror}: all {status.f_files} inodes are in use"
+
+
+def missing_features(fd: int, *, with_xattrs: bool = True) -> Iterator[str]:
+    """Yield a line for each thing that the file system of the empty directory ``fd`` can't keep; nothing is left.
+
+    What can't be tried, since the disk is full, counts as there.
+
+    Args:
+        fd: open, and the caller's alone.
+        with_xattrs: whether attributes are wanted at all.
+    """
+    is_root = os.geteuid() == 0
+    probe_fd = os.open(_PROBE, _CREATE_FILE, 0o600, dir_fd=fd)
     try:
-        os.close(os.open(names[0], _CREATE_FILE, 0o600, dir_fd=fd))
-        if _refuses(lambda: os.close(os.open(names[1], _CREATE_FILE, 0o600, dir_fd=fd))):
+        if not _can_make(fd, _FOLDED_PROBE, lambda name: os.close(os.open(name, _CREATE_FILE, 0o600, dir_fd=fd))):
             yield "names that differ in case only are one file here: such files of the image replace each other"
-        if _refuses(lambda: os.symlink("x", names[2], dir_fd=fd)):
+        if not _can_make(fd, _OTHER_PROBE, lambda name: os.symlink("x", name, dir_fd=fd)):
             yield "there are no symbolic links here: an image that has one can't be unpacked"
-        if _refuses(lambda: os.link(names[0], names[3], src_dir_fd=fd, dst_dir_fd=fd)):
+        if not _can_make(fd, _OTHER_PROBE, lambda name: os.link(_PROBE, name, src_dir_fd=fd, dst_dir_fd=fd)):
             yield "there are no hard links here: an image that has one can't be unpacked"
-        if _refuses(lambda: _set_xattr(fd, names[0])):
-            yield "there are no extended attributes here: file capabilities and ACLs are lost"
-        if os.geteuid() == 0 and _refuses(lambda: os.mknod(names[4], 0o020600, os.makedev(1, 3), dir_fd=fd)):
-            yield "devices can't be made here: those of the image are left out"
-    finally:
-        for name in names:
-            with suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=fd)
-
-
-def _refuses(action: Callable[[], object]) -> bool:
-    try:
-        action()
-    except (OSError, AttributeError):
-        return True
-    return False
-
-
-def _set_xattr(fd: int, name: bytes) -> None:
-    probe_fd = os.open(name, os.O_RDWR | os.O_CLOEXEC, dir_fd=fd)
-    try:
-        os.setxattr(probe_fd, b"user.ociexport", b"1")
+        if is_root and not _can_make(fd, _OTHER_PROBE, lambda name: os.mknod(name, 0o020600, _NULL, dir_fd=fd)):
+            yield "devices can't be made here: those of the image are left out, or empty files as --devices says"
+        if with_xattrs:
+            yield from _missing_xattrs(probe_fd, is_root=is_root)
+        if is_root and not _can(lambda: os.fchown(probe_fd, 1, 1)):
+            yield "files can't be given to others here: an image that has files of others than root can't be unpacked"
+        if not _can(lambda: os.fchmod(probe_fd, 0o640)) or os.fstat(probe_fd).st_mode & 0o7777 != 0o640:
+            yield "there are no modes here: all files have the same"
     finally:
         os.close(probe_fd)
+        os.unlink(_PROBE, dir_fd=fd)
+
+
+def _missing_xattrs(probe_fd: int, *, is_root: bool) -> Iterator[str]:
+    """Yield what the file can't have: file systems have both kinds of attributes, one, or none."""
+    has_user = _can(lambda: os.setxattr(probe_fd, b"user.ociexport", b"1"))
+    if not is_root:
+        if not has_user:
+            yield "there are no extended attributes here: those of the image are lost, and owners are not remembered"
+        return
+    has_capabilities = _can(lambda: os.setxattr(probe_fd, b"security.capability", _NO_CAPABILITIES))
+    if not (has_user or has_capabilities):
+        yield "there are no extended attributes here: file capabilities and ACLs are lost"
+    elif not has_user:
+        yield "there are no user.* attributes here: those of the image are lost"
+    elif not has_capabilities:
+        yield "file capabilities can't be set here: those of the image are lost"
+
+
+def _can_make(fd: int, name: bytes, make: Callable[[bytes], object]) -> bool:
+    """Whether ``name`` can be made so; it is gone afterwards."""
+    can_make = _can(lambda: make(name))
+    if not can_make and name == _FOLDED_PROBE:
+        return False  # it is `_PROBE`
+    # Also after a failure: exFAT by FUSE makes a file, and then says that it can't be a device.
+    with suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=fd)
+    return can_make
+
+
+def _can(action: Callable[[], object]) -> bool:
+    try:
+        action()
+    except OSError as error:
+        return error.errno in _FULL
+    except AttributeError:
+        return False
+    return True

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from ociexport.errors import NotFoundError, UsageError, quoted
 from ociexport.tree.exchange import exchange_names
+from ociexport.tree.preflight import explain_full_disk
 from ociexport.tree.removal import remove_tree, verify_no_mounts
 
 _MARK = ".partial-"
@@ -63,12 +64,15 @@ def staged_directory(target: str, *, replace: bool = False) -> Iterator[StagedDi
     try:
         _remove_leftovers(parent_fd, prefix)
         name = os.fsencode(prefix + secrets.token_hex(4))
-        os.mkdir(name, 0o700, dir_fd=parent_fd)
+        with _placing_errors(target, parent_fd):
+            os.mkdir(name, 0o700, dir_fd=parent_fd)
         try:
             fd = os.open(name, _OPEN_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent_fd)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                yield _prepared(fd)
+                with _placing_errors(target, parent_fd):
+                    prepared = _prepared(fd)
+                yield prepared
                 if is_mount:
                     _move_up(fd, parent_fd)
                 elif replace:
@@ -108,6 +112,17 @@ def verify_is_vacant(target: str, *, replace: bool = False) -> None:
             f"{quoted(target)}: expected no file or an empty directory, got one with {len(names)} entries",
             hint="choose another directory, empty this one, or have it replaced with --replace",
         )
+
+
+@contextmanager
+def _placing_errors(target: str, parent_fd: int) -> Iterator[None]:
+    """Let an error of the disk be about ``target``, not about names that only this module knows."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = target
+        explain_full_disk(parent_fd, error)
+        raise
 
 
 def _prepared(fd: int) -> StagedDirectory:
