@@ -5,7 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from tests.system_parts import require
 
 # Debian's "nobody"; any other would do as well.
 UID = GID = 65534
@@ -33,3 +37,21 @@ def run_as_ordinary_user(*words: str | Path) -> subprocess.CompletedProcess[str]
     return subprocess.run(
         [sys.executable, "-c", _SCRIPT, *map(str, words)], capture_output=True, text=True, timeout=60, check=False
     )
+
+
+@contextmanager
+def subordinate_ids_of(text: str) -> Iterator[None]:
+    """Give the ordinary user what ``text`` says, as /etc/subuid and /etc/subgid have it, for the time of a test."""
+    require("newuidmap", "newgidmap")
+    files = [Path("/etc/subuid"), Path("/etc/subgid")]
+    before = [path.read_text() if path.exists() else None for path in files]
+    try:
+        for path, old in zip(files, before, strict=True):
+            path.write_text(f"{old or ''}{text}")
+        yield
+    finally:
+        for path, old in zip(files, before, strict=True):
+            if old is None:
+                path.unlink()
+            else:
+                path.write_text(old)

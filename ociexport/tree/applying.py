@@ -77,6 +77,8 @@ class LayerApplier:
         self._placeholder_devices = placeholder_devices
         self._selection = selection
         self._losses = losses
+        # Hard links to them can't be made either.
+        self._skipped_devices: set[ImagePath] = set()
         self.entries = 0
         self.tar_bytes = 0
 
@@ -162,7 +164,12 @@ class LayerApplier:
             # The file's content went by under a name that was not wanted.
             self._losses.hard_links += 1
             return
-        self._target.make_hard_link(path, target)
+        try:
+            self._target.make_hard_link(path, target)
+        except InvalidImageError:
+            if target not in self._skipped_devices:
+                raise
+            self._skipped_devices.add(path)
 
     def _make_device(self, path: ImagePath, entry: Entry) -> None:
         try:
@@ -170,6 +177,7 @@ class LayerApplier:
         except PermissionError:
             if not self._placeholder_devices:
                 self._losses.devices += 1
+                self._skipped_devices.add(path)
                 return
             self._target.write_file(path, entry, iter(()))
             self._losses.placeholders += 1

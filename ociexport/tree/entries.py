@@ -52,6 +52,7 @@ class EntryType(Enum):
     FIFO = "fifo"
 
 
+DEVICE_TYPES = frozenset({EntryType.CHARACTER_DEVICE, EntryType.BLOCK_DEVICE})
 # By the header's type flag. GNU's "D" is a directory with a list of names as its data; "7" is a contiguous file, which
 # POSIX has us treat as any other.
 _ENTRY_TYPES = {

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from ociexport.digest import Digest
 from ociexport.documents import ImageConfig, Layer, Platform
 from ociexport.errors import OciexportError, UsageError
+from ociexport.newfile import new_file
 from ociexport.platforms import host_platform
 from ociexport.progress import SILENT, Progress
 from ociexport.resolve import read_layers, resolve_manifest
@@ -18,9 +19,8 @@ from ociexport.tree.accounts import Account, find_account
 from ociexport.tree.applying import LayerApplier
 from ociexport.tree.bundle import runtime_config
 from ociexport.tree.limits import Limits
-from ociexport.tree.memorytree import MemoryTree
 from ociexport.tree.metadata import IdMap, Losses, MetadataPolicy, MetadataWriter, XattrMode
-from ociexport.tree.owners import RecordingTarget, write_owners
+from ociexport.tree.owners import OwnersFile
 from ociexport.tree.preflight import explain_full_disk, missing_features, verify_room
 from ociexport.tree.rootfs import Rootfs
 from ociexport.tree.selection import PathSelection
@@ -152,12 +152,18 @@ def _unpack_source(
     config, layers = read_layers(source, manifest)
     progress.say(f"{source.display_name}: platform {config.platform}, {len(layers)} layers")
     losses = Losses()
-    with staged_directory(target, replace=options.replace) as staged, _tree_directory(staged.fd, options) as root_fd:
+    policy = MetadataPolicy(os.geteuid() == 0, options.xattrs, options.uid_map, options.gid_map)
+    with (
+        _owners_file(policy, options) as owners,
+        staged_directory(target, replace=options.replace) as staged,
+        _tree_directory(staged.fd, options) as root_fd,
+    ):
         metadata = MetadataWriter(
-            MetadataPolicy(os.geteuid() == 0, options.xattrs, options.uid_map, options.gid_map),
+            policy,
             natural_owner=staged.natural_owner,
             masked_bits=staged.masked_bits,
             losses=losses,
+            record=None if owners is None else owners.record,
         )
         tree = Rootfs(
             root_fd,
@@ -169,23 +175,23 @@ def _unpack_source(
         if options.preflight:
             _look_before(root_fd, layers, target, options, progress)
         with closing(tree), _naming_target(target, root_fd):
-            record = MemoryTree(keep_dirlinks=options.keep_dirlinks)
             applier = LayerApplier(
-                tree if options.owners_file is None else RecordingTarget(tree, record),
+                tree,
                 options.limits,
                 losses,
                 selection=options.selection,
-                placeholder_devices=options.placeholder_devices,
+                # For the file of owners, devices need a place in the tree until it is written.
+                placeholder_devices=options.placeholder_devices or owners is not None,
             )
             applier.apply_all(source, layers, progress)
+            if owners is not None:
+                owners.write(tree, losses)
             tree.finish()
         account = None
         if options.bundle or options.find_account:
             account = find_account(root_fd, config.container.user)
         if options.bundle and account is not None:
             _write_config_file(staged.fd, runtime_config(config, account))
-    if options.owners_file is not None:
-        write_owners(options.owners_file, record)
     for line in losses.lines():
         progress.warn(line)
     return UnpackResult(
@@ -198,6 +204,16 @@ def _unpack_source(
         losses=losses,
         account=account,
     )
+
+
+@contextmanager
+def _owners_file(policy: MetadataPolicy, options: UnpackOptions) -> Iterator[OwnersFile | None]:
+    """Give the file of owners, if one is asked for: that it can be made is known before the tree is begun."""
+    if options.owners_file is None:
+        yield None
+        return
+    with new_file(options.owners_file) as file:
+        yield OwnersFile(file, are_owners_kept=policy.keeps_owners, are_placeholders_kept=options.placeholder_devices)
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from ociexport.errors import UsageError, quoted
-from ociexport.tree.entries import Entry
+from ociexport.tree.entries import DEVICE_TYPES, Entry
+from ociexport.tree.inoderecord import InodeRecord
 from ociexport.tree.paths import quoted_path
 
 # Attributes that mean something only on the system that the image was built on (umoci and containers/storage skip the
@@ -134,6 +135,11 @@ class MetadataPolicy:
     uid_map: IdMap | None = None
     gid_map: IdMap | None = None
 
+    @property
+    def keeps_owners(self) -> bool:
+        """Whether all files get the owners that the image says."""
+        return self.set_owners and self.uid_map is None and self.gid_map is None
+
 
 class MetadataWriter:
     """Sets what an entry says about itself on what was made of it.
@@ -146,18 +152,26 @@ class MetadataWriter:
         natural_owner: uid and gid that a new file here gets by itself, so that most files need no chown.
         masked_bits: mode bits that a new file here does not get by itself (the umask), so that most need no chmod.
         losses: counts what could not be set.
+        record: notes what the image says of all that is no directory; None where nobody asks.
     """
 
     def __init__(
-        self, policy: MetadataPolicy, *, natural_owner: tuple[int, int], masked_bits: int, losses: Losses
+        self,
+        policy: MetadataPolicy,
+        *,
+        natural_owner: tuple[int, int],
+        masked_bits: int,
+        losses: Losses,
+        record: InodeRecord | None = None,
     ) -> None:
         self._policy = policy
         self._natural_owner = natural_owner
         self._natural_bits = 0o777 & ~masked_bits
         self._losses = losses
+        self._record = record
         # With maps, the image's ids say nothing about the host's; an ordinary user's tree is read as root's where it is
         # not remembered otherwise, so what belongs to this very user in the image is remembered too.
-        self._owners_are_others = policy.uid_map is not None or policy.gid_map is not None or not policy.set_owners
+        self._owners_are_others = not policy.keeps_owners
 
     def apply_to_file(self, fd: int, entry: Entry, created_mode: int) -> None:
         """Set everything on an open file or directory that was made with ``created_mode``."""
@@ -169,6 +183,8 @@ class MetadataWriter:
         if entry.xattrs:
             self._set_xattrs(fd, entry.xattrs)
         self._set_times(fd, entry)
+        if self._record is not None:
+            self._record.note(os.fstat(fd).st_ino, entry)
 
     def apply_to_name(self, parent_fd: int, name: bytes, entry: Entry) -> None:
         """Set everything on a device or fifo, which can't be opened without side effects.
@@ -189,6 +205,8 @@ class MetadataWriter:
             # There is no setxattrat before Linux 6.13; the kernel's own name of the open parent serves as well.
             self._set_xattrs(b"/proc/self/fd/%d/%s" % (parent_fd, name), entry.xattrs)
         self.set_times(parent_fd, name, entry)
+        if self._record is not None:
+            self._record.note(os.stat(name, dir_fd=parent_fd, follow_symlinks=False).st_ino, entry)
 
     def needs_only_times(self, entry: Entry, created_mode: int) -> bool:
         """Whether something made with ``created_mode`` lacks nothing but its times."""
@@ -224,7 +242,8 @@ class MetadataWriter:
     def _host_owner(self, entry: Entry) -> tuple[int, int] | None:
         """Return the owner on the host; None, and counted, where it can't be set."""
         if not self._policy.set_owners:
-            self._losses.owners += (entry.uid, entry.gid) != (0, 0)
+            # A device, for which an empty file stands in, is counted as such.
+            self._losses.owners += (entry.uid, entry.gid) != (0, 0) and entry.type not in DEVICE_TYPES
             return None
         return (
             _mapped(self._policy.uid_map, entry.uid, "uid", entry),

@@ -1,18 +1,22 @@
 """The owners that a tree should have, in a file beside it: for whoever makes an ext4 or squashfs of an ordinary user's.
 
 The file is an mtree(5) specification of the whole tree as the image has it: type, mode, uid, gid, time, size, link and
-device. ``bsdtar -C ROOTFS -cf - @FILE`` makes a tar of the tree's content with the owners in the file.
+device. ``bsdtar -C ROOTFS -cf - @FILE`` makes a tar of the tree's content with the owners in the file. Extended
+attributes are in comments, since mtree has no word for them: ``# xattr PATH NAME=0sBASE64``, the value as getfattr(1)
+writes it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import stat
+from base64 import b64encode
+from typing import BinaryIO
 
-from ociexport.newfile import new_file
-from ociexport.tree.applying import LayerTarget
-from ociexport.tree.entries import Entry, EntryType
-from ociexport.tree.memorytree import MemoryDirectory, MemoryFile, MemoryTree
-from ociexport.tree.paths import ImagePath
+from ociexport.tree.entries import DEVICE_TYPES, Entry, EntryType
+from ociexport.tree.inoderecord import InodeRecord
+from ociexport.tree.metadata import Losses, is_foreign_xattr
+from ociexport.tree.rootfs import Rootfs
 
 _TYPES = {
     EntryType.FILE: b"file",
@@ -22,69 +26,80 @@ _TYPES = {
     EntryType.BLOCK_DEVICE: b"block",
     EntryType.FIFO: b"fifo",
 }
+_KINDS = {
+    stat.S_IFREG: EntryType.FILE,
+    stat.S_IFLNK: EntryType.SYMLINK,
+    stat.S_IFIFO: EntryType.FIFO,
+    stat.S_IFCHR: EntryType.CHARACTER_DEVICE,
+    stat.S_IFBLK: EntryType.BLOCK_DEVICE,
+}
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_./,:+@%")
 _IMPLIED = Entry(EntryType.DIRECTORY, b"", b"", 0o755, 0, 0, 0, 0, None, None, (0, 0), None)
 
 
-class RecordingTarget:
-    """Passes everything on to a tree on disk, and keeps the names and owners in one in memory.
+class OwnersFile:
+    """The specification while it is written.
 
     Args:
-        target: the tree on disk.
-        record: the tree in memory.
+        file: takes it.
+        are_owners_kept: whether the tree's files have the owners that the image says.
+        are_placeholders_kept: whether files that stand in for devices stay in the tree.
+
+    Attributes:
+        record: what the image says of files that the tree may not show; filled by whoever makes them.
     """
 
-    def __init__(self, target: LayerTarget, record: MemoryTree) -> None:
-        self._target = target
-        self._record = record
+    def __init__(self, file: BinaryIO, *, are_owners_kept: bool, are_placeholders_kept: bool) -> None:
+        self.record = InodeRecord()
+        self._file = file
+        self._are_owners_kept = are_owners_kept
+        self._are_placeholders_kept = are_placeholders_kept
 
-    def begin_layer(self) -> None:
-        self._record.begin_layer()
-        self._target.begin_layer()
+    def write(self, tree: Rootfs, losses: Losses) -> None:
+        """Write the specification of ``tree``, which is complete but for its directories' metadata.
 
-    def make_directory(self, path: ImagePath, entry: Entry) -> None:
-        self._record.make_directory(path, entry)
-        self._target.make_directory(path, entry)
+        Files that stand in for devices, and are not to be kept, are removed from it; ``losses`` then counts devices.
+        """
+        if not self._are_placeholders_kept:
+            losses.devices, losses.placeholders = losses.placeholders, 0
+        self._file.write(b"#mtree\n")
+        for directory, entry in tree.walk():
+            prefix = b"./" + directory + b"/" if directory else b"./"
+            self._write(prefix.rstrip(b"/"), entry or _IMPLIED)
+            for name, status, link_target in tree.files_of(directory):
+                entry = self._entry_of(status, link_target)  # noqa: PLW2901 - the directory's is done with
+                self._write(prefix + name, entry)
+                if entry.type in DEVICE_TYPES and stat.S_ISREG(status.st_mode) and not self._are_placeholders_kept:
+                    tree.remove_file(directory, name)
 
-    def write_file(self, path: ImagePath, entry: Entry, data: Iterator[memoryview]) -> None:
-        # An empty file in a device's place is recorded as the device that it stands for.
-        if entry.type is EntryType.FILE:
-            self._record.write_file(path, entry, data)
-        self._target.write_file(path, entry, data)
+    def _entry_of(self, status: os.stat_result, link_target: bytes) -> Entry:
+        noted = self.record.of(status.st_ino)
+        uid, gid = (status.st_uid, status.st_gid) if self._are_owners_kept else (noted.uid, noted.gid)
+        kind, mode = _KINDS[stat.S_IFMT(status.st_mode)], stat.S_IMODE(status.st_mode)
+        major, minor = 0, 0
+        if noted.device is not None:
+            kind, mode, major, minor = noted.device
+        return Entry(
+            type=kind,
+            name=b"",
+            link_name=link_target,
+            mode=mode,
+            uid=uid,
+            gid=gid,
+            size=status.st_size,
+            mtime_ns=status.st_mtime_ns,
+            atime_ns=None,
+            xattrs=noted.xattrs,
+            device=(major, minor),
+            segments=None,
+        )
 
-    def make_symlink(self, path: ImagePath, entry: Entry) -> None:
-        self._record.make_symlink(path, entry)
-        self._target.make_symlink(path, entry)
-
-    def make_hard_link(self, path: ImagePath, target: ImagePath) -> None:
-        self._record.make_hard_link(path, target)
-        self._target.make_hard_link(path, target)
-
-    def make_device(self, path: ImagePath, entry: Entry) -> None:
-        self._record.make_device(path, entry)
-        self._target.make_device(path, entry)
-
-    def hide(self, path: ImagePath) -> None:
-        self._record.hide(path)
-        self._target.hide(path)
-
-    def hide_children(self, path: ImagePath) -> None:
-        self._record.hide_children(path)
-        self._target.hide_children(path)
-
-
-def write_owners(path: str, tree: MemoryTree) -> None:
-    """Write the specification of ``tree`` to ``path``, whole or not at all."""
-    with new_file(path) as file:
-        file.write(b"#mtree\n")
-        file.write(_line(b".", tree.root.entry or _IMPLIED))
-        for name, node in tree.walk():
-            entry = node.entry if isinstance(node, MemoryFile) else _directory_entry(node)
-            file.write(_line(b"./" + name, entry))
-
-
-def _directory_entry(node: MemoryDirectory) -> Entry:
-    return node.entry if node.entry is not None else _IMPLIED
+    def _write(self, name: bytes, entry: Entry) -> None:
+        self._file.write(_line(name, entry))
+        # mtree has no word for attributes, and whoever reads it passes over comments.
+        for key, value in sorted((entry.xattrs or {}).items()):
+            if not is_foreign_xattr(key):
+                self._file.write(b"# xattr %s %s=0s%s\n" % (_escaped(name), _escaped(key), b64encode(value)))
 
 
 def _line(name: bytes, entry: Entry) -> bytes:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections import deque
 from collections.abc import Iterator
 
@@ -218,6 +219,37 @@ class Rootfs:
             else:
                 self._metadata.apply_to_file(self._descriptor(node), entry, node.created_mode)
 
+    # What is there, before `finish`.
+
+    def walk(self) -> Iterator[tuple[bytes, Entry | None]]:
+        """Yield the path of each directory, and what the layers say of it; the root's, which is empty, first.
+
+        What is in a directory comes after it, sorted by name. See `files_of` for what is no directory.
+        """
+        waiting = [self._root]
+        while waiting:
+            node = waiting.pop()
+            yield self._path_of_directory(node), node.entry
+            waiting += [node.children[name] for name in sorted(node.children, reverse=True)]
+
+    def files_of(self, directory: bytes) -> Iterator[tuple[bytes, os.stat_result, bytes]]:
+        """Yield name, status and, of a link, target of all that is in a directory but directories, sorted by name."""
+        node = self._directory(directory, create=False)
+        if node is None:
+            return
+        for name in sorted(map(os.fsencode, os.listdir(self._descriptor(node)))):
+            if name in node.children:
+                continue
+            status = os.stat(name, dir_fd=self._descriptor(node), follow_symlinks=False)
+            is_link = stat.S_ISLNK(status.st_mode)
+            yield name, status, os.readlink(name, dir_fd=self._descriptor(node)) if is_link else b""
+
+    def remove_file(self, directory: bytes, name: bytes) -> None:
+        """Remove what `files_of` said is in a directory."""
+        node = self._directory(directory, create=False)
+        if node is not None:
+            os.unlink(name, dir_fd=self._descriptor(node))
+
     # Finding directories.
 
     def _locate(self, path: ImagePath) -> tuple[_Directory, bytes]:
@@ -304,6 +336,9 @@ class Rootfs:
         os.mkdir(name, 0o700, dir_fd=self._descriptor(node))
         child = node.children[name] = _Directory(name, node, 0o700)
         return child
+
+    def _path_of_directory(self, node: _Directory) -> bytes:
+        return b"" if node.parent is None else self._path_of(node.parent, node.name)
 
     def _path_of(self, node: _Directory, name: bytes) -> bytes:
         parts = [name]
