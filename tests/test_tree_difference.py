@@ -102,10 +102,14 @@ def test_json_and_owners(unpacked: Path) -> None:
     code, lines = diff(unpacked, "--json")
     assert (code, json.loads("\n".join(lines))) == (
         1,
-        [
-            {"path": "caf\\xe9", "kind": "A", "what": []},
-            {"path": "old", "kind": "M", "what": ["owner"]},
-        ],
+        {
+            "jsonVersion": 1,
+            "command": "diff",
+            "changes": [
+                {"path": "caf\\xe9", "kind": "A", "what": []},
+                {"path": "old", "kind": "M", "what": ["owner"]},
+            ],
+        },
     )
     (unpacked / "caf\udce9").unlink()
     assert diff(unpacked, "--no-owners") == (0, [])

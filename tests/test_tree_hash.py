@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ociexport.tree.treehash import hash_tree
+from tests.command import run_command
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root sets owners and makes devices")
 
@@ -99,3 +101,12 @@ def test_tree_deeper_than_the_stack_is_hashed(tmp_path: Path) -> None:
         os.close(old)
     os.close(fd)
     hash_tree(tmp_path)
+
+
+def test_command_prints_the_digest_alone_or_as_json(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree")
+    digest = str(hash_tree(tree))
+    plain = run_command("treehash", tree, home=tmp_path)
+    assert (plain.returncode, plain.stdout, plain.stderr) == (0, f"{digest}\n", "")
+    as_json = run_command("treehash", tree, "--json", home=tmp_path)
+    assert json.loads(as_json.stdout) == {"jsonVersion": 1, "command": "treehash", "digest": digest}

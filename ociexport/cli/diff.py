@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from contextlib import closing
 
+from ociexport.cli.json_option import add_json_argument, print_json
 from ociexport.cli.platform_option import add_platform_argument, platform_from
 from ociexport.cli.progress_option import progress_from
 from ociexport.cli.registry_options import add_registry_arguments, registry_options_from
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("rootfs", metavar="ROOTFS", help="directory that was unpacked")
     parser.add_argument("source", metavar="SRC", help="the image that it was unpacked from")
     add_platform_argument(parser)
-    parser.add_argument("--json", action="store_true", help="print a JSON list of path, kind and what")
+    add_json_argument(parser)
     parser.add_argument("--no-owners", dest="owners", action="store_false", help="do not compare owners")
     add_registry_arguments(parser)
 
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
             progress=progress,
         )
     if options.json:
-        sys.stdout.write(json.dumps([_to_json(change) for change in changes], indent=2) + "\n")
+        print_json("diff", {"changes": [_to_json(change) for change in changes]})
     else:
         for change in changes:
             what = f"  ({', '.join(change.what)})" if change.what else ""

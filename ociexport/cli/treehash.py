@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from ociexport.cli.exit_codes import OK
+from ociexport.cli.json_option import add_json_argument, print_json
 from ociexport.errors import NotFoundError, quoted
 from ociexport.tree.treehash import hash_tree
 
@@ -14,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give ``parser`` the options of this command."""
     parser.add_argument("rootfs", metavar="ROOTFS", help="directory whose tree is hashed")
     parser.add_argument("--mtimes", action="store_true", help="times of modification count too")
+    add_json_argument(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -22,5 +24,8 @@ def run(options: argparse.Namespace) -> int:
         digest = hash_tree(options.rootfs, mtimes=options.mtimes)
     except FileNotFoundError as error:
         raise NotFoundError(f"{quoted(options.rootfs)}: expected a directory, got none") from error
-    sys.stdout.write(f"{digest}\n")
+    if options.json:
+        print_json("treehash", {"digest": str(digest)})
+    else:
+        sys.stdout.write(f"{digest}\n")
     return OK

@@ -1,0 +1,30 @@
+"""The option ``--json``, the same for every command that has it.
+
+A command prints one object, in UTF-8, when it is done. ``jsonVersion`` grows when a member changes its meaning or goes;
+members may be added at any time. Members are in camelCase, as the specifications of images have theirs; digests are
+``algorithm:hex``, sizes bytes, times RFC 3339.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+
+_JSON_VERSION = 1
+
+
+def add_json_argument(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser`` the option."""
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+
+
+def print_json(command: str, members: Mapping[str, object]) -> None:
+    """Print the result of ``command`` on standard output."""
+    sys.stdout.write(to_json_text(command, members))
+
+
+def to_json_text(command: str, members: Mapping[str, object]) -> str:
+    """Return the result of ``command`` as it is printed, with the line's end."""
+    return json.dumps({"jsonVersion": _JSON_VERSION, "command": command, **members}, indent=2) + "\n"
