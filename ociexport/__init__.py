@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ociexport.choice import PlatformChoice
     from ociexport.digest import Digest
     from ociexport.documents import Platform
     from ociexport.errors import OciexportError
@@ -26,6 +27,7 @@ _HOMES = {
     "ImageReference": "ociexport.reference",
     "OciexportError": "ociexport.errors",
     "Platform": "ociexport.documents",
+    "PlatformChoice": "ociexport.choice",
     "Progress": "ociexport.progress",
     "PullResult": "ociexport.transfer",
     "UnpackResult": "ociexport.tree.layers",
@@ -39,6 +41,7 @@ __all__ = [
     "ImageReference",
     "OciexportError",
     "Platform",
+    "PlatformChoice",
     "Progress",
     "PullResult",
     "UnpackResult",

@@ -92,8 +92,8 @@ def plan_archive(images: Sequence[PreparedImage], *, seconds: int = 0) -> Archiv
     if docker_manifest:
         contents["manifest.json"] = _file(to_json(docker_manifest))
     for image in images:
-        manifest = image.manifest
-        contents[_blob_path(manifest.digest)] = (len(manifest.raw), manifest.raw, manifest.digest)
+        for document in image.documents:
+            contents[_blob_path(document.digest)] = (len(document.raw), document.raw, document.digest)
         for blob in image.blobs:
             descriptor = blob.descriptor
             path = _blob_path(descriptor.digest)
@@ -101,7 +101,7 @@ def plan_archive(images: Sequence[PreparedImage], *, seconds: int = 0) -> Archiv
             if known[0] != descriptor.size:
                 raise InvalidImageError(
                     f"size: expected {known[0]}, as for the same digest before, got {descriptor.size}",
-                    where=f"manifest {manifest.digest}: {blob.label}",
+                    where=f"manifest {image.listed.digest}: {blob.label}",
                 )
     directories = {f"{path.rpartition('/')[0]}/" for path in contents if "/" in path} | {"blobs/"}
     return _laid_out([*((path, *_file(b"")) for path in directories), *((p, *c) for p, c in contents.items())], seconds)
@@ -136,7 +136,7 @@ def _blob_path(digest: Digest) -> str:
 
 
 def _index_of(images: Sequence[PreparedImage]) -> dict[str, object]:
-    entries: list[Descriptor] = [named(image.descriptor, image.name) for image in images]
+    entries: list[Descriptor] = [named(image.listed, image.name) for image in images]
     return {
         "schemaVersion": 2,
         "mediaType": mediatypes.OCI_INDEX,
@@ -145,15 +145,18 @@ def _index_of(images: Sequence[PreparedImage]) -> dict[str, object]:
 
 
 def _docker_manifest_of(images: Sequence[PreparedImage]) -> list[dict[str, object]]:
-    """Return ``manifest.json``: each image once, with all its names; what is no image can't be loaded."""
+    """Return ``manifest.json``: each image once, with all its names; what is no image can't be loaded.
+
+    It has no platforms: of an image for several it lists one, since of two images of one name the later would win.
+    """
     tags: dict[Digest, list[str]] = {}
     for image in images:
-        if image.config is not None:
-            known = tags.setdefault(image.manifest.digest, [])
+        if image.main.config is not None:
+            known = tags.setdefault(image.main.manifest.digest, [])
             tag = repo_tag(image.name)
             if tag is not None and tag not in known:
                 known.append(tag)
-    manifests = {image.manifest.digest: image.manifest for image in images}
+    manifests = {image.main.manifest.digest: image.main.manifest for image in images}
     return [
         {
             "Config": _blob_path(manifests[digest].config.digest),

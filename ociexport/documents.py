@@ -30,6 +30,8 @@ from ociexport.jsonfields import JsonObject, parse_json_object
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 # The same for configs: c/image draws the line here too.
 MAX_CONFIG_BYTES = 4 * 1024 * 1024
+# In an index's entry for an attestation: the manifest that it is about (BuildKit's attestation-storage.md).
+ATTESTED_ANNOTATION = "vnd.docker.reference.digest"
 # A size is added up and compared; past the signed 64 bits of the specification it can only be an attack.
 _MAX_INT64 = 2**63 - 1
 
@@ -130,7 +132,7 @@ class Descriptor:
     @property
     def is_attestation(self) -> bool:
         """Whether this entry of an index is BuildKit's provenance or SBOM, which runs nowhere."""
-        return "vnd.docker.reference.digest" in self.annotations
+        return ATTESTED_ANNOTATION in self.annotations
 
 
 def _parse_digest(item: JsonObject, key: str, text: str) -> Digest:

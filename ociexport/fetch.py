@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -66,6 +66,24 @@ def blobs_of(source: ImageSource, manifest: Manifest, config: ImageConfig | None
                 where=f"manifest {manifest.digest}: {label}",
             )
     return list(blobs.values())
+
+
+def unite_blobs(images: Iterable[Iterable[BlobToFetch]]) -> list[BlobToFetch]:
+    """Return the blobs of several images or platforms, each once, in order.
+
+    Raises:
+        InvalidImageError: two say different sizes of the same digest.
+    """
+    united: dict[Digest, BlobToFetch] = {}
+    for blobs in images:
+        for blob in blobs:
+            known = united.setdefault(blob.descriptor.digest, blob)
+            if known.descriptor.size != blob.descriptor.size:
+                expected, got = known.descriptor.size, blob.descriptor.size
+                raise InvalidImageError(
+                    f"size: expected {expected}, as for the same digest before, got {got}", where=blob.label
+                )
+    return list(united.values())
 
 
 class _StoppedError(OciexportError):

@@ -99,6 +99,11 @@ def select_manifest(index: Index, wanted: Platform) -> Descriptor:
     return max(fitting, key=lambda ranked: ranked[0])[1]
 
 
+def fits_platform(offered: Platform, wanted: Platform) -> bool:
+    """Whether what is for ``offered`` runs on ``wanted``; see `select_manifest`."""
+    return _rank(normalize_platform(offered), wanted) is not None
+
+
 def _rank(offered: Platform, wanted: Platform) -> int | None:
     """Return how well ``offered`` fits, higher being better; None where it does not run on ``wanted``."""
     if (offered.os, offered.architecture) != (wanted.os, wanted.architecture):

@@ -1,18 +1,39 @@
-"""From a source and a platform to an image of which all is known but the layers' bytes."""
+"""From a source and a choice of platforms to an image of which all is known but the layers' bytes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ociexport import mediatypes
+from ociexport.choice import ChosenDocuments, ChosenManifest, PlatformChoice, choose_documents, verify_fits_all
 from ociexport.digest import Digest
 from ociexport.documents import Descriptor, ImageConfig, Manifest, Platform, pair_layers
 from ociexport.errors import InvalidImageError, UnsupportedMediaTypeError, quoted
-from ociexport.fetch import BlobToFetch, blobs_of
-from ociexport.platforms import normalize_platform
+from ociexport.fetch import BlobToFetch, blobs_of, unite_blobs
+from ociexport.platforms import fits_platform, host_platform, normalize_platform
 from ociexport.progress import Progress
-from ociexport.resolve import read_config, resolve_manifest
+from ociexport.resolve import DocumentReader, read_config
 from ociexport.sources import ImageDestination, ImageName, ImageSource, ReceivedManifest
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedManifest:
+    """One manifest of an image.
+
+    Args:
+        config: None for what is no image that runs: an artifact, an attestation.
+        platform: that it is for; None where nothing is said.
+    """
+
+    manifest: Manifest
+    config: ImageConfig | None
+    platform: Platform | None
+
+    @property
+    def received(self) -> ReceivedManifest:
+        """The manifest as it came."""
+        return ReceivedManifest(self.manifest.raw, self.manifest.media_type, self.manifest.digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,59 +42,115 @@ class PreparedImage:
 
     Args:
         source: that its blobs come from.
-        manifest: of the platform that was chosen.
-        config: None for what is no image.
-        platform: that it is for; None where nothing is said.
+        listed: of what a destination is to list: a manifest with its platform, or an index.
+        manifests: that were chosen; one, or those that the index lists.
+        others: documents beside the manifests: indexes, innermost first.
         name: of the copy.
         blobs: each once.
     """
 
     source: ImageSource
-    manifest: Manifest
-    config: ImageConfig | None
-    platform: Platform | None
+    listed: Descriptor
+    manifests: tuple[PreparedManifest, ...]
+    others: tuple[ReceivedManifest, ...]
     name: ImageName
     blobs: tuple[BlobToFetch, ...]
 
     @property
-    def descriptor(self) -> Descriptor:
-        """Of the manifest, with its platform."""
-        return replace(self.manifest.descriptor, platform=self.platform)
+    def documents(self) -> tuple[ReceivedManifest, ...]:
+        """All manifests and indexes, what is named before what names it."""
+        return (*(one.received for one in self.manifests), *self.others)
 
     @property
-    def received_manifest(self) -> ReceivedManifest:
-        """The manifest as it came."""
-        return ReceivedManifest(self.manifest.raw, self.manifest.media_type, self.manifest.digest)
+    def main(self) -> PreparedManifest:
+        """The manifest that stands for the image where only one can: the one for this machine, or else the first.
+
+        Of several platforms that were asked for it is the first.
+        """
+        return self.manifests[0]
 
 
 def prepare_image(
-    source: ImageSource, platform: Platform, destination: ImageDestination | None, progress: Progress
+    source: ImageSource, choice: PlatformChoice | Platform, destination: ImageDestination | None, progress: Progress
 ) -> PreparedImage:
-    """Find the manifest for ``platform`` and read the config: nothing is written, and a bad image is known as one.
+    """Find the manifests that are chosen and read their configs: nothing is written, and a bad image is known as one.
 
     Args:
-        destination: where the config may be already; None for a place that never has one.
+        destination: where configs may be already; None for a place that never has one.
 
     Raises:
         NotFoundError, RegistryError, NoMatchingPlatformError: the image is not to be had.
         InvalidImageError: a document breaks the specification or is not what its digest says.
     """
-    resolved = resolve_manifest(source, platform)
-    manifest = resolved.manifest
-    config = _read_config(source, destination, manifest, progress)
-    offered = resolved.platform or _platform_of(config)
-    if not resolved.indexes:
-        _warn_of_other_platform(source, offered, platform, progress)
-    shown = f"platform {offered}, " if offered is not None else ""
-    progress.say(f"{source.display_name}: {shown}manifest {manifest.digest}")
-    return PreparedImage(
+    if isinstance(choice, Platform):
+        choice = PlatformChoice((choice,))
+    documents = DocumentReader(source)
+    chosen = choose_documents(documents, choice)
+    manifests = [_prepare_manifest(source, destination, one, progress) for one in chosen.manifests]
+    listed = chosen.listed
+    if isinstance(documents.top, Manifest):
+        offered = manifests[0].platform
+        verify_fits_all(documents.top, offered, choice)
+        _warn_of_other_platform(source, offered, choice, progress)
+        listed = replace(listed, platform=offered)
+    blobs = [_blobs_of(source, one, is_alone=len(manifests) == 1) for one in manifests]
+    image = PreparedImage(
         source=source,
-        manifest=manifest,
-        config=config,
-        platform=offered,
-        name=_name_of_copy(source.image_name, manifest.digest),
-        blobs=tuple(blobs_of(source, manifest, config)),
+        listed=listed,
+        manifests=tuple(_with_main_first(manifests, choice)),
+        others=chosen.others,
+        name=_name_of_copy(source.image_name, listed.digest),
+        blobs=tuple(unite_blobs(blobs)),
     )
+    _tell_choice(image, chosen, progress)
+    return image
+
+
+def _prepare_manifest(
+    source: ImageSource, destination: ImageDestination | None, chosen: ChosenManifest, progress: Progress
+) -> PreparedManifest:
+    """Return a manifest with its config, and say which was taken."""
+    manifest = chosen.manifest
+    if chosen.attests is not None:
+        progress.say(f"{source.display_name}: attestation of {chosen.attests}, manifest {manifest.digest}")
+        return PreparedManifest(manifest, None, None)
+    config = _read_config(source, destination, manifest, progress)
+    platform = chosen.platform or _platform_of(config)
+    shown = f"platform {platform}, " if platform is not None else ""
+    progress.say(f"{source.display_name}: {shown}manifest {manifest.digest}")
+    return PreparedManifest(manifest, config, platform)
+
+
+def _blobs_of(source: ImageSource, one: PreparedManifest, *, is_alone: bool) -> list[BlobToFetch]:
+    """Return the blobs of one manifest; where there are several, its platform or digest tells them apart."""
+    blobs = blobs_of(source, one.manifest, one.config)
+    if is_alone:
+        return blobs
+    whose = str(one.platform or one.manifest.digest.short)
+    return [replace(blob, label=f"{whose}: {blob.label}", title=f"{whose} {blob.title}") for blob in blobs]
+
+
+def _with_main_first(manifests: Sequence[PreparedManifest], choice: PlatformChoice) -> list[PreparedManifest]:
+    """Return the manifests with the one first that stands for all; see `PreparedImage.main`."""
+    wanted = choice.platforms[0] if choice.platforms else host_platform()
+
+    def order(one: PreparedManifest) -> int:
+        if one.config is None:
+            return 2
+        return 0 if one.platform is not None and fits_platform(one.platform, wanted) else 1
+
+    return sorted(manifests, key=order)
+
+
+def _tell_choice(image: PreparedImage, chosen: ChosenDocuments, progress: Progress) -> None:
+    name, digest = image.source.display_name, image.listed.digest
+    if chosen.made_of is not None:
+        progress.say(
+            f"{name}: index {digest} was made of the chosen platforms, the published one is {chosen.made_of}; "
+            "--sparse keeps that one"
+        )
+    elif chosen.others:
+        progress.say(f"{name}: index {digest}, as published")
 
 
 def _read_config(
@@ -110,12 +187,12 @@ def _platform_of(config: ImageConfig | None) -> Platform | None:
 
 
 def _warn_of_other_platform(
-    source: ImageSource, offered: Platform | None, wanted: Platform, progress: Progress
+    source: ImageSource, offered: Platform | None, choice: PlatformChoice, progress: Progress
 ) -> None:
     """Say where an image that has only one platform is for another machine; it may well be wanted so."""
-    if offered is None:
+    if offered is None or choice.takes_all:
         return
-    there = normalize_platform(offered)
+    there, wanted = normalize_platform(offered), choice.platforms[0]
     if (there.os, there.architecture) != (wanted.os, wanted.architecture):
         progress.warn(f"{source.display_name}: is for {offered} only, not for {wanted}")
 

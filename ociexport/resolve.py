@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ociexport import mediatypes
-from ociexport.digest import VerifyingReader
+from ociexport.digest import Digest, VerifyingReader
 from ociexport.documents import (
     MAX_CONFIG_BYTES,
     MAX_MANIFEST_BYTES,
@@ -33,15 +34,46 @@ class ResolvedManifest:
 
     Args:
         indexes: outermost first.
+        entries: of each index the one that was taken.
         platform: what the last index says that the manifest is for; None where there is none or it says nothing.
     """
 
     manifest: Manifest
     indexes: tuple[Index, ...]
+    entries: tuple[Descriptor, ...]
     platform: Platform | None
 
 
-def resolve_manifest(source: ImageSource, platform: Platform) -> ResolvedManifest:
+class DocumentReader:
+    """Reads the manifests and indexes of one source, each once.
+
+    Args:
+        source: that they come from; stays open.
+    """
+
+    def __init__(self, source: ImageSource) -> None:
+        self.source = source
+        self._known: dict[Digest, Index | Manifest] = {}
+        self._top: Index | Manifest | None = None
+
+    @property
+    def top(self) -> Index | Manifest:
+        """What the source itself names."""
+        if self._top is None:
+            received = self.source.fetch_manifest()
+            self._top = parse_document(received.raw, received.media_type, received.digest)
+            self._known[self._top.digest] = self._top
+        return self._top
+
+    def read_entry(self, index: Index, entry: Descriptor) -> Index | Manifest:
+        """Return the document that ``entry`` of ``index`` names."""
+        if entry.digest not in self._known:
+            received = fetch_entry(self.source, index, entry)
+            self._known[entry.digest] = parse_document(received.raw, received.media_type, received.digest)
+        return self._known[entry.digest]
+
+
+def resolve_manifest(source: ImageSource | DocumentReader, platform: Platform) -> ResolvedManifest:
     """Return the manifest in ``source`` that runs on ``platform``; a source of one manifest is taken as it is.
 
     Raises:
@@ -49,21 +81,28 @@ def resolve_manifest(source: ImageSource, platform: Platform) -> ResolvedManifes
         InvalidImageError: a document breaks the specification.
         NotFoundError, RegistryError: the source does not give a document.
     """
+    documents = source if isinstance(source, DocumentReader) else DocumentReader(source)
     indexes: list[Index] = []
-    offered: Platform | None = None
-    received = source.fetch_manifest()
-    while True:
-        document = parse_document(received.raw, received.media_type, received.digest)
-        if isinstance(document, Manifest):
-            return ResolvedManifest(document, tuple(indexes), offered)
-        if len(indexes) == MAX_INDEX_DEPTH:
-            raise LimitExceededError(
-                f"indexes within indexes: expected at most {MAX_INDEX_DEPTH}", where=f"manifest {indexes[0].digest}"
-            )
+    entries: list[Descriptor] = []
+    document = documents.top
+    while isinstance(document, Index):
+        verify_index_depth(indexes)
         indexes.append(document)
-        entry = select_manifest(document, platform)
-        offered = entry.platform
-        received = fetch_entry(source, document, entry)
+        entries.append(select_manifest(document, platform))
+        document = documents.read_entry(document, entries[-1])
+    return ResolvedManifest(document, tuple(indexes), tuple(entries), entries[-1].platform if entries else None)
+
+
+def verify_index_depth(indexes: Sequence[Index]) -> None:
+    """Return if there may be another index within ``indexes``, outermost first.
+
+    Raises:
+        LimitExceededError: no honest image has so many.
+    """
+    if len(indexes) == MAX_INDEX_DEPTH:
+        raise LimitExceededError(
+            f"indexes within indexes: expected at most {MAX_INDEX_DEPTH}", where=f"manifest {indexes[0].digest}"
+        )
 
 
 def fetch_entry(source: ImageSource, index: Index, entry: Descriptor) -> ReceivedManifest:

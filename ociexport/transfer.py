@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from ociexport.archive import ArchiveFile, verify_is_file_to_write, write_to_stream
 from ociexport.archive_plan import plan_archive
+from ociexport.choice import PlatformChoice
 from ociexport.digest import Digest
 from ociexport.documents import Platform
 from ociexport.errors import (
@@ -34,16 +35,31 @@ MAX_JOBS = 64
 
 
 @dataclass(frozen=True, slots=True)
+class PulledManifest:
+    """One manifest that was pulled.
+
+    Args:
+        digest: of the manifest.
+        config_digest: docker's image ID, where it is an image.
+        is_image: whether it is one, and no attestation or other artifact.
+        platform: that it is for; None where nothing is said, or it is no image.
+    """
+
+    digest: Digest
+    config_digest: Digest
+    is_image: bool
+    platform: Platform | None
+
+
+@dataclass(frozen=True, slots=True)
 class PullResult:
     """What was pulled.
 
     Args:
         name: how the source calls the image.
-        reference: name and manifest digest, ``docker.io/library/alpine:3.20@sha256:…``, to be used in commands again.
-        manifest_digest: of the platform's manifest, which the destination lists.
-        config_digest: docker's image ID.
-        is_image: whether it is one, and no artifact of another kind.
-        platform: that the image is for; None where nothing is said, or it is no image.
+        reference: name and digest, ``docker.io/library/alpine:3.20@sha256:…``, to be used in commands again.
+        digest: of what the destination lists: the manifest, or the index of several platforms.
+        manifests: that were pulled; first the one that stands for the image where only one can.
         fetched_blobs: how many blobs came over.
         fetched_bytes: of these; what an earlier try had left is not counted.
         reused_blobs: how many were there already, and valid.
@@ -51,20 +67,38 @@ class PullResult:
 
     name: str
     reference: str
-    manifest_digest: Digest
-    config_digest: Digest
-    is_image: bool
-    platform: Platform | None
+    digest: Digest
+    manifests: tuple[PulledManifest, ...]
     fetched_blobs: int
     fetched_bytes: int
     reused_blobs: int
+
+    @property
+    def manifest_digest(self) -> Digest:
+        """Of the first manifest."""
+        return self.manifests[0].digest
+
+    @property
+    def config_digest(self) -> Digest:
+        """Of the first manifest: docker's image ID, where it is an image."""
+        return self.manifests[0].config_digest
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the first manifest is of an image, and no artifact of another kind."""
+        return self.manifests[0].is_image
+
+    @property
+    def platform(self) -> Platform | None:
+        """That the first manifest is for; None where nothing is said, or it is no image."""
+        return self.manifests[0].platform
 
 
 def pull(
     image: str | ImageReference | ImageSource,
     out: str | os.PathLike[str] | ImageDestination,
     *,
-    platform: Platform | None = None,
+    platform: Platform | PlatformChoice | None = None,
     jobs: int = DEFAULT_JOBS,
     progress: Progress = SILENT,
 ) -> PullResult:
@@ -73,7 +107,7 @@ def pull(
     Args:
         image: a reference, the name of a layout, or an open source, which stays open.
         out: a layout's directory (absent, empty or a layout), an archive's file (``*.tar``), or an open destination.
-        platform: of several the one to take; None for this machine's.
+        platform: of several the one to take, or which of them; None for this machine's.
         jobs: how many blobs are fetched side by side.
         progress: told what goes on.
 
@@ -100,15 +134,15 @@ def copy_image(
     source: ImageSource,
     destination: ImageDestination,
     *,
-    platform: Platform,
+    platform: Platform | PlatformChoice,
     jobs: int = DEFAULT_JOBS,
     progress: Progress = SILENT,
 ) -> PullResult:
     """Copy one image from any source to any destination; see `pull`.
 
-    1. The manifest for the platform is found and parsed, and the config read: nothing is written for a bad image.
-    2. Config and layers that are there and valid are left alone; the others are fetched side by side.
-    3. The manifest is written when all it names is there, and the name when the manifest is.
+    1. The manifests of the platforms are found and parsed, and the configs read: nothing is written for a bad image.
+    2. Configs and layers that are there and valid are left alone; the others are fetched side by side.
+    3. A manifest is written when all it names is there, an index after its manifests, and the name last.
     """
     verify_jobs(jobs)
     image = prepare_image(source, platform, destination, progress)  # 1
@@ -120,8 +154,9 @@ def copy_image(
             # The image is not as it should be, so nothing of it is to stay. After all else the next try goes on here.
             use.discard(fetch.begun)
             raise
-        destination.write_manifest(image.received_manifest)  # 3
-        destination.write_name(image.descriptor, image.name)
+        for document in image.documents:  # 3
+            destination.write_manifest(document)
+        destination.write_name(image.listed, image.name)
     return _results_of([image], fetch)[0]
 
 
@@ -129,7 +164,7 @@ def copy_to_archive(
     sources: Sequence[ImageSource],
     out: str | BinaryIO,
     *,
-    platform: Platform,
+    platform: Platform | PlatformChoice,
     jobs: int = DEFAULT_JOBS,
     progress: Progress = SILENT,
     seconds: int = 0,
@@ -189,11 +224,14 @@ def _results_of(images: Sequence[PreparedImage], fetch: BlobFetch | None) -> lis
         results.append(
             PullResult(
                 name=image.source.display_name,
-                reference=_reference_of(image.name, image.source.display_name, image.manifest.digest),
-                manifest_digest=image.manifest.digest,
-                config_digest=image.manifest.config.digest,
-                is_image=image.config is not None,
-                platform=image.platform,
+                reference=_reference_of(image.name, image.source.display_name, image.listed.digest),
+                digest=image.listed.digest,
+                manifests=tuple(
+                    PulledManifest(
+                        one.manifest.digest, one.manifest.config.digest, one.config is not None, one.platform
+                    )
+                    for one in image.manifests
+                ),
                 fetched_blobs=len(fetched),
                 fetched_bytes=sum(fetched),
                 reused_blobs=len(sizes.keys() & fetch.reused) if fetch is not None else 0,

@@ -5,8 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 
+from ociexport.choice import PlatformChoice
 from ociexport.documents import Platform
+from ociexport.errors import UsageError
 from ociexport.platforms import host_platform, parse_platform
+
+# crane's word for --all.
+_ALL = "all"
 
 
 def add_platform_argument(parser: argparse.ArgumentParser) -> None:
@@ -20,5 +25,44 @@ def add_platform_argument(parser: argparse.ArgumentParser) -> None:
 
 def platform_from(options: argparse.Namespace) -> Platform:
     """Return the platform that the command line or the environment asks for."""
-    text = options.platform or os.environ.get("DOCKER_DEFAULT_PLATFORM")
+    return parse_platform(options.platform) if options.platform else _default_platform()
+
+
+def add_platforms_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser`` the options of a command that takes several platforms."""
+    parser.add_argument(
+        "--platform",
+        metavar="OS/ARCH[/VARIANT]",
+        action="append",
+        default=[],
+        help="the platforms to take; may be repeated (default: DOCKER_DEFAULT_PLATFORM, or this machine's)",
+    )
+    parser.add_argument(
+        "-a", "--all", action="store_true", help="take all platforms, and attestations: the index as it was published"
+    )
+    parser.add_argument(
+        "--sparse",
+        action="store_true",
+        help="keep the published index although it names platforms that are not taken",
+    )
+
+
+def choice_from(options: argparse.Namespace) -> PlatformChoice:
+    """Return the platforms that the command line or the environment asks for.
+
+    Raises:
+        UsageError: one is no platform, or --all stands beside others.
+    """
+    words = [word for text in options.platform for word in text.split(",")]
+    takes_all = options.all or words == [_ALL]
+    if takes_all and words not in ([], [_ALL]):
+        raise UsageError("--platform: expected no platform beside --all, got one", hint="leave out one of the two")
+    if takes_all:
+        return PlatformChoice()
+    platforms = dict.fromkeys(map(parse_platform, words)) or {_default_platform(): None}
+    return PlatformChoice(tuple(platforms), keeps_index=options.sparse)
+
+
+def _default_platform() -> Platform:
+    text = os.environ.get("DOCKER_DEFAULT_PLATFORM")
     return parse_platform(text) if text else host_platform()

@@ -12,7 +12,7 @@ from typing import TextIO
 from ociexport.blob_cache import BlobCache
 from ociexport.cli.exit_codes import OK
 from ociexport.cli.out_option import add_out_arguments, is_archive, opened_out
-from ociexport.cli.platform_option import add_platform_argument, platform_from
+from ociexport.cli.platform_option import add_platforms_arguments, choice_from
 from ociexport.cli.progress_option import progress_from
 from ociexport.cli.registry_options import add_registry_arguments, registry_options_from
 from ociexport.cli.reporting import report_error
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give ``parser`` the options of this command."""
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="an image reference, or another source of an image")
     add_out_arguments(parser)
-    add_platform_argument(parser)
+    add_platforms_arguments(parser)
     parser.add_argument(
         "-j",
         "--jobs",
@@ -65,7 +65,7 @@ def _pull_into_archive(
     with opened_out(options) as out, ExitStack() as stack:
         opened = [stack.enter_context(closing(sources.open(name))) for name in names]
         results = copy_to_archive(
-            opened, out, platform=platform_from(options), jobs=options.jobs, progress=progress, seconds=seconds
+            opened, out, platform=choice_from(options), jobs=options.jobs, progress=progress, seconds=seconds
         )
     for result in results:
         # Standard output may be the archive.
@@ -80,7 +80,7 @@ def _pull_into_layout(
     layout.verify_is_usable()
     for name in names:
         _verify_is_another(name, layout)
-    platform = platform_from(options)
+    platform = choice_from(options)
 
     def pull_one(name: SourceName) -> None:
         with closing(sources.open(name)) as source:
@@ -122,7 +122,12 @@ def _tell(result: PullResult, progress: Progress, out: TextIO) -> None:
         came = f"{blobs}, {result.reused_blobs} already there"
     else:
         came = "already there, nothing was downloaded"
-    what = f"image {result.config_digest}" if result.is_image else f"artifact {result.manifest_digest}"
+    if result.digest != result.manifest_digest:
+        what = f"index {result.digest} of {len(result.manifests)} manifests"
+    elif result.is_image:
+        what = f"image {result.config_digest}"
+    else:
+        what = f"artifact {result.digest}"
     progress.say(f"{result.name}: {what}: {came}")
     out.write(f"{result.reference}\n")
     out.flush()
