@@ -242,6 +242,50 @@ def build_artifact(content: bytes, *, artifact_type: str = "application/vnd.exam
     )
 
 
+def build_attestation(image: BuiltImage) -> BuiltImage:
+    """Return what BuildKit attaches to ``image``: a manifest of an in-toto statement, to stand in the same index.
+
+    Spec: moby/buildkit docs/attestations/attestation-storage.md.
+    """
+    statement = to_json(
+        {"_type": "https://in-toto.io/Statement/v0.1", "predicateType": "https://slsa.dev/provenance/v0.2"}
+    )
+    layer = descriptor_of(statement, "application/vnd.in-toto+json")
+    raw_config = to_json(
+        {
+            "architecture": "unknown",
+            "os": "unknown",
+            "config": {},
+            "rootfs": {"type": "layers", "diff_ids": [str(layer.digest)]},
+        }
+    )
+    config = descriptor_of(raw_config, mediatypes.OCI_CONFIG)
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": mediatypes.OCI_MANIFEST,
+        "config": config.to_json(),
+        "layers": [
+            {**layer.to_json(), "annotations": {"in-toto.io/predicate-type": "https://slsa.dev/provenance/v0.2"}}
+        ],
+    }
+    raw = to_json(manifest)
+    annotations = {
+        "vnd.docker.reference.digest": str(image.digest),
+        "vnd.docker.reference.type": "attestation-manifest",
+    }
+    descriptor = replace(
+        descriptor_of(raw, mediatypes.OCI_MANIFEST), platform=Platform("unknown", "unknown"), annotations=annotations
+    )
+    return BuiltImage(
+        descriptor=descriptor,
+        documents={descriptor.digest: (raw, mediatypes.OCI_MANIFEST)},
+        blobs={config.digest: raw_config, layer.digest: statement},
+        config=config,
+        layers=(layer,),
+        diff_ids=(),
+    )
+
+
 def write_layout(path: str | os.PathLike[str], images: Mapping[str, BuiltImage]) -> None:
     """Write an OCI layout as the specification has it; the keys of ``images`` are tags, or full names with a slash.
 

@@ -13,10 +13,8 @@ import subprocess
 import sys
 import tarfile
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given, settings
@@ -39,6 +37,7 @@ from ociexport.tree.layers import unpack
 from tests.command import command_environment, command_line, run_command
 from tests.image_builder import AMD64, BuiltImage, build_image, to_json, write_layout
 from tests.memory_source import directory, hard_link, member, symlink, tar_of
+from tests.real_tools import containerd, podman
 from tests.system_parts import require
 
 if sys.version_info >= (3, 14):
@@ -485,64 +484,28 @@ def test_archives_of_skopeo_are_read(tmp_path: Path, transport: str) -> None:
     assert result.config_digest == IMAGE.config.digest
 
 
-@pytest.fixture
-def stack() -> Iterator[contextlib.ExitStack]:
-    with contextlib.ExitStack() as stack:
-        yield stack
-
-
 @pytest.mark.system
 @pytest.mark.parametrize("form", ["docker-archive", "oci-archive"])
-def test_podman_loads_what_we_write_and_we_read_what_it_saves(
-    tmp_path: Path, stack: contextlib.ExitStack, form: str
-) -> None:
-    require("podman", root=True)
-    # It refuses paths of more than 50 characters.
-    short = Path(stack.enter_context(TemporaryDirectory(prefix="podman-")))
-    podman = ["podman", "--root", short / "root", "--runroot", short / "run", "--storage-driver", "vfs"]
+def test_podman_loads_what_we_write_and_we_read_what_it_saves(tmp_path: Path, form: str) -> None:
     sources = [IMAGE.source("1", "ghcr.io/team/app:1"), OTHER.source("2", "ghcr.io/team/other:2")]
     copy_to_archive(sources, str(tmp_path / "a.tar"), platform=AMD64)
-    # It wants a file of its own, where the tests have none.
-    environment = {name: value for name, value in os.environ.items() if name != "CONTAINERS_REGISTRIES_CONF"}
-
-    def run(*words: object) -> str:
-        command = [str(word) for word in (*podman, *words)]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment, check=False)
-        assert ended.returncode == 0, ended.stderr
-        return ended.stdout
-
-    run("load", "-i", tmp_path / "a.tar")
-    assert set(run("images", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.Id}}").splitlines()) == {
-        f"ghcr.io/team/app:1 {IMAGE.config.digest.encoded}",
-        f"ghcr.io/team/other:2 {OTHER.config.digest.encoded}",
-    }
-    run("save", "--format", form, "-o", tmp_path / "b.tar", "ghcr.io/team/app:1")
+    with podman() as run:
+        run("load", "-i", tmp_path / "a.tar")
+        assert set(run("images", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.Id}}").splitlines()) == {
+            f"ghcr.io/team/app:1 {IMAGE.config.digest.encoded}",
+            f"ghcr.io/team/other:2 {OTHER.config.digest.encoded}",
+        }
+        run("save", "--format", form, "-o", tmp_path / "b.tar", "ghcr.io/team/app:1")
     assert pull(str(tmp_path / "b.tar"), tmp_path / "layout", platform=AMD64).is_image
 
 
 @pytest.mark.system
-def test_containerd_imports_what_we_write(tmp_path: Path, stack: contextlib.ExitStack) -> None:
-    require("containerd", "ctr", root=True)
+def test_containerd_imports_what_we_write(tmp_path: Path) -> None:
     docker = build_image([[member("a", b"1")]], media_types="docker")
     sources = [IMAGE.source("1", FULL_NAME), docker.source("2", "ghcr.io/team/docker:2")]
     copy_to_archive(sources, str(tmp_path / "a.tar"), platform=AMD64)
-    short = Path(stack.enter_context(TemporaryDirectory(prefix="containerd-")))
-    socket = short / "socket"
-    with subprocess.Popen(
-        ["containerd", "--root", short / "root", "--state", short / "state", "--address", socket],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as daemon:
-        try:
-            deadline = time.monotonic() + 30
-            while not socket.exists():
-                assert time.monotonic() < deadline, "containerd does not start"
-                time.sleep(0.05)
-            for words in (["import", "--no-unpack", str(tmp_path / "a.tar")], ["ls"]):
-                command = ["ctr", "--address", str(socket), "images", *words]
-                ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-                assert ended.returncode == 0, ended.stderr
-        finally:
-            daemon.terminate()
-    listed = {line.split()[0]: line.split()[2] for line in ended.stdout.splitlines()[1:]}
+    with containerd() as ctr:
+        ctr("images", "import", "--no-unpack", tmp_path / "a.tar")
+        lines = ctr("images", "ls").splitlines()[1:]
+    listed = {line.split()[0]: line.split()[2] for line in lines}
     assert listed == {FULL_NAME: str(IMAGE.digest), "ghcr.io/team/docker:2": str(docker.digest)}
