@@ -8,10 +8,17 @@ from __future__ import annotations
 
 from ociexport.archive_members import ArchiveMembers
 from ociexport.digest import ByteStream, Digest
-from ociexport.docker_archive import DOCKER_MANIFEST_FILE, REPOSITORIES_FILE, open_docker_image, open_v1_image
+from ociexport.docker_archive import (
+    DOCKER_MANIFEST_FILE,
+    REPOSITORIES_FILE,
+    list_docker_images,
+    list_v1_images,
+    open_docker_image,
+    open_v1_image,
+)
 from ociexport.documents import Descriptor
 from ociexport.errors import InvalidImageError, NotFoundError
-from ociexport.image_list import ListedSource, choose_image, list_images
+from ociexport.image_list import ListedImage, ListedSource, choose_image, list_images
 from ociexport.jsonfields import parse_json_object
 from ociexport.progress import SILENT, Progress
 from ociexport.sources import ImageSource
@@ -52,16 +59,47 @@ def _open_image(members: ArchiveMembers, name: str | None, progress: Progress) -
         return open_docker_image(members, name, progress)
     if REPOSITORIES_FILE in members:
         return open_v1_image(members, name, progress)
-    raise InvalidImageError(
+    raise _no_archive_error(members)
+
+
+def list_archive_images(path: str) -> list[ListedImage]:
+    """Return the images of an archive and their names; of docker's, the digest is the image ID.
+
+    Raises:
+        NotFoundError: there is no such file.
+        InvalidImageError: it is no archive of images, or a damaged one.
+    """
+    members = ArchiveMembers.open(path)
+    try:
+        is_dockers = DOCKER_MANIFEST_FILE in members
+        if _INDEX_FILE in members:
+            images = _list_layout_images(members)
+            # As in `_open_image`: docker has listed what it did not save.
+            if not is_dockers or all(_blob_file(descriptor.digest) in members for descriptor, _ in images):
+                return images
+        if is_dockers:
+            return list_docker_images(members)
+        if REPOSITORIES_FILE in members:
+            return list_v1_images(members)
+        raise _no_archive_error(members)
+    finally:
+        members.close()
+
+
+def _no_archive_error(members: ArchiveMembers) -> InvalidImageError:
+    return InvalidImageError(
         f"expected an archive of images, got a tar without {_INDEX_FILE} and {DOCKER_MANIFEST_FILE}",
         where=members.place,
     )
 
 
-def _open_layout_image(members: ArchiveMembers, name: str | None) -> ArchiveLayoutSource:
+def _list_layout_images(members: ArchiveMembers) -> list[ListedImage]:
     where = f"{members.place}: {_INDEX_FILE}"
-    images = list_images(parse_json_object(members.read(_INDEX_FILE, _MAX_INDEX_BYTES), where=where))
-    found = choose_image(members.place, images, name)
+    return list_images(parse_json_object(members.read(_INDEX_FILE, _MAX_INDEX_BYTES), where=where))
+
+
+def _open_layout_image(members: ArchiveMembers, name: str | None) -> ArchiveLayoutSource:
+    found = choose_image(members.place, _list_layout_images(members), name)
     if isinstance(found, Digest):
         found = Descriptor("", found, members.size_of(_blob_file(found)))
     return ArchiveLayoutSource(members, found)

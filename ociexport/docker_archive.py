@@ -113,8 +113,7 @@ def open_docker_image(members: ArchiveMembers, name: str | None, progress: Progr
         InvalidImageError: what is there does not fit together.
     """
     where = f"{members.place}: {DOCKER_MANIFEST_FILE}"
-    images = _parse_docker_manifest(members.read(DOCKER_MANIFEST_FILE, _MAX_LIST_BYTES), where)
-    image, image_name = _choose(members, images, name)
+    image, image_name = _choose(members, _read_docker_manifest(members), name)
     config = members.read(image.config, MAX_CONFIG_BYTES)
     with locating(members.place):
         diff_ids = parse_config(config).diff_ids
@@ -138,9 +137,7 @@ def open_v1_image(members: ArchiveMembers, name: str | None, progress: Progress)
     Raises:
         as `open_docker_image` does.
     """
-    where = f"{members.place}: {REPOSITORIES_FILE}"
-    saved = _parse_repositories(members.read(REPOSITORIES_FILE, _MAX_LIST_BYTES), where)
-    chosen, image_name = _choose(members, saved, name)
+    chosen, image_name = _choose(members, _read_repositories(members), name)
     chain = _read_v1_chain(members, chosen.config.removesuffix("/json"))
     files = [f"{layer_id}/layer.tar" for layer_id, _ in chain]
     diff_ids = [_diff_id_of(members, file) for file in files]
@@ -149,13 +146,25 @@ def open_v1_image(members: ArchiveMembers, name: str | None, progress: Progress)
     return _told(DockerArchiveSource(members, image_name, config, layers), progress)
 
 
+def list_docker_images(members: ArchiveMembers) -> list[ListedImage]:
+    """Return the images of an archive that has a ``manifest.json``: names, and the image IDs."""
+    return _listed(members, _read_docker_manifest(members), with_ids=True)[0]
+
+
+def list_v1_images(members: ArchiveMembers) -> list[ListedImage]:
+    """Return the images of an archive that has only ``repositories``: names, and digests of their JSON."""
+    return _listed(members, _read_repositories(members), with_ids=True)[0]
+
+
 def _told(source: DockerArchiveSource, progress: Progress) -> DockerArchiveSource:
     made = source.fetch_manifest().digest
     progress.say(f"{source.display_name}: a docker archive keeps no manifest, so that a new one was made: {made}")
     return source
 
 
-def _parse_docker_manifest(raw: bytes, where: str) -> list[_SavedImage]:
+def _read_docker_manifest(members: ArchiveMembers) -> list[_SavedImage]:
+    where = f"{members.place}: {DOCKER_MANIFEST_FILE}"
+    raw = members.read(DOCKER_MANIFEST_FILE, _MAX_LIST_BYTES)
     # A list, where all other documents are objects.
     item = parse_json_object(b'{"images":%b}' % raw, where=where)
     return [
@@ -171,21 +180,28 @@ def _choose(members: ArchiveMembers, images: Sequence[_SavedImage], name: str | 
         if position >= len(images):
             raise NotFoundError(f"{members.place}: expected an image at position {position}, there are {len(images)}")
         return images[position], _image_name(next(iter(images[position].tags), None))
-    listed: list[ListedImage] = []
-    by_digest: dict[Digest, _SavedImage] = {}
-    for image in images:
-        # The image ID, where one must be asked for; names of files tell it mostly, but not always.
-        is_needed = name is not None and "@" in name
-        digest = Digest.of(members.read(image.config, MAX_CONFIG_BYTES) if is_needed else image.config.encode())
-        by_digest[digest] = image
-        descriptor = Descriptor(mediatypes.OCI_CONFIG, digest, 0)
-        listed += [(descriptor, _image_name(tag)) for tag in image.tags or (None,)]
+    # The image ID, where one must be asked for; names of files tell it mostly, but not always.
+    listed, by_digest = _listed(members, images, with_ids=name is not None and "@" in name)
     found = choose_image(members.place, listed, name)
     if isinstance(found, Digest):
         raise NotFoundError(f"{members.place}: expected the image {found}, there is none")
     names = [known for descriptor, known in listed if descriptor.digest == found.digest]
     wanted = _image_name(name)
     return by_digest[found.digest], wanted if wanted in names else names[0]
+
+
+def _listed(
+    members: ArchiveMembers, images: Sequence[_SavedImage], *, with_ids: bool
+) -> tuple[list[ListedImage], dict[Digest, _SavedImage]]:
+    """Return the names of ``images``, and which is which by the image ID, or by a digest that only tells them apart."""
+    listed: list[ListedImage] = []
+    by_digest: dict[Digest, _SavedImage] = {}
+    for image in images:
+        digest = Digest.of(members.read(image.config, MAX_CONFIG_BYTES) if with_ids else image.config.encode())
+        by_digest[digest] = image
+        descriptor = Descriptor(mediatypes.OCI_CONFIG, digest, members.size_of(image.config) if with_ids else 0)
+        listed += [(descriptor, _image_name(tag)) for tag in image.tags or (None,)]
+    return listed, by_digest
 
 
 def _image_name(tag: str | None) -> ImageName:
@@ -236,8 +252,10 @@ def _diff_id_of(members: ArchiveMembers, file: str) -> Digest:
     return Digest("sha256", hasher.hexdigest())
 
 
-def _parse_repositories(raw: bytes, where: str) -> list[_SavedImage]:
+def _read_repositories(members: ArchiveMembers) -> list[_SavedImage]:
     """Return the images of ``repositories``, whose names lead to tags and these to the topmost layer's ID."""
+    where = f"{members.place}: {REPOSITORIES_FILE}"
+    raw = members.read(REPOSITORIES_FILE, _MAX_LIST_BYTES)
     item = parse_json_object(b'{"repositories":%b}' % raw, where=where)
     repositories = item.object("repositories")
     return [

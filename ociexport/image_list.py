@@ -68,7 +68,7 @@ def _find_by_name(place: str, images: Sequence[ListedImage], name: str | None) -
         what = "one image" if name is None else f"one image {quoted(name)}"
         raise UsageError(
             f"{place}: expected {what}, there are: {_listed(fitting)}",
-            hint=f"name one of them, for example {place}:{_shown(*fitting[0])}",
+            hint=f"name one of them, for example {place}:{shown_name(*fitting[0])}",
         )
     return fitting[0][0]
 
@@ -104,7 +104,7 @@ class ListedSource:
     @property
     def display_name(self) -> str:
         """The layout's path and the image's name."""
-        return f"{self._place}:{printable(_shown(self._descriptor, self.image_name))}"
+        return f"{self._place}:{printable(shown_name(self._descriptor, self.image_name))}"
 
     @property
     def image_name(self) -> ImageName:
@@ -155,9 +155,10 @@ def _normalized(name: str) -> str | None:
         return None
 
 
-def _shown(descriptor: Descriptor, name: ImageName) -> str:
+def shown_name(descriptor: Descriptor, name: ImageName) -> str:
+    """Return what an image is called, or its digest as it stands after the place where it is."""
     return name.full or name.tag or f"@{descriptor.digest}"
 
 
 def _listed(images: Sequence[ListedImage]) -> str:
-    return ", ".join(printable(_shown(*image)) for image in images) or "none"
+    return ", ".join(printable(shown_name(*image)) for image in images) or "none"

@@ -170,7 +170,7 @@ def open_source(
     if isinstance(name, str):
         name = parse_source_name(name)
     if isinstance(name, RegistryName):
-        return _new_client(options, progress).source(name.reference, owns_client=True)
+        return new_client(options, progress).source(name.reference, owns_client=True)
     return _open_local(name, progress)
 
 
@@ -192,7 +192,7 @@ class SourceOpener:
         if not isinstance(name, RegistryName):
             return _open_local(name, self._progress)
         if self._client is None:
-            self._client = _new_client(self._options, self._progress)
+            self._client = new_client(self._options, self._progress)
         return self._client.source(name.reference)
 
     def close(self) -> None:
@@ -213,7 +213,8 @@ def _open_local(name: LayoutName | ArchiveName, progress: Progress | None) -> Im
     return ImageLayout(name.path).open_image(name.image)
 
 
-def _new_client(options: RegistryOptions | None, progress: Progress | None) -> RegistryClient:
+def new_client(options: RegistryOptions | None, progress: Progress | None) -> RegistryClient:
+    """Return what registries are reached with; the caller closes it."""
     # The wire costs a tenth of a second to import, which a layout need not pay.
     from ociexport.progress import SILENT  # noqa: PLC0415
     from ociexport.registry.client import RegistryClient  # noqa: PLC0415

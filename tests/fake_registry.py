@@ -20,6 +20,7 @@ What it is, by constructor arguments that can be changed later as attributes:
                               same blobs and refuses requests that bear an Authorization, as S3 does
     chunked=True              bodies of blobs come with no Content-Length
     bytes_per_second=…        each connection is limited so
+    tags_per_page=…           lists of tags come in pages of at most so many, with a link to the next
     tls=ssl_context           speaks https with it; tests/tls.py makes one
 
 What it does wrong, by rules: the first rule that fits a request answers it, and counts down:
@@ -130,6 +131,7 @@ class FakeRegistry:
         redirect_to: FakeRegistry | None = None,
         chunked: bool = False,
         bytes_per_second: int | None = None,
+        tags_per_page: int = 1000,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.address = address
@@ -143,6 +145,7 @@ class FakeRegistry:
         self.redirect_to = redirect_to
         self.chunked = chunked
         self.bytes_per_second = bytes_per_second
+        self.tags_per_page = tags_per_page
         self.tls = tls
         self.refresh_tokens: dict[str, str] = {}
         self.blobs: dict[str, bytes] = {}
@@ -254,7 +257,21 @@ class FakeRegistry:
                 location = f"{self.redirect_to.url}/storage/{blob[2]}?X-Signature=very-secret"
                 return _Answer(307, b"<a href>Temporary Redirect</a>", {"Location": location})
             return self._answer_blob(request, blob[2])
+        if tags := re.fullmatch(r"/v2/(.+)/tags/list", request.path):
+            return self._answer_tags(request, tags[1])
         return _error(404, "NAME_UNKNOWN", "repository name not known to registry")
+
+    def _answer_tags(self, request: Request, repository: str) -> _Answer:
+        names = {selector for name, selector in self.manifests if name == repository}
+        if not names:
+            return _error(404, "NAME_UNKNOWN", "repository name not known to registry")
+        last = request.query.get("last", [""])[0]
+        rest = sorted(name for name in names if ":" not in name and name > last)
+        count = min(int(request.query.get("n", ["1000"])[0]), self.tags_per_page)
+        headers = {"Content-Type": "application/json"}
+        if len(rest) > count:
+            headers["Link"] = f'<{request.path}?last={rest[count - 1]}&n={count}>; rel="next"'
+        return _Answer(200, json.dumps({"name": repository, "tags": rest[:count]}).encode(), headers)
 
     def _answer_manifest(self, repository: str, selector: str) -> _Answer:
         held = self.manifests.get((repository, selector))

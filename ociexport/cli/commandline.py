@@ -12,10 +12,11 @@ from typing import NoReturn
 import ociexport
 from ociexport.errors import UsageError
 
-# name: one line of help. The module is ociexport.cli.<name>.
+# name: one line of help. The module is ociexport.cli.<name>, with underscores for dashes.
 COMMANDS = {
     "pull": "fetch images into an OCI layout, or an archive for docker load",
     "unpack": "apply an image's layers to a new root filesystem",
+    "tags": "list the tags of a repository",
     "serve": "serve an OCI layout as a read-only registry",
     "rm": "remove a root filesystem, unwritable directories included",
     "diff": "say what changed in a root filesystem since it was unpacked",
@@ -46,7 +47,7 @@ def parse_command_line(words: list[str]) -> argparse.Namespace:
             name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False
         )
         if name == wanted:
-            module = importlib.import_module(f"ociexport.cli.{name}")
+            module = importlib.import_module(f"ociexport.cli.{name.replace('-', '_')}")
             command.add_argument("-q", "--quiet", action="store_true", help="print warnings and errors only")
             module.add_arguments(command)
             command.set_defaults(run=module.run)

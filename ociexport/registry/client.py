@@ -73,6 +73,14 @@ class RegistryClient:
         routes = routes_for(reference, self.options, self.registries_conf)
         return RegistrySource(reference, routes, self, owns_client=owns_client)
 
+    def home(self, reference: ImageReference) -> Route:
+        """Return the way to the registry itself, for what a mirror knows only in part.
+
+        Raises:
+            UsageError, OSError: a configuration file is wrong or can't be read.
+        """
+        return routes_for(reference, self.options, self.registries_conf)[-1]
+
     def verify_login(self, registry: str) -> bool:
         """Return whether ``registry`` looked at the given credentials; that they are right is certain then.
 

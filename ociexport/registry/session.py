@@ -80,13 +80,15 @@ class RegistrySession:
     ) -> Answer:
         """Return the answer to a GET of ``path`` (``/manifests/…``) in ``repository``, authenticated as it wants it.
 
+        ``path`` may end in a query.
+
         Raises:
             AuthenticationError: no token is to be had, or the server does not believe it.
             RegistryError: see `Transport.send`.
         """
         url = f"{self.ping(retries=retries)}/{repository}{path}"
         if self.endpoint.namespace is not None:
-            url += "?" + urlencode({"ns": self.endpoint.namespace})
+            url += ("&" if "?" in path else "?") + urlencode({"ns": self.endpoint.namespace})
         request = WireRequest(
             "GET",
             url,

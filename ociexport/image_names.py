@@ -1,0 +1,78 @@
+"""What a repository, a layout or an archive calls its images."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ociexport.errors import NotFoundError, UsageError, quoted
+from ociexport.image_list import ListedImage, shown_name
+from ociexport.layout import ImageLayout
+from ociexport.source_names import ArchiveName, LayoutName, RegistryName, new_client, parse_source_name
+
+if TYPE_CHECKING:
+    from ociexport.progress import Progress
+    from ociexport.registry.options import RegistryOptions
+
+
+def list_names(
+    place: str, *, options: RegistryOptions | None = None, progress: Progress | None = None
+) -> tuple[str, ...]:
+    """Return the tags of a repository, or the names in a layout or archive, in their own order, each once.
+
+    An image of a layout that has no name is told by its digest, as it may stand after the layout's path.
+
+    Args:
+        place: a repository, with no tag; a layout or an archive, with no name after it.
+        options: how registries are reached.
+        progress: told of retries.
+
+    Raises:
+        UsageError: ``place`` names one image.
+        NotFoundError, RegistryError: there is none such, or it gives no list.
+        InvalidImageError: what is there is no layout or archive of images.
+    """
+    name = parse_source_name(place)
+    if isinstance(name, RegistryName):
+        return _list_tags(place, name, options, progress)
+    if name.image is not None:
+        raise UsageError(
+            f"{quoted(place)}: expected a layout or an archive, got an image in it",
+            hint=f"ociexport tags {name.path} lists them all",
+        )
+    return tuple(dict.fromkeys(shown_name(*image) for image in list_local_images(name)))
+
+
+def list_local_images(name: LayoutName | ArchiveName) -> list[ListedImage]:
+    """Return the images of a layout or archive, whatever image ``name`` means.
+
+    Raises:
+        NotFoundError: there is no such layout or archive.
+        InvalidImageError: what is there is none.
+    """
+    if isinstance(name, ArchiveName):
+        # Costs more than a layout needs.
+        from ociexport.archive_source import list_archive_images  # noqa: PLC0415
+
+        return list_archive_images(name.path)
+    if not os.path.isdir(name.path):
+        raise NotFoundError(f"{quoted(name.path)}: expected an OCI layout, there is no such directory")
+    return ImageLayout(name.path).read_images()
+
+
+def _list_tags(
+    place: str, name: RegistryName, options: RegistryOptions | None, progress: Progress | None
+) -> tuple[str, ...]:
+    if "@" in place or ":" in place.rpartition("/")[2]:
+        raise UsageError(
+            f"{quoted(place)}: expected a repository, got an image in it",
+            hint=f"ociexport tags {name.reference.name} lists all tags",
+        )
+    # As in `source_names`: the wire is for those who reach a registry.
+    from ociexport.registry.tags import list_tags  # noqa: PLC0415
+
+    client = new_client(options, progress)
+    try:
+        return list_tags(client, name.reference)
+    finally:
+        client.close()

@@ -1,0 +1,129 @@
+"""The tags of a repository, page by page.
+
+Spec: distribution-spec 1.1, "Content Discovery", "Listing Tags"; RFC 8288 for the Link header.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import urlencode
+
+import requests
+
+from ociexport.errors import InvalidImageError, RegistryError, RegistryNotFoundError
+from ociexport.jsonfields import parse_json_object
+from ociexport.reference import ImageReference
+from ociexport.registry.client import RegistryClient
+from ociexport.registry.encodings import undo_for_document
+from ociexport.registry.exchange import Answer
+from ociexport.registry.failures import redacted
+from ociexport.registry.hosts import Route
+
+# distribution and ECR give no more at once; some registries, not asked, give a hundred.
+_TAGS_PER_PAGE = 1000
+# A registry that ignores the wish gives all at once; 32 MiB are a quarter of a million tags of the longest kind.
+_MAX_PAGE_BYTES = 32 * 1024 * 1024
+# The largest repositories known have some hundred thousand tags; one that never ends is no repository.
+_MAX_TAGS = 2_000_000
+_MAX_PAGES = 20_000
+# Registries that filter after they have counted send pages with nothing on them, but not many in a row.
+_MAX_PAGES_OF_NOTHING_NEW = 10
+# What registries without such lists answer, where the repository itself may well be there.
+_NO_LIST_STATUSES = frozenset({405, 501})
+_NO_LIST_CODES = frozenset({"UNSUPPORTED", "PAGE_NOT_FOUND"})
+
+
+def list_tags(client: RegistryClient, reference: ImageReference) -> tuple[str, ...]:
+    """Return all tags of the repository that ``reference`` is in, in the registry's order, each once.
+
+    The registry itself is asked and none of its mirrors: a mirror has what was asked of it before, and no more.
+
+    Args:
+        client: how registries are reached; stays open.
+        reference: whose tag and digest do not matter.
+
+    Raises:
+        RegistryNotFoundError: there is no such repository.
+        RegistryError: it gives no list of tags, or one that does not end.
+    """
+    return _TagList(client, client.home(reference), reference.name).read()
+
+
+class _TagList:
+    """The pages of one list, as they come in."""
+
+    def __init__(self, client: RegistryClient, route: Route, name: str) -> None:
+        self._session = client.session(route)
+        self._repository = route.repository
+        self._subject = f"tags of {name}"
+        self._tags: dict[str, None] = {}
+        self._queries: set[str] = set()
+
+    def read(self) -> tuple[str, ...]:
+        """Return what all pages have."""
+        query = urlencode({"n": _TAGS_PER_PAGE})
+        nothing_new = 0
+        while True:
+            self._queries.add(query)
+            known = len(self._tags)
+            answer = self._ask(query)
+            page = self._read_page(answer)
+            self._tags.update(dict.fromkeys(page))
+            is_new = len(self._tags) > known
+            following = _next_query(answer.headers)
+            if following is None and is_new and len(page) == _TAGS_PER_PAGE:
+                # Some give as many as were asked for and do not say that there are more.
+                following = urlencode({"n": _TAGS_PER_PAGE, "last": page[-1]})
+            if following is None:
+                return tuple(self._tags)
+            nothing_new = 0 if is_new else nothing_new + 1
+            if following in self._queries or nothing_new == _MAX_PAGES_OF_NOTHING_NEW:
+                raise self._error("expected an end, got a link to pages that were read before", answer)
+            if len(self._queries) == _MAX_PAGES or len(self._tags) > _MAX_TAGS:
+                raise self._error(f"expected at most {_MAX_PAGES} pages and {_MAX_TAGS} tags, got more", answer)
+            query = following
+
+    def _ask(self, query: str) -> Answer:
+        try:
+            return self._get(f"/tags/list?{query}" if query else "/tags/list")
+        except RegistryError as error:
+            if error.status == 400 and not self._tags and query:
+                # It does not take the size of our pages, and so may choose its own.
+                return self._get("/tags/list")
+            if error.status in _NO_LIST_STATUSES or _NO_LIST_CODES & set(error.codes):
+                error.hint = "this registry seems to give no lists of tags; an image is pulled by its tag all the same"
+            elif isinstance(error, RegistryNotFoundError) and not error.codes:
+                error.hint = "check the spelling; or this registry gives no lists of tags"
+            raise
+
+    def _get(self, path: str) -> Answer:
+        return self._session.get(self._repository, path, subject=self._subject)
+
+    def _read_page(self, answer: Answer) -> tuple[str, ...]:
+        try:
+            raw = answer.read_up_to(_MAX_PAGE_BYTES + 1)
+        finally:
+            answer.close()
+        if len(raw) > _MAX_PAGE_BYTES:
+            raise self._error(f"expected at most {_MAX_PAGE_BYTES} bytes in a page, got more", answer)
+        try:
+            return parse_json_object(undo_for_document(raw, answer), where="").texts("tags")
+        except InvalidImageError as error:
+            raise self._error(f"expected a list of tags, got another document ({error})", answer) from error
+
+    def _error(self, message: str, answer: Answer) -> RegistryError:
+        url = redacted(answer.url)
+        return RegistryError(f"{self._subject}: GET {url}: {message}", method="GET", url=url)
+
+
+def _next_query(headers: Mapping[str, str]) -> str | None:
+    """Return the query of the next page; None at the end.
+
+    Of the link only the query counts: the page is of the same list, so it is asked of the same server. Behind gateways
+    registries name themselves wrongly, in host, protocol and path alike, and a hostile one does not get to say where
+    credentials are sent.
+    """
+    for link in requests.utils.parse_header_links(headers.get("Link", "")):
+        if "next" in link.get("rel", "").lower().split():
+            return link["url"].partition("?")[2].partition("#")[0].strip() or None
+    return None
