@@ -72,9 +72,11 @@ class Platform:
         return members
 
     def __str__(self) -> str:
-        name = f"{self.os}/{self.architecture}" + (f"/{self.variant}" if self.variant else "")
+        """Return the platform as `ociexport.platforms.parse_platform` reads it."""
+        demands = "+".join([self.os_version or "", *self.os_features])
+        system = f"{self.os}({demands})" if demands else self.os
         # A platform comes from an image, and this goes to a terminal.
-        return printable(f"{name} (version {self.os_version})" if self.os_version else name)
+        return printable("/".join(part for part in (system, self.architecture, self.variant) if part is not None))
 
 
 @dataclass(frozen=True, slots=True)

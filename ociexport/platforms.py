@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import platform as host
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from ociexport.documents import Descriptor, Index, Platform
@@ -32,6 +33,12 @@ _SYSTEMS = {"macos": "darwin"}
 _DEFAULT_VARIANTS = {"arm": "v7", "arm64": "v8", "amd64": "v1"}
 _VARIANT_PATTERN = re.compile(r"v?([0-9]{1,4})")
 _PART_PATTERN = re.compile(r"[A-Za-z0-9_.-]+")
+# containerd's way to ask for more than a name: windows(10.0.17763+win32k)/amd64.
+_SYSTEM_PATTERN = re.compile(r"([A-Za-z0-9_.-]+)\(([A-Za-z0-9_.-]*)((?:\+[A-Za-z0-9_.-]+)*)\)")
+# Windows Server 2022: from here on a newer Windows runs the images of older ones, back to the release with long support
+# before it. Until then host and image have to be of one build.
+_FIRST_BUILD_THAT_RUNS_OLDER = 20348
+_LONG_SUPPORTED_BUILDS = (20348, 26100)
 # What a platform of attestations is called: it names no machine.
 _UNKNOWN = "unknown"
 
@@ -39,17 +46,26 @@ _UNKNOWN = "unknown"
 def parse_platform(text: str) -> Platform:
     """Return the platform that ``os/arch[/variant]`` means; a bare architecture is one of Linux.
 
+    A version and features of the system may follow its name: ``windows(10.0.17763+win32k)/amd64``.
+
     Raises:
         UsageError: ``text`` has no or too many parts.
     """
     parts = text.split("/")
-    if not 1 <= len(parts) <= 3 or not all(_PART_PATTERN.fullmatch(part) for part in parts):
+    if len(parts) == 1:
+        parts = ["linux", *parts]
+    system = _SYSTEM_PATTERN.fullmatch(parts[0])
+    if system:
+        parts[0] = system[1]
+    if len(parts) > 3 or not all(_PART_PATTERN.fullmatch(part) for part in parts):
         raise UsageError(
             f"platform {quoted(text)}: expected os/arch[/variant]", hint="for example --platform linux/arm64"
         )
-    if len(parts) == 1:
-        parts = ["linux", *parts]
-    return normalize_platform(Platform(parts[0], parts[1], parts[2] if len(parts) == 3 else None))
+    platform = Platform(parts[0], parts[1], parts[2] if len(parts) == 3 else None)
+    if system:
+        features = tuple(part for part in system[3].split("+") if part)
+        platform = replace(platform, os_version=system[2] or None, os_features=features)
+    return normalize_platform(platform)
 
 
 def host_platform() -> Platform:
@@ -77,8 +93,9 @@ def select_manifest(index: Index, wanted: Platform) -> Descriptor:
     """Return the entry of ``index`` that runs best on ``wanted``; the first of equals.
 
     An entry of a lower variant runs on a machine of a higher one (``arm/v6`` on ``arm/v7``), so the highest that is
-    not above the wanted one is taken, as containerd does. Attestations are no platforms. An entry without a platform,
-    where it is the only one, is taken as it is.
+    not above the wanted one is taken, as containerd does. All features of the system that an entry names must be wanted
+    (image-index.md: they are mandatory for the image); versions count on Windows. Attestations are no platforms. An
+    entry without a platform, where it is the only one, is taken as it is.
 
     Raises:
         NoMatchingPlatformError: lists the platforms there are.
@@ -104,20 +121,51 @@ def fits_platform(offered: Platform, wanted: Platform) -> bool:
     return _rank(normalize_platform(offered), wanted) is not None
 
 
-def _rank(offered: Platform, wanted: Platform) -> int | None:
+def _rank(offered: Platform, wanted: Platform) -> tuple[int, Sequence[int]] | None:
     """Return how well ``offered`` fits, higher being better; None where it does not run on ``wanted``."""
     if (offered.os, offered.architecture) != (wanted.os, wanted.architecture):
         return None
     if _UNKNOWN in (offered.os, offered.architecture):
         return None
-    if wanted.os_version and offered.os_version and wanted.os_version != offered.os_version:
+    if not _needed_features(offered) <= set(wanted.os_features):
         return None
-    if not set(wanted.os_features) <= set(offered.os_features):
+    if wanted.os == "windows" and not _runs_windows(wanted.os_version, offered.os_version):
         return None
+    version = _version_numbers(offered.os_version)
     offered_variant, wanted_variant = _variant_number(offered), _variant_number(wanted)
     if offered_variant is None or wanted_variant is None:
-        return 0 if offered.variant == wanted.variant else None
-    return offered_variant if offered_variant <= wanted_variant else None
+        return (0, version) if offered.variant == wanted.variant else None
+    return (offered_variant, version) if offered_variant <= wanted_variant else None
+
+
+def _needed_features(offered: Platform) -> set[str]:
+    """Return what the image demands of the system; ``win32k`` only Nano Server lacks, and containerd does not ask."""
+    features = set(offered.os_features)
+    return features - {"win32k"} if offered.os == "windows" else features
+
+
+def _runs_windows(host: str | None, image: str | None) -> bool:
+    """Whether Windows of version ``host`` runs an image of version ``image``; what is not said stands for any.
+
+    Source: Microsoft's table of Windows container version compatibility, as containerd reads it.
+    """
+    if not host or not image:
+        return True
+    wanted, offered = _version_numbers(host), _version_numbers(image)
+    if len(wanted) < 3 or len(offered) < 3:
+        return wanted == offered[: len(wanted)]
+    if wanted[:2] != offered[:2]:
+        return False
+    if wanted[2] < _FIRST_BUILD_THAT_RUNS_OLDER:
+        return wanted[2] == offered[2]
+    oldest = max((build for build in _LONG_SUPPORTED_BUILDS if build < wanted[2]), default=wanted[2])
+    return oldest <= offered[2] <= wanted[2]
+
+
+def _version_numbers(version: str | None) -> list[int]:
+    """Return the numbers of ``10.0.17763.2300``, up to the first part that is none."""
+    numbers = itertools.takewhile(lambda part: part.isascii() and part.isdigit(), (version or "").split("."))
+    return [int(part[:9]) for part in numbers]
 
 
 def _variant_number(platform: Platform) -> int | None:

@@ -274,7 +274,7 @@ def test_layers_are_paired_in_order() -> None:
 
 
 def test_platform_is_shown_so_that_no_terminal_obeys_it() -> None:
-    assert str(Platform("li\x1b[31mnux\n", "amd64", None, "10")) == r"li\x1b[31mnux\n/amd64 (version 10)"
+    assert str(Platform("li\x1b[31mnux\n", "amd64", None, "10")) == r"li\x1b[31mnux\n(10)/amd64"
 
 
 DOCUMENTS = st.dictionaries(

@@ -52,6 +52,10 @@ def _platform(text: str) -> Platform:
         ("armel", "linux/arm/v6"),
         ("i686", "linux/386"),
         ("macos/arm64", "darwin/arm64"),
+        ("windows(10.0.17763)/amd64", "windows(10.0.17763)/amd64"),
+        ("Windows(10.0.17763+win32k)/x86_64", "windows(10.0.17763+win32k)/amd64"),
+        ("linux(+a+b)/arm64/v9", "linux(+a+b)/arm64/v9"),
+        ("linux()/amd64", "linux/amd64"),
     ],
 )
 def test_platforms_are_read_in_gos_words(text: str, normalized: str) -> None:
@@ -59,7 +63,10 @@ def test_platforms_are_read_in_gos_words(text: str, normalized: str) -> None:
     assert str(parse_platform(text)) == normalized
 
 
-@pytest.mark.parametrize("text", ["", "/", "linux/", "a/b/c/d", "linux/amd64 ", "linux//v7", "linux/\x1b"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "/", "linux/", "a/b/c/d", "linux/amd64 ", "linux//v7", "linux/\x1b", "linux(/amd64", "linux(a b)/amd64"],
+)
 def test_what_is_no_platform_is_refused(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_platform(text)
@@ -113,7 +120,7 @@ def test_error_lists_what_there_is_once_each() -> None:
         select_manifest(index, Platform("linux", "s390x"))
     assert str(caught.value) == (
         f"manifest {index.digest}: no image for platform linux/s390x, "
-        r"there are: linux/arm64, windows/amd64 (version 10.0.1), evil\n/x"
+        r"there are: linux/arm64, windows(10.0.1)/amd64, evil\n/x"
     )
     assert caught.value.hint == "choose one with --platform"
 
@@ -133,10 +140,66 @@ def test_attestation_is_no_platform() -> None:
     assert select_manifest(index, Platform("linux", "amd64")).size == 0
 
 
-@pytest.mark.parametrize(("wanted", "position"), [("10.0.1", 0), ("10.0.2", 1)])
-def test_os_version_is_compared_where_it_is_wanted(wanted: str, position: int) -> None:
-    index = index_of(Platform("windows", "amd64", None, "10.0.1"), Platform("windows", "amd64", None, "10.0.2"))
-    assert select_manifest(index, Platform("windows", "amd64", None, wanted)).size == position
+@pytest.mark.parametrize(
+    ("host", "images", "position"),
+    [
+        ("10.0.17763", ["10.0.14393.1", "10.0.17763.1", "10.0.17763.300"], 2),
+        ("10.0.17763.5", ["10.0.17763.9"], 0),
+        ("10.0.17763", [None], 0),
+        ("", ["10.0.14393.1", "10.0.17763.1"], 1),
+        ("10.0.22631", ["10.0.20348.1", "10.0.20349.1", "10.0.22632.1"], 1),
+        ("10.0.26100", ["10.0.20348.1"], 0),
+        ("10.0.26200", ["10.0.20348.1", "10.0.26100.1"], 1),
+        ("10.0", ["10.0.26100.1"], 0),
+    ],
+)
+def test_windows_takes_the_newest_image_that_it_runs(host: str, images: list[str | None], position: int) -> None:
+    """Windows container version compatibility, as containerd/platforms reads it."""
+    index = index_of(*(Platform("windows", "amd64", None, version) for version in images))
+    assert select_manifest(index, Platform("windows", "amd64", None, host)).size == position
+
+
+@pytest.mark.parametrize(
+    ("host", "image"),
+    [
+        ("10.0.17763", "10.0.17764.1"),
+        ("10.0.17763", "10.1.17763.1"),
+        ("10.0.20348", "10.0.17763.1"),
+        ("10.0.20348", "10.0.20349.1"),
+        ("10.0.26200", "10.0.22631.1"),
+        ("10.1", "10.0.17763.1"),
+    ],
+)
+def test_windows_of_another_build_does_not_run_the_image(host: str, image: str) -> None:
+    with pytest.raises(NoMatchingPlatformError):
+        select_manifest(index_of(Platform("windows", "amd64", None, image)), Platform("windows", "amd64", None, host))
+
+
+def test_version_of_another_system_does_not_count() -> None:
+    index = index_of(Platform("linux", "amd64", None, "6.1"))
+    assert select_manifest(index, Platform("linux", "amd64", None, "5.10")).size == 0
+
+
+@pytest.mark.parametrize(
+    ("features", "wanted"),
+    [((), ()), ((), ("sse",)), (("sse",), ("sse", "avx"))],
+)
+def test_image_may_demand_features_that_are_wanted(features: tuple[str, ...], wanted: tuple[str, ...]) -> None:
+    """image-index.md, os.features: each is a mandatory feature of the system."""
+    index = index_of(Platform("linux", "amd64", os_features=features))
+    assert select_manifest(index, Platform("linux", "amd64", os_features=wanted)).size == 0
+
+
+def test_image_that_demands_more_is_not_taken() -> None:
+    index = index_of(Platform("linux", "amd64", os_features=("sse",)))
+    with pytest.raises(NoMatchingPlatformError, match=r"there are: linux\(\+sse\)/amd64$"):
+        select_manifest(index, Platform("linux", "amd64"))
+
+
+def test_win32k_is_not_asked_for() -> None:
+    """Only Nano Server, which runs no containers, is without it."""
+    index = index_of(Platform("windows", "amd64", os_features=("win32k",)))
+    assert select_manifest(index, Platform("windows", "amd64")).size == 0
 
 
 def test_host_is_a_linux_machine() -> None:

@@ -183,6 +183,79 @@ def test_platform_is_chosen_and_said(
     assert puller.blobs == {digest.encoded for digest in chosen.all_digests}
 
 
+def on(*platforms: Platform) -> list[BuiltImage]:
+    return [build_image(LAYERS, platform=platform) for platform in platforms]
+
+
+@pytest.mark.parametrize("options", [["--all"], ["-a"], ["--platform", "all"]])
+def test_all_platforms_are_pulled_with_their_index(puller: Puller, options: list[str]) -> None:
+    amd64, arm64 = on(AMD64, ARM64)
+    index = build_index([arm64, amd64])
+    pulled = puller(puller.serve(index), *options)
+    assert (pulled.code, pulled.out) == (0, f"REGISTRY/library/app:1@{index.digest}\n")
+    assert pulled.lines[:3] == [
+        f"ociexport: REGISTRY/library/app:1: platform linux/arm64, manifest {arm64.digest}",
+        f"ociexport: REGISTRY/library/app:1: platform linux/amd64, manifest {amd64.digest}",
+        f"ociexport: REGISTRY/library/app:1: index {index.digest}, as published",
+    ]
+    assert re.fullmatch(
+        rf"ociexport: REGISTRY/library/app:1: index {index.digest} of 2 manifests: "
+        r"5 blobs \([\d.]+ kB\) fetched, 0 already there",
+        pulled.lines[-1],
+    )
+    assert puller.blobs == {digest.encoded for digest in index.all_digests}
+
+
+@pytest.mark.parametrize(
+    "options", [["--platform", "linux/amd64,arm64"], ["--platform=linux/amd64", "--platform=linux/arm64"]]
+)
+def test_some_platforms_get_an_index_of_their_own_and_that_is_said(puller: Puller, options: list[str]) -> None:
+    amd64, arm64, armv7 = on(AMD64, ARM64, Platform("linux", "arm", "v7"))
+    index = build_index([armv7, arm64, amd64])
+    pulled = puller(puller.serve(index), *options)
+    made = puller.index[0]["digest"]
+    assert made not in (str(index.digest), str(amd64.digest), str(arm64.digest))
+    assert pulled.out == f"REGISTRY/library/app:1@{made}\n"
+    assert pulled.lines[2] == (
+        f"ociexport: REGISTRY/library/app:1: index {made} was made of the chosen platforms, the published one is "
+        f"{index.digest}; --sparse keeps that one"
+    )
+
+
+def test_sparse_keeps_the_published_index(puller: Puller) -> None:
+    amd64, arm64 = on(AMD64, ARM64)
+    index = build_index([arm64, amd64])
+    pulled = puller(puller.serve(index), "--platform", "linux/arm64", "--sparse")
+    assert pulled.out == f"REGISTRY/library/app:1@{index.digest}\n"
+    assert puller.blobs == {digest.encoded for digest in {*arm64.all_digests, index.digest}}
+
+
+def test_pulled_index_is_a_source_for_each_of_its_platforms(puller: Puller) -> None:
+    amd64, arm64 = on(AMD64, ARM64)
+    puller(puller.serve(build_index([arm64, amd64])), "--all")
+    ended = run_command("pull", puller.layout, "--out", puller.home / "x.tar", "--platform=arm64", home=puller.home)
+    assert ended.stdout.strip().endswith(f"@{arm64.digest}")
+
+
+@pytest.mark.system
+def test_skopeo_reads_a_pulled_index(puller: Puller) -> None:
+    amd64, arm64 = on(AMD64, ARM64)
+    index = build_index([arm64, amd64])
+    puller(puller.serve(index), "--all")
+    said = subprocess.run(
+        ["skopeo", "inspect", "--raw", f"oci:{puller.layout}:1"], capture_output=True, check=True, timeout=60
+    )
+    assert said.stdout == index.raw
+    copied = puller.home / "copy"
+    subprocess.run(
+        ["skopeo", "copy", "--all", f"oci:{puller.layout}:1", f"dir:{copied}"],
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    assert (copied / "manifest.json").read_bytes() == index.raw
+
+
 def test_image_for_another_machine_only_is_pulled_with_a_warning(puller: Puller) -> None:
     pulled = puller(puller.serve(IMAGE), "--platform", "linux/arm64", "-q")
     assert (pulled.code, pulled.lines) == (
@@ -248,6 +321,14 @@ def assert_fails(puller: Puller, pulled: Pulled, code: int, *errors: str) -> Non
         (
             ["alpine", "--platform", "a/b/c/d"],
             ["platform 'a/b/c/d': expected os/arch[/variant]", "hint: for example --platform linux/arm64"],
+        ),
+        (
+            ["alpine", "--all", "--platform", "linux/arm64"],
+            ["--platform: expected no platform beside --all, got one", "hint: leave out one of the two"],
+        ),
+        (
+            ["alpine", "--platform", "all,arm64"],
+            ["platform 'all': expected os/arch[/variant]", "hint: for example --platform linux/arm64"],
         ),
         (["alpine@sha256:../../x"], [
             "image reference 'alpine@sha256:../../x': digest: expected 64 lower-case hexadecimal digits after "
