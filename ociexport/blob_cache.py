@@ -48,6 +48,10 @@ class BlobCache:
         _share(path, target)
         return True
 
+    def has(self, descriptor: Descriptor) -> bool:
+        """Whether the blob is here, and valid: its bytes are read."""
+        return _is_valid(self.blob_path(descriptor.digest), descriptor)
+
     def take(self, descriptor: Descriptor, path: str) -> None:
         """Keep the verified blob at ``path`` for others; nothing is said where the cache can't be written."""
         target = self.blob_path(descriptor.digest)

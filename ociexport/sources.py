@@ -83,6 +83,17 @@ def servers_of(source: ImageSource) -> Mapping[Digest, str]:
     return source.served_by if isinstance(source, _Served) else {}
 
 
+@runtime_checkable
+class _Asked(Protocol):
+    @property
+    def credentials(self) -> str | None: ...
+
+
+def credentials_of(source: ImageSource) -> str | None:
+    """Return whom the image was asked for as, and where that was found; None where nobody wanted to know it so far."""
+    return source.credentials if isinstance(source, _Asked) else None
+
+
 class BlobWriter(Protocol):
     """Takes one blob's bytes in order.
 

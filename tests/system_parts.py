@@ -49,6 +49,18 @@ def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> st
 
 
 @contextmanager
+def mounted(directory: Path, *words: str) -> Iterator[Path]:
+    """Give ``directory`` with a file system mounted on it, as ``words`` tell mount(8)."""
+    require("mount", "umount", root=True)
+    directory.mkdir()
+    run("mount", *words, directory)
+    try:
+        yield directory
+    finally:
+        run("umount", directory)
+
+
+@contextmanager
 def docker_registry(directory: Path, *, proxy_of: str | None = None) -> Iterator[str]:
     """Run Debian's docker-registry on loopback; gives its ``host:port``.
 

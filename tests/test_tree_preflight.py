@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import pytest
 from ociexport.tree.preflight import missing_features, verify_room
 from tests.image_builder import build_image, write_layout
 from tests.memory_source import directory, member
-from tests.system_parts import OCIEXPORT, require, run
+from tests.system_parts import OCIEXPORT, mounted, run
 
 FOLDS = "names that differ in case only are one file here: such files of the image replace each other"
 NO_LINKS = "there are no symbolic links here: an image that has one can't be unpacked"
@@ -34,17 +33,6 @@ def fd(tmp_path: Path) -> Iterator[int]:
     yield fd
     assert os.listdir(fd) == []
     os.close(fd)
-
-
-@contextmanager
-def mounted(directory: Path, *words: str) -> Iterator[Path]:
-    require("mount", "umount", root=True)
-    directory.mkdir()
-    run("mount", *words, directory)
-    try:
-        yield directory
-    finally:
-        run("umount", directory)
 
 
 def refuse(number: int) -> Callable[..., Any]:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from ociexport.cli.exit_codes import OK
 from ociexport.registry.authfiles import search_credentials
-from ociexport.registry.credentials import Finding
 from ociexport.registry.short_names import parse_image
 
 
@@ -29,14 +28,5 @@ def run(options: argparse.Namespace) -> int:
     finding = search_credentials(reference.registry, reference.repository, options.authfile)
     for place, reason in finding.passed_over:
         sys.stdout.write(f"{place}: {reason}\n")
-    sys.stdout.write(
-        f"{_describe(finding)}\n{reference.name}: pulled as {finding.credentials or 'nobody (anonymous)'}\n"
-    )
+    sys.stdout.write(f"{finding.origin}\n{reference.name}: pulled as {finding.credentials or 'nobody (anonymous)'}\n")
     return OK
-
-
-def _describe(finding: Finding) -> str:
-    if finding.place is None:
-        return "no other place to look"
-    helper = f", by docker-credential-{finding.helper}" if finding.helper is not None else ""
-    return f"{finding.place}: entry '{finding.key}'{helper}"

@@ -46,7 +46,7 @@ def is_archive(options: argparse.Namespace) -> bool:
             f"--out {quoted(options.out)}: expected a layout or *.tar, got a compressed archive",
             hint="layers are compressed as they are, so that another compression brings nothing",
         )
-    return options.out == "-" or options.out.endswith(".tar") or _is_pipe(options.out)
+    return options.out.endswith(".tar") or is_pipe(options.out)
 
 
 @contextmanager
@@ -60,15 +60,16 @@ def opened_out(options: argparse.Namespace) -> Iterator[str | BinaryIO]:
         if sys.stdout.isatty():
             raise UsageError("--out -: expected a file or a pipe on standard output, got a terminal")
         yield sys.stdout.buffer
-    elif _is_pipe(options.out):
+    elif is_pipe(options.out):
         with open(options.out, "wb") as pipe:
             yield pipe
     else:
         yield options.out
 
 
-def _is_pipe(path: str) -> bool:
+def is_pipe(out: str) -> bool:
+    """Whether what goes to ``out`` can only be written in one pass."""
     try:
-        return stat.S_ISFIFO(os.stat(path).st_mode)
+        return out == "-" or stat.S_ISFIFO(os.stat(out).st_mode)
     except OSError:
         return False

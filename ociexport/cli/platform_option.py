@@ -54,8 +54,8 @@ def choice_from(options: argparse.Namespace) -> PlatformChoice:
         UsageError: one is no platform, or --all stands beside others.
     """
     words = [word for text in options.platform for word in text.split(",")]
-    takes_all = options.all or words == [_ALL]
-    if takes_all and words not in ([], [_ALL]):
+    takes_all = options.all or _ALL in words
+    if takes_all and set(words) - {_ALL}:
         raise UsageError("--platform: expected no platform beside --all, got one", hint="leave out one of the two")
     if takes_all:
         return PlatformChoice()

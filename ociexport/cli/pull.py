@@ -5,23 +5,24 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack, closing
-from typing import TextIO
+from typing import BinaryIO
 
 from ociexport.blob_cache import BlobCache
 from ociexport.cli.exit_codes import OK
-from ociexport.cli.out_option import add_out_arguments, is_archive, opened_out
+from ociexport.cli.json_option import add_json_argument
+from ociexport.cli.out_option import add_out_arguments, is_archive, is_pipe, opened_out
 from ociexport.cli.platform_option import add_platforms_arguments, choice_from
 from ociexport.cli.progress_option import progress_from
+from ociexport.cli.pull_report import PullReport, tell_plan
 from ociexport.cli.registry_options import add_registry_arguments, registry_options_from
-from ociexport.cli.reporting import report_error
 from ociexport.errors import OciexportError, UsageError, locating, quoted
 from ociexport.layout import ImageLayout
-from ociexport.progress import Progress, format_bytes
+from ociexport.newfile import new_file
+from ociexport.pull_plan import plan_pull
 from ociexport.source_names import LayoutName, SourceName, SourceOpener, parse_source_name
 from ociexport.sourcedate import source_date_epoch
-from ociexport.transfer import DEFAULT_JOBS, MAX_JOBS, PullResult, copy_image, copy_to_archive
+from ociexport.transfer import DEFAULT_JOBS, MAX_JOBS, copy_image, copy_to_archive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"blobs to fetch side by side (default: {DEFAULT_JOBS})",
     )
     parser.add_argument("--cache", metavar="DIR", help="share blobs with other layouts through this directory")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would be fetched and written, and whether there is room"
+    )
+    parser.add_argument("--digestfile", metavar="FILE", help="write the digest of each image to FILE, one a line")
+    add_json_argument(parser)
     add_registry_arguments(parser)
 
 
@@ -52,46 +58,79 @@ def run(options: argparse.Namespace) -> int:
     names = [parse_source_name(image) for image in options.images]
     pull = _pull_into_archive if is_archive(options) else _pull_into_layout
     progress = progress_from(options)
-    with closing(SourceOpener(options=registry_options_from(options), progress=progress)) as sources:
-        return pull(options, names, sources, progress)
+    with ExitStack() as stack:
+        report = PullReport(
+            progress,
+            # Standard output may be the archive.
+            sys.stderr if is_pipe(options.out) else sys.stdout,
+            as_json=options.json,
+            digests=_open_digest_file(options, stack),
+        )
+        opener = SourceOpener(options=registry_options_from(options), progress=progress)
+        return pull(options, names, stack.enter_context(closing(opener)), report)
+
+
+def _open_digest_file(options: argparse.Namespace, stack: ExitStack) -> BinaryIO | None:
+    if options.digestfile is None or options.dry_run:
+        return None
+    return stack.enter_context(new_file(options.digestfile))
 
 
 def _pull_into_archive(
-    options: argparse.Namespace, names: list[SourceName], sources: SourceOpener, progress: Progress
+    options: argparse.Namespace, names: list[SourceName], sources: SourceOpener, report: PullReport
 ) -> int:
     if options.cache:
         raise UsageError("pull: --cache goes with a layout, not with an archive")
-    seconds = source_date_epoch() or 0
-    with opened_out(options) as out, ExitStack() as stack:
+    platform = choice_from(options)
+    with ExitStack() as stack:
         opened = [stack.enter_context(closing(sources.open(name))) for name in names]
-        results = copy_to_archive(
-            opened, out, platform=choice_from(options), jobs=options.jobs, progress=progress, seconds=seconds
-        )
+        if options.dry_run:
+            out = options.out if not is_pipe(options.out) else None
+            return tell_plan(plan_pull(opened, out, platform=platform, progress=report.progress), options)
+        seconds = source_date_epoch() or 0
+        with opened_out(options) as out:
+            results = copy_to_archive(
+                opened, out, platform=platform, jobs=options.jobs, progress=report.progress, seconds=seconds
+            )
     for result in results:
-        # Standard output may be the archive.
-        _tell(result, progress, sys.stdout if isinstance(out, str) else sys.stderr)
+        report.add(result)
+    report.end()
     return OK
 
 
 def _pull_into_layout(
-    options: argparse.Namespace, names: list[SourceName], sources: SourceOpener, progress: Progress
+    options: argparse.Namespace, names: list[SourceName], sources: SourceOpener, report: PullReport
 ) -> int:
-    layout = ImageLayout(options.out, cache=BlobCache(options.cache) if options.cache else None)
+    cache = BlobCache(options.cache) if options.cache else None
+    layout = ImageLayout(options.out, cache=cache)
     layout.verify_is_usable()
     for name in names:
         _verify_is_another(name, layout)
     platform = choice_from(options)
+    if options.dry_run:
+        with ExitStack() as stack:
+            opened = [stack.enter_context(closing(sources.open(name))) for name in names]
+            # Without its cache, from which a layout takes what it is asked for.
+            uncached = ImageLayout(options.out)
+            plan = plan_pull(opened, (uncached, cache), platform=platform, progress=report.progress)
+        return tell_plan(plan, options)
 
     def pull_one(name: SourceName) -> None:
         with closing(sources.open(name)) as source:
-            result = copy_image(source, layout, platform=platform, jobs=options.jobs, progress=progress)
-        _tell(result, progress, sys.stdout)
+            report.add(copy_image(source, layout, platform=platform, jobs=options.jobs, progress=report.progress))
 
     if len(names) == 1:
         pull_one(names[0])
+        report.end()
         return OK
-    codes = [_try_to(pull_one, name, shown) for name, shown in zip(names, options.images, strict=True)]
-    return next(filter(None, codes), OK)
+    for name, shown in zip(names, options.images, strict=True):
+        try:
+            with locating(f"image {quoted(shown)}"):
+                pull_one(name)
+        except OciexportError as error:
+            report.add_failure(shown, error)
+    report.end()
+    return report.code
 
 
 def _verify_is_another(name: SourceName, layout: ImageLayout) -> None:
@@ -105,29 +144,3 @@ def _verify_is_another(name: SourceName, layout: ImageLayout) -> None:
             f"{quoted(name.path)}: expected an image from elsewhere, got the layout that --out names",
             hint="docker:// before a reference tells that it is one",
         )
-
-
-def _try_to(pull_one: Callable[[SourceName], None], name: SourceName, shown: str) -> int:
-    try:
-        with locating(f"image {quoted(shown)}"):
-            pull_one(name)
-    except OciexportError as error:
-        return report_error(error)
-    return OK
-
-
-def _tell(result: PullResult, progress: Progress, out: TextIO) -> None:
-    if result.fetched_blobs:
-        blobs = f"{result.fetched_blobs} blobs ({format_bytes(result.fetched_bytes)}) fetched"
-        came = f"{blobs}, {result.reused_blobs} already there"
-    else:
-        came = "already there, nothing was downloaded"
-    if result.digest != result.manifest_digest:
-        what = f"index {result.digest} of {len(result.manifests)} manifests"
-    elif result.is_image:
-        what = f"image {result.config_digest}"
-    else:
-        what = f"artifact {result.digest}"
-    progress.say(f"{result.name}: {what}: {came}")
-    out.write(f"{result.reference}\n")
-    out.flush()

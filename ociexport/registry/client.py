@@ -163,6 +163,15 @@ class RegistrySource:
         with self._lock:
             return dict(self._served_by)
 
+    @property
+    def credentials(self) -> str | None:
+        """Whom the registry or mirror that gave the manifest was asked as; no secret. None where it did not ask."""
+        with self._lock:
+            hosts = set(self._served_by.values())
+        served = next((route for route in self._routes if route.endpoint.host in hosts), None)
+        finding = self._client.session(served).used_finding(served.repository) if served is not None else None
+        return str(finding) if finding is not None else None
+
     def fetch_manifest(self, descriptor: Descriptor | None = None) -> ReceivedManifest:
         """Return the manifest or index that ``descriptor`` names, or the reference; verified.
 

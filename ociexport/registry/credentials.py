@@ -75,6 +75,20 @@ class Finding:
     helper: str | None = None
     passed_over: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def origin(self) -> str:
+        """Where they were found, for people."""
+        if self.place is None:
+            return "no other place to look"
+        if self.key is None:
+            return self.place
+        helper = f", by docker-credential-{self.helper}" if self.helper is not None else ""
+        return f"{self.place}: entry '{self.key}'{helper}"
+
+    def __str__(self) -> str:
+        """Return whom a registry is asked as, and where that was found; no secret."""
+        return f"{self.credentials} (from {self.origin})" if self.credentials else "nobody (anonymous)"
+
 
 def parse_user_and_password(text: str) -> Credentials:
     """Return the credentials in ``user:password``; the password may hold colons.

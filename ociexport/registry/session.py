@@ -21,7 +21,7 @@ from ociexport.registry.auth import (
     pull_scope,
 )
 from ociexport.registry.certificates import DEFAULT_TLS
-from ociexport.registry.credentials import Finding
+from ociexport.registry.credentials import Credentials, Finding
 from ociexport.registry.exchange import Answer, WireRequest
 from ociexport.registry.failures import redacted, was_refused
 from ociexport.registry.hosts import Endpoint
@@ -222,6 +222,13 @@ class RegistrySession:
         if repository not in self._findings:
             self._findings[repository] = self._search(repository)
         return self._findings[repository]
+
+    def used_finding(self, repository: str) -> Finding | None:
+        """Return whom ``repository`` was asked for as; None where the server did not want to know."""
+        if self._unasked is not None:
+            return Finding(Credentials(registry_token=self._unasked), "the command line")
+        with self._lock:
+            return self._findings.get(repository)
 
     def _forget_token(self, repository: str, authorization: str | None) -> None:
         """Drop the token that was refused, unless another thread has a newer one already."""
