@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ociexport.digest import Digest
     from ociexport.documents import Platform
     from ociexport.errors import OciexportError
+    from ociexport.inspection import Inspection, inspect
     from ociexport.layout import ImageLayout
     from ociexport.progress import Progress
     from ociexport.reference import ImageReference
@@ -25,12 +26,14 @@ _HOMES = {
     "Digest": "ociexport.digest",
     "ImageLayout": "ociexport.layout",
     "ImageReference": "ociexport.reference",
+    "Inspection": "ociexport.inspection",
     "OciexportError": "ociexport.errors",
     "Platform": "ociexport.documents",
     "PlatformChoice": "ociexport.choice",
     "Progress": "ociexport.progress",
     "PullResult": "ociexport.transfer",
     "UnpackResult": "ociexport.tree.layers",
+    "inspect": "ociexport.inspection",
     "pull": "ociexport.transfer",
     "unpack": "ociexport.tree.layers",
 }
@@ -39,6 +42,7 @@ __all__ = [
     "Digest",
     "ImageLayout",
     "ImageReference",
+    "Inspection",
     "OciexportError",
     "Platform",
     "PlatformChoice",
@@ -46,6 +50,7 @@ __all__ = [
     "PullResult",
     "UnpackResult",
     "__version__",
+    "inspect",
     "pull",
     "unpack",
 ]

@@ -119,13 +119,21 @@ def read_config(source: BlobOpener, manifest: Manifest) -> ImageConfig:
         UnsupportedMediaTypeError: the manifest is of an artifact that is no image.
         DigestMismatchError, SizeMismatchError, InvalidImageError: the config is not what it should be.
     """
-    descriptor = manifest.config
     verify_is_image(manifest)
+    return parse_config(read_raw_config(source, manifest), manifest.config.digest)
+
+
+def read_raw_config(source: BlobOpener, manifest: Manifest) -> bytes:
+    """Return the config of ``manifest`` as it is stored, verified, whatever it is of.
+
+    Raises:
+        DigestMismatchError, SizeMismatchError: it is not what the manifest says.
+    """
+    descriptor = manifest.config
     if descriptor.data is not None:
-        return parse_config(descriptor.data, descriptor.digest)
+        return descriptor.data
     with locating(f"manifest {manifest.digest}"):
-        raw = read_small_blob(source, descriptor, MAX_CONFIG_BYTES, f"config {descriptor.digest}")
-    return parse_config(raw, descriptor.digest)
+        return read_small_blob(source, descriptor, MAX_CONFIG_BYTES, f"config {descriptor.digest}")
 
 
 def verify_is_image(manifest: Manifest) -> None:

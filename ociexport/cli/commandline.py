@@ -16,6 +16,7 @@ from ociexport.errors import UsageError
 COMMANDS = {
     "pull": "fetch images into an OCI layout, or an archive for docker load",
     "unpack": "apply an image's layers to a new root filesystem",
+    "inspect": "say what an image is: config, layers, platforms, annotations",
     "tags": "list the tags of a repository",
     "serve": "serve an OCI layout as a read-only registry",
     "rm": "remove a root filesystem, unwritable directories included",

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 _JSON_VERSION = 1
 
 
-def add_json_argument(parser: argparse.ArgumentParser) -> None:
+def add_json_argument(parser: argparse._ActionsContainer) -> None:
     """Give ``parser`` the option."""
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 

@@ -1,0 +1,93 @@
+"""`ociexport inspect`: what an image is, without its layers."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from contextlib import closing
+
+from ociexport.cli.exit_codes import OK
+from ociexport.cli.inspection_json import inspection_to_json, listing_to_json
+from ociexport.cli.inspection_text import inspection_lines, listing_lines
+from ociexport.cli.json_option import add_json_argument, print_json
+from ociexport.cli.platform_option import add_platform_argument, platform_from
+from ociexport.cli.progress_option import progress_from
+from ociexport.cli.registry_options import add_registry_arguments, registry_options_from
+from ociexport.documents import Platform
+from ociexport.image_list import ListedImage
+from ociexport.image_names import list_local_images
+from ociexport.inspection import inspect_source
+from ociexport.resolve import DocumentReader, read_raw_config, resolve_manifest
+from ociexport.source_names import ArchiveName, RegistryName, SourceName, open_source, parse_source_name
+from ociexport.sources import ImageSource
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser`` the options of this command."""
+    parser.add_argument(
+        "source", metavar="SRC", help="an image reference, a layout (./layout, ./layout:tag) or an archive"
+    )
+    add_platform_argument(parser)
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument(
+        "--raw", action="store_true", help="print the manifest or index as it was served; with --platform, the manifest"
+    )
+    shown.add_argument("--config", action="store_true", help="print the image's config as it was served")
+    add_json_argument(shown)
+    add_registry_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print what the image is; of a layout or archive of several images, with no name given, which there are."""
+    progress = progress_from(options)
+    name = parse_source_name(options.source)
+    images = [] if options.raw or options.config else _several_images(name)
+    if images:
+        if options.json:
+            print_json("inspect", listing_to_json(options.source, images))
+        else:
+            _print_lines(listing_lines(images))
+        return OK
+    with closing(open_source(name, options=registry_options_from(options), progress=progress)) as source:
+        platform = platform_from(options)
+        if options.raw:
+            return _print_bytes(_read_raw(source, platform if options.platform else None))
+        if options.config:
+            return _print_bytes(read_raw_config(source, resolve_manifest(source, platform).manifest))
+        inspection = inspect_source(source, platform, must_fit=options.platform is not None)
+    if inspection.missing is not None:
+        progress.warn(inspection.missing)
+    if options.json:
+        print_json("inspect", inspection_to_json(inspection))
+    else:
+        _print_lines(inspection_lines(inspection))
+    return OK
+
+
+def _several_images(name: SourceName) -> list[ListedImage]:
+    """Return the images of a layout or archive where no name says which of several is meant; else none.
+
+    An archive on standard input can be read once only.
+    """
+    if isinstance(name, RegistryName) or name.image is not None or name == ArchiveName("-", None):
+        return []
+    images = list_local_images(name)
+    return images if len({descriptor.digest for descriptor, _ in images}) > 1 else []
+
+
+def _read_raw(source: ImageSource, platform: Platform | None) -> bytes:
+    if platform is not None:
+        return resolve_manifest(DocumentReader(source), platform).manifest.raw
+    # Whatever it is: also what nothing else here understands.
+    return source.fetch_manifest().raw
+
+
+def _print_bytes(raw: bytes) -> int:
+    sys.stdout.buffer.write(raw)
+    return OK
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        sys.stdout.write(f"{line}\n")
