@@ -52,9 +52,9 @@ class BlobCache:
         """Whether the blob is here, and valid: its bytes are read."""
         return _is_valid(self.blob_path(descriptor.digest), descriptor)
 
-    def take(self, descriptor: Descriptor, path: str) -> None:
+    def take(self, digest: Digest, path: str) -> None:
         """Keep the verified blob at ``path`` for others; nothing is said where the cache can't be written."""
-        target = self.blob_path(descriptor.digest)
+        target = self.blob_path(digest)
         with suppress(OSError):
             os.makedirs(os.path.dirname(target), exist_ok=True)
             _share(path, target)

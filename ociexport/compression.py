@@ -21,6 +21,10 @@ from ociexport.errors import InvalidImageError
 COMPRESSED_CHUNK_BYTES = 512 * 1024
 TAR_CHUNK_BYTES = 1024 * 1024
 
+# Honest layers stay below 20; zeros reach 1030 in gzip and any number in zstd. A small layer of zeros is honest.
+MAX_RATIO = 250
+RATIO_FROM_BYTES = 2 * 1024**3
+
 _LONGEST_MAGIC_BYTES = 6
 _GZIP_MAGIC = b"\x1f\x8b"
 _XZ_MAGIC = b"\xfd7zXZ\x00"

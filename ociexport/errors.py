@@ -12,6 +12,7 @@
     │  └─ TransferError             the connection could not be made or broke, retries included
     ├─ InvalidImageError            the data we were given breaks the specification; `where` says at which field
     │  ├─ DigestMismatchError       the bytes are not those that the digest names
+    │  │  └─ DiffIdMismatchError    the blob is the right one, but not the tar in it
     │  ├─ SizeMismatchError         more or fewer bytes than declared
     │  ├─ UnsupportedMediaTypeError a document or layer of a kind that can't be used here
     │  ├─ UnsafeEntryError          a tar entry would act outside the rootfs
@@ -120,6 +121,10 @@ class InvalidImageError(OciexportError):
 
 class DigestMismatchError(InvalidImageError):
     """The bytes are not those that the digest names."""
+
+
+class DiffIdMismatchError(DigestMismatchError):
+    """The blob is what its digest says, but the tar in it is not the one that the config names."""
 
 
 class SizeMismatchError(InvalidImageError):

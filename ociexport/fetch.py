@@ -12,6 +12,7 @@ from queue import Empty, SimpleQueue
 from ociexport.digest import Digest
 from ociexport.documents import Descriptor, ImageConfig, Manifest
 from ociexport.errors import (
+    DiffIdMismatchError,
     DigestMismatchError,
     InvalidImageError,
     NotFoundError,
@@ -22,7 +23,7 @@ from ociexport.errors import (
     quoted,
 )
 from ociexport.progress import Progress
-from ociexport.sources import BlobStore, ImageSource
+from ociexport.sources import BlobOpener, BlobStore, ImageSource
 
 # What is read, hashed and written at once; larger chunks bring nothing, smaller ones more hand-overs of the lock.
 _CHUNK_BYTES = 1024 * 1024
@@ -38,7 +39,7 @@ class BlobToFetch:
         content: its bytes where they are known already, from a document that holds them or from reading the config.
     """
 
-    source: ImageSource
+    source: BlobOpener
     descriptor: Descriptor
     label: str
     title: str
@@ -159,7 +160,7 @@ class BlobFetch:
                 self._write(blob)
             except (DigestMismatchError, SizeMismatchError) as error:
                 # A proxy or a damaged disk may have altered the bytes once; what is wrong at its source stays wrong.
-                if self._stop.is_set():
+                if self._stop.is_set() or isinstance(error, DiffIdMismatchError):
                     raise
                 self._progress.warn(f"{blob.title}: {error.message}; fetching it once more, from the beginning")
                 self._write(blob)

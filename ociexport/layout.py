@@ -177,22 +177,30 @@ class ImageLayout:
         return self._cache.give(descriptor, path)
 
     def _has_own_blob(self, descriptor: Descriptor) -> bool:
+        return self.size_of_valid_blob(descriptor.digest, descriptor.size) is not None
+
+    def size_of_valid_blob(self, digest: Digest, size: int | None = None) -> int | None:
+        """Return the size of a blob whose bytes were read and verified; None where it is not there, or damaged.
+
+        Args:
+            size: that it must have; None where nobody knows.
+        """
         try:
-            with self.open_file(descriptor.digest) as file:
-                if os.fstat(file.fileno()).st_size != descriptor.size:
-                    return False
-                verifier = Verifier(descriptor.digest, descriptor.size, subject="blob")
+            with self.open_file(digest) as file:
+                if size is not None and os.fstat(file.fileno()).st_size != size:
+                    return None
+                verifier = Verifier(digest, size, subject="blob")
                 while chunk := file.read(_READ_BYTES):
                     verifier.update(chunk)
                 verifier.verify()
         except (NotFoundError, InvalidImageError):
-            return False
-        return True
+            return None
+        return verifier.seen_bytes
 
-    def keep_in_cache(self, descriptor: Descriptor) -> None:
+    def keep_in_cache(self, digest: Digest) -> None:
         """Share a blob that was just verified with other layouts, where there is a cache."""
         if self._cache is not None:
-            self._cache.take(descriptor, self.blob_path(descriptor.digest))
+            self._cache.take(digest, self.blob_path(digest))
 
     def new_blob(self, descriptor: Descriptor) -> LayoutBlobWriter:
         """Return a writer for a blob; at the end of the ``with`` block it is verified and takes its name.
@@ -204,7 +212,12 @@ class ImageLayout:
             DigestMismatchError, SizeMismatchError: at the end: the bytes were others; they are gone.
         """
         self.make_ready()
-        return LayoutBlobWriter(self, descriptor)
+        return LayoutBlobWriter(self, descriptor.digest, descriptor.size)
+
+    def new_blob_of_any_size(self, digest: Digest) -> LayoutBlobWriter:
+        """Return a writer for a blob of which only the digest is known; the same in all else."""
+        self.make_ready()
+        return LayoutBlobWriter(self, digest, None)
 
     def write_manifest(self, manifest: ReceivedManifest) -> None:
         """Store a manifest or index, byte for byte."""
@@ -404,21 +417,27 @@ class LayoutBlobWriter:
         is_complete: whether the whole blob is there, since another process wrote it meanwhile.
     """
 
-    def __init__(self, layout: ImageLayout, descriptor: Descriptor) -> None:
+    def __init__(self, layout: ImageLayout, digest: Digest, size: int | None) -> None:
         self._layout = layout
-        self._descriptor = descriptor
-        self._path = layout.partial_path(descriptor.digest)
+        self._digest = digest
+        self._size = size
+        self._path = layout.partial_path(digest)
         self.is_complete = False
 
     def __enter__(self) -> Self:
         self._fd = open_locked(self._path)
         try:
-            self.is_complete = self._layout.has_blob(self._descriptor)
+            self.is_complete = self._is_there()
             self._rehash()
         except BaseException:
             os.close(self._fd)
             raise
         return self
+
+    def _is_there(self) -> bool:
+        if self._size is None:
+            return self._layout.size_of_valid_blob(self._digest) is not None
+        return self._layout.has_blob(Descriptor("", self._digest, self._size))
 
     @property
     def offset(self) -> int:
@@ -429,7 +448,7 @@ class LayoutBlobWriter:
         """Forget what is written."""
         os.ftruncate(self._fd, 0)
         os.lseek(self._fd, 0, os.SEEK_SET)
-        self._verifier = Verifier(self._descriptor.digest, self._descriptor.size, subject="")
+        self._verifier = Verifier(self._digest, self._size, subject="")
 
     def write(self, chunk: Chunk, /) -> None:
         """Take the next bytes.
@@ -439,8 +458,12 @@ class LayoutBlobWriter:
         """
         self._verifier.update(chunk)
         view = memoryview(chunk)
-        while view:
-            view = view[os.write(self._fd, view) :]
+        try:
+            while view:
+                view = view[os.write(self._fd, view) :]
+        except OSError as error:
+            error.filename = self._path
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -462,16 +485,16 @@ class LayoutBlobWriter:
             os.unlink(self._path)
             raise
         os.fsync(self._fd)
-        path = self._layout.blob_path(self._descriptor.digest)
+        path = self._layout.blob_path(self._digest)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         os.rename(self._path, path)
         _sync_directory(os.path.dirname(path))
-        self._layout.keep_in_cache(self._descriptor)
+        self._layout.keep_in_cache(self._digest)
 
     def _rehash(self) -> None:
         """Take up what an earlier try left: hash it, since a file is not to be trusted for its length."""
-        self._verifier = Verifier(self._descriptor.digest, self._descriptor.size, subject="")
-        if os.fstat(self._fd).st_size > self._descriptor.size:
+        self._verifier = Verifier(self._digest, self._size, subject="")
+        if self._size is not None and os.fstat(self._fd).st_size > self._size:
             os.ftruncate(self._fd, 0)
         while chunk := os.read(self._fd, _READ_BYTES):
             self._verifier.update(chunk)

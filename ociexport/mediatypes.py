@@ -26,6 +26,8 @@ DOCKER_LAYER_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 DOCKER_LAYER_ZSTD = "application/vnd.docker.image.rootfs.diff.tar.zstd"
 DOCKER_FOREIGN_LAYER_GZIP = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
 
+DOCKER_PREFIX = "application/vnd.docker."
+
 # Registries before schema 2 was settled stored configs under this type, and some still serve such images.
 LEGACY_CONFIG = "application/octet-stream"
 
@@ -36,6 +38,7 @@ IMAGE_CONFIGS = frozenset({OCI_CONFIG, DOCKER_CONFIG, LEGACY_CONFIG})
 FOREIGN_LAYERS = frozenset(
     {OCI_FOREIGN_LAYER, OCI_FOREIGN_LAYER_GZIP, OCI_FOREIGN_LAYER_ZSTD, DOCKER_FOREIGN_LAYER_GZIP}
 )
+ZSTD_LAYERS = frozenset({OCI_LAYER_ZSTD, OCI_FOREIGN_LAYER_ZSTD, DOCKER_LAYER_ZSTD})
 LAYERS = FOREIGN_LAYERS | {
     OCI_LAYER,
     OCI_LAYER_GZIP,

@@ -99,7 +99,7 @@ def prepare_image(
         listed=listed,
         manifests=tuple(_with_main_first(manifests, choice)),
         others=chosen.others,
-        name=_name_of_copy(source.image_name, listed.digest),
+        name=name_of_copy(source.image_name, listed.digest),
         blobs=tuple(unite_blobs(blobs)),
     )
     _tell_choice(image, chosen, progress)
@@ -197,7 +197,7 @@ def _warn_of_other_platform(
         progress.warn(f"{source.display_name}: is for {offered} only, not for {wanted}")
 
 
-def _name_of_copy(name: ImageName, digest: Digest) -> ImageName:
+def name_of_copy(name: ImageName, digest: Digest) -> ImageName:
     """Return what the copy is called: a name by digest is of the manifest, not of the index that led to it."""
     if name.full is None or "@" not in name.full:
         return name

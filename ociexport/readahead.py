@@ -98,3 +98,44 @@ class HashAhead:
         self._waiting.put(None)
         self._thread.join()
         return self._hasher.hexdigest()
+
+
+class ChunkPipe:
+    """A stream of bytes from the thread that puts them in to the one that reads; a `ByteStream`.
+
+    Args:
+        depth: how many chunks may wait, which bounds the memory.
+    """
+
+    def __init__(self, depth: int) -> None:
+        self._free = threading.Semaphore(depth)
+        self._ready: SimpleQueue[Chunk | None] = SimpleQueue()
+        self._rest = memoryview(b"")
+        self._is_ended = False
+        self._is_closed = False
+
+    def put(self, chunk: Chunk) -> None:
+        """Hand on the next bytes, which nobody changes from now on; dropped where the reader has closed the stream."""
+        if not self._is_closed:
+            self._free.acquire()
+            self._ready.put(chunk)
+
+    def end(self) -> None:
+        """Have the reader find the end after what was put in."""
+        self._ready.put(None)
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to ``size`` of the next bytes, ``b""`` at the end; a chunk at most."""
+        while not self._rest and not self._is_ended:
+            chunk = self._ready.get()
+            self._free.release()
+            self._is_ended = chunk is None
+            self._rest = memoryview(chunk or b"")
+        taken = bytes(self._rest if size < 0 else self._rest[:size])
+        self._rest = self._rest[len(taken) :]
+        return taken
+
+    def close(self) -> None:
+        """Let whoever puts in more go on: nobody reads it."""
+        self._is_closed = True
+        self._free.release()

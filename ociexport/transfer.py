@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from ociexport import mediatypes
 from ociexport.archive import ArchiveFile, verify_is_file_to_write, write_to_stream
 from ociexport.archive_plan import plan_archive
 from ociexport.choice import PlatformChoice
@@ -20,8 +21,11 @@ from ociexport.errors import (
     UsageError,
     locating,
 )
-from ociexport.fetch import BlobFetch
+from ociexport.fetch import BlobFetch, BlobToFetch
+from ociexport.layer_spool import spool_beside, spool_elsewhere
 from ociexport.layout import ImageLayout
+from ociexport.plain_image import with_plain_layers
+from ociexport.plain_layers import PlainLayerStore, diff_ids_of
 from ociexport.platforms import host_platform
 from ociexport.prepare import PreparedImage, prepare_image
 from ociexport.progress import SILENT, Progress
@@ -101,6 +105,7 @@ def pull(
     platform: Platform | PlatformChoice | None = None,
     jobs: int = DEFAULT_JOBS,
     progress: Progress = SILENT,
+    decompress: bool = False,
 ) -> PullResult:
     """Copy one image into a destination, every byte verified; its name there appears when all of it is there.
 
@@ -110,6 +115,7 @@ def pull(
         platform: of several the one to take, or which of them; None for this machine's.
         jobs: how many blobs are fetched side by side.
         progress: told what goes on.
+        decompress: whether layers are kept as plain tars; the manifest is another then, the config is not.
 
     Raises:
         UsageError: ``out`` holds something else, or ``jobs`` is out of range.
@@ -121,13 +127,12 @@ def pull(
     if isinstance(image, str | ImageReference):
         name = image if isinstance(image, str) else RegistryName(image)
         with closing(open_source(name, progress=progress)) as source:
-            return pull(source, out, platform=platform, jobs=jobs, progress=progress)
-    if not isinstance(out, str | os.PathLike):
-        return copy_image(image, out, platform=platform, jobs=jobs, progress=progress)
-    path = os.fspath(out)
-    if path.endswith(".tar"):
-        return copy_to_archive([image], path, platform=platform, jobs=jobs, progress=progress)[0]
-    return copy_image(image, ImageLayout(path), platform=platform, jobs=jobs, progress=progress)
+            return pull(source, out, platform=platform, jobs=jobs, progress=progress, decompress=decompress)
+    if isinstance(out, str | os.PathLike) and os.fspath(out).endswith(".tar"):
+        path = os.fspath(out)
+        return copy_to_archive([image], path, platform=platform, jobs=jobs, progress=progress, decompress=decompress)[0]
+    destination = ImageLayout(out) if isinstance(out, str | os.PathLike) else out
+    return copy_image(image, destination, platform=platform, jobs=jobs, progress=progress, decompress=decompress)
 
 
 def copy_image(
@@ -137,27 +142,36 @@ def copy_image(
     platform: Platform | PlatformChoice,
     jobs: int = DEFAULT_JOBS,
     progress: Progress = SILENT,
+    decompress: bool = False,
 ) -> PullResult:
     """Copy one image from any source to any destination; see `pull`.
 
     1. The manifests of the platforms are found and parsed, and the configs read: nothing is written for a bad image.
     2. Configs and layers that are there and valid are left alone; the others are fetched side by side.
     3. A manifest is written when all it names is there, an index after its manifests, and the name last.
+
+    Raises:
+        as `pull` does; UsageError: ``decompress`` is for layouts.
     """
     verify_jobs(jobs)
+    if decompress and not isinstance(destination, ImageLayout):
+        raise UsageError("decompress: expected a layout or an archive as destination")
     image = prepare_image(source, platform, destination, progress)  # 1
-    fetch = BlobFetch(destination, progress)
+    plain = PlainLayerStore(destination, diff_ids_of([image])) if isinstance(destination, ImageLayout) else None
+    plain = plain if decompress else None
+    fetch = BlobFetch(plain or destination, progress)
     with destination.begin() as use:
         try:
             fetch.run(image.blobs, jobs)  # 2
         except (InvalidImageError, NotFoundError):
             # The image is not as it should be, so nothing of it is to stay. After all else the next try goes on here.
-            use.discard(fetch.begun)
+            use.discard(map(plain.stored_digest, fetch.begun) if plain else fetch.begun)
             raise
-        for document in image.documents:  # 3
+        written = with_plain_layers(image, plain, progress) if plain else image
+        for document in written.documents:  # 3
             destination.write_manifest(document)
-        destination.write_name(image.listed, image.name)
-    return _results_of([image], fetch)[0]
+        destination.write_name(written.listed, written.name)
+    return _results_of([image], [written], [fetch])[0]
 
 
 def copy_to_archive(
@@ -168,6 +182,7 @@ def copy_to_archive(
     jobs: int = DEFAULT_JOBS,
     progress: Progress = SILENT,
     seconds: int = 0,
+    decompress: bool = False,
 ) -> list[PullResult]:
     """Copy images into one archive, which holds all of them or does not appear; blobs that they share once.
 
@@ -175,6 +190,7 @@ def copy_to_archive(
         sources: each gives one image; they stay open.
         out: path of a file, which is replaced; or a stream, to which blobs go one after another.
         seconds: time of all entries, since 1970.
+        decompress: whether layers are kept as plain tars, which are written aside first: a tar says sizes beforehand.
 
     Raises:
         as `pull` does; of what was written to a stream nothing can be taken back.
@@ -186,17 +202,47 @@ def copy_to_archive(
     for source in sources:
         with locating(source.display_name) if len(sources) > 1 else nullcontext():
             images.append(prepare_image(source, platform, None, progress))
+    if not decompress:
+        return _results_of(images, images, _write_archive(images, out, jobs, progress, seconds))
+    with spool_beside(out) if isinstance(out, str) else spool_elsewhere() as spool:
+        plain = PlainLayerStore(spool, diff_ids_of(images))
+        progress.say(f"layers are decompressed in {spool.path} first")
+        inflation = BlobFetch(plain, progress)
+        inflation.run([blob for blob in _blobs_of(images) if plain.is_compressed(blob.descriptor.digest)], jobs)
+        written = [with_plain_layers(image, plain, progress) for image in images]
+        fetches = _write_archive(written, out, jobs, progress, seconds)
+    return _results_of(images, written, [inflation, *fetches])
+
+
+def _write_archive(
+    images: Sequence[PreparedImage], out: str | BinaryIO, jobs: int, progress: Progress, seconds: int
+) -> list[BlobFetch]:
+    """Write one archive of ``images``; returns what fetched their blobs, nothing where they went to a stream."""
+    for image in images:
+        if any(blob.descriptor.media_type in mediatypes.ZSTD_LAYERS for blob in image.blobs):
+            progress.say(
+                f"{image.source.display_name}: has layers in zstd, which docker before 23 can't load; "
+                "--decompress makes them plain"
+            )
     plan = plan_archive(images, seconds=seconds)
-    wanted = plan.blobs
-    origins = {blob.descriptor.digest: blob for image in reversed(images) for blob in reversed(image.blobs)}
-    blobs = [origins[digest] for digest in wanted]
-    if isinstance(out, str):
-        with ArchiveFile(out, plan) as archive:
-            fetch = BlobFetch(archive, progress)
-            fetch.run(blobs, jobs)
-            return _results_of(images, fetch)
-    write_to_stream(out, plan, blobs, progress)
-    return _results_of(images, None)
+    origins = {blob.descriptor.digest: blob for blob in _blobs_of(images)}
+    blobs = [origins[digest] for digest in plan.blobs]
+    if not isinstance(out, str):
+        write_to_stream(out, plan, blobs, progress)
+        return []
+    with ArchiveFile(out, plan) as archive:
+        fetch = BlobFetch(archive, progress)
+        fetch.run(blobs, jobs)
+    return [fetch]
+
+
+def _blobs_of(images: Iterable[PreparedImage]) -> list[BlobToFetch]:
+    """Return the blobs of all images, each once; of several sources the first counts."""
+    blobs: dict[Digest, BlobToFetch] = {}
+    for image in images:
+        for blob in image.blobs:
+            blobs.setdefault(blob.descriptor.digest, blob)
+    return list(blobs.values())
 
 
 def verify_jobs(jobs: int) -> None:
@@ -209,32 +255,41 @@ def verify_jobs(jobs: int) -> None:
         raise UsageError(f"jobs: expected 1 to {MAX_JOBS}, got {jobs}")
 
 
-def _results_of(images: Sequence[PreparedImage], fetch: BlobFetch | None) -> list[PullResult]:
-    """Return what was pulled; a blob of several images is counted for the first, and without a fetch all are."""
+def _results_of(
+    images: Sequence[PreparedImage], written: Sequence[PreparedImage], fetches: Sequence[BlobFetch]
+) -> list[PullResult]:
+    """Return what was pulled; a blob of several images is counted for the first, and without a fetch all are.
+
+    Args:
+        images: as they were published.
+        written: the same ones as they are at the destination.
+        fetches: that may have got their blobs.
+    """
     results = []
     seen: set[Digest] = set()
-    for image in images:
+    reused = {digest for fetch in fetches for digest in fetch.reused}
+    for image, copy in zip(images, written, strict=True):
         sizes = {blob.descriptor.digest: blob.descriptor.size for blob in image.blobs}
         # An archive's config is written with the plan.
-        read = {blob.descriptor.digest: blob.descriptor.size for blob in image.blobs if blob.content is not None}
-        counted = sizes if fetch is None else {**read, **fetch.fetched_bytes}
-        for digest in fetch.reused if fetch is not None else ():
-            counted.pop(digest, None)
+        counted = {blob.descriptor.digest: blob.descriptor.size for blob in image.blobs if blob.content is not None}
+        for fetch in fetches:
+            counted |= fetch.fetched_bytes
+        counted = {digest: size for digest, size in counted.items() if digest not in reused} if fetches else sizes
         fetched = [counted[digest] for digest in sizes.keys() & counted.keys() - seen]
         results.append(
             PullResult(
                 name=image.source.display_name,
-                reference=_reference_of(image.name, image.source.display_name, image.listed.digest),
-                digest=image.listed.digest,
+                reference=_reference_of(copy.name, image.source.display_name, copy.listed.digest),
+                digest=copy.listed.digest,
                 manifests=tuple(
                     PulledManifest(
                         one.manifest.digest, one.manifest.config.digest, one.config is not None, one.platform
                     )
-                    for one in image.manifests
+                    for one in copy.manifests
                 ),
                 fetched_blobs=len(fetched),
                 fetched_bytes=sum(fetched),
-                reused_blobs=len(sizes.keys() & fetch.reused) if fetch is not None else 0,
+                reused_blobs=len(sizes.keys() & reused),
             )
         )
         seen |= sizes.keys()

@@ -31,6 +31,11 @@ def add_out_arguments(parser: argparse.ArgumentParser) -> None:
         choices=_FORMATS,
         help="of PATH, where its name does not tell; both archives are one: a layout in a tar, as docker load takes it",
     )
+    parser.add_argument(
+        "--decompress",
+        action="store_true",
+        help="keep layers as plain tars; the manifest's digest is another then, docker's image ID stays",
+    )
 
 
 def is_archive(options: argparse.Namespace) -> bool:

@@ -56,6 +56,10 @@ def run(options: argparse.Namespace) -> int:
     if not 1 <= options.jobs <= MAX_JOBS:
         raise UsageError(f"--jobs: expected 1 to {MAX_JOBS}, got {options.jobs}")
     names = [parse_source_name(image) for image in options.images]
+    if options.dry_run and options.decompress:
+        raise UsageError(
+            "--dry-run: expected no --decompress, got it", hint="how large a layer becomes is known when it is there"
+        )
     pull = _pull_into_archive if is_archive(options) else _pull_into_layout
     progress = progress_from(options)
     with ExitStack() as stack:
@@ -90,7 +94,13 @@ def _pull_into_archive(
         seconds = source_date_epoch() or 0
         with opened_out(options) as out:
             results = copy_to_archive(
-                opened, out, platform=platform, jobs=options.jobs, progress=report.progress, seconds=seconds
+                opened,
+                out,
+                platform=platform,
+                jobs=options.jobs,
+                progress=report.progress,
+                seconds=seconds,
+                decompress=options.decompress,
             )
     for result in results:
         report.add(result)
@@ -117,7 +127,15 @@ def _pull_into_layout(
 
     def pull_one(name: SourceName) -> None:
         with closing(sources.open(name)) as source:
-            report.add(copy_image(source, layout, platform=platform, jobs=options.jobs, progress=report.progress))
+            result = copy_image(
+                source,
+                layout,
+                platform=platform,
+                jobs=options.jobs,
+                progress=report.progress,
+                decompress=options.decompress,
+            )
+        report.add(result)
 
     if len(names) == 1:
         pull_one(names[0])

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator
 from ociexport.compression import COMPRESSED_CHUNK_BYTES, read_tar_chunks
 from ociexport.digest import VerifyingReader
 from ociexport.documents import Layer
-from ociexport.errors import DigestMismatchError, InvalidImageError, LimitExceededError
+from ociexport.errors import DiffIdMismatchError, InvalidImageError, LimitExceededError
 from ociexport.progress import Progress
 from ociexport.readahead import HashAhead, ReadAhead
 from ociexport.sources import ImageSource
@@ -77,14 +77,14 @@ class LayerStream:
         """Return if the tar, which was read to its end, is the one that the config names.
 
         Raises:
-            DigestMismatchError: it is another.
+            DiffIdMismatchError: it is another.
 
         Spec: image-spec 1.1 config.md, "rootfs", "diff_ids".
         """
         diff_id = self._layer.diff_id
         got = self._hash.finish()
         if got != diff_id.encoded:
-            raise DigestMismatchError(f"diff_id mismatch: expected {diff_id}, got {diff_id.algorithm}:{got}")
+            raise DiffIdMismatchError(f"diff_id mismatch: expected {diff_id}, got {diff_id.algorithm}:{got}")
 
     def verify_blob_after(self, error: InvalidImageError) -> None:
         """Return if the blob is what its digest says although its content gave ``error``.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ociexport.compression import MAX_RATIO, RATIO_FROM_BYTES
 from ociexport.errors import LimitExceededError
 from ociexport.tree.entries import MAX_EXTENDED_HEADER_BYTES
 
@@ -17,9 +18,8 @@ class Limits:
     Args:
         max_bytes: of all tars together, uncompressed; the largest images seen (CUDA, games) have a tenth of it.
         max_entries: of all layers together.
-        max_ratio: of uncompressed to compressed bytes of one layer. Honest layers stay below 20; zeros reach 1030 in
-            gzip and any number in zstd.
-        ratio_from_bytes: uncompressed bytes of a layer from which on the ratio is held; a small one of zeros is honest.
+        max_ratio: of uncompressed to compressed bytes of one layer.
+        ratio_from_bytes: uncompressed bytes of a layer from which on the ratio is held.
         max_depth: directories within directories.
         max_path_bytes: of one name in a tar.
         max_extended_header_bytes: of one PAX or GNU extension, which is read into memory.
@@ -27,8 +27,8 @@ class Limits:
 
     max_bytes: int = 1024 * _GIB
     max_entries: int = 20_000_000
-    max_ratio: int = 250
-    ratio_from_bytes: int = 2 * _GIB
+    max_ratio: int = MAX_RATIO
+    ratio_from_bytes: int = RATIO_FROM_BYTES
     max_depth: int = 2_000
     max_path_bytes: int = 65_536
     max_extended_header_bytes: int = MAX_EXTENDED_HEADER_BYTES

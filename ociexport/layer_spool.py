@@ -1,0 +1,82 @@
+"""Where layers are inflated to before an archive is written: a tar says a file's size before its content."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from ociexport.errors import InvalidImageError, NotFoundError, UsageError, quoted
+from ociexport.layout import ImageLayout
+
+
+@contextmanager
+def spool_beside(path: str) -> Iterator[ImageLayout]:
+    """Give a layout in ``PATH.partial.layers``; who has it is alone.
+
+    After an error that another try may mend it stays, and the next try takes the layers in it.
+
+    Raises:
+        UsageError: something else is in the place.
+    """
+    directory = f"{path}.partial.layers"
+    fd = _open_locked(directory)
+    try:
+        yield ImageLayout(directory)
+    except (InvalidImageError, NotFoundError):
+        shutil.rmtree(directory)
+        raise
+    except BaseException:
+        _remove_if_in_vain(directory)
+        raise
+    else:
+        shutil.rmtree(directory)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def spool_elsewhere() -> Iterator[ImageLayout]:
+    """Give a layout in the directory for temporary files, which is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="ociexport-") as directory:
+        yield ImageLayout(directory)
+
+
+def _open_locked(directory: str) -> int:
+    """Make the directory and return a descriptor of it, which no other process or thread has."""
+    while True:
+        with suppress(FileExistsError):
+            os.mkdir(directory, 0o700)
+        try:
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:  # removed by whoever had it
+            continue
+        except OSError as error:
+            if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+                raise
+            raise UsageError(f"{quoted(directory)}: expected a directory, got something else") from error
+        try:
+            # In a directory for all, such as /tmp, somebody else could change in theirs what was verified.
+            if os.fstat(fd).st_uid != os.geteuid():
+                raise UsageError(f"{quoted(directory)}: expected a directory of our own, got somebody else's")
+            with suppress(OSError):  # a file system without locks; then two writers are the user's to keep apart
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(fd), os.lstat(directory)):
+                    return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+def _remove_if_in_vain(directory: str) -> None:
+    """Remove the directory unless a layer is in it."""
+    for _, _, names in os.walk(os.path.join(directory, "blobs")):
+        if names:
+            return
+    shutil.rmtree(directory)
