@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from ociexport.inspection import Inspection, inspect
     from ociexport.layout import ImageLayout
     from ociexport.progress import Progress
+    from ociexport.pull_result import PullResult
     from ociexport.reference import ImageReference
-    from ociexport.transfer import PullResult, pull
+    from ociexport.transfer import pull
     from ociexport.tree.layers import UnpackResult, unpack
 
 __version__ = "0.1.0"
@@ -31,7 +32,7 @@ _HOMES = {
     "Platform": "ociexport.documents",
     "PlatformChoice": "ociexport.choice",
     "Progress": "ociexport.progress",
-    "PullResult": "ociexport.transfer",
+    "PullResult": "ociexport.pull_result",
     "UnpackResult": "ociexport.tree.layers",
     "inspect": "ociexport.inspection",
     "pull": "ociexport.transfer",

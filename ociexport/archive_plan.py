@@ -10,16 +10,17 @@ Spec: image-spec 1.1 image-layout.md; moby ``image/spec/spec.md``, "Combined Ima
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ociexport import mediatypes
 from ociexport.digest import Digest
 from ociexport.documents import Descriptor
 from ociexport.errors import InvalidImageError, InvalidReferenceError
+from ociexport.fetch import BlobToFetch
 from ociexport.image_list import named
 from ociexport.layout import LAYOUT_FILE_CONTENT, to_json
-from ociexport.prepare import PreparedImage
+from ociexport.prepare import PreparedImage, PreparedManifest
 from ociexport.reference import ImageReference
 from ociexport.sources import ImageName
 
@@ -75,6 +76,33 @@ class ArchivePlan:
         return bytes(_END_BYTES)
 
 
+@dataclass(frozen=True, slots=True)
+class ArchiveContent:
+    """What one file of an archive is to hold.
+
+    Args:
+        size: in bytes.
+        content: None for a blob that is still to arrive.
+        digest: None for what is no blob.
+        link: another file's path relative to this one's directory, which it is a symbolic link to; None for no link.
+    """
+
+    size: int
+    content: bytes | None
+    digest: Digest | None = None
+    link: str | None = None
+
+    @classmethod
+    def of(cls, content: bytes) -> ArchiveContent:
+        """Return what is known and no blob."""
+        return cls(len(content), content)
+
+    @classmethod
+    def of_blob(cls, blob: BlobToFetch) -> ArchiveContent:
+        """Return a blob, which may well be known."""
+        return cls(blob.descriptor.size, blob.content, blob.descriptor.digest)
+
+
 def plan_archive(images: Sequence[PreparedImage], *, seconds: int = 0) -> ArchivePlan:
     """Return what an archive of ``images`` holds, whose blobs may well be the same.
 
@@ -84,49 +112,52 @@ def plan_archive(images: Sequence[PreparedImage], *, seconds: int = 0) -> Archiv
     Raises:
         InvalidImageError: two images say different sizes of the same digest.
     """
-    contents: dict[str, tuple[int, bytes | None, Digest | None]] = {
-        "oci-layout": _file(LAYOUT_FILE_CONTENT),
-        "index.json": _file(to_json(_index_of(images))),
+    files = {
+        "oci-layout": ArchiveContent.of(LAYOUT_FILE_CONTENT),
+        "index.json": ArchiveContent.of(to_json(_index_of(images))),
     }
     docker_manifest = _docker_manifest_of(images)
     if docker_manifest:
-        contents["manifest.json"] = _file(to_json(docker_manifest))
+        files["manifest.json"] = ArchiveContent.of(to_json(docker_manifest))
     for image in images:
         for document in image.documents:
-            contents[_blob_path(document.digest)] = (len(document.raw), document.raw, document.digest)
+            files[_blob_path(document.digest)] = ArchiveContent(len(document.raw), document.raw, document.digest)
         for blob in image.blobs:
-            descriptor = blob.descriptor
-            path = _blob_path(descriptor.digest)
-            known = contents.setdefault(path, (descriptor.size, blob.content, descriptor.digest))
-            if known[0] != descriptor.size:
+            known = files.setdefault(_blob_path(blob.descriptor.digest), ArchiveContent.of_blob(blob))
+            if known.size != blob.descriptor.size:
                 raise InvalidImageError(
-                    f"size: expected {known[0]}, as for the same digest before, got {descriptor.size}",
+                    f"size: expected {known.size}, as for the same digest before, got {blob.descriptor.size}",
                     where=f"manifest {image.listed.digest}: {blob.label}",
                 )
-    directories = {f"{path.rpartition('/')[0]}/" for path in contents if "/" in path} | {"blobs/"}
-    return _laid_out([*((path, *_file(b"")) for path in directories), *((p, *c) for p, c in contents.items())], seconds)
+    return lay_out(files, ("blobs/",), seconds)
 
 
-def _laid_out(items: Iterable[tuple[str, int, bytes | None, Digest | None]], seconds: int) -> ArchivePlan:
+def lay_out(files: Mapping[str, ArchiveContent], directories: Iterable[str], seconds: int) -> ArchivePlan:
+    """Return the archive of these files, in order, with entries for their directories.
+
+    Args:
+        files: by path.
+        directories: paths, with a slash at the end, of those that have no files themselves.
+        seconds: time of all entries, since 1970.
+    """
+    parents = {f"{path.rpartition('/')[0]}/" for path in files if "/" in path}
+    items = {**dict.fromkeys(parents | set(directories), ArchiveContent.of(b"")), **files}
     entries = []
     offset = 0
-    for path, size, content, digest in sorted(items, key=lambda item: item[0]):
-        header = _header(path, size, seconds)
-        entry = ArchiveEntry(header, offset, size, content, digest)
+    for path, item in sorted(items.items()):
+        entry = ArchiveEntry(_header(path, item, seconds), offset, item.size, item.content, item.digest)
         entries.append(entry)
-        offset = entry.content_offset + size + len(entry.padding)
+        offset = entry.content_offset + item.size + len(entry.padding)
     return ArchivePlan(tuple(entries), offset + _END_BYTES)
 
 
-def _file(content: bytes) -> tuple[int, bytes | None, Digest | None]:
-    return len(content), content, None
-
-
-def _header(path: str, size: int, seconds: int) -> bytes:
+def _header(path: str, item: ArchiveContent, seconds: int) -> bytes:
     member = tarfile.TarInfo(path)
-    member.size, member.mtime, member.mode = size, seconds, 0o644
+    member.size, member.mtime, member.mode = item.size, seconds, 0o644
     if path.endswith("/"):
         member.type, member.mode = tarfile.DIRTYPE, 0o755
+    elif item.link is not None:
+        member.type, member.mode, member.linkname = tarfile.SYMTYPE, 0o777, item.link
     # What needs no extension is plain ustar; a blob beyond 8 GiB gets a PAX header.
     return member.tobuf(format=tarfile.PAX_FORMAT, encoding="utf-8", errors="strict")
 
@@ -145,9 +176,21 @@ def _index_of(images: Sequence[PreparedImage]) -> dict[str, object]:
 
 
 def _docker_manifest_of(images: Sequence[PreparedImage]) -> list[dict[str, object]]:
-    """Return ``manifest.json``: each image once, with all its names; what is no image can't be loaded.
+    """Return ``manifest.json``: what is no image can't be loaded."""
+    return [
+        {
+            "Config": _blob_path(main.manifest.config.digest),
+            "RepoTags": tags or None,
+            "Layers": [_blob_path(layer.digest) for layer in main.manifest.layers],
+        }
+        for main, tags in tagged_images(images)
+    ]
 
-    It has no platforms: of an image for several it lists one, since of two images of one name the later would win.
+
+def tagged_images(images: Sequence[PreparedImage]) -> list[tuple[PreparedManifest, list[str]]]:
+    """Return what ``docker load`` can load, each image once, with all its tags.
+
+    It knows no platforms: of an image for several it lists one, since of two images of one name the later would win.
     """
     tags: dict[Digest, list[str]] = {}
     for image in images:
@@ -156,15 +199,8 @@ def _docker_manifest_of(images: Sequence[PreparedImage]) -> list[dict[str, objec
             tag = repo_tag(image.name)
             if tag is not None and tag not in known:
                 known.append(tag)
-    manifests = {image.main.manifest.digest: image.main.manifest for image in images}
-    return [
-        {
-            "Config": _blob_path(manifests[digest].config.digest),
-            "RepoTags": names or None,
-            "Layers": [_blob_path(layer.digest) for layer in manifests[digest].layers],
-        }
-        for digest, names in tags.items()
-    ]
+    mains = {image.main.manifest.digest: image.main for image in images}
+    return [(mains[digest], names) for digest, names in tags.items()]
 
 
 def repo_tag(name: ImageName) -> str | None:

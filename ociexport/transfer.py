@@ -5,18 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
 from typing import BinaryIO
 
 from ociexport import mediatypes
 from ociexport.archive import ArchiveFile, verify_is_file_to_write, write_to_stream
-from ociexport.archive_plan import plan_archive
+from ociexport.archive_plan import ArchivePlan, plan_archive
 from ociexport.choice import PlatformChoice
 from ociexport.digest import Digest
 from ociexport.documents import Platform
 from ociexport.errors import (
     InvalidImageError,
-    InvalidReferenceError,
     NotFoundError,
     UsageError,
     locating,
@@ -24,78 +22,20 @@ from ociexport.errors import (
 from ociexport.fetch import BlobFetch, BlobToFetch
 from ociexport.layer_spool import spool_beside, spool_elsewhere
 from ociexport.layout import ImageLayout
+from ociexport.legacy_plan import plan_legacy_archive, verify_fits_legacy
 from ociexport.plain_image import with_plain_layers
 from ociexport.plain_layers import PlainLayerStore, diff_ids_of
 from ociexport.platforms import host_platform
 from ociexport.prepare import PreparedImage, prepare_image
 from ociexport.progress import SILENT, Progress
+from ociexport.pull_result import PullResult, results_of
 from ociexport.reference import ImageReference
 from ociexport.source_names import RegistryName, open_source
-from ociexport.sources import ImageDestination, ImageName, ImageSource
+from ociexport.sources import ImageDestination, ImageSource
 
 DEFAULT_JOBS = 4
 # More connections than any registry grants one client.
 MAX_JOBS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class PulledManifest:
-    """One manifest that was pulled.
-
-    Args:
-        digest: of the manifest.
-        config_digest: docker's image ID, where it is an image.
-        is_image: whether it is one, and no attestation or other artifact.
-        platform: that it is for; None where nothing is said, or it is no image.
-    """
-
-    digest: Digest
-    config_digest: Digest
-    is_image: bool
-    platform: Platform | None
-
-
-@dataclass(frozen=True, slots=True)
-class PullResult:
-    """What was pulled.
-
-    Args:
-        name: how the source calls the image.
-        reference: name and digest, ``docker.io/library/alpine:3.20@sha256:…``, to be used in commands again.
-        digest: of what the destination lists: the manifest, or the index of several platforms.
-        manifests: that were pulled; first the one that stands for the image where only one can.
-        fetched_blobs: how many blobs came over.
-        fetched_bytes: of these; what an earlier try had left is not counted.
-        reused_blobs: how many were there already, and valid.
-    """
-
-    name: str
-    reference: str
-    digest: Digest
-    manifests: tuple[PulledManifest, ...]
-    fetched_blobs: int
-    fetched_bytes: int
-    reused_blobs: int
-
-    @property
-    def manifest_digest(self) -> Digest:
-        """Of the first manifest."""
-        return self.manifests[0].digest
-
-    @property
-    def config_digest(self) -> Digest:
-        """Of the first manifest: docker's image ID, where it is an image."""
-        return self.manifests[0].config_digest
-
-    @property
-    def is_image(self) -> bool:
-        """Whether the first manifest is of an image, and no artifact of another kind."""
-        return self.manifests[0].is_image
-
-    @property
-    def platform(self) -> Platform | None:
-        """That the first manifest is for; None where nothing is said, or it is no image."""
-        return self.manifests[0].platform
 
 
 def pull(
@@ -106,6 +46,7 @@ def pull(
     jobs: int = DEFAULT_JOBS,
     progress: Progress = SILENT,
     decompress: bool = False,
+    legacy: bool = False,
 ) -> PullResult:
     """Copy one image into a destination, every byte verified; its name there appears when all of it is there.
 
@@ -116,6 +57,7 @@ def pull(
         jobs: how many blobs are fetched side by side.
         progress: told what goes on.
         decompress: whether layers are kept as plain tars; the manifest is another then, the config is not.
+        legacy: whether an archive is to be one for engines before Docker 1.10.
 
     Raises:
         UsageError: ``out`` holds something else, or ``jobs`` is out of range.
@@ -127,10 +69,16 @@ def pull(
     if isinstance(image, str | ImageReference):
         name = image if isinstance(image, str) else RegistryName(image)
         with closing(open_source(name, progress=progress)) as source:
-            return pull(source, out, platform=platform, jobs=jobs, progress=progress, decompress=decompress)
+            return pull(
+                source, out, platform=platform, jobs=jobs, progress=progress, decompress=decompress, legacy=legacy
+            )
     if isinstance(out, str | os.PathLike) and os.fspath(out).endswith(".tar"):
         path = os.fspath(out)
-        return copy_to_archive([image], path, platform=platform, jobs=jobs, progress=progress, decompress=decompress)[0]
+        return copy_to_archive(
+            [image], path, platform=platform, jobs=jobs, progress=progress, decompress=decompress, legacy=legacy
+        )[0]
+    if legacy:
+        raise UsageError("legacy: expected an archive to write, got a layout")
     destination = ImageLayout(out) if isinstance(out, str | os.PathLike) else out
     return copy_image(image, destination, platform=platform, jobs=jobs, progress=progress, decompress=decompress)
 
@@ -171,7 +119,7 @@ def copy_image(
         for document in written.documents:  # 3
             destination.write_manifest(document)
         destination.write_name(written.listed, written.name)
-    return _results_of([image], [written], [fetch])[0]
+    return results_of([image], [written], [fetch])[0]
 
 
 def copy_to_archive(
@@ -183,6 +131,7 @@ def copy_to_archive(
     progress: Progress = SILENT,
     seconds: int = 0,
     decompress: bool = False,
+    legacy: bool = False,
 ) -> list[PullResult]:
     """Copy images into one archive, which holds all of them or does not appear; blobs that they share once.
 
@@ -191,6 +140,8 @@ def copy_to_archive(
         out: path of a file, which is replaced; or a stream, to which blobs go one after another.
         seconds: time of all entries, since 1970.
         decompress: whether layers are kept as plain tars, which are written aside first: a tar says sizes beforehand.
+        legacy: whether it is for engines before Docker 1.10: no layout, but directories of plain layers. No manifest is
+            kept; the results tell the published ones.
 
     Raises:
         as `pull` does; of what was written to a stream nothing can be taken back.
@@ -202,29 +153,36 @@ def copy_to_archive(
     for source in sources:
         with locating(source.display_name) if len(sources) > 1 else nullcontext():
             images.append(prepare_image(source, platform, None, progress))
-    if not decompress:
-        return _results_of(images, images, _write_archive(images, out, jobs, progress, seconds))
+    for image in images if legacy else ():
+        verify_fits_legacy(image)
+    if not decompress and not legacy:
+        plan = plan_archive(images, seconds=seconds)
+        _warn_of_zstd(images, progress)
+        return results_of(images, images, _write_archive(plan, images, out, jobs, progress))
     with spool_beside(out) if isinstance(out, str) else spool_elsewhere() as spool:
         plain = PlainLayerStore(spool, diff_ids_of(images))
         progress.say(f"layers are decompressed in {spool.path} first")
         inflation = BlobFetch(plain, progress)
         inflation.run([blob for blob in _blobs_of(images) if plain.is_compressed(blob.descriptor.digest)], jobs)
-        written = [with_plain_layers(image, plain, progress) for image in images]
-        fetches = _write_archive(written, out, jobs, progress, seconds)
-    return _results_of(images, written, [inflation, *fetches])
+        written = [with_plain_layers(image, plain, SILENT if legacy else progress) for image in images]
+        planned = plan_legacy_archive(written, seconds=seconds) if legacy else plan_archive(written, seconds=seconds)
+        fetches = _write_archive(planned, written, out, jobs, progress)
+    return results_of(images, images if legacy else written, [inflation, *fetches])
 
 
-def _write_archive(
-    images: Sequence[PreparedImage], out: str | BinaryIO, jobs: int, progress: Progress, seconds: int
-) -> list[BlobFetch]:
-    """Write one archive of ``images``; returns what fetched their blobs, nothing where they went to a stream."""
+def _warn_of_zstd(images: Iterable[PreparedImage], progress: Progress) -> None:
     for image in images:
         if any(blob.descriptor.media_type in mediatypes.ZSTD_LAYERS for blob in image.blobs):
             progress.say(
                 f"{image.source.display_name}: has layers in zstd, which docker before 23 can't load; "
                 "--decompress makes them plain"
             )
-    plan = plan_archive(images, seconds=seconds)
+
+
+def _write_archive(
+    plan: ArchivePlan, images: Sequence[PreparedImage], out: str | BinaryIO, jobs: int, progress: Progress
+) -> list[BlobFetch]:
+    """Write the archive of ``images``; returns what fetched their blobs, nothing where they went to a stream."""
     origins = {blob.descriptor.digest: blob for blob in _blobs_of(images)}
     blobs = [origins[digest] for digest in plan.blobs]
     if not isinstance(out, str):
@@ -253,54 +211,3 @@ def verify_jobs(jobs: int) -> None:
     """
     if not 1 <= jobs <= MAX_JOBS:
         raise UsageError(f"jobs: expected 1 to {MAX_JOBS}, got {jobs}")
-
-
-def _results_of(
-    images: Sequence[PreparedImage], written: Sequence[PreparedImage], fetches: Sequence[BlobFetch]
-) -> list[PullResult]:
-    """Return what was pulled; a blob of several images is counted for the first, and without a fetch all are.
-
-    Args:
-        images: as they were published.
-        written: the same ones as they are at the destination.
-        fetches: that may have got their blobs.
-    """
-    results = []
-    seen: set[Digest] = set()
-    reused = {digest for fetch in fetches for digest in fetch.reused}
-    for image, copy in zip(images, written, strict=True):
-        sizes = {blob.descriptor.digest: blob.descriptor.size for blob in image.blobs}
-        # An archive's config is written with the plan.
-        counted = {blob.descriptor.digest: blob.descriptor.size for blob in image.blobs if blob.content is not None}
-        for fetch in fetches:
-            counted |= fetch.fetched_bytes
-        counted = {digest: size for digest, size in counted.items() if digest not in reused} if fetches else sizes
-        fetched = [counted[digest] for digest in sizes.keys() & counted.keys() - seen]
-        results.append(
-            PullResult(
-                name=image.source.display_name,
-                reference=_reference_of(copy.name, image.source.display_name, copy.listed.digest),
-                digest=copy.listed.digest,
-                manifests=tuple(
-                    PulledManifest(
-                        one.manifest.digest, one.manifest.config.digest, one.config is not None, one.platform
-                    )
-                    for one in copy.manifests
-                ),
-                fetched_blobs=len(fetched),
-                fetched_bytes=sum(fetched),
-                reused_blobs=len(sizes.keys() & reused),
-            )
-        )
-        seen |= sizes.keys()
-    return results
-
-
-def _reference_of(name: ImageName, display_name: str, digest: Digest) -> str:
-    """Return the name with the digest, as commands take it; a name from a layout may be anything, and then is not."""
-    if name.full is not None:
-        try:
-            return str(ImageReference.parse(name.full).with_digest(digest))
-        except InvalidReferenceError:
-            pass
-    return f"{display_name.partition('@')[0]}@{digest}"

@@ -15,7 +15,8 @@ from ociexport.digest import Digest
 from ociexport.documents import Platform
 from ociexport.errors import InvalidImageError, LimitExceededError, NoMatchingPlatformError, NotFoundError
 from ociexport.layout import ImageLayout
-from ociexport.transfer import PullResult, pull
+from ociexport.pull_result import PullResult
+from ociexport.transfer import pull
 from tests.image_builder import AMD64, ARM64, BuiltImage, build_artifact, build_image, build_index
 from tests.memory_source import member
 

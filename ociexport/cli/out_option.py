@@ -36,14 +36,28 @@ def add_out_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="keep layers as plain tars; the manifest's digest is another then, docker's image ID stays",
     )
+    parser.add_argument(
+        "--legacy",
+        action="store_true",
+        help="write an archive for docker before 1.10: plain layers in directories, no layout",
+    )
 
 
 def is_archive(options: argparse.Namespace) -> bool:
     """Whether the images go into one archive, and not into a layout.
 
     Raises:
-        UsageError: the name is of a compressed archive.
+        UsageError: the name is of a compressed archive, or options contradict each other.
     """
+    archive = _is_archive(options)
+    if options.legacy and (not archive or options.format == "oci-archive"):
+        raise UsageError(
+            "--legacy: expected a docker archive to write, got an OCI layout", hint="--format docker-archive, or *.tar"
+        )
+    return archive
+
+
+def _is_archive(options: argparse.Namespace) -> bool:
     if options.format is not None:
         return bool(options.format != _LAYOUT)
     if options.out.endswith(_COMPRESSED_SUFFIXES):

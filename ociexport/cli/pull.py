@@ -56,9 +56,10 @@ def run(options: argparse.Namespace) -> int:
     if not 1 <= options.jobs <= MAX_JOBS:
         raise UsageError(f"--jobs: expected 1 to {MAX_JOBS}, got {options.jobs}")
     names = [parse_source_name(image) for image in options.images]
-    if options.dry_run and options.decompress:
+    if options.dry_run and (options.decompress or options.legacy):
         raise UsageError(
-            "--dry-run: expected no --decompress, got it", hint="how large a layer becomes is known when it is there"
+            f"--dry-run: expected no --{'legacy' if options.legacy else 'decompress'}, got it",
+            hint="how large a layer becomes is known when it is there",
         )
     pull = _pull_into_archive if is_archive(options) else _pull_into_layout
     progress = progress_from(options)
@@ -101,6 +102,7 @@ def _pull_into_archive(
                 progress=report.progress,
                 seconds=seconds,
                 decompress=options.decompress,
+                legacy=options.legacy,
             )
     for result in results:
         report.add(result)

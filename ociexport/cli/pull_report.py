@@ -12,7 +12,7 @@ from ociexport.cli.reporting import one_line, report_error
 from ociexport.errors import OciexportError
 from ociexport.progress import Progress, format_bytes
 from ociexport.pull_plan import PlannedBlob, PlannedImage, PullPlan
-from ociexport.transfer import PulledManifest, PullResult
+from ociexport.pull_result import PulledManifest, PullResult
 
 
 class PullReport:
