@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ociexport.inspection import Inspection, inspect
     from ociexport.layout import ImageLayout
     from ociexport.progress import Progress
+    from ociexport.progress_events import EventProgress, ProgressEvent
     from ociexport.pull_result import PullResult
     from ociexport.reference import ImageReference
     from ociexport.transfer import pull
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Digest": "ociexport.digest",
+    "EventProgress": "ociexport.progress_events",
     "ImageLayout": "ociexport.layout",
     "ImageReference": "ociexport.reference",
     "Inspection": "ociexport.inspection",
@@ -32,6 +34,7 @@ _HOMES = {
     "Platform": "ociexport.documents",
     "PlatformChoice": "ociexport.choice",
     "Progress": "ociexport.progress",
+    "ProgressEvent": "ociexport.progress_events",
     "PullResult": "ociexport.pull_result",
     "UnpackResult": "ociexport.tree.layers",
     "inspect": "ociexport.inspection",
@@ -41,6 +44,7 @@ _HOMES = {
 
 __all__ = [
     "Digest",
+    "EventProgress",
     "ImageLayout",
     "ImageReference",
     "Inspection",
@@ -48,6 +52,7 @@ __all__ = [
     "Platform",
     "PlatformChoice",
     "Progress",
+    "ProgressEvent",
     "PullResult",
     "UnpackResult",
     "__version__",

@@ -176,12 +176,13 @@ def write_to_stream(out: BinaryIO, plan: ArchivePlan, blobs: Sequence[BlobToFetc
     """
     origins = {blob.descriptor.digest: blob for blob in blobs}
     pieces = ReadAhead(_pieces_of(plan, origins, progress), _PIECES_AHEAD, "fetch")
-    try:
-        for piece in pieces:
-            out.write(piece)
-        out.flush()
-    finally:
-        pieces.stop()
+    with progress.phase("fetching", sum(blob.descriptor.size for blob in blobs)):
+        try:
+            for piece in pieces:
+                out.write(piece)
+            out.flush()
+        finally:
+            pieces.stop()
 
 
 def _pieces_of(
@@ -199,7 +200,8 @@ def _pieces_of(
 
 def _verified_chunks(blob: BlobToFetch, progress: Progress) -> Iterator[bytes]:
     verifier = Verifier(blob.descriptor.digest, blob.descriptor.size, subject=blob.label)
-    with progress.task(blob.title, blob.descriptor.size) as task:
+    descriptor = blob.descriptor
+    with progress.task(blob.title, descriptor.size, digest=descriptor.digest) as task:
         for chunk in read_chunks(blob, 0):
             verifier.update(chunk)
             yield chunk

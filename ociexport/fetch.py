@@ -115,6 +115,10 @@ class BlobFetch:
         Raises:
             whatever the first that failed raised; the others were stopped.
         """
+        with self._progress.phase("fetching", sum(blob.descriptor.size for blob in blobs)) as self._phase:
+            self._run(blobs, jobs)
+
+    def _run(self, blobs: Sequence[BlobToFetch], jobs: int) -> None:
         waiting: SimpleQueue[BlobToFetch] = SimpleQueue()
         outcomes: SimpleQueue[BaseException | None] = SimpleQueue()
         # Largest first, so that the last one to end is a small one.
@@ -153,6 +157,7 @@ class BlobFetch:
 
     def _fetch(self, blob: BlobToFetch) -> None:
         if self._destination.has_blob(blob.descriptor):
+            self._phase.leave_out(blob.descriptor.size)
             self._count_reused(blob)
             return
         with locating(blob.label):
@@ -163,17 +168,19 @@ class BlobFetch:
                 if self._stop.is_set() or isinstance(error, DiffIdMismatchError):
                     raise
                 self._progress.warn(f"{blob.title}: {error.message}; fetching it once more, from the beginning")
+                # All its bytes went by, and will do so again.
+                self._phase.leave_out(-blob.descriptor.size)
                 self._write(blob)
 
     def _write(self, blob: BlobToFetch) -> None:
         descriptor = blob.descriptor
         # The writer ends within the task: a blob is told as done when it was verified.
         with (
-            self._progress.task(blob.title, descriptor.size) as task,
+            self._progress.task(blob.title, descriptor.size, digest=descriptor.digest) as task,
             self._destination.new_blob(descriptor) as writer,
         ):
             if writer.is_complete:
-                task.advance(descriptor.size)
+                task.resume(descriptor.size)
                 self._count_reused(blob)
                 return
             with self._lock:
@@ -181,7 +188,7 @@ class BlobFetch:
             resumed_at = writer.offset
             if resumed_at:
                 self._progress.say(f"{blob.title}: resumed at {resumed_at} of {descriptor.size} bytes")
-            task.advance(resumed_at)
+                task.resume(resumed_at)
             for chunk in read_chunks(blob, resumed_at):
                 if self._stop.is_set():
                     raise _StoppedError("another blob failed")

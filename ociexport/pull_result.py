@@ -43,6 +43,7 @@ class PullResult:
         fetched_blobs: how many blobs came over.
         fetched_bytes: of these; what an earlier try had left is not counted.
         reused_blobs: how many were there already, and valid.
+        reused_bytes: of these.
     """
 
     name: str
@@ -52,6 +53,7 @@ class PullResult:
     fetched_blobs: int
     fetched_bytes: int
     reused_blobs: int
+    reused_bytes: int
 
     @property
     def manifest_digest(self) -> Digest:
@@ -109,6 +111,7 @@ def results_of(
                 fetched_blobs=len(fetched),
                 fetched_bytes=sum(fetched),
                 reused_blobs=len(sizes.keys() & reused),
+                reused_bytes=sum(size for digest, size in sizes.items() if digest in reused),
             )
         )
         seen |= sizes.keys()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ class Pulled:
 
 
 class Puller:
-    """Runs ``ociexport pull``; in what it says the registry's address is REGISTRY."""
+    """Runs ``ociexport pull``; in what it says the registry's address is REGISTRY, the layout LAYOUT, seconds are N."""
 
     def __init__(self, registry: FakeRegistry, home: Path) -> None:
         self.registry = registry
@@ -47,7 +48,8 @@ class Puller:
     ) -> Pulled:
         variables = {"DOCKER_DEFAULT_PLATFORM": platform} if platform else {}
         ended = run_command("pull", *arguments, "--out", out or self.layout, home=self.home, variables=variables)
-        said = ended.stderr.replace(self.registry.host, "REGISTRY")
+        said = ended.stderr.replace(self.registry.host, "REGISTRY").replace(f" in {self.layout}:", " in LAYOUT:")
+        said = re.sub(r", \d+\.\d s$", ", N s", said, flags=re.M)
         return Pulled(ended.returncode, ended.stdout.replace(self.registry.host, "REGISTRY"), said.splitlines())
 
     def serve(self, image: BuiltImage, tag: str | None = "1") -> str:

@@ -71,7 +71,7 @@ def test_no_circles_within_a_package(package: str) -> None:
     ("foreign", "doors"),
     [
         (("requests", "urllib3"), ("registry",)),
-        (("tqdm",), ("progress",)),
+        (("tqdm",), ("progress_display",)),
         (("magic", "pylibmagic"), ("contentkind",)),
         (("isal", "backports"), ("compression",)),
         (("filelock",), ("layout",)),
@@ -95,7 +95,7 @@ def test_only_the_command_line_prints() -> None:
         for node in ast.walk(ast.parse((PROJECT / path).read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
                 printing.append(path.parts[1])
-    assert set(printing) <= {"cli", "progress.py"}
+    assert set(printing) <= {"cli", "progress_display.py"}
 
 
 HEAVY = ("requests", "urllib3", "isal", "tqdm", "magic", "filelock", "argparse", "json", "hashlib")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import io
 import threading
+import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from ociexport.progress import SILENT, BarProgress, PlainProgress, Progress, followed, format_bytes
+from ociexport.progress import SILENT, Progress, followed, format_bytes
+from ociexport.progress_display import PlainProgress
 
 
 def work(progress: Progress) -> None:
@@ -50,13 +54,39 @@ def test_standard_error_is_the_default(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr() == ("", "ociexport: hello\n")
 
 
-def test_bars_show_each_blob() -> None:
+def test_phase_is_told_every_now_and_then() -> None:
+    """A CI that hears nothing for too long ends the job."""
+    lines: list[str] = []
+    progress = PlainProgress(CallingStream(lines.append), heartbeat_seconds=0.01)
+    with progress.phase("fetching", 4000) as phase, progress.task("layer 1/2 abc", 3000) as task:
+        phase.leave_out(1000)
+        task.resume(1000)
+        task.advance(500)
+        deadline = time.monotonic() + 10
+        while not lines and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert lines[0] == "ociexport: fetching: 500 B of 2.0 kB so far"
+
+
+@pytest.mark.parametrize("options", [{"quiet": True}, {"heartbeat_seconds": None}])
+def test_phase_is_not_told_where_nobody_wants_it(options: dict[str, Any]) -> None:
     stream = io.StringIO()
-    work(BarProgress(stream))
-    shown = stream.getvalue()
-    assert "ociexport: platform linux/amd64\n" in shown
-    assert "layer 1/2 abc: 100%" in shown
-    assert "ociexport: warning: something was lost\n" in shown
+    progress = PlainProgress(stream, **options)
+    before = threading.active_count()
+    with progress.phase("fetching", 4000):
+        assert threading.active_count() == before
+    assert stream.getvalue() == ""
+
+
+class CallingStream(io.StringIO):
+    def __init__(self, on_line: Callable[[str], object]) -> None:
+        super().__init__()
+        self._on_line = on_line
+
+    def write(self, text: str) -> int:
+        if text.strip():
+            self._on_line(text.strip())
+        return len(text)
 
 
 def test_lines_of_several_threads_stay_whole() -> None:

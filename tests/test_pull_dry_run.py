@@ -173,6 +173,7 @@ def test_json_says_what_was_pulled(puller: Puller) -> None:
                 "fetchedBlobs": 3,
                 "fetchedBytes": CONFIG.size + FIRST.size + SECOND.size,
                 "reusedBlobs": 0,
+                "reusedBytes": 0,
             }
         ],
         "failures": [],

@@ -14,7 +14,7 @@ from ociexport.cli.main import main
 from ociexport.digest import Digest
 from ociexport.documents import Descriptor
 from ociexport.errors import DigestMismatchError, RegistryError, RegistryNotFoundError, TransferError
-from ociexport.progress import PlainProgress
+from ociexport.progress_display import PlainProgress
 from ociexport.reference import ImageReference
 from ociexport.registry.client import RegistryClient, RegistrySource, open_registry_source
 from ociexport.registry.credentials import Credentials

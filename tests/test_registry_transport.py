@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ociexport.errors import RateLimitError, RegistryError, TransferError, UsageError
-from ociexport.progress import PlainProgress
+from ociexport.progress_display import PlainProgress
 from ociexport.registry.certificates import ClientCertificate, TlsSettings
 from ociexport.registry.exchange import WireRequest
 from ociexport.registry.options import RegistryOptions

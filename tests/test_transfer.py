@@ -63,7 +63,10 @@ class CountingProgress:
         self.lines: list[str] = []
         self.warnings: list[str] = []
 
-    def task(self, title: str, total_bytes: int | None) -> CountingProgress:
+    def phase(self, title: str, total_bytes: int) -> CountingProgress:
+        return self
+
+    def task(self, title: str, total_bytes: int | None, *, digest: Digest | None = None) -> CountingProgress:
         return self
 
     def __enter__(self) -> CountingProgress:
@@ -73,6 +76,12 @@ class CountingProgress:
         pass
 
     def advance(self, count: int) -> None:
+        pass
+
+    def resume(self, count: int) -> None:
+        pass
+
+    def leave_out(self, count: int) -> None:
         pass
 
     def say(self, line: str) -> None:

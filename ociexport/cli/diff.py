@@ -9,7 +9,7 @@ from contextlib import closing
 
 from ociexport.cli.json_option import add_json_argument, print_json
 from ociexport.cli.platform_option import add_platform_argument, platform_from
-from ociexport.cli.progress_option import progress_from
+from ociexport.cli.progress_option import add_progress_arguments, progress_from
 from ociexport.cli.registry_options import add_registry_arguments, registry_options_from
 from ociexport.errors import NotFoundError, quoted
 from ociexport.source_names import open_source
@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_platform_argument(parser)
     add_json_argument(parser)
     parser.add_argument("--no-owners", dest="owners", action="store_false", help="do not compare owners")
+    add_progress_arguments(parser)
     add_registry_arguments(parser)
 
 

@@ -1,17 +1,57 @@
-"""How progress is shown: bars on a terminal, plain lines elsewhere, warnings only with ``--quiet``."""
+"""How progress is shown: bars on a terminal, plain lines elsewhere, warnings only with ``--quiet``; and as events."""
 
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
 import sys
 
-from ociexport.progress import BarProgress, PlainProgress, Progress
+from ociexport.errors import UsageError, quoted
+from ociexport.progress import Progress
+from ociexport.progress_display import BarProgress, PlainProgress
+from ociexport.progress_events import EventLines, EventProgress
+
+
+def add_progress_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser`` the options."""
+    parser.add_argument("--no-progress", action="store_true", help="plain lines, also on a terminal, for what is done")
+    parser.add_argument(
+        "--events",
+        metavar="FD|FILE",
+        type=_events_to,
+        help="write what happens as lines of JSON to an open file descriptor or a file",
+    )
 
 
 def progress_from(options: argparse.Namespace) -> Progress:
     """Return what the command tells its progress to."""
-    is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-    if options.quiet or not is_terminal:
-        return PlainProgress(quiet=options.quiet)
+    shown = _shown_progress(options)
+    # A command without these options has nothing that takes long.
+    events = getattr(options, "events", None)
+    return shown if events is None else EventProgress(events, shown)
+
+
+def _shown_progress(options: argparse.Namespace) -> Progress:
+    if options.quiet:
+        return PlainProgress(quiet=True)
+    if getattr(options, "no_progress", False):
+        return PlainProgress(heartbeat_seconds=None)
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        return PlainProgress()
     return BarProgress()
+
+
+def _events_to(text: str) -> EventLines:
+    if text.isascii() and text.isdigit():
+        try:
+            # It is the caller's, who may go on writing to it.
+            return EventLines(open(int(text[:9]), "wb", buffering=0, closefd=False))
+        except OSError as error:
+            raise UsageError(
+                f"--events {quoted(text)}: expected a file descriptor that is open for writing, got {error.strerror}",
+                hint="for example --events 3 3>events.json",
+            ) from error
+    file = open(text, "wb", buffering=0)  # noqa: SIM115 - open as long as the process
+    atexit.register(file.close)
+    return EventLines(file)

@@ -13,7 +13,7 @@ from ociexport.cli.exit_codes import OK
 from ociexport.cli.json_option import add_json_argument
 from ociexport.cli.out_option import add_out_arguments, is_archive, is_pipe, opened_out
 from ociexport.cli.platform_option import add_platforms_arguments, choice_from
-from ociexport.cli.progress_option import progress_from
+from ociexport.cli.progress_option import add_progress_arguments, progress_from
 from ociexport.cli.pull_report import PullReport, tell_plan
 from ociexport.cli.registry_options import add_registry_arguments, registry_options_from
 from ociexport.errors import OciexportError, UsageError, locating, quoted
@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--digestfile", metavar="FILE", help="write the digest of each image to FILE, one a line")
     add_json_argument(parser)
+    add_progress_arguments(parser)
     add_registry_arguments(parser)
 
 
@@ -68,6 +69,7 @@ def run(options: argparse.Namespace) -> int:
             progress,
             # Standard output may be the archive.
             sys.stderr if is_pipe(options.out) else sys.stdout,
+            place="standard output" if options.out == "-" else options.out,
             as_json=options.json,
             digests=_open_digest_file(options, stack),
         )
@@ -104,8 +106,7 @@ def _pull_into_archive(
                 decompress=options.decompress,
                 legacy=options.legacy,
             )
-    for result in results:
-        report.add(result)
+    report.add(*results)
     report.end()
     return OK
 

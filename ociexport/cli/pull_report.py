@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from typing import BinaryIO, TextIO
 
 from ociexport.cli.exit_codes import DISK, OK, exit_code_of
@@ -21,6 +22,7 @@ class PullReport:
     Args:
         progress: told what people want to know.
         out: where the data goes.
+        place: where the images go, for people.
         as_json: whether that is one JSON object.
         digests: a file for the digests, one a line.
 
@@ -28,8 +30,10 @@ class PullReport:
         code: that the command is to end with: of the first failure.
     """
 
-    def __init__(self, progress: Progress, out: TextIO, *, as_json: bool, digests: BinaryIO | None) -> None:
+    def __init__(self, progress: Progress, out: TextIO, *, place: str, as_json: bool, digests: BinaryIO | None) -> None:
         self.progress = progress
+        self._began = time.monotonic()
+        self._place = place
         self._out = out
         self._is_json = as_json
         self._digests = digests
@@ -37,13 +41,17 @@ class PullReport:
         self._failures: list[dict[str, object]] = []
         self.code = OK
 
-    def add(self, result: PullResult) -> None:
-        """Tell of an image that is there."""
-        self._results.append(result)
-        self.progress.say(f"{result.name}: {_what_it_is(result)}: {_how_it_came(result)}")
-        if not self._is_json:
-            self._out.write(f"{result.reference}\n")
-            self._out.flush()
+    def add(self, *results: PullResult) -> None:
+        """Tell of images that are there, and came together."""
+        seconds, self._began = time.monotonic() - self._began, time.monotonic()
+        self._results += results
+        for result in results:
+            self.progress.say(
+                f"{result.name}: {_what_it_is(result)} in {self._place}: {_how_it_came(result)}, {seconds:.1f} s"
+            )
+            if not self._is_json:
+                self._out.write(f"{result.reference}\n")
+                self._out.flush()
 
     def add_failure(self, image: str, error: OciexportError) -> None:
         """Tell of an image that did not come, although others may."""
@@ -70,10 +78,8 @@ def _what_it_is(result: PullResult) -> str:
 
 
 def _how_it_came(result: PullResult) -> str:
-    if not result.fetched_blobs:
-        return "already there, nothing was downloaded"
-    blobs = f"{result.fetched_blobs} blobs ({format_bytes(result.fetched_bytes)}) fetched"
-    return f"{blobs}, {result.reused_blobs} already there"
+    fetched = f"{result.fetched_blobs} blobs ({format_bytes(result.fetched_bytes)}) fetched"
+    return f"{fetched}, {result.reused_blobs} ({format_bytes(result.reused_bytes)}) already there"
 
 
 def _result_to_json(result: PullResult) -> dict[str, object]:
@@ -85,6 +91,7 @@ def _result_to_json(result: PullResult) -> dict[str, object]:
         "fetchedBlobs": result.fetched_blobs,
         "fetchedBytes": result.fetched_bytes,
         "reusedBlobs": result.reused_blobs,
+        "reusedBytes": result.reused_bytes,
     }
 
 

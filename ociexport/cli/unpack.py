@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
 
 from ociexport.cli.platform_option import add_platform_argument, platform_from
-from ociexport.cli.progress_option import progress_from
+from ociexport.cli.progress_option import add_progress_arguments, progress_from
 from ociexport.cli.registry_options import add_registry_arguments, registry_options_from
 from ociexport.digest import Digest
 from ociexport.errors import UsageError, quoted
 from ociexport.newfile import new_file
+from ociexport.progress import format_bytes
 from ociexport.source_names import open_source
 from ociexport.sourcedate import source_date_epoch
 from ociexport.sources import servers_of
@@ -58,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_metadata_arguments(parser.add_argument_group("metadata"))
     _add_limit_arguments(parser.add_argument_group("limits"))
+    add_progress_arguments(parser)
     add_registry_arguments(parser)
 
 
@@ -138,7 +141,7 @@ def run(options: argparse.Namespace) -> int:
         find_account=options.run_files is not None,
         owners_file=options.owners,
     )
-    progress = progress_from(options)
+    progress, began = progress_from(options), time.monotonic()
     with closing(open_source(options.source, options=registry_options_from(options), progress=progress)) as source:
         result = unpack(
             source, options.rootfs, platform=platform_from(options), options=unpack_options, progress=progress
@@ -148,7 +151,10 @@ def run(options: argparse.Namespace) -> int:
         write_run_files(options.run_files, rootfs, result.config, result.account)
     if options.receipt is not None:
         write_receipt(options.receipt, result, source.display_name, options.rootfs, servers_of(source))
-    progress.say(f"{options.rootfs}: {source.display_name}, image {result.config_digest}, {result.entries} entries")
+    progress.say(
+        f"{source.display_name}: image {result.config_digest} in {options.rootfs}: {result.entries} entries, "
+        f"{format_bytes(result.tar_bytes)} unpacked, {time.monotonic() - began:.1f} s"
+    )
     sys.stdout.write(f"{result.manifest_digest}\n")
     return 0
 

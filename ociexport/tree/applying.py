@@ -84,9 +84,10 @@ class LayerApplier:
 
     def apply_all(self, source: ImageSource, layers: tuple[Layer, ...], progress: Progress) -> None:
         """Apply all ``layers``, lowest first, each verified; an error says which layer it is about."""
-        for layer, stream in _streams_ahead(source, layers, progress, self._limits):
-            with _locating_layer(layer, stream):
-                self.apply(stream)
+        with progress.phase("unpacking", sum(layer.descriptor.size for layer in layers)):
+            for layer, stream in _streams_ahead(source, layers, progress, self._limits):
+                with _locating_layer(layer, stream):
+                    self.apply(stream)
 
     def apply(self, stream: LayerStream) -> None:
         """Apply one layer's changes and verify that they were the right ones.

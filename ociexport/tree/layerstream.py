@@ -45,7 +45,7 @@ class LayerStream:
         title = f"unpacking layer {self._layer.number}/{self._layer.count} {descriptor.digest.short}"
         with (
             VerifyingReader(source.open_blob(descriptor), descriptor.digest, descriptor.size, subject="blob") as reader,
-            progress.task(title, descriptor.size) as task,
+            progress.task(title, descriptor.size, digest=descriptor.digest) as task,
         ):
             while chunk := reader.read(COMPRESSED_CHUNK_BYTES):
                 task.advance(len(chunk))
