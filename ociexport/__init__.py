@@ -15,49 +15,73 @@ if TYPE_CHECKING:
     from ociexport.errors import OciexportError
     from ociexport.inspection import Inspection, inspect
     from ociexport.layout import ImageLayout
+    from ociexport.many import PullOutcome, pull_many
+    from ociexport.platforms import parse_platform
     from ociexport.progress import Progress
     from ociexport.progress_events import EventProgress, ProgressEvent
     from ociexport.pull_result import PullResult
     from ociexport.reference import ImageReference
+    from ociexport.registry.credentials import Credentials
+    from ociexport.registry.options import RegistryOptions
+    from ociexport.source_names import open_source
+    from ociexport.sources import ImageDestination, ImageSource
     from ociexport.transfer import pull
-    from ociexport.tree.layers import UnpackResult, unpack
+    from ociexport.tree.layers import UnpackOptions, UnpackResult, unpack
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Credentials": "ociexport.registry.credentials",
     "Digest": "ociexport.digest",
     "EventProgress": "ociexport.progress_events",
+    "ImageDestination": "ociexport.sources",
     "ImageLayout": "ociexport.layout",
     "ImageReference": "ociexport.reference",
+    "ImageSource": "ociexport.sources",
     "Inspection": "ociexport.inspection",
     "OciexportError": "ociexport.errors",
     "Platform": "ociexport.documents",
     "PlatformChoice": "ociexport.choice",
     "Progress": "ociexport.progress",
     "ProgressEvent": "ociexport.progress_events",
+    "PullOutcome": "ociexport.many",
     "PullResult": "ociexport.pull_result",
+    "RegistryOptions": "ociexport.registry.options",
+    "UnpackOptions": "ociexport.tree.layers",
     "UnpackResult": "ociexport.tree.layers",
     "inspect": "ociexport.inspection",
+    "open_source": "ociexport.source_names",
+    "parse_platform": "ociexport.platforms",
     "pull": "ociexport.transfer",
+    "pull_many": "ociexport.many",
     "unpack": "ociexport.tree.layers",
 }
 
 __all__ = [
+    "Credentials",
     "Digest",
     "EventProgress",
+    "ImageDestination",
     "ImageLayout",
     "ImageReference",
+    "ImageSource",
     "Inspection",
     "OciexportError",
     "Platform",
     "PlatformChoice",
     "Progress",
     "ProgressEvent",
+    "PullOutcome",
     "PullResult",
+    "RegistryOptions",
+    "UnpackOptions",
     "UnpackResult",
     "__version__",
     "inspect",
+    "open_source",
+    "parse_platform",
     "pull",
+    "pull_many",
     "unpack",
 ]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ociexport import mediatypes
 from ociexport.documents import (
@@ -27,6 +28,9 @@ from ociexport.progress import SILENT, Progress
 from ociexport.resolve import MAX_INDEX_DEPTH, DocumentReader, read_config, resolve_manifest
 from ociexport.source_names import open_source
 from ociexport.sources import ImageSource
+
+if TYPE_CHECKING:
+    from ociexport.registry.options import RegistryOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +91,20 @@ class Inspection:
     missing: str | None
 
 
-def inspect(image: str | ImageSource, *, platform: Platform | None = None, progress: Progress = SILENT) -> Inspection:
+def inspect(
+    image: str | ImageSource,
+    *,
+    platform: Platform | None = None,
+    progress: Progress = SILENT,
+    registry: RegistryOptions | None = None,
+) -> Inspection:
     """Return what ``image`` is; its documents are verified against their digests, and no layer is read.
 
     Args:
         image: a reference, the name of a layout or archive, or an open source, which stays open.
         platform: of several the one whose config and layers are wanted; None for this machine's, if it is there.
         progress: told of retries.
+        registry: how registries are reached, for an image that is given by name.
 
     Raises:
         NotFoundError, RegistryError: the image is not to be had.
@@ -101,7 +112,7 @@ def inspect(image: str | ImageSource, *, platform: Platform | None = None, progr
         InvalidImageError: a document breaks the specification or is not what its digest says.
     """
     if isinstance(image, str):
-        with closing(open_source(image, progress=progress)) as source:
+        with closing(open_source(image, options=registry, progress=progress)) as source:
             return inspect(source, platform=platform, progress=progress)
     return inspect_source(image, platform or host_platform(), must_fit=platform is not None)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import closing, nullcontext
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from ociexport import mediatypes
 from ociexport.archive import ArchiveFile, verify_is_file_to_write, write_to_stream
@@ -33,6 +33,9 @@ from ociexport.reference import ImageReference
 from ociexport.source_names import RegistryName, open_source
 from ociexport.sources import ImageDestination, ImageSource
 
+if TYPE_CHECKING:
+    from ociexport.registry.options import RegistryOptions
+
 DEFAULT_JOBS = 4
 # More connections than any registry grants one client.
 MAX_JOBS = 64
@@ -47,6 +50,7 @@ def pull(
     progress: Progress = SILENT,
     decompress: bool = False,
     legacy: bool = False,
+    registry: RegistryOptions | None = None,
 ) -> PullResult:
     """Copy one image into a destination, every byte verified; its name there appears when all of it is there.
 
@@ -58,6 +62,7 @@ def pull(
         progress: told what goes on.
         decompress: whether layers are kept as plain tars; the manifest is another then, the config is not.
         legacy: whether an archive is to be one for engines before Docker 1.10.
+        registry: how registries are reached, for an image that is given by name.
 
     Raises:
         UsageError: ``out`` holds something else, or ``jobs`` is out of range.
@@ -68,7 +73,7 @@ def pull(
     platform = platform or host_platform()
     if isinstance(image, str | ImageReference):
         name = image if isinstance(image, str) else RegistryName(image)
-        with closing(open_source(name, progress=progress)) as source:
+        with closing(open_source(name, options=registry, progress=progress)) as source:
             return pull(
                 source, out, platform=platform, jobs=jobs, progress=progress, decompress=decompress, legacy=legacy
             )

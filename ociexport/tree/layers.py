@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ociexport.digest import Digest
 from ociexport.documents import ImageConfig, Layer, Platform
@@ -25,6 +26,9 @@ from ociexport.tree.preflight import explain_full_disk, missing_features, verify
 from ociexport.tree.rootfs import Rootfs
 from ociexport.tree.selection import PathSelection
 from ociexport.tree.staging import staged_directory, verify_is_vacant
+
+if TYPE_CHECKING:
+    from ociexport.registry.options import RegistryOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,7 @@ def unpack(
     platform: Platform | None = None,
     options: UnpackOptions | None = None,
     progress: Progress = SILENT,
+    registry: RegistryOptions | None = None,
 ) -> UnpackResult:
     """Make ``rootfs`` the root filesystem of ``image``: every layer applied in order and proven by its diff_id.
 
@@ -119,6 +124,7 @@ def unpack(
         platform: of several the one to take; None for this machine's.
         options: how the tree is to be made.
         progress: told what goes on.
+        registry: how registries are reached, for an image that is given by name.
 
     Raises:
         UsageError: ``rootfs`` is in use, or owners can't be as they are asked for.
@@ -140,7 +146,7 @@ def unpack(
         return _unpack_source(image, target, platform, options, progress)
     from ociexport.source_names import open_source  # noqa: PLC0415 - loads the wire, which an open source needs not
 
-    with closing(open_source(image)) as source:
+    with closing(open_source(image, options=registry, progress=progress)) as source:
         return _unpack_source(source, target, platform, options, progress)
 
 
