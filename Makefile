@@ -31,6 +31,7 @@ build: $(VENV)/.ready
 	$(PYTHON) -m venv build/wheel-venv
 	build/wheel-venv/bin/python -m pip install --quiet dist/*.whl
 	cd build && wheel-venv/bin/ociexport --version && wheel-venv/bin/python -m ociexport unpack --help >wheel-help.txt
+	test -s build/wheel-venv/share/man/man1/ociexport-pull.1
 	cd build && ! wheel-venv/bin/python -c "import tests" 2>wheel-import.txt
 
 bench: $(VENV)/.ready

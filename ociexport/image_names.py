@@ -68,11 +68,8 @@ def _list_tags(
             f"{quoted(place)}: expected a repository, got an image in it",
             hint=f"ociexport tags {name.reference.name} lists all tags",
         )
-    # As in `source_names`: the wire is for those who reach a registry.
-    from ociexport.registry.tags import list_tags  # noqa: PLC0415
-
     client = new_client(options, progress)
     try:
-        return list_tags(client, name.reference)
+        return client.list_tags(name.reference)
     finally:
         client.close()

@@ -39,6 +39,10 @@ _SYSTEM_PATTERN = re.compile(r"([A-Za-z0-9_.-]+)\(([A-Za-z0-9_.-]*)((?:\+[A-Za-z
 # before it. Until then host and image have to be of one build.
 _FIRST_BUILD_THAT_RUNS_OLDER = 20348
 _LONG_SUPPORTED_BUILDS = (20348, 26100)
+# What images are published for, in Go's words (GOARCH): these are not misspelt.
+_COMMON = frozenset({"amd64", "arm64", "arm", "386", "ppc64le", "s390x", "riscv64", "loong64", "mips64le", "wasm"})
+# Of difflib's ratio: letters that were swapped (linux/amd46).
+_NEAR = 0.85
 # What a platform of attestations is called: it names no machine.
 _UNKNOWN = "unknown"
 
@@ -111,9 +115,21 @@ def select_manifest(index: Index, wanted: Platform) -> Descriptor:
     if not fitting:
         raise NoMatchingPlatformError(
             f"manifest {index.digest}: no image for platform {wanted}, there are: {_listed(candidates)}",
-            hint="choose one with --platform",
+            hint=_hint_for(wanted, candidates),
         )
     return max(fitting, key=lambda ranked: ranked[0])[1]
+
+
+def _hint_for(wanted: Platform, entries: Iterable[Descriptor]) -> str:
+    """Return what to do: name the platform that was probably meant, where one is near."""
+    # Only an error needs it.
+    from difflib import get_close_matches  # noqa: PLC0415
+
+    if wanted.architecture in _COMMON:
+        return "choose one with --platform"
+    names = [str(entry.platform) for entry in entries if entry.platform is not None]
+    near = get_close_matches(str(wanted), names, n=1, cutoff=_NEAR)
+    return f"did you mean --platform {near[0]}?" if near else "choose one with --platform"
 
 
 def fits_platform(offered: Platform, wanted: Platform) -> bool:

@@ -26,7 +26,11 @@ _FOREIGN_VARIABLES = (
 
 def command_environment(home: Path, **variables: str) -> dict[str, str]:
     """Return an environment in which a user has no settings at all."""
-    kept = {name: value for name, value in os.environ.items() if name.upper() not in _FOREIGN_VARIABLES}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name.upper() not in _FOREIGN_VARIABLES and not name.startswith("OCIEXPORT_")
+    }
     return {**kept, "HOME": str(home), "COLUMNS": "100", **variables}
 
 

@@ -125,6 +125,21 @@ def test_error_lists_what_there_is_once_each() -> None:
     assert caught.value.hint == "choose one with --platform"
 
 
+@pytest.mark.parametrize(
+    ("wanted", "hint"),
+    [
+        ("linux/amd46", "did you mean --platform linux/amd64?"),
+        ("linux/risc64", "did you mean --platform linux/riscv64?"),
+        ("linux/s390x", "choose one with --platform"),
+        ("linux/arm", "choose one with --platform"),
+    ],
+)
+def test_misspelt_platform_is_corrected(wanted: str, hint: str) -> None:
+    with pytest.raises(NoMatchingPlatformError) as caught:
+        select_manifest(index_of("linux/amd64", "linux/arm64", "linux/riscv64"), parse_platform(wanted))
+    assert caught.value.hint == hint
+
+
 def test_empty_index_has_none() -> None:
     with pytest.raises(NoMatchingPlatformError, match=r"there are: none$"):
         select_manifest(index_of(), Platform("linux", "amd64"))

@@ -272,7 +272,8 @@ def assert_fails(puller: Puller, pulled: Pulled, code: int, *errors: str) -> Non
             ["Foo/BAR:1"],
             ["image reference 'Foo/BAR:1': repository: must be lower case, got 'BAR'", "hint: try 'bar'"],
         ),
-        (["alpine", "--frob"], ["unrecognized arguments: --frob", "hint: see ociexport --help"]),
+        (["alpine", "--frob"], ["unrecognized arguments: --frob", "hint: see ociexport pull --help"]),
+        (["alpine", "--plattform=x"], ["unrecognized arguments: --plattform=x", "hint: did you mean --platform?"]),
         (["alpine", "--jobs", "0"], ["--jobs: expected 1 to 64, got 0"]),
         (["alpine", "--jobs", "x"], ["argument -j/--jobs: invalid int value: 'x'", "hint: see ociexport pull --help"]),
         (
@@ -360,6 +361,24 @@ def test_unknown_image_and_tag(puller: Puller, name: str, code: str) -> None:
     error = f"ociexport: error: image REGISTRY/{name}: GET {url}: 404 Not Found: {code}"
     assert_fails(puller, pulled, 3, error, NOT_FOUND_HINT)
     assert pulled.others == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [("3.2O", "did you mean REGISTRY/library/app:3.20?"), ("9.99", NOT_FOUND_HINT.removeprefix("hint: "))],
+)
+def test_misspelt_tag_is_corrected(puller: Puller, typed: str, hint: str) -> None:
+    for tag in ("3.18", "3.20", "edge"):
+        puller.serve(IMAGE, tag)
+    pulled = puller(f"{puller.registry.host}/library/app:{typed}")
+    assert (pulled.code, pulled.errors[1]) == (3, f"hint: {hint}")
+
+
+def test_list_of_tags_that_is_no_use_changes_nothing(puller: Puller) -> None:
+    puller.serve(IMAGE, "3.20")
+    puller.registry.misbehave("/tags/list", PAGE)
+    pulled = puller(f"{puller.registry.host}/library/app:3.2O")
+    assert (pulled.code, pulled.errors[1]) == (3, NOT_FOUND_HINT)
 
 
 def test_registry_that_is_down(puller: Puller) -> None:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from typing import NoReturn
+from collections.abc import Collection
 
 import ociexport
-from ociexport.errors import UsageError
+from ociexport.cli.configuration import apply_configuration
+from ociexport.cli.parser import CommandParser, refuse_command
 
 # name: one line of help. The module is ociexport.cli.<name>, with underscores for dashes.
 COMMANDS = {
@@ -25,31 +26,69 @@ COMMANDS = {
     "login": "try credentials at a registry, and keep them",
     "logout": "forget the credentials for a registry",
     "auth": "explain which credentials an image would be pulled with",
+    "completion": "print a script that completes words in a shell",
+    "help": "explain a topic, or a command",
+}
+
+# One for each command, as people would type it.
+EXAMPLES = {
+    "pull": "ociexport pull debian:12 --out ./layout",
+    "unpack": "ociexport unpack debian:12 ./rootfs",
+    "inspect": "ociexport inspect debian:12",
+    "tags": "ociexport tags debian",
+    "serve": "ociexport serve ./layout --addr 127.0.0.1:5000",
+    "rm": "ociexport rm ./rootfs",
+    "diff": "ociexport diff ./rootfs debian:12",
+    "treehash": "ociexport treehash ./rootfs",
+    "login": "ociexport login registry.example -u alice --password-stdin <password.txt",
+    "logout": "ociexport logout registry.example",
+    "auth": "ociexport auth explain registry.example/team/app:1",
+    "completion": "ociexport completion bash >~/.local/share/bash-completion/completions/ociexport",
+    "help": "ociexport help sources",
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    """Tells what it can't parse as all errors are told: in one line, and a hint."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message, hint=f"see {self.prog} --help")
-
-
 def parse_command_line(words: list[str]) -> argparse.Namespace:
-    """Return the options, with the command's ``run``; only the named command's module is loaded."""
-    parser = _Parser(
-        prog="ociexport", description="Container images on disk, verified, with no daemon.", allow_abbrev=False
+    """Return the options, with the command's ``run``; only the named command's module is loaded.
+
+    Raises:
+        UsageError: there is no such command or option, or the configuration is wrong.
+    """
+    wanted = next((word for word in words if not word.startswith("-")), None)
+    if wanted is not None and wanted not in COMMANDS:
+        refuse_command(wanted, COMMANDS)
+    parser, commands = new_parser([wanted] if wanted is not None else [])
+    if wanted is not None:
+        apply_configuration(wanted, commands[wanted])
+    options, unknown = parser.parse_known_args(words)
+    if unknown:
+        commands.get(wanted or "", parser).refuse_unknown(unknown)
+    return options
+
+
+def new_parser(loaded: Collection[str]) -> tuple[CommandParser, dict[str, CommandParser]]:
+    """Return the parser, and those of its commands; only the ones in ``loaded`` have their options.
+
+    Raises:
+        ImportError: never, if ``loaded`` are commands.
+    """
+    parser = CommandParser(
+        prog="ociexport",
+        description="Container images on disk, verified, with no daemon.",
+        epilog="ociexport help TOPIC explains references, platforms, sources, credentials, configuration, exit codes.",
     )
     parser.add_argument("--version", action="version", version=f"ociexport {ociexport.__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    wanted = next((word for word in words if not word.startswith("-")), None)
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
+    commands = {}
     for name, summary in COMMANDS.items():
-        command = commands.add_parser(
-            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False
+        command = subparsers.add_parser(
+            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", example=EXAMPLES[name]
         )
-        if name == wanted:
+        commands[name] = command
+        if name in loaded:
             module = importlib.import_module(f"ociexport.cli.{name.replace('-', '_')}")
             command.add_argument("-q", "--quiet", action="store_true", help="print warnings and errors only")
             module.add_arguments(command)
+            command.add_help_all()
             command.set_defaults(run=module.run)
-    return parser.parse_args(words)
+    return parser, commands

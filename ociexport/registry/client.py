@@ -32,6 +32,7 @@ from ociexport.registry.options import DEFAULT_OPTIONS, RegistryOptions
 from ociexport.registry.ranges import open_blob_stream
 from ociexport.registry.registries_conf import RegistriesConf, read_registries_conf
 from ociexport.registry.session import RegistrySession
+from ociexport.registry.tags import list_tags, nearest_tag
 from ociexport.registry.transport import Transport
 from ociexport.resolve import verify_manifest_size
 from ociexport.sources import ImageName, ReceivedManifest
@@ -111,6 +112,18 @@ class RegistryClient:
         from ociexport.registry.authfiles import search_credentials  # noqa: PLC0415
 
         return search_credentials(endpoint.registry, repository, self.options.authfile)
+
+    def list_tags(self, reference: ImageReference) -> tuple[str, ...]:
+        """Return all tags of the repository that ``reference`` is in; see `ociexport.registry.tags.list_tags`."""
+        home = self.home(reference)
+        return list_tags(self.session(home), home.repository, reference.name)
+
+    def suggest_tag(self, reference: ImageReference, error: OciexportError) -> None:
+        """Make the tag that was probably meant by the one that was not found the hint of ``error``."""
+        home = self.home(reference)
+        meant = nearest_tag(self.session(home), home.repository, reference.manifest_selector)
+        if meant is not None:
+            error.hint = f"did you mean {reference.name}:{meant}?"
 
     def is_down(self, route: Route) -> bool:
         """Whether a mirror has failed in a way that it will fail again."""
@@ -200,7 +213,12 @@ class RegistrySource:
             self._note(digest, route)
             return ReceivedManifest(raw, answer.headers.get("Content-Type"), digest)
 
-        return self._first_that_succeeds(routes, fetch)
+        try:
+            return self._first_that_succeeds(routes, fetch)
+        except RegistryNotFoundError as error:
+            if wanted is None and "NAME_UNKNOWN" not in error.codes:
+                self._client.suggest_tag(self.reference, error)
+            raise
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
         """Return the blob's bytes as stored, from ``offset`` on; a connection that breaks is made again.

@@ -6,18 +6,17 @@ Spec: distribution-spec 1.1, "Content Discovery", "Listing Tags"; RFC 8288 for t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from urllib.parse import urlencode
 
 import requests
 
-from ociexport.errors import InvalidImageError, RegistryError, RegistryNotFoundError
+from ociexport.errors import InvalidImageError, OciexportError, RegistryError, RegistryNotFoundError, printable
 from ociexport.jsonfields import parse_json_object
-from ociexport.reference import ImageReference
-from ociexport.registry.client import RegistryClient
 from ociexport.registry.encodings import undo_for_document
 from ociexport.registry.exchange import Answer
 from ociexport.registry.failures import redacted
-from ociexport.registry.hosts import Route
+from ociexport.registry.session import RegistrySession
 
 # distribution and ECR give no more at once; some registries, not asked, give a hundred.
 _TAGS_PER_PAGE = 1000
@@ -28,36 +27,56 @@ _MAX_TAGS = 2_000_000
 _MAX_PAGES = 20_000
 # Registries that filter after they have counted send pages with nothing on them, but not many in a row.
 _MAX_PAGES_OF_NOTHING_NEW = 10
+# Of difflib's ratio: "3.2O" is near "3.20", "3.19" is not.
+_NEAR = 0.75
 # What registries without such lists answer, where the repository itself may well be there.
 _NO_LIST_STATUSES = frozenset({405, 501})
 _NO_LIST_CODES = frozenset({"UNSUPPORTED", "PAGE_NOT_FOUND"})
 
 
-def list_tags(client: RegistryClient, reference: ImageReference) -> tuple[str, ...]:
-    """Return all tags of the repository that ``reference`` is in, in the registry's order, each once.
-
-    The registry itself is asked and none of its mirrors: a mirror has what was asked of it before, and no more.
+def list_tags(session: RegistrySession, repository: str, name: str) -> tuple[str, ...]:
+    """Return all tags of a repository, in the registry's order, each once.
 
     Args:
-        client: how registries are reached; stays open.
-        reference: whose tag and digest do not matter.
+        session: with the registry itself and not with a mirror, which has what was asked of it before, and no more.
+        repository: as the server calls it.
+        name: as messages call it.
 
     Raises:
         RegistryNotFoundError: there is no such repository.
         RegistryError: it gives no list of tags, or one that does not end.
     """
-    return _TagList(client, client.home(reference), reference.name).read()
+    return _TagList(session, repository, name).read()
+
+
+def nearest_tag(session: RegistrySession, repository: str, tag: str) -> str | None:
+    """Return the tag that was probably meant by ``tag``, which there is not; None where none is near.
+
+    One page is looked at, and whatever goes wrong with it is not what the user wants to hear of now.
+    """
+    try:
+        tags = _TagList(session, repository, repository).read_page()
+    except OciexportError:
+        return None
+    others = [printable(other) for other in tags if other != tag]
+    near = get_close_matches(tag, others, n=1, cutoff=_NEAR)
+    return near[0] if near else None
 
 
 class _TagList:
     """The pages of one list, as they come in."""
 
-    def __init__(self, client: RegistryClient, route: Route, name: str) -> None:
-        self._session = client.session(route)
-        self._repository = route.repository
+    def __init__(self, session: RegistrySession, repository: str, name: str) -> None:
+        self._session = session
+        self._repository = repository
         self._subject = f"tags of {name}"
         self._tags: dict[str, None] = {}
         self._queries: set[str] = set()
+
+    def read_page(self) -> tuple[str, ...]:
+        """Return what the first page has; asked for once, since nobody waits for it."""
+        path = f"/tags/list?{urlencode({'n': _TAGS_PER_PAGE})}"
+        return self._read_page(self._session.get(self._repository, path, subject=self._subject, retries=False))
 
     def read(self) -> tuple[str, ...]:
         """Return what all pages have."""

@@ -1,0 +1,129 @@
+"""Defaults of options from a file and from the environment.
+
+What counts, first to last: the command line; ``OCIEXPORT_<OPTION>`` in the environment; the table of the command in the
+file; the file's top level; what ``--help`` says. The file is ``OCIEXPORT_CONFIG``, or else the user's
+``~/.config/ociexport/ociexport.toml``, or else the machine's ``/etc/ociexport/ociexport.toml``. A file in the working
+directory is not read: who unpacks what somebody else made would obey them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from ociexport.cli.parser import CommandParser, closest
+from ociexport.errors import UsageError, quoted
+
+_PREFIX = "OCIEXPORT_"
+_FILE_VARIABLE = "OCIEXPORT_CONFIG"
+_TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off", ""})
+# A configuration is a screenful; this keeps a wrong file from filling the memory.
+_MAX_BYTES = 1024 * 1024
+
+
+def apply_configuration(name: str, command: CommandParser, environment: Mapping[str, str] = os.environ) -> None:
+    """Make what the file and the environment say the defaults of the command's options.
+
+    Raises:
+        UsageError: the file is no TOML, names an option that the command has not, or a value is none for its option.
+    """
+    actions = {
+        option.removeprefix("--"): action
+        for action in command._actions
+        for option in action.option_strings
+        if option.startswith("--") and not isinstance(action, argparse._HelpAction | argparse._VersionAction)
+    }
+    actions.pop("help-all", None)
+    for place, option, value in _settings(name, actions, environment):
+        actions[option].default = _value_for(actions[option], value, place)
+        actions[option].required = False
+
+
+def _settings(
+    name: str, actions: Mapping[str, argparse.Action], environment: Mapping[str, str]
+) -> Iterator[tuple[str, str, object]]:
+    """Yield where each setting stands, its option and its value; what counts more comes later."""
+    path = configuration_path(environment)
+    if path is not None:
+        settings = _read_file(path)
+        own = settings.get(name, {})
+        if not isinstance(own, dict):
+            raise UsageError(f"{path}: {name}: expected a table, got {quoted(str(own))}")
+        for option, value in settings.items():
+            # What stands at the top is for every command that has it.
+            if option in actions and not isinstance(value, dict):
+                yield f"{path}: {option}", option, value
+        for option, value in own.items():
+            if option not in actions:
+                meant = closest(option, actions)
+                raise UsageError(
+                    f"{path}: {name}.{option}: there is no such option",
+                    hint=f"did you mean {meant}?" if meant else f"see ociexport {name} --help-all",
+                )
+            yield f"{path}: {name}.{option}", option, value
+    for option in actions:
+        variable = _PREFIX + option.upper().replace("-", "_")
+        if variable in environment and variable != _FILE_VARIABLE:
+            yield variable, option, environment[variable]
+
+
+def configuration_path(environment: Mapping[str, str] = os.environ) -> Path | None:
+    """Return the file that is read; None where there is none. One that is named must be there."""
+    if named := environment.get(_FILE_VARIABLE):
+        return Path(named)
+    home = Path(environment.get("XDG_CONFIG_HOME") or Path(environment.get("HOME") or Path.home()) / ".config")
+    for directory in (home, Path("/etc")):
+        path = directory / "ociexport" / "ociexport.toml"
+        # False also where we may not look: sudo -u keeps the variables of another user.
+        if os.path.isfile(path):
+            return path
+    return None
+
+
+def _read_file(path: Path) -> dict[str, object]:
+    with open(path, "rb") as file:
+        raw = file.read(_MAX_BYTES + 1)
+    if len(raw) > _MAX_BYTES:
+        raise UsageError(f"{path}: expected at most {_MAX_BYTES} bytes, got more")
+    try:
+        return tomllib.loads(raw.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: expected TOML, got something else: {error}") from error
+
+
+def _value_for(action: argparse.Action, value: object, place: str) -> object:
+    """Return ``value`` as the option would have it if it were given."""
+    if action.nargs == 0:
+        return _switched(action, value, place)
+    if isinstance(action, argparse._AppendAction):
+        return _Replaceable(_parsed(action, one, place) for one in (value if isinstance(value, list) else [value]))
+    return _parsed(action, value, place)
+
+
+def _switched(action: argparse.Action, value: object, place: str) -> object:
+    is_on = {**dict.fromkeys(_TRUE, True), **dict.fromkeys(_FALSE, False)}.get(str(value).lower())
+    if is_on is None:
+        raise UsageError(f"{place}: expected true or false, got {quoted(str(value))}")
+    return action.const if is_on else action.default
+
+
+def _parsed(action: argparse.Action, value: object, place: str) -> object:
+    if isinstance(value, list | dict | bool):
+        raise UsageError(f"{place}: expected a text or a number, got {quoted(str(value))}")
+    try:
+        parsed = action.type(str(value)) if callable(action.type) else str(value)
+    except (ValueError, argparse.ArgumentTypeError) as error:
+        raise UsageError(f"{place}: {str(error) or f'invalid value {quoted(str(value))}'}") from error
+    if action.choices is not None and parsed not in action.choices:
+        raise UsageError(f"{place}: expected one of {', '.join(map(str, action.choices))}, got {quoted(str(value))}")
+    return parsed
+
+
+class _Replaceable(list[object]):
+    """The default of an option that may be given several times; what is given takes its place, and is not added."""
+
+    def __copy__(self) -> list[object]:
+        return []
