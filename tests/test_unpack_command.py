@@ -69,7 +69,7 @@ def test_bad_usage_is_told(layout: Path, tmp_path: Path) -> None:
         unpack("--no-such-option", layout, tmp_path / "x"),
         2,
         "unrecognized arguments: --no-such-option",
-        hint="see ociexport --help",
+        hint="see ociexport unpack --help",
     )
     assert_refused(
         unpack("--max-size=0", layout, tmp_path / "x"),
