@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ociexport.sources import ImageDestination, ImageSource
     from ociexport.transfer import pull
     from ociexport.tree.layers import UnpackOptions, UnpackResult, unpack
+    from ociexport.verification.findings import Finding
+    from ociexport.verification.verifying import Verification, verify
 
 __version__ = "0.1.0"
 
@@ -34,6 +36,7 @@ _HOMES = {
     "Credentials": "ociexport.registry.credentials",
     "Digest": "ociexport.digest",
     "EventProgress": "ociexport.progress_events",
+    "Finding": "ociexport.verification.findings",
     "ImageDestination": "ociexport.sources",
     "ImageLayout": "ociexport.layout",
     "ImageReference": "ociexport.reference",
@@ -49,18 +52,21 @@ _HOMES = {
     "RegistryOptions": "ociexport.registry.options",
     "UnpackOptions": "ociexport.tree.layers",
     "UnpackResult": "ociexport.tree.layers",
+    "Verification": "ociexport.verification.verifying",
     "inspect": "ociexport.inspection",
     "open_source": "ociexport.source_names",
     "parse_platform": "ociexport.platforms",
     "pull": "ociexport.transfer",
     "pull_many": "ociexport.many",
     "unpack": "ociexport.tree.layers",
+    "verify": "ociexport.verification.verifying",
 }
 
 __all__ = [
     "Credentials",
     "Digest",
     "EventProgress",
+    "Finding",
     "ImageDestination",
     "ImageLayout",
     "ImageReference",
@@ -76,6 +82,7 @@ __all__ = [
     "RegistryOptions",
     "UnpackOptions",
     "UnpackResult",
+    "Verification",
     "__version__",
     "inspect",
     "open_source",
@@ -83,6 +90,7 @@ __all__ = [
     "pull",
     "pull_many",
     "unpack",
+    "verify",
 ]
 
 

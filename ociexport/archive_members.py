@@ -86,6 +86,11 @@ class ArchiveMembers:
     def __contains__(self, name: str) -> bool:
         return self._find(name) is not None
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all files and links, in the order of the archive."""
+        return tuple(self._members)
+
     def size_of(self, name: str) -> int:
         """Return a file's size."""
         return self._member(name).size

@@ -109,7 +109,7 @@ class ArchiveLayoutSource(ListedSource):
     """One image of a layout in an archive."""
 
     def __init__(self, members: ArchiveMembers, descriptor: Descriptor) -> None:
-        super().__init__(members.place, _ArchiveBlobs(members), descriptor)
+        super().__init__(members.place, ArchiveBlobs(members), descriptor)
         self._members = members
         self._file = _blob_file(descriptor.digest)
 
@@ -123,7 +123,7 @@ class ArchiveLayoutSource(ListedSource):
         self._members.close()
 
 
-class _ArchiveBlobs:
+class ArchiveBlobs:
     """Opens the blobs of a layout in an archive."""
 
     def __init__(self, members: ArchiveMembers) -> None:

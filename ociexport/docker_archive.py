@@ -156,6 +156,20 @@ def list_v1_images(members: ArchiveMembers) -> list[ListedImage]:
     return _listed(members, _read_repositories(members), with_ids=True)[0]
 
 
+def docker_files(members: ArchiveMembers) -> list[tuple[str, ...]]:
+    """Return the names of the files that ``manifest.json`` says belong to each of its images, the config's first.
+
+    Raises:
+        InvalidImageError: it is not as docker writes it.
+    """
+    return [(image.config, *image.layers) for image in _read_docker_manifest(members)]
+
+
+def count_v1_images(members: ArchiveMembers) -> int:
+    """Return how many images ``repositories`` lists, in an archive that has only that; they are ``@0`` and so on."""
+    return len(_read_repositories(members))
+
+
 def _told(source: DockerArchiveSource, progress: Progress) -> DockerArchiveSource:
     made = source.fetch_manifest().digest
     progress.say(f"{source.display_name}: a docker archive keeps no manifest, so that a new one was made: {made}")

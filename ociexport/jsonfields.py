@@ -31,7 +31,7 @@ def parse_json_object(raw: bytes, *, where: str) -> JsonObject:
         reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
         raise InvalidImageError(f"expected a JSON document, got {_kind_of(raw)} ({reason})", where=where) from error
     if not isinstance(value, dict):
-        raise InvalidImageError(f"expected a JSON object, got {_type_name(value)}", where=where)
+        raise InvalidImageError(f"expected a JSON object, got {type_name(value)}", where=where)
     return JsonObject(value, where)
 
 
@@ -49,6 +49,11 @@ class JsonObject:
     def keys(self) -> tuple[str, ...]:
         """The names of all members, in their order."""
         return tuple(self._members)
+
+    @property
+    def members(self) -> Mapping[str, Any]:
+        """All members, unchecked; for who checks the whole at once."""
+        return self._members
 
     def __contains__(self, key: str) -> bool:
         return self._members.get(key) is not None
@@ -77,7 +82,7 @@ class JsonObject:
         items = self._typed(key, list, "a list") if key in self else []
         for number, item in enumerate(items):
             if not isinstance(item, str):
-                raise self.error(f"{key}[{number}]", f"expected a string, got {_type_name(item)}")
+                raise self.error(f"{key}[{number}]", f"expected a string, got {type_name(item)}")
         return tuple(items)
 
     def text_lists(self, key: str) -> tuple[tuple[str, ...], ...]:
@@ -88,7 +93,7 @@ class JsonObject:
         for number, texts in enumerate(lists):
             for text in texts:
                 if not isinstance(text, str):
-                    raise self.error(f"{key}[{number}]", f"expected a string, got {_type_name(text)}")
+                    raise self.error(f"{key}[{number}]", f"expected a string, got {type_name(text)}")
         return tuple(map(tuple, lists))
 
     def text_map(self, key: str) -> dict[str, str]:
@@ -96,7 +101,7 @@ class JsonObject:
         members = self._typed(key, dict, "an object") if key in self else {}
         for name, item in members.items():
             if not isinstance(item, str):
-                raise self.error(f"{key}[{quoted(name)}]", f"expected a string, got {_type_name(item)}")
+                raise self.error(f"{key}[{quoted(name)}]", f"expected a string, got {type_name(item)}")
         return dict(members)
 
     def keys_of(self, key: str) -> tuple[str, ...]:
@@ -117,7 +122,7 @@ class JsonObject:
         for number, item in enumerate(items):
             place = f"{key}[{number}]"
             if not isinstance(item, dict):
-                raise self.error(place, f"expected an object, got {_type_name(item)}")
+                raise self.error(place, f"expected an object, got {type_name(item)}")
             yield JsonObject(item, f"{self.where}: {place}" if self.where else place)
 
     def error(self, key: str, message: str) -> InvalidImageError:
@@ -129,7 +134,7 @@ class JsonObject:
         if value is None:
             raise self.error(key, f"expected {wanted}, got nothing")
         if not isinstance(value, kind):
-            raise self.error(key, f"expected {wanted}, got {_type_name(value)}")
+            raise self.error(key, f"expected {wanted}, got {type_name(value)}")
         return value
 
 
@@ -142,7 +147,8 @@ def _kind_of(raw: bytes) -> str:
     return describe_content(raw)
 
 
-def _type_name(value: object) -> str:
+def type_name(value: object) -> str:
+    """Return what JSON calls the type of ``value``, with its article."""
     names = {
         dict: "an object",
         list: "a list",

@@ -149,6 +149,12 @@ class ImageLayout:
         """Return where the blob is while it is written."""
         return os.path.join(self.path, _PARTIAL_DIRECTORY, f"{digest.algorithm}-{digest.encoded}")
 
+    def partial_files(self) -> list[tuple[str, int]]:
+        """Return the files of blobs that are not complete, whether somebody writes them or not, and their sizes."""
+        with suppress(FileNotFoundError), os.scandir(os.path.join(self.path, _PARTIAL_DIRECTORY)) as entries:
+            return sorted((entry.path, entry.stat(follow_symlinks=False).st_size) for entry in entries)
+        return []
+
     def _verify_layout_file(self) -> None:
         path = os.path.join(self.path, _LAYOUT_FILE)
         try:

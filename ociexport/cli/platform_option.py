@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import replace
 
 from ociexport.choice import PlatformChoice
 from ociexport.documents import Platform
@@ -53,14 +54,25 @@ def choice_from(options: argparse.Namespace) -> PlatformChoice:
     Raises:
         UsageError: one is no platform, or --all stands beside others.
     """
+    choice = named_choice_from(options)
+    if choice is None:
+        return PlatformChoice((_default_platform(),), keeps_index=options.sparse)
+    return replace(choice, keeps_index=options.sparse and not choice.takes_all)
+
+
+def named_choice_from(options: argparse.Namespace) -> PlatformChoice | None:
+    """Return the platforms that ``--platform`` and ``--all`` ask for; None where they are not given.
+
+    Raises:
+        UsageError: one is no platform, or --all stands beside others.
+    """
     words = [word for text in options.platform for word in text.split(",")]
     takes_all = options.all or _ALL in words
     if takes_all and set(words) - {_ALL}:
         raise UsageError("--platform: expected no platform beside --all, got one", hint="leave out one of the two")
     if takes_all:
         return PlatformChoice()
-    platforms = dict.fromkeys(map(parse_platform, words)) or {_default_platform(): None}
-    return PlatformChoice(tuple(platforms), keeps_index=options.sparse)
+    return PlatformChoice(tuple(dict.fromkeys(map(parse_platform, words)))) if words else None
 
 
 def _default_platform() -> Platform:

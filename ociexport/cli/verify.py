@@ -1,0 +1,76 @@
+"""`ociexport verify`: say all that is wrong with a layout, an archive or an image in a registry."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from ociexport.cli.exit_codes import INTEGRITY, OK
+from ociexport.cli.json_option import add_json_argument, print_json
+from ociexport.cli.platform_option import named_choice_from
+from ociexport.cli.progress_option import add_progress_arguments, progress_from
+from ociexport.cli.registry_options import add_registry_arguments, registry_options_from
+from ociexport.errors import escaped
+from ociexport.verification.findings import Finding
+from ociexport.verification.verifying import Verification, verify
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser`` the options of this command."""
+    parser.add_argument(
+        "source",
+        metavar="SRC",
+        help="a layout or archive (all of it, or ./layout:tag), - for standard input, or an image reference",
+    )
+    parser.add_argument("--strict", action="store_true", help="what an index names must be there too")
+    parser.add_argument(
+        "--platform",
+        metavar="OS/ARCH[/VARIANT]",
+        action="append",
+        default=[],
+        help="look at these only; may be repeated (default: all of a layout or archive; of a registry this machine's)",
+    )
+    parser.add_argument("-a", "--all", action="store_true", help="look at all platforms in a registry too")
+    add_json_argument(parser)
+    add_progress_arguments(parser)
+    add_registry_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print a line for each finding; the exit code is 7 where one of them is wrong."""
+    progress = progress_from(options)
+    found = verify(
+        options.source,
+        strict=options.strict,
+        platform=named_choice_from(options),
+        progress=progress,
+        registry=registry_options_from(options),
+    )
+    if options.json:
+        print_json("verify", {"source": options.source, **_to_json(found)})
+    else:
+        for finding in found.findings:
+            sys.stdout.write(f"{finding}\n")
+    progress.say(f"{escaped(options.source)}: {found}")
+    return OK if found.is_right else INTEGRITY
+
+
+def _to_json(found: Verification) -> dict[str, object]:
+    return {
+        "right": found.is_right,
+        "images": found.images,
+        "documents": found.documents,
+        "blobs": found.blobs,
+        "readBytes": found.read_bytes,
+        "findings": [_finding_to_json(finding) for finding in found.findings],
+    }
+
+
+def _finding_to_json(finding: Finding) -> dict[str, object]:
+    return {
+        "kind": finding.kind.value,
+        "wrong": finding.is_wrong,
+        "place": finding.place,
+        "message": finding.message,
+        **({"digest": str(finding.digest)} if finding.digest is not None else {}),
+    }

@@ -1,0 +1,101 @@
+"""An archive's images, of whichever kind it is: what a verification begins at.
+
+Where there is an ``index.json`` it counts; what docker alone wrote has no manifests, so that they are made.
+"""
+
+from __future__ import annotations
+
+from ociexport.archive_members import ArchiveMembers
+from ociexport.docker_archive import (
+    DOCKER_MANIFEST_FILE,
+    REPOSITORIES_FILE,
+    count_v1_images,
+    docker_files,
+    open_docker_image,
+    open_v1_image,
+)
+from ociexport.documents import Descriptor
+from ociexport.errors import InvalidImageError, NotFoundError, escaped, quoted
+from ociexport.progress import Progress
+from ociexport.sources import ImageSource
+from ociexport.verification.findings import Findings, Kind
+from ociexport.verification.stores import INDEX_FILE, ArchiveStore, read_roots, verify_layout_file
+from ociexport.verification.walk import Root
+
+
+def read_archive_roots(members: ArchiveMembers, findings: Findings, progress: Progress) -> list[Root]:
+    """Return the images of an archive, and tell what is wrong with its lists of them.
+
+    Raises:
+        InvalidImageError: it is no archive of images.
+    """
+    is_dockers = DOCKER_MANIFEST_FILE in members
+    if INDEX_FILE in members:
+        store = ArchiveStore(members)
+        verify_layout_file(store, findings)
+        roots = read_roots(store, findings)
+        if is_dockers:
+            return _with_dockers(members, roots, findings, progress)
+        return roots
+    if is_dockers:
+        return _docker_roots(members, findings, progress)
+    if REPOSITORIES_FILE in members:
+        return _made_roots(members, findings, progress, count_v1_images(members), is_v1=True)
+    raise InvalidImageError(f"expected an archive of images, got a tar without {INDEX_FILE} and {DOCKER_MANIFEST_FILE}")
+
+
+def _with_dockers(members: ArchiveMembers, roots: list[Root], findings: Findings, progress: Progress) -> list[Root]:
+    """Return the images of an archive that is a layout and docker's at once.
+
+    Docker has written indexes of what it did not save; what it did save is in its own list.
+    """
+    there = []
+    for root in roots:
+        digest = root.descriptor.digest
+        if f"blobs/{digest.algorithm}/{digest.encoded}" in members:
+            there.append(root)
+        else:
+            findings.add(
+                Kind.ABSENT, f"{root.place}: manifest {digest}", "docker did not save it", is_wrong=False, digest=digest
+            )
+    if len(there) < len(roots):
+        return there + _docker_roots(members, findings, progress)
+    try:
+        for number, files in enumerate(docker_files(members)):
+            for file in dict.fromkeys(files):
+                if file not in members:
+                    findings.add(Kind.MISSING, f"{DOCKER_MANIFEST_FILE}: [{number}]: {quoted(file)}", "not there")
+    except InvalidImageError as error:
+        findings.add_error(error, DOCKER_MANIFEST_FILE, otherwise=Kind.DOCUMENT)
+    return there
+
+
+def _docker_roots(members: ArchiveMembers, findings: Findings, progress: Progress) -> list[Root]:
+    try:
+        count = len(docker_files(members))
+    except InvalidImageError as error:
+        findings.add_error(error, DOCKER_MANIFEST_FILE, otherwise=Kind.DOCUMENT)
+        return []
+    return _made_roots(members, findings, progress, count, is_v1=False)
+
+
+def _made_roots(
+    members: ArchiveMembers, findings: Findings, progress: Progress, count: int, *, is_v1: bool
+) -> list[Root]:
+    """Return the images for which manifests can be made; why not for the others is told."""
+    open_image = open_v1_image if is_v1 else open_docker_image
+    roots = []
+    for number in range(count):
+        try:
+            source: ImageSource = open_image(members, f"@{number}", progress)
+        except NotFoundError as error:
+            message = str(error).removeprefix(f"{members.place}: ")
+            findings.add(Kind.MISSING, f"{REPOSITORIES_FILE if is_v1 else DOCKER_MANIFEST_FILE}: [{number}]", message)
+        except InvalidImageError as error:
+            where = error.where.removeprefix(members.place).removeprefix(": ")
+            findings.add(Kind.DOCUMENT, escaped(where) or f"[{number}]", error.message)
+        else:
+            received = source.fetch_manifest()
+            descriptor = Descriptor(received.media_type or "", received.digest, len(received.raw))
+            roots.append(Root(source, descriptor, source.display_name.removeprefix(f"{members.place}:"), received.raw))
+    return roots

@@ -1,0 +1,225 @@
+"""What holds images and is looked at as a whole: a layout's directory, or an archive.
+
+Spec: image-spec 1.1 image-layout.md.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+from ociexport.archive_members import ArchiveMembers
+from ociexport.archive_source import ArchiveBlobs
+from ociexport.digest import Digest
+from ociexport.documents import Descriptor
+from ociexport.errors import InvalidDigestError, InvalidImageError, NotFoundError, printable, quoted
+from ociexport.image_list import ListedSource, name_of, shown_name
+from ociexport.jsonfields import JsonObject, parse_json_object
+from ociexport.layout import ImageLayout
+from ociexport.sources import BlobOpener
+from ociexport.verification.findings import Findings, Kind
+from ociexport.verification.names import verify_names
+from ociexport.verification.schemas import index_flaws, layout_file_flaws
+from ociexport.verification.walk import Root
+
+LAYOUT_FILE = "oci-layout"
+INDEX_FILE = "index.json"
+_BLOBS = "blobs"
+_MAX_INDEX_BYTES = 64 * 1024 * 1024
+
+
+class Store(Protocol):
+    """Files in the order that the specification of layouts has them."""
+
+    @property
+    def place(self) -> str:
+        """How messages call it."""
+
+    @property
+    def opener(self) -> BlobOpener:
+        """Opens its blobs."""
+
+    def read_file(self, name: str) -> bytes:
+        """Return one of its two files.
+
+        Raises:
+            NotFoundError: it is not there.
+            InvalidImageError, OSError: it can't be read.
+        """
+
+    def list_blobs(self, findings: Findings) -> Iterable[Digest]:
+        """Return the digests that files in ``blobs/`` have for names; what else is there is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutStore:
+    """A layout in a directory."""
+
+    layout: ImageLayout
+
+    @property
+    def place(self) -> str:
+        """The directory's path."""
+        return self.layout.path
+
+    @property
+    def opener(self) -> BlobOpener:
+        """The layout."""
+        return self.layout
+
+    def read_file(self, name: str) -> bytes:
+        """Return ``oci-layout`` or ``index.json``; see `Store`."""
+        return read_layout_file(os.path.join(self.layout.path, name))
+
+    def list_blobs(self, findings: Findings) -> Iterator[Digest]:
+        """Yield what is in ``blobs/``; see `Store`."""
+        for entry in layout_blobs(self.layout.path):
+            if entry.digest is not None:
+                if entry.is_link:
+                    findings.add(Kind.LAYOUT, entry.path, "a link to elsewhere", is_wrong=False, digest=entry.digest)
+                yield entry.digest
+            else:
+                findings.add(Kind.LAYOUT, entry.path, "expected a file that a digest names")
+
+
+@dataclass(frozen=True, slots=True)
+class BlobEntry:
+    """Something in ``blobs/`` of a layout.
+
+    Args:
+        path: from the layout on.
+        digest: that it has for a name; None for what is no blob.
+    """
+
+    path: str
+    digest: Digest | None
+    is_link: bool
+    status: os.stat_result
+
+
+def layout_blobs(layout: str) -> Iterator[BlobEntry]:
+    """Yield what is in the directories for algorithms, in order; and what stands in the place of one."""
+    for algorithm in sorted(_listed(os.path.join(layout, _BLOBS))):
+        directory = os.path.join(layout, _BLOBS, algorithm)
+        if not os.path.isdir(directory):
+            yield BlobEntry(posixpath.join(_BLOBS, algorithm), None, os.path.islink(directory), os.lstat(directory))
+            continue
+        for name in sorted(_listed(directory)):
+            path = posixpath.join(_BLOBS, algorithm, name)
+            with suppress(FileNotFoundError):  # gone meanwhile
+                status = os.lstat(os.path.join(layout, path))
+                is_link = stat.S_ISLNK(status.st_mode)
+                is_blob = is_link or stat.S_ISREG(status.st_mode)
+                yield BlobEntry(path, _digest_of(algorithm, name) if is_blob else None, is_link, status)
+
+
+def _listed(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _digest_of(algorithm: str, encoded: str) -> Digest | None:
+    try:
+        return Digest(algorithm, encoded)
+    except InvalidDigestError:
+        return None
+
+
+def read_layout_file(path: str) -> bytes:
+    """Return a small file of a layout; see `Store.read_file`."""
+    try:
+        # Not blocking, since a hostile layout may have a fifo here.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFoundError(f"{quoted(path)}: not there") from error
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise InvalidImageError("expected a file, got something else", where=path)
+        raw = file.read(_MAX_INDEX_BYTES + 1)
+    if len(raw) > _MAX_INDEX_BYTES:
+        raise InvalidImageError(f"expected at most {_MAX_INDEX_BYTES} bytes, got more", where=path)
+    return raw
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveStore:
+    """A layout in an archive."""
+
+    members: ArchiveMembers
+
+    @property
+    def place(self) -> str:
+        """The archive's path."""
+        return self.members.place
+
+    @property
+    def opener(self) -> BlobOpener:
+        """What opens the blobs in the archive."""
+        return ArchiveBlobs(self.members)
+
+    def read_file(self, name: str) -> bytes:
+        """Return ``oci-layout`` or ``index.json``; see `Store`."""
+        return self.members.read(name, _MAX_INDEX_BYTES)
+
+    def list_blobs(self, findings: Findings) -> Iterator[Digest]:
+        """Yield what is in ``blobs/``; see `Store`."""
+        for name in self.members.names:
+            if not name.startswith(f"{_BLOBS}/"):
+                continue
+            algorithm, _, encoded = name.removeprefix(f"{_BLOBS}/").partition("/")
+            digest = _digest_of(algorithm, encoded)
+            if digest is None:
+                findings.add(Kind.LAYOUT, printable(name), "expected a file that a digest names")
+            else:
+                yield digest
+
+
+def verify_layout_file(store: Store, findings: Findings) -> None:
+    """Tell what is wrong with the ``oci-layout`` file."""
+    item = _read_object(store, LAYOUT_FILE, findings)
+    if item is not None:
+        for where, message in layout_file_flaws(item.members):
+            findings.add(Kind.LAYOUT, f"{LAYOUT_FILE}: {where}", message)
+
+
+def read_roots(store: Store, findings: Findings) -> list[Root]:
+    """Return the images that ``index.json`` lists, as far as it can be read, and tell what is wrong with it."""
+    item = _read_object(store, INDEX_FILE, findings)
+    if item is None:
+        return []
+    for where, message in index_flaws(item.members):
+        findings.add(Kind.LAYOUT, f"{INDEX_FILE}: {where}" if where else INDEX_FILE, message)
+    entries = list(_entries(item))
+    verify_names(entries, findings)
+    return [
+        Root(
+            ListedSource(store.place, store.opener, descriptor),
+            descriptor,
+            printable(shown_name(descriptor, name_of(descriptor))),
+        )
+        for _, descriptor in entries
+    ]
+
+
+def _entries(item: JsonObject) -> Iterator[tuple[str, Descriptor]]:
+    """Yield the entries that can be read, with their places; the others' flaws are told before."""
+    manifests = item.members.get("manifests")
+    for number, entry in enumerate(manifests if isinstance(manifests, list) else ()):
+        if isinstance(entry, dict):
+            with suppress(InvalidImageError):
+                yield f"{INDEX_FILE}: manifests[{number}]", Descriptor.from_json(JsonObject(entry, ""))
+
+
+def _read_object(store: Store, name: str, findings: Findings) -> JsonObject | None:
+    try:
+        return parse_json_object(store.read_file(name), where="")
+    except (NotFoundError, InvalidImageError, OSError) as error:
+        findings.add_error(error, name, otherwise=Kind.LAYOUT)
+        return None

@@ -1,0 +1,162 @@
+"""verify(): whether what is there is what was published, with all findings at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ociexport.choice import PlatformChoice
+from ociexport.digest import Digest
+from ociexport.documents import Descriptor, Index, Platform
+from ociexport.platforms import host_platform, select_manifest
+from ociexport.progress import SILENT, Progress, format_bytes
+from ociexport.sources import ImageSource
+from ociexport.verification.blobs import BlobState, BlobToCheck, add_blob_findings, blob_to_check, check_blobs
+from ociexport.verification.findings import Finding, Findings, Kind
+from ociexport.verification.subjects import Subject, open_subject
+from ociexport.verification.walk import Walk
+
+if TYPE_CHECKING:
+    from ociexport.registry.options import RegistryOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was looked at and found.
+
+    Args:
+        findings: in the order of the images; see `ociexport.verification.findings`.
+        images: that the source lists.
+        documents: manifests, indexes and configs that were read and are what their digests say.
+        blobs: layers and whatever else was hashed.
+        read_bytes: of documents and blobs.
+    """
+
+    findings: tuple[Finding, ...]
+    images: int
+    documents: int
+    blobs: int
+    read_bytes: int
+
+    @property
+    def is_right(self) -> bool:
+        """Whether nothing is wrong; there may be findings that are only worth telling."""
+        return not any(finding.is_wrong for finding in self.findings)
+
+    def __str__(self) -> str:
+        """Return what was looked at, and what came of it, as one line."""
+        wrong = sum(finding.is_wrong for finding in self.findings)
+        looked = (
+            f"{_counted(self.images, 'image')}, {_counted(self.documents, 'document')} and "
+            f"{_counted(self.blobs, 'blob')} looked at, {format_bytes(self.read_bytes)}"
+        )
+        return f"{looked}: {f'{wrong} wrong' if wrong else 'all right'}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """How a source is to be looked at; see `verify`."""
+
+    strict: bool = False
+    platform: Platform | PlatformChoice | None = None
+
+
+def verify(
+    source: str | os.PathLike[str] | ImageSource,
+    *,
+    strict: bool = False,
+    platform: Platform | PlatformChoice | None = None,
+    progress: Progress = SILENT,
+    registry: RegistryOptions | None = None,
+) -> Verification:
+    """Return all that is wrong with ``source``: digests, sizes, documents, names, what is missing or left over.
+
+    Args:
+        source: a layout or archive, all of it or one image in it; a reference; or an open source, which stays open.
+        strict: whether what an index names must be there; the specification lets it be elsewhere.
+        platform: of several the one to look at, or which; None for all that is in a layout or archive, and this
+            machine's of what is in a registry.
+        progress: told what goes on.
+        registry: how registries are reached.
+
+    Raises:
+        NotFoundError, RegistryError: there is nothing to look at, or it is not to be had.
+        NoMatchingPlatformError: ``platform`` is not there.
+    """
+    with closing(open_subject(source, progress=progress, registry=registry)) as subject:
+        return verify_subject(subject, Wishes(strict, platform), {}, progress)
+
+
+def verify_subject(
+    subject: Subject, wishes: Wishes, states: dict[Digest, BlobState], progress: Progress
+) -> Verification:
+    """Return all that is wrong with ``subject``; see `verify`.
+
+    1. Its lists of images are read, and all documents that they lead to.
+    2. The blobs that these name are hashed, and those that nothing names.
+
+    Args:
+        states: of blobs that were hashed before; the others are added.
+    """
+    findings = Findings()
+    roots = subject.read_roots(findings, progress)  # 1
+    walk = Walk(findings, is_strict=wishes.strict, select=_selection(subject, wishes))
+    for root in roots:
+        walk.follow(root)
+    named = [blob_to_check(names) for names in walk.blobs.values()]  # 2
+    left_over = [] if wishes.platform is not None else _left_over(subject, walk, findings)
+    states.update(check_blobs([blob for blob in (*named, *left_over) if blob.digest not in states], progress))
+    add_blob_findings(walk.blobs, states, findings)
+    for blob in left_over:
+        _add_orphan(blob.digest, states[blob.digest], findings)
+    hashed = [states[blob.digest] for blob in (*named, *left_over)]
+    return Verification(
+        findings=tuple(findings),
+        images=len(roots),
+        documents=len(walk.documents),
+        blobs=sum(state.kind is not Kind.MISSING for state in hashed),
+        read_bytes=sum(walk.documents.values()) + sum(state.size for state in hashed),
+    )
+
+
+def _selection(subject: Subject, wishes: Wishes) -> Callable[[Index], Sequence[Descriptor]] | None:
+    """Return what selects the entries of an index; None where all are wanted."""
+    platform = wishes.platform or (host_platform() if subject.is_remote else None)
+    if platform is None:
+        return None
+    platforms = (platform,) if isinstance(platform, Platform) else platform.platforms
+    if not platforms:
+        return None
+    return lambda index: list(
+        {entry.digest: entry for entry in (select_manifest(index, p) for p in platforms)}.values()
+    )
+
+
+def _left_over(subject: Subject, walk: Walk, findings: Findings) -> list[BlobToCheck]:
+    """Return the blobs that nothing leads to; they too must be what their names say."""
+    reached = walk.reached
+    return [
+        BlobToCheck(digest, partial(subject.open_blob(digest).open_blob, Descriptor("", digest, 0)))
+        for digest in subject.list_blobs(findings)
+        if digest not in reached
+    ]
+
+
+def _add_orphan(digest: Digest, state: BlobState, findings: Findings) -> None:
+    """Tell of a blob that nothing leads to.
+
+    Spec: image-layout.md, "Content": there may be such blobs, but their content must be what their names say.
+    """
+    place = f"blob {digest}"
+    if state.kind is not None:
+        findings.add(state.kind, place, f"{state.message}; nothing leads to it", digest=digest)
+    else:
+        findings.add(Kind.ORPHAN, place, f"nothing leads to it ({state.size} bytes)", is_wrong=False, digest=digest)

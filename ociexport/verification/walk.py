@@ -1,0 +1,389 @@
+"""All that an image's documents lead to, and what is wrong with the documents.
+
+A document that is wrong in one member is followed in the others: all findings at once.
+
+Spec: image-spec 1.1 image-index.md, manifest.md, config.md; image-layout.md for what need not be there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from ociexport import mediatypes
+from ociexport.digest import Digest
+from ociexport.documents import (
+    MAX_CONFIG_BYTES,
+    MAX_MANIFEST_BYTES,
+    Descriptor,
+    ImageConfig,
+    Index,
+    Manifest,
+    parse_config,
+    parse_document,
+)
+from ociexport.errors import (
+    InvalidImageError,
+    NotFoundError,
+    UnsupportedMediaTypeError,
+    quoted,
+)
+from ociexport.jsonfields import JsonObject, parse_json_object
+from ociexport.platforms import normalize_platform
+from ociexport.resolve import MAX_INDEX_DEPTH, read_small_blob
+from ociexport.sources import ImageName, ImageSource
+from ociexport.verification.findings import Findings, Kind
+from ociexport.verification.loose_documents import digests_in, is_foreign, readable_descriptors
+from ociexport.verification.schemas import Flaw, config_flaws, index_flaws, manifest_flaws
+
+_DOCUMENTS = mediatypes.INDEXES | mediatypes.MANIFESTS | mediatypes.SCHEMA1_MANIFESTS
+# Who stores other things than images under these types does not write an image's config.
+_DOUBTFUL_CONFIGS = frozenset({mediatypes.OCI_CONFIG, mediatypes.LEGACY_CONFIG})
+
+
+@dataclass(frozen=True, slots=True)
+class NamedBlob:
+    """A blob that a document names.
+
+    Args:
+        place: of the name, for people.
+        source: that the blob is in.
+        image: that it belongs to.
+        may_be_absent: whether an image is whole without it: a foreign layer, or what an unknown document names.
+        has_size: whether the document says the size; if not, the descriptor's means nothing.
+        is_listed: whether an index names it, so that a registry has it among its manifests, whatever it is.
+    """
+
+    descriptor: Descriptor
+    place: str
+    source: ImageSource
+    image: ImageName
+    may_be_absent: bool = False
+    has_size: bool = True
+    is_listed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WalkedImage:
+    """A manifest and a config that fit together."""
+
+    place: str
+    source: ImageSource
+    manifest: Manifest
+    config: ImageConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """Where a walk begins.
+
+    Args:
+        place: how messages call the image.
+        raw: the document's bytes, verified, where they were read before.
+    """
+
+    source: ImageSource
+    descriptor: Descriptor
+    place: str
+    raw: bytes | None = None
+
+
+class Walk:
+    """Follows documents to all that they name, and collects what is wrong with them.
+
+    Args:
+        findings: takes what is found.
+        is_strict: whether what an index names must be there. The specification lets it be elsewhere.
+        select: of an index the entries that are followed; None for all.
+
+    Attributes:
+        documents: manifests, indexes and configs that were read and are what their digests say, with their sizes.
+        blobs: all other blobs that are named, by whom.
+        broken: documents that are there, but can't be read or are not what they should be: what they would name is not
+            known.
+        images: that are whole as far as their documents go.
+    """
+
+    def __init__(
+        self,
+        findings: Findings,
+        *,
+        is_strict: bool = False,
+        select: Callable[[Index], Sequence[Descriptor]] | None = None,
+    ) -> None:
+        self._findings = findings
+        self._is_strict = is_strict
+        self._select = select
+        self.documents: dict[Digest, int] = {}
+        self.blobs: dict[Digest, list[NamedBlob]] = {}
+        self.missing: dict[Digest, NamedBlob] = {}
+        self.broken: dict[Digest, NamedBlob] = {}
+        self.images: list[WalkedImage] = []
+        self._configs: dict[Digest, ImageConfig | None] = {}
+        self._top: Root | None = None
+
+    @property
+    def reached(self) -> set[Digest]:
+        """All that is named."""
+        return {*self.documents, *self.blobs, *self.missing, *self.broken}
+
+    def follow(self, root: Root) -> None:
+        """Follow an image to all that it names."""
+        named = NamedBlob(root.descriptor, root.place, root.source, root.source.image_name)
+        self._top = root
+        self._visit(named, ())
+
+    # One document.
+
+    def _visit(self, named: NamedBlob, indexes: tuple[Digest, ...], *, label: str = "") -> bool:
+        """Look at what ``named`` names, if it was not looked at before; returns whether it is there."""
+        descriptor = named.descriptor
+        if descriptor.media_type and descriptor.media_type not in _DOCUMENTS:
+            self._visit_unknown(named)
+            return True
+        if descriptor.digest in self.documents:
+            self._verify_same_size(named)
+            return True
+        if descriptor.digest in self.missing:
+            return False
+        if descriptor.digest in self.broken:
+            return True
+        place = f"{named.place}: {label}manifest {descriptor.digest}"
+        raw = self._read(named, place, lambda: self._fetch(named), is_entry=bool(indexes))
+        if raw is not None:
+            self.documents[descriptor.digest] = len(raw)
+            self._look_at(raw, named, indexes)
+        return descriptor.digest not in self.missing
+
+    def _fetch(self, named: NamedBlob) -> bytes:
+        if self._top is not None and self._top.raw is not None and named.descriptor == self._top.descriptor:
+            return self._top.raw
+        return named.source.fetch_manifest(named.descriptor).raw
+
+    def _read(self, named: NamedBlob, place: str, read: Callable[[], bytes], *, is_entry: bool = False) -> bytes | None:
+        """Return a document's bytes; None where they are not to be had, which is a finding then."""
+        digest = named.descriptor.digest
+        try:
+            return read()
+        except NotFoundError as error:
+            self.missing[digest] = named
+            if is_entry and not self._is_strict:
+                self._findings.add(
+                    Kind.ABSENT, place, "not here, as the specification allows", is_wrong=False, digest=digest
+                )
+            else:
+                self._findings.add_error(error, place, digest=digest)
+        except (InvalidImageError, OSError) as error:
+            self.broken[digest] = named
+            self._findings.add_error(error, place, digest=digest)
+        return None
+
+    def _look_at(self, raw: bytes, named: NamedBlob, indexes: tuple[Digest, ...]) -> None:
+        digest = named.descriptor.digest
+        place = f"{named.place}: manifest {digest}"
+        try:
+            item = parse_json_object(raw, where="")
+        except InvalidImageError as error:
+            self._findings.add_error(error, place, otherwise=Kind.DOCUMENT, digest=digest)
+            return
+        try:
+            document = parse_document(raw, named.descriptor.media_type, digest)
+        except UnsupportedMediaTypeError as error:
+            self._findings.add(Kind.MEDIA_TYPE, place, error.message, is_wrong=False, digest=digest)
+            self._follow_unknown(item, named)
+            return
+        except InvalidImageError as error:
+            flaws = index_flaws(item.members) if "manifests" in item else manifest_flaws(item.members)
+            self._add_flaws(place, digest, flaws, otherwise=error)
+            self._follow_readable(item, named, indexes, place)
+            return
+        if isinstance(document, Index):
+            self._add_flaws(place, digest, index_flaws(item.members))
+            self._follow_index(document, named, indexes)
+        else:
+            self._add_flaws(place, digest, manifest_flaws(item.members))
+            self._follow_manifest(document, named)
+        self._follow_subject(document.subject, named)
+
+    def _follow_index(self, index: Index, named: NamedBlob, indexes: tuple[Digest, ...]) -> None:
+        place = f"{named.place}: index {index.digest}"
+        if len(indexes) == MAX_INDEX_DEPTH:
+            self._findings.add(
+                Kind.LIMIT, place, f"indexes within indexes: expected at most {MAX_INDEX_DEPTH}", digest=index.digest
+            )
+            self.broken[index.digest] = named
+            return
+        entries = index.manifests if self._select is None else self._select(index)
+        there = 0
+        for entry in entries:
+            shown = f" ({entry.platform})" if entry.platform is not None else ""
+            child = NamedBlob(entry, f"{named.place}{shown}", named.source, named.image)
+            there += self._visit(child, (*indexes, index.digest), label=f"index {index.digest}: ")
+            self._compare_platforms(entry, child.place)
+        if entries and not there:
+            self._findings.add(Kind.MISSING, place, f"none of its {len(entries)} manifests is there")
+
+    def _follow_manifest(self, manifest: Manifest, named: NamedBlob) -> None:
+        place = f"{named.place}: manifest {manifest.digest}"
+        count = len(manifest.layers)
+        for number, layer in enumerate(manifest.layers, start=1):
+            label = f"{place}: layer {number} of {count} ({layer.digest})"
+            self._name_blob(layer, label, named, may_be_absent=is_foreign(layer))
+        config = self._follow_config(manifest, named, place)
+        if config is not None and self._fits(manifest, config, place):
+            self.images.append(WalkedImage(place, named.source, manifest, config))
+
+    def _follow_subject(self, subject: Descriptor | None, named: NamedBlob) -> None:
+        """Follow what a signature or SBOM is about, if it is there: what is listed keeps what it is about."""
+        if subject is None or subject.digest in self.missing:
+            return
+        try:
+            named.source.open_blob(subject).close()
+        except (NotFoundError, InvalidImageError):
+            return  # distribution-spec, "Pushing Manifests with Subject": it need not exist
+        except OSError:
+            pass  # which the visit will find again
+        self._visit(NamedBlob(subject, f"{named.place}: subject", named.source, named.image), ())
+
+    def _follow_readable(self, item: JsonObject, named: NamedBlob, indexes: tuple[Digest, ...], place: str) -> None:
+        """Follow those descriptors of a flawed document that can be read."""
+        for descriptor in readable_descriptors(item, "manifests"):
+            self._visit(NamedBlob(descriptor, named.place, named.source, named.image), indexes or (descriptor.digest,))
+        for descriptor in (*readable_descriptors(item, "layers"), *readable_descriptors(item, "config")):
+            self._name_blob(descriptor, f"{place}: blob {descriptor.digest}", named, is_foreign(descriptor))
+
+    # What is neither a manifest nor an index.
+
+    def _visit_unknown(self, named: NamedBlob) -> None:
+        """Take note of a blob of a type that is none of ours, and of what it names if it is JSON.
+
+        Spec: image-index.md, "manifests": a type that is not known is no error.
+        """
+        descriptor = named.descriptor
+        if descriptor.digest in self.blobs:
+            return
+        place = f"{named.place}: blob {descriptor.digest}"
+        blob = NamedBlob(descriptor, place, named.source, named.image, is_listed=True)
+        self.blobs[descriptor.digest] = [blob]
+        if descriptor.size > MAX_MANIFEST_BYTES or not descriptor.media_type.endswith("json"):
+            return
+        try:
+            raw = read_small_blob(named.source, descriptor, MAX_MANIFEST_BYTES, "")
+            self._follow_unknown(parse_json_object(raw, where=""), named)
+        except (InvalidImageError, NotFoundError, OSError):
+            return  # as a blob it is looked at anyway
+
+    def _follow_unknown(self, item: JsonObject, named: NamedBlob) -> None:
+        """Take note of all that a document of an unknown type, or of Docker's first, may name."""
+        for digest, size in digests_in(item.members):
+            descriptor = Descriptor("application/octet-stream", digest, size or 0)
+            place = f"{named.place}: manifest {named.descriptor.digest}: blob {digest}"
+            self._name_blob(descriptor, place, named, may_be_absent=True, has_size=size is not None)
+
+    # Configs.
+
+    def _follow_config(self, manifest: Manifest, named: NamedBlob, place: str) -> ImageConfig | None:
+        """Return the image config of ``manifest``; None where there is none, or a wrong one."""
+        descriptor = manifest.config
+        label = f"{place}: config {descriptor.digest}"
+        kind = descriptor.media_type or mediatypes.LEGACY_CONFIG
+        has_layers = not manifest.layers or any(layer.media_type in mediatypes.LAYERS for layer in manifest.layers)
+        if kind not in mediatypes.IMAGE_CONFIGS or (not has_layers and manifest.artifact_type):
+            if has_layers and not manifest.artifact_type:
+                self._findings.add(
+                    Kind.MEDIA_TYPE, label, f"not of an image, but of type {quoted(kind)}", is_wrong=False
+                )
+            self._name_blob(descriptor, label, named, may_be_absent=descriptor.data is not None)
+            return None
+        if descriptor.digest in self._configs:
+            self._verify_same_size(NamedBlob(descriptor, label, named.source, named.image))
+            return self._configs[descriptor.digest]
+        config = self._read_config(descriptor, NamedBlob(descriptor, label, named.source, named.image), has_layers)
+        self._configs[descriptor.digest] = config
+        return config
+
+    def _read_config(self, descriptor: Descriptor, named: NamedBlob, has_layers: bool) -> ImageConfig | None:
+        data = descriptor.data
+        raw = self._read(
+            named, named.place, lambda: data or read_small_blob(named.source, descriptor, MAX_CONFIG_BYTES, "")
+        )
+        if raw is None:
+            return None
+        self.documents[descriptor.digest] = len(raw)
+        is_artifact = not has_layers and descriptor.media_type in _DOUBTFUL_CONFIGS
+        flaws: Iterator[Flaw] = iter(())
+        config, error = None, None
+        try:
+            flaws = config_flaws(parse_json_object(raw, where="").members)
+            config = parse_config(raw, descriptor.digest)
+        except InvalidImageError as raised:
+            error = raised
+        if not is_artifact:
+            self._add_flaws(named.place, descriptor.digest, flaws, otherwise=error)
+        return config
+
+    def _fits(self, manifest: Manifest, config: ImageConfig, place: str) -> bool:
+        """Whether there is a diff_id for each layer; tells where the history has other numbers.
+
+        Spec: config.md, "rootfs", "history".
+        """
+        count = len(manifest.layers)
+        made = sum(not entry.empty_layer for entry in config.history)
+        if config.history and made != count:
+            self._findings.add(
+                Kind.LAYERS,
+                f"{place}: config {config.digest}: history",
+                f"{made} steps that made a layer, but {count} layers",
+                is_wrong=False,
+            )
+        if count != len(config.diff_ids):
+            self._findings.add(
+                Kind.LAYERS,
+                f"{place}: config {config.digest}",
+                f"expected as many diff_ids as layers, got {count} layers but {len(config.diff_ids)} diff_ids",
+            )
+        return count == len(config.diff_ids)
+
+    def _compare_platforms(self, entry: Descriptor, place: str) -> None:
+        """Tell where an index says of an image that it is for another machine than its config does."""
+        image = next((one for one in self.images if one.manifest.digest == entry.digest), None)
+        if image is None or entry.platform is None:
+            return
+        listed, own = normalize_platform(entry.platform), normalize_platform(image.config.platform)
+        if (listed.os, listed.architecture) != (own.os, own.architecture):
+            self._findings.add(
+                Kind.PLATFORM,
+                f"{place}: manifest {entry.digest}",
+                f"listed for {entry.platform}, but its config says {image.config.platform}",
+                is_wrong=False,
+            )
+
+    # What all have in common.
+
+    def _name_blob(
+        self, descriptor: Descriptor, place: str, named: NamedBlob, may_be_absent: bool = False, has_size: bool = True
+    ) -> None:
+        blob = NamedBlob(descriptor, place, named.source, named.image, may_be_absent, has_size)
+        self.blobs.setdefault(descriptor.digest, []).append(blob)
+
+    def _verify_same_size(self, named: NamedBlob) -> None:
+        descriptor = named.descriptor
+        there = self.documents.get(descriptor.digest)
+        if there is not None and there != descriptor.size:
+            self._findings.add(
+                Kind.SIZE,
+                f"{named.place}: {descriptor.digest}",
+                f"size mismatch: expected {descriptor.size} bytes, got {there}",
+                digest=descriptor.digest,
+            )
+
+    def _add_flaws(
+        self, place: str, digest: Digest, flaws: Iterator[Flaw], *, otherwise: InvalidImageError | None = None
+    ) -> None:
+        """Tell the flaws of a document; where there are none, what its parser said ``otherwise``."""
+        found = list(flaws)
+        if not found and otherwise is not None:
+            where = otherwise.where.partition(str(digest))[2].removeprefix(": ") or otherwise.where
+            found = [("" if str(digest) in where else where, otherwise.message)]
+        for where, message in found:
+            self._findings.add(Kind.DOCUMENT, f"{place}: {where}" if where else place, message, digest=digest)
