@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ociexport.reference import ImageReference
     from ociexport.registry.credentials import Credentials
     from ociexport.registry.options import RegistryOptions
+    from ociexport.signatures import SignaturePolicy, VerificationKey
     from ociexport.source_names import open_source
     from ociexport.sources import ImageDestination, ImageSource
     from ociexport.transfer import pull
@@ -50,9 +51,11 @@ _HOMES = {
     "PullOutcome": "ociexport.many",
     "PullResult": "ociexport.pull_result",
     "RegistryOptions": "ociexport.registry.options",
+    "SignaturePolicy": "ociexport.signatures",
     "UnpackOptions": "ociexport.tree.layers",
     "UnpackResult": "ociexport.tree.layers",
     "Verification": "ociexport.verification.verifying",
+    "VerificationKey": "ociexport.signatures",
     "inspect": "ociexport.inspection",
     "open_source": "ociexport.source_names",
     "parse_platform": "ociexport.platforms",
@@ -80,9 +83,11 @@ __all__ = [
     "PullOutcome",
     "PullResult",
     "RegistryOptions",
+    "SignaturePolicy",
     "UnpackOptions",
     "UnpackResult",
     "Verification",
+    "VerificationKey",
     "__version__",
     "inspect",
     "open_source",

@@ -6,6 +6,8 @@ podman, skopeo, crane or kaniko. One with ``repositories`` alone is of docker be
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ociexport.archive_members import ArchiveMembers
 from ociexport.digest import ByteStream, Digest
 from ociexport.docker_archive import (
@@ -99,17 +101,18 @@ def _list_layout_images(members: ArchiveMembers) -> list[ListedImage]:
 
 
 def _open_layout_image(members: ArchiveMembers, name: str | None) -> ArchiveLayoutSource:
-    found = choose_image(members.place, _list_layout_images(members), name)
+    images = _list_layout_images(members)
+    found = choose_image(members.place, images, name)
     if isinstance(found, Digest):
         found = Descriptor("", found, members.size_of(_blob_file(found)))
-    return ArchiveLayoutSource(members, found)
+    return ArchiveLayoutSource(members, found, images)
 
 
 class ArchiveLayoutSource(ListedSource):
     """One image of a layout in an archive."""
 
-    def __init__(self, members: ArchiveMembers, descriptor: Descriptor) -> None:
-        super().__init__(members.place, ArchiveBlobs(members), descriptor)
+    def __init__(self, members: ArchiveMembers, descriptor: Descriptor, images: Sequence[ListedImage]) -> None:
+        super().__init__(members.place, ArchiveBlobs(members), descriptor, images)
         self._members = members
         self._file = _blob_file(descriptor.digest)
 

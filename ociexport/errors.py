@@ -17,6 +17,7 @@
     │  ├─ UnsupportedMediaTypeError a document or layer of a kind that can't be used here
     │  ├─ UnsafeEntryError          a tar entry would act outside the rootfs
     │  └─ LimitExceededError        larger than the limit that guards this machine
+    ├─ SignatureError               not signed, or not by the keys that were given
     └─ NoMatchingPlatformError      lists the platforms there are
 
 Local `OSError`s pass through as they are: the command line turns them into one line too.
@@ -141,6 +142,10 @@ class UnsafeEntryError(InvalidImageError):
 
 class LimitExceededError(InvalidImageError):
     """The data is larger than the limit that guards this machine."""
+
+
+class SignatureError(OciexportError):
+    """The image is not signed, or not by one of the keys that were given; nothing of it was kept."""
 
 
 class NoMatchingPlatformError(OciexportError):

@@ -5,13 +5,23 @@ Spec: image-spec 1.1 image-layout.md, "index.json file"; annotations.md; contain
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TypeAlias
 
+from ociexport.companions import referrers_tag
 from ociexport.digest import ByteStream, Digest
-from ociexport.documents import MAX_MANIFEST_BYTES, Descriptor
-from ociexport.errors import InvalidReferenceError, NotFoundError, UsageError, locating, printable, quoted
+from ociexport.documents import MAX_MANIFEST_BYTES, Descriptor, Index, Manifest, parse_document
+from ociexport.errors import (
+    InvalidImageError,
+    InvalidReferenceError,
+    NotFoundError,
+    UsageError,
+    locating,
+    printable,
+    quoted,
+)
 from ociexport.jsonfields import JsonObject
 from ociexport.reference import ImageReference
 from ociexport.resolve import read_small_blob
@@ -20,6 +30,10 @@ from ociexport.sources import BlobOpener, ImageName, ReceivedManifest
 # What names are kept in (image-spec annotations.md; containerd's images/annotations.go).
 REF_NAME_ANNOTATION = "org.opencontainers.image.ref.name"
 FULL_NAME_ANNOTATION = "io.containerd.image.name"
+
+# How cosign save tells what is what (its pkg/oci/layout/index.go).
+_KIND_ANNOTATION = "kind"
+_SIGNATURES_KIND = "dev.cosignproject.cosign/sigs"
 
 ListedImage: TypeAlias = tuple[Descriptor, ImageName]
 
@@ -94,12 +108,16 @@ class ListedSource:
         place: how messages call the layout.
         blobs: opens its blobs; closed by the caller.
         descriptor: of the image, with its names.
+        images: all that the layout lists.
     """
 
-    def __init__(self, place: str, blobs: BlobOpener, descriptor: Descriptor) -> None:
+    def __init__(
+        self, place: str, blobs: BlobOpener, descriptor: Descriptor, images: Sequence[ListedImage] = ()
+    ) -> None:
         self._place = place
         self._blobs = blobs
         self._descriptor = descriptor
+        self._images = images
 
     @property
     def display_name(self) -> str:
@@ -122,8 +140,46 @@ class ListedSource:
         """Return the blob's file."""
         return self._blobs.open_blob(descriptor, offset)
 
+    def fetch_tagged(self, tag: str) -> Iterator[ReceivedManifest]:
+        """Yield what the layout lists under ``tag``, whatever the repository; see `CompanionSource`."""
+        for descriptor, name in self._images:
+            if tag in (name.tag, (name.full or "").rpartition(":")[2]):
+                with suppress(NotFoundError):  # listed, but not brought along
+                    yield self.fetch_manifest(descriptor)
+
+    def fetch_referrers(self, digest: Digest) -> Iterator[Descriptor]:
+        """Yield descriptors of what refers to ``digest``; see `CompanionSource`.
+
+        They are listed in ``index.json`` for themselves, or in an index under the referrers tag. An entry of
+        ``cosign save``, which says of signatures no more than that they are some, is yielded for any digest.
+        """
+        for received in self.fetch_tagged(referrers_tag(digest)):
+            listed = parse_document(received.raw, received.media_type, received.digest)
+            yield from listed.manifests if isinstance(listed, Index) else ()
+        for descriptor, _ in self._images:
+            if descriptor.annotations.get(_KIND_ANNOTATION) == _SIGNATURES_KIND:
+                yield descriptor
+            elif (document := self._read_listed(descriptor)) and document.subject and document.subject.digest == digest:
+                yield replace(descriptor, artifact_type=_artifact_type_of(document), annotations=document.annotations)
+
+    def _read_listed(self, descriptor: Descriptor) -> Index | Manifest | None:
+        """Return a document that is listed; None where it is not there, or damaged: that is another image's matter."""
+        with suppress(NotFoundError, InvalidImageError):
+            received = self.fetch_manifest(descriptor)
+            return parse_document(received.raw, received.media_type, received.digest)
+        return None
+
     def close(self) -> None:
         """Nothing stays open."""
+
+
+def _artifact_type_of(document: Index | Manifest) -> str | None:
+    """Return what a registry lists a referrer as.
+
+    Spec: distribution-spec 1.1, "Listing Referrers".
+    """
+    config_type = document.config.media_type if isinstance(document, Manifest) else None
+    return document.artifact_type or config_type
 
 
 def named(descriptor: Descriptor, name: ImageName) -> Descriptor:

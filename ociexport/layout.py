@@ -107,11 +107,12 @@ class ImageLayout:
             NotFoundError: there is no such image, or no layout; the message lists the names there are.
             UsageError: several images fit.
         """
-        found = choose_image(self.path, self.read_images(), name)
+        images = self.read_images()
+        found = choose_image(self.path, images, name)
         if isinstance(found, Digest):
             with self.open_file(found) as file:
                 found = Descriptor("", found, os.fstat(file.fileno()).st_size)
-        return ListedSource(self.path, self, found)
+        return ListedSource(self.path, self, found, images)
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
         """Return the blob's file from ``offset`` on; the caller verifies and closes it.

@@ -181,7 +181,8 @@ def _read_config(
 
 def _platform_of(config: ImageConfig | None) -> Platform | None:
     """Return what the config says that the image is for; None where it says nothing."""
-    if config is None or "unknown" in (config.platform.os, config.platform.architecture):
+    # cosign's configs have empty texts there.
+    if config is None or {"unknown", ""} & {config.platform.os, config.platform.architecture}:
         return None
     return config.platform
 

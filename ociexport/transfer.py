@@ -30,6 +30,7 @@ from ociexport.prepare import PreparedImage, prepare_image
 from ociexport.progress import SILENT, Progress
 from ociexport.pull_result import PullResult, results_of
 from ociexport.reference import ImageReference
+from ociexport.signatures import SignaturePolicy, require_signature
 from ociexport.source_names import RegistryName, open_source
 from ociexport.sources import ImageDestination, ImageSource
 
@@ -51,6 +52,7 @@ def pull(
     decompress: bool = False,
     legacy: bool = False,
     registry: RegistryOptions | None = None,
+    signatures: SignaturePolicy | None = None,
 ) -> PullResult:
     """Copy one image into a destination, every byte verified; its name there appears when all of it is there.
 
@@ -63,11 +65,13 @@ def pull(
         decompress: whether layers are kept as plain tars; the manifest is another then, the config is not.
         legacy: whether an archive is to be one for engines before Docker 1.10.
         registry: how registries are reached, for an image that is given by name.
+        signatures: which signatures the image must have.
 
     Raises:
         UsageError: ``out`` holds something else, or ``jobs`` is out of range.
         NotFoundError, RegistryError, NoMatchingPlatformError: the image is not to be had.
         InvalidImageError: something in it breaks the specification or is not what its digest says.
+        SignatureError: it is not signed as ``signatures`` wants it; nothing was written.
         OSError: the disk or file system.
     """
     platform = platform or host_platform()
@@ -75,8 +79,16 @@ def pull(
         name = image if isinstance(image, str) else RegistryName(image)
         with closing(open_source(name, options=registry, progress=progress)) as source:
             return pull(
-                source, out, platform=platform, jobs=jobs, progress=progress, decompress=decompress, legacy=legacy
+                source,
+                out,
+                platform=platform,
+                jobs=jobs,
+                progress=progress,
+                decompress=decompress,
+                legacy=legacy,
+                signatures=signatures,
             )
+    image = require_signature(image, signatures)
     if isinstance(out, str | os.PathLike) and os.fspath(out).endswith(".tar"):
         path = os.fspath(out)
         return copy_to_archive(

@@ -16,12 +16,15 @@ from ociexport.cli.platform_option import add_platforms_arguments, choice_from
 from ociexport.cli.progress_option import add_progress_arguments, progress_from
 from ociexport.cli.pull_report import PullReport, tell_plan
 from ociexport.cli.registry_options import add_registry_arguments, registry_options_from
+from ociexport.cli.signature_option import add_signature_arguments, signature_policy_from
 from ociexport.errors import OciexportError, UsageError, locating, quoted
 from ociexport.layout import ImageLayout
 from ociexport.newfile import new_file
 from ociexport.pull_plan import plan_pull
+from ociexport.signatures import require_signature
 from ociexport.source_names import LayoutName, SourceName, SourceOpener, parse_source_name
 from ociexport.sourcedate import source_date_epoch
+from ociexport.sources import ImageSource
 from ociexport.transfer import DEFAULT_JOBS, MAX_JOBS, copy_image, copy_to_archive
 
 
@@ -44,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--digestfile", metavar="FILE", help="write the digest of each image to FILE, one a line")
     add_json_argument(parser)
+    add_signature_arguments(parser)
     add_progress_arguments(parser)
     add_registry_arguments(parser)
 
@@ -90,7 +94,7 @@ def _pull_into_archive(
         raise UsageError("pull: --cache goes with a layout, not with an archive")
     platform = choice_from(options)
     with ExitStack() as stack:
-        opened = [stack.enter_context(closing(sources.open(name))) for name in names]
+        opened = _open_all(options, names, sources, stack)
         if options.dry_run:
             out = options.out if not is_pipe(options.out) else None
             return tell_plan(plan_pull(opened, out, platform=platform, progress=report.progress), options)
@@ -122,14 +126,16 @@ def _pull_into_layout(
     platform = choice_from(options)
     if options.dry_run:
         with ExitStack() as stack:
-            opened = [stack.enter_context(closing(sources.open(name))) for name in names]
+            opened = _open_all(options, names, sources, stack)
             # Without its cache, from which a layout takes what it is asked for.
             uncached = ImageLayout(options.out)
             plan = plan_pull(opened, (uncached, cache), platform=platform, progress=report.progress)
         return tell_plan(plan, options)
 
+    policy = signature_policy_from(options)
+
     def pull_one(name: SourceName) -> None:
-        with closing(sources.open(name)) as source:
+        with closing(require_signature(sources.open(name), policy)) as source:
             result = copy_image(
                 source,
                 layout,
@@ -152,6 +158,13 @@ def _pull_into_layout(
             report.add_failure(shown, error)
     report.end()
     return report.code
+
+
+def _open_all(
+    options: argparse.Namespace, names: list[SourceName], sources: SourceOpener, stack: ExitStack
+) -> list[ImageSource]:
+    policy = signature_policy_from(options)
+    return [stack.enter_context(closing(require_signature(sources.open(name), policy))) for name in names]
 
 
 def _verify_is_another(name: SourceName, layout: ImageLayout) -> None:

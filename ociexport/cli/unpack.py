@@ -12,13 +12,15 @@ from contextlib import closing
 from ociexport.cli.platform_option import add_platform_argument, platform_from
 from ociexport.cli.progress_option import add_progress_arguments, progress_from
 from ociexport.cli.registry_options import add_registry_arguments, registry_options_from
+from ociexport.cli.signature_option import add_signature_arguments, signature_policy_from
 from ociexport.digest import Digest
 from ociexport.errors import UsageError, quoted
 from ociexport.newfile import new_file
-from ociexport.progress import format_bytes
+from ociexport.progress import Progress, format_bytes
+from ociexport.signatures import require_signature
 from ociexport.source_names import open_source
 from ociexport.sourcedate import source_date_epoch
-from ociexport.sources import servers_of
+from ociexport.sources import ImageSource, servers_of
 from ociexport.tree.flatten import flatten
 from ociexport.tree.layers import UnpackOptions, unpack
 from ociexport.tree.limits import Limits
@@ -60,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_metadata_arguments(parser.add_argument_group("metadata"))
     _add_limit_arguments(parser.add_argument_group("limits"))
+    add_signature_arguments(parser)
     add_progress_arguments(parser)
     add_registry_arguments(parser)
 
@@ -142,7 +145,7 @@ def run(options: argparse.Namespace) -> int:
         owners_file=options.owners,
     )
     progress, began = progress_from(options), time.monotonic()
-    with closing(open_source(options.source, options=registry_options_from(options), progress=progress)) as source:
+    with closing(_open_signed(options, progress)) as source:
         result = unpack(
             source, options.rootfs, platform=platform_from(options), options=unpack_options, progress=progress
         )
@@ -157,6 +160,12 @@ def run(options: argparse.Namespace) -> int:
     )
     sys.stdout.write(f"{result.manifest_digest}\n")
     return 0
+
+
+def _open_signed(options: argparse.Namespace, progress: Progress) -> ImageSource:
+    policy = signature_policy_from(options)
+    source = open_source(options.source, options=registry_options_from(options), progress=progress)
+    return require_signature(source, policy)
 
 
 def _limits_from(options: argparse.Namespace) -> Limits:
@@ -201,7 +210,7 @@ def _write_tar(options: argparse.Namespace) -> int:
 def _flatten(options: argparse.Namespace, write: Callable[[bytes | memoryview], object]) -> Digest:
     progress = progress_from(options)
     epoch = source_date_epoch()
-    with closing(open_source(options.source, options=registry_options_from(options), progress=progress)) as source:
+    with closing(_open_signed(options, progress)) as source:
         result = flatten(
             source,
             write,

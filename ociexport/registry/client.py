@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 from ociexport import mediatypes
+from ociexport.companions import referrers_tag
 from ociexport.digest import ByteStream, Digest, Verifier
 from ociexport.documents import MAX_MANIFEST_BYTES, Descriptor
 from ociexport.errors import (
@@ -30,6 +32,7 @@ from ociexport.registry.foreign import open_foreign
 from ociexport.registry.hosts import Endpoint, Route, endpoint_for, routes_for
 from ociexport.registry.options import DEFAULT_OPTIONS, RegistryOptions
 from ociexport.registry.ranges import open_blob_stream
+from ociexport.registry.referrers import ReferrersPage, next_query, read_referrers
 from ociexport.registry.registries_conf import RegistriesConf, read_registries_conf
 from ociexport.registry.session import RegistrySession
 from ociexport.registry.tags import list_tags, nearest_tag
@@ -38,6 +41,7 @@ from ociexport.resolve import verify_manifest_size
 from ociexport.sources import ImageName, ReceivedManifest
 
 _MANIFEST_HEADERS = {"Accept": ", ".join(mediatypes.ACCEPTED_MANIFESTS)}
+_REFERRERS_HEADERS = {"Accept": mediatypes.OCI_INDEX}
 _WHOLE = frozenset({200})
 _PART = frozenset({200, 206, 416})
 
@@ -261,6 +265,33 @@ class RegistrySource:
                 return open_foreign(descriptor, headers, error, self._client.transport)
 
         return open_blob_stream(open_from, descriptor.size, offset, self._client.transport, subject)
+
+    def fetch_tagged(self, tag: str) -> Iterator[ReceivedManifest]:
+        """Yield what the repository has under ``tag``; see `CompanionSource`."""
+        try:
+            yield self._client.source(replace(self.reference, tag=tag, digest=None)).fetch_manifest()
+        except RegistryNotFoundError:
+            return
+
+    def fetch_referrers(self, digest: Digest) -> Iterator[Descriptor]:
+        """Yield descriptors of what refers to ``digest``; see `CompanionSource`.
+
+        Spec: distribution-spec 1.1, "Listing Referrers".
+        """
+        subject = f"referrers of {digest}"
+        routes = [route for route in self._routes if route.serves_digests]
+
+        def fetch_page(query: str) -> ReferrersPage:
+            def fetch(route: Route) -> ReferrersPage:
+                path = f"/referrers/{digest}" + (f"?{query}" if query else "")
+                answer = self._get(route, path, subject=subject, headers=_REFERRERS_HEADERS)
+                raw = _read_manifest(answer, subject)
+                received = ReceivedManifest(raw, answer.headers.get("Content-Type"), Digest.of(raw))
+                return ReferrersPage(received, next_query(answer.headers))
+
+            return self._first_that_succeeds(routes, fetch)
+
+        return read_referrers(digest, fetch_page, lambda: self.fetch_tagged(referrers_tag(digest)))
 
     def close(self) -> None:
         """Close the connections, unless other sources use them too."""

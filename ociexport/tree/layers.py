@@ -15,6 +15,7 @@ from ociexport.newfile import new_file
 from ociexport.platforms import host_platform
 from ociexport.progress import SILENT, Progress
 from ociexport.resolve import read_layers, resolve_manifest
+from ociexport.signatures import SignaturePolicy, require_signature
 from ociexport.sources import ImageSource
 from ociexport.tree.accounts import Account, find_account
 from ociexport.tree.applying import LayerApplier
@@ -112,6 +113,7 @@ def unpack(
     options: UnpackOptions | None = None,
     progress: Progress = SILENT,
     registry: RegistryOptions | None = None,
+    signatures: SignaturePolicy | None = None,
 ) -> UnpackResult:
     """Make ``rootfs`` the root filesystem of ``image``: every layer applied in order and proven by its diff_id.
 
@@ -125,11 +127,13 @@ def unpack(
         options: how the tree is to be made.
         progress: told what goes on.
         registry: how registries are reached, for an image that is given by name.
+        signatures: which signatures the image must have.
 
     Raises:
         UsageError: ``rootfs`` is in use, or owners can't be as they are asked for.
         NotFoundError, RegistryError, NoMatchingPlatformError: the image is not to be had.
         InvalidImageError: a document, blob or tar breaks the specification, its digest or a limit.
+        SignatureError: it is not signed as ``signatures`` wants it; nothing was written.
         OSError: the disk or file system.
 
     Spec: image-spec 1.1 layer.md, "Applying Changesets"; config.md, "rootfs".
@@ -143,11 +147,11 @@ def unpack(
         )
     verify_is_vacant(os.path.realpath(target), replace=options.replace)
     if not isinstance(image, str):
-        return _unpack_source(image, target, platform, options, progress)
+        return _unpack_source(require_signature(image, signatures), target, platform, options, progress)
     from ociexport.source_names import open_source  # noqa: PLC0415 - loads the wire, which an open source needs not
 
     with closing(open_source(image, options=registry, progress=progress)) as source:
-        return _unpack_source(source, target, platform, options, progress)
+        return _unpack_source(require_signature(source, signatures), target, platform, options, progress)
 
 
 def _unpack_source(

@@ -1,0 +1,51 @@
+"""What lies beside an image in the same repository or layout: signatures, SBOMs, provenance.
+
+They are found by tags that are made of the image's digest, and by the referrers that name the image as their subject.
+
+Spec: distribution-spec 1.1, "Listing Referrers", "Referrers Tag Schema"; cosign's SIGNATURE_SPEC.md, "Discovery".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+from ociexport.digest import Digest
+from ociexport.documents import Descriptor
+from ociexport.sources import ImageSource, ReceivedManifest
+
+# distribution-spec 1.1, "Pulling manifests": a tag has no more characters, and the referrers tag cuts the digest so.
+_MAX_TAG_CHARACTERS = 128
+_MAX_ENCODED_CHARACTERS = 64
+
+
+@runtime_checkable
+class CompanionSource(ImageSource, Protocol):
+    """An `ImageSource` that knows what lies beside its image; a docker archive, for one, does not."""
+
+    def fetch_tagged(self, tag: str) -> Iterator[ReceivedManifest]:
+        """Yield what the image's repository has under ``tag``; nothing where there is no such tag.
+
+        A layout may hold several repositories, and so several manifests of one tag.
+
+        Raises:
+            RegistryError: the registry does not tell.
+        """
+
+    def fetch_referrers(self, digest: Digest) -> Iterator[Descriptor]:
+        """Yield descriptors of what names ``digest`` as its subject, or is listed so; that it does is not verified.
+
+        Raises:
+            RegistryError, InvalidImageError: the registry does not tell, or what it tells is no list.
+        """
+
+
+def signature_tag(digest: Digest) -> str | None:
+    """Return the tag that cosign puts signatures of ``digest`` under; None for one that is too long for a tag."""
+    tag = f"{digest.algorithm}-{digest.encoded}.sig"
+    return tag if len(tag) <= _MAX_TAG_CHARACTERS else None
+
+
+def referrers_tag(digest: Digest) -> str:
+    """Return the tag of the list of referrers, where a registry has no such API."""
+    return f"{digest.algorithm}-{digest.encoded[:_MAX_ENCODED_CHARACTERS]}"

@@ -1,0 +1,440 @@
+"""--verify-key: cosign's signatures by bare keys, checked before anything of an image is named.
+
+The vectors are made with the cryptography library, in the formats that cosign documents (SIGNATURE_SPEC.md, and
+Sigstore's bundle 0.3 with a DSSE envelope), since cosign itself is not in Debian.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+from ociexport import mediatypes
+from ociexport.choice import PlatformChoice
+from ociexport.digest import Digest
+from ociexport.errors import RegistryError, SignatureError, UsageError
+from ociexport.signatures import SignaturePolicy, VerificationKey
+from ociexport.transfer import pull
+from tests.command import run_command
+from tests.fake_registry import FakeRegistry, Fault
+from tests.image_builder import AMD64, ARM64, BuiltImage, build_image, build_index, descriptor_of, to_json, write_layout
+from tests.memory_source import member
+from tests.puller import Puller
+
+IMAGE = build_image([[member("a", b"1")]])
+OTHER = build_image([[member("b", b"2")]])
+KEYS: dict[str, Any] = {
+    "P-256": ec.generate_private_key(ec.SECP256R1()),
+    "P-384": ec.generate_private_key(ec.SECP384R1()),
+    "RSA": rsa.generate_private_key(65537, 2048),
+    "Ed25519": ed25519.Ed25519PrivateKey.generate(),
+}
+KEY = KEYS["P-256"]
+STRANGER = ec.generate_private_key(ec.SECP256R1())
+SIMPLE_SIGNING = "application/vnd.dev.cosign.simplesigning.v1+json"
+SIGNATURE_TYPE = "application/vnd.dev.cosign.artifact.sig.v1+json"
+BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+
+
+def sign(key: Any, content: bytes) -> bytes:
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        return key.sign(content, ec.ECDSA(hashes.SHA256()))
+    if isinstance(key, rsa.RSAPrivateKey):
+        return key.sign(content, padding.PKCS1v15(), hashes.SHA256())
+    return bytes(key.sign(content))
+
+
+def pem_of(key: Any) -> bytes:
+    return bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+
+
+def policy_of(*keys: Any) -> SignaturePolicy:
+    return SignaturePolicy(tuple(VerificationKey.parse(pem_of(key), "cosign.pub") for key in keys))
+
+
+def payload_for(digest: Digest, kind: str = "cosign container image signature") -> bytes:
+    critical = {
+        "identity": {"docker-reference": "registry.example/library/app"},
+        "image": {"docker-manifest-digest": str(digest)},
+        "type": kind,
+    }
+    return json.dumps({"critical": critical, "optional": None}).encode()
+
+
+def signature_of(
+    image: BuiltImage,
+    *keys: Any,
+    payload: bytes | None = None,
+    encode: Any = base64.b64encode,
+    annotations: dict[str, str] | None = None,
+    subject: bool = False,
+) -> BuiltImage:
+    """Return the manifest that cosign pushes: a layer for each signature, all over the same payload."""
+    payload = payload if payload is not None else payload_for(image.digest)
+    layer = descriptor_of(payload, SIMPLE_SIGNING)
+    raw_config = to_json(
+        {
+            "architecture": "",
+            "os": "",
+            "created": "0001-01-01T00:00:00Z",
+            "config": {},
+            "rootfs": {"type": "layers", "diff_ids": [str(layer.digest)] * len(keys)},
+        }
+    )
+    config = descriptor_of(raw_config, mediatypes.OCI_CONFIG)
+    layers = [
+        {
+            **layer.to_json(),
+            "annotations": {
+                "dev.cosignproject.cosign/signature": encode(sign(key, payload)).decode(),
+                **(annotations or {}),
+            },
+        }
+        for key in keys
+    ]
+    return artifact_of(
+        {"config": config.to_json(), "layers": layers, **({"subject": image.descriptor.to_json()} if subject else {})},
+        {config.digest: raw_config, layer.digest: payload},
+        SIGNATURE_TYPE if subject else None,
+    )
+
+
+def bundle_for(image: BuiltImage, key: Any, *, predicate: str = "https://sigstore.dev/cosign/sign/v1") -> BuiltImage:
+    """Return the manifest that cosign pushes since version 3: a referrer with a Sigstore bundle."""
+    statement = {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [{"digest": {image.digest.algorithm: image.digest.encoded}}],
+        "predicateType": predicate,
+        "predicate": {},
+    }
+    payload, kind = json.dumps(statement).encode(), "application/vnd.in-toto+json"
+    signed = b"DSSEv1 %d %s %d %s" % (len(kind), kind.encode(), len(payload), payload)
+    bundle = {
+        "mediaType": BUNDLE_TYPE,
+        "verificationMaterial": {"publicKey": {"hint": "x"}, "tlogEntries": []},
+        "dsseEnvelope": {
+            "payload": base64.b64encode(payload).decode(),
+            "payloadType": kind,
+            "signatures": [{"sig": base64.b64encode(sign(key, signed)).decode()}],
+        },
+    }
+    raw = json.dumps(bundle).encode()
+    config, layer = descriptor_of(b"{}", mediatypes.OCI_EMPTY), descriptor_of(raw, BUNDLE_TYPE)
+    return artifact_of(
+        {"config": config.to_json(), "layers": [layer.to_json()], "subject": image.descriptor.to_json()},
+        {config.digest: b"{}", layer.digest: raw},
+        BUNDLE_TYPE,
+    )
+
+
+def artifact_of(members: dict[str, Any], blobs: dict[Digest, bytes], artifact_type: str | None) -> BuiltImage:
+    manifest = {"schemaVersion": 2, "mediaType": mediatypes.OCI_MANIFEST, **members}
+    if artifact_type is not None:
+        manifest["artifactType"] = artifact_type
+    raw = to_json(manifest)
+    descriptor = replace(descriptor_of(raw, mediatypes.OCI_MANIFEST), artifact_type=artifact_type)
+    return replace(
+        IMAGE,
+        descriptor=descriptor,
+        documents={descriptor.digest: (raw, mediatypes.OCI_MANIFEST)},
+        blobs=blobs,
+    )
+
+
+def tag_of(image: BuiltImage, suffix: str = ".sig") -> str:
+    return f"sha256-{image.digest.encoded}{suffix}"
+
+
+@pytest.fixture
+def registry() -> Iterator[FakeRegistry]:
+    with FakeRegistry() as registry:
+        yield registry
+
+
+def serve(registry: FakeRegistry, image: BuiltImage, signature: BuiltImage | None = None) -> str:
+    if signature is not None:
+        signature.serve(registry, "library/app", tag_of(image))
+    return image.serve(registry, "library/app", "1")
+
+
+def assert_taken(reference: str, out: Path, *keys: Any, choice: Any = AMD64) -> None:
+    pull(reference, out, platform=choice, signatures=policy_of(*keys))
+    assert (out / "index.json").exists()
+
+
+def assert_refused(reference: str, out: Path, *keys: Any, choice: Any = AMD64) -> str:
+    with pytest.raises(SignatureError) as caught:
+        pull(reference, out, platform=choice, signatures=policy_of(*keys))
+    assert not out.exists()
+    return str(caught.value)
+
+
+def because(registry: FakeRegistry, digest: Digest, reason: str) -> str:
+    return (
+        f"{registry.host}/library/app:1: manifest {digest}: expected a signature by the key in 'cosign.pub': {reason}"
+    )
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_signature_under_cosigns_tag_is_accepted(registry: FakeRegistry, tmp_path: Path, kind: str) -> None:
+    reference = serve(registry, IMAGE, signature_of(IMAGE, KEYS[kind]))
+    assert_taken(reference, tmp_path / "layout", KEYS[kind])
+
+
+def test_image_without_a_signature_is_refused_and_nothing_is_written(registry: FakeRegistry, tmp_path: Path) -> None:
+    told = assert_refused(serve(registry, IMAGE), tmp_path / "layout", KEY)
+    assert told == because(registry, IMAGE.digest, "there is none")
+    assert [path for path in registry.paths() if "/blobs/" in path] == []
+
+
+def test_signature_by_a_stranger_is_refused(registry: FakeRegistry, tmp_path: Path) -> None:
+    told = assert_refused(serve(registry, IMAGE, signature_of(IMAGE, STRANGER)), tmp_path / "layout", KEY)
+    assert told == because(registry, IMAGE.digest, "a signature by another key, or of altered content")
+
+
+def test_signature_of_another_image_is_refused(registry: FakeRegistry, tmp_path: Path) -> None:
+    """A replay: what was signed once is moved beside what was not."""
+    told = assert_refused(serve(registry, IMAGE, signature_of(OTHER, KEY)), tmp_path / "layout", KEY)
+    assert told == because(registry, IMAGE.digest, f"a signature of '{OTHER.digest}'")
+
+
+def test_altered_payload_is_refused(registry: FakeRegistry, tmp_path: Path) -> None:
+    signature = signature_of(OTHER, KEY)
+    altered = signature_of(IMAGE, KEY, payload=payload_for(IMAGE.digest))
+    raw = altered.raw.replace(
+        json.loads(altered.raw)["layers"][0]["annotations"]["dev.cosignproject.cosign/signature"].encode(),
+        json.loads(signature.raw)["layers"][0]["annotations"]["dev.cosignproject.cosign/signature"].encode(),
+    )
+    descriptor = descriptor_of(raw, mediatypes.OCI_MANIFEST)
+    altered = replace(altered, descriptor=descriptor, documents={descriptor.digest: (raw, mediatypes.OCI_MANIFEST)})
+    assert_refused(serve(registry, IMAGE, altered), tmp_path / "layout", KEY)
+
+
+def test_payload_of_another_kind_is_refused(registry: FakeRegistry, tmp_path: Path) -> None:
+    signature = signature_of(IMAGE, KEY, payload=payload_for(IMAGE.digest, "atomic container signature"))
+    told = assert_refused(serve(registry, IMAGE, signature), tmp_path / "layout", KEY)
+    assert told == because(registry, IMAGE.digest, "a signature that can't be read")
+
+
+@pytest.mark.parametrize("payload", [b"no json", b"{}", b'{"critical": 3}', b'{"critical": {"type": []}}', b""])
+def test_payload_that_can_not_be_read_is_refused(registry: FakeRegistry, tmp_path: Path, payload: bytes) -> None:
+    told = assert_refused(serve(registry, IMAGE, signature_of(IMAGE, KEY, payload=payload)), tmp_path / "layout", KEY)
+    assert "a signature that can't be read (" in told
+
+
+def test_signature_that_is_no_base64_is_refused(registry: FakeRegistry, tmp_path: Path) -> None:
+    signature = signature_of(IMAGE, KEY, encode=lambda raw: b"\xc3\xa9" + raw.hex().encode())
+    assert "a signature that can't be read" in assert_refused(serve(registry, IMAGE, signature), tmp_path / "x", KEY)
+
+
+def test_keyless_signature_is_told_as_such(registry: FakeRegistry, tmp_path: Path) -> None:
+    signature = signature_of(IMAGE, STRANGER, annotations={"dev.sigstore.cosign/certificate": "PEM"})
+    told = assert_refused(serve(registry, IMAGE, signature), tmp_path / "layout", KEY)
+    assert told == because(registry, IMAGE.digest, "a signature with a certificate (keyless), which is not checked")
+
+
+def test_one_good_signature_among_others_is_enough(registry: FakeRegistry, tmp_path: Path) -> None:
+    assert_taken(serve(registry, IMAGE, signature_of(IMAGE, STRANGER, KEY)), tmp_path / "layout", KEY)
+
+
+def test_any_of_several_keys_is_enough(registry: FakeRegistry, tmp_path: Path) -> None:
+    assert_taken(serve(registry, IMAGE, signature_of(IMAGE, KEY)), tmp_path / "layout", KEYS["RSA"], KEY)
+
+
+def test_signatures_without_end_are_not_all_looked_at(registry: FakeRegistry, tmp_path: Path) -> None:
+    signature = signature_of(IMAGE, *[STRANGER] * 257, KEY)
+    told = assert_refused(serve(registry, IMAGE, signature), tmp_path / "layout", KEY)
+    assert told.endswith("more than 256 signatures, the others were not looked at")
+
+
+def test_payload_that_is_too_large_is_refused(registry: FakeRegistry, tmp_path: Path) -> None:
+    signature = signature_of(IMAGE, KEY, payload=payload_for(IMAGE.digest) + b" " * 1024 * 1024)
+    assert "a signature that can't be read (" in assert_refused(
+        serve(registry, IMAGE, signature), tmp_path / "layout", KEY
+    )
+
+
+# Referrers
+
+
+def referrers_index(*entries: BuiltImage) -> bytes:
+    return to_json(
+        {
+            "schemaVersion": 2,
+            "mediaType": mediatypes.OCI_INDEX,
+            "manifests": [entry.descriptor.to_json() for entry in entries],
+        }
+    )
+
+
+@pytest.mark.parametrize("make", [bundle_for, lambda image, key: signature_of(image, key, subject=True)])
+def test_signature_among_the_referrers_is_accepted(registry: FakeRegistry, tmp_path: Path, make: Any) -> None:
+    """By the tag that stands in for the API, which this registry has not."""
+    signature = make(IMAGE, KEY)
+    signature.serve(registry, "library/app", None)
+    registry.add_manifest("library/app", tag_of(IMAGE, ""), referrers_index(signature), mediatypes.OCI_INDEX)
+    assert_taken(serve(registry, IMAGE), tmp_path / "layout", KEY)
+    assert_refused(serve(registry, IMAGE), tmp_path / "other", STRANGER)
+
+
+def test_bundle_of_an_attestation_is_no_signature(registry: FakeRegistry, tmp_path: Path) -> None:
+    """Whoever signs an SBOM has not signed the image."""
+    bundle = bundle_for(IMAGE, KEY, predicate="https://spdx.dev/Document")
+    bundle.serve(registry, "library/app", None)
+    registry.add_manifest("library/app", tag_of(IMAGE, ""), referrers_index(bundle), mediatypes.OCI_INDEX)
+    told = assert_refused(serve(registry, IMAGE), tmp_path / "layout", KEY)
+    assert told == because(registry, IMAGE.digest, "a signature that can't be read")
+
+
+def test_referrer_that_is_gone_is_told(registry: FakeRegistry, tmp_path: Path) -> None:
+    bundle = bundle_for(IMAGE, KEY)
+    registry.add_manifest("library/app", tag_of(IMAGE, ""), referrers_index(bundle), mediatypes.OCI_INDEX)
+    assert "a signature that can't be read (" in assert_refused(serve(registry, IMAGE), tmp_path / "layout", KEY)
+
+
+def test_api_of_referrers_is_asked_page_by_page(registry: FakeRegistry, tmp_path: Path) -> None:
+    signature = bundle_for(IMAGE, KEY)
+    signature.serve(registry, "library/app", None)
+    headers = {"Content-Type": mediatypes.OCI_INDEX}
+    path = f"/referrers/{IMAGE.digest}"
+    registry.misbehave(
+        path,
+        Fault(status=200, body=referrers_index(), headers={**headers, "Link": f'<{path}?page=2>; rel="next"'}),
+        times=1,
+    )
+    registry.misbehave(path, Fault(status=200, body=referrers_index(signature), headers=headers), times=1)
+    assert_taken(serve(registry, IMAGE), tmp_path / "layout", KEY)
+    asked = [request.query for request in registry.requests if "/referrers/" in request.path]
+    assert asked == [{}, {"page": ["2"]}]
+
+
+def test_registry_that_does_not_tell_is_an_error(registry: FakeRegistry, tmp_path: Path) -> None:
+    registry.misbehave(f"/referrers/{IMAGE.digest}", Fault(status=403))
+    with pytest.raises(RegistryError, match="403"):
+        pull(serve(registry, IMAGE), tmp_path / "layout", platform=AMD64, signatures=policy_of(KEY))
+    assert not (tmp_path / "layout").exists()
+
+
+# Several platforms
+
+
+def test_signature_of_the_index_is_one_of_all_that_it_names(registry: FakeRegistry, tmp_path: Path) -> None:
+    index = build_index([IMAGE, build_image([[member("a")]], platform=ARM64)])
+    reference = serve(registry, index, signature_of(index, KEY))
+    assert_taken(reference, tmp_path / "one", KEY)
+    assert_taken(reference, tmp_path / "all", KEY, choice=PlatformChoice())
+
+
+def test_signature_of_the_manifest_is_enough_for_it_alone(registry: FakeRegistry, tmp_path: Path) -> None:
+    arm64 = build_image([[member("a")]], platform=ARM64)
+    index = build_index([IMAGE, arm64])
+    signature_of(IMAGE, KEY).serve(registry, "library/app", tag_of(IMAGE))
+    reference = serve(registry, index)
+    assert_taken(reference, tmp_path / "one", KEY)
+    told = assert_refused(reference, tmp_path / "all", KEY, choice=PlatformChoice())
+    assert told == because(registry, arm64.digest, "there is none")
+
+
+# Over the air gap
+
+
+def test_signature_in_a_layout_is_accepted(tmp_path: Path) -> None:
+    signature = signature_of(IMAGE, KEY)
+    write_layout(tmp_path / "layout", {"1": IMAGE, tag_of(IMAGE): signature})
+    assert_taken(f"{tmp_path}/layout:1", tmp_path / "copy", KEY)
+    with pytest.raises(SignatureError, match="another key"):
+        pull(f"{tmp_path}/layout:1", tmp_path / "other", platform=AMD64, signatures=policy_of(STRANGER))
+
+
+def test_signature_comes_along_by_its_tag(registry: FakeRegistry, tmp_path: Path) -> None:
+    reference = serve(registry, IMAGE, signature_of(IMAGE, KEY))
+    archive = tmp_path / "x.tar"
+    for out in (archive, tmp_path / "layout"):
+        ended = run_command("pull", reference, f"{registry.host}/library/app:{tag_of(IMAGE)}", "-o", out, home=tmp_path)
+        assert (ended.returncode, "platform /" in ended.stderr) == (0, False)
+        assert_taken(f"{out}:1", tmp_path / f"from {out.stem}", KEY)
+
+
+def test_signature_in_a_layout_as_referrer_is_accepted(tmp_path: Path) -> None:
+    bundle = bundle_for(IMAGE, KEY)
+    write_layout(tmp_path / "layout", {"1": IMAGE, "bundle": bundle})
+    assert_taken(f"{tmp_path}/layout:1", tmp_path / "copy", KEY)
+
+
+def test_docker_archive_has_no_place_for_signatures(tmp_path: Path) -> None:
+    write_layout(tmp_path / "layout", {"docker.io/library/app:1": IMAGE})
+    archive = tmp_path / "x.tar"
+    pull(f"{tmp_path}/layout", archive, platform=AMD64, legacy=True)
+    with pytest.raises(SignatureError, match=r"this kind of archive keeps none$"):
+        pull(str(archive), tmp_path / "copy", platform=AMD64, signatures=policy_of(KEY))
+
+
+# Keys
+
+
+@pytest.mark.parametrize(
+    ("pem", "told"),
+    [
+        (
+            KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+            "expected a public key, got a private one",
+        ),
+        (b"-----BEGIN CERTIFICATE-----\nAAAA\n", "expected a public key in PEM, got a certificate"),
+        (b"ssh-ed25519 AAAA", "expected a public key in PEM, got something else"),
+        (b"", "expected a public key in PEM, got something else"),
+        (pem_of(rsa.generate_private_key(65537, 1024)), "expected at least 2048 bits, got 1024"),
+        (pem_of(dsa.generate_private_key(2048)), "expected ECDSA, RSA or Ed25519, got another kind"),
+    ],
+)  # fmt: skip
+def test_what_is_no_key_is_refused(pem: bytes, told: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        VerificationKey.parse(pem, "my.key")
+    assert str(caught.value) == f"key 'my.key': {told}"
+
+
+# The command
+
+
+def test_command_takes_what_is_signed_and_refuses_what_is_not(registry: FakeRegistry, tmp_path: Path) -> None:
+    key, stranger = tmp_path / "cosign.pub", tmp_path / "stranger.pub"
+    key.write_bytes(pem_of(KEY))
+    stranger.write_bytes(pem_of(STRANGER))
+    puller = Puller(registry, tmp_path)
+    reference = serve(registry, IMAGE, signature_of(IMAGE, KEY))
+    refused = puller(reference, "--verify-key", stranger)
+    assert (refused.code, refused.errors) == (
+        7,
+        [
+            f"ociexport: error: REGISTRY/library/app:1: manifest {IMAGE.digest}: expected a signature by the key in "
+            f"'{stranger}': a signature by another key, or of altered content"
+        ],
+    )
+    assert not puller.layout.exists()
+    assert puller(reference, "--verify-key", stranger, "--verify-key", key).code == 0
+    targets: list[list[str]] = [[f"{tmp_path}/rootfs"], ["--to-tar", f"{tmp_path}/x.tar"]]
+    for target in targets:
+        assert run_command("unpack", reference, *target, "--verify-key", stranger, home=tmp_path).returncode == 7
+        assert not Path(target[-1]).exists()
+        assert run_command("unpack", reference, *target, "--verify-key", key, home=tmp_path).returncode == 0
+
+
+def test_archive_is_not_written_for_what_is_not_signed(registry: FakeRegistry, tmp_path: Path) -> None:
+    key = tmp_path / "cosign.pub"
+    key.write_bytes(pem_of(KEY))
+    puller = Puller(registry, tmp_path)
+    pulled = puller(serve(registry, IMAGE), "--verify-key", key, out=tmp_path / "x.tar")
+    assert (pulled.code, sorted(path.name for path in tmp_path.iterdir())) == (7, ["cosign.pub"])
+
+
+def test_key_that_is_not_there_is_told(registry: FakeRegistry, tmp_path: Path) -> None:
+    pulled = Puller(registry, tmp_path)(serve(registry, IMAGE), "--verify-key", tmp_path / "none")
+    assert (pulled.code, pulled.errors) == (3, [f"ociexport: error: {tmp_path}/none: No such file or directory"])
