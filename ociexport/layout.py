@@ -268,6 +268,33 @@ class ImageLayout:
                 self._active_uses -= 1
             self._release(hold, use.discarded, made)
 
+    @contextmanager
+    def hold_alone(self) -> Iterator[None]:
+        """Keep everybody from copying images into the layout, which is one already.
+
+        Raises:
+            UsageError: somebody does; or nobody can know, since the file system has no locks.
+        """
+        hold, made = self._hold()
+        try:
+            if not hold.is_alone():
+                raise self.in_use_error()
+            yield
+        finally:
+            self._release(hold, (), made)
+
+    @property
+    def users_path(self) -> str:
+        """Where the lock is that all who copy images into the layout share."""
+        return os.path.join(self.path, _OWN_DIRECTORY, _USERS_FILE)
+
+    def in_use_error(self) -> UsageError:
+        """Return what tells that others are copying images into the layout."""
+        return UsageError(
+            f"{self.path}: expected a layout that nobody writes to, got one in use",
+            hint="try again when the other ociexport has ended",
+        )
+
     def make_ready(self) -> None:
         """Make the directory a layout, unless it is one; it stays one.
 
@@ -286,7 +313,7 @@ class ImageLayout:
             if os.path.islink(os.path.join(self.path, name)):
                 raise UsageError(f"{quoted(os.path.join(self.path, name))}: expected a directory, got a link")
         directories = _missing_directories(self.path)
-        hold = LayoutHold(os.path.join(self.path, _OWN_DIRECTORY, _USERS_FILE))
+        hold = LayoutHold(self.users_path)
         is_new = not os.path.exists(os.path.join(self.path, _LAYOUT_FILE))
         made = _Made(is_new, directories, None)
         try:

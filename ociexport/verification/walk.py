@@ -8,6 +8,7 @@ Spec: image-spec 1.1 image-index.md, manifest.md, config.md; image-layout.md for
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ociexport import mediatypes
@@ -101,6 +102,7 @@ class Walk:
         blobs: all other blobs that are named, by whom.
         broken: documents that are there, but can't be read or are not what they should be: what they would name is not
             known.
+        doubtful: manifests and indexes that are there but may name more than could be read.
         images: that are whole as far as their documents go.
     """
 
@@ -118,6 +120,7 @@ class Walk:
         self.blobs: dict[Digest, list[NamedBlob]] = {}
         self.missing: dict[Digest, NamedBlob] = {}
         self.broken: dict[Digest, NamedBlob] = {}
+        self.doubtful: set[Digest] = set()
         self.images: list[WalkedImage] = []
         self._configs: dict[Digest, ImageConfig | None] = {}
         self._top: Root | None = None
@@ -153,6 +156,8 @@ class Walk:
         if raw is not None:
             self.documents[descriptor.digest] = len(raw)
             self._look_at(raw, named, indexes)
+        elif descriptor.digest in self.broken:
+            self.doubtful.add(descriptor.digest)
         return descriptor.digest not in self.missing
 
     def _fetch(self, named: NamedBlob) -> bytes:
@@ -184,6 +189,7 @@ class Walk:
         try:
             item = parse_json_object(raw, where="")
         except InvalidImageError as error:
+            self.doubtful.add(digest)
             self._findings.add_error(error, place, otherwise=Kind.DOCUMENT, digest=digest)
             return
         try:
@@ -194,6 +200,7 @@ class Walk:
             return
         except InvalidImageError as error:
             flaws = index_flaws(item.members) if "manifests" in item else manifest_flaws(item.members)
+            self.doubtful.add(digest)
             self._add_flaws(place, digest, flaws, otherwise=error)
             self._follow_readable(item, named, indexes, place)
             return
@@ -212,6 +219,7 @@ class Walk:
                 Kind.LIMIT, place, f"indexes within indexes: expected at most {MAX_INDEX_DEPTH}", digest=index.digest
             )
             self.broken[index.digest] = named
+            self.doubtful.add(index.digest)
             return
         entries = index.manifests if self._select is None else self._select(index)
         there = 0
@@ -269,9 +277,13 @@ class Walk:
             return
         try:
             raw = read_small_blob(named.source, descriptor, MAX_MANIFEST_BYTES, "")
-            self._follow_unknown(parse_json_object(raw, where=""), named)
-        except (InvalidImageError, NotFoundError, OSError):
+        except NotFoundError:
+            return
+        except (InvalidImageError, OSError):
+            self.doubtful.add(descriptor.digest)
             return  # as a blob it is looked at anyway
+        with suppress(InvalidImageError):  # it may be of any kind
+            self._follow_unknown(parse_json_object(raw, where=""), named)
 
     def _follow_unknown(self, item: JsonObject, named: NamedBlob) -> None:
         """Take note of all that a document of an unknown type, or of Docker's first, may name."""
