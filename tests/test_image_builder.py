@@ -10,11 +10,13 @@ import pytest
 
 from tests.image_builder import AMD64, ARM64, build_image, build_index, write_layout
 from tests.memory_source import directory, member
+from tests.system_parts import require
 
 
 @pytest.mark.system
 def test_skopeo_reads_what_was_built(tmp_path: Path) -> None:
     """image-spec 1.1 image-layout.md; skopeo checks each digest that it reads."""
+    require("skopeo")
     image = build_image(
         [[directory("etc"), member("etc/a", b"1")], [member("etc/.wh.a")], [member("b", b"2")]],
         compression=["gzip", "zstd", "plain"],

@@ -22,6 +22,7 @@ from tests.fake_registry import FakeRegistry, Fault
 from tests.image_builder import AMD64, ARM64, BuiltImage, build_artifact, build_image, build_index, write_layout
 from tests.memory_source import member
 from tests.puller import Pulled, Puller
+from tests.system_parts import require
 
 LAYERS = [[member("a", b"1" * 3000)], [member("b", b"2" * 5000)], [member("c", b"3")]]
 IMAGE = build_image(LAYERS)
@@ -196,6 +197,7 @@ def test_pulled_index_is_a_source_for_each_of_its_platforms(puller: Puller) -> N
 
 @pytest.mark.system
 def test_skopeo_reads_a_pulled_index(puller: Puller) -> None:
+    require("skopeo")
     amd64, arm64 = on(AMD64, ARM64)
     index = build_index([arm64, amd64])
     puller(puller.serve(index), "--all")
