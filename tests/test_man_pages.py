@@ -70,7 +70,7 @@ def test_page_is_made_from_the_options(name: str) -> None:
 
 
 def test_there_are_no_other_pages() -> None:
-    assert {path.name for path in _DIRECTORY.iterdir()} == pages().keys()
+    assert {path.name for path in _DIRECTORY.glob("*.1")} == pages().keys()
 
 
 @pytest.mark.system
@@ -90,7 +90,7 @@ def test_man_has_nothing_to_complain_of(name: str) -> None:
 
 if __name__ == "__main__":
     _DIRECTORY.mkdir(exist_ok=True)
-    for path in _DIRECTORY.iterdir():
+    for path in _DIRECTORY.glob("*.1"):
         path.unlink()
     for name, text in pages().items():
         (_DIRECTORY / name).write_text(text)
