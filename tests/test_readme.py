@@ -1,21 +1,27 @@
-"""The help texts in README.md and man/ are what ``--help`` prints; ``python -m tests.test_readme`` writes them anew."""
+"""What README.md and docs/guide.md show works, and help texts are what ``--help`` prints.
+
+``python -m tests.test_readme`` writes the help texts anew, in README.md and man/README.md.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+import ociexport
 from ociexport.cli.commandline import COMMANDS
-from tests.system_parts import OCIEXPORT
+from tests.document_blocks import PROJECT, Block, blocks_of, workplace
+from tests.system_parts import OCIEXPORT, require
 
-_PROJECT = Path(__file__).parent.parent
 # Which document has whose help.
 _DOCUMENTS = {
-    _PROJECT / "README.md": ["--help"],
-    _PROJECT / "man" / "README.md": [f"{name} --help" for name in COMMANDS],
+    PROJECT / "README.md": ["--help"],
+    PROJECT / "man" / "README.md": [f"{name} --help" for name in COMMANDS],
 }
 _BEGIN, _END = "<!-- help texts, written by python -m tests.test_readme -->\n", "<!-- end of help texts -->\n"
 
@@ -26,7 +32,7 @@ def help_text(words: str) -> str:
         capture_output=True,
         text=True,
         check=True,
-        cwd=_PROJECT,
+        cwd=PROJECT,
         env={**os.environ, "COLUMNS": "100"},
     )
     return result.stdout
@@ -39,10 +45,58 @@ def rewritten(document: Path) -> str:
     return f"{before}{_BEGIN}\n{blocks}\n{_END}{after}"
 
 
-@pytest.mark.parametrize("document", _DOCUMENTS, ids=lambda path: str(path.relative_to(_PROJECT)))
+@pytest.mark.parametrize("document", _DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT)))
 def test_help_texts_are_the_programs(document: Path) -> None:
     """STYLE: the README's help text is compared with ``--help``."""
     assert rewritten(document) == document.read_text(), "run python -m tests.test_readme"
+
+
+@pytest.mark.parametrize(
+    "document", sorted(PROJECT.glob("*.md")) + sorted(PROJECT.glob("*/*.md")), ids=lambda path: path.name
+)
+def test_links_lead_to_what_is_there(document: Path) -> None:
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())
+    assert [target for target in targets if not (document.parent / target).exists()] == []
+
+
+@pytest.mark.system
+def test_commands_of_readme_and_guide_work(tmp_path: Path) -> None:
+    """Typed one after the other by root, in one directory."""
+    require("bash", "busybox", "chroot", "sqfstar", root=True)
+    with workplace(tmp_path) as place:
+        for block in [*blocks_of("README.md", "sh"), *blocks_of("docs/guide.md", "sh")]:
+            if block.heading != "Install":
+                place.run(block)
+
+
+@pytest.mark.system
+@pytest.mark.slow
+def test_installation_of_readme_works(tmp_path: Path) -> None:
+    """Without what ociexport depends on, so that only the tools that build it are fetched."""
+    require("bash", "make", "python3")
+    clone = tmp_path / "clone"
+    clone.mkdir()
+    for name in ("Makefile", "MANIFEST.in", "LICENSE", "README.md", "pyproject.toml", "setup.cfg"):
+        shutil.copy(PROJECT / name, clone)
+    for name in ("ociexport", "man"):
+        shutil.copytree(PROJECT / name, clone / name)
+    with workplace(tmp_path, PIP_NO_DEPS="1") as place:
+        (block,) = blocks_of("README.md", "sh", heading="Install")
+        shown = Block(
+            block.document, block.heading, "sh", f"{block.text}hash -r\nociexport --version\ntype ociexport\n"
+        )
+        printed = place.run(shown, directory=clone)
+    assert f"ociexport {ociexport.__version__}" in printed
+
+
+@pytest.mark.system
+def test_python_of_readme_works(tmp_path: Path) -> None:
+    require("busybox")
+    with workplace(tmp_path) as place:
+        (block,) = blocks_of("README.md", "python")
+        printed = place.run(block)
+    assert "linux/" in printed
+    assert "./layout: expected image '13', there are: docker.io/library/debian:12" in printed
 
 
 if __name__ == "__main__":

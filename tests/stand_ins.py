@@ -1,0 +1,109 @@
+"""Stand-ins for the images that documents name: debian, nginx, alpine and one of a company, served on loopback.
+
+Each is small and has busybox in it, so that it runs. A registries.conf leads the names of registries here.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ociexport.documents import Platform
+from ociexport.layout import ImageLayout
+from ociexport.platforms import host_platform
+from ociexport.server import LayoutServer
+from tests.image_builder import BuiltImage, build_attestation, build_image, build_index, write_layout
+from tests.memory_source import Member, directory, member, symlink
+from tests.system_parts import require
+
+REGISTRIES = ("docker.io", "registry.example", "mirror.example")
+_COMMANDS = ("sh", "cat", "echo", "id", "ls", "sleep", "stat", "true", "uname")
+_OTHER = Platform("linux", "s390x")
+
+
+@dataclass(frozen=True)
+class ServedImages:
+    """A registry on loopback.
+
+    Args:
+        address: its ``host:port``.
+        configuration: a registries.conf that leads to it.
+        free_port: one for a server of the reader's own.
+    """
+
+    address: str
+    configuration: str
+    free_port: int
+
+
+@contextmanager
+def served_images(path: Path) -> Iterator[ServedImages]:
+    """Serve the stand-ins from a layout that is written to ``path``."""
+    write_layout(path, stand_ins())
+    with LayoutServer(ImageLayout(str(path)), "127.0.0.1", 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            configuration = "".join(
+                f'[[registry]]\nprefix = "{name}"\nlocation = "{server.address}"\ninsecure = true\n'
+                for name in REGISTRIES
+            )
+            yield ServedImages(server.address, configuration, _free_port())
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def stand_ins() -> dict[str, BuiltImage]:
+    """Return the images by their full names; those of one row share layers."""
+    debian, alpine = _base("Debian GNU/Linux", "12"), _base("Alpine Linux", "3.20")
+    first = [debian, [member("srv/app", b"#!/bin/sh\necho app 1\n", mode=0o755)]]
+    second = [*first, [member("srv/app", b"#!/bin/sh\necho app 2\n", mode=0o755)]]
+    return {
+        "docker.io/library/debian:12": _published(
+            [debian, [member("etc/.wh.obsolete"), symlink("etc/message", "motd")]]
+        ),
+        "docker.io/library/nginx:latest": _published(
+            [debian, [member("srv/index.html", b"<p>hello</p>\n", mode=0o644)]]
+        ),
+        "docker.io/library/alpine:latest": _published([alpine]),
+        "docker.io/library/alpine:3.20": _published([alpine]),
+        "registry.example/team/app:1": _published(first),
+        "registry.example/team/app:2": _published(second),
+    }
+
+
+def _base(name: str, version: str) -> list[Member]:
+    """Return a root file system that runs here, with what systemd-nspawn wants to find in one."""
+    require("busybox")
+    busybox = Path(shutil.which("busybox") or "").read_bytes()
+    return [
+        *(directory(path) for path in ("bin", "dev", "etc", "proc", "root", "run", "srv", "sys", "usr", "var")),
+        directory("tmp", mode=0o1777),
+        member("bin/busybox", busybox, mode=0o755),
+        *(symlink(f"bin/{command}", "busybox") for command in _COMMANDS),
+        member("bin/bash", b'#!/bin/sh\nexec /bin/sh "$@"\n', mode=0o755),
+        symlink("usr/bin", "../bin"),
+        member("etc/os-release", f'NAME="{name}"\nVERSION_ID="{version}"\n'.encode(), mode=0o644),
+        member("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1::/:/bin/false\n", mode=0o644),
+        member("etc/group", b"root:x:0:\ndaemon:x:1:\n", mode=0o644),
+        member("etc/motd", f"{name} {version}\n".encode(), mode=0o644),
+        member("etc/obsolete", b"the next layer hides this\n", mode=0o644),
+    ]
+
+
+def _published(layers: list[list[Member]]) -> BuiltImage:
+    """Return an index as BuildKit publishes it: two platforms, and an attestation of the first."""
+    image = build_image(layers, platform=host_platform())
+    return build_index([image, build_image(layers[:1], platform=_OTHER), build_attestation(image)])
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
