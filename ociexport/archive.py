@@ -19,6 +19,7 @@ from ociexport.documents import Descriptor
 from ociexport.errors import InvalidImageError, NotFoundError, OciexportError, UsageError, quoted
 from ociexport.fetch import BlobToFetch, read_chunks
 from ociexport.layout import open_locked
+from ociexport.partial_file import read_back, write_at
 from ociexport.progress import Progress
 from ociexport.readahead import ReadAhead
 
@@ -60,7 +61,7 @@ class ArchiveFile:
                 os.ftruncate(self._fd, 0)
                 os.ftruncate(self._fd, self._plan.size)
             for entry in self._plan.entries:
-                _write_all(self._fd, entry.header + (entry.content or b""), entry.offset)
+                write_at(self._fd, entry.header + (entry.content or b""), entry.offset)
         except BaseException:
             os.close(self._fd)
             raise
@@ -94,7 +95,8 @@ class ArchiveFile:
         # A descriptor of its own: the archive's may be closed, and its number be another file's, before a thread ends.
         fd = os.dup(self._fd)
         try:
-            writer = ArchiveBlobWriter(fd, descriptor, self._plan.blobs[descriptor.digest].content_offset)
+            place = self._plan.blobs[descriptor.digest].content_offset
+            writer = ArchiveBlobWriter(fd, self._partial_path, descriptor, place)
             yield writer
             writer.verify()
         finally:
@@ -117,8 +119,8 @@ class ArchiveFile:
             raise OciexportError(f"{quoted(self._path)}: expected all blobs, {len(self._missing)} are missing")
         for entry in self._plan.entries:
             # A file that an earlier try left may hold anything between the blobs.
-            _write_all(self._fd, entry.padding, entry.content_offset + entry.size)
-        _write_all(self._fd, self._plan.end, self._plan.size - len(self._plan.end))
+            write_at(self._fd, entry.padding, entry.content_offset + entry.size)
+        write_at(self._fd, self._plan.end, self._plan.size - len(self._plan.end))
         os.fsync(self._fd)
         os.rename(self._partial_path, self._path)
 
@@ -138,8 +140,9 @@ class ArchiveBlobWriter:
 
     is_complete = False
 
-    def __init__(self, fd: int, descriptor: Descriptor, place: int) -> None:
+    def __init__(self, fd: int, path: str, descriptor: Descriptor, place: int) -> None:
         self._fd = fd
+        self._path = path
         self._descriptor = descriptor
         self._place = place
         self.restart()
@@ -157,7 +160,16 @@ class ArchiveBlobWriter:
         """Take the next bytes; raises SizeMismatchError before there are too many for the place."""
         place = self._place + self.offset
         self._verifier.update(chunk)
-        _write_all(self._fd, chunk, place)
+        write_at(self._fd, chunk, place)
+
+    def place(self, chunk: Chunk, offset: int, /) -> None:
+        """Write bytes ahead of their turn; see `PlacingWriter`."""
+        write_at(self._fd, chunk, self._place + offset)
+
+    def take(self, count: int, /) -> None:
+        """Take the next bytes, which were placed; see `PlacingWriter`."""
+        for chunk in read_back(self._fd, self._place + self.offset, count, self._path):
+            self._verifier.update(chunk)
 
     def verify(self) -> None:
         """Return if all bytes were written and were the right ones."""
@@ -218,10 +230,3 @@ def verify_is_file_to_write(path: str) -> None:
     if os.path.lexists(path) and not os.path.isfile(path):
         what = "a directory" if os.path.isdir(path) else "something else"
         raise UsageError(f"{quoted(path)}: expected a file or nothing, got {what}")
-
-
-def _write_all(fd: int, content: Chunk, offset: int) -> None:
-    view = memoryview(content)
-    while view:
-        written = os.pwrite(fd, view, offset)
-        view, offset = view[written:], offset + written

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
-from ociexport.digest import Digest
+from ociexport.digest import ByteStream, Digest
 from ociexport.documents import Descriptor, ImageConfig, Manifest
 from ociexport.errors import (
     DiffIdMismatchError,
@@ -23,7 +23,7 @@ from ociexport.errors import (
     quoted,
 )
 from ociexport.progress import Progress
-from ociexport.sources import BlobOpener, BlobStore, ImageSource
+from ociexport.sources import BlobOpener, BlobStore, BlobWriter, ImageSource, PlacingStream, PlacingWriter
 
 # What is read, hashed and written at once; larger chunks bring nothing, smaller ones more hand-overs of the lock.
 _CHUNK_BYTES = 1024 * 1024
@@ -189,11 +189,12 @@ class BlobFetch:
             if resumed_at:
                 self._progress.say(f"{blob.title}: resumed at {resumed_at} of {descriptor.size} bytes")
                 task.resume(resumed_at)
-            for chunk in read_chunks(blob, resumed_at):
-                if self._stop.is_set():
-                    raise _StoppedError("another blob failed")
-                writer.write(chunk)
-                task.advance(len(chunk))
+            # Closed before the writer is: other threads may be writing what comes ahead of its turn.
+            with closing(_write_rest(blob, writer)) as counts:
+                for count in counts:
+                    if self._stop.is_set():
+                        raise _StoppedError("another blob failed")
+                    task.advance(count)
         with self._lock:
             self.fetched_bytes[descriptor.digest] = descriptor.size - resumed_at
 
@@ -203,14 +204,39 @@ class BlobFetch:
             self.reused.add(blob.descriptor.digest)
 
 
+def _write_rest(blob: BlobToFetch, writer: BlobWriter) -> Generator[int, None, None]:
+    """Give the writer all that it does not have yet; yields how many bytes it took each time."""
+    if writer.offset and writer.offset == blob.descriptor.size:
+        # An earlier try ended between the last byte and the name.
+        return
+    if blob.content is not None:
+        rest = blob.content[writer.offset :]
+        writer.write(rest)
+        yield len(rest)
+        return
+    with closing(_open_stream(blob, writer.offset)) as stream:
+        if isinstance(stream, PlacingStream) and isinstance(writer, PlacingWriter):
+            yield from stream.write_to(writer)
+            return
+        while chunk := stream.read(_CHUNK_BYTES):
+            writer.write(chunk)
+            yield len(chunk)
+
+
 def read_chunks(blob: BlobToFetch, offset: int) -> Iterator[bytes]:
     """Yield the blob's bytes from ``offset`` on, as they come; nothing is verified."""
-    descriptor = blob.descriptor
     if blob.content is not None:
         yield blob.content[offset:]
         return
+    with closing(_open_stream(blob, offset)) as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            yield chunk
+
+
+def _open_stream(blob: BlobToFetch, offset: int) -> ByteStream:
+    descriptor = blob.descriptor
     try:
-        stream = blob.source.open_blob(descriptor, offset)
+        return blob.source.open_blob(descriptor, offset)
     except NotFoundError as error:
         if not descriptor.urls:
             error.hint = "the image names a blob that is not there: whoever has the image should push it again"
@@ -218,6 +244,3 @@ def read_chunks(blob: BlobToFetch, offset: int) -> Iterator[bytes]:
             urls = ", ".join(map(quoted, descriptor.urls))
             error.hint = f"a foreign layer, to be had from {urls}"
         raise
-    with closing(stream):
-        while chunk := stream.read(_CHUNK_BYTES):
-            yield chunk

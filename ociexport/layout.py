@@ -42,6 +42,7 @@ from ociexport.image_list import (
 )
 from ociexport.jsonfields import parse_json_object
 from ociexport.layout_hold import LayoutHold
+from ociexport.partial_file import PartialFile, partial_bytes
 from ociexport.sources import ImageName, ReceivedManifest
 
 if TYPE_CHECKING:
@@ -149,6 +150,13 @@ class ImageLayout:
     def partial_path(self, digest: Digest) -> str:
         """Return where the blob is while it is written."""
         return os.path.join(self.path, _PARTIAL_DIRECTORY, f"{digest.algorithm}-{digest.encoded}")
+
+    def partial_bytes(self, descriptor: Descriptor) -> int:
+        """Return how many bytes an earlier try left of a blob, unverified; 0 where there are none."""
+        try:
+            return partial_bytes(self.partial_path(descriptor.digest), descriptor.size)
+        except OSError:
+            return 0
 
     def partial_files(self) -> list[tuple[str, int]]:
         """Return the files of blobs that are not complete, whether somebody writes them or not, and their sizes."""
@@ -462,7 +470,8 @@ class LayoutBlobWriter:
         self._fd = open_locked(self._path)
         try:
             self.is_complete = self._is_there()
-            self._rehash()
+            # What an earlier try left is hashed, since a file is not to be trusted for its length.
+            self._file = PartialFile(self._fd, self._path, self._digest, self._size)
         except BaseException:
             os.close(self._fd)
             raise
@@ -476,13 +485,11 @@ class LayoutBlobWriter:
     @property
     def offset(self) -> int:
         """How many bytes are written."""
-        return self._verifier.seen_bytes
+        return self._file.offset
 
     def restart(self) -> None:
         """Forget what is written."""
-        os.ftruncate(self._fd, 0)
-        os.lseek(self._fd, 0, os.SEEK_SET)
-        self._verifier = Verifier(self._digest, self._size, subject="")
+        self._file.restart()
 
     def write(self, chunk: Chunk, /) -> None:
         """Take the next bytes.
@@ -490,14 +497,15 @@ class LayoutBlobWriter:
         Raises:
             SizeMismatchError: there are more than the descriptor says.
         """
-        self._verifier.update(chunk)
-        view = memoryview(chunk)
-        try:
-            while view:
-                view = view[os.write(self._fd, view) :]
-        except OSError as error:
-            error.filename = self._path
-            raise
+        self._file.write(chunk)
+
+    def place(self, chunk: Chunk, offset: int, /) -> None:
+        """Write bytes ahead of their turn; see `PlacingWriter`."""
+        self._file.place(chunk, offset)
+
+    def take(self, count: int, /) -> None:
+        """Take the next bytes, which were placed; see `PlacingWriter`."""
+        self._file.take(count)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -514,7 +522,7 @@ class LayoutBlobWriter:
 
     def _finish(self) -> None:
         try:
-            self._verifier.verify()
+            self._file.verify()
         except InvalidImageError:
             os.unlink(self._path)
             raise
@@ -524,14 +532,6 @@ class LayoutBlobWriter:
         os.rename(self._path, path)
         _sync_directory(os.path.dirname(path))
         self._layout.keep_in_cache(self._digest)
-
-    def _rehash(self) -> None:
-        """Take up what an earlier try left: hash it, since a file is not to be trusted for its length."""
-        self._verifier = Verifier(self._digest, self._size, subject="")
-        if self._size is not None and os.fstat(self._fd).st_size > self._size:
-            os.ftruncate(self._fd, 0)
-        while chunk := os.read(self._fd, _READ_BYTES):
-            self._verifier.update(chunk)
 
 
 def _is_replaced(old: dict[str, Any], descriptor: Descriptor, name: ImageName) -> bool:

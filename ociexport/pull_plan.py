@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -136,10 +135,7 @@ def _plan_blob(blob: BlobToFetch, layout: ImageLayout | None, cache: BlobCache |
         if layout.has_blob(descriptor) or (cache is not None and cache.has(descriptor)):
             there = descriptor.size
         else:
-            with suppress(OSError):
-                size = os.stat(layout.partial_path(descriptor.digest)).st_size
-                # A partial blob as long as the whole has other bytes somewhere, or it would not be partial.
-                there = size if size < descriptor.size else 0
+            there = layout.partial_bytes(descriptor)
     return PlannedBlob(blob.title, descriptor, there)
 
 

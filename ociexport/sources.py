@@ -6,7 +6,7 @@ and opens a blob. So `pull` copies any source to any destination, and `unpack` t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -113,6 +113,34 @@ class BlobWriter(Protocol):
 
     def write(self, chunk: Chunk, /) -> None:
         """Take the next bytes; raises SizeMismatchError as soon as there are too many."""
+
+
+@runtime_checkable
+class PlacingWriter(BlobWriter, Protocol):
+    """A writer that takes bytes ahead of their turn too, so that nobody has to keep them until then."""
+
+    def place(self, chunk: Chunk, offset: int, /) -> None:
+        """Write bytes where they belong; they are not hashed yet. Called from several threads, of which none may be in
+        it when the writer is closed.
+
+        Raises:
+            OSError: they could not be written.
+        """
+
+    def take(self, count: int, /) -> None:
+        """Take the next ``count`` bytes, all of which were placed."""
+
+
+@runtime_checkable
+class PlacingStream(ByteStream, Protocol):
+    """A stream whose bytes arrive out of order, where the writer takes them so."""
+
+    def write_to(self, writer: PlacingWriter) -> Iterator[int]:
+        """Write all that is left; yields how many bytes were taken each time. Closed before the writer is.
+
+        Raises:
+            as ``read`` does, and what the writer raises.
+        """
 
 
 class BlobStore(Protocol):

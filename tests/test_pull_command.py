@@ -17,6 +17,7 @@ import pytest
 
 from ociexport.digest import Digest
 from ociexport.documents import Platform
+from ociexport.layout import ImageLayout
 from tests.command import command_environment, command_line, run_command
 from tests.fake_registry import FakeRegistry, Fault
 from tests.image_builder import AMD64, ARM64, BuiltImage, build_artifact, build_image, build_index, write_layout
@@ -656,6 +657,45 @@ def test_signal_ends_it_at_once_and_the_next_run_goes_on(
         line.startswith(f"ociexport: layer 1/2 {image.layers[0].digest.short}: resumed at ") for line in pulled.lines
     )
     assert not (puller.layout / ".ociexport").exists()
+
+
+def test_killed_amid_parallel_parts_the_next_run_goes_on(puller: Puller) -> None:
+    """Parts that came ahead of their turn lie in the file already: it is as long as the blob, and has gaps."""
+    image = build_image([[member("big", os.urandom(28 << 20))]], compression="plain")
+    (layer,) = image.layers
+    reference = puller.serve(image)
+    puller.registry.bytes_per_second = 4 << 20
+    layout, partial = ImageLayout(puller.layout), puller.partial(layer)
+    command = subprocess.Popen(
+        command_line("pull", reference, "--out", puller.layout, "-q"), env=command_environment(puller.home)
+    )
+    try:
+        wait_for(lambda: layout.partial_bytes(layer) > 5 << 20 and partial.stat().st_size > layer.size)
+    finally:
+        command.kill()
+    assert command.wait() == -signal.SIGKILL
+    there = layout.partial_bytes(layer)
+    assert 5 << 20 < there < layer.size
+
+    puller.registry.bytes_per_second = None
+    pulled = puller(reference)
+    assert pulled.code == 0
+    assert f"ociexport: layer 1/1 {layer.digest.short}: resumed at {there} of {layer.size} bytes" in pulled.lines
+    assert Digest.of(puller.blob(layer).read_bytes()) == layer.digest
+    assert not (puller.layout / ".ociexport").exists()
+
+
+def test_blob_that_lacks_only_its_name_is_not_fetched_again(puller: Puller) -> None:
+    """kill -9 between the last byte and the name."""
+    reference = puller.serve(IMAGE)
+    for layer in IMAGE.layers[:2]:
+        puller.partial(layer).parent.mkdir(parents=True, exist_ok=True)
+        puller.partial(layer).write_bytes(IMAGE.blobs[layer.digest])
+    damaged = IMAGE.layers[1]
+    puller.partial(damaged).write_bytes(bytes(damaged.size))
+    assert puller(reference).code == 0
+    fetched = [path.rpartition("/")[2] for path in puller.registry.paths() if "/blobs/" in path]
+    assert sorted(fetched) == sorted(map(str, [IMAGE.config.digest, damaged.digest, IMAGE.layers[2].digest]))
 
 
 def test_two_at_once_lose_nothing(puller: Puller) -> None:

@@ -6,19 +6,26 @@ import random
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from ociexport import mediatypes
+from ociexport.digest import Digest
 from ociexport.documents import Descriptor
 from ociexport.errors import RegistryNotFoundError, SizeMismatchError, TransferError
+from ociexport.layout import ImageLayout
 from ociexport.reference import ImageReference
 from ociexport.registry import ranges
 from ociexport.registry.client import RegistrySource, open_registry_source
 from ociexport.registry.options import RegistryOptions
+from ociexport.transfer import pull
 from tests.fake_registry import FakeRegistry, Fault, Request
+from tests.image_builder import AMD64, build_image
+from tests.memory_source import member
+from tests.system_parts import mounted, run
 
 MIB = 1 << 20
 BLOB = random.Random(1).randbytes(44 * MIB)
@@ -30,10 +37,10 @@ def _any_connection_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def _source(registry: FakeRegistry, **options: object) -> Iterator[RegistrySource]:
+def _source(registry: FakeRegistry, image: str | None = None, **options: object) -> Iterator[RegistrySource]:
     settings = {"retry_delay_seconds": 0, "read_timeout_seconds": 10, **options}
     source = open_registry_source(
-        ImageReference.parse(f"{registry.host}/a:1"),
+        ImageReference.parse(image or f"{registry.host}/a:1"),
         options=RegistryOptions(**settings),  # type: ignore[arg-type]
     )
     try:
@@ -189,3 +196,88 @@ def test_close_of_the_source_ends_a_reader_in_another_thread() -> None:
         thread.join()
         assert time.monotonic() - started < 1
         assert len(errors) == 1
+
+
+# Into a file
+
+
+def _pull_into(layout: ImageLayout, registry: FakeRegistry) -> Path:
+    """Pull an image whose one layer is the blob; returns where that is."""
+    image = build_image([[member("big", BLOB)]], compression="plain")
+    options = RegistryOptions(retry_delay_seconds=0, read_timeout_seconds=10)
+    pull(image.serve(registry, "library/app", "1"), layout, platform=AMD64, registry=options)
+    return Path(layout.blob_path(image.layers[0].digest))
+
+
+def _refuse_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", fail)
+
+
+def _wait_for_the_threads() -> None:
+    deadline = time.monotonic() + 10
+    while any("connection" in thread.name for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_parts_are_written_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _refuse_temporary_files(monkeypatch)
+    layout = ImageLayout(tmp_path / "layout")
+    with FakeRegistry() as registry:
+        path = _pull_into(layout, registry)
+        assert _connections(registry) > 3
+    assert Digest.of(path.read_bytes()).encoded == path.name
+    assert not (tmp_path / "layout" / ".ociexport").exists()
+
+
+def test_parts_are_written_into_an_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _refuse_temporary_files(monkeypatch)
+    image = build_image([[member("big", BLOB)]], compression="plain")
+    with FakeRegistry() as registry:
+        pull(image.serve(registry, "library/app", "1"), tmp_path / "x.tar", platform=AMD64)
+        assert _connections(registry) > 3
+    copied = pull(f"{tmp_path}/x.tar", tmp_path / "layout", platform=AMD64)
+    assert copied.manifest_digest == image.digest
+
+
+def test_connection_that_comes_late_writes_nothing(tmp_path: Path) -> None:
+    """One part is refused, so all comes over one connection; then another part's wrong bytes arrive."""
+    layout = ImageLayout(tmp_path / "layout")
+    image = build_image([[member("big", BLOB)]], compression="plain")
+    wrong = Fault(change=lambda raw: raw[::-1], stall_after=0, delay_seconds=1)
+
+    def is_part(number: int) -> Callable[[Request], bool]:
+        return lambda request: request.headers.get("range", "").startswith(f"bytes={number * 4 * MIB}-")
+
+    with FakeRegistry() as registry, _source(registry, image.serve(registry, "library/app", "1")) as source:
+        registry.misbehave("/blobs/", wrong, when=is_part(4), times=1)
+        registry.misbehave("/blobs/", Fault(status=403), when=is_part(3), times=1)
+        # What comes in its place stops when it is past the other part, and goes on after that one has come.
+        registry.misbehave("/blobs/", Fault(stall_after=12 * MIB, delay_seconds=2), when=is_part(3), times=1)
+        pull(source, layout, platform=AMD64)
+        _wait_for_the_threads()
+    path = Path(layout.blob_path(image.layers[0].digest))
+    assert Digest.of(path.read_bytes()).encoded == path.name
+
+
+@pytest.mark.system
+def test_disk_that_is_full_keeps_what_came(tmp_path: Path) -> None:
+    """Issue: disk full: what was complete stays, what was partial resumes."""
+    image = build_image([[member("big", BLOB)], [member("small", b"x")]], compression="plain")
+    big, small = image.layers
+    with FakeRegistry() as registry, mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=30M", "tmpfs") as disk:
+        reference = image.serve(registry, "library/app", "1")
+        layout = ImageLayout(disk / "layout")
+        with pytest.raises(OSError, match="No space left") as caught:
+            pull(reference, layout, platform=AMD64, jobs=3)
+        _wait_for_the_threads()
+        assert caught.value.filename == layout.partial_path(big.digest)
+        assert layout.has_blob(small)
+        there = layout.partial_bytes(big)
+        assert there > 20 * MIB
+        run("mount", "-o", "remount,size=100M", disk)
+        assert pull(reference, layout, platform=AMD64).fetched_bytes == big.size - there
+        assert layout.has_blob(big)

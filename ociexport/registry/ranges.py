@@ -4,9 +4,10 @@ Some networks and registries limit each connection, so that a blob of a gigabyte
 large blob is therefore read in parts, each of which shows how fast one connection is. While that is fast enough the
 parts grow; where it is not, several threads fetch the next ones ahead of the reader, each over a connection of its own.
 
-What they bring is kept in a ring of slots in a temporary file without a name, which costs no memory and is gone with
-the process, and is given to the reader in order. Whatever goes wrong there (a server that refuses parts, or so many
-connections, or a full disk) sends the reader back to one connection, from the byte that it has come to.
+What they bring is written where it belongs in the file that the blob is to be, if it is to be one, and hashed there in
+order. For who takes it as a stream it waits in a ring of slots in a temporary file without a name, which costs no
+memory and is gone with the process. Whatever goes wrong there (a server that refuses parts, or so many connections, or
+a full disk) sends the reader back to one connection, from the byte that it has come to.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ import os
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from ociexport.digest import ByteStream
 from ociexport.errors import OciexportError
 from ociexport.registry.blobs import BlobStream, OpenFrom
 from ociexport.registry.transport import Transport
+from ociexport.sources import PlacingWriter
 
 # A smaller blob is through before several connections are made.
 _MIN_BYTES = 16 * 1024 * 1024
@@ -35,8 +39,11 @@ _GROWTH = 8
 _MAX_PART_BYTES = 256 * 1024 * 1024
 _SLOTS_PER_THREAD = 2
 _COPIED_AT_ONCE_BYTES = 256 * 1024
+_WRITTEN_AT_ONCE_BYTES = 1024 * 1024
 # Each of the threads has its own arena of memory, in which larger pieces leave larger holes.
 _RECEIVED_AT_ONCE_BYTES = 64 * 1024
+
+_Taken = TypeVar("_Taken")
 
 
 def open_blob_stream(open_from: OpenFrom, size: int, offset: int, transport: Transport, subject: str) -> ByteStream:
@@ -56,28 +63,66 @@ class _LargeBlobStream:
         self._subject = subject
         self._seconds = 0.0
         self._begin = offset
-        self._stream: BlobStream | _ParallelParts = self._open_part(offset, _PART_BYTES)
+        self._writer: PlacingWriter | None = None
+        self._stream: BlobStream | _StreamedParts | _PlacedParts = self._open_part(offset, _PART_BYTES)
 
     def read(self, size: int = -1, /) -> bytes:
         """Return up to ``size`` bytes, ``b""`` at the end; raises as `BlobStream.read`."""
+
+        def read_some(stream: BlobStream | _StreamedParts | _PlacedParts) -> bytes:
+            if isinstance(stream, _PlacedParts):
+                raise TypeError("read: expected a stream that nobody writes to a file, got one that write_to has begun")
+            return stream.read(size)
+
+        while True:
+            chunk = self._take(read_some)
+            if chunk or size == 0 or self._is_over():
+                return chunk
+
+    def write_to(self, writer: PlacingWriter) -> Iterator[int]:
+        """Write all that is left; see `PlacingStream`."""
+        self._writer = writer
+
+        def write_some(stream: BlobStream | _StreamedParts | _PlacedParts) -> int:
+            if isinstance(stream, _PlacedParts):
+                return stream.take_into(writer)
+            chunk = stream.read(_WRITTEN_AT_ONCE_BYTES)
+            if chunk:
+                writer.write(chunk)
+            return len(chunk)
+
+        while True:
+            count = self._take(write_some)
+            if count:
+                yield count
+            elif self._is_over():
+                return
+
+    def _take(self, take: Callable[[BlobStream | _StreamedParts | _PlacedParts], _Taken]) -> _Taken:
+        """Return what ``take`` gets out of the stream, which is another where its parts could not be had."""
         while True:
             started = time.monotonic()
             try:
-                chunk = self._stream.read(size)
+                taken = take(self._stream)
             except _PartsFailedError:
                 self._stream.close()
                 self._stream = self._open_rest(self._stream.position)
                 continue
             self._seconds += time.monotonic() - started
-            if chunk or size == 0 or self._stream.end == self._size:
-                return chunk
-            self._stream = self._open_next(self._stream.position)
+            return taken
+
+    def _is_over(self) -> bool:
+        """Whether the stream, which has no more, was the last; else the next takes its place."""
+        if self._stream.end == self._size:
+            return True
+        self._stream = self._open_next(self._stream.position)
+        return False
 
     def close(self) -> None:
         """Close all connections."""
         self._stream.close()
 
-    def _open_next(self, position: int) -> BlobStream | _ParallelParts:
+    def _open_next(self, position: int) -> BlobStream | _StreamedParts | _PlacedParts:
         """Return what the next part, or several, or all that is left, is read from."""
         self._stream.close()
         was_single = isinstance(self._stream, BlobStream)
@@ -93,10 +138,11 @@ class _LargeBlobStream:
             spare.give_back(threads)
             return self._open_part(position, _WAITING_BYTES)
         end = self._size if threads == wanted else min(position + threads * _WAITING_BYTES, self._size)
+        what = self._open_from, self._size, position, self._transport, self._subject
+        if self._writer is not None:
+            return _PlacedParts(*what, end=end, threads=threads, place=self._writer.place)
         try:
-            return _ParallelParts(
-                self._open_from, self._size, position, self._transport, self._subject, end=end, threads=threads
-            )
+            return _StreamedParts(*what, end=end, threads=threads, ring=_Ring(position, threads))
         except OSError:
             # No room for the ring.
             spare.give_back(threads)
@@ -116,15 +162,44 @@ class _PartsFailedError(OciexportError):
     """The bytes at a position can't be had in parts; never leaves this module."""
 
 
+class _Ring:
+    """Keeps what arrives ahead of the reader in a temporary file; what is read makes room for what comes later.
+
+    Args:
+        start: where in the blob the first part begins.
+        threads: that fill it.
+
+    Raises:
+        OSError: no temporary file can be made.
+    """
+
+    def __init__(self, start: int, threads: int) -> None:
+        self._start = start
+        self._size = threads * _SLOTS_PER_THREAD * _PART_BYTES
+        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed by its owner
+
+    def place(self, chunk: bytes, offset: int) -> None:
+        """Keep bytes that lie within one part."""
+        os.pwrite(self._file.fileno(), chunk, self._place_of(offset))
+
+    def read(self, count: int, offset: int) -> bytes:
+        """Return bytes of one part."""
+        return os.pread(self._file.fileno(), count, self._place_of(offset))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _place_of(self, offset: int) -> int:
+        return (offset - self._start) % self._size
+
+
 class _ParallelParts:
     """The rest of a blob in parts that several threads fetch ahead of the reader.
 
     Args:
         end: of the last part.
         threads: how many; their connections were taken from the transport, and go back as each ends.
-
-    Raises:
-        OSError: no temporary file can be made.
+        place: takes what they bring, and where in the blob it belongs.
     """
 
     def __init__(
@@ -137,6 +212,7 @@ class _ParallelParts:
         *,
         end: int,
         threads: int,
+        place: Callable[[bytes, int], None],
     ) -> None:
         self._open_from = open_from
         self._size = size
@@ -144,16 +220,16 @@ class _ParallelParts:
         self.end = end
         self._transport = transport
         self._subject = subject
+        self._place = place
         self._position = offset
         self._slots = threads * _SLOTS_PER_THREAD
-        self._ring = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed by the last thread that uses it
         self._changed = threading.Condition()
         self._parts = range(-(-(end - offset) // _PART_BYTES))
         self._next_part = 0
         self._arrived: dict[int, int] = {}
         self._failed: set[int] = set()
         self._is_closed = False
-        self._running = threads
+        self._writing = 0
         for number in range(threads):
             threading.Thread(target=self._work, name=f"{subject}, connection {number}", daemon=True).start()
 
@@ -162,39 +238,31 @@ class _ParallelParts:
         """Of the next byte, from the beginning of the blob."""
         return self._position
 
-    def read(self, size: int = -1, /) -> bytes:
-        """Return up to ``size`` bytes of what has arrived; ``b""`` at the end.
+    def close(self) -> None:
+        """Have the threads end, each when its next bytes arrive; when this returns, none of them writes any more."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+            while self._writing:
+                self._changed.wait()
 
-        Raises:
-            _PartsFailedError: the bytes at the position can't be had so.
-        """
-        if self._position >= self.end or size == 0:
-            return b""
+    def _wait(self, max_bytes: int) -> int:
+        """Return how many bytes have arrived at the position, once there are any; 0 at the end."""
+        if self._position >= self.end:
+            return 0
         part, begin = divmod(self._position - self._start, _PART_BYTES)
         with self._changed:
             while self._arrived.get(part, 0) <= begin:
                 if part in self._failed or self._is_closed:
                     raise _PartsFailedError("a part could not be had")
                 self._changed.wait()
-            count = self._arrived[part] - begin
-        count = min(count, size if size > 0 else count, _COPIED_AT_ONCE_BYTES)
-        chunk = os.pread(self._ring.fileno(), count, self._place_of(part) + begin)
+            return min(self._arrived[part] - begin, max_bytes)
+
+    def _advance(self, count: int) -> None:
         with self._changed:
             # When it comes to the next part, the slot of this one is free for a thread that waits.
-            self._position += len(chunk)
+            self._position += count
             self._changed.notify_all()
-        return chunk
-
-    def close(self) -> None:
-        """Have the threads end, each when its next bytes arrive."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
-            self._close_ring_if_unused()
-
-    def _close_ring_if_unused(self) -> None:
-        if self._is_closed and not self._running:
-            self._ring.close()
 
     # In the threads
 
@@ -209,9 +277,6 @@ class _ParallelParts:
                     return
         finally:
             self._transport.spare_connections.give_back(1)
-            with self._changed:
-                self._running -= 1
-                self._close_ring_if_unused()
 
     def _take_part(self) -> int | None:
         """Return the next part once there is a slot for it; None when there is nothing left to do."""
@@ -229,16 +294,33 @@ class _ParallelParts:
         end = min(begin + _PART_BYTES, self.end)
         stream = BlobStream(self._open_from, self._size, begin, self._transport, self._subject, end=end, is_strict=True)
         try:
-            place = self._place_of(part)
             while chunk := stream.read(_RECEIVED_AT_ONCE_BYTES):
-                if self._is_closed:
+                if not self._begin_writing():
                     return
-                os.pwrite(self._ring.fileno(), chunk, place + stream.position - len(chunk) - begin)
+                try:
+                    self._place(chunk, stream.position - len(chunk))
+                finally:
+                    self._end_writing()
                 with self._changed:
                     self._arrived[part] = stream.position - begin
                     self._changed.notify_all()
         finally:
             stream.close()
+
+    def _begin_writing(self) -> bool:
+        """Whether the reader still wants anything; if so, `close` waits for the end of the writing.
+
+        After that the place may be somebody else's: of another file, or of bytes that came over another connection.
+        """
+        with self._changed:
+            self._writing += not self._is_closed
+            return not self._is_closed
+
+    def _end_writing(self) -> None:
+        with self._changed:
+            self._writing -= 1
+            if self._is_closed:
+                self._changed.notify_all()
 
     def _fail(self, part: int) -> None:
         with self._changed:
@@ -247,5 +329,52 @@ class _ParallelParts:
             self._failed.update(range(self._next_part, len(self._parts)))
             self._changed.notify_all()
 
-    def _place_of(self, part: int) -> int:
-        return part % self._slots * _PART_BYTES
+
+class _PlacedParts(_ParallelParts):
+    """Parts that the threads write where they belong."""
+
+    def take_into(self, writer: PlacingWriter) -> int:
+        """Have ``writer`` take what has arrived; returns how much that was, 0 at the end.
+
+        Raises:
+            _PartsFailedError: the bytes at the position can't be had so.
+        """
+        count = self._wait(_WRITTEN_AT_ONCE_BYTES)
+        writer.take(count)
+        self._advance(count)
+        return count
+
+
+class _StreamedParts(_ParallelParts):
+    """Parts that wait in a ring for who reads them as a stream."""
+
+    def __init__(
+        self,
+        open_from: OpenFrom,
+        size: int,
+        offset: int,
+        transport: Transport,
+        subject: str,
+        *,
+        end: int,
+        threads: int,
+        ring: _Ring,
+    ) -> None:
+        self._ring = ring
+        super().__init__(open_from, size, offset, transport, subject, end=end, threads=threads, place=ring.place)
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to ``size`` bytes of what has arrived; ``b""`` at the end.
+
+        Raises:
+            _PartsFailedError: the bytes at the position can't be had so.
+        """
+        count = self._wait(_COPIED_AT_ONCE_BYTES)
+        chunk = self._ring.read(min(count, size) if size >= 0 else count, self._position)
+        self._advance(len(chunk))
+        return chunk
+
+    def close(self) -> None:
+        """Have the threads end, and let go of the ring."""
+        super().close()
+        self._ring.close()
