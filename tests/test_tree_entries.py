@@ -209,8 +209,51 @@ def test_empty_pax_value_says_nothing() -> None:
 
 
 def test_old_tars_tell_directories_by_a_slash() -> None:
+    """Only they do: to Go, and so to docker and umoci, a slash behind a newer tar's file means nothing."""
     block = header(name=b"dir/", flag=b"\0", magic=b"\0" * 8)
     assert read_all(block + bytes(1024))[0][0].type is EntryType.DIRECTORY
+    assert read_all(header(name=b"file/", size=b"00000000001\0") + b"x" + bytes(511))[0][0].type is EntryType.FILE
+
+
+def gnu_long(flag: bytes, name: bytes) -> bytes:
+    return header(flag=flag, magic=b"ustar  \0", size=b"%011o\0" % len(name)) + name + bytes(-len(name) % 512)
+
+
+def pax_header(data: bytes) -> bytes:
+    return header(flag=b"x", size=b"%011o\0" % len(data)) + data + bytes(-len(data) % 512)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [gnu_long(b"L", b"gnu") + pax_header(b"12 path=pax\n"), pax_header(b"12 path=pax\n") + gnu_long(b"L", b"gnu")],
+    ids=["L x", "x L"],
+)
+def test_name_in_both_extensions_is_gnus(headers: bytes) -> None:
+    """What Go reads is what docker, containerd and umoci make; GNU tar and bsdtar do not agree either."""
+    assert read_all(headers + header())[0][0].name == b"gnu"
+
+
+def test_empty_long_name_says_nothing() -> None:
+    headers = gnu_long(b"L", b"\0") + gnu_long(b"K", b"\0")
+    entry = read_all(headers + header(flag=b"2", link=b"target"))[0][0]
+    assert (entry.name, entry.link_name) == (b"a", b"target")
+
+
+def test_second_extended_header_stands_in_place_of_the_first() -> None:
+    """Go and GNU tar forget the first one, name and all."""
+    entry = read_all(pax_header(b"12 path=pax\n") + pax_header(b"11 mtime=5\n") + header())[0][0]
+    assert (entry.name, entry.mtime_ns) == (b"a", 5_000_000_000)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 514, 515, 600, 1 << 20])
+@pytest.mark.parametrize("read", [True, False])
+def test_last_padding_may_be_missing(chunk_bytes: int, read: bool) -> None:
+    """Go's writer leaves it out where nobody closes it, and its reader minds only data that is missing."""
+    tar = header(size=b"00000000003\0") + b"abc"
+    reader = TarReader(chunked(tar, chunk_bytes))
+    assert [b"".join(reader.read_data()) if read else b"abc" for _ in reader] == [b"abc"]
+    with pytest.raises(InvalidImageError):
+        list(TarReader(chunked(tar[:-1], chunk_bytes)))
 
 
 def test_contiguous_file_is_a_file() -> None:

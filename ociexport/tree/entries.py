@@ -163,13 +163,14 @@ class TarReader:
                 return self._parse_entry(block, flag, records, gnu_name, gnu_link_name)
             size = _parse_size(block)
             if flag in (b"x", b"X"):
-                local_records.update(parse_pax_records(self._read_extension(size)))
+                # A second one stands in place of the first, to Go and GNU tar alike.
+                local_records = parse_pax_records(self._read_extension(size))
             elif flag == b"g":
                 self._global_records.update(parse_pax_records(self._read_extension(size)))
             elif flag == b"L":
-                gnu_name = self._read_extension(size).partition(b"\0")[0]
+                gnu_name = self._read_extension(size).partition(b"\0")[0] or None
             elif flag == b"K":
-                gnu_link_name = self._read_extension(size).partition(b"\0")[0]
+                gnu_link_name = self._read_extension(size).partition(b"\0")[0] or None
             elif flag in (b"V", b"N"):  # a volume's label, and long names of a format before GNU tar 1.0
                 self._begin_data(size)
             else:
@@ -188,10 +189,6 @@ class TarReader:
             # star keeps times in the last bytes of the prefix, and marks its headers with "tar" at the very end.
             prefix = fields[14] if block[508:] != b"tar\0" else fields[14][:131]
             name = prefix.partition(b"\0")[0] + b"/" + name
-        if gnu_name is not None:
-            name = gnu_name
-        if gnu_link_name is not None:
-            link_name = gnu_link_name
         mode, uid, gid = parse_number(fields[1], "mode"), parse_number(fields[2], "uid"), parse_number(fields[3], "gid")
         size, mtime_ns = parse_number(fields[4], "size"), parse_number(fields[5], "mtime") * 1_000_000_000
         xattrs = segments = atime_ns = None
@@ -201,9 +198,14 @@ class TarReader:
             size = records.get("size", size)
             mtime_ns, atime_ns = records.get("mtime", mtime_ns), records.get("atime")
             xattrs = records.get("xattrs")
+        # A name that is said in both ways is read so by Go, which docker and all that it reads layers with are written in.
+        if gnu_name is not None:
+            name = gnu_name
+        if gnu_link_name is not None:
+            link_name = gnu_link_name
         if flag in _DATALESS_FLAGS:
             size = 0
-        elif kind is EntryType.FILE and name[-1:] == b"/":
+        elif flag == b"\0" and name[-1:] == b"/":
             kind = EntryType.DIRECTORY  # so v7 tars, which have no type for directories, tell them
         if not 0 <= size <= _MAX_SIZE:
             raise InvalidImageError(f"tar: {quoted_path(name)}: size: expected 0 to {_MAX_SIZE}, got {size}")
@@ -258,8 +260,13 @@ class TarReader:
     def _next_header(self) -> bytes | None:
         """Return the next header block with a right checksum; None at the end marker or the end of the chunks."""
         if self._data_left or self._padding:
-            self._skip(self._data_left + self._padding)
-            self._data_left = self._padding = 0
+            if self._data_left:
+                self._skip(self._data_left)
+                self._data_left = 0
+            self._position += self._padding
+            if self._position > len(self._chunk):
+                self._follow_padding()
+            self._padding = 0
         position = self._position
         block = self._chunk[position : position + BLOCK_BYTES]
         if len(block) == BLOCK_BYTES:
@@ -298,6 +305,14 @@ class TarReader:
             count -= step
             if count:
                 self._next_chunk("data")
+
+    def _follow_padding(self) -> None:
+        """Go on behind what fills the last block; a writer that was not closed leaves it out at the end of the tar."""
+        while self._position > len(self._chunk):
+            beyond = self._position - len(self._chunk)
+            if not self._try_next_chunk():
+                return
+            self._position = beyond
 
     def _next_chunk(self, expected: str) -> None:
         if not self._try_next_chunk():
