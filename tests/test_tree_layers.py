@@ -16,87 +16,23 @@ from ociexport.digest import Digest
 from ociexport.errors import (
     DigestMismatchError,
     InvalidImageError,
-    LimitExceededError,
     NotFoundError,
     SizeMismatchError,
-    UnsafeEntryError,
     UsageError,
 )
-from ociexport.tree.layers import UnpackOptions, UnpackResult, unpack
-from ociexport.tree.limits import Limits
+from ociexport.tree.layers import unpack
 from ociexport.tree.metadata import XattrMode
-from ociexport.tree.openat2 import is_openat2_available
-from tests.memory_source import Member, MemorySource, directory, hard_link, member, symlink, tar_of
+from tests.memory_source import MemorySource, directory, hard_link, member, symlink, tar_of
+from tests.unpacker import Unpacker, resolver, unpacker_in
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root sets owners and makes devices")
 
 
 @pytest.fixture(params=["openat2", "walk"])
-def use_openat2(request: pytest.FixtureRequest) -> bool:
+def unpacker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Unpacker]:
     """Both ways to resolve links in parents run all tests."""
-    if request.param == "openat2" and not is_openat2_available():
-        pytest.skip("this kernel has no openat2")
-    return bool(request.param == "openat2")
-
-
-class Unpacker:
-    """Unpacks into a directory beside a file that must stay as it is."""
-
-    def __init__(self, tmp_path: Path, use_openat2: bool) -> None:
-        self.rootfs = tmp_path / "work" / "rootfs"
-        self.rootfs.parent.mkdir()
-        self.outside = tmp_path / "outside"
-        self.outside.mkdir(mode=0o751)
-        (self.outside / "file").write_bytes(b"untouched")
-        os.utime(self.outside, ns=(7, 7))
-        self._use_openat2 = use_openat2
-        self._before = self._look_outside()
-
-    def __call__(self, *layers: list[Member], **options: object) -> UnpackResult:
-        source = MemorySource([tar_of(layer) for layer in layers])
-        return unpack(source, self.rootfs, options=UnpackOptions(use_openat2=self._use_openat2, **options))  # type: ignore[arg-type]
-
-    def tree(self) -> dict[str, str]:
-        """Return path → type and content, for comparing whole."""
-        return dict(self._walk(self.rootfs, ""))
-
-    def _walk(self, path: Path, prefix: str) -> Iterator[tuple[str, str]]:
-        for child in sorted(path.iterdir()):
-            name = prefix + child.name
-            if child.is_symlink():
-                yield name, f"-> {os.readlink(child)}"
-            elif child.is_dir():
-                yield name, "dir"
-                yield from self._walk(child, name + "/")
-            else:
-                yield name, child.read_text()
-
-    def assert_refused_without_trace(self) -> None:
-        assert not self.rootfs.exists()
-        assert list(self.rootfs.parent.iterdir()) == []
-        self.assert_outside_untouched()
-
-    def assert_outside_untouched(self) -> None:
-        assert self._look_outside() == self._before
-
-    def _look_outside(self) -> object:
-        status, file = self.outside.stat(), (self.outside / "file").stat()
-        return (
-            status.st_mode,
-            status.st_mtime_ns,
-            file.st_mode,
-            file.st_nlink,
-            file.st_mtime_ns,
-            (self.outside / "file").read_bytes(),
-            os.listdir(self.outside),
-        )
-
-
-@pytest.fixture
-def unpacker(tmp_path: Path, use_openat2: bool) -> Iterator[Unpacker]:
-    unpacker = Unpacker(tmp_path, use_openat2)
-    yield unpacker
-    unpacker.assert_outside_untouched()
+    with unpacker_in(tmp_path, use_openat2=resolver(request.param)) as unpacker:
+        yield unpacker
 
 
 # What is made.
@@ -408,155 +344,6 @@ def test_bare_whiteout_is_refused(unpacker: Unpacker, name: str) -> None:
     with pytest.raises(InvalidImageError, match=r"whiteout: expected a name after '.wh.', got none$"):
         unpacker([member("d/a", b"1")], [member(name)])
     unpacker.assert_refused_without_trace()
-
-
-# Attacks. Each has a file outside that must stay as it is.
-
-
-@pytest.mark.parametrize(
-    "name", ["../outside/file", "../../outside/file", "a/../../../outside/file", "/../outside/file", ".."]
-)
-def test_dot_dot_is_refused(unpacker: Unpacker, name: str) -> None:
-    with pytest.raises(UnsafeEntryError) as caught:
-        unpacker([member("a/x"), member(name, b"evil")])
-    assert str(caught.value).endswith(f"entry '{name}': path '{name}': leads out of the root filesystem")
-    unpacker.assert_refused_without_trace()
-
-
-@pytest.mark.parametrize("target", ["{outside}", "../../outside", "/../../../{outside}", "a/../../../../outside"])
-@pytest.mark.parametrize("split", [1, 2])
-def test_planted_link_leads_within(unpacker: Unpacker, target: str, split: int) -> None:
-    """CVE-2019-10152 and its many kin: a link out of the tree, and then a file through it."""
-    link = target.format(outside=unpacker.outside)
-    members = [
-        directory("a"),
-        symlink("evil", link),
-        member("evil/file", b"evil"),
-        directory("evil/dir", 0o777),
-        member("evil/.wh.file2"),
-        symlink("evil/s", "x"),
-        member("evil/pipe", type=tarfile.FIFOTYPE),
-        member("evil/.wh..wh..opq"),
-    ]
-    unpacker(members[:2], members[2:]) if split == 2 else unpacker(members)
-    assert (unpacker.rootfs / "evil").is_symlink()
-
-
-@pytest.mark.parametrize("last", ["file", "dir", "hard", "whiteout", "opaque", "chmod"])
-def test_link_in_last_place_is_not_followed(unpacker: Unpacker, last: str) -> None:
-    outside = unpacker.outside
-    lower = [symlink("f", str(outside / "file")), symlink("d", str(outside)), member("real", b"real")]
-    upper = {
-        "file": member("f", b"evil"),
-        "dir": directory("d", 0o777, mtime=1),
-        "hard": hard_link("f", "real"),
-        "whiteout": member(".wh.d"),
-        "opaque": member("d/.wh..wh..opq"),
-        "chmod": member("f", b"", mode=0o7777, mtime=1),
-    }
-    unpacker(lower, [upper[last]])
-
-
-def test_hard_link_through_links_stays_within(unpacker: Unpacker) -> None:
-    layer = [symlink("evil", str(unpacker.outside)), hard_link("stolen", "evil/file")]
-    with pytest.raises(InvalidImageError, match=r"hard link: expected a file at 'evil/file', got none$"):
-        unpacker(layer)
-    unpacker.assert_refused_without_trace()
-
-
-@pytest.mark.parametrize("target", ["../outside/file", "/../outside/file"])
-def test_hard_link_by_dot_dot_is_refused(unpacker: Unpacker, target: str) -> None:
-    with pytest.raises(UnsafeEntryError):
-        unpacker([hard_link("stolen", target)])
-    unpacker.assert_refused_without_trace()
-
-
-def test_hard_link_to_nothing_and_to_a_directory_are_refused(unpacker: Unpacker) -> None:
-    for target in ("absent", "d", "/"):
-        with pytest.raises(InvalidImageError, match="hard link: expected a file at"):
-            unpacker([directory("d"), hard_link("x", target)])
-        unpacker.assert_refused_without_trace()
-
-
-@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE])
-def test_root_as_anything_but_a_directory_is_refused(unpacker: Unpacker, kind: bytes) -> None:
-    with pytest.raises(UnsafeEntryError, match="the root itself: expected a directory"):
-        unpacker([member("./.", type=kind, linkname="x")])
-    unpacker.assert_refused_without_trace()
-
-
-def test_directory_swapped_for_a_link_midway_leads_within(unpacker: Unpacker) -> None:
-    unpacker(
-        [
-            directory("d"),
-            member("d/one", b"1"),
-            symlink("d", str(unpacker.outside)),
-            member("d/file", b"evil"),
-            directory("d/new"),
-        ]
-    )
-    inside = str(unpacker.outside).lstrip("/")
-    assert unpacker.tree()[f"{inside}/file"] == "evil"
-
-
-@pytest.mark.parametrize("parent", [member("p", b"file"), member("p", type=tarfile.FIFOTYPE)])
-def test_parent_that_is_no_directory_is_refused(unpacker: Unpacker, parent: Member) -> None:
-    with pytest.raises(InvalidImageError, match=r"entry 'p/child': parent 'p': expected a directory$"):
-        unpacker([parent, member("p/child")])
-    unpacker.assert_refused_without_trace()
-
-
-@pytest.mark.parametrize("name", ["n" * 256, "d/" + "n" * 300 + "/x"])
-def test_name_longer_than_the_system_takes_is_refused(unpacker: Unpacker, name: str) -> None:
-    with pytest.raises(InvalidImageError, match=r"expected names of at most 255 bytes$"):
-        unpacker([member(name)])
-    unpacker.assert_refused_without_trace()
-
-
-def test_nul_in_a_name_is_refused(unpacker: Unpacker) -> None:
-    info, _ = member("a")
-    info.pax_headers = {"path": "a\0b"}
-    with pytest.raises(InvalidImageError, match=r"expected no NUL$"):
-        unpacker([(info, b"")])
-    unpacker.assert_refused_without_trace()
-
-
-def test_paths_longer_than_path_max_work(unpacker: Unpacker) -> None:
-    deep = "/".join(["d" * 200] * 40)
-    unpacker([member(f"{deep}/f", b"x")], [member(f"{deep}/g", b"y"), member(f"{deep}/.wh.f")])
-    fd = os.open(unpacker.rootfs, os.O_RDONLY)
-    for _ in range(40):
-        fd, old = os.open("d" * 200, os.O_RDONLY, dir_fd=fd), fd
-        os.close(old)
-    assert os.listdir(fd) == ["g"]
-    os.close(fd)
-
-
-def test_tree_deeper_than_the_stack_and_the_descriptors_works(unpacker: Unpacker) -> None:
-    deep = "/".join("d" * 1500)
-    unpacker([member(f"{deep}/f", b"x")], [member(".wh.d"), member("e", b"y")])
-    assert unpacker.tree() == {"e": "y"}
-
-
-# Limits.
-
-
-def test_deep_paths_are_refused(unpacker: Unpacker) -> None:
-    with pytest.raises(LimitExceededError, match=r"path: expected at most 2000 directories, got 2500$"):
-        unpacker([member("/".join("d" * 2500) + "/f")])
-    unpacker.assert_refused_without_trace()
-
-
-def test_entries_bytes_and_ratio_are_limited(unpacker: Unpacker) -> None:
-    layer = [member("a", bytes(4_000_000)), member("b", b"x")]
-    for limits, message in (
-        (Limits(max_entries=1), "expected at most 1 entries"),
-        (Limits(max_bytes=1_000_000), "expected at most 1000000 uncompressed bytes"),
-        (Limits(max_ratio=50, ratio_from_bytes=1_000_000), "expected at most 50 times the"),
-    ):
-        with pytest.raises(LimitExceededError, match=message):
-            unpacker(layer, limits=limits)
-        unpacker.assert_refused_without_trace()
 
 
 # What must be proven.

@@ -111,6 +111,7 @@ def _add_limit_arguments(group: argparse._ArgumentGroup) -> None:
         ("--max-depth", defaults.max_depth, "directories within directories"),
         ("--max-path", defaults.max_path_bytes, "bytes of one path"),
         ("--max-header", defaults.max_extended_header_bytes, "bytes of one extended tar header"),
+        ("--max-metadata", defaults.max_metadata_bytes, "bytes of attributes and long names in all layers"),
     ):
         group.add_argument(flag, metavar="N", type=_positive, default=default, help=f"{what} (default: {default})")
 
@@ -176,6 +177,7 @@ def _limits_from(options: argparse.Namespace) -> Limits:
         max_depth=options.max_depth,
         max_path_bytes=options.max_path,
         max_extended_header_bytes=options.max_header,
+        max_metadata_bytes=options.max_metadata,
     )
 
 

@@ -32,6 +32,12 @@ from ociexport.tree.selection import PathSelection
 _ARCHIVE_ERRORS = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.EMLINK})
 
 
+# What a byte of data takes on nearly all file systems.
+_BLOCK_BYTES = 4096
+# How many devices that could not be made are remembered for hard links to them, and paths of how many bytes.
+_MAX_SKIPPED_DEVICES, _MAX_SKIPPED_PATH_BYTES = 10_000, 1024
+
+
 class LayerTarget(Protocol):
     """What layers are applied to; `Rootfs` documents each call."""
 
@@ -79,6 +85,9 @@ class LayerApplier:
         self._losses = losses
         # Hard links to them can't be made either.
         self._skipped_devices: set[ImagePath] = set()
+        self._metadata_bytes = 0
+        # Each segment of a sparse file takes a block of the disk, which its few bytes in the tar do not show.
+        self._block_bytes = 0
         self.entries = 0
         self.tar_bytes = 0
 
@@ -106,6 +115,8 @@ class LayerApplier:
             self.entries += 1
             self._limits.verify_totals(self.entries, self.tar_bytes + stream.tar_bytes)
             try:
+                if entry.segments is not None:
+                    self._count_blocks(entry, stream)
                 self._apply_entry(entry, reader)
             except InvalidImageError as error:
                 if error is not stream.failure:
@@ -122,8 +133,8 @@ class LayerApplier:
 
     def _apply_entry(self, entry: Entry, reader: TarReader) -> None:
         name = entry.name
-        if len(name) > 256:
-            self._limits.verify_path(name)
+        if len(name) > 256 or entry.xattrs is not None or len(entry.link_name) > 256:
+            self._count_metadata(entry)
         path = parse_image_path(name)
         if path.find(WHITEOUT_PREFIX) >= 0 and self._apply_whiteout(path):
             return
@@ -140,6 +151,20 @@ class LayerApplier:
             self._make_hard_link(path, parse_image_path(entry.link_name))
         else:
             self._make_device(path, entry)
+
+    def _count_metadata(self, entry: Entry) -> None:
+        self._limits.verify_path(entry.name)
+        xattrs = entry.xattrs or {}
+        self._metadata_bytes += len(entry.name) + len(entry.link_name)
+        self._metadata_bytes += sum(len(name) + len(value) for name, value in xattrs.items())
+        self._limits.verify_metadata(self._metadata_bytes)
+
+    def _count_blocks(self, entry: Entry, stream: LayerStream) -> None:
+        self._limits.verify_sparse_size(entry.size)
+        block_bytes = _BLOCK_BYTES * len(entry.segments or ())
+        stream.count_blocks(block_bytes)
+        self._block_bytes += block_bytes
+        self._limits.verify_totals(self.entries, self.tar_bytes + stream.tar_bytes + self._block_bytes)
 
     def _apply_whiteout(self, path: ImagePath) -> bool:
         """Hide what a whiteout says; returns False for an ordinary path that only looks like one.
@@ -170,7 +195,7 @@ class LayerApplier:
         except InvalidImageError:
             if target not in self._skipped_devices:
                 raise
-            self._skipped_devices.add(path)
+            self._remember_skipped(path)
 
     def _make_device(self, path: ImagePath, entry: Entry) -> None:
         try:
@@ -178,10 +203,14 @@ class LayerApplier:
         except PermissionError:
             if not self._placeholder_devices:
                 self._losses.devices += 1
-                self._skipped_devices.add(path)
+                self._remember_skipped(path)
                 return
             self._target.write_file(path, entry, iter(()))
             self._losses.placeholders += 1
+
+    def _remember_skipped(self, path: ImagePath) -> None:
+        if len(self._skipped_devices) < _MAX_SKIPPED_DEVICES and len(path) <= _MAX_SKIPPED_PATH_BYTES:
+            self._skipped_devices.add(path)
 
 
 def _streams_ahead(

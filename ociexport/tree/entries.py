@@ -198,7 +198,7 @@ class TarReader:
             size = records.get("size", size)
             mtime_ns, atime_ns = records.get("mtime", mtime_ns), records.get("atime")
             xattrs = records.get("xattrs")
-        # A name that is said in both ways is read so by Go, which docker and all that it reads layers with are written in.
+        # Where a name is said in both ways, this is how Go reads it, and so docker, containerd and umoci.
         if gnu_name is not None:
             name = gnu_name
         if gnu_link_name is not None:

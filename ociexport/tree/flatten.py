@@ -21,7 +21,7 @@ from ociexport.tree.applying import LayerApplier
 from ociexport.tree.entries import Entry, EntryType
 from ociexport.tree.limits import Limits
 from ociexport.tree.memorytree import MemoryDirectory, MemoryFile, MemoryTree
-from ociexport.tree.metadata import Losses, is_foreign_xattr
+from ociexport.tree.metadata import Losses, count_xattr, is_foreign_xattr
 from ociexport.tree.passing import PassingTarget
 from ociexport.tree.paths import ImagePath
 from ociexport.tree.selection import PathSelection
@@ -75,7 +75,7 @@ def flatten(
     config, layers = read_layers(source, manifest)
     progress.say(f"{source.display_name}: platform {config.platform}, {len(layers)} layers, read twice")
     losses = Losses()
-    tree = MemoryTree(keep_dirlinks=keep_dirlinks)
+    tree = MemoryTree(keep_dirlinks=keep_dirlinks, max_depth=limits.max_depth)
     LayerApplier(tree, limits, losses, selection=selection).apply_all(source, layers, progress)
     contents = _Contents(tree, losses)
     if contents.total_bytes > limits.max_bytes:
@@ -137,7 +137,7 @@ class _Contents:
         own = {}
         for name, value in entry.xattrs.items():
             if is_foreign_xattr(name):
-                self._losses.skipped_xattrs[name] += 1
+                count_xattr(self._losses.skipped_xattrs, name)
             else:
                 own[name] = value
         return own

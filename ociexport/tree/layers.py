@@ -180,6 +180,7 @@ def _unpack_source(
             metadata,
             keep_dirlinks=options.keep_dirlinks,
             holes=options.holes,
+            max_depth=options.limits.max_depth,
             use_openat2=options.use_openat2,
         )
         if options.preflight:

@@ -37,6 +37,7 @@ class LayerStream:
         self._tar = ReadAhead(self._inflate(), _TAR_DEPTH, f"inflate layer {layer.number}")
         self._hash = HashAhead(layer.diff_id, _TAR_DEPTH)
         self.tar_bytes = 0
+        self._block_bytes = 0
         # What went wrong in the stream itself, and so is no fault of the entry that was being read.
         self.failure: InvalidImageError | None = None
 
@@ -72,6 +73,15 @@ class LayerStream:
             self._limits.verify_ratio(self.tar_bytes, self._layer.descriptor.size)
             self._hash.update(chunk)
             yield chunk
+
+    def count_blocks(self, block_bytes: int) -> None:
+        """Count what the layer takes on the disk beyond the bytes of its tar.
+
+        Raises:
+            LimitExceededError: it is a bomb.
+        """
+        self._block_bytes += block_bytes
+        self._limits.verify_ratio(self.tar_bytes + self._block_bytes, self._layer.descriptor.size)
 
     def verify_diff_id(self) -> None:
         """Return if the tar, which was read to its end, is the one that the config names.

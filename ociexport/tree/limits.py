@@ -9,6 +9,8 @@ from ociexport.errors import LimitExceededError
 from ociexport.tree.entries import MAX_EXTENDED_HEADER_BYTES
 
 _GIB = 1024**3
+# PATH_MAX is 4096 bytes, so no program could reach what is deeper by its path.
+MAX_DEPTH = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,18 +22,20 @@ class Limits:
         max_entries: of all layers together.
         max_ratio: of uncompressed to compressed bytes of one layer.
         ratio_from_bytes: uncompressed bytes of a layer from which on the ratio is held.
-        max_depth: directories within directories.
+        max_depth: directories within directories, however the tar's paths lead there.
         max_path_bytes: of one name in a tar.
         max_extended_header_bytes: of one PAX or GNU extension, which is read into memory.
+        max_metadata_bytes: of all attributes and long names together; those of directories are kept until the end.
     """
 
     max_bytes: int = 1024 * _GIB
     max_entries: int = 20_000_000
     max_ratio: int = MAX_RATIO
     ratio_from_bytes: int = RATIO_FROM_BYTES
-    max_depth: int = 2_000
+    max_depth: int = MAX_DEPTH
     max_path_bytes: int = 65_536
     max_extended_header_bytes: int = MAX_EXTENDED_HEADER_BYTES
+    max_metadata_bytes: int = _GIB // 4
 
     def verify_ratio(self, tar_bytes: int, blob_bytes: int) -> None:
         """Return if ``blob_bytes`` may become ``tar_bytes``.
@@ -69,6 +73,38 @@ class Limits:
         """
         if len(path) > self.max_path_bytes:
             raise LimitExceededError(f"path: expected at most {self.max_path_bytes} bytes, got {len(path)}")
-        depth = path.count(b"/")
-        if depth > self.max_depth:
-            raise LimitExceededError(f"path: expected at most {self.max_depth} directories, got {depth}")
+        verify_depth(path.count(b"/"), self.max_depth)
+
+    def verify_metadata(self, metadata_bytes: int) -> None:
+        """Return if all layers up to now may have attributes and long names of so many bytes.
+
+        Raises:
+            LimitExceededError: they are too many.
+        """
+        if metadata_bytes > self.max_metadata_bytes:
+            raise LimitExceededError(
+                f"expected at most {self.max_metadata_bytes} bytes of attributes and long names in all layers",
+                hint="if you trust the image, raise --max-metadata",
+            )
+
+    def verify_sparse_size(self, size: int) -> None:
+        """Return if one file, holes included, may have ``size`` bytes: who copies the tree may write them out.
+
+        Raises:
+            LimitExceededError: it may not.
+        """
+        if size > self.max_bytes:
+            raise LimitExceededError(
+                f"sparse file: expected at most {self.max_bytes} bytes, got {size}",
+                hint="if you trust the image, raise --max-size",
+            )
+
+
+def verify_depth(depth: int, max_depth: int) -> None:
+    """Return if a directory may be in ``depth`` others.
+
+    Raises:
+        LimitExceededError: it may not.
+    """
+    if depth > max_depth:
+        raise LimitExceededError(f"path: expected at most {max_depth} directories, got {depth}")

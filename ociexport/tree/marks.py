@@ -5,6 +5,9 @@ Spec: image-spec 1.1 layer.md, "Whiteouts": they apply to lower layers only.
 
 from __future__ import annotations
 
+# Shared by all that no layer wrote into yet; never added to.
+_NOTHING: set[bytes] = set()
+
 
 class MarkedDirectory:
     """A directory of a tree that layers are applied to, and the names that the current layer wrote in it.
@@ -12,15 +15,20 @@ class MarkedDirectory:
     Args:
         name: in its parent.
         parent: None for the root.
+
+    Attributes:
+        depth: how many directories it is in; 0 for the root.
     """
 
-    __slots__ = ("_layer", "_written", "name", "parent")
+    __slots__ = ("_hidden_layer", "_layer", "_written", "depth", "name", "parent")
 
     def __init__(self, name: bytes, parent: MarkedDirectory | None) -> None:
         self.name = name
         self.parent = parent
+        self.depth: int = 0 if parent is None else parent.depth + 1
         self._layer = 0
-        self._written: set[bytes] = set()
+        self._hidden_layer = 0
+        self._written = _NOTHING
 
     def mark(self, name: bytes, layer: int) -> None:
         """Remember that ``layer`` wrote ``name`` here, and so that it needs all directories above."""
@@ -32,6 +40,16 @@ class MarkedDirectory:
                 return
             node, name = node.parent, node.name
         node._written.add(name)
+
+    def may_hold_lower(self, layer: int) -> bool:
+        """Whether something of the layers below ``layer`` may be here, which the caller removes; False ever after.
+
+        So a layer full of whiteouts and opaque markers costs no more than what is there to be hidden.
+        """
+        if self._hidden_layer == layer:
+            return False
+        self._hidden_layer = layer
+        return True
 
     def is_written(self, name: bytes, layer: int) -> bool:
         """Whether ``layer`` wrote ``name`` here."""

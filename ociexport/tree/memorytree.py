@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from ociexport.errors import InvalidImageError, UnsafeEntryError
 from ociexport.tree.entries import Entry, EntryType
+from ociexport.tree.limits import MAX_DEPTH, verify_depth
 from ociexport.tree.marks import MarkedDirectory
 from ociexport.tree.paths import ROOT, ImagePath, quoted_path
 
@@ -54,11 +55,13 @@ class MemoryTree:
 
     Args:
         keep_dirlinks: a directory entry over a link to a directory keeps the link.
+        max_depth: directories within directories.
     """
 
-    def __init__(self, *, keep_dirlinks: bool = False) -> None:
+    def __init__(self, *, keep_dirlinks: bool = False, max_depth: int = MAX_DEPTH) -> None:
         self.root = MemoryDirectory(b"", None)
         self._keep_dirlinks = keep_dirlinks
+        self._max_depth = max_depth
         self._layer = 0
         self._files = 0
 
@@ -76,14 +79,18 @@ class MemoryTree:
         there = parent.children.get(name)
         if not isinstance(there, MemoryDirectory):
             linked = self._linked_directory(path) if self._keep_dirlinks and _is_symlink(there) else None
-            there = linked or MemoryDirectory(name, parent)
             if linked is None:
-                parent.children[name] = there
+                verify_depth(parent.depth + 1, self._max_depth)
+                linked = parent.children[name] = MemoryDirectory(name, parent)
+            there = linked
         there.entry = entry
 
     def write_file(self, path: ImagePath, entry: Entry, data: Iterator[memoryview]) -> None:
         """Take note of a file; its data is not read."""
         self._files += 1
+        # Whoever writes the data gets its segments with it; a million of them take more room than they do in a tar.
+        if entry.segments is not None:
+            entry = entry._replace(segments=None)
         self._put(path, MemoryFile(entry, (self._layer, self._files)))
 
     def make_symlink(self, path: ImagePath, entry: Entry) -> None:
@@ -180,6 +187,7 @@ class MemoryTree:
             elif child is not None:
                 raise InvalidImageError(f"parent {quoted_path(_path_of(node, part))}: expected a directory")
             else:
+                verify_depth(node.depth + 1, self._max_depth)
                 node.mark(part, self._layer)
                 node.children[part] = node = MemoryDirectory(part, node)
         return node
@@ -194,6 +202,8 @@ class MemoryTree:
         nodes = [node]
         while nodes:
             node = nodes.pop()
+            if not node.may_hold_lower(self._layer):
+                continue
             for name in list(node.children):
                 if not node.is_written(name, self._layer):
                     del node.children[name]

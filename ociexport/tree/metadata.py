@@ -37,6 +37,9 @@ _XATTR_REFUSALS = frozenset(
         errno.ENOSYS,
     }
 )
+# How many names are counted apart, and of how many bytes (xattr(7): XATTR_NAME_MAX).
+_MAX_COUNTED_NAMES, _MAX_COUNTED_NAME_BYTES = 1000, 255
+_OTHER_NAMES = b"others"
 _LINUX_XATTRS = hasattr(os, "setxattr")
 
 
@@ -78,8 +81,14 @@ class Losses:
             )
 
 
+def count_xattr(counts: Counter[bytes], name: bytes) -> None:
+    """Count an attribute; a layer may have any number of them, and one name may be as long as an extended header."""
+    name = name[:_MAX_COUNTED_NAME_BYTES]
+    counts[name if name in counts or len(counts) < _MAX_COUNTED_NAMES else _OTHER_NAMES] += 1
+
+
 def _names(counts: Counter[bytes]) -> str:
-    shown = [quoted_path(name).strip("'") for name, _ in counts.most_common(5)]
+    shown = [quoted_path(name).strip("'") for name, _ in counts.most_common(5) if name is not _OTHER_NAMES]
     return ", ".join(shown) + (", …" if len(counts) > len(shown) else "")
 
 
@@ -258,17 +267,17 @@ class MetadataWriter:
         except OSError as error:
             if error.errno not in _XATTR_REFUSALS:
                 raise
-            self._losses.refused_xattrs[ROOTLESS_XATTR] += 1
+            count_xattr(self._losses.refused_xattrs, ROOTLESS_XATTR)
 
     def _set_xattrs(self, target: int | bytes, xattrs: dict[bytes, bytes]) -> None:
         if self._policy.xattrs is XattrMode.NONE:
             return
         for name, value in xattrs.items():
             if is_foreign_xattr(name):
-                self._losses.skipped_xattrs[name] += 1
+                count_xattr(self._losses.skipped_xattrs, name)
                 continue
             if not _LINUX_XATTRS:
-                self._losses.refused_xattrs[name] += 1
+                count_xattr(self._losses.refused_xattrs, name)
                 continue
             try:
                 _set_xattr(target, name, value)
@@ -276,7 +285,7 @@ class MetadataWriter:
                 if self._policy.xattrs is XattrMode.STRICT or error.errno not in _XATTR_REFUSALS:
                     error.filename = b"xattr " + name
                     raise
-                self._losses.refused_xattrs[name] += 1
+                count_xattr(self._losses.refused_xattrs, name)
 
 
 def _set_xattr(target: int | bytes, name: bytes, value: bytes) -> None:

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from ociexport.errors import InvalidImageError, UnsafeEntryError
 from ociexport.tree.entries import Entry, EntryType
 from ociexport.tree.filedata import write_all, write_segments, write_with_holes
+from ociexport.tree.limits import MAX_DEPTH, verify_depth
 from ociexport.tree.marks import MarkedDirectory
 from ociexport.tree.metadata import MetadataWriter
 from ociexport.tree.openat2 import is_openat2_available, resolve_in_root
@@ -33,6 +34,8 @@ from ociexport.tree.removal import remove_tree
 _MAX_LINKS_FOLLOWED = 40
 # Open directories; far below the usual limit of 1024 files, since others are open as well.
 _MAX_OPEN_DIRECTORIES = 256
+# Paths that are remembered, and of how many bytes: a layer may call one directory by any number of names.
+_MAX_KNOWN_PATHS, _MAX_KNOWN_PATH_BYTES = 65_536, 1024
 # Directories that no layer describes but that others are in.
 _IMPLIED_MODE = 0o755
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -65,6 +68,7 @@ class Rootfs:
         metadata: sets owners, modes, times and attributes.
         keep_dirlinks: a directory entry over a link to a directory keeps the link, as umoci has it.
         holes: blocks of zeros in files become holes.
+        max_depth: directories within directories.
         use_openat2: None for wherever the kernel has it.
     """
 
@@ -75,11 +79,13 @@ class Rootfs:
         *,
         keep_dirlinks: bool = False,
         holes: bool = False,
+        max_depth: int = MAX_DEPTH,
         use_openat2: bool | None = None,
     ) -> None:
         self._metadata = metadata
         self._keep_dirlinks = keep_dirlinks
         self._holes = holes
+        self._max_depth = max_depth
         self._use_openat2 = is_openat2_available() if use_openat2 is None else use_openat2
         self._root = _Directory(b"", None, 0o700)
         self._root.fd = root_fd
@@ -300,7 +306,10 @@ class Rootfs:
                     return None
                 child = self._make_implied(node, part)
             node = child
-        self._known[path] = node
+        if len(path) <= _MAX_KNOWN_PATH_BYTES:
+            if len(self._known) >= _MAX_KNOWN_PATHS:
+                self._known = {ROOT: self._root}
+            self._known[path] = node
         return node
 
     def _resolve_by_kernel(self, node: _Directory, name: bytes) -> bytes | None:
@@ -331,6 +340,7 @@ class Rootfs:
             raise InvalidImageError(f"parent {quoted_path(self._path_of(node, name))}: expected a directory") from error
 
     def _make_implied(self, node: _Directory, name: bytes) -> _Directory:
+        verify_depth(node.depth + 1, self._max_depth)
         if self._has_lower_layers:
             node.mark(name, self._layer)
         os.mkdir(name, 0o700, dir_fd=self._descriptor(node))
@@ -376,6 +386,7 @@ class Rootfs:
     # Changing directories.
 
     def _make_directory(self, parent: _Directory, name: bytes, path: ImagePath, mode: int) -> _Directory:
+        verify_depth(parent.depth + 1, self._max_depth)
         created_mode = mode & 0o777 | 0o700
         parent_fd = self._descriptor(parent)
         try:
@@ -445,6 +456,8 @@ class Rootfs:
         nodes = [node]
         while nodes:
             node = nodes.pop()
+            if not node.may_hold_lower(self._layer):
+                continue
             for name in map(os.fsencode, os.listdir(self._descriptor(node))):
                 if not node.is_written(name, self._layer):
                     self._remove(node, name)

@@ -1,0 +1,443 @@
+"""tree: hostile layers, by both resolvers, as root and as an ordinary user; each beside a file that stays as it is.
+
+Some are taken from what umoci, containerd and moby had to learn; their tests are named where one is.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ociexport.errors import InvalidImageError, LimitExceededError, UnsafeEntryError
+from ociexport.tree.limits import Limits
+from tests.memory_source import Member, MemorySource, directory, hard_link, member, symlink, tar_of
+from tests.unpacker import Unpacker, resolver, unpacker_in
+
+FIFO, CHARACTER_DEVICE = tarfile.FIFOTYPE, tarfile.CHRTYPE
+
+
+@pytest.fixture(params=["openat2", "walk", "openat2 user", "walk user"])
+def unpacker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Unpacker]:
+    """Both ways to resolve links in parents, and both kinds of users."""
+    name, _, user = request.param.partition(" ")
+    if user and os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    with unpacker_in(tmp_path, use_openat2=resolver(name), as_user=bool(user)) as unpacker:
+        yield unpacker
+
+
+# Attacks. Each has a file outside that must stay as it is.
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside/file", "../../outside/file", "a/../../../outside/file", "/../outside/file", ".."]
+)
+def test_dot_dot_is_refused(unpacker: Unpacker, name: str) -> None:
+    with pytest.raises(UnsafeEntryError) as caught:
+        unpacker([member("a/x"), member(name, b"evil")])
+    assert str(caught.value).endswith(f"entry '{name}': path '{name}': leads out of the root filesystem")
+    unpacker.assert_refused_without_trace()
+
+
+@pytest.mark.parametrize("target", ["{outside}", "../../outside", "/../../../{outside}", "a/../../../../outside"])
+@pytest.mark.parametrize("split", [1, 2])
+def test_planted_link_leads_within(unpacker: Unpacker, target: str, split: int) -> None:
+    """CVE-2019-10152 and its many kin: a link out of the tree, and then a file through it."""
+    link = target.format(outside=unpacker.outside)
+    members = [
+        directory("a"),
+        symlink("evil", link),
+        member("evil/file", b"evil"),
+        directory("evil/dir", 0o777),
+        member("evil/.wh.file"),
+        symlink("evil/s", "x"),
+        member("evil/pipe", type=tarfile.FIFOTYPE),
+        member("evil/.wh..wh..opq"),
+    ]
+    unpacker(members[:2], members[2:]) if split == 2 else unpacker(members)
+    assert (unpacker.rootfs / "evil").is_symlink()
+
+
+@pytest.mark.parametrize("last", ["file", "dir", "hard", "whiteout", "opaque", "chmod"])
+def test_link_in_last_place_is_not_followed(unpacker: Unpacker, last: str) -> None:
+    outside = unpacker.outside
+    lower = [symlink("f", str(outside / "file")), symlink("d", str(outside)), member("real", b"real")]
+    upper = {
+        "file": member("f", b"evil"),
+        "dir": directory("d", 0o777, mtime=1),
+        "hard": hard_link("f", "real"),
+        "whiteout": member(".wh.d"),
+        "opaque": member("d/.wh..wh..opq"),
+        "chmod": member("f", b"", mode=0o7777, mtime=1),
+    }
+    unpacker(lower, [upper[last]])
+
+
+def test_hard_link_through_links_stays_within(unpacker: Unpacker) -> None:
+    layer = [symlink("evil", str(unpacker.outside)), hard_link("stolen", "evil/file")]
+    with pytest.raises(InvalidImageError, match=r"hard link: expected a file at 'evil/file', got none$"):
+        unpacker(layer)
+    unpacker.assert_refused_without_trace()
+
+
+@pytest.mark.parametrize("target", ["../outside/file", "/../outside/file"])
+def test_hard_link_by_dot_dot_is_refused(unpacker: Unpacker, target: str) -> None:
+    with pytest.raises(UnsafeEntryError):
+        unpacker([hard_link("stolen", target)])
+    unpacker.assert_refused_without_trace()
+
+
+def test_hard_link_to_nothing_and_to_a_directory_are_refused(unpacker: Unpacker) -> None:
+    for target in ("absent", "d", "/"):
+        with pytest.raises(InvalidImageError, match="hard link: expected a file at"):
+            unpacker([directory("d"), hard_link("x", target)])
+        unpacker.assert_refused_without_trace()
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE])
+def test_root_as_anything_but_a_directory_is_refused(unpacker: Unpacker, kind: bytes) -> None:
+    with pytest.raises(UnsafeEntryError, match="the root itself: expected a directory"):
+        unpacker([member("./.", type=kind, linkname="x")])
+    unpacker.assert_refused_without_trace()
+
+
+def test_directory_swapped_for_a_link_midway_leads_within(unpacker: Unpacker) -> None:
+    unpacker(
+        [
+            directory("d"),
+            member("d/one", b"1"),
+            symlink("d", str(unpacker.outside)),
+            member("d/file", b"evil"),
+            directory("d/new"),
+        ]
+    )
+    inside = str(unpacker.outside).lstrip("/")
+    assert unpacker.tree()[f"{inside}/file"] == "evil"
+
+
+@pytest.mark.parametrize("parent", [member("p", b"file"), member("p", type=tarfile.FIFOTYPE)])
+def test_parent_that_is_no_directory_is_refused(unpacker: Unpacker, parent: Member) -> None:
+    with pytest.raises(InvalidImageError, match=r"entry 'p/child': parent 'p': expected a directory$"):
+        unpacker([parent, member("p/child")])
+    unpacker.assert_refused_without_trace()
+
+
+@pytest.mark.parametrize("name", ["n" * 256, "d/" + "n" * 300 + "/x"])
+def test_name_longer_than_the_system_takes_is_refused(unpacker: Unpacker, name: str) -> None:
+    with pytest.raises(InvalidImageError, match=r"expected names of at most 255 bytes$"):
+        unpacker([member(name)])
+    unpacker.assert_refused_without_trace()
+
+
+def test_nul_in_a_name_is_refused(unpacker: Unpacker) -> None:
+    info, _ = member("a")
+    info.pax_headers = {"path": "a\0b"}
+    with pytest.raises(InvalidImageError, match=r"expected no NUL$"):
+        unpacker([(info, b"")])
+    unpacker.assert_refused_without_trace()
+
+
+def test_paths_longer_than_path_max_work(unpacker: Unpacker) -> None:
+    deep = "/".join(["d" * 200] * 40)
+    unpacker([member(f"{deep}/f", b"x")], [member(f"{deep}/g", b"y"), member(f"{deep}/.wh.f")])
+    fd = os.open(unpacker.rootfs, os.O_RDONLY)
+    for _ in range(40):
+        fd, old = os.open("d" * 200, os.O_RDONLY, dir_fd=fd), fd
+        os.close(old)
+    assert os.listdir(fd) == ["g"]
+    os.close(fd)
+
+
+def test_tree_deeper_than_the_stack_and_the_descriptors_works(unpacker: Unpacker) -> None:
+    deep = "/".join("d" * 1500)
+    unpacker([member(f"{deep}/f", b"x")], [member(".wh.d"), member("e", b"y")])
+    assert unpacker.tree() == {"e": "y"}
+
+
+# Kinds of files that must not be opened, and names that must not be followed.
+
+
+@pytest.mark.parametrize("second", [member("p", b"new"), directory("p"), symlink("p", "x"), member(".wh.p"), None])
+@pytest.mark.parametrize("split", [True, False])
+def test_fifo_is_never_opened(unpacker: Unpacker, second: Member | None, split: bool) -> None:
+    """Whoever opens one waits for the other end."""
+    fifo = member("p", type=FIFO, xattrs={"user.x": b"1"})
+    second = second or hard_link("q", "p")
+    unpacker(*([fifo], [second]) if split else ([fifo, second],))
+    assert (
+        unpacker.tree()
+        == {
+            (tarfile.REGTYPE, "p"): {"p": "new"},
+            (tarfile.DIRTYPE, "p"): {"p": "dir"},
+            (tarfile.SYMTYPE, "p"): {"p": "-> x"},
+            (tarfile.REGTYPE, ".wh.p"): {} if split else {"p": "0o10000"},
+            (tarfile.LNKTYPE, "q"): {"p": "0o10000", "q": "0o10000"},
+        }[second[0].type, second[0].name]
+    )
+
+
+@pytest.mark.parametrize("name", ["p/x", "p/.wh.x", "p/.wh..wh..opq", "p/d/.wh.x"])
+@pytest.mark.parametrize("kind", [FIFO, CHARACTER_DEVICE, tarfile.BLKTYPE, tarfile.REGTYPE])
+def test_what_is_no_directory_is_no_parent(unpacker: Unpacker, name: str, kind: bytes) -> None:
+    layer = [member("p", type=kind, devmajor=1, devminor=5), member(name)]
+    if name != "p/x":
+        unpacker(layer[:1], layer[1:])
+        unpacker.rootfs.rename(unpacker.rootfs.with_name("first"))
+    elif unpacker.as_user and kind in (CHARACTER_DEVICE, tarfile.BLKTYPE):
+        unpacker(layer)  # the device is left out, so nothing is in the way
+        assert unpacker.tree() == {"p": "dir", "p/x": ""}
+    else:
+        with pytest.raises(InvalidImageError, match=r"parent 'p': expected a directory$"):
+            unpacker(layer)
+        unpacker.assert_refused_without_trace()
+
+
+def test_metadata_of_a_link_is_its_own(unpacker: Unpacker) -> None:
+    outside = unpacker.outside
+    fields = {"mode": 0o7777, "uid": 5, "gid": 6, "mtime": 7, "xattrs": {"user.x": b"1", "trusted.x": b"1"}}
+    unpacker(
+        [symlink("f", str(outside / "file"), **fields), symlink("d", str(outside), **fields), hard_link("h", "f")],
+        [directory("d", 0o700), symlink("d", str(outside)), symlink("f", "../../outside/file", **fields)],
+    )
+    assert unpacker.tree() == {
+        "d": f"-> {outside}",
+        "f": "-> ../../outside/file",
+        "h": f"-> {outside}/file",
+    }
+
+
+@pytest.mark.parametrize("last", ["/", "../..", "../../../outside", "{outside}"])
+@pytest.mark.parametrize("marker", [".wh.file", ".wh..wh..opq", ".wh.outside", ".wh.work"])
+def test_whiteout_in_a_linked_directory_stays_within(unpacker: Unpacker, last: str, marker: str) -> None:
+    unpacker(
+        [directory("d"), member("d/file", b"1"), symlink("d/evil", last.format(outside=unpacker.outside))],
+        [member(f"d/evil/{marker}")],
+    )
+
+
+@pytest.mark.parametrize("loop", ["..", "../..", "/..", "d/../../../.."])
+def test_link_above_the_root_is_the_root(unpacker: Unpacker, loop: str) -> None:
+    """containerd's HardlinkRelativeLong, SymlinkUpAndOut; the kernel's chroot says the same."""
+    unpacker([directory("d"), symlink("up", loop), member("up/file", b"1"), hard_link("up/h", "up/../up/file")])
+    assert unpacker.tree() == {"d": "dir", "file": "1", "h": "1", "up": f"-> {loop}"}
+
+
+def test_link_of_proc_leads_within(unpacker: Unpacker) -> None:
+    """A magic link of the machine's own /proc would lead to what this process has open."""
+    unpacker([symlink("cwd", "/proc/self/cwd"), symlink("fd", "/proc/self/fd"), member("cwd/x"), member("fd/9/y")])
+    assert "proc/self/cwd/x" in unpacker.tree()
+
+
+def test_hard_link_to_a_directory_through_a_link_is_refused(unpacker: Unpacker) -> None:
+    """moby's TestApplyLayerInvalidHardlink: a second name for a directory outside would be a way out."""
+    with pytest.raises(InvalidImageError, match=r"hard link: expected a file at 'outside', got none$"):
+        unpacker([symlink("evil", str(unpacker.outside)), hard_link("loophole", "evil/../outside")])
+    unpacker.assert_refused_without_trace()
+
+
+@pytest.mark.parametrize("target", ["a/b", "a"])
+def test_hard_link_in_place_of_the_directory_that_it_is_to_is_refused(unpacker: Unpacker, target: str) -> None:
+    with pytest.raises(InvalidImageError, match="hard link: expected a file at"):
+        unpacker([member("a/b", b"1"), hard_link("a" if target == "a/b" else "c", target)])
+    unpacker.assert_refused_without_trace()
+
+
+def test_device_numbers_beyond_the_systems_are_refused(unpacker: Unpacker) -> None:
+    """moby's TestHandleTarTypeBlockCharFifoDeviceRange: cut off, they would be another device."""
+    for major, minor in ((4096, 0), (0, 1 << 20), (2**21 - 1, 3)):
+        with pytest.raises(InvalidImageError, match=f"device: expected numbers that Linux has, got {major}:{minor}$"):
+            unpacker([member("n", type=CHARACTER_DEVICE, devmajor=major, devminor=minor)])
+        unpacker.assert_refused_without_trace()
+
+
+def test_link_target_longer_than_the_system_takes_is_refused(unpacker: Unpacker) -> None:
+    with pytest.raises(InvalidImageError, match=r"entry 'a': File name too long$"):
+        unpacker([symlink("a", "t" * 5000)])
+    unpacker.assert_refused_without_trace()
+
+
+def test_names_that_only_look_like_whiteouts_are_names(unpacker: Unpacker) -> None:
+    """containerd's WhiteoutDirectoryName, moby's ".wh..baz": only the last part of a path is a whiteout."""
+    unpacker([member("etc/passwd", b"1"), member(".baz", b"1")], [member(".wh.etc/file", b"2"), member(".wh..baz")])
+    assert unpacker.tree() == {".wh.etc": "dir", ".wh.etc/file": "2", "etc": "dir", "etc/passwd": "1"}
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, FIFO])
+def test_whiteout_is_one_whatever_its_type(unpacker: Unpacker, kind: bytes) -> None:
+    """layer.md does not say; umoci looks at the name only."""
+    upper = [member(name, type=kind, linkname="keep") for name in (".wh.a", "d/.wh..wh..opq")]
+    unpacker([member("a", b"1"), member("d/x", b"1"), member("keep", b"1")], upper)
+    assert unpacker.tree() == {"d": "dir", "keep": "1"}
+
+
+# Others who change the tree meanwhile.
+
+
+@pytest.mark.parametrize("name", ["openat2", "walk"])
+def test_directories_swapped_for_links_by_another_process_lead_nowhere(tmp_path: Path, name: str) -> None:
+    """The tree is nobody else's business, but root may be in it all the same: what was opened is what is used."""
+    with unpacker_in(tmp_path, use_openat2=resolver(name)) as unpacker:
+        source = _SwappingSource(_layers_of_many_directories(), unpacker)
+        for round_ in count():
+            try:
+                unpacker.unpack(source)
+            except (OSError, InvalidImageError):
+                pass  # it is told that something is not as it was made
+            else:
+                unpacker.rootfs.rename(unpacker.rootfs.with_name(f"done-{round_}"))
+            unpacker.assert_outside_untouched()
+            if round_ == 3:
+                break
+
+
+def _layers_of_many_directories() -> list[bytes]:
+    names = [f"d{number}" for number in range(300)]
+    fields = {"xattrs": {"user.x": b"1"}, "uid": 3}
+    return [
+        tar_of([item for name in names for item in (directory(name, 0o750), member(f"{name}/file", b"1", **fields))]),
+        tar_of(
+            [
+                item
+                for name in names
+                for item in (
+                    member(f"{name}/file", b"evil", mode=0o777),
+                    member(f"{name}/pipe", type=FIFO, mode=0o777),
+                    symlink(f"{name}/link", "x"),
+                    hard_link(f"{name}/h", f"{name}/file"),
+                    member(f"{name}/.wh.other"),
+                )
+            ]
+        ),
+        tar_of([member(f"{name}/.wh..wh..opq") for name in names] + [directory(name, 0o777) for name in names]),
+    ]
+
+
+class _SwappingSource(MemorySource):
+    """While its layers are read, directories of the tree that is built are links to what is outside, now and then."""
+
+    def __init__(self, tars: list[bytes], unpacker: Unpacker) -> None:
+        super().__init__(tars)
+        self._unpacker = unpacker
+        self._done = threading.Event()
+
+    def open_blob(self, descriptor: Any, offset: int = 0) -> Any:
+        if descriptor == self.layers[1]:
+            threading.Thread(target=self._swap, daemon=True).start()
+        return super().open_blob(descriptor, offset)
+
+    def _swap(self) -> None:
+        for staged in self._unpacker.rootfs.parent.glob("rootfs.partial-*"):
+            for number in range(300):
+                try:
+                    fd = os.open(staged / f"d{number}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+                except OSError:
+                    continue
+                for name in ("pipe", "file", f"../d{number}"):
+                    with suppress(OSError):
+                        os.rename(name, f"{name}-aside", src_dir_fd=fd, dst_dir_fd=fd)
+                        os.symlink(self._unpacker.outside, name, dir_fd=fd)
+                os.close(fd)
+
+
+# Limits.
+
+
+def test_deep_paths_are_refused(unpacker: Unpacker) -> None:
+    with pytest.raises(LimitExceededError, match=r"path: expected at most 2000 directories, got 2500$"):
+        unpacker([member("/".join("d" * 2500) + "/f")])
+    unpacker.assert_refused_without_trace()
+
+
+def test_entries_bytes_and_ratio_are_limited(unpacker: Unpacker) -> None:
+    layer = [member("a", bytes(4_000_000)), member("b", b"x")]
+    for limits, message in (
+        (Limits(max_entries=1), "expected at most 1 entries"),
+        (Limits(max_bytes=1_000_000), "expected at most 1000000 uncompressed bytes"),
+        (Limits(max_ratio=50, ratio_from_bytes=1_000_000), "expected at most 50 times the"),
+    ):
+        with pytest.raises(LimitExceededError, match=message):
+            unpacker(layer, limits=limits)
+        unpacker.assert_refused_without_trace()
+
+
+def sparse(name: str, sparse_map: str, size: int, data: bytes) -> Member:
+    info, _ = member(name)
+    info.pax_headers = {"GNU.sparse.map": sparse_map, "GNU.sparse.size": str(size)}
+    info.size = len(data)
+    return info, data
+
+
+@pytest.mark.parametrize("target", ["t/" * 100, "/" + "t/" * 100])
+def test_depth_is_limited_through_links_too(unpacker: Unpacker, target: str) -> None:
+    """Each link of 4,000 bytes leads 2,000 directories deeper, and the next one begins there."""
+    layer = [symlink("a", target), member("a/x"), symlink("a/b", target.lstrip("/")), member("a/b/x")]
+    with pytest.raises(LimitExceededError, match=r"entry 'a/b/x': path: expected at most 150 directories, got 151$"):
+        unpacker([*layer], limits=Limits(max_depth=150))
+    unpacker.assert_refused_without_trace()
+
+
+def test_blocks_of_sparse_files_are_counted(unpacker: Unpacker) -> None:
+    """A byte in each block: so a tar of 2 GB, which is 2 MB in gzip, would fill 800 GB of a disk."""
+    layer = [sparse("s", ",".join(f"{number * 4096},1" for number in range(1000)), 4096 * 1000, b"x" * 1000)]
+    for limits, message in (
+        (Limits(max_bytes=4_000_000, max_ratio=10**9), "sparse file: expected at most 4000000 bytes, got 4096000"),
+        (Limits(max_bytes=4_096_000), "expected at most 4096000 uncompressed bytes"),
+        (Limits(max_ratio=500, ratio_from_bytes=1_000_000), "expected at most 500 times the"),
+    ):
+        with pytest.raises(LimitExceededError, match=message):
+            unpacker(layer, limits=limits)
+        unpacker.assert_refused_without_trace()
+    unpacker(layer)
+
+
+def test_attributes_and_long_names_are_counted(unpacker: Unpacker) -> None:
+    """Those of directories are kept until the end, so a small blob could fill the memory."""
+    layers = {
+        "xattrs": [directory(f"d{number}", xattrs={"user.x": b"x" * 500}) for number in range(3)],
+        "names": [directory(f"{'d' * 250}/{number:0250}") for number in range(3)],
+        "targets": [symlink(f"l{number}", "t" * 500) for number in range(3)],
+    }
+    for layer in layers.values():
+        with pytest.raises(LimitExceededError, match="expected at most 1400 bytes of attributes and long names"):
+            unpacker(layer, limits=Limits(max_metadata_bytes=1400))
+        unpacker.assert_refused_without_trace()
+        unpacker(layer, limits=Limits(max_metadata_bytes=1600))
+        unpacker.rootfs.rename(unpacker.rootfs.with_name("done"))
+        os.rename(unpacker.rootfs.with_name("done"), unpacker.outside.parent / layer[0][0].name[:2])
+
+
+def test_names_of_refused_attributes_do_not_fill_the_memory(unpacker: Unpacker) -> None:
+    layer = [member("f", xattrs={f"nonsense.{number}": b"" for number in range(3000)})]
+    result = unpacker(layer)
+    assert result.losses.refused_xattrs.total() == 3000
+    assert len(result.losses.refused_xattrs) <= 1001
+
+
+def test_markers_cost_what_there_is_to_hide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory is looked through once for all markers of a layer: the square of two million entries is for ever."""
+    listed = count()
+    true_listdir: Callable[..., list[str]] = os.listdir
+
+    def listdir(*words: Any) -> list[str]:
+        next(listed)
+        return true_listdir(*words)
+
+    lower = [member(f"d{number}/old", b"1") for number in range(100)]
+    upper = [member(f"d{number}/new", b"2") for number in range(100)]
+    markers = [member(name) for number in range(100) for name in (f"d{number}/.wh..wh..opq", f".wh.d{number}")]
+    with unpacker_in(tmp_path, use_openat2=resolver("walk")) as unpacker:
+        monkeypatch.setattr(os, "listdir", listdir)
+        unpacker(lower, [*upper, member(".wh..wh..opq"), *markers, *[member(".wh..wh..opq")] * 100])
+        monkeypatch.undo()
+        assert unpacker.tree() == {
+            name: text for n in range(100) for name, text in ((f"d{n}", "dir"), (f"d{n}/new", "2"))
+        }
+    assert next(listed) < 150
