@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.command import command_environment
-from tests.stand_ins import served_images
+from tests.stand_ins import PUBLIC_KEY, served_images
 
 PROJECT = Path(__file__).parent.parent
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
@@ -109,6 +109,7 @@ def workplace(directory: Path, **variables: str) -> Iterator[Workplace]:
     home, programs = directory / "home", directory / "programs"
     for path in (home, programs, directory / "work"):
         path.mkdir(parents=True)
+    (directory / "work" / "cosign.pub").write_bytes(PUBLIC_KEY)
     program = programs / "ociexport"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -W error -m ociexport "$@"\n')
     program.chmod(0o755)

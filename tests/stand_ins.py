@@ -1,4 +1,4 @@
-"""Stand-ins for the images that documents name: debian, nginx, alpine and one of a company, served on loopback.
+"""Stand-ins for the images that documents name: debian, nginx, alpine and a company's, signed, served on loopback.
 
 Each is small and has busybox in it, so that it runs. A registries.conf leads the names of registries here.
 """
@@ -13,14 +13,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from ociexport.documents import Platform
 from ociexport.layout import ImageLayout
 from ociexport.platforms import host_platform
 from ociexport.server import LayoutServer
 from tests.image_builder import BuiltImage, build_attestation, build_image, build_index, write_layout
 from tests.memory_source import Member, directory, member, symlink
+from tests.signing import pem_of, signature_of, tag_of
 from tests.system_parts import require
 
+_KEY = ec.generate_private_key(ec.SECP256R1())
+PUBLIC_KEY = pem_of(_KEY)
 REGISTRIES = ("docker.io", "registry.example", "mirror.example")
 _COMMANDS = ("sh", "cat", "echo", "id", "ls", "sleep", "stat", "true", "uname")
 _OTHER = Platform("linux", "s390x")
@@ -61,20 +66,20 @@ def served_images(path: Path) -> Iterator[ServedImages]:
 
 def stand_ins() -> dict[str, BuiltImage]:
     """Return the images by their full names; those of one row share layers."""
-    debian, alpine = _base("Debian GNU/Linux", "12"), _base("Alpine Linux", "3.20")
-    first = [debian, [member("srv/app", b"#!/bin/sh\necho app 1\n", mode=0o755)]]
-    second = [*first, [member("srv/app", b"#!/bin/sh\necho app 2\n", mode=0o755)]]
+    debian, alpine = _base("Debian GNU/Linux", "12"), _published([_base("Alpine Linux", "3.20")])
+    cleaned = [member("etc/.wh.obsolete"), symlink("etc/message", "motd")]
+    app = [
+        _published([debian, [member("srv/app", f"#!/bin/sh\necho app {version}\n".encode(), mode=0o755)]])
+        for version in (1, 2)
+    ]
     return {
-        "docker.io/library/debian:12": _published(
-            [debian, [member("etc/.wh.obsolete"), symlink("etc/message", "motd")]]
-        ),
-        "docker.io/library/nginx:latest": _published(
-            [debian, [member("srv/index.html", b"<p>hello</p>\n", mode=0o644)]]
-        ),
-        "docker.io/library/alpine:latest": _published([alpine]),
-        "docker.io/library/alpine:3.20": _published([alpine]),
-        "registry.example/team/app:1": _published(first),
-        "registry.example/team/app:2": _published(second),
+        "docker.io/library/debian:12": _published([debian, cleaned]),
+        "docker.io/library/nginx:latest": _published([debian, [member("srv/index.html", b"hello\n", mode=0o644)]]),
+        "docker.io/library/alpine:latest": alpine,
+        "docker.io/library/alpine:3.20": alpine,
+        "registry.example/team/app:1": app[0],
+        f"registry.example/team/app:{tag_of(app[0])}": signature_of(app[0], _KEY),
+        "registry.example/team/app:2": app[1],
     }
 
 
