@@ -298,6 +298,26 @@ def test_directories_swapped_for_links_by_another_process_lead_nowhere(tmp_path:
                 break
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices")
+@pytest.mark.parametrize("kind", [FIFO, CHARACTER_DEVICE])
+def test_device_swapped_for_a_link_gives_its_mode_to_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: bytes
+) -> None:
+    """chmod by name follows links on Linux."""
+    true_mknod = os.mknod
+    with unpacker_in(tmp_path, use_openat2=resolver("walk")) as unpacker:
+
+        def mknod(name: bytes, mode: int, device: int, *, dir_fd: int) -> None:
+            true_mknod(name, mode, device, dir_fd=dir_fd)
+            if name == b"p":
+                os.unlink(name, dir_fd=dir_fd)
+                os.symlink(unpacker.outside / "file", name, dir_fd=dir_fd)
+
+        monkeypatch.setattr(os, "mknod", mknod)
+        with suppress(OSError, InvalidImageError):
+            unpacker([member("p", type=kind, mode=0o777, devmajor=1, devminor=3)])
+
+
 def _layers_of_many_directories() -> list[bytes]:
     names = [f"d{number}" for number in range(300)]
     fields = {"xattrs": {"user.x": b"1"}, "uid": 3}

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import subprocess
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,27 @@ def test_unknown_user_is_told_and_leaves_nothing(tmp_path: Path, user: str, mess
         make_bundle(tmp_path / "bundle", {"User": user})
     assert str(caught.value) == message
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices")
+@pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.FIFOTYPE])
+def test_passwd_that_is_no_file_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: bytes) -> None:
+    """To open a device may do anything, and of a fifo it takes for ever."""
+    layer = [directory("etc"), member("etc/passwd", type=kind, devmajor=1, devminor=5)]
+    unpack(build_image([layer]).source(), tmp_path / "rootfs")
+    opened: list[bytes] = []
+    true_open: Callable[..., int] = os.open
+
+    def noting_open(path: bytes, *words: Any, **keywords: Any) -> int:
+        opened.append(path)
+        return true_open(path, *words, **keywords)
+
+    fd = os.open(tmp_path / "rootfs", os.O_RDONLY)
+    monkeypatch.setattr(os, "open", noting_open)
+    assert find_account(fd, "5") == Account(5, 0, (), None)
+    monkeypatch.undo()
+    os.close(fd)
+    assert b"passwd" not in opened
 
 
 @pytest.mark.parametrize("planted", ["etc", "etc/passwd"])

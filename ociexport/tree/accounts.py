@@ -6,6 +6,7 @@ Spec: image-spec 1.1 config.md, "User"; conversion.md, "process.user".
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 
 from ociexport.errors import InvalidImageError, quoted
@@ -98,7 +99,7 @@ def _read_table(root_fd: int, name: bytes, columns: int) -> list[list[str]]:
 
 
 def _read_etc_file(root_fd: int, name: bytes) -> bytes:
-    """Return the file's content, ``b""`` where it is missing, too large, or a link; links of /etc stay in the root."""
+    """Return the file's content, ``b""`` where it is missing, too large, or no file; links of /etc stay in the root."""
     try:
         directory = resolve_in_root(root_fd, b"etc") if is_openat2_available() else b"etc"
         fd = os.dup(root_fd)
@@ -109,6 +110,9 @@ def _read_etc_file(root_fd: int, name: bytes) -> bytes:
             finally:
                 os.close(parent_fd)
         try:
+            # To open a device may do anything, such as to start a watchdog; the tree is nobody else's yet.
+            if not stat.S_ISREG(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+                return b""
             file_fd = os.open(name, _OPEN_FILE, dir_fd=fd)
         finally:
             os.close(fd)

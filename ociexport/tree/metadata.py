@@ -14,6 +14,7 @@ from enum import Enum
 from ociexport.errors import UsageError, quoted
 from ociexport.tree.entries import DEVICE_TYPES, Entry
 from ociexport.tree.inoderecord import InodeRecord
+from ociexport.tree.modes import change_mode
 from ociexport.tree.paths import quoted_path
 
 # Attributes that mean something only on the system that the image was built on (umoci and containers/storage skip the
@@ -196,12 +197,9 @@ class MetadataWriter:
             self._record.note(os.fstat(fd).st_ino, entry)
 
     def apply_to_name(self, parent_fd: int, name: bytes, entry: Entry) -> None:
-        """Set everything on a device or fifo, which can't be opened without side effects.
-
-        ``name`` was just made by us in a directory that nobody else can reach, so it is no link.
-        """
+        """Set everything on a device or fifo, which can't be opened without side effects."""
         self._chown_name(parent_fd, name, entry)
-        os.chmod(name, entry.mode, dir_fd=parent_fd)
+        change_mode(parent_fd, name, entry.mode)
         self._apply_to_closed_name(parent_fd, name, entry)
 
     def apply_to_symlink(self, parent_fd: int, name: bytes, entry: Entry) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ociexport.errors import UsageError, quoted
+from ociexport.tree.modes import change_mode
 
 # Deeper directories are first moved up, so that neither descriptors nor the stack grow with the depth of a tree.
 _MAX_DESCENT = 32
@@ -137,8 +138,8 @@ def _open_writable(parent_fd: int, name: bytes) -> int:
     if os.geteuid() != 0:
         mode = os.stat(name, dir_fd=parent_fd, follow_symlinks=False).st_mode
         if stat.S_ISDIR(mode) and mode & 0o700 != 0o700:
-            # Linux has no fchmodat that spares links; between the two calls only this very user could plant one.
-            os.chmod(name, stat.S_IMODE(mode) | 0o700, dir_fd=parent_fd)
+            # Others may write where the image let them, and plant a link to a file of this user between the two calls.
+            change_mode(parent_fd, name, stat.S_IMODE(mode) | 0o700)
     return os.open(name, _OPEN_DIRECTORY, dir_fd=parent_fd)
 
 
