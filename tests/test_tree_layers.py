@@ -438,21 +438,38 @@ def test_missing_parent_is_told(unpacker: Unpacker) -> None:
 
 
 def test_leftover_of_a_killed_process_is_removed(unpacker: Unpacker) -> None:
-    leftover = unpacker.rootfs.parent / "rootfs.partial-0123"
+    leftover = unpacker.rootfs.parent / "rootfs.partial-0123abcd"
     (leftover / "d").mkdir(parents=True)
     (leftover / "d/f").write_text("x")
     unpacker([member("a", b"1")])
     assert os.listdir(unpacker.rootfs.parent) == ["rootfs"]
 
 
+@pytest.mark.parametrize(
+    "name", ["rootfs.partial-backup", "rootfs.partial-0123abcd.txt", "rootfs.partial-", "rootfs.o"]
+)
+def test_what_only_looks_like_a_leftover_is_not_touched(unpacker: Unpacker, name: str) -> None:
+    """It is removed by its name alone, so nothing but a name that was given here will do."""
+    mine = unpacker.rootfs.parent / name
+    mine.mkdir()
+    unpacker([member("a", b"1")])
+    assert sorted(os.listdir(unpacker.rootfs.parent)) == ["rootfs", name]
+
+
+def test_leftover_of_a_replaced_tree_is_removed(unpacker: Unpacker) -> None:
+    (unpacker.rootfs.parent / "rootfs.partial-0123abcd-old" / "d").mkdir(parents=True)
+    unpacker([member("a", b"1")])
+    assert os.listdir(unpacker.rootfs.parent) == ["rootfs"]
+
+
 def test_work_of_a_living_process_is_not_touched(unpacker: Unpacker) -> None:
-    other = unpacker.rootfs.parent / "rootfs.partial-0123"
+    other = unpacker.rootfs.parent / "rootfs.partial-0123abcd"
     other.mkdir()
     fd = os.open(other, os.O_RDONLY)
     fcntl.flock(fd, fcntl.LOCK_EX)
     unpacker([member("a", b"1")])
     os.close(fd)
-    assert sorted(os.listdir(unpacker.rootfs.parent)) == ["rootfs", "rootfs.partial-0123"]
+    assert sorted(os.listdir(unpacker.rootfs.parent)) == ["rootfs", "rootfs.partial-0123abcd"]
 
 
 def test_setgid_parent_and_its_default_acl_are_not_inherited(unpacker: Unpacker) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from ociexport.tree.preflight import explain_full_disk
 from ociexport.tree.removal import remove_tree, verify_no_mounts
 
 _MARK = ".partial-"
+_MARK_BYTES = 4
+_LEFTOVER_PATTERN = re.compile(rf"[0-9a-f]{{{2 * _MARK_BYTES}}}(-old)?")
 # A file system's own; where a whole one is the destination, it counts as empty with it.
 _TOLERATED_IN_MOUNT = frozenset({"lost+found"})
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -63,7 +66,7 @@ def staged_directory(target: str, *, replace: bool = False) -> Iterator[StagedDi
     prefix = os.path.basename(target)[:200] + _MARK
     try:
         _remove_leftovers(parent_fd, prefix)
-        name = os.fsencode(prefix + secrets.token_hex(4))
+        name = os.fsencode(prefix + secrets.token_hex(_MARK_BYTES))
         with _placing_errors(target, parent_fd):
             os.mkdir(name, 0o700, dir_fd=parent_fd)
         try:
@@ -106,7 +109,8 @@ def verify_is_vacant(target: str, *, replace: bool = False) -> None:
     elif replace:
         verify_no_mounts(os.path.realpath(target))
         return
-    names = {name for name in names if not name.startswith(os.path.basename(target)[:200] + _MARK)}
+    prefix = os.path.basename(target)[:200] + _MARK
+    names = {name for name in names if not _is_leftover(name, prefix)}
     if names:
         raise UsageError(
             f"{quoted(target)}: expected no file or an empty directory, got one with {len(names)} entries",
@@ -144,7 +148,7 @@ def _prepared(fd: int) -> StagedDirectory:
 
 def _remove_leftovers(parent_fd: int, prefix: str) -> None:
     for name in os.listdir(parent_fd):
-        if not name.startswith(prefix):
+        if not _is_leftover(name, prefix):
             continue
         with suppress(OSError):  # not ours to remove, or just now removed by its owner
             fd = os.open(name, _OPEN_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent_fd)
@@ -153,6 +157,11 @@ def _remove_leftovers(parent_fd: int, prefix: str) -> None:
                 remove_tree(parent_fd, os.fsencode(name))
             finally:
                 os.close(fd)
+
+
+def _is_leftover(name: str, prefix: str) -> bool:
+    """Whether a name can be one that we gave: a user's own ``rootfs.partial-backup`` is none of our business."""
+    return name.startswith(prefix) and _LEFTOVER_PATTERN.fullmatch(name, len(prefix)) is not None
 
 
 def _rename(parent_fd: int, name: bytes, target: str) -> None:
