@@ -200,6 +200,22 @@ def test_what_is_no_directory_is_no_parent(unpacker: Unpacker, name: str, kind: 
         unpacker.assert_refused_without_trace()
 
 
+@pytest.mark.parametrize("kind", [FIFO, CHARACTER_DEVICE, tarfile.REGTYPE])
+def test_what_a_lower_layer_left_gives_way_to_a_parent(unpacker: Unpacker, kind: bytes) -> None:
+    """So overlayfs shows what docker unpacks, each layer by itself; umoci agrees since 0.5 (its issue 546)."""
+    lower = [member("p", type=kind, devmajor=1, devminor=5), member("d/p", type=kind, devmajor=1, devminor=5)]
+    unpacker(lower, [member("p/x", b"1"), member("d/p/e/f", b"2")], [member("p/y", b"3")])
+    assert unpacker.tree() == {
+        "d": "dir",
+        "d/p": "dir",
+        "d/p/e": "dir",
+        "d/p/e/f": "2",
+        "p": "dir",
+        "p/x": "1",
+        "p/y": "3",
+    }
+
+
 def test_metadata_of_a_link_is_its_own(unpacker: Unpacker) -> None:
     outside = unpacker.outside
     fields = {"mode": 0o7777, "uid": 5, "gid": 6, "mtime": 7, "xattrs": {"user.x": b"1", "trusted.x": b"1"}}

@@ -184,7 +184,7 @@ class MemoryTree:
                 remaining.extendleft(reversed(target.split(b"/")))
             elif not create:
                 return None
-            elif child is not None:
+            elif child is not None and (self._layer <= 1 or node.is_written(part, self._layer)):
                 raise InvalidImageError(f"parent {quoted_path(_path_of(node, part))}: expected a directory")
             else:
                 verify_depth(node.depth + 1, self._max_depth)

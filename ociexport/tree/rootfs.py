@@ -289,7 +289,7 @@ class Rootfs:
                 continue
             child = node.children.get(part)
             if child is None:
-                target = self._read_link(node, part, is_parent=create)
+                target = self._read_link(node, part)
                 if target is not None:
                     links_followed += 1
                     if links_followed > _MAX_LINKS_FOLLOWED:
@@ -322,12 +322,8 @@ class Rootfs:
             # Too long for one system call, no directory, or a circle of links: by hand it works or gets its message.
             return None
 
-    def _read_link(self, node: _Directory, name: bytes, *, is_parent: bool) -> bytes | None:
-        """Return where a link leads; None where nothing has this name, or something else has and is only looked at.
-
-        Raises:
-            InvalidImageError: something else has it: a file or device can't be a parent.
-        """
+    def _read_link(self, node: _Directory, name: bytes) -> bytes | None:
+        """Return where a link leads; None where nothing has this name, or something else has."""
         try:
             return os.readlink(name, dir_fd=self._descriptor(node))
         except FileNotFoundError:
@@ -335,15 +331,28 @@ class Rootfs:
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            if not is_parent:
-                return None
-            raise InvalidImageError(f"parent {quoted_path(self._path_of(node, name))}: expected a directory") from error
+            return None
 
     def _make_implied(self, node: _Directory, name: bytes) -> _Directory:
+        """Make a directory that only others are in, in place of what a lower layer left under its name.
+
+        Raises:
+            InvalidImageError: this very layer made something else of it: a file or device can't be a parent.
+
+        Spec: image-spec 1.1 layer.md, "Change Types": what a layer adds in a directory says that there is one, and so
+            overlayfs, where docker and containerd unpack each layer by itself, shows a directory.
+        """
         verify_depth(node.depth + 1, self._max_depth)
+        try:
+            os.mkdir(name, 0o700, dir_fd=self._descriptor(node))
+        except FileExistsError as error:
+            if not self._has_lower_layers or node.is_written(name, self._layer):
+                path = quoted_path(self._path_of(node, name))
+                raise InvalidImageError(f"parent {path}: expected a directory") from error
+            self._remove(node, name)
+            os.mkdir(name, 0o700, dir_fd=self._descriptor(node))
         if self._has_lower_layers:
             node.mark(name, self._layer)
-        os.mkdir(name, 0o700, dir_fd=self._descriptor(node))
         child = node.children[name] = _Directory(name, node, 0o700)
         return child
 
