@@ -22,6 +22,7 @@ from ociexport.errors import (
 )
 from ociexport.tree.layers import unpack
 from ociexport.tree.metadata import XattrMode
+from ociexport.tree.selection import PathSelection
 from tests.memory_source import MemorySource, directory, hard_link, member, symlink, tar_of
 from tests.unpacker import Unpacker, resolver, unpacker_in
 
@@ -337,6 +338,25 @@ def test_whiteout_through_a_link_stays_within(unpacker: Unpacker) -> None:
 def test_other_aufs_names_are_ignored(unpacker: Unpacker) -> None:
     unpacker([directory(".wh..wh.plnk"), member(".wh..wh.plnk/1.2", b"x"), member(".wh..wh.aufs"), member("a", b"1")])
     assert unpacker.tree() == {"a": "1"}
+
+
+def test_hard_links_into_aufs_bookkeeping_are_links_among_themselves(unpacker: Unpacker) -> None:
+    """docker's first layers have them (moby's UnpackLayer keeps such files aside); whose names stay, stay one file."""
+    aufs = [
+        directory(".wh..wh.plnk", 0o700),
+        member(".wh..wh.plnk/12.34", b"x", mode=0o755),
+        member(".wh..wh.plnk/13.34", b"unused"),
+        symlink(".wh..wh.plnk/evil", "/"),
+        hard_link("bin/a", ".wh..wh.plnk/12.34"),
+        hard_link("bin/b", "/.wh..wh.plnk/12.34"),
+    ]
+    unpacker(aufs, [member("c", b"1"), hard_link("d", ".wh..wh.plnk/12.34"), member(".wh..wh..opq")])
+    assert unpacker.tree() == {"c": "1", "d": "x"}
+    unpacker.rootfs.rename(unpacker.rootfs.with_name("first"))
+    unpacker(aufs, selection=PathSelection.parse(("bin",), ()))
+    assert unpacker.tree() == {"bin": "dir", "bin/a": "x", "bin/b": "x"}
+    status = os.stat(unpacker.rootfs / "bin/a")
+    assert (status.st_nlink, stat.S_IMODE(status.st_mode)) == (2, 0o755)
 
 
 @pytest.mark.parametrize("name", [".wh.", "d/.wh.", ".wh..", ".wh..."])

@@ -19,6 +19,7 @@ from ociexport.tree.layerstream import LayerStream
 from ociexport.tree.limits import Limits
 from ociexport.tree.metadata import Losses
 from ociexport.tree.paths import (
+    AUFS_LINKS,
     OPAQUE_WHITEOUT,
     WHITEOUT_META_PREFIX,
     WHITEOUT_PREFIX,
@@ -85,6 +86,7 @@ class LayerApplier:
         self._losses = losses
         # Hard links to them can't be made either.
         self._skipped_devices: set[ImagePath] = set()
+        self._has_aufs_links = False
         self._metadata_bytes = 0
         # Each segment of a sparse file takes a block of the disk, which its few bytes in the tar do not show.
         self._block_bytes = 0
@@ -97,6 +99,10 @@ class LayerApplier:
             for layer, stream in _streams_ahead(source, layers, progress, self._limits):
                 with _locating_layer(layer, stream):
                     self.apply(stream)
+        if self._has_aufs_links:
+            # Hidden as by one more layer: the names that layers gave to these files stay.
+            self._target.begin_layer()
+            self._target.hide(AUFS_LINKS)
 
     def apply(self, stream: LayerStream) -> None:
         """Apply one layer's changes and verify that they were the right ones.
@@ -136,7 +142,7 @@ class LayerApplier:
         if len(name) > 256 or entry.xattrs is not None or len(entry.link_name) > 256:
             self._count_metadata(entry)
         path = parse_image_path(name)
-        if path.find(WHITEOUT_PREFIX) >= 0 and self._apply_whiteout(path):
+        if path.find(WHITEOUT_PREFIX) >= 0 and self._apply_whiteout(path, entry, reader):
             return
         if self._selection is not None and not self._selection.takes(path):
             return
@@ -166,7 +172,7 @@ class LayerApplier:
         self._block_bytes += block_bytes
         self._limits.verify_totals(self.entries, self.tar_bytes + stream.tar_bytes + self._block_bytes)
 
-    def _apply_whiteout(self, path: ImagePath) -> bool:
+    def _apply_whiteout(self, path: ImagePath, entry: Entry, reader: TarReader) -> bool:
         """Hide what a whiteout says; returns False for an ordinary path that only looks like one.
 
         Spec: image-spec 1.1 layer.md, "Whiteouts", "Opaque Whiteout".
@@ -174,6 +180,11 @@ class LayerApplier:
         parent, slash, name = path.rpartition(b"/")
         if name == OPAQUE_WHITEOUT:
             self._target.hide_children(ImagePath(parent))
+            return True
+        if parent == AUFS_LINKS and entry.type is EntryType.FILE:
+            # Hard links to it follow; moby makes a copy for each, and the files share one inode again here.
+            self._has_aufs_links = True
+            self._target.write_file(path, entry, reader.read_data())
             return True
         if any(part.startswith(WHITEOUT_META_PREFIX) for part in path.split(b"/")):
             return True  # AUFS's own bookkeeping, which means nothing elsewhere
@@ -186,7 +197,8 @@ class LayerApplier:
         return True
 
     def _make_hard_link(self, path: ImagePath, target: ImagePath) -> None:
-        if self._selection is not None and not self._selection.takes(target):
+        is_aufs_link = target.startswith(AUFS_LINKS + b"/")
+        if self._selection is not None and not (is_aufs_link or self._selection.takes(target)):
             # The file's content went by under a name that was not wanted.
             self._losses.hard_links += 1
             return

@@ -18,6 +18,8 @@ MAX_NAME_BYTES = 255
 WHITEOUT_PREFIX = b".wh."
 WHITEOUT_META_PREFIX = b".wh..wh."
 OPAQUE_WHITEOUT = b".wh..wh..opq"
+# Where AUFS, docker's first file system, kept files with several names while it lasted.
+AUFS_LINKS = ImagePath(b".wh..wh.plnk")
 
 
 def parse_image_path(name: bytes) -> ImagePath:
