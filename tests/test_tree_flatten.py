@@ -105,6 +105,25 @@ def test_hard_link_outlives_the_name_it_was_made_of() -> None:
         assert (b.type, b.size, c.type, c.linkname) == (tarfile.REGTYPE, 1, tarfile.LNKTYPE, "b")
 
 
+def test_hard_links_into_aufs_bookkeeping_are_one_file() -> None:
+    plnk = [member(".wh..wh.plnk/1.2", b"x"), hard_link("a", ".wh..wh.plnk/1.2"), hard_link("b", ".wh..wh.plnk/1.2")]
+    tar, _ = flattened(MemorySource([tar_of(plnk), tar_of([member("c")])]))
+    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+        assert [(item.name, item.size, item.linkname) for item in archive] == [
+            (".", 0, ""),
+            ("a", 1, ""),
+            ("c", 0, ""),
+            ("b", 0, "a"),
+        ]
+
+
+def test_symlinks_have_the_mode_that_linux_gives_them() -> None:
+    """mke2fs writes the tar's, and some tars say 0644."""
+    tar, _ = flattened(MemorySource([tar_of([symlink("l", "x", mode=0o644)])]))
+    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+        assert archive.getmember("l").mode == 0o777
+
+
 def test_sparse_file_is_written_out() -> None:
     info, _ = member("big")
     info.pax_headers = {"GNU.sparse.map": "0,3,100000,4", "GNU.sparse.size": "200000"}

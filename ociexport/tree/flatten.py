@@ -29,6 +29,8 @@ from ociexport.tree.sparse import located_parts
 from ociexport.tree.tarwriter import TarWriter
 
 _IMPLIED_MODE = 0o755
+# What Linux gives every link.
+_SYMLINK_MODE = 0o777
 _ZEROS = bytes(64 * 1024)
 
 
@@ -119,6 +121,8 @@ class _Contents:
 
     def _add_file(self, path: bytes, node: MemoryFile) -> None:
         entry = node.entry._replace(name=path, xattrs=self._own_xattrs(node.entry))
+        if entry.type is EntryType.SYMLINK:
+            entry = entry._replace(mode=_SYMLINK_MODE)
         if node.place is None:
             # Links to links and devices come after them: both are in the order of their paths.
             self.others.append(entry)
