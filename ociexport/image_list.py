@@ -195,13 +195,26 @@ def named(descriptor: Descriptor, name: ImageName) -> Descriptor:
 
 
 def name_of(descriptor: Descriptor) -> ImageName:
-    """Return the name in an entry of ``index.json``, whichever tool wrote it."""
+    """Return the name in an entry of ``index.json``, whichever tool wrote it.
+
+    Where it is a full one, its tag is told as well: a copy is to have both, for readers of either.
+    """
     ref_name = descriptor.annotations.get(REF_NAME_ANNOTATION) or None
     full = descriptor.annotations.get(FULL_NAME_ANNOTATION) or None
-    if full is None and ref_name is not None and "/" in ref_name:
-        # crane writes the full reference where others write the tag.
-        return ImageName(None, _normalized(ref_name) or ref_name)
+    if full is None and ref_name is not None and ("/" in ref_name or ":" in ref_name):
+        # crane and podman write the full reference where others write the tag, and skopeo what its user typed: app:1.
+        full = _normalized(ref_name)
+        ref_name = None if full is not None else ref_name
+    if full is not None and ref_name is None:
+        ref_name = _tag_of(full)
     return ImageName(ref_name, full)
+
+
+def _tag_of(full: str) -> str | None:
+    try:
+        return ImageReference.parse(full).tag
+    except InvalidReferenceError:
+        return None
 
 
 def _normalized(name: str) -> str | None:

@@ -31,16 +31,8 @@ from ociexport.errors import (
     UsageError,
     quoted,
 )
-from ociexport.image_list import (
-    FULL_NAME_ANNOTATION,
-    REF_NAME_ANNOTATION,
-    ListedImage,
-    ListedSource,
-    choose_image,
-    list_images,
-    named,
-)
-from ociexport.jsonfields import parse_json_object
+from ociexport.image_list import ListedImage, ListedSource, choose_image, list_images, name_of, named
+from ociexport.jsonfields import JsonObject, parse_json_object
 from ociexport.layout_hold import LayoutHold
 from ociexport.partial_file import PartialFile, partial_bytes
 from ociexport.sources import ImageName, ReceivedManifest
@@ -252,7 +244,12 @@ class ImageLayout:
         entry = named(descriptor, name).to_json()
         with self._locked():
             index = self._read_raw_index()
-            kept = [old for old in index["manifests"] if not _is_replaced(old, descriptor, name)]
+            known = [Descriptor.from_json(JsonObject(old, _INDEX_FILE)) for old in index["manifests"]]
+            kept = [
+                old
+                for old, entry_there in zip(index["manifests"], known, strict=True)
+                if not _is_replaced(entry_there, descriptor, name)
+            ]
             index["manifests"] = [*kept, entry]
             _replace_file(os.path.join(self.path, _INDEX_FILE), to_json(index))
 
@@ -534,16 +531,15 @@ class LayoutBlobWriter:
         self._layout.keep_in_cache(self._digest)
 
 
-def _is_replaced(old: dict[str, Any], descriptor: Descriptor, name: ImageName) -> bool:
-    """Whether an entry of ``index.json`` gives way to the new one of ``name``."""
-    annotations = old.get("annotations") or {}
-    old_full, old_tag = annotations.get(FULL_NAME_ANNOTATION), annotations.get(REF_NAME_ANNOTATION)
-    if name.full is not None and old_full is not None:
-        return bool(old_full == name.full)
-    if old.get("digest") != str(descriptor.digest):
-        return name.full is None and old_full is None and name.tag is not None and bool(old_tag == name.tag)
+def _is_replaced(old: Descriptor, descriptor: Descriptor, name: ImageName) -> bool:
+    """Whether an entry of ``index.json`` gives way to the new one of ``name``, whichever tool wrote it."""
+    known = name_of(old)
+    if name.full is not None and known.full is not None:
+        return known.full == name.full
+    if old.digest != descriptor.digest:
+        return name.full is None and known.full is None and name.tag is not None and known.tag == name.tag
     # The same image: an entry that says no more than the new one would only be its double.
-    return old_full is None and old_tag in (None, name.tag)
+    return known.full is None and known.tag in (None, name.tag)
 
 
 def _missing_directories(path: str) -> tuple[str, ...]:

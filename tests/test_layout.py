@@ -185,6 +185,29 @@ def test_names_of_crane_and_umoci_are_read(layout: ImageLayout) -> None:
     assert layout.open_image("bare").fetch_manifest().raw == b"two"
 
 
+@pytest.mark.parametrize(
+    ("ref_name", "full", "tag"),
+    [
+        ("registry.test/team/app:1", "registry.test/team/app:1", "1"),  # crane --annotate-ref, podman save
+        ("app:1", "docker.io/library/app:1", "1"),  # skopeo copy … oci:layout:app:1
+        ("1", None, "1"),
+        ("a:b:c", None, "a:b:c"),
+    ],
+)
+def test_copies_of_names_are_for_readers_of_either(
+    layout: ImageLayout, ref_name: str, full: str | None, tag: str | None
+) -> None:
+    """Who reads one annotation only finds the copy too: skopeo and umoci the tag, containerd the full name."""
+    layout.write_name(store(layout, b"one"), ImageName(ref_name, None))
+    source = layout.open_image(ref_name)
+    assert source.image_name == ImageName(tag, full)
+    layout.write_name(store(layout, b"two"), ImageName(tag, full))
+    if full is not None:
+        # The entry of the other tool gave way: it has the same name.
+        ((descriptor, name),) = layout.read_images()
+        assert (descriptor.digest, name) == (Digest.of(b"two"), ImageName(tag, full))
+
+
 def test_manifest_that_only_an_index_names_is_found_by_digest(layout: ImageLayout) -> None:
     inner = store(layout, b"inner")
     assert layout.open_image(f"@{inner.digest}").fetch_manifest().raw == b"inner"
