@@ -50,14 +50,19 @@ class ArchiveMembers:
 
     Args:
         file: the tar, open for reading at any place; closed with this.
+        path: of the archive; ``-`` is standard input.
+
+    Attributes:
         place: how messages call the archive.
+        typed: how users do, where the name of an image follows; a word that begins with ``-`` would be an option.
 
     Raises:
         InvalidImageError: it is no tar, or a damaged one.
     """
 
-    def __init__(self, file: FileIO, place: str) -> None:
-        self.place = place
+    def __init__(self, file: FileIO, path: str) -> None:
+        self.typed = "oci-archive:-" if path == "-" else path
+        self.place = _place_of(path)
         self._file = file
         self._members = self._read_members()
 
@@ -73,12 +78,11 @@ class ArchiveMembers:
             file = FileIO(0, closefd=False) if path == "-" else FileIO(path)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
             raise NotFoundError(f"{quoted(path)}: expected an archive, there is no such file") from error
-        place = "standard input" if path == "-" else path
         try:
             if not _can_be_read_in_place(file):
-                file, piped = _copied(file, place), file
+                file, piped = _copied(file, _place_of(path)), file
                 piped.close()
-            return cls(file, place)
+            return cls(file, path)
         except BaseException:
             file.close()
             raise
@@ -161,6 +165,10 @@ class ArchiveMembers:
         except _TAR_ERRORS as error:
             raise InvalidImageError(f"expected a tar, got a damaged one or none ({error})", where=self.place) from error
         return members
+
+
+def _place_of(path: str) -> str:
+    return "standard input" if path == "-" else path
 
 
 def _add_member(members: dict[str, _Member], item: tarfile.TarInfo) -> None:

@@ -102,7 +102,7 @@ def _list_layout_images(members: ArchiveMembers) -> list[ListedImage]:
 
 def _open_layout_image(members: ArchiveMembers, name: str | None) -> ArchiveLayoutSource:
     images = _list_layout_images(members)
-    found = choose_image(members.place, images, name)
+    found = choose_image(members.place, images, name, typed=members.typed)
     if isinstance(found, Digest):
         found = Descriptor("", found, members.size_of(_blob_file(found)))
     return ArchiveLayoutSource(members, found, images)

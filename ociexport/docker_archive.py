@@ -196,7 +196,7 @@ def _choose(members: ArchiveMembers, images: Sequence[_SavedImage], name: str | 
         return images[position], _image_name(next(iter(images[position].tags), None))
     # The image ID, where one must be asked for; names of files tell it mostly, but not always.
     listed, by_digest = _listed(members, images, with_ids=name is not None and "@" in name)
-    found = choose_image(members.place, listed, name)
+    found = choose_image(members.place, listed, name, typed=members.typed)
     if isinstance(found, Digest):
         raise NotFoundError(f"{members.place}: expected the image {found}, there is none")
     names = [known for descriptor, known in listed if descriptor.digest == found.digest]

@@ -51,11 +51,14 @@ def list_images(index: JsonObject) -> list[ListedImage]:
     return images
 
 
-def choose_image(place: str, images: Sequence[ListedImage], name: str | None) -> Descriptor | Digest:
+def choose_image(
+    place: str, images: Sequence[ListedImage], name: str | None, *, typed: str | None = None
+) -> Descriptor | Digest:
     """Return the image that ``name`` means; a digest where that is of what is not listed, but may be there.
 
     Args:
         place: how messages call the layout.
+        typed: how users do, where that is something else.
         name: a tag, a full reference, ``@sha256:…`` or ``@N`` (position in ``images``); None where there is only one.
             Of a tag or reference with a digest the digest counts.
 
@@ -65,10 +68,10 @@ def choose_image(place: str, images: Sequence[ListedImage], name: str | None) ->
     """
     if name is not None and "@" in name and all(known.tag != name for _, known in images):
         return _find_by_digest_or_position(place, images, name.partition("@")[2])
-    return _find_by_name(place, images, name)
+    return _find_by_name(place, images, name, typed or place)
 
 
-def _find_by_name(place: str, images: Sequence[ListedImage], name: str | None) -> Descriptor:
+def _find_by_name(place: str, images: Sequence[ListedImage], name: str | None, typed: str) -> Descriptor:
     if name is None:
         fitting = images
     else:
@@ -82,7 +85,7 @@ def _find_by_name(place: str, images: Sequence[ListedImage], name: str | None) -
         what = "one image" if name is None else f"one image {quoted(name)}"
         raise UsageError(
             f"{place}: expected {what}, there are: {_listed(fitting)}",
-            hint=f"name one of them, for example {place}:{shown_name(*fitting[0])}",
+            hint=f"name one of them, for example {typed}:{shown_name(*fitting[0])}",
         )
     return fitting[0][0]
 

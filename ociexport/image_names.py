@@ -6,9 +6,10 @@ import os
 from typing import TYPE_CHECKING
 
 from ociexport.errors import NotFoundError, UsageError, quoted
+from ociexport.image_directory import ImageDirectory
 from ociexport.image_list import ListedImage, shown_name
 from ociexport.layout import ImageLayout
-from ociexport.source_names import ArchiveName, LayoutName, RegistryName, new_client, parse_source_name
+from ociexport.source_names import ArchiveName, DirectoryName, LayoutName, RegistryName, new_client, parse_source_name
 
 if TYPE_CHECKING:
     from ociexport.progress import Progress
@@ -43,7 +44,7 @@ def list_names(
     return tuple(dict.fromkeys(shown_name(*image) for image in list_local_images(name)))
 
 
-def list_local_images(name: LayoutName | ArchiveName) -> list[ListedImage]:
+def list_local_images(name: LayoutName | ArchiveName | DirectoryName) -> list[ListedImage]:
     """Return the images of a layout or archive, whatever image ``name`` means.
 
     Raises:
@@ -55,6 +56,8 @@ def list_local_images(name: LayoutName | ArchiveName) -> list[ListedImage]:
         from ociexport.archive_source import list_archive_images  # noqa: PLC0415
 
         return list_archive_images(name.path)
+    if isinstance(name, DirectoryName):
+        return ImageDirectory(name.path).read_images()
     if not os.path.isdir(name.path):
         raise NotFoundError(f"{quoted(name.path)}: expected an OCI layout, there is no such directory")
     return ImageLayout(name.path).read_images()

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from ociexport.errors import NotFoundError, UsageError, quoted
+from ociexport.errors import NotFoundError, UsageError, printable, quoted
+from ociexport.image_directory import ImageDirectory, is_image_directory
 from ociexport.layout import ImageLayout
 from ociexport.reference import ImageReference, names_registry
 from ociexport.sources import ImageSource
@@ -22,7 +23,13 @@ if TYPE_CHECKING:
 _REGISTRY_PREFIX = "docker://"
 _LAYOUT_PREFIXES = ("ocidir://", "oci:")
 _ARCHIVE_PREFIXES = ("oci-archive:", "docker-archive:")
-_UNSUPPORTED_PREFIXES = ("dir:", "docker-daemon:", "containers-storage:", "ostree:")
+_DIRECTORY_PREFIX = "dir:"
+# What keeps images elsewhere than in files of its own, and what brings them out.
+_UNSUPPORTED_PREFIXES = {
+    "docker-daemon:": "docker save {} | ociexport … -",
+    "containers-storage:": "podman save {} | ociexport … -",
+    "ostree:": "skopeo copy ostree:{} oci:DIR",
+}
 # Texts that can only be paths: no reference begins so.
 _PATH_PATTERN = re.compile(r"(?:\.{0,2}/|\.{1,2}$|\.{1,2}[:@])")
 _STANDARD_INPUT = "-"
@@ -63,14 +70,30 @@ class ArchiveName:
     image: str | None
 
 
-SourceName: TypeAlias = RegistryName | LayoutName | ArchiveName
+@dataclass(frozen=True, slots=True)
+class DirectoryName:
+    """The image in a directory that skopeo calls ``dir:``.
+
+    Args:
+        path: of the directory.
+    """
+
+    path: str
+
+    @property
+    def image(self) -> None:
+        """None: there is only one."""
+        return
+
+
+SourceName: TypeAlias = RegistryName | LayoutName | ArchiveName | DirectoryName
 
 
 def parse_source_name(text: str) -> SourceName:
     """Return what ``text`` means: a transport and a name, a path, or a reference.
 
-    Transports are ``docker://REF``, ``oci:DIR[:NAME|@N]``, ``ocidir://DIR[:TAG]``, ``oci-archive:FILE[:NAME|@N]`` and
-    ``docker-archive:FILE[:NAME|@N]``; ``-`` is an archive on standard input.
+    Transports are ``docker://REF``, ``oci:DIR[:NAME|@N]``, ``ocidir://DIR[:TAG]``, ``oci-archive:FILE[:NAME|@N]``,
+    ``docker-archive:FILE[:NAME|@N]`` and ``dir:DIR``; ``-`` is an archive on standard input.
 
     A path and a name after it are told apart by what exists, since both may hold colons. A plain word is a layout or an
     archive where one exists, and else a reference; what begins with ``./``, ``../`` or ``/`` is always a path.
@@ -87,16 +110,20 @@ def parse_source_name(text: str) -> SourceName:
     for prefix in _ARCHIVE_PREFIXES:
         if text.startswith(prefix):
             return ArchiveName(*_split_path(text.removeprefix(prefix), _is_stream))
-    for prefix in _UNSUPPORTED_PREFIXES:
+    if text.startswith(_DIRECTORY_PREFIX):
+        return DirectoryName(_path_of(text.removeprefix(_DIRECTORY_PREFIX)))
+    for prefix, way in _UNSUPPORTED_PREFIXES.items():
         if text.startswith(prefix):
             raise UsageError(
                 f"source {quoted(text)}: {prefix.rstrip(':')} is not supported",
-                hint="sources are registries (docker://REF or REF), layouts (oci:DIR or ./DIR) and archives (./FILE)",
+                hint=way.format(printable(text.removeprefix(prefix)) or "IMAGE"),
             )
     if text == _STANDARD_INPUT:
         return ArchiveName(text, None)
     if _PATH_PATTERN.match(text):
         return _parse_path(text)
+    if is_image_directory(text):
+        return DirectoryName(text)
     for path, image in _splits(text):
         if _is_layout(path):
             return LayoutName(path, image)
@@ -114,8 +141,10 @@ def _parse_image(text: str) -> ImageReference:
     return parse_image(text)
 
 
-def _parse_path(text: str) -> LayoutName | ArchiveName:
-    """Return the layout or archive at a path; a directory that is no layout only where nothing else fits."""
+def _parse_path(text: str) -> LayoutName | ArchiveName | DirectoryName:
+    """Return what is at a path; a directory that is no layout only where nothing else fits."""
+    if is_image_directory(text) and not _is_layout(text):
+        return DirectoryName(text)
     path, image = _split_path(text, _is_layout, _is_stream, os.path.isdir)
     if _is_stream(path) or (path.endswith(_ARCHIVE_SUFFIXES) and not os.path.isdir(path)):
         return ArchiveName(path, image)
@@ -134,6 +163,12 @@ def _split_path(text: str, *kinds: Callable[[str], bool]) -> tuple[str, str | No
     if not path:
         raise UsageError(f"source {quoted(text)}: expected a path, got none")
     return path, image
+
+
+def _path_of(text: str) -> str:
+    if not text:
+        raise UsageError("source 'dir:': expected a path, got none")
+    return text
 
 
 def _is_layout(path: str) -> bool:
@@ -201,7 +236,9 @@ class SourceOpener:
             self._client.close()
 
 
-def _open_local(name: LayoutName | ArchiveName, progress: Progress | None) -> ImageSource:
+def _open_local(name: LayoutName | ArchiveName | DirectoryName, progress: Progress | None) -> ImageSource:
+    if isinstance(name, DirectoryName):
+        return ImageDirectory(name.path)
     if isinstance(name, ArchiveName):
         # Costs more than a layout needs.
         from ociexport.archive_source import open_archive_image  # noqa: PLC0415

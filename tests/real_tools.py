@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -107,7 +107,12 @@ def _run(*words: object) -> str:
     return ended.stdout
 
 
-def skopeo_copy(source: str, target: str, *options: str) -> None:
-    """Run ``skopeo copy``."""
+def skopeo_copy(source: str, target: str, *options: str, words: Sequence[str] = ()) -> None:
+    """Run ``skopeo copy``.
+
+    Args:
+        options: of skopeo itself.
+        words: of ``copy``.
+    """
     require("skopeo")
-    run("skopeo", *options, "copy", source, target)
+    run("skopeo", *options, "copy", *words, source, target)

@@ -460,6 +460,31 @@ def test_standard_input_is_an_archive(tmp_path: Path) -> None:
         assert ended.stdout.decode() == f"{FULL_NAME}@{IMAGE.digest}\n"
 
 
+def test_one_of_several_on_standard_input_is_named(two: Path, tmp_path: Path) -> None:
+    def run(name: str) -> subprocess.CompletedProcess[str]:
+        with two.open("rb") as archive:
+            return subprocess.run(
+                command_line("pull", name, "-q", "--out", tmp_path / "layout", "--platform", "linux/amd64"),
+                env=command_environment(tmp_path),
+                stdin=archive,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+
+    several = run("-")
+    listed = f"{FULL_NAME}, ghcr.io/team/app:2, @{Digest.of(b'other.json')}"
+    assert (several.returncode, several.stderr.splitlines()) == (
+        2,
+        [
+            f"ociexport: error: standard input: expected one image, there are: {listed}",
+            f"hint: name one of them, for example oci-archive:-:{FULL_NAME}",
+        ],
+    )
+    assert [run(f"oci-archive:-:{name}").returncode for name in ("app:1", FULL_NAME, "@1")] == [0, 0, 0]
+
+
 def test_named_pipe_is_an_archive(tmp_path: Path) -> None:
     content = write_tar(tmp_path / "a.tar", of_skopeo()).read_bytes()
     os.mkfifo(tmp_path / "pipe")

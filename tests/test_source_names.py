@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from ociexport.errors import NotFoundError, UsageError
 from ociexport.layout import ImageLayout
 from ociexport.reference import ImageReference
-from ociexport.source_names import ArchiveName, LayoutName, RegistryName, open_source, parse_source_name
+from ociexport.source_names import (
+    ArchiveName,
+    DirectoryName,
+    LayoutName,
+    RegistryName,
+    open_source,
+    parse_source_name,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -95,17 +102,33 @@ def test_absolute_paths_are_paths(here: Path) -> None:
     assert parse_source_name(f"{here}/layout:a/b:c") == LayoutName(f"{here}/layout", "a/b:c")
 
 
-@pytest.mark.parametrize("prefix", ["dir", "docker-daemon", "containers-storage", "ostree"])
-def test_transports_that_are_not_there_are_named(prefix: str) -> None:
+@pytest.mark.parametrize(
+    ("prefix", "hint"),
+    [
+        ("docker-daemon", "docker save x:1 | ociexport … -"),
+        ("containers-storage", "podman save x:1 | ociexport … -"),
+        ("ostree", "skopeo copy ostree:x:1 oci:DIR"),
+    ],
+)
+def test_transports_that_are_not_there_are_named(prefix: str, hint: str) -> None:
     with pytest.raises(UsageError) as caught:
-        parse_source_name(f"{prefix}:x")
-    assert str(caught.value) == f"source '{prefix}:x': {prefix} is not supported"
+        parse_source_name(f"{prefix}:x:1")
+    assert str(caught.value) == f"source '{prefix}:x:1': {prefix} is not supported"
+    assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize("text", ["dir:d", "dir:./d:1", "dir:/x@y"])
+def test_directories_of_skopeo_have_no_names_in_them(text: str) -> None:
+    assert parse_source_name(text) == DirectoryName(text.removeprefix("dir:"))
 
 
 def test_path_without_a_path_is_refused() -> None:
     with pytest.raises(UsageError) as caught:
         parse_source_name("oci::tag")
     assert str(caught.value) == "source ':tag': expected a path, got none"
+    with pytest.raises(UsageError) as caught:
+        parse_source_name("dir:")
+    assert str(caught.value) == "source 'dir:': expected a path, got none"
 
 
 def test_missing_layout_is_not_found() -> None:

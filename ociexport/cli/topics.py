@@ -41,8 +41,9 @@ Sources: wherever a command reads an image
                              podman, skopeo, crane or kaniko wrote
   images.tar:app:1           one of several in it
   -                          an archive on standard input
+  dir:saved                  the directory of files that skopeo calls dir:
 
-docker://, oci:, oci-archive: and docker-archive: before a name tell what it is.
+docker://, oci:, oci-archive:, docker-archive: and dir: tell what a name is of.
 What an archive is, is told by what is in it, and not by its name.
 """,
     "credentials": """\

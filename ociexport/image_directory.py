@@ -1,0 +1,124 @@
+"""ImageDirectory: what skopeo calls ``dir:``, one image as the files of a directory; a source.
+
+``manifest.json`` is the manifest or index byte for byte; blobs stand beside it under their hex digits, and an index's
+manifests as ``<hex>.manifest.json``. There is no name in it. skopeo, buildah and ``podman save --format docker-dir``
+write it.
+
+Spec: containers-transports(5), "dir:path".
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from io import FileIO
+
+from ociexport.digest import ByteStream, Digest
+from ociexport.documents import MAX_MANIFEST_BYTES, Descriptor
+from ociexport.errors import InvalidImageError, NotFoundError, UnsupportedMediaTypeError, locating, quoted
+from ociexport.image_list import ListedImage
+from ociexport.resolve import read_small_blob, verify_manifest_size
+from ociexport.sources import ImageName, ReceivedManifest
+
+_MANIFEST_FILE = "manifest.json"
+_VERSION_FILE = "version"
+_VERSION_PREFIX = "Directory Transport Version: "
+_MAX_VERSION_BYTES = 1024
+_NO_NAME = ImageName(None, None)
+
+
+class ImageDirectory:
+    """The image in a directory; an `ImageSource`.
+
+    Args:
+        path: of the directory.
+
+    Raises:
+        NotFoundError: there is no such directory, or no image in it.
+        UnsupportedMediaTypeError: it is of a version that is still to come.
+    """
+
+    image_name = _NO_NAME
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        if not os.path.isdir(path):
+            raise NotFoundError(f"{quoted(path)}: expected a directory of an image, there is no such directory")
+        self._verify_version()
+
+    @property
+    def display_name(self) -> str:
+        """The directory's path."""
+        return self.path
+
+    def fetch_manifest(self, descriptor: Descriptor | None = None) -> ReceivedManifest:
+        """Return ``manifest.json``, or the manifest of an index that ``descriptor`` names, verified."""
+        if descriptor is None:
+            raw = self._read_manifest()
+            return ReceivedManifest(raw, None, Digest.of(raw))
+        with locating(self.path):
+            raw = read_small_blob(self, descriptor, MAX_MANIFEST_BYTES, f"manifest {descriptor.digest}")
+        return ReceivedManifest(raw, descriptor.media_type, descriptor.digest)
+
+    def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
+        """Return the file that holds a blob, or a manifest of an index, from ``offset`` on."""
+        digest = descriptor.digest
+        # Until version 1.1 layers were called .tar; a digest of another algorithm than SHA-256 may be told by its name.
+        names = (
+            digest.encoded,
+            f"{digest.encoded}.manifest.json",
+            f"{digest.encoded}.tar",
+            f"{digest.algorithm}-{digest.encoded}",
+        )
+        for name in names:
+            file = self._open(name)
+            if file is not None:
+                file.seek(offset)
+                return file
+        raise NotFoundError(f"{self.path}: blob {digest}: not in the directory")
+
+    def read_images(self) -> list[ListedImage]:
+        """Return the image, which has no name."""
+        raw = self._read_manifest()
+        return [(Descriptor("", Digest.of(raw), len(raw)), _NO_NAME)]
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+    def _read_manifest(self) -> bytes:
+        file = self._open(_MANIFEST_FILE)
+        if file is None:
+            raise NotFoundError(f"{self.path}: expected the directory of an image, got no {_MANIFEST_FILE} in it")
+        with file:
+            verify_manifest_size(os.fstat(file.fileno()).st_size, self.path)
+            return file.read(MAX_MANIFEST_BYTES)
+
+    def _verify_version(self) -> None:
+        file = self._open(_VERSION_FILE)
+        if file is None:  # as the oldest ones are
+            return
+        with file:
+            text = file.read(_MAX_VERSION_BYTES).decode("utf-8", "replace").strip()
+        if not text.startswith(f"{_VERSION_PREFIX}1."):
+            raise UnsupportedMediaTypeError(
+                f"expected {quoted(f'{_VERSION_PREFIX}1.…')}, got {quoted(text)}",
+                where=os.path.join(self.path, _VERSION_FILE),
+            )
+
+    def _open(self, name: str) -> FileIO | None:
+        """Return a file of the directory, unbuffered; None where there is none. The caller closes it."""
+        path = os.path.join(self.path, name)
+        try:
+            # Not blocking, since there may be a fifo.
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return None
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise InvalidImageError("expected a file, got something else", where=path)
+        return FileIO(fd, "rb")
+
+
+def is_image_directory(path: str) -> bool:
+    """Whether ``path`` is of such a directory, as its files tell."""
+    return all(os.path.isfile(os.path.join(path, name)) for name in (_VERSION_FILE, _MANIFEST_FILE))
