@@ -19,7 +19,12 @@ def new_file(path: str) -> Iterator[BinaryIO]:
         OSError: the directory is not there or may not be written.
     """
     directory, name = os.path.split(os.path.abspath(path))
-    fd, temporary = tempfile.mkstemp(prefix=f".{name[:200]}.partial-", dir=directory)
+    try:
+        fd, temporary = tempfile.mkstemp(prefix=f".{name[:200]}.partial-", dir=directory)
+    except OSError as error:
+        # Not the name that it would have had until it is complete.
+        error.filename = path
+        raise
     try:
         with open(fd, "wb", buffering=1024 * 1024) as file:
             yield file

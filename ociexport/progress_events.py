@@ -156,3 +156,7 @@ class EventLines:
             self._file.write(line.encode())
         except BrokenPipeError:
             self._is_open = False
+        except OSError as error:
+            name = self._file.name
+            error.filename = name if isinstance(name, str) else f"file descriptor {name}"
+            raise

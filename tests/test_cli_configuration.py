@@ -101,12 +101,17 @@ def test_required_option_may_come_from_the_file(file: Path) -> None:
         ("[pull]\njob = 5", "pull.job: there is no such option", "did you mean jobs?"),
         ("[pull]\nxyz = 5", "pull.xyz: there is no such option", "see ociexport pull --help-all"),
         ("[pull]\nhelp = true", "pull.help: there is no such option", "see ociexport pull --help-all"),
-        ("[pull]\njobs = 'many'", "pull.jobs: invalid literal for int() with base 10: 'many'", None),
+        ("[pull]\njobs = 'many'", "pull.jobs: expected a whole number, got 'many'", None),
         ("jobs = true", "jobs: expected a text or a number, got 'True'", None),
         ("plain-http = 3", "plain-http: expected true or false, got '3'", None),
         ("format = 'zip'", "format: expected one of oci, oci-archive, docker-archive, got 'zip'", None),
         ("pull = 3", "pull: expected a table, got '3'", None),
-        ("retry-times = -1", "retry-times: invalid value '-1'", None),
+        ("retry-times = -1", "retry-times: expected a number from 0 on, got '-1'", None),
+        ("out = ''", "out: expected a text or a number, got ''", None),
+        (r'out = "a\u0000b"', r"out: expected a text or a number, got 'a\x00b'", None),
+        ("[unpak]\nsparse = true", "unpak: there is no such command", "did you mean unpack?"),
+        ("jbs = 3", "jbs: there is no such option", "did you mean jobs?"),
+        ("frobnicate = 3", "frobnicate: there is no such option", "see ociexport help configuration"),
     ],
 )
 def test_what_is_wrong_in_the_file_is_told(file: Path, text: str, error: str, hint: str | None) -> None:
@@ -129,6 +134,11 @@ def test_variable_that_is_wrong_is_told(monkeypatch: pytest.MonkeyPatch) -> None
         parse_command_line(WORDS)
 
 
+def test_variable_that_is_empty_is_as_if_it_were_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OCIEXPORT_JOBS", "")
+    assert parse_command_line(WORDS).jobs == 4
+
+
 def test_file_that_is_named_must_be_there(tmp_path: Path) -> None:
     ended = run_command(*WORDS, home=tmp_path, variables={"OCIEXPORT_CONFIG": f"{tmp_path}/none.toml"})
     assert (ended.returncode, ended.stderr) == (
@@ -140,7 +150,7 @@ def test_file_that_is_named_must_be_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
 def test_each_command_can_be_configured(name: str) -> None:
     _, commands = new_parser([name])
-    apply_configuration(name, commands[name], {"OCIEXPORT_QUIET": "1"})
+    apply_configuration(name, commands[name], dict, {"OCIEXPORT_QUIET": "1"})
     assert commands[name].get_default("quiet") is True
 
 
@@ -152,8 +162,28 @@ def test_each_command_can_be_configured(name: str) -> None:
     [
         (["pul"], "command 'pul': there is none", "did you mean ociexport pull?"),
         (["frobnicate"], "command 'frobnicate': there is none", "see ociexport --help"),
-        (["pull", "x", "-o", "y", "--retry-time", "3"], "unrecognized arguments: --retry-time 3", "--retry-times?"),
-        (["unpack", "x", "y", "--sparce"], "unrecognized arguments: --sparce", "did you mean --sparse?"),
+        (["pull", "x", "-o", "y", "--retry-time", "3"], "pull: there is no option '--retry-time'", "--retry-times?"),
+        (["unpack", "x", "y", "--sparce"], "unpack: there is no option '--sparce'", "did you mean --sparse?"),
+        (["copy", "x", "y"], "command 'copy': there is none", "did you mean ociexport pull?"),
+        (["pull", "x", "--output", "y"], "pull: there is no option '--output'", "did you mean --out?"),
+        (["pull", "x", "-o", "y", "--arch=arm64"], "pull: there is no option '--arch'", "did you mean --platform?"),
+        (["auth", "explian", "x"], "ACTION: expected explain, got 'explian'", "did you mean ociexport auth explain?"),
+        (["auth", "explain", "x", "--authfil=y"], "auth: there is no option '--authfil'", "did you mean --authfile?"),
+        (
+            ["unpack", "x", "y", "--xattrs=wran"],
+            "--xattrs: expected strict, warn or none, got 'wran'",
+            "--xattrs=warn?",
+        ),
+        (
+            ["completion", "fsh"],
+            "shell: expected bash, zsh or fish, got 'fsh'",
+            "did you mean ociexport completion fish?",
+        ),
+        (
+            ["unpack", "x", "y", "z"],
+            "unpack: expected SRC ROOTFS, got 'z' too",
+            "for example ociexport unpack debian:12 ./rootfs",
+        ),
     ],
 )
 def test_what_was_probably_meant_is_said(words: list[str], error: str, hint: str) -> None:

@@ -197,7 +197,9 @@ def test_empty_password_is_refused(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _login(monkeypatch, "reg.example", stdin="\n") == 2
-    assert capsys.readouterr().err == "ociexport: error: --password-stdin: expected a password, got nothing\n"
+    assert capsys.readouterr().err == (
+        "ociexport: error: --password-stdin: expected a password, got nothing\nhint: --password-stdin <password.txt\n"
+    )
 
 
 # auth explain
@@ -256,8 +258,8 @@ def test_registry_options_reach_the_wire(
         (["--creds", "ab"], "credentials: expected user:password"),
         (["-u", "a"], "--username and --password-stdin: expected both of them"),
         (["-H", "secret"], "--header: expected NAME:VALUE, got 'secret' and something else"),
-        (["--retry-times", "-1"], "argument --retry-times: invalid number value: '-1'"),
-        (["--max-wait", "x"], "argument --max-wait: invalid seconds value: 'x'"),
+        (["--retry-times", "-1"], "--retry-times: expected a number from 0 on, got '-1'"),
+        (["--max-wait", "x"], "--max-wait: expected seconds, a number from 0 on, got 'x'"),
         (["--mirror", "ftp://x"], "--mirror: expected host[:port] or a URL, got 'ftp://x'"),
         (["--cert-dir", "/none"], "--cert-dir: /none: expected a directory"),
         (["--authfile", "/none"], "/none: expected a file with credentials, there is none"),

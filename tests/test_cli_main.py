@@ -117,10 +117,13 @@ def test_module_is_a_command_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "the following arguments are required: COMMAND"),
-        (["pull", "--frob", "x", "-o", "y"], "unrecognized arguments: --frob"),
-        (["pull"], "the following arguments are required: IMAGE, -o/--out"),
-        (["pull", "x", "--ou", "y"], "the following arguments are required: -o/--out"),
+        ([], "ociexport: expected COMMAND, got none"),
+        (["pull", "--frob", "x", "-o", "y"], "pull: there is no option '--frob'"),
+        (["pull", "-v", "x", "-o", "y"], "pull: there is no option '-v'"),
+        (["pull"], "pull: expected IMAGE and -o/--out, got none"),
+        (["pull", "x", "--ou", "y"], "pull: there is no option '--ou'"),
+        (["pull", "x", "--out"], "-o/--out: expected one argument"),
+        (["inspect", "x", "--raw", "--json"], "--json: not allowed with argument --raw"),
     ],
 )
 def test_usage_error_is_one_line_and_a_hint(capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:

@@ -176,7 +176,7 @@ def test_config_is_printed_byte_for_byte(layout: Path, tmp_path: Path) -> None:
 def test_only_one_of_the_shapes_is_printed(layout: Path, tmp_path: Path) -> None:
     ended = run_command("inspect", "--raw", "--json", f"{layout}:1", home=tmp_path)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.startswith("ociexport: error: argument --json: not allowed with argument --raw\n")
+    assert ended.stderr.startswith("ociexport: error: --json: not allowed with argument --raw\n")
 
 
 def test_layout_of_several_images_lists_them(layout: Path, tmp_path: Path) -> None:

@@ -68,13 +68,13 @@ def test_bad_usage_is_told(layout: Path, tmp_path: Path) -> None:
     assert_refused(
         unpack("--no-such-option", layout, tmp_path / "x"),
         2,
-        "unrecognized arguments: --no-such-option",
+        "unpack: there is no option '--no-such-option'",
         hint="see ociexport unpack --help",
     )
     assert_refused(
         unpack("--max-size=0", layout, tmp_path / "x"),
         2,
-        "argument --max-size: expected a number above 0, got '0'",
+        "--max-size: expected a number above 0, got '0'",
         hint="see ociexport unpack --help",
     )
     assert_refused(

@@ -11,7 +11,8 @@ from collections.abc import Collection
 
 import ociexport
 from ociexport.cli.configuration import apply_configuration
-from ociexport.cli.parser import CommandParser, refuse_command
+from ociexport.cli.parser import CommandParser, long_options
+from ociexport.cli.spelling import refuse_command
 
 # name: one line of help. The module is ociexport.cli.<name>, with underscores for dashes.
 COMMANDS = {
@@ -63,11 +64,16 @@ def parse_command_line(words: list[str]) -> argparse.Namespace:
         refuse_command(wanted, COMMANDS)
     parser, commands = new_parser([wanted] if wanted is not None else [])
     if wanted is not None:
-        apply_configuration(wanted, commands[wanted])
+        apply_configuration(wanted, commands[wanted], _all_options)
+        commands[wanted].verify_options(words)
     options, unknown = parser.parse_known_args(words)
     if unknown:
         commands.get(wanted or "", parser).refuse_unknown(unknown)
     return options
+
+
+def _all_options() -> dict[str, list[str]]:
+    return {name: long_options(command) for name, command in new_parser(COMMANDS)[1].items()}
 
 
 def new_parser(loaded: Collection[str]) -> tuple[CommandParser, dict[str, CommandParser]]:

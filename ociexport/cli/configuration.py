@@ -11,11 +11,12 @@ from __future__ import annotations
 import argparse
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
-from ociexport.cli.parser import CommandParser, closest
-from ociexport.errors import UsageError, quoted
+from ociexport.cli.parser import CommandParser
+from ociexport.cli.spelling import closest
+from ociexport.errors import UsageError, printable, quoted
 
 _PREFIX = "OCIEXPORT_"
 _FILE_VARIABLE = "OCIEXPORT_CONFIG"
@@ -24,8 +25,20 @@ _TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", 
 _MAX_BYTES = 1024 * 1024
 
 
-def apply_configuration(name: str, command: CommandParser, environment: Mapping[str, str] = os.environ) -> None:
+def apply_configuration(
+    name: str,
+    command: CommandParser,
+    all_options: Callable[[], Mapping[str, Collection[str]]],
+    environment: Mapping[str, str] = os.environ,
+) -> None:
     """Make what the file and the environment say the defaults of the command's options.
+
+    Args:
+        name: of the command.
+        command: its parser, whose defaults are set.
+        all_options: gives the long options of each command, with dashes; asked where the file's top has a name that
+            ``command`` does not have, since it costs as much as all commands together.
+        environment: with the variables.
 
     Raises:
         UsageError: the file is no TOML, names an option that the command has not, or a value is none for its option.
@@ -37,18 +50,23 @@ def apply_configuration(name: str, command: CommandParser, environment: Mapping[
         if option.startswith("--") and not isinstance(action, argparse._HelpAction | argparse._VersionAction)
     }
     actions.pop("help-all", None)
-    for place, option, value in _settings(name, actions, environment):
+    for place, option, value in _settings(name, actions, all_options, environment):
         actions[option].default = _value_for(actions[option], value, place)
         actions[option].required = False
 
 
 def _settings(
-    name: str, actions: Mapping[str, argparse.Action], environment: Mapping[str, str]
+    name: str,
+    actions: Mapping[str, argparse.Action],
+    all_options: Callable[[], Mapping[str, Collection[str]]],
+    environment: Mapping[str, str],
 ) -> Iterator[tuple[str, str, object]]:
     """Yield where each setting stands, its option and its value; what counts more comes later."""
     path = configuration_path(environment)
     if path is not None:
         settings = _read_file(path)
+        if settings.keys() - actions.keys() - {name}:
+            _verify_is_known(path, settings, all_options())
         own = settings.get(name, {})
         if not isinstance(own, dict):
             raise UsageError(f"{path}: {name}: expected a table, got {quoted(str(own))}")
@@ -66,8 +84,25 @@ def _settings(
             yield f"{path}: {name}.{option}", option, value
     for option in actions:
         variable = _PREFIX + option.upper().replace("-", "_")
-        if variable in environment and variable != _FILE_VARIABLE:
+        # One that is empty is as one that is not there: so a script takes it away for one command.
+        if environment.get(variable) and variable != _FILE_VARIABLE:
             yield variable, option, environment[variable]
+
+
+def _verify_is_known(path: Path, settings: Mapping[str, object], commands: Mapping[str, Collection[str]]) -> None:
+    """Return if each name at the file's top is a command, or an option that some command has.
+
+    Raises:
+        UsageError: it is neither, and so would count for nothing.
+    """
+    options = {option.removeprefix("--") for known in commands.values() for option in known}
+    for name in sorted(settings.keys() - commands.keys() - options):
+        is_table = isinstance(settings[name], dict)
+        meant = closest(name, commands if is_table else options)
+        raise UsageError(
+            f"{path}: {printable(name)}: there is no such {'command' if is_table else 'option'}",
+            hint=f"did you mean {meant}?" if meant else "see ociexport help configuration",
+        )
 
 
 def configuration_path(environment: Mapping[str, str] = os.environ) -> Path | None:
@@ -113,10 +148,16 @@ def _switched(action: argparse.Action, value: object, place: str) -> object:
 def _parsed(action: argparse.Action, value: object, place: str) -> object:
     if isinstance(value, list | dict | bool):
         raise UsageError(f"{place}: expected a text or a number, got {quoted(str(value))}")
+    if not str(value) or "\0" in str(value):
+        raise UsageError(f"{place}: expected a text or a number, got {quoted(str(value))}")
     try:
         parsed = action.type(str(value)) if callable(action.type) else str(value)
-    except (ValueError, argparse.ArgumentTypeError) as error:
-        raise UsageError(f"{place}: {str(error) or f'invalid value {quoted(str(value))}'}") from error
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"{place}: {error}") from error
+    except UnicodeError:  # a name that the locale can't write
+        raise
+    except ValueError as error:
+        raise UsageError(f"{place}: expected a whole number, got {quoted(str(value))}") from error
     if action.choices is not None and parsed not in action.choices:
         raise UsageError(f"{place}: expected one of {', '.join(map(str, action.choices))}, got {quoted(str(value))}")
     return parsed

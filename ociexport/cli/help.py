@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from ociexport.cli.exit_codes import OK
-from ociexport.cli.parser import closest
+from ociexport.cli.spelling import closest
 from ociexport.cli.topics import TOPICS
 from ociexport.errors import UsageError, quoted
 

@@ -5,19 +5,20 @@ What a command does not need is not imported: ``ociexport --version`` loads neit
 
 from __future__ import annotations
 
-import io
-import os
 import signal
 import sys
 from typing import TYPE_CHECKING
 
 import ociexport
+from ociexport.cli.streams import OUTPUT_NAME, give_up_output, prepare_streams
 
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Sequence
     from types import FrameType
     from typing import NoReturn
+
+    from ociexport.progress_events import EventLines
 
 
 class _Terminated(BaseException):
@@ -32,39 +33,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGTERM, _raise_terminated)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # Names of files go out as the bytes that they are.
-        sys.stdout.reconfigure(errors="surrogateescape")
-    if words == ["--version"]:
-        print(f"ociexport {ociexport.__version__}")
-        return 0
+    prepare_streams()
     options: Namespace | None = None
     error: BaseException | None = None
     try:
-        from ociexport.cli.commandline import parse_command_line  # noqa: PLC0415 - a third of the start-up
-
-        options = parse_command_line(words)
-        code = int(options.run(options))
+        options = _parse(words)
+        code = int(options.run(options)) if options is not None else 0
         sys.stdout.flush()
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    except (ociexport.OciexportError, OSError, KeyboardInterrupt, _Terminated) as raised:
+    except (ociexport.OciexportError, OSError, MemoryError, UnicodeError, KeyboardInterrupt, _Terminated) as raised:
         error = raised
         code = _report(error)
     events = getattr(options, "events", None)
-    if events is not None:
-        from ociexport.cli.reporting import one_line  # noqa: PLC0415 - few ask for events
+    return _end_events(events, code, error) if events is not None else code
 
+
+def _end_events(events: EventLines, code: int, error: BaseException | None) -> int:
+    """Write the last event; returns the exit code, which is not 0 where it could not be written."""
+    from ociexport.cli.reporting import one_line  # noqa: PLC0415 - few ask for events
+
+    try:
         events.write("ended", {"exitCode": code, **({"message": one_line(error)} if error is not None else {})})
+    except OSError as raised:
+        return code or _report(raised)
     return code
+
+
+def _parse(words: list[str]) -> Namespace | None:
+    """Return the options of a command; None where the words asked for something to read, which was printed."""
+    if words == ["--version"]:
+        print(f"ociexport {ociexport.__version__}")
+        return None
+    from ociexport.cli.commandline import parse_command_line  # noqa: PLC0415 - a third of the start-up
+
+    try:
+        return parse_command_line(words)
+    except SystemExit:
+        return None
 
 
 def _report(error: BaseException) -> int:
     """Tell why the command ended; returns its exit code."""
-    if isinstance(error, BrokenPipeError):
-        # The reader of our output has gone, as `head` does; Python would complain once more at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    if isinstance(error, OSError) and error.filename == OUTPUT_NAME:
+        give_up_output()
+        if isinstance(error, BrokenPipeError):
+            # Its reader has read enough, as `head` does.
+            return 1
     if isinstance(error, _Terminated):
         return _report_end("terminated", 143)
     if isinstance(error, KeyboardInterrupt):
@@ -79,5 +92,7 @@ def _raise_terminated(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _report_end(how: str, code: int) -> int:
+    # Who presses Ctrl-C once more while the interpreter ends wants it to end.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     print(f"ociexport: error: {how}", file=sys.stderr)
     return code

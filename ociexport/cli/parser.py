@@ -1,17 +1,20 @@
-"""The parser of command lines: short help that fits a screen, errors in one line, and what was probably meant."""
+"""The parser of command lines: short help that fits a screen, and errors in one line."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
+import itertools
+from collections.abc import Sequence
 from typing import Any, NoReturn, cast
 
+from ociexport.cli.spelling import closest, closest_option
 from ociexport.errors import UsageError, quoted
 
 _HELP_ALL = "--help-all"
-# Of difflib's ratio: a letter too many or too few in a short word, two in a longer one.
-_NEAR = 0.72
+# How argparse tells it.
+_MISSING = "the following arguments are required: "
+# What argparse would show as the name of a function.
+_KINDS = {int: "a whole number", float: "a number"}
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -44,16 +47,76 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Tell what can't be parsed."""
-        raise UsageError(message, hint=f"see {self.prog} --help")
+        missing = message.removeprefix(_MISSING)
+        if missing != message:
+            raise UsageError(
+                f"{self._command}: expected {missing.replace(', ', ' and ')}, got none",
+                hint=f"for example {self._example}" if self._example else f"see {self.prog} --help",
+            )
+        raise UsageError(message.removeprefix("argument "), hint=f"see {self.prog} --help")
+
+    @property
+    def _command(self) -> str:
+        return self.prog.partition(" ")[2] or self.prog
+
+    def verify_options(self, words: Sequence[str]) -> None:
+        """Return if the command has all options that ``words`` name; before what is missing is told.
+
+        Raises:
+            UsageError: there is no such option; tells which was probably meant.
+        """
+        known = set(long_options(self))
+        options = itertools.takewhile(lambda word: word != "--", words)
+        unknown = [
+            word
+            for word in options
+            if word.startswith("--") and " " not in word and word.partition("=")[0] not in known
+        ]
+        if unknown:
+            self.refuse_unknown(unknown)
 
     def refuse_unknown(self, words: Sequence[str]) -> NoReturn:
-        """Tell of options that there are not, and which was probably meant."""
-        known = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
-        guesses = [closest(word.partition("=")[0], known) for word in words]
+        """Tell of options that there are not, and which was probably meant, or of words too many."""
+        options = [word.partition("=")[0] for word in words if word.startswith("-") and word != "-"]
+        if not options:
+            expected = " ".join(str(action.metavar) for action in self._actions if not action.option_strings)
+            raise UsageError(
+                f"{self._command}: expected {expected or 'no argument'}, got {' '.join(map(quoted, words))} too",
+                hint=f"for example {self._example}" if self._example else f"see {self.prog} --help",
+            )
+        guesses = [closest_option(option, long_options(self)) for option in options]
         meant = ", ".join(guess for guess in guesses if guess)
         raise UsageError(
-            f"unrecognized arguments: {' '.join(words)}",
+            f"{self._command}: there is no option {', '.join(map(quoted, options))}",
             hint=f"did you mean {meant}?" if meant else f"see {self.prog} --help",
+        )
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        # A shell variable that is not set, most of the time; as a path it would be the working directory.
+        if "" in arg_strings and not isinstance(action, argparse._SubParsersAction):
+            raise UsageError(
+                f"{_shown(action)}: expected {action.metavar or 'a value'}, got an empty word",
+                hint="is it a variable of the shell that is not set?",
+            )
+        return super()._get_values(action, arg_strings)
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        try:
+            return super()._get_value(action, arg_string)
+        except argparse.ArgumentError as error:
+            kind = _KINDS.get(action.type)  # type: ignore[call-overload] # whatever it is
+            told = f"expected {kind}, got {quoted(arg_string)}" if kind else error.message
+            raise UsageError(f"{_shown(action)}: {told}", hint=f"see {self.prog} --help") from error
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        choices = [str(choice) for choice in action.choices]
+        meant = closest(str(value), choices)
+        option = f"{action.option_strings[-1]}=" if action.option_strings else f"{self.prog} "
+        raise UsageError(
+            f"{_shown(action)}: expected {one_of(choices)}, got {quoted(str(value))}",
+            hint=f"did you mean {option}{meant}?" if meant else f"see {self.prog} --help",
         )
 
     def format_help(self) -> str:
@@ -93,15 +156,20 @@ class _HelpAll(argparse.Action):
         parser.exit()
 
 
-def closest(word: str, known: Iterable[str]) -> str | None:
-    """Return which of ``known`` was probably meant by ``word``; None where none is near."""
-    return next(iter(get_close_matches(word, list(known), n=1, cutoff=_NEAR)), None)
+def one_of(words: Sequence[str]) -> str:
+    """Return ``words`` as a sentence has them: ``bash, zsh or fish``."""
+    return " or ".join([", ".join(words[:-1]), *words[-1:]]) if len(words) > 1 else "".join(words)
 
 
-def refuse_command(word: str, known: Iterable[str]) -> NoReturn:
-    """Tell of a command that there is not, and which was probably meant."""
-    meant = closest(word, known)
-    raise UsageError(
-        f"command {quoted(word)}: there is none",
-        hint=f"did you mean ociexport {meant}?" if meant else "see ociexport --help",
-    )
+def _shown(action: argparse.Action) -> str:
+    """Return how messages call an option or an argument."""
+    return "/".join(action.option_strings) or str(action.metavar or action.dest)
+
+
+def long_options(parser: argparse.ArgumentParser) -> list[str]:
+    """Return the options of ``parser`` and of what stands below it."""
+    options = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            options += [option for below in action.choices.values() for option in long_options(below)]
+    return options

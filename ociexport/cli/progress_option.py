@@ -46,12 +46,13 @@ def _events_to(text: str) -> EventLines:
     if text.isascii() and text.isdigit():
         try:
             # It is the caller's, who may go on writing to it.
-            return EventLines(open(int(text[:9]), "wb", buffering=0, closefd=False))
+            descriptor = open(int(text[:9]), "wb", buffering=0, closefd=False)  # noqa: SIM115
         except OSError as error:
             raise UsageError(
                 f"--events {quoted(text)}: expected a file descriptor that is open for writing, got {error.strerror}",
                 hint="for example --events 3 3>events.json",
             ) from error
+        return EventLines(descriptor)
     file = open(text, "wb", buffering=0)  # noqa: SIM115 - open as long as the process
     atexit.register(file.close)
     return EventLines(file)

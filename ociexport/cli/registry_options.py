@@ -10,8 +10,6 @@ from ociexport.errors import UsageError, quoted
 from ociexport.registry.credentials import Credentials, parse_user_and_password
 from ociexport.registry.options import DEFAULT_OPTIONS, Mirror, RegistryOptions
 
-_MAX_RETRY_TIMES = 100
-
 
 def add_registry_arguments(parser: argparse.ArgumentParser) -> None:
     """Give ``parser`` the options."""
@@ -142,11 +140,16 @@ def read_password() -> str:
     """Return the password on standard input, without the newline at its end.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or it is no text.
     """
-    password = sys.stdin.read().removesuffix("\n").removesuffix("\r")
+    try:
+        password = sys.stdin.read().removesuffix("\n").removesuffix("\r")
+        password.encode()  # where the locale knows no UTF-8, what is none comes as surrogates
+    except UnicodeError as error:
+        # Not the bytes: they are a secret.
+        raise UsageError("--password-stdin: expected a password in UTF-8, got other bytes") from error
     if not password:
-        raise UsageError("--password-stdin: expected a password, got nothing")
+        raise UsageError("--password-stdin: expected a password, got nothing", hint="--password-stdin <password.txt")
     return password
 
 
@@ -159,24 +162,24 @@ def _parse_header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon or not name.strip() or not name.isascii() or not value.isprintable():
         # Not the value: it may be a secret.
-        raise UsageError(f"--header: expected NAME:VALUE, got {quoted(name)} and something else")
+        raise UsageError(
+            f"--header: expected NAME:VALUE, got {quoted(name)} and something else",
+            hint="for example --header 'X-Trace: 1'",
+        )
     return name.strip(), value.strip()
 
 
 def _parse_seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
     if not 0 <= seconds < 1e6:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"expected seconds, a number from 0 on, got {quoted(text)}")
     return seconds
 
 
 def _parse_times(text: str) -> int:
-    count = int(text)
-    if count < 0:
-        raise ValueError
-    return count
-
-
-# What argparse calls them in "invalid … value".
-_parse_seconds.__name__ = "seconds"
-_parse_times.__name__ = "number"
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"expected a number from 0 on, got {quoted(text)}")
+    return int(text[:19])

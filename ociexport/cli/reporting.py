@@ -12,7 +12,7 @@ from ociexport.errors import escaped
 def report_error(error: BaseException) -> int:
     """Tell ``error`` on standard error; returns the code that the command is to end with."""
     print(f"ociexport: error: {one_line(error)}", file=sys.stderr)
-    hint = getattr(error, "hint", None)
+    hint = _hint_of(error)
     if hint:
         print(f"hint: {escaped(hint)}", file=sys.stderr)
     return exit_code_of(error)
@@ -22,7 +22,32 @@ def one_line(error: BaseException) -> str:
     """Return an error's message on one line; an `OSError`'s with the file's name first."""
     if isinstance(error, OSError) and error.strerror:
         names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+        if _is_directory_gone(error):
+            names.insert(0, "the working directory")
         text = ": ".join([*names, error.strerror])
+    elif isinstance(error, UnicodeEncodeError):
+        text = f"{error.object!a}: expected a name that the locale can write, got one beyond {error.encoding}"
+    elif isinstance(error, MemoryError):
+        text = "not enough memory"
     else:
         text = str(error) or type(error).__name__
     return escaped(" ".join(text.split("\n")))
+
+
+def _hint_of(error: BaseException) -> str | None:
+    if _is_directory_gone(error):
+        return "somebody removed it; cd to one that is there"
+    if isinstance(error, UnicodeEncodeError):
+        return "PYTHONUTF8=1 makes names UTF-8 whatever the locale"
+    return getattr(error, "hint", None)
+
+
+def _is_directory_gone(error: BaseException) -> bool:
+    """Whether something is not there because the working directory is not."""
+    if not isinstance(error, FileNotFoundError) or os.path.isabs(os.fspath(error.filename or "")):
+        return False
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False

@@ -1,0 +1,65 @@
+"""What was probably meant by a word that we do not know: one that is near, or ours for what other tools call so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import NoReturn
+
+from ociexport.errors import UsageError, quoted
+
+# Of difflib's ratio: a letter too many or too few in a short word, two in a longer one.
+_NEAR = 0.72
+# What other tools call what we have under another name.
+_OPTIONS_ELSEWHERE = {
+    "--arch": "--platform",
+    "--cert": "--cert-dir",
+    "--debug": "--events",
+    "--dest": "--out",
+    "--force": "--replace",
+    "--override-arch": "--platform",
+    "--output": "--out",
+    "--password": "--password-stdin",
+    "--skip-tls-verify": "--insecure",
+    "--src-creds": "--creds",
+    "--src-tls-verify": "--tls-verify",
+    "--token": "--registry-token",
+    "--user": "--username",
+}
+_COMMANDS_ELSEWHERE = {
+    "check": "verify",
+    "config": "inspect --config",
+    "copy": "pull",
+    "cp": "pull",
+    "download": "pull",
+    "export": "unpack --to-tar",
+    "extract": "unpack",
+    "fetch": "pull",
+    "images": "tags",
+    "list-tags": "tags",
+    "manifest": "inspect --raw",
+    "prune": "gc",
+    "registry": "serve",
+    "save": "pull",
+    "validate": "verify",
+    "version": "--version",
+}
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """Return which of ``known`` was probably meant by ``word``; None where none is near."""
+    return next(iter(get_close_matches(word, list(known), n=1, cutoff=_NEAR)), None)
+
+
+def closest_option(option: str, known: Iterable[str]) -> str | None:
+    """Return which of the options ``known`` was probably meant by ``option``."""
+    return closest(_OPTIONS_ELSEWHERE.get(option, option), known)
+
+
+def refuse_command(word: str, known: Iterable[str]) -> NoReturn:
+    """Tell of a command that there is not, and which was probably meant."""
+    meant = _COMMANDS_ELSEWHERE.get(word) or closest(word, known)
+    raise UsageError(
+        f"command {quoted(word)}: there is none",
+        hint=f"did you mean ociexport {meant}?" if meant else "see ociexport --help",
+    )
