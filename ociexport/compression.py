@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol, cast
 
 from ociexport.digest import ByteStream
-from ociexport.errors import InvalidImageError
+from ociexport.errors import InvalidImageError, LimitExceededError
 
 # So much is read at once, and so much is inflated at once. Each chunk is handed from thread to thread, and each time
 # the interpreter lock may keep it waiting, so they are large; docs/performance.md has the numbers. A multiple of 512,
@@ -25,7 +25,7 @@ TAR_CHUNK_BYTES = 1024 * 1024
 MAX_RATIO = 250
 RATIO_FROM_BYTES = 2 * 1024**3
 
-_LONGEST_MAGIC_BYTES = 6
+MAGIC_BYTES = 6
 _GZIP_MAGIC = b"\x1f\x8b"
 _XZ_MAGIC = b"\xfd7zXZ\x00"
 _BZIP2_MAGIC = b"BZh"
@@ -63,7 +63,7 @@ def read_tar_chunks(blob: ByteStream) -> Iterator[bytes]:
 
     Spec: image-spec 1.1 layer.md, "+gzip Media Types", "+zstd Media Types"; RFC 1952 §2.2; RFC 8878 §3.1.
     """
-    head = _read_at_least(blob, _LONGEST_MAGIC_BYTES)
+    head = _read_at_least(blob, MAGIC_BYTES)
     found = _format_of(head)
     if found is None:
         while head:
@@ -77,6 +77,18 @@ def read_tar_chunks(blob: ByteStream) -> Iterator[bytes]:
 def is_compressed(head: bytes) -> bool:
     """Whether what begins with ``head``, six bytes or more, is in a format that `read_tar_chunks` inflates."""
     return _format_of(head) is not None
+
+
+def verify_ratio(tar_bytes: int, blob_bytes: int) -> None:
+    """Return if so many bytes may have come out of a layer that has ``blob_bytes`` as it is stored.
+
+    Raises:
+        LimitExceededError: nothing honest grows so.
+    """
+    if tar_bytes > RATIO_FROM_BYTES and tar_bytes > MAX_RATIO * blob_bytes:
+        raise LimitExceededError(
+            f"expected at most {MAX_RATIO} times the {blob_bytes} compressed bytes, got {tar_bytes} so far"
+        )
 
 
 def _inflate(
@@ -113,7 +125,7 @@ def _skip_padding(blob: ByteStream, data: bytes) -> bytes:
     while True:
         data = data.lstrip(b"\0")
         if data:
-            return data + _read_at_least(blob, _LONGEST_MAGIC_BYTES - len(data))
+            return data + _read_at_least(blob, MAGIC_BYTES - len(data))
         data = blob.read(COMPRESSED_CHUNK_BYTES)
         if not data:
             return b""

@@ -9,34 +9,31 @@ of docker before 1.10, which have no config either.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from io import BytesIO
-from typing import Any
 
 from ociexport import mediatypes
 from ociexport.archive_members import ArchiveMembers
-from ociexport.compression import is_compressed, read_tar_chunks
+from ociexport.compression import MAGIC_BYTES, is_compressed
 from ociexport.digest import ByteStream, Digest
 from ociexport.documents import MAX_CONFIG_BYTES, Descriptor, parse_config
 from ociexport.errors import InvalidImageError, InvalidReferenceError, NotFoundError, locating, printable, quoted
 from ociexport.image_list import ListedImage, choose_image
-from ociexport.jsonfields import JsonObject, parse_json_object
+from ociexport.jsonfields import parse_json_object
+from ociexport.made_manifest import compute_diff_id, layer_type_of, make_manifest
 from ociexport.progress import Progress
 from ociexport.reference import ImageReference
 from ociexport.sources import ImageName, ReceivedManifest
+from ociexport.v1_images import MAX_V1_LAYERS, V1Document, config_from_v1, parse_v1_document
 
 DOCKER_MANIFEST_FILE = "manifest.json"
 REPOSITORIES_FILE = "repositories"
 
 # A thousand images stay below it.
 _MAX_LIST_BYTES = 64 * 1024 * 1024
-# docker takes 127 layers; a chain without an end would be a circle.
-_MAX_V1_LAYERS = 1024
 _READ_BYTES = 1024 * 1024
-_MAGIC_BYTES = 6
-_LAYER_TYPES = {b"\x1f\x8b": mediatypes.OCI_LAYER_GZIP, b"\x28\xb5": mediatypes.OCI_LAYER_ZSTD}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +63,7 @@ class DockerArchiveSource:
         self._config = Descriptor(mediatypes.OCI_CONFIG, Digest.of(config), len(config))
         self._files = {descriptor.digest: file for descriptor, file in layers}
         self.image_name = name
-        manifest = {
-            "schemaVersion": 2,
-            "mediaType": mediatypes.OCI_MANIFEST,
-            "config": self._config.to_json(),
-            "layers": [descriptor.to_json() for descriptor, _ in layers],
-        }
-        raw = json.dumps(manifest, separators=(",", ":")).encode()
-        self._manifest = ReceivedManifest(raw, mediatypes.OCI_MANIFEST, Digest.of(raw))
+        self._manifest = make_manifest(self._config, [descriptor for descriptor, _ in layers])
 
     @property
     def display_name(self) -> str:
@@ -141,7 +131,7 @@ def open_v1_image(members: ArchiveMembers, name: str | None, progress: Progress)
     chain = _read_v1_chain(members, chosen.config.removesuffix("/json"))
     files = [f"{layer_id}/layer.tar" for layer_id, _ in chain]
     diff_ids = [_diff_id_of(members, file) for file in files]
-    config = _config_from_v1([document for _, document in chain], diff_ids)
+    config = config_from_v1([document for _, document in chain], diff_ids)
     layers = [(_describe_layer(members, file, diff_id), file) for file, diff_id in zip(files, diff_ids, strict=True)]
     return _told(DockerArchiveSource(members, image_name, config, layers), progress)
 
@@ -231,39 +221,21 @@ def _image_name(tag: str | None) -> ImageName:
 
 def _describe_layer(members: ArchiveMembers, file: str, diff_id: Digest) -> Descriptor:
     """Return a descriptor of a layer as stored; that a plain one hashes to ``diff_id`` is seen when it is read."""
-    stream = members.open_file(file)
-    try:
-        head = stream.read(_MAGIC_BYTES)
+    with closing(members.open_file(file)) as stream:
+        head = stream.read(MAGIC_BYTES)
+        media_type = layer_type_of(head)
         if not is_compressed(head):
-            return Descriptor(mediatypes.OCI_LAYER, diff_id, members.size_of(file))
+            return Descriptor(media_type, diff_id, members.size_of(file))
         hasher = diff_id.new_hasher()
         while head:
             hasher.update(head)
             head = stream.read(_READ_BYTES)
-    finally:
-        stream.close()
-    digest = Digest(diff_id.algorithm, hasher.hexdigest())
-    return Descriptor(_layer_type(members, file), digest, members.size_of(file))
-
-
-def _layer_type(members: ArchiveMembers, file: str) -> str:
-    stream = members.open_file(file)
-    try:
-        return _LAYER_TYPES.get(stream.read(2), mediatypes.OCI_LAYER)
-    finally:
-        stream.close()
+    return Descriptor(media_type, Digest(diff_id.algorithm, hasher.hexdigest()), members.size_of(file))
 
 
 def _diff_id_of(members: ArchiveMembers, file: str) -> Digest:
-    stream = members.open_file(file)
-    hasher = Digest.of(b"").new_hasher()
-    try:
-        with locating(f"{members.place}: {quoted(file)}"):
-            for chunk in read_tar_chunks(stream):
-                hasher.update(chunk)
-    finally:
-        stream.close()
-    return Digest("sha256", hasher.hexdigest())
+    with locating(f"{members.place}: {quoted(file)}"), closing(members.open_file(file)) as stream:
+        return compute_diff_id(stream, members.size_of(file))
 
 
 def _read_repositories(members: ArchiveMembers) -> list[_SavedImage]:
@@ -279,43 +251,16 @@ def _read_repositories(members: ArchiveMembers) -> list[_SavedImage]:
     ]
 
 
-def _read_v1_chain(members: ArchiveMembers, top: str) -> list[tuple[str, bytes]]:
+def _read_v1_chain(members: ArchiveMembers, top: str) -> list[tuple[str, V1Document]]:
     """Return the IDs and documents of an image's layers, lowest first."""
-    chain: list[tuple[str, bytes]] = []
+    chain: list[tuple[str, V1Document]] = []
     layer_id: str | None = top
     while layer_id is not None:
         where = f"{members.place}: {quoted(f'{layer_id}/json')}"
-        if len(chain) == _MAX_V1_LAYERS:
-            raise InvalidImageError(f"expected at most {_MAX_V1_LAYERS} layers", where=where)
-        raw = members.read(f"{layer_id}/json", MAX_CONFIG_BYTES)
-        chain.append((layer_id, raw))
-        layer_id = parse_json_object(raw, where=where).optional_text("parent")
+        if len(chain) == MAX_V1_LAYERS:
+            raise InvalidImageError(f"expected at most {MAX_V1_LAYERS} layers", where=where)
+        document = parse_v1_document(members.read(f"{layer_id}/json", MAX_CONFIG_BYTES), where)
+        # Here each has its layer, whatever it says.
+        chain.append((layer_id, replace(document, is_empty=False)))
+        layer_id = document.parent
     return chain[::-1]
-
-
-# What of a layer's JSON says something of that layer alone, or of the old format.
-_V1_ONLY = ("id", "parent", "Size", "parent_id", "layer_id", "throwaway")
-
-
-def _config_from_v1(documents: Sequence[bytes], diff_ids: Sequence[Digest]) -> bytes:
-    """Return the config of an image of which there is only a JSON for each layer, lowest first.
-
-    Spec: moby ``image/spec/v1.md``, "Image JSON"; what is kept is what docker keeps when it loads such an archive.
-    """
-    config: dict[str, Any] = {key: value for key, value in json.loads(documents[-1]).items() if key not in _V1_ONLY}
-    config.setdefault("architecture", "amd64")
-    config.setdefault("os", "linux")
-    config["rootfs"] = {"type": "layers", "diff_ids": [str(diff_id) for diff_id in diff_ids]}
-    config["history"] = [_history_from_v1(parse_json_object(raw, where="")) for raw in documents]
-    return json.dumps(config, separators=(",", ":")).encode()
-
-
-def _history_from_v1(item: JsonObject) -> dict[str, str]:
-    made_by = item.optional_object("container_config")
-    entry = {
-        "created": item.optional_text("created"),
-        "author": item.optional_text("author"),
-        "created_by": " ".join(made_by.texts("Cmd")) if made_by is not None else None,
-        "comment": item.optional_text("comment"),
-    }
-    return {key: value for key, value in entry.items() if value}

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from ociexport.compression import MAX_RATIO, RATIO_FROM_BYTES, read_tar_chunks
+from ociexport.compression import read_tar_chunks, verify_ratio
 from ociexport.digest import Chunk, Digest, Verifier
 from ociexport.documents import Descriptor, pair_layers
 from ociexport.errors import DiffIdMismatchError, DigestMismatchError, InvalidImageError, LimitExceededError
@@ -200,15 +200,8 @@ class _PlainLayerWriter:
                 if self._is_cut:
                     return
                 self._plain.write(chunk)
-                _verify_ratio(self._plain.offset, self._descriptor.size)
+                verify_ratio(self._plain.offset, self._descriptor.size)
         except BaseException as failure:  # all of them: they belong to the one who writes
             self._failure = failure
         finally:
             pipe.close()
-
-
-def _verify_ratio(tar_bytes: int, blob_bytes: int) -> None:
-    if tar_bytes > RATIO_FROM_BYTES and tar_bytes > MAX_RATIO * blob_bytes:
-        raise LimitExceededError(
-            f"expected at most {MAX_RATIO} times the {blob_bytes} compressed bytes, got {tar_bytes} so far"
-        )

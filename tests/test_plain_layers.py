@@ -225,7 +225,7 @@ def test_damaged_stream_is_refused(out: Path) -> None:
 
 
 def test_bomb_is_stopped(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ociexport.plain_layers.RATIO_FROM_BYTES", 1024 * 1024)
+    monkeypatch.setattr("ociexport.compression.RATIO_FROM_BYTES", 1024 * 1024)
     tar = bytes(30_000_000)
     image = build_image([tar], compression="zstd")
     with pytest.raises(LimitExceededError) as caught:
