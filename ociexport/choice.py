@@ -12,8 +12,14 @@ from dataclasses import dataclass, replace
 from ociexport import mediatypes
 from ociexport.digest import Digest
 from ociexport.documents import ATTESTED_ANNOTATION, Descriptor, Index, Manifest, Platform
-from ociexport.errors import LimitExceededError, NoMatchingPlatformError, NotFoundError, printable
-from ociexport.platforms import fits_platform
+from ociexport.errors import (
+    LimitExceededError,
+    NoMatchingPlatformError,
+    NotFoundError,
+    UnsupportedMediaTypeError,
+    printable,
+)
+from ociexport.platforms import fits_platform, select_manifest
 from ociexport.resolve import DocumentReader, ResolvedManifest, fetch_entry, resolve_manifest, verify_index_depth
 from ociexport.sources import ReceivedManifest
 
@@ -93,7 +99,14 @@ def choose_documents(documents: DocumentReader, choice: PlatformChoice) -> Chose
         everything = _Everything(documents)
         everything.take([top])
         return ChosenDocuments(top.descriptor, tuple(everything.manifests), tuple(everything.others), None)
+    for platform in () if choice.is_single else choice.platforms:
+        # Before anything is fetched for it; deeper within, it is seen below.
+        entry = select_manifest(top, platform)
+        if entry.media_type in mediatypes.SCHEMA1_MANIFESTS:
+            raise _schema1_error(entry, top)
     resolved = [resolve_manifest(documents, platform) for platform in choice.platforms]
+    for one in () if choice.is_single else resolved:
+        _verify_is_as_listed(one.manifest.digest, one.entries[-1], one.indexes[-1])
     manifests = {one.manifest.digest: ChosenManifest(one.manifest, one.platform) for one in resolved}
     if choice.is_single:
         listed = replace(resolved[0].manifest.descriptor, platform=resolved[0].platform)
@@ -146,6 +159,8 @@ class _Everything:
         self.others.append(_received(index))
 
     def _take_entry(self, path: Sequence[Index], entry: Descriptor) -> None:
+        if entry.media_type in mediatypes.SCHEMA1_MANIFESTS:
+            raise _schema1_error(entry, path[-1])
         if entry.media_type and entry.media_type not in mediatypes.INDEXES | mediatypes.MANIFESTS:
             # image-index.md: a type that we do not know is no error. What it refers to can't be known.
             self.others.append(fetch_entry(self._documents.source, path[-1], entry))
@@ -155,11 +170,26 @@ class _Everything:
         except NotFoundError as error:
             error.hint = "the index names what is not there; --platform takes what is"
             raise
+        _verify_is_as_listed(document.digest, entry, path[-1])
         if isinstance(document, Index):
             verify_index_depth(path)
             self.take([*path, document])
         else:
             self.manifests.append(ChosenManifest(document, entry.platform, _attested_by(entry)))
+
+
+def _verify_is_as_listed(digest: Digest, entry: Descriptor, index: Index) -> None:
+    """Return if a document is the one that ``entry`` of ``index`` names, and was not converted to another."""
+    if digest != entry.digest:
+        raise _schema1_error(entry, index)
+
+
+def _schema1_error(entry: Descriptor, index: Index) -> UnsupportedMediaTypeError:
+    return UnsupportedMediaTypeError(
+        f"expected image manifests, got a Docker schema 1 manifest, {entry.digest}, which no index of OCI can name",
+        where=f"manifest {index.digest}",
+        hint="--platform for one platform takes it alone, and converts it",
+    )
 
 
 def _attested_by(entry: Descriptor) -> str | None:

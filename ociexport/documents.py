@@ -244,7 +244,7 @@ def _document_media_type(item: JsonObject, outer: str | None) -> str:
     if inner in mediatypes.SCHEMA1_MANIFESTS or outer in mediatypes.SCHEMA1_MANIFESTS or "fsLayers" in item:
         raise UnsupportedMediaTypeError(
             "expected an image manifest or index, got a Docker schema 1 manifest",
-            hint="push the image again with a current tool, which writes schema 2 or OCI",
+            hint="open_source() gives such an image out as an OCI image",
         )
     if inner and inner not in known:
         raise UnsupportedMediaTypeError(f"expected an image manifest or index, got {quoted(inner)}")

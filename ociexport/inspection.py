@@ -5,15 +5,17 @@ Spec: image-spec 1.1 image-index.md, manifest.md, config.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ociexport import mediatypes
+from ociexport.conversion import layers_of
 from ociexport.documents import (
     ATTESTED_ANNOTATION,
     Descriptor,
+    Document,
     HistoryEntry,
     ImageConfig,
     Index,
@@ -21,13 +23,16 @@ from ociexport.documents import (
     Manifest,
     Platform,
     pair_layers,
+    parse_config,
 )
-from ociexport.errors import NoMatchingPlatformError, NotFoundError, UnsupportedMediaTypeError
+from ociexport.errors import NoMatchingPlatformError, NotFoundError, UnsupportedMediaTypeError, locating
 from ociexport.platforms import host_platform
 from ociexport.progress import SILENT, Progress
 from ociexport.resolve import MAX_INDEX_DEPTH, DocumentReader, read_config, resolve_manifest
+from ociexport.schema1 import is_schema1, parse_schema1
 from ociexport.source_names import open_source
-from ociexport.sources import ImageSource
+from ociexport.sources import ImageSource, ReceivedManifest, published
+from ociexport.v1_images import config_from_v1
 
 if TYPE_CHECKING:
     from ociexport.registry.options import RegistryOptions
@@ -48,17 +53,29 @@ class HistoryLine:
 
 
 @dataclass(frozen=True, slots=True)
+class PublishedSchema1(Document):
+    """A manifest of Docker's schema 1 as it is published: no config is named in it, and no diff_ids."""
+
+    layers: tuple[Descriptor, ...]
+    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
+    config: Descriptor | None = None
+    subject: Descriptor | None = None
+    artifact_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class InspectedImage:
     """One manifest and its config.
 
     Args:
+        manifest: as it is published; of schema 1 what it becomes is not known without its layers.
         platform: what the index or else the config says that it is for; None where neither says anything.
         config: None for an artifact that is no image.
-        layers: lowest first; none for an artifact, whose blobs are in the manifest.
+        layers: lowest first; none for an artifact, whose blobs are in the manifest, and none of schema 1.
         history: oldest first.
     """
 
-    manifest: Manifest
+    manifest: Manifest | PublishedSchema1
     platform: Platform | None
     config: ImageConfig | None
     layers: tuple[Layer, ...]
@@ -84,7 +101,7 @@ class Inspection:
     """
 
     name: str
-    top: Index | Manifest
+    top: Index | Manifest | PublishedSchema1
     manifests: tuple[Descriptor, ...]
     attestations: tuple[Descriptor, ...]
     image: InspectedImage | None
@@ -126,7 +143,11 @@ def inspect_source(source: ImageSource, platform: Platform, *, must_fit: bool) -
     Raises:
         as `inspect` does.
     """
-    documents = DocumentReader(source)
+    received = published(source).fetch_manifest()
+    if is_schema1(received.raw, received.media_type):
+        described = _inspect_schema1(published(source), received)
+        return Inspection(source.display_name, described.manifest, (), (), described, None)
+    documents = DocumentReader(source, received)
     top = documents.top
     listed = list(_listed(documents, top, MAX_INDEX_DEPTH)) if isinstance(top, Index) else []
     image, missing = None, None
@@ -176,6 +197,15 @@ def _inspect_image(documents: DocumentReader, platform: Platform) -> InspectedIm
     return InspectedImage(
         manifest, resolved.platform or config.platform, config, layers, _pair_history(config.history, len(layers))
     )
+
+
+def _inspect_schema1(source: ImageSource, received: ReceivedManifest) -> InspectedImage:
+    manifest = parse_schema1(received.raw, received.media_type, received.digest)
+    with locating(f"manifest {manifest.digest}"):
+        layers = layers_of(source, manifest)
+        config = parse_config(config_from_v1(manifest.documents, ()))
+    document = PublishedSchema1(manifest.raw, manifest.media_type, manifest.digest, tuple(layers))
+    return InspectedImage(document, config.platform, config, (), _pair_history(config.history, len(layers)))
 
 
 def _pair_history(history: Sequence[HistoryEntry], layer_count: int) -> tuple[HistoryLine, ...]:

@@ -49,7 +49,15 @@ LAYERS = FOREIGN_LAYERS | {
 }
 
 # All four, always: a registry that is asked for fewer converts the manifest (and so changes its digest) or says 404.
-ACCEPTED_MANIFESTS = (OCI_INDEX, OCI_MANIFEST, DOCKER_MANIFEST_LIST, DOCKER_MANIFEST)
+# Those of schema 1 come last, for what was never pushed as anything else.
+ACCEPTED_MANIFESTS = (
+    OCI_INDEX,
+    OCI_MANIFEST,
+    DOCKER_MANIFEST_LIST,
+    DOCKER_MANIFEST,
+    DOCKER_SCHEMA1_SIGNED,
+    DOCKER_SCHEMA1,
+)
 
 
 def without_parameters(content_type: str) -> str:

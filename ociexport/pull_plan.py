@@ -10,6 +10,7 @@ from typing import TypeAlias
 from ociexport.archive_plan import plan_archive
 from ociexport.blob_cache import BlobCache
 from ociexport.choice import PlatformChoice
+from ociexport.conversion import ConvertingSource
 from ociexport.digest import Digest
 from ociexport.documents import Descriptor, Platform
 from ociexport.errors import NotFoundError
@@ -54,6 +55,8 @@ class PlannedImage:
         credentials: who was asked as, and where that was found; None where nobody asked.
         blobs: those that no image before it in the same pull brings.
         replaces: the digest that the name stands for at the destination now; None where it is new or the same.
+        converted: the digest of the published manifest, where that is to be converted. The new ones' digests are not
+            known then, before the layers are there; those in ``image`` mean nothing, and its configs are not listed.
     """
 
     image: PreparedImage
@@ -61,6 +64,7 @@ class PlannedImage:
     credentials: str | None
     blobs: tuple[PlannedBlob, ...]
     replaces: Digest | None
+    converted: Digest | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +112,15 @@ def plan_pull(
     brought: set[Digest] = set()
     planned = []
     for source in sources:
+        if isinstance(source, ConvertingSource):
+            source.only_plan()
         image = prepare_image(source, platform, layout, progress)
-        blobs = [blob for blob in image.blobs if blob.descriptor.digest not in brought]
+        converted = source.converted.get(image.listed.digest) if isinstance(source, ConvertingSource) else None
+        blobs = [
+            blob
+            for blob in image.blobs
+            if blob.descriptor.digest not in brought and not (converted is not None and blob.content is not None)
+        ]
         brought |= {blob.descriptor.digest for blob in blobs}
         planned.append(
             PlannedImage(
@@ -117,7 +128,8 @@ def plan_pull(
                 served_by=servers_of(source).get(image.main.manifest.digest),
                 credentials=credentials_of(source),
                 blobs=tuple(_plan_blob(blob, layout, cache) for blob in blobs),
-                replaces=_replaced_by(image, layout) if layout is not None else None,
+                replaces=_replaced_by(image, layout) if layout is not None and converted is None else None,
+                converted=converted,
             )
         )
     if layout is None:

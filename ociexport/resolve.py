@@ -49,10 +49,12 @@ class DocumentReader:
 
     Args:
         source: that they come from; stays open.
+        top: what the source itself names, where it was fetched before.
     """
 
-    def __init__(self, source: ImageSource) -> None:
+    def __init__(self, source: ImageSource, top: ReceivedManifest | None = None) -> None:
         self.source = source
+        self._received = top
         self._known: dict[Digest, Index | Manifest] = {}
         self._top: Index | Manifest | None = None
 
@@ -60,7 +62,7 @@ class DocumentReader:
     def top(self) -> Index | Manifest:
         """What the source itself names."""
         if self._top is None:
-            received = self.source.fetch_manifest()
+            received = self._received or self.source.fetch_manifest()
             self._top = parse_document(received.raw, received.media_type, received.digest)
             self._known[self._top.digest] = self._top
         return self._top
@@ -106,9 +108,14 @@ def verify_index_depth(indexes: Sequence[Index]) -> None:
 
 
 def fetch_entry(source: ImageSource, index: Index, entry: Descriptor) -> ReceivedManifest:
-    """Return the document that ``entry`` of ``index`` names; its media type is the entry's, where it has one."""
+    """Return the document that ``entry`` of ``index`` names; its media type is the entry's, where it has one.
+
+    A source that converts what is published may return another document, with another digest.
+    """
     with locating(f"manifest {index.digest}"):
         received = source.fetch_manifest(entry)
+    if received.digest != entry.digest:
+        return received  # converted, so that what the entry says is not said of it
     return ReceivedManifest(received.raw, entry.media_type or received.media_type, received.digest)
 
 

@@ -32,7 +32,15 @@ from ociexport.errors import (
 )
 from ociexport.jsonfields import JsonObject, parse_json_object
 from ociexport.resolve import read_small_blob
-from ociexport.sources import ImageName, ImageSource, ReceivedManifest, credentials_of, servers_of
+from ociexport.schema1 import is_schema1
+from ociexport.sources import (
+    ConvertedSource,
+    ImageName,
+    ImageSource,
+    ReceivedManifest,
+    credentials_of,
+    servers_of,
+)
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
@@ -217,7 +225,7 @@ class SignedSource:
         if descriptor is None:
             self._is_top_signed, self._reasons = is_signed, reasons
         media_type = (descriptor.media_type if descriptor is not None else "") or received.media_type
-        if not is_signed and not isinstance(parse_document(received.raw, media_type, received.digest), Index):
+        if not is_signed and not _is_index(received.raw, media_type, received.digest):
             places = ", ".join(quoted(key.place) for key in self._policy.keys)
             found = "; ".join(dict.fromkeys([*self._reasons, *reasons])) or "there is none"
             raise SignatureError(
@@ -234,9 +242,20 @@ class SignedSource:
         self._source.close()
 
 
+def _is_index(raw: bytes, media_type: str | None, digest: Digest) -> bool:
+    return not is_schema1(raw, media_type) and isinstance(parse_document(raw, media_type, digest), Index)
+
+
 def require_signature(source: ImageSource, policy: SignaturePolicy | None) -> ImageSource:
-    """Return ``source`` as it is, or where there is a policy, one that gives out only what is signed."""
-    return source if policy is None else SignedSource(source, policy)
+    """Return ``source`` as it is, or where there is a policy, one that gives out only what is signed.
+
+    What is signed is the image as it is published, before it is converted.
+    """
+    if policy is None:
+        return source
+    if isinstance(source, ConvertedSource):
+        return source.around(SignedSource(source.published, policy))
+    return SignedSource(source, policy)
 
 
 @dataclass(frozen=True, slots=True)

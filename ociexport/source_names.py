@@ -205,7 +205,7 @@ def open_source(
     if isinstance(name, str):
         name = parse_source_name(name)
     if isinstance(name, RegistryName):
-        return new_client(options, progress).source(name.reference, owns_client=True)
+        return converting(new_client(options, progress).source(name.reference, owns_client=True), progress)
     return _open_local(name, progress)
 
 
@@ -228,7 +228,7 @@ class SourceOpener:
             return _open_local(name, self._progress)
         if self._client is None:
             self._client = new_client(self._options, self._progress)
-        return self._client.source(name.reference)
+        return converting(self._client.source(name.reference), self._progress)
 
     def close(self) -> None:
         """Close all connections."""
@@ -244,10 +244,18 @@ def _open_local(name: LayoutName | ArchiveName | DirectoryName, progress: Progre
         from ociexport.archive_source import open_archive_image  # noqa: PLC0415
         from ociexport.progress import SILENT  # noqa: PLC0415
 
-        return open_archive_image(name.path, name.image, progress or SILENT)
+        return converting(open_archive_image(name.path, name.image, progress or SILENT), progress)
     if not os.path.isdir(name.path):
         raise NotFoundError(f"{quoted(name.path)}: expected an OCI layout, there is no such directory")
-    return ImageLayout(name.path).open_image(name.image)
+    return converting(ImageLayout(name.path).open_image(name.image), progress)
+
+
+def converting(source: ImageSource, progress: Progress | None) -> ImageSource:
+    """Return ``source`` as one that converts an image of Docker's schema 1."""
+    from ociexport.conversion import ConvertingSource  # noqa: PLC0415 - as above
+    from ociexport.progress import SILENT  # noqa: PLC0415
+
+    return ConvertingSource(source, progress or SILENT)
 
 
 def new_client(options: RegistryOptions | None, progress: Progress | None) -> RegistryClient:

@@ -7,12 +7,14 @@ and opens a blob. So `pull` copies any source to any destination, and `unpack` t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from ociexport.digest import ByteStream, Chunk, Digest
 from ociexport.documents import Descriptor
+
+_READ_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,53 @@ class _Asked(Protocol):
 def credentials_of(source: ImageSource) -> str | None:
     """Return whom the image was asked for as, and where that was found; None where nobody wanted to know it so far."""
     return source.credentials if isinstance(source, _Asked) else None
+
+
+@runtime_checkable
+class ConvertedSource(ImageSource, Protocol):
+    """An `ImageSource` that gives an image out as another one than it is published as."""
+
+    @property
+    def published(self) -> ImageSource:
+        """The image as it is published; closed with this source."""
+
+    def around(self, source: ImageSource) -> ImageSource:
+        """Return the same conversion of another source, in the place of this one."""
+
+
+def published(source: ImageSource) -> ImageSource:
+    """Return the source of what is published where ``source`` converts that; else ``source`` itself."""
+    return source.published if isinstance(source, ConvertedSource) else source
+
+
+@runtime_checkable
+class _Sized(Protocol):
+    def size_of_blob(self, digest: Digest) -> int: ...
+
+
+def told_size_of_blob(source: ImageSource, digest: Digest) -> int | None:
+    """Return how many bytes a blob has of which only the digest is known; None where only reading it would tell.
+
+    Raises:
+        NotFoundError, RegistryError: it is not to be had.
+    """
+    return source.size_of_blob(digest) if isinstance(source, _Sized) else None
+
+
+def size_of_blob(source: ImageSource, digest: Digest) -> int:
+    """Return how many bytes a blob has of which only the digest is known; it is read where nothing else tells.
+
+    Raises:
+        as `told_size_of_blob` does.
+    """
+    told = told_size_of_blob(source, digest)
+    if told is not None:
+        return told
+    size = 0
+    with closing(source.open_blob(Descriptor("", digest, 0))) as stream:
+        while chunk := stream.read(_READ_BYTES):
+            size += len(chunk)
+    return size
 
 
 class BlobWriter(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -11,6 +11,7 @@ from ociexport import mediatypes
 from ociexport.archive import ArchiveFile, verify_is_file_to_write, write_to_stream
 from ociexport.archive_plan import ArchivePlan, plan_archive
 from ociexport.choice import PlatformChoice
+from ociexport.conversion import ConvertingSource
 from ociexport.digest import Digest
 from ociexport.documents import Platform
 from ociexport.errors import (
@@ -121,13 +122,17 @@ def copy_image(
     verify_jobs(jobs)
     if decompress and not isinstance(destination, ImageLayout):
         raise UsageError("decompress: expected a layout or an archive as destination")
+    brought: Collection[Digest] = ()
+    if isinstance(source, ConvertingSource) and isinstance(destination, ImageLayout) and not decompress:
+        source.keep_layers_in(destination, jobs)
+        brought = source.layers
     image = prepare_image(source, platform, destination, progress)  # 1
     plain = PlainLayerStore(destination, diff_ids_of([image])) if isinstance(destination, ImageLayout) else None
     plain = plain if decompress else None
     fetch = BlobFetch(plain or destination, progress)
     with destination.begin() as use:
         try:
-            fetch.run(image.blobs, jobs)  # 2
+            fetch.run([blob for blob in image.blobs if blob.descriptor.digest not in brought], jobs)  # 2
         except (InvalidImageError, NotFoundError):
             # The image is not as it should be, so nothing of it is to stay. After all else the next try goes on here.
             use.discard(map(plain.stored_digest, fetch.begun) if plain else fetch.begun)
@@ -136,7 +141,7 @@ def copy_image(
         for document in written.documents:  # 3
             destination.write_manifest(document)
         destination.write_name(written.listed, written.name)
-    return results_of([image], [written], [fetch])[0]
+    return results_of([image], [written], [*_conversions([source]), fetch])[0]
 
 
 def copy_to_archive(
@@ -185,6 +190,11 @@ def copy_to_archive(
         planned = plan_legacy_archive(written, seconds=seconds) if legacy else plan_archive(written, seconds=seconds)
         fetches = _write_archive(planned, written, out, jobs, progress)
     return results_of(images, images if legacy else written, [inflation, *fetches])
+
+
+def _conversions(sources: Iterable[ImageSource]) -> list[BlobFetch]:
+    """Return what has fetched layers before their images were known."""
+    return [fetch for source in sources if isinstance(source, ConvertingSource) for fetch in source.fetches]
 
 
 def _warn_of_zstd(images: Iterable[PreparedImage], progress: Progress) -> None:

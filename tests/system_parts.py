@@ -61,12 +61,13 @@ def mounted(directory: Path, *words: str) -> Iterator[Path]:
 
 
 @contextmanager
-def docker_registry(directory: Path, *, proxy_of: str | None = None) -> Iterator[str]:
+def docker_registry(directory: Path, *, proxy_of: str | None = None, schema1: bool = False) -> Iterator[str]:
     """Run Debian's docker-registry on loopback; gives its ``host:port``.
 
     Args:
         directory: where it keeps its blobs.
         proxy_of: URL of a registry that it is a pull-through cache of.
+        schema1: whether it takes and signs manifests of schema 1.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -77,6 +78,7 @@ def docker_registry(directory: Path, *, proxy_of: str | None = None) -> Iterator
     config.write_text(
         f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: '{directory}/data'}}}}\n"
         f"http: {{addr: '127.0.0.1:{port}'}}\n{proxy}"
+        f"compatibility: {{schema1: {{enabled: {str(schema1).lower()}}}}}\n"
     )
     with (directory / "log").open("w") as log:
         process = subprocess.Popen(["docker-registry", "serve", str(config)], stdout=log, stderr=log)

@@ -22,6 +22,7 @@ from tests.command import run_command
 from tests.damaged_layout import DamagedLayout
 from tests.image_builder import ARM64, build_artifact, build_image, build_index, to_json
 from tests.memory_source import member
+from tests.schema1_images import build_schema1
 
 IMAGE = build_image([[member("a", b"x")], [member("b")]])
 OTHER = build_image([[member("c")], [member("a", b"x")]], platform=ARM64)
@@ -89,11 +90,9 @@ def test_foreign_layers_unknown_documents_and_dockers_first_manifests_keep_what_
     layout.write(one=IMAGE, other=OTHER)
     descriptors = [{"mediaType": "x/y", "digest": str(digest), "size": 1} for digest in OTHER.all_digests]
     layout.add(to_json({"blobs": descriptors}), "application/vnd.cncf.oras.artifact.manifest.v1+json")
-    layout.add(
-        to_json({"schemaVersion": 1, "fsLayers": [{"blobSum": str(layer.digest)} for layer in IMAGE.layers]}),
-        mediatypes.DOCKER_SCHEMA1,
-        tag="old",
-    )
+    layers = [{"blobSum": str(layer.digest)} for layer in IMAGE.layers]
+    old = build_schema1([b"", None], edit=lambda manifest: manifest.update(fsLayers=layers))
+    layout.add(old.raw, mediatypes.DOCKER_SCHEMA1, tag="old")
     unlist(layout, 0)
     unlist(layout, 0)
     assert {file.path for file in collect_garbage(layout.path).dropped} == {

@@ -29,6 +29,7 @@ from tests.image_builder import (
     to_json,
 )
 from tests.memory_source import member
+from tests.schema1_images import EMPTY_LAYER, build_schema1
 
 IMAGE = build_image([[member("a", b"x")], [member("b")]])
 OTHER = build_image([[member("c")]], platform=ARM64)
@@ -454,7 +455,7 @@ def test_config_that_is_no_json_is_told(layout: DamagedLayout) -> None:
 
 
 def test_unknown_documents_are_followed_but_no_error(layout: DamagedLayout) -> None:
-    """image-spec considerations.md: an unknown media type is no error; nor is docker's first manifest."""
+    """image-spec considerations.md: an unknown media type is no error."""
     layout.write(one=IMAGE)
     layout.blob(Digest.of(b"blob")).write_bytes(b"blob")
     layout.add(
@@ -462,15 +463,26 @@ def test_unknown_documents_are_followed_but_no_error(layout: DamagedLayout) -> N
         "application/vnd.cncf.oras.artifact.manifest.v1+json",
     )
     layout.add(b"<xml/>", "application/xml", tag="xml")
-    layout.add(
-        to_json({"schemaVersion": 1, "fsLayers": [{"blobSum": str(FIRST.digest)}]}),
-        mediatypes.DOCKER_SCHEMA1_SIGNED,
-        tag="old",
-    )
     assert layout.findings() == [
-        "note: old: manifest <old>: expected an image manifest or index, got a Docker schema 1 manifest",
         f"note: added: manifest <added>: blob sha256:{'0' * 64}: not here, as may be",
     ]
+
+
+def test_dockers_first_manifest_is_followed(layout: DamagedLayout) -> None:
+    """What stands in the place of a layer that is none need not be there."""
+    layout.write(one=IMAGE)
+    old = build_schema1([[member("a")], None])
+    layout.add(old.raw, old.media_type, tag="old")
+    (digest,) = map(Digest.of, old.layers)
+    note = "a Docker schema 1 manifest: no sizes and diff_ids to compare with; its signature is not looked at"
+    absent = f"note: old: manifest <old>: blob {Digest.of(EMPTY_LAYER)}: not here, as may be"
+    assert layout.findings() == [
+        f"note: old: manifest <old>: {note}",
+        f"wrong: old: manifest <old>: layer 1 of 1 ({digest}): not there",
+        absent,
+    ]
+    layout.blob(digest).write_bytes(old.layers[0])
+    assert layout.findings() == [f"note: old: manifest <old>: {note}", absent]
 
 
 def test_subject_may_be_absent_and_is_looked_at_where_it_is_there(layout: DamagedLayout) -> None:

@@ -19,8 +19,9 @@ from ociexport.image_list import ListedImage
 from ociexport.image_names import list_local_images
 from ociexport.inspection import inspect_source
 from ociexport.resolve import DocumentReader, read_raw_config, resolve_manifest
+from ociexport.schema1 import is_schema1
 from ociexport.source_names import ArchiveName, RegistryName, SourceName, open_source, parse_source_name
-from ociexport.sources import ImageSource
+from ociexport.sources import ImageSource, published
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,10 +78,11 @@ def _several_images(name: SourceName) -> list[ListedImage]:
 
 
 def _read_raw(source: ImageSource, platform: Platform | None) -> bytes:
-    if platform is not None:
-        return resolve_manifest(DocumentReader(source), platform).manifest.raw
-    # Whatever it is: also what nothing else here understands.
-    return source.fetch_manifest().raw
+    received = published(source).fetch_manifest()
+    if platform is None or is_schema1(received.raw, received.media_type):
+        # Whatever it is: also what nothing else here understands.
+        return received.raw
+    return resolve_manifest(DocumentReader(source, received), platform).manifest.raw
 
 
 def _print_bytes(raw: bytes) -> int:

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 
 from ociexport.documents import Descriptor, ImageConfig, Index, Manifest
 from ociexport.image_list import ListedImage, shown_name
-from ociexport.inspection import HistoryLine, InspectedImage, Inspection, attested_by, history_of
+from ociexport.inspection import (
+    HistoryLine,
+    InspectedImage,
+    Inspection,
+    PublishedSchema1,
+    attested_by,
+    history_of,
+)
 
 
 def inspection_to_json(inspection: Inspection) -> dict[str, object]:
@@ -29,7 +36,7 @@ def listing_to_json(place: str, images: Sequence[ListedImage]) -> dict[str, obje
     }
 
 
-def _document_to_json(document: Index | Manifest) -> dict[str, object]:
+def _document_to_json(document: Index | Manifest | PublishedSchema1) -> dict[str, object]:
     return {
         "digest": str(document.digest),
         "mediaType": document.media_type,
@@ -60,11 +67,12 @@ def _image_to_json(image: InspectedImage) -> dict[str, object]:
     }
 
 
-def _config_to_json(descriptor: Descriptor, config: ImageConfig | None) -> dict[str, object]:
+def _config_to_json(descriptor: Descriptor | None, config: ImageConfig | None) -> dict[str, object]:
+    # A manifest of schema 1 names no config; the one that it becomes is known with its layers.
     members: dict[str, object] = {
-        "digest": str(descriptor.digest),
-        "mediaType": descriptor.media_type,
-        "size": descriptor.size,
+        "digest": str(descriptor.digest) if descriptor is not None else None,
+        "mediaType": descriptor.media_type if descriptor is not None else None,
+        "size": descriptor.size if descriptor is not None else None,
     }
     if config is None:
         return members

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 
-from ociexport.documents import Descriptor, Document, ImageConfig, Index, Manifest
+from ociexport.documents import Descriptor, Document, ImageConfig, Index
 from ociexport.errors import escaped, printable
 from ociexport.image_list import ListedImage, shown_name
 from ociexport.inspection import InspectedImage, Inspection, attested_by
@@ -60,10 +60,11 @@ def _image_lines(image: InspectedImage, name: str) -> Iterator[str]:
         yield _line("subject", str(manifest.subject.digest))
     if image.platform is not None:
         yield _line("platform", str(image.platform))
-    yield _line("config", f"{manifest.config.digest}  {printable(manifest.config.media_type)}")
+    if manifest.config is not None:
+        yield _line("config", f"{manifest.config.digest}  {printable(manifest.config.media_type)}")
     if image.config is not None:
         yield from _config_lines(image.config)
-    yield _line("layers" if image.config is not None else "blobs", _count(manifest, image.size))
+    yield _line("layers" if image.config is not None else "blobs", _count(len(manifest.layers), image.size))
     yield from (f"  {line}" for line in _layer_lines(image))
 
 
@@ -106,8 +107,8 @@ def _layer_line(number: int, descriptor: Descriptor) -> str:
     return f"{number:<2} {descriptor.digest}  {format_bytes(descriptor.size)}  {printable(descriptor.media_type)}"
 
 
-def _count(manifest: Manifest, size: int) -> str:
-    return f"{len(manifest.layers)}, {format_bytes(size)}"
+def _count(layers: int, size: int) -> str:
+    return f"{layers}, {format_bytes(size)}"
 
 
 def _map_lines(texts: Mapping[str, str]) -> Iterator[str]:

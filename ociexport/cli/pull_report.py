@@ -132,11 +132,12 @@ def tell_plan(plan: PullPlan, options: argparse.Namespace) -> int:
 
 def _print_image(planned: PlannedImage) -> None:
     image = planned.image
-    print(f"image {image.source.display_name}: {image.listed.digest}")
+    print(f"image {image.source.display_name}: {planned.converted or image.listed.digest}")
     if planned.served_by is not None:
         print(f"  from {planned.served_by}, asked as {planned.credentials or 'nobody: no credentials were wanted'}")
     for one in image.manifests:
-        print(f"  manifest {one.manifest.digest}" + (f" for {one.platform}" if one.platform is not None else ""))
+        what = "a manifest to be made of it" if planned.converted is not None else f"manifest {one.manifest.digest}"
+        print(f"  {what}" + (f" for {one.platform}" if one.platform is not None else ""))
     for blob in planned.blobs:
         print(f"  {blob.title}: {format_bytes(blob.descriptor.size)}, {_state_of(blob)}")
     if planned.replaces is not None:
@@ -161,13 +162,14 @@ def _plan_to_json(plan: PullPlan, out: str) -> dict[str, object]:
         "images": [
             {
                 "name": planned.image.source.display_name,
-                "digest": str(planned.image.listed.digest),
+                "digest": str(planned.converted or planned.image.listed.digest),
                 "servedBy": planned.served_by,
                 "credentials": planned.credentials,
                 "manifests": [
                     {
-                        "digest": str(one.manifest.digest),
-                        "configDigest": str(one.manifest.config.digest),
+                        # Of what is to be converted they are known only when the layers are there.
+                        "digest": str(one.manifest.digest) if planned.converted is None else None,
+                        "configDigest": str(one.manifest.config.digest) if planned.converted is None else None,
                         "isImage": one.config is not None,
                         "platform": one.platform.to_json() if one.platform is not None else None,
                     }

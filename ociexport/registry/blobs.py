@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from io import BytesIO
 from typing import TypeAlias
 
 from ociexport.errors import RegistryError, SizeMismatchError, TransferError, quoted
@@ -188,3 +189,24 @@ def range_headers(position: int, end: int | None) -> dict[str, str]:
     if position == 0 and end is None:
         return {}
     return {"Range": f"bytes={position}-" + (str(end - 1) if end is not None else "")}
+
+
+def whole_size(answer: Answer) -> int:
+    """Return how long the whole is of which ``answer`` brings the first byte, or all; the caller closes it.
+
+    Where it says nothing of that, it is read to its end.
+
+    Raises:
+        TransferError: the connection broke on the way there.
+    """
+    match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+    if answer.status == 206 and match is not None and match[3] != "*":
+        return int(match[3])
+    if answer.status == 200 and answer.content_length is not None:
+        # A storage that calls its layers gzip in Content-Encoding says their own length; a proxy that compresses, none.
+        return answer.content_length
+    size = 0
+    body = without_encoding(answer) if answer.status == 200 else BytesIO()
+    while chunk := body.read(_SKIPPED_AT_ONCE_BYTES):
+        size += len(chunk)
+    return size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import replace
 from typing import TypeVar
 
@@ -24,7 +25,7 @@ from ociexport.errors import (
 )
 from ociexport.progress import SILENT, Progress
 from ociexport.reference import ImageReference
-from ociexport.registry.blobs import range_headers
+from ociexport.registry.blobs import range_headers, whole_size
 from ociexport.registry.credentials import Finding
 from ociexport.registry.encodings import undo_for_document
 from ociexport.registry.exchange import Answer
@@ -38,6 +39,7 @@ from ociexport.registry.session import RegistrySession
 from ociexport.registry.tags import list_tags, nearest_tag
 from ociexport.registry.transport import Transport
 from ociexport.resolve import verify_manifest_size
+from ociexport.schema1 import digested_bytes
 from ociexport.sources import ImageName, ReceivedManifest
 
 _MANIFEST_HEADERS = {"Accept": ", ".join(mediatypes.ACCEPTED_MANIFESTS)}
@@ -207,15 +209,20 @@ class RegistrySource:
         def fetch(route: Route) -> ReceivedManifest:
             answer = self._get(route, f"/manifests/{selector}", subject=subject, headers=_MANIFEST_HEADERS)
             raw = _read_manifest(answer, subject)
+            media_type = answer.headers.get("Content-Type")
+            with locating(subject):
+                digested = digested_bytes(raw, media_type)
             if wanted is None:
-                digest = _verify_announced_digest(answer, raw, subject)
+                digest = _verify_announced_digest(answer, digested, subject)
             else:
-                verifier = Verifier(wanted, descriptor.size if descriptor is not None else None, subject=subject)
-                verifier.update(raw)
+                # An index says the size of what is served, which is longer than what was signed of it.
+                size = descriptor.size if descriptor is not None and digested is raw else None
+                verifier = Verifier(wanted, size, subject=subject)
+                verifier.update(digested)
                 verifier.verify()
                 digest = wanted
             self._note(digest, route)
-            return ReceivedManifest(raw, answer.headers.get("Content-Type"), digest)
+            return ReceivedManifest(raw, media_type, digest)
 
         try:
             return self._first_that_succeeds(routes, fetch)
@@ -265,6 +272,27 @@ class RegistrySource:
                 return open_foreign(descriptor, headers, error, self._client.transport)
 
         return open_blob_stream(open_from, descriptor.size, offset, self._client.transport, subject)
+
+    def size_of_blob(self, digest: Digest) -> int:
+        """Return how many bytes a blob has, of which only the digest is known.
+
+        Its first byte is asked for, since not every storage that a registry redirects to answers a HEAD. Where a server
+        gives neither parts nor lengths, all of it is read.
+
+        Raises:
+            RegistryNotFoundError: there is no such blob.
+
+        Spec: RFC 9110 14.4, "Content-Range".
+        """
+        subject = f"blob {digest}"
+        routes = [route for route in self._routes if route.serves_digests]
+
+        def ask(route: Route) -> int:
+            answer = self._get(route, f"/blobs/{digest}", subject=subject, headers=range_headers(0, 1), accepted=_PART)
+            with closing(answer):
+                return whole_size(answer)
+
+        return self._first_that_succeeds(routes, ask)
 
     def fetch_tagged(self, tag: str) -> Iterator[ReceivedManifest]:
         """Yield what the repository has under ``tag``; see `CompanionSource`."""

@@ -14,7 +14,7 @@ from ociexport.layout import ImageLayout
 from ociexport.mediatypes import without_parameters
 from ociexport.progress import Progress
 from ociexport.source_names import ArchiveName, LayoutName, RegistryName, open_source, parse_source_name
-from ociexport.sources import BlobOpener, ImageSource
+from ociexport.sources import BlobOpener, ImageSource, published
 from ociexport.verification.archives import read_archive_roots
 from ociexport.verification.findings import Findings, Kind
 from ociexport.verification.stores import (
@@ -71,14 +71,14 @@ def open_subject(
         as `open_source` does; that an archive can't be read is a finding, and comes later.
     """
     if not isinstance(source, str | os.PathLike):
-        return OneImage(source, is_owned=False)
+        return OneImage(published(source), is_owned=False)
     name = parse_source_name(os.fspath(source))
     if isinstance(name, LayoutName) and name.image is None:
         return WholeLayout(name.path)
     if isinstance(name, ArchiveName) and name.image is None:
         return WholeArchive(name.path)
     opened = open_source(name, options=registry, progress=progress)
-    return OneImage(opened, is_owned=True, is_remote=isinstance(name, RegistryName))
+    return OneImage(published(opened), is_owned=True, is_remote=isinstance(name, RegistryName))
 
 
 class WholeLayout:

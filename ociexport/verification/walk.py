@@ -32,7 +32,8 @@ from ociexport.errors import (
 from ociexport.jsonfields import JsonObject, parse_json_object
 from ociexport.platforms import normalize_platform
 from ociexport.resolve import MAX_INDEX_DEPTH, read_small_blob
-from ociexport.sources import ImageName, ImageSource
+from ociexport.schema1 import is_schema1, parse_schema1
+from ociexport.sources import ImageName, ImageSource, told_size_of_blob
 from ociexport.verification.findings import Findings, Kind
 from ociexport.verification.loose_documents import digests_in, is_foreign, readable_descriptors
 from ociexport.verification.schemas import Flaw, config_flaws, index_flaws, manifest_flaws
@@ -192,6 +193,9 @@ class Walk:
             self.doubtful.add(digest)
             self._findings.add_error(error, place, otherwise=Kind.DOCUMENT, digest=digest)
             return
+        if is_schema1(raw, named.descriptor.media_type):
+            self._follow_schema1(raw, item, named)
+            return
         try:
             document = parse_document(raw, named.descriptor.media_type, digest)
         except UnsupportedMediaTypeError as error:
@@ -211,6 +215,31 @@ class Walk:
             self._add_flaws(place, digest, manifest_flaws(item.members))
             self._follow_manifest(document, named)
         self._follow_subject(document.subject, named)
+
+    def _follow_schema1(self, raw: bytes, item: JsonObject, named: NamedBlob) -> None:
+        """Follow a manifest of Docker's schema 1, which says neither sizes nor diff_ids."""
+        digest = named.descriptor.digest
+        place = f"{named.place}: manifest {digest}"
+        try:
+            manifest = parse_schema1(raw, named.descriptor.media_type, digest)
+        except InvalidImageError as error:
+            self._add_flaws(place, digest, iter(()), otherwise=error)
+            self._follow_unknown(item, named)
+            return
+        message = "a Docker schema 1 manifest: no sizes and diff_ids to compare with; its signature is not looked at"
+        self._findings.add(Kind.MEDIA_TYPE, place, message, is_wrong=False, digest=digest)
+        for number, layer in enumerate(manifest.layers, start=1):
+            size = None
+            with suppress(NotFoundError):  # as a blob it is looked for again
+                size = told_size_of_blob(named.source, layer)
+            descriptor = Descriptor(mediatypes.OCI_LAYER_GZIP, layer, size or 0)
+            label = f"{place}: layer {number} of {len(manifest.layers)} ({layer})"
+            self._name_blob(descriptor, label, named, has_size=size is not None)
+        # What stands in the place of layers that are none; no image is less without it.
+        for layer in dict.fromkeys(step.digest for step in manifest.steps if step.document.is_empty):
+            label = f"{place}: blob {layer}"
+            descriptor = Descriptor(mediatypes.OCI_LAYER_GZIP, layer, 0)
+            self._name_blob(descriptor, label, named, may_be_absent=True, has_size=False)
 
     def _follow_index(self, index: Index, named: NamedBlob, indexes: tuple[Digest, ...]) -> None:
         place = f"{named.place}: index {index.digest}"
@@ -286,7 +315,7 @@ class Walk:
             self._follow_unknown(parse_json_object(raw, where=""), named)
 
     def _follow_unknown(self, item: JsonObject, named: NamedBlob) -> None:
-        """Take note of all that a document of an unknown type, or of Docker's first, may name."""
+        """Take note of all that a document of an unknown type, or a damaged one of Docker's first, may name."""
         for digest, size in digests_in(item.members):
             descriptor = Descriptor("application/octet-stream", digest, size or 0)
             place = f"{named.place}: manifest {named.descriptor.digest}: blob {digest}"
