@@ -370,7 +370,7 @@ def test_layers_for_a_pipe_wait_among_temporary_files(tmp_path: Path) -> None:
     assert f"ociexport: layers are decompressed in {tmp_path}/tmp/ociexport-".encode() in ended.stderr
     assert os.listdir(tmp_path / "tmp") == []
     expected = io.BytesIO()
-    copy_to_archive([IMAGE.source(None, NAME)], expected, platform=AMD64, decompress=True)
+    copy_to_archive([IMAGE.source("1", NAME)], expected, platform=AMD64, decompress=True)
     assert ended.stdout == expected.getvalue()
 
 
