@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ociexport.tree.accounts import Account, find_account
 from ociexport.tree.layers import UnpackOptions, unpack
 from ociexport.tree.runfiles import write_run_files
 from tests.image_builder import BuiltImage, build_image
-from tests.memory_source import directory, hard_link, member, symlink
+from tests.memory_source import Member, directory, hard_link, member, symlink
 from tests.system_parts import require
 
 PASSWD = b"root:x:0:0:root:/root:/bin/sh\nbroken\nworker:x:1000:100:W:/home/worker:/bin/sh\nodd:x:-1:x:::\n"
@@ -32,7 +32,7 @@ def without_broken_lines(table: bytes) -> bytes:
     )
 
 
-def image(config: dict[str, Any], *, busybox: bool = False) -> BuiltImage:
+def image(config: dict[str, Any], *, busybox: bool = False, more: Sequence[Member] = ()) -> BuiltImage:
     passwd, group = (without_broken_lines(table) if busybox else table for table in (PASSWD, GROUP))
     layer = [directory(name) for name in ("etc", "srv", "proc", "dev", "sys", "tmp")]
     layer += [member("etc/passwd", passwd), member("etc/group", group)]
@@ -42,6 +42,7 @@ def image(config: dict[str, Any], *, busybox: bool = False) -> BuiltImage:
         assert path is not None
         layer += [directory("bin"), member("bin/busybox", Path(path).read_bytes(), mode=0o755)]
         layer += [hard_link(f"bin/{name}", "bin/busybox") for name in ("sh", "id", "env", "pwd", "cat")]
+    layer += more
     return build_image([layer], edit_config=lambda document: document.update(config=config))
 
 
@@ -231,12 +232,62 @@ def test_environment_file_is_safe_in_a_shell(tmp_path: Path) -> None:
     assert result.stdout == 'it\'s $HOME `x` 100%\nnext "line"'
 
 
-def test_nspawn_settings_are_quoted(tmp_path: Path) -> None:
-    """systemd.nspawn(5), systemd.syntax(7)."""
-    settings = (make_run_files(tmp_path) / "root fs.nspawn").read_text().splitlines()
-    assert settings[:2] == [
-        "[Exec]",
-        'Parameters="/bin/sh" "-c" "echo \\"$GREETING\\"; id -u; id -g; pwd"',
-    ]
-    assert 'Environment="GREETING=it\'s $HOME `x` 100%%\\nnext \\"line\\""' in settings
-    assert settings[-2:] == ["WorkingDirectory=/srv", "User=1000"]
+def test_nspawn_settings_leave_out_what_they_can_not_say(tmp_path: Path) -> None:
+    settings = (make_run_files(tmp_path) / "root fs.nspawn").read_text()
+    assert settings == (
+        "[Exec]\n"
+        "# Looked up by the image's own getent, with the groups that it says.\n"
+        "User=1000\n"
+        "Boot=no\n"
+        """Parameters='/bin/sh' '-c' 'echo "$GREETING"; id -u; id -g; pwd'\n"""
+        "Environment='PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'\n"
+        "# 'GREETING' can't be written here, for it has a line break.\n"
+        "Environment='odd.name=1'\n"
+        "Environment='HOME=/home/worker'\n"
+        "WorkingDirectory=/srv\n"
+    )
+
+
+# What nspawn calls in the image to find a user who is not root.
+GETENT = b"""#!/bin/sh
+case $1 in
+passwd) while IFS= read -r line; do case $line in *:*:"$2":*) echo "$line" ;; esac; done </etc/passwd ;;
+initgroups) echo "$2 29 44" ;;
+esac
+"""
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("user", ["worker", None])
+def test_nspawn_runs_the_images_command(tmp_path: Path, user: str | None) -> None:
+    """With every character that a quoting could lose; systemd.nspawn(5)."""
+    require("systemd-nspawn", root=True)
+    odd = """it's $HOME `x` 100% %h \\n "line" \\ ; # end\\"""
+    config = {
+        "User": user,
+        "Env": [f"GREETING={odd}", "odd.name=1"],
+        "Cmd": ["/bin/sh", "-c", 'echo "$GREETING"; echo "$0"; id -u; id -g; id -G; pwd', odd],
+        "WorkingDir": "/srv",
+    }
+    if user is None:
+        del config["User"]
+    more = [directory("usr/bin"), member("usr/bin/getent", GETENT, mode=0o755), member("etc/os-release", b"ID=test\n")]
+    result = unpack(
+        image(config, busybox=True, more=more).source(), tmp_path / "root", options=UnpackOptions(find_account=True)
+    )
+    assert result.account is not None
+    write_run_files(str(tmp_path), str(tmp_path / "root"), result.config, result.account)
+    # No unit and no registration: systemd is not what started this machine.
+    words = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--settings=trusted"]
+    ran = subprocess.run(
+        [*words, f"--directory={tmp_path}/root"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if ran.returncode and not ran.stdout and os.environ.get("CI") != "true":
+        pytest.skip(f"systemd-nspawn does not run here: {ran.stderr.strip()}")
+    ids = ["1000", "100", "100 29 44"] if user else ["0", "0", "0"]
+    assert (ran.stdout.splitlines(), ran.returncode) == ([odd, odd, *ids, "/srv"], 0), ran.stderr

@@ -87,13 +87,29 @@ def _bwrap_script(command: list[str]) -> str:
 
 
 def _nspawn_settings(environment: list[str], working_dir: str, command: list[str], account: Account) -> str:
-    lines = ["[Exec]", f"Parameters={' '.join(map(_systemd_quoted, command))}"]
-    lines += [f"Environment={_systemd_quoted(item)}" for item in environment]
-    lines += [f"WorkingDirectory={working_dir.replace(chr(10), ' ')}", f"User={account.uid}"]
+    lines = ["[Exec]"]
+    if account.uid:
+        lines.append("# Looked up by the image's own getent, with the groups that it says.")
+    lines.append(f"User={account.uid}")
+    if all(map(_fits_in_settings, command)):
+        # Without a word on how to start, nspawn passes over the parameters, and starts a shell.
+        lines += ["Boot=no", f"Parameters={' '.join(map(_nspawn_quoted, command))}"]
+    else:
+        lines.append("# The command can't be written here, for it has a line break.")
+    for item in environment:
+        if _fits_in_settings(item):
+            lines.append(f"Environment={_nspawn_quoted(item)}")
+        else:
+            lines.append(f"# {item.partition('=')[0]!a} can't be written here, for it has a line break.")
+    if _fits_in_settings(working_dir):
+        lines.append(f"WorkingDirectory={working_dir}")
     return "\n".join(lines) + "\n"
 
 
-def _systemd_quoted(text: str) -> str:
-    """Quote one word as systemd.syntax(7) has it; percent signs would be specifiers."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("%", "%%")
-    return f'"{escaped}"'
+def _fits_in_settings(text: str) -> bool:
+    return not set(text) & set("\n\r\0")
+
+
+def _nspawn_quoted(text: str) -> str:
+    """Quote one word: nspawn knows both quotes, but neither backslashes nor percent signs in them, unlike units."""
+    return "'" + text.replace("'", "'\"'\"'") + "'"
