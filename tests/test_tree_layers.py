@@ -444,6 +444,27 @@ def test_directory_in_use_is_refused_and_untouched(unpacker: Unpacker) -> None:
     assert os.listdir(unpacker.rootfs.parent) == ["rootfs"]
 
 
+@pytest.mark.parametrize("replace", [True, False])
+def test_sync_waits_for_the_disk_before_anything_is_given_up(
+    unpacker: Unpacker, monkeypatch: pytest.MonkeyPatch, replace: bool
+) -> None:
+    """The name is on the disk before the old tree is removed; the files are before that, which no test can see here."""
+    if replace:
+        unpacker([member("old", b"1")])
+    names_when_synced: list[list[str]] = []
+    true_fsync = os.fsync
+
+    def fsync(fd: int) -> None:
+        true_fsync(fd)
+        names_when_synced.append(sorted(os.listdir(unpacker.rootfs)) + sorted(os.listdir(fd))[1:])
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    unpacker([member("new", b"2")], sync=True, replace=replace)
+    (names,) = names_when_synced
+    assert (names[0], len(names)) == ("new", 2 if replace else 1)
+    assert os.listdir(unpacker.rootfs.parent) == ["rootfs"]
+
+
 def test_file_in_place_of_the_rootfs_is_refused(unpacker: Unpacker) -> None:
     unpacker.rootfs.write_text("mine")
     with pytest.raises(UsageError, match=r"got a file$"):

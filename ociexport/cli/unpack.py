@@ -60,6 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-preflight", dest="preflight", action="store_false", help="do not look first whether there is room"
     )
+    parser.add_argument(
+        "--sync",
+        action="store_true",
+        help="have ROOTFS on the disk itself, for a loss of power, before it gets its name",
+    )
     _add_metadata_arguments(parser.add_argument_group("metadata"))
     _add_limit_arguments(parser.add_argument_group("limits"))
     add_signature_arguments(parser)
@@ -140,6 +145,7 @@ def run(options: argparse.Namespace) -> int:
         limits=_limits_from(options),
         selection=_selection_from(options),
         replace=options.replace,
+        sync=options.sync,
         preflight=options.preflight,
         bundle=options.bundle,
         find_account=options.run_files is not None,
@@ -189,6 +195,7 @@ def _write_tar(options: argparse.Namespace) -> int:
     """Write the flattened tar; under its name only when all of it is proven."""
     for flag, value in (
         ("--replace", options.replace),
+        ("--sync", options.sync),
         ("--bundle", options.bundle),
         ("--run-files", options.run_files),
         ("--receipt", options.receipt),

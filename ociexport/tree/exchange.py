@@ -1,6 +1,6 @@
-"""Linux's rename with flags, which Python's `os` does not have: two names change places in one step.
+"""What Linux has and Python's `os` has not: two names change places in one step, and one file system is synced.
 
-Spec: renameat2(2), RENAME_EXCHANGE.
+Spec: renameat2(2), RENAME_EXCHANGE; syncfs(2).
 """
 
 from __future__ import annotations
@@ -29,3 +29,17 @@ def exchange_names(directory_fd: int, first: bytes, second: bytes) -> bool:
     if number in _UNSUPPORTED:
         return False
     raise OSError(number, os.strerror(number), first, None, second)
+
+
+def sync_file_system(fd: int) -> None:
+    """Return when all that was written to the file system of ``fd`` is on its disk.
+
+    Raises:
+        OSError: something could not be written.
+    """
+    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if syncfs is None:
+        os.sync()
+    elif syncfs(fd) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

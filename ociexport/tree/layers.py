@@ -47,6 +47,7 @@ class UnpackOptions:
         use_openat2: None for wherever the kernel has it.
         selection: which paths are unpacked; None for all.
         replace: a root filesystem that is there gives way when the new one is complete.
+        sync: the tree is on the disk itself before it gets its name, and its name before an old tree is removed.
         preflight: whether room and features of the file system are looked at first.
         bundle: an OCI runtime bundle is made: the tree is ``rootfs`` in it, beside ``config.json``.
         find_account: whether the result tells whom the config's User means in the tree; a name that is not there is an
@@ -64,6 +65,7 @@ class UnpackOptions:
     use_openat2: bool | None = None
     selection: PathSelection | None = None
     replace: bool = False
+    sync: bool = False
     preflight: bool = True
     bundle: bool = False
     find_account: bool = False
@@ -165,7 +167,7 @@ def _unpack_source(
     policy = MetadataPolicy(os.geteuid() == 0, options.xattrs, options.uid_map, options.gid_map)
     with (
         _owners_file(policy, options) as owners,
-        staged_directory(target, replace=options.replace) as staged,
+        staged_directory(target, replace=options.replace, sync=options.sync) as staged,
         _tree_directory(staged.fd, options) as root_fd,
     ):
         metadata = MetadataWriter(

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from ociexport.errors import NotFoundError, UsageError, quoted
-from ociexport.tree.exchange import exchange_names
+from ociexport.tree.exchange import exchange_names, sync_file_system
 from ociexport.tree.preflight import explain_full_disk
 from ociexport.tree.removal import remove_tree, verify_no_mounts
 
@@ -41,12 +41,14 @@ class StagedDirectory:
 
 
 @contextmanager
-def staged_directory(target: str, *, replace: bool = False) -> Iterator[StagedDirectory]:
+def staged_directory(target: str, *, replace: bool = False, sync: bool = False) -> Iterator[StagedDirectory]:
     """Give an empty directory that becomes ``target`` when the ``with`` block ends well, and else vanishes.
 
     ``target`` is absent or an empty directory, or with ``replace`` one that gives way: the two change places in one
     step, and the old one is removed. A mount point can't be renamed: the tree is then built in a directory inside it,
     and its parts are moved up one by one.
+
+    With ``sync`` all this is true of the disk itself, whatever becomes of the machine meanwhile.
 
     What a killed process left beside ``target`` is removed; what a living one is at, told by its lock, is not.
 
@@ -76,12 +78,16 @@ def staged_directory(target: str, *, replace: bool = False) -> Iterator[StagedDi
                 with _placing_errors(target, parent_fd):
                     prepared = _prepared(fd)
                 yield prepared
+                if sync:
+                    sync_file_system(fd)
                 if is_mount:
                     _move_up(fd, parent_fd)
                 elif replace:
                     _replace(parent_fd, name, os.fsencode(os.path.basename(target)))
                 else:
                     _rename(parent_fd, name, target)
+                if sync:
+                    os.fsync(parent_fd)
             finally:
                 os.close(fd)
         except BaseException:
