@@ -158,6 +158,20 @@ def test_used_up_inodes_are_told_from_a_full_disk(tmp_path: Path) -> None:
         )
 
 
+def test_scarce_inodes_are_told_before(tmp_path: Path) -> None:
+    """An estimate, so no error: here it is one file that has all the bytes."""
+    image = build_image([[member("f", os.urandom(1_000_000))]])
+    write_layout(tmp_path / "layout", {"1": image})
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=10M,nr_inodes=20", "tmpfs") as disk:
+        result = unpack(tmp_path / "layout", disk / "rootfs")
+        assert (result.returncode, result.stderr) == (
+            0,
+            f"ociexport: warning: {disk}/rootfs: 18 inodes are free here: "
+            f"images of this size have about {image.layers[0].size // 10_000} files and directories\n",
+        )
+        assert unpack("--no-preflight", "--replace", tmp_path / "layout", disk / "rootfs").stderr == ""
+
+
 def test_no_inodes_at_all_is_told(tmp_path: Path) -> None:
     write_layout(tmp_path / "layout", {"1": build_image([[member("f")]])})
     with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=10M,nr_inodes=20", "tmpfs") as disk:

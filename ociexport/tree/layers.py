@@ -23,7 +23,7 @@ from ociexport.tree.bundle import runtime_config
 from ociexport.tree.limits import Limits
 from ociexport.tree.metadata import IdMap, Losses, MetadataPolicy, MetadataWriter, XattrMode
 from ociexport.tree.owners import OwnersFile
-from ociexport.tree.preflight import explain_full_disk, missing_features, verify_room
+from ociexport.tree.preflight import explain_full_disk, missing_features, scarce_inodes, verify_room
 from ociexport.tree.rootfs import Rootfs
 from ociexport.tree.selection import PathSelection
 from ociexport.tree.staging import staged_directory, verify_is_vacant
@@ -254,6 +254,8 @@ def _look_before(fd: int, layers: tuple[Layer, ...], target: str, options: Unpac
     """Refuse what can't fit, and say what the file system can't keep, before anything is written."""
     if options.selection is None:  # of a part nobody knows the size
         verify_room(fd, layers, target)
+        for line in scarce_inodes(fd, layers):
+            progress.warn(f"{target}: {line}")
     for line in missing_features(fd, with_xattrs=options.xattrs is not XattrMode.NONE):
         progress.warn(f"{target}: {line}")
 

@@ -12,6 +12,8 @@ from ociexport.progress import format_bytes
 
 # The second is the same name as the first to a file system that folds case; the third is another one in any case.
 _PROBE, _FOLDED_PROBE, _OTHER_PROBE = b"probe", b"PROBE", b"other"
+# Debian's base, Python and the bench image have one file for each 7 to 10 KB of their layers in gzip.
+_STORED_BYTES_PER_FILE = 10_000
 # Says nothing of what the file system could keep.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 # A set of capabilities with none in it (capabilities(7), VFS_CAP_REVISION_2).
@@ -21,9 +23,9 @@ _CREATE_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 def verify_room(fd: int, layers: tuple[Layer, ...], target: str) -> None:
-    """Return if the layers can fit on the file system of ``fd``: their compressed bytes are the least that they need.
+    """Return if the layers can fit on the file system of ``fd``: their bytes as stored are the least that they need.
 
-    How many inodes they need nobody knows before; see `explain_full_disk`.
+    How many inodes they need nobody knows before; see `scarce_inodes` and `explain_full_disk`.
 
     Raises:
         OSError: they can't (ENOSPC); nothing was written.
@@ -39,6 +41,17 @@ def verify_room(fd: int, layers: tuple[Layer, ...], target: str) -> None:
             " (--no-preflight goes on all the same)",
             target,
         )
+
+
+def scarce_inodes(fd: int, layers: tuple[Layer, ...]) -> Iterator[str]:
+    """Yield a line if images of this size have more files than ``fd``'s file system has inodes left.
+
+    It is no error, for one large file may be all that there is in a layer.
+    """
+    status = os.statvfs(fd)
+    expected = sum(layer.descriptor.size for layer in layers) // _STORED_BYTES_PER_FILE
+    if status.f_files and status.f_ffree < expected:
+        yield f"{status.f_ffree} inodes are free here: images of this size have about {expected} files and directories"
 
 
 def explain_full_disk(fd: int, error: OSError) -> None:
@@ -60,6 +73,8 @@ def missing_features(fd: int, *, with_xattrs: bool = True) -> Iterator[str]:
         with_xattrs: whether attributes are wanted at all.
     """
     is_root = os.geteuid() == 0
+    # In a user namespace nobody makes devices, as no ordinary user does: those that the image has are counted and told.
+    makes_devices = is_root and not _is_in_user_namespace()
     probe_fd = os.open(_PROBE, _CREATE_FILE, 0o600, dir_fd=fd)
     try:
         if not _can_make(fd, _FOLDED_PROBE, lambda name: os.close(os.open(name, _CREATE_FILE, 0o600, dir_fd=fd))):
@@ -68,7 +83,7 @@ def missing_features(fd: int, *, with_xattrs: bool = True) -> Iterator[str]:
             yield "there are no symbolic links here: an image that has one can't be unpacked"
         if not _can_make(fd, _OTHER_PROBE, lambda name: os.link(_PROBE, name, src_dir_fd=fd, dst_dir_fd=fd)):
             yield "there are no hard links here: an image that has one can't be unpacked"
-        if is_root and not _can_make(fd, _OTHER_PROBE, lambda name: os.mknod(name, 0o020600, _NULL, dir_fd=fd)):
+        if makes_devices and not _can_make(fd, _OTHER_PROBE, lambda name: os.mknod(name, 0o020600, _NULL, dir_fd=fd)):
             yield "devices can't be made here: those of the image are left out, or empty files as --devices says"
         if with_xattrs:
             yield from _missing_xattrs(probe_fd, is_root=is_root)
@@ -79,6 +94,15 @@ def missing_features(fd: int, *, with_xattrs: bool = True) -> Iterator[str]:
     finally:
         os.close(probe_fd)
         os.unlink(_PROBE, dir_fd=fd)
+
+
+def _is_in_user_namespace() -> bool:
+    """Whether ids here are others outside (user_namespaces(7), "User and group ID mappings")."""
+    try:
+        with open("/proc/self/uid_map", "rb") as file:
+            return file.read().split() != [b"0", b"0", b"4294967295"]
+    except FileNotFoundError:
+        return False
 
 
 def _missing_xattrs(probe_fd: int, *, is_root: bool) -> Iterator[str]:
