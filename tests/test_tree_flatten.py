@@ -148,6 +148,30 @@ def test_endless_holes_are_refused_before_anything_is_written() -> None:
     assert written == []
 
 
+@pytest.mark.parametrize(
+    ("layers", "bytes_enough"),
+    [
+        ([[member(f"file{number}") for number in range(30)]], 30 * 700),
+        ([[directory("/".join("d" * 40))]], 40 * 700 + 500),
+        ([[member("a"), *(hard_link(f"link{number}", "a") for number in range(30))]], 31 * 350 + 500),
+        ([[member("a", xattrs={"user.x": b"x" * 10_000})]], 11_000),
+    ],
+    ids=["files", "directories", "hard links", "xattrs"],
+)
+def test_memory_for_names_is_bounded(layers: list[list[Member]], bytes_enough: int) -> None:
+    source = MemorySource([tar_of(layer) for layer in layers])
+    flattened(source, limits=Limits(max_name_bytes=bytes_enough))
+    with pytest.raises(LimitExceededError) as caught:
+        flattened(source, limits=Limits(max_name_bytes=bytes_enough // 2))
+    assert caught.value.message == f"expected at most {bytes_enough // 2} bytes of memory for names"
+    assert caught.value.hint == "if you trust the image, raise --max-memory"
+
+
+def test_name_that_is_written_again_takes_no_more_memory() -> None:
+    layers = [tar_of([directory("d"), member("d/a", b"%d" % number)]) for number in range(20)]
+    flattened(MemorySource(layers), limits=Limits(max_name_bytes=4_000))
+
+
 def test_newer_times_are_clamped() -> None:
     """SOURCE_DATE_EPOCH, as tar's --clamp-mtime has it: older ones stay."""
     layer = [member("new", mtime=2_000_000_000), member("old", mtime=5)]

@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 
+from ociexport.cli.limit_options import add_limit_arguments, limits_from
 from ociexport.cli.platform_option import add_platform_argument, platform_from
 from ociexport.cli.progress_option import add_progress_arguments, progress_from
 from ociexport.cli.registry_options import add_registry_arguments, registry_options_from
 from ociexport.cli.signature_option import add_signature_arguments, signature_policy_from
 from ociexport.digest import Digest
-from ociexport.errors import UsageError, quoted
+from ociexport.errors import UsageError
 from ociexport.newfile import new_file
 from ociexport.progress import Progress, format_bytes
 from ociexport.signatures import require_signature
@@ -23,7 +24,6 @@ from ociexport.sourcedate import source_date_epoch
 from ociexport.sources import ImageSource, servers_of
 from ociexport.tree.flatten import flatten
 from ociexport.tree.layers import UnpackOptions, unpack
-from ociexport.tree.limits import Limits
 from ociexport.tree.metadata import IdMap, XattrMode
 from ociexport.tree.receipt import write_receipt
 from ociexport.tree.runfiles import write_run_files
@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="have ROOTFS on the disk itself, for a loss of power, before it gets its name",
     )
     _add_metadata_arguments(parser.add_argument_group("metadata"))
-    _add_limit_arguments(parser.add_argument_group("limits"))
+    add_limit_arguments(parser)
     add_signature_arguments(parser)
     add_progress_arguments(parser)
     add_registry_arguments(parser)
@@ -107,26 +107,6 @@ def _add_metadata_arguments(group: argparse._ArgumentGroup) -> None:
         )
 
 
-def _add_limit_arguments(group: argparse._ArgumentGroup) -> None:
-    defaults = Limits()
-    for flag, default, what in (
-        ("--max-size", defaults.max_bytes, "uncompressed bytes of all layers"),
-        ("--max-files", defaults.max_entries, "entries of all layers"),
-        ("--max-ratio", defaults.max_ratio, "uncompressed to compressed bytes of a large layer"),
-        ("--max-depth", defaults.max_depth, "directories within directories"),
-        ("--max-path", defaults.max_path_bytes, "bytes of one path"),
-        ("--max-header", defaults.max_extended_header_bytes, "bytes of one extended tar header"),
-        ("--max-metadata", defaults.max_metadata_bytes, "bytes of attributes and long names in all layers"),
-    ):
-        group.add_argument(flag, metavar="N", type=_positive, default=default, help=f"{what} (default: {default})")
-
-
-def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or not int(text[:19]):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {quoted(text)}")
-    return int(text[:19])
-
-
 def run(options: argparse.Namespace) -> int:
     """Unpack, and print the manifest's digest."""
     if (options.rootfs is None) == (options.to_tar is None):
@@ -142,7 +122,7 @@ def run(options: argparse.Namespace) -> int:
         placeholder_devices=options.devices == "placeholder",
         uid_map=IdMap.parse(tuple(options.uid_map)) if options.uid_map else None,
         gid_map=IdMap.parse(tuple(options.gid_map)) if options.gid_map else None,
-        limits=_limits_from(options),
+        limits=limits_from(options),
         selection=_selection_from(options),
         replace=options.replace,
         sync=options.sync,
@@ -173,18 +153,6 @@ def _open_signed(options: argparse.Namespace, progress: Progress) -> ImageSource
     policy = signature_policy_from(options)
     source = open_source(options.source, options=registry_options_from(options), progress=progress)
     return require_signature(source, policy)
-
-
-def _limits_from(options: argparse.Namespace) -> Limits:
-    return Limits(
-        max_bytes=options.max_size,
-        max_entries=options.max_files,
-        max_ratio=options.max_ratio,
-        max_depth=options.max_depth,
-        max_path_bytes=options.max_path,
-        max_extended_header_bytes=options.max_header,
-        max_metadata_bytes=options.max_metadata,
-    )
 
 
 def _selection_from(options: argparse.Namespace) -> PathSelection | None:
@@ -224,7 +192,7 @@ def _flatten(options: argparse.Namespace, write: Callable[[bytes | memoryview], 
             source,
             write,
             platform=platform_from(options),
-            limits=_limits_from(options),
+            limits=limits_from(options),
             selection=_selection_from(options),
             keep_dirlinks=options.keep_dirlinks,
             max_mtime_ns=None if epoch is None else epoch * 1_000_000_000,

@@ -17,7 +17,7 @@ from ociexport.resolve import read_layers, resolve_manifest
 from ociexport.sources import ImageSource
 from ociexport.tree.applying import LayerApplier
 from ociexport.tree.entries import Entry, EntryType
-from ociexport.tree.limits import Limits
+from ociexport.tree.limits import Limits, NameBudget
 from ociexport.tree.memorytree import MemoryDirectory, MemoryFile, MemoryTree
 from ociexport.tree.metadata import Losses, is_foreign_xattr
 from ociexport.tree.passing import PassingTarget
@@ -76,7 +76,7 @@ def compare_tree(
     """
     manifest = resolve_manifest(source, platform).manifest
     _, layers = read_layers(source, manifest)
-    tree = MemoryTree(max_depth=limits.max_depth)
+    tree = MemoryTree(NameBudget(limits), max_depth=limits.max_depth)
     LayerApplier(tree, limits, Losses()).apply_all(source, layers, progress)
     root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -19,7 +19,7 @@ from ociexport.resolve import read_layers, resolve_manifest
 from ociexport.sources import ImageSource
 from ociexport.tree.applying import LayerApplier
 from ociexport.tree.entries import Entry, EntryType
-from ociexport.tree.limits import Limits
+from ociexport.tree.limits import Limits, NameBudget
 from ociexport.tree.memorytree import MemoryDirectory, MemoryFile, MemoryTree
 from ociexport.tree.metadata import Losses, count_xattr, is_foreign_xattr
 from ociexport.tree.passing import PassingTarget
@@ -77,7 +77,7 @@ def flatten(
     config, layers = read_layers(source, manifest)
     progress.say(f"{source.display_name}: platform {config.platform}, {len(layers)} layers, read twice")
     losses = Losses()
-    tree = MemoryTree(keep_dirlinks=keep_dirlinks, max_depth=limits.max_depth)
+    tree = MemoryTree(NameBudget(limits), keep_dirlinks=keep_dirlinks, max_depth=limits.max_depth)
     LayerApplier(tree, limits, losses, selection=selection).apply_all(source, layers, progress)
     contents = _Contents(tree, losses)
     if contents.total_bytes > limits.max_bytes:

@@ -26,6 +26,7 @@ class Limits:
         max_path_bytes: of one name in a tar.
         max_extended_header_bytes: of one PAX or GNU extension, which is read into memory.
         max_metadata_bytes: of all attributes and long names together; those of directories are kept until the end.
+        max_name_bytes: of memory for a tree's names, where it is not built on disk; a file takes about 400.
     """
 
     max_bytes: int = 1024 * _GIB
@@ -36,6 +37,7 @@ class Limits:
     max_path_bytes: int = 65_536
     max_extended_header_bytes: int = MAX_EXTENDED_HEADER_BYTES
     max_metadata_bytes: int = _GIB // 4
+    max_name_bytes: int = 2 * _GIB
 
     def verify_ratio(self, tar_bytes: int, blob_bytes: int) -> None:
         """Return if ``blob_bytes`` may become ``tar_bytes``.
@@ -108,3 +110,28 @@ def verify_depth(depth: int, max_depth: int) -> None:
     """
     if depth > max_depth:
         raise LimitExceededError(f"path: expected at most {max_depth} directories, got {depth}")
+
+
+class NameBudget:
+    """The memory that one or several trees of names may take together.
+
+    Args:
+        limits: `Limits.max_name_bytes` is held.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._max_bytes = limits.max_name_bytes
+        self._taken_bytes = 0
+
+    def take(self, count: int) -> None:
+        """Take note of ``count`` more bytes; a negative number gives some back.
+
+        Raises:
+            LimitExceededError: together they are too many.
+        """
+        self._taken_bytes += count
+        if self._taken_bytes > self._max_bytes:
+            raise LimitExceededError(
+                f"expected at most {self._max_bytes} bytes of memory for names",
+                hint="if you trust the image, raise --max-memory",
+            )

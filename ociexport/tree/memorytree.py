@@ -10,11 +10,15 @@ from collections.abc import Iterator
 
 from ociexport.errors import InvalidImageError, UnsafeEntryError
 from ociexport.tree.entries import Entry, EntryType
-from ociexport.tree.limits import MAX_DEPTH, verify_depth
+from ociexport.tree.limits import MAX_DEPTH, NameBudget, verify_depth
 from ociexport.tree.marks import MarkedDirectory
-from ociexport.tree.paths import ROOT, ImagePath, quoted_path
+from ociexport.tree.paths import ROOT, ImagePath, quoted_path, verify_symlink_target
 
 _MAX_LINKS_FOLLOWED = 40
+# What a node takes of memory beside the bytes of its name, and an entry that is kept whole: measured, rounded up.
+_FILE_BYTES = 300
+_DIRECTORY_BYTES = 600
+_ENTRY_BYTES = 300
 
 
 class MemoryFile:
@@ -54,16 +58,41 @@ class MemoryTree:
     """The tree that layers are applied to; see `Rootfs` for what each call means.
 
     Args:
+        budget: bounds the memory; what was removed again counts on, so that nobody needs to walk it.
         keep_dirlinks: a directory entry over a link to a directory keeps the link.
         max_depth: directories within directories.
     """
 
-    def __init__(self, *, keep_dirlinks: bool = False, max_depth: int = MAX_DEPTH) -> None:
+    def __init__(self, budget: NameBudget, *, keep_dirlinks: bool = False, max_depth: int = MAX_DEPTH) -> None:
         self.root = MemoryDirectory(b"", None)
+        self._budget = budget
+        self._taken_bytes = 0
         self._keep_dirlinks = keep_dirlinks
         self._max_depth = max_depth
         self._layer = 0
         self._files = 0
+
+    def copy(self) -> MemoryTree:
+        """Return a tree of its own that is like this one; they share files, which do not change."""
+        twin = MemoryTree(self._budget, keep_dirlinks=self._keep_dirlinks, max_depth=self._max_depth)
+        twin._layer = self._layer
+        twin._take(self._taken_bytes)
+        waiting = [(self.root, twin.root)]
+        while waiting:
+            node, copied = waiting.pop()
+            copied.entry = node.entry
+            for name, child in node.children.items():
+                if isinstance(child, MemoryDirectory):
+                    copied.children[name] = below = MemoryDirectory(name, copied)
+                    waiting.append((child, below))
+                else:
+                    copied.children[name] = child
+        return twin
+
+    def release(self) -> None:
+        """Give back what the tree took of the budget: nobody needs it any more."""
+        self._budget.take(-self._taken_bytes)
+        self._taken_bytes = 0
 
     def begin_layer(self) -> None:
         """From here on, whiteouts hide what was written so far."""
@@ -81,8 +110,10 @@ class MemoryTree:
             linked = self._linked_directory(path) if self._keep_dirlinks and _is_symlink(there) else None
             if linked is None:
                 verify_depth(parent.depth + 1, self._max_depth)
+                self._take(_DIRECTORY_BYTES + len(name))
                 linked = parent.children[name] = MemoryDirectory(name, parent)
             there = linked
+        self._take(_weight_of(entry) - (_weight_of(there.entry) if there.entry is not None else 0))
         there.entry = entry
 
     def write_file(self, path: ImagePath, entry: Entry, data: Iterator[memoryview]) -> None:
@@ -95,8 +126,7 @@ class MemoryTree:
 
     def make_symlink(self, path: ImagePath, entry: Entry) -> None:
         """Take note of a link."""
-        if not entry.link_name or b"\0" in entry.link_name:
-            raise InvalidImageError(f"symlink: expected a target, got {quoted_path(entry.link_name)}")
+        verify_symlink_target(entry.link_name)
         self._put(path, MemoryFile(entry, None))
 
     def make_device(self, path: ImagePath, entry: Entry) -> None:
@@ -116,6 +146,8 @@ class MemoryTree:
             raise InvalidImageError(f"hard link: expected a file at {quoted_path(target)}, got none")
         if isinstance(there, MemoryDirectory):
             raise InvalidImageError(f"hard link: expected a file at {quoted_path(target)}, got a directory")
+        if name not in parent.children:
+            self._take(_FILE_BYTES + len(name))
         parent.children[name] = there
 
     def hide(self, path: ImagePath) -> None:
@@ -148,7 +180,16 @@ class MemoryTree:
 
     def _put(self, path: ImagePath, file: MemoryFile) -> None:
         parent, name = self._locate(path)
+        replaced = parent.children.get(name)
+        if isinstance(replaced, MemoryFile):
+            self._take(_weight_of(file.entry) - _weight_of(replaced.entry))
+        else:
+            self._take(_FILE_BYTES + len(name) + _weight_of(file.entry))
         parent.children[name] = file
+
+    def _take(self, count: int) -> None:
+        self._taken_bytes += count
+        self._budget.take(count)
 
     def _locate(self, path: ImagePath) -> tuple[MemoryDirectory, bytes]:
         parent_path, _, name = path.rpartition(b"/")
@@ -188,6 +229,7 @@ class MemoryTree:
                 raise InvalidImageError(f"parent {quoted_path(_path_of(node, part))}: expected a directory")
             else:
                 verify_depth(node.depth + 1, self._max_depth)
+                self._take(_DIRECTORY_BYTES + len(part))
                 node.mark(part, self._layer)
                 node.children[part] = node = MemoryDirectory(part, node)
         return node
@@ -209,6 +251,14 @@ class MemoryTree:
                     del node.children[name]
                 elif isinstance(child := node.children[name], MemoryDirectory):
                     nodes.append(child)
+
+
+def _weight_of(entry: Entry) -> int:
+    """Return how many bytes of memory an entry takes; those without a name are shared by many nodes."""
+    if not entry.name:
+        return len(entry.link_name)
+    xattrs = sum(len(name) + len(value) for name, value in entry.xattrs.items()) if entry.xattrs else 0
+    return _ENTRY_BYTES + len(entry.name) + len(entry.link_name) + xattrs
 
 
 def _is_within(directory: MemoryDirectory, node: MemoryDirectory | MemoryFile | None) -> bool:

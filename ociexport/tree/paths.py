@@ -55,6 +55,16 @@ def _cleaned(name: bytes) -> bytes:
     return b"/".join(parts)
 
 
+def verify_symlink_target(target: bytes) -> None:
+    """Return if a link can have ``target``, which may lead anywhere.
+
+    Raises:
+        InvalidImageError: it is empty or holds a NUL.
+    """
+    if not target or b"\0" in target:
+        raise InvalidImageError(f"symlink: expected a target, got {quoted_path(target)}")
+
+
 def quoted_path(path: bytes) -> str:
     """Return a path of any bytes as a message may show it."""
     return quoted(path.decode("utf-8", "backslashreplace"))

@@ -27,7 +27,7 @@ from ociexport.tree.limits import MAX_DEPTH, verify_depth
 from ociexport.tree.marks import MarkedDirectory
 from ociexport.tree.metadata import MetadataWriter
 from ociexport.tree.openat2 import is_openat2_available, resolve_in_root
-from ociexport.tree.paths import ROOT, ImagePath, quoted_path
+from ociexport.tree.paths import ROOT, ImagePath, quoted_path, verify_symlink_target
 from ociexport.tree.removal import remove_tree
 
 # As many as Linux follows (path_resolution(7)).
@@ -144,8 +144,7 @@ class Rootfs:
 
     def make_symlink(self, path: ImagePath, entry: Entry) -> None:
         """Make a symbolic link; its target is data, wherever it points."""
-        if not entry.link_name or b"\0" in entry.link_name:
-            raise InvalidImageError(f"symlink: expected a target, got {quoted_path(entry.link_name)}")
+        verify_symlink_target(entry.link_name)
         parent, name = self._locate(path)
         parent_fd = self._descriptor(parent)
         try:
