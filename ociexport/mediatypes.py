@@ -5,6 +5,8 @@ Spec: image-spec 1.1 media-types.md; Docker "Image Manifest Version 2, Schema 2"
 
 from __future__ import annotations
 
+import re
+
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -48,6 +50,12 @@ LAYERS = FOREIGN_LAYERS | {
     DOCKER_LAYER_ZSTD,
 }
 
+# What other compressions are called by, and no other formats that layers are kept in, nor encrypted ones.
+_OTHER_LAYER = re.compile(
+    r"application/(?:vnd\.oci\.image\.layer\.(?:nondistributable\.)?v1\.tar|"
+    r"vnd\.docker\.image\.rootfs\.(?:foreign\.)?diff\.tar)[+.](?!encrypted)\w+"
+)
+
 # All four, always: a registry that is asked for fewer converts the manifest (and so changes its digest) or says 404.
 # Those of schema 1 come last, for what was never pushed as anything else.
 ACCEPTED_MANIFESTS = (
@@ -58,6 +66,11 @@ ACCEPTED_MANIFESTS = (
     DOCKER_SCHEMA1_SIGNED,
     DOCKER_SCHEMA1,
 )
+
+
+def is_layer(media_type: str) -> bool:
+    """Whether a blob of this type is a tar that can be applied, whatever it is compressed with."""
+    return media_type in LAYERS or _OTHER_LAYER.fullmatch(media_type) is not None
 
 
 def without_parameters(content_type: str) -> str:

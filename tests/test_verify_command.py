@@ -13,7 +13,7 @@ from ociexport.digest import Digest
 from tests.command import command_environment, command_line, run_command
 from tests.fake_registry import FakeRegistry
 from tests.image_builder import ARM64, build_image, build_index, write_layout
-from tests.memory_source import member
+from tests.memory_source import hard_link, member
 from tests.real_tools import podman, skopeo_copy
 from tests.system_parts import mounted, require, run
 from tests.test_verification_sources import tar_from
@@ -87,6 +87,31 @@ def test_findings_are_one_json_object(layout: Path, tmp_path: Path) -> None:
     }
 
 
+def test_deep_proves_that_the_image_can_be_unpacked(tmp_path: Path) -> None:
+    image = build_image([[member("a", b"x")], [hard_link("b", "nowhere")], [member("../c")]])
+    write_layout(tmp_path / "layout", {"1": image})
+    assert run_command("verify", tmp_path / "layout", home=tmp_path).returncode == 0
+    ended = run_command("verify", tmp_path / "layout", "--deep", home=tmp_path)
+    place = f"wrong: 1: manifest {image.digest}: layer"
+    assert (ended.returncode, ended.stdout.splitlines()) == (
+        7,
+        [
+            f"{place} 2 of 3 ({image.layers[1].digest}): entry 'b': hard link: expected a file at 'nowhere', got none",
+            f"{place} 3 of 3 ({image.layers[2].digest}): entry '../c': path '../c': leads out of the root filesystem",
+        ],
+    )
+    assert "3 blobs looked at" in ended.stderr
+    assert ended.stderr.endswith("; 3 layers inflated and applied, 30.7 kB: 2 wrong\n")
+    ended = run_command("verify", tmp_path / "layout", "--deep", "--json", "--max-files", "2", home=tmp_path)
+    told = json.loads(ended.stdout)
+    assert (told["layers"], told["tarBytes"]) == (3, 30720)
+    assert [(finding["kind"], finding["wrong"]) for finding in told["findings"]] == [
+        ("tar", True),
+        ("tar", True),
+        ("limit", True),
+    ]
+
+
 def test_archive_comes_from_standard_input(layout: Path, tmp_path: Path) -> None:
     os.truncate(blob(layout, LAYER.digest), 3)
     ended = subprocess.run(
@@ -147,7 +172,7 @@ def test_what_other_tools_write_is_right(layout: Path, tmp_path: Path) -> None:
         run_podman("save", "--format", "oci-archive", "-o", tmp_path / "podman-oci.tar", "app:1")
         run_podman("save", "-o", tmp_path / "podman.tar", "app:1")
     for name in ("skopeo", "oci.tar", "docker.tar", "podman-oci.tar", "podman.tar"):
-        ended = run_command("verify", tmp_path / name, home=tmp_path)
+        ended = run_command("verify", "--deep", tmp_path / name, home=tmp_path)
         assert (name, ended.returncode, ended.stdout) == (name, 0, ""), ended.stderr
 
 

@@ -7,6 +7,7 @@ import sys
 
 from ociexport.cli.exit_codes import INTEGRITY, OK
 from ociexport.cli.json_option import add_json_argument, print_json
+from ociexport.cli.limit_options import add_limit_arguments, limits_from
 from ociexport.cli.platform_option import named_choice_from
 from ociexport.cli.progress_option import add_progress_arguments, progress_from
 from ociexport.cli.registry_options import add_registry_arguments, registry_options_from
@@ -22,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SRC",
         help="a layout or archive (all of it, or ./layout:tag), - for standard input, or an image reference",
     )
+    parser.add_argument(
+        "--deep", action="store_true", help="inflate all layers too, prove their diff_ids, and apply them in memory"
+    )
     parser.add_argument("--strict", action="store_true", help="what an index names must be there too")
     parser.add_argument(
         "--platform",
@@ -32,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-a", "--all", action="store_true", help="look at all platforms in a registry too")
     add_json_argument(parser)
+    add_limit_arguments(parser)
     add_progress_arguments(parser)
     add_registry_arguments(parser)
 
@@ -42,6 +47,8 @@ def run(options: argparse.Namespace) -> int:
     found = verify(
         options.source,
         strict=options.strict,
+        deep=options.deep,
+        limits=limits_from(options),
         platform=named_choice_from(options),
         progress=progress,
         registry=registry_options_from(options),
@@ -62,6 +69,7 @@ def _to_json(found: Verification) -> dict[str, object]:
         "documents": found.documents,
         "blobs": found.blobs,
         "readBytes": found.read_bytes,
+        **({"layers": found.layers, "tarBytes": found.tar_bytes} if found.layers is not None else {}),
         "findings": [_finding_to_json(finding) for finding in found.findings],
     }
 

@@ -6,12 +6,12 @@ Spec: image-spec 1.1 layer.md, "Applying Changesets", "Whiteouts".
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import Protocol
 
 from ociexport.documents import Layer
-from ociexport.errors import InvalidImageError
+from ociexport.errors import InvalidImageError, LimitExceededError
 from ociexport.progress import Progress
 from ociexport.sources import ImageSource
 from ociexport.tree.entries import Entry, EntryType, TarReader
@@ -59,6 +59,27 @@ class LayerTarget(Protocol):
     def hide_children(self, path: ImagePath) -> None: ...
 
 
+class LayerTar(Protocol):
+    """The tar of one layer.
+
+    Attributes:
+        tar_bytes: how many came by.
+        failure: what went wrong in the stream itself, and so is no fault of the entry that was being read.
+    """
+
+    @property
+    def tar_bytes(self) -> int: ...
+
+    @property
+    def failure(self) -> InvalidImageError | None: ...
+
+    def __iter__(self) -> Iterator[bytes]: ...
+
+    def count_blocks(self, block_bytes: int) -> None: ...
+
+    def verify_diff_id(self) -> None: ...
+
+
 class LayerApplier:
     """Applies layers to a target, one after another.
 
@@ -68,6 +89,8 @@ class LayerApplier:
         losses: counts what is left out.
         selection: which paths are applied; None for all.
         placeholder_devices: devices that can't be made become empty files.
+        refused: told of each entry that can't be applied, which is left out then; None to raise the first. What is
+            beyond a limit is raised in any case.
     """
 
     def __init__(
@@ -78,18 +101,20 @@ class LayerApplier:
         *,
         selection: PathSelection | None = None,
         placeholder_devices: bool = False,
+        refused: Callable[[InvalidImageError], None] | None = None,
     ) -> None:
         self._target = target
         self._limits = limits
         self._placeholder_devices = placeholder_devices
         self._selection = selection
         self._losses = losses
+        self._refused = refused
         # Hard links to them can't be made either.
         self._skipped_devices: set[ImagePath] = set()
         self._has_aufs_links = False
-        self._metadata_bytes = 0
+        self.metadata_bytes = 0
         # Each segment of a sparse file takes a block of the disk, which its few bytes in the tar do not show.
-        self._block_bytes = 0
+        self.block_bytes = 0
         self.entries = 0
         self.tar_bytes = 0
 
@@ -104,7 +129,7 @@ class LayerApplier:
             self._target.begin_layer()
             self._target.hide(AUFS_LINKS)
 
-    def apply(self, stream: LayerStream) -> None:
+    def apply(self, stream: LayerTar) -> None:
         """Apply one layer's changes and verify that they were the right ones.
 
         Whiteouts hide only what lower layers left, wherever they stand in the tar.
@@ -125,9 +150,12 @@ class LayerApplier:
                     self._count_blocks(entry, stream)
                 self._apply_entry(entry, reader)
             except InvalidImageError as error:
-                if error is not stream.failure:
-                    error.add_place(f"entry {quoted_path(entry.name)}")
-                raise
+                if error is stream.failure:
+                    raise
+                error.add_place(f"entry {quoted_path(entry.name)}")
+                if self._refused is None or isinstance(error, LimitExceededError):
+                    raise
+                self._refused(error)
             except OSError as error:
                 if error.errno not in _ARCHIVE_ERRORS:
                     error.filename = _placed(error.filename, entry.name)
@@ -161,16 +189,16 @@ class LayerApplier:
     def _count_metadata(self, entry: Entry) -> None:
         self._limits.verify_path(entry.name)
         xattrs = entry.xattrs or {}
-        self._metadata_bytes += len(entry.name) + len(entry.link_name)
-        self._metadata_bytes += sum(len(name) + len(value) for name, value in xattrs.items())
-        self._limits.verify_metadata(self._metadata_bytes)
+        self.metadata_bytes += len(entry.name) + len(entry.link_name)
+        self.metadata_bytes += sum(len(name) + len(value) for name, value in xattrs.items())
+        self._limits.verify_metadata(self.metadata_bytes)
 
-    def _count_blocks(self, entry: Entry, stream: LayerStream) -> None:
+    def _count_blocks(self, entry: Entry, stream: LayerTar) -> None:
         self._limits.verify_sparse_size(entry.size)
         block_bytes = _BLOCK_BYTES * len(entry.segments or ())
         stream.count_blocks(block_bytes)
-        self._block_bytes += block_bytes
-        self._limits.verify_totals(self.entries, self.tar_bytes + stream.tar_bytes + self._block_bytes)
+        self.block_bytes += block_bytes
+        self._limits.verify_totals(self.entries, self.tar_bytes + stream.tar_bytes + self.block_bytes)
 
     def _apply_whiteout(self, path: ImagePath, entry: Entry, reader: TarReader) -> bool:
         """Hide what a whiteout says; returns False for an ordinary path that only looks like one.

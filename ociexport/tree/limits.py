@@ -129,9 +129,9 @@ class NameBudget:
         Raises:
             LimitExceededError: together they are too many.
         """
-        self._taken_bytes += count
-        if self._taken_bytes > self._max_bytes:
+        if self._taken_bytes + count > self._max_bytes:
             raise LimitExceededError(
                 f"expected at most {self._max_bytes} bytes of memory for names",
                 hint="if you trust the image, raise --max-memory",
             )
+        self._taken_bytes += count

@@ -188,8 +188,8 @@ class MemoryTree:
         parent.children[name] = file
 
     def _take(self, count: int) -> None:
-        self._taken_bytes += count
         self._budget.take(count)
+        self._taken_bytes += count
 
     def _locate(self, path: ImagePath) -> tuple[MemoryDirectory, bytes]:
         parent_path, _, name = path.rpartition(b"/")

@@ -11,8 +11,9 @@ from io import BytesIO
 
 from ociexport.digest import ByteStream, Digest, Verifier
 from ociexport.errors import DigestMismatchError, InvalidImageError, NotFoundError
-from ociexport.progress import Progress
+from ociexport.progress import Progress, ProgressTask
 from ociexport.verification.findings import Findings, Kind, kind_of, message_of
+from ociexport.verification.layers import ExaminedLayer, LayerExaminer
 from ociexport.verification.walk import NamedBlob
 
 # More bring nothing on a disk, and hashing wants a processor each.
@@ -28,11 +29,13 @@ class BlobState:
         size: bytes that were read.
         kind: of what is wrong with it in itself; None if it is what its digest says.
         message: what is wrong.
+        layer: what was found in it, where it is a layer that was looked into.
     """
 
     size: int
     kind: Kind | None = None
     message: str = ""
+    layer: ExaminedLayer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +44,13 @@ class BlobToCheck:
 
     Args:
         sizes: that are said of it; empty where nothing is. After the largest there is no need to go on.
+        examiner: looks into it on its way; None for what is no layer, or only to be hashed.
     """
 
     digest: Digest
     open: Callable[[], ByteStream]
     sizes: tuple[int, ...] = ()
+    examiner: LayerExaminer | None = None
 
     @property
     def max_bytes(self) -> int | None:
@@ -53,11 +58,12 @@ class BlobToCheck:
         return max(self.sizes, default=None)
 
 
-def blob_to_check(named: Sequence[NamedBlob]) -> BlobToCheck:
+def blob_to_check(named: Sequence[NamedBlob], examiner: LayerExaminer | None = None) -> BlobToCheck:
     """Return the blob that all ``named`` name."""
     first = named[0]
     sizes = tuple(one.descriptor.size for one in named if one.has_size)
-    return BlobToCheck(first.descriptor.digest, lambda: _open(first), sizes if len(sizes) == len(named) else ())
+    sizes = sizes if len(sizes) == len(named) else ()
+    return BlobToCheck(first.descriptor.digest, lambda: _open(first), sizes, examiner)
 
 
 def check_blobs(blobs: Sequence[BlobToCheck], progress: Progress) -> dict[Digest, BlobState]:
@@ -101,20 +107,58 @@ def total_bytes(states: Iterable[BlobState]) -> int:
     return sum(state.size for state in states)
 
 
+class _CheckedStream:
+    """A blob on its way: hashed and counted as it is read; a `ByteStream`.
+
+    Args:
+        max_bytes: after which the end is told, since it is wrong anyway; None where nothing is said.
+        stop: the end is told when it is set.
+    """
+
+    def __init__(
+        self, stream: ByteStream, verifier: Verifier, max_bytes: int | None, task: ProgressTask, stop: threading.Event
+    ) -> None:
+        self._stream = stream
+        self._verifier = verifier
+        self._max_bytes = max_bytes
+        self._task = task
+        self._stop = stop
+
+    @property
+    def is_too_long(self) -> bool:
+        """Whether more bytes came than are said."""
+        return self._max_bytes is not None and self._verifier.seen_bytes > self._max_bytes
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return the next bytes; ``b""`` at the end, and where to go on makes no sense."""
+        if self._stop.is_set() or self.is_too_long:
+            return b""
+        chunk = self._stream.read(size)
+        self._verifier.update(chunk)
+        self._task.advance(len(chunk))
+        return chunk
+
+    def close(self) -> None:
+        """Nothing: the stream belongs to who opened it."""
+
+
 def _check(blob: BlobToCheck, progress: Progress, stop: threading.Event) -> BlobState:
     verifier = Verifier(blob.digest, None, subject="")
+    layer = None
     try:
         with (
             closing(blob.open()) as stream,
             progress.task(f"blob {blob.digest.short}", blob.max_bytes, digest=blob.digest) as task,
         ):
-            while not stop.is_set() and (chunk := stream.read(_READ_BYTES)):
-                verifier.update(chunk)
-                task.advance(len(chunk))
-                if blob.max_bytes is not None and verifier.seen_bytes > blob.max_bytes:
-                    return BlobState(
-                        verifier.seen_bytes, Kind.SIZE, f"size mismatch: expected {blob.max_bytes} bytes, got more"
-                    )
+            checked = _CheckedStream(stream, verifier, blob.max_bytes, task, stop)
+            if blob.examiner is not None:
+                layer = blob.examiner.examine(checked)
+            while checked.read(_READ_BYTES):
+                pass
+            if checked.is_too_long:
+                return BlobState(
+                    verifier.seen_bytes, Kind.SIZE, f"size mismatch: expected {blob.max_bytes} bytes, got more"
+                )
         verifier.verify()
     except DigestMismatchError as error:
         if blob.sizes and verifier.seen_bytes not in blob.sizes:
@@ -122,8 +166,10 @@ def _check(blob: BlobToCheck, progress: Progress, stop: threading.Event) -> Blob
             return BlobState(verifier.seen_bytes, Kind.SIZE, message)
         return BlobState(verifier.seen_bytes, Kind.DIGEST, error.message)
     except (NotFoundError, InvalidImageError, OSError) as error:
+        if blob.examiner is not None and error is blob.examiner.outlines.failure:
+            raise
         return BlobState(verifier.seen_bytes, kind_of(error, Kind.UNREADABLE), message_of(error))
-    return BlobState(verifier.seen_bytes)
+    return BlobState(verifier.seen_bytes, layer=layer)
 
 
 def _open(named: NamedBlob) -> ByteStream:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,10 +15,14 @@ from ociexport.documents import Descriptor, Index, Platform
 from ociexport.platforms import host_platform, select_manifest
 from ociexport.progress import SILENT, Progress, format_bytes
 from ociexport.sources import ImageSource
+from ociexport.tree.limits import Limits
+from ociexport.tree.outline import OutlineFile
 from ociexport.verification.blobs import BlobState, BlobToCheck, add_blob_findings, blob_to_check, check_blobs
+from ociexport.verification.chains import add_artifact_notes, add_layer_findings, diff_ids_by_layer
 from ociexport.verification.findings import Finding, Findings, Kind
+from ociexport.verification.layers import LayerExaminer
 from ociexport.verification.subjects import Subject, open_subject
-from ociexport.verification.walk import Walk
+from ociexport.verification.walk import NamedBlob, Walk
 
 if TYPE_CHECKING:
     from ociexport.registry.options import RegistryOptions
@@ -34,6 +38,8 @@ class Verification:
         documents: manifests, indexes and configs that were read and are what their digests say.
         blobs: layers and whatever else was hashed.
         read_bytes: of documents and blobs.
+        layers: that were inflated, each once; None where nobody asked for it.
+        tar_bytes: of them, uncompressed.
     """
 
     findings: tuple[Finding, ...]
@@ -41,6 +47,8 @@ class Verification:
     documents: int
     blobs: int
     read_bytes: int
+    layers: int | None = None
+    tar_bytes: int = 0
 
     @property
     def is_right(self) -> bool:
@@ -54,6 +62,8 @@ class Verification:
             f"{_counted(self.images, 'image')}, {_counted(self.documents, 'document')} and "
             f"{_counted(self.blobs, 'blob')} looked at, {format_bytes(self.read_bytes)}"
         )
+        if self.layers is not None:
+            looked += f"; {_counted(self.layers, 'layer')} inflated and applied, {format_bytes(self.tar_bytes)}"
         return f"{looked}: {f'{wrong} wrong' if wrong else 'all right'}"
 
 
@@ -66,6 +76,8 @@ class Wishes:
     """How a source is to be looked at; see `verify`."""
 
     strict: bool = False
+    deep: bool = False
+    limits: Limits = field(default_factory=Limits)
     platform: Platform | PlatformChoice | None = None
 
 
@@ -73,6 +85,8 @@ def verify(
     source: str | os.PathLike[str] | ImageSource,
     *,
     strict: bool = False,
+    deep: bool = False,
+    limits: Limits | None = None,
     platform: Platform | PlatformChoice | None = None,
     progress: Progress = SILENT,
     registry: RegistryOptions | None = None,
@@ -82,6 +96,9 @@ def verify(
     Args:
         source: a layout or archive, all of it or one image in it; a reference; or an open source, which stays open.
         strict: whether what an index names must be there; the specification lets it be elsewhere.
+        deep: whether each layer is inflated too, its diff_id proven, and applied in memory to those beneath, so that
+            the image is known to unpack. Nothing is written but the layers' names, to one temporary file.
+        limits: what no honest image exceeds, for ``deep``; None for those that `unpack` has.
         platform: of several the one to look at, or which; None for all that is in a layout or archive, and this
             machine's of what is in a registry.
         progress: told what goes on.
@@ -90,31 +107,42 @@ def verify(
     Raises:
         NotFoundError, RegistryError: there is nothing to look at, or it is not to be had.
         NoMatchingPlatformError: ``platform`` is not there.
+        OSError: there is no room among temporary files.
     """
-    with closing(open_subject(source, progress=progress, registry=registry)) as subject:
-        return verify_subject(subject, Wishes(strict, platform), {}, progress)
+    wishes = Wishes(strict, deep, limits or Limits(), platform)
+    with closing(open_subject(source, progress=progress, registry=registry)) as subject, closing(OutlineFile()) as file:
+        return verify_subject(subject, wishes, {}, file, progress)
 
 
 def verify_subject(
-    subject: Subject, wishes: Wishes, states: dict[Digest, BlobState], progress: Progress
+    subject: Subject, wishes: Wishes, states: dict[Digest, BlobState], outlines: OutlineFile, progress: Progress
 ) -> Verification:
     """Return all that is wrong with ``subject``; see `verify`.
 
     1. Its lists of images are read, and all documents that they lead to.
-    2. The blobs that these name are hashed, and those that nothing names.
+    2. The blobs that these name are hashed, and those that nothing names; layers are looked into on their way.
+    3. The layers of each image are applied to those beneath.
 
     Args:
         states: of blobs that were hashed before; the others are added.
+        outlines: where it is kept what layers do.
     """
     findings = Findings()
     roots = subject.read_roots(findings, progress)  # 1
     walk = Walk(findings, is_strict=wishes.strict, select=_selection(subject, wishes))
     for root in roots:
         walk.follow(root)
-    named = [blob_to_check(names) for names in walk.blobs.values()]  # 2
+    diff_ids = diff_ids_by_layer(walk.images) if wishes.deep else {}  # 2
+    named = [
+        blob_to_check(names, _examiner(names, diff_ids[digest], wishes, outlines) if digest in diff_ids else None)
+        for digest, names in walk.blobs.items()
+    ]
     left_over = [] if wishes.platform is not None else _left_over(subject, walk, findings)
-    states.update(check_blobs([blob for blob in (*named, *left_over) if blob.digest not in states], progress))
+    states.update(check_blobs([blob for blob in (*named, *left_over) if not _is_known(blob, states)], progress))
     add_blob_findings(walk.blobs, states, findings)
+    if wishes.deep:  # 3
+        add_layer_findings(walk.images, states, wishes.limits, findings)
+        add_artifact_notes(walk.artifacts, findings)
     for blob in left_over:
         _add_orphan(blob.digest, states[blob.digest], findings)
     hashed = [states[blob.digest] for blob in (*named, *left_over)]
@@ -124,7 +152,21 @@ def verify_subject(
         documents=len(walk.documents),
         blobs=sum(state.kind is not Kind.MISSING for state in hashed),
         read_bytes=sum(walk.documents.values()) + sum(state.size for state in hashed),
+        layers=sum(state.layer is not None for state in hashed) if wishes.deep else None,
+        tar_bytes=sum(state.layer.tar_bytes for state in hashed if state.layer is not None),
     )
+
+
+def _examiner(
+    named: Sequence[NamedBlob], diff_ids: frozenset[Digest], wishes: Wishes, outlines: OutlineFile
+) -> LayerExaminer:
+    return LayerExaminer(max(one.descriptor.size for one in named), diff_ids, wishes.limits, outlines)
+
+
+def _is_known(blob: BlobToCheck, states: Mapping[Digest, BlobState]) -> bool:
+    """Whether a blob was hashed before, and looked into where it is a layer that can be."""
+    state = states.get(blob.digest)
+    return state is not None and (blob.examiner is None or state.kind is not None or state.layer is not None)
 
 
 def _selection(subject: Subject, wishes: Wishes) -> Callable[[Index], Sequence[Descriptor]] | None:

@@ -105,6 +105,7 @@ class Walk:
             known.
         doubtful: manifests and indexes that are there but may name more than could be read.
         images: that are whole as far as their documents go.
+        artifacts: manifests of what is no image, with their places.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class Walk:
         self.broken: dict[Digest, NamedBlob] = {}
         self.doubtful: set[Digest] = set()
         self.images: list[WalkedImage] = []
+        self.artifacts: list[tuple[str, Manifest]] = []
         self._configs: dict[Digest, ImageConfig | None] = {}
         self._top: Root | None = None
 
@@ -335,6 +337,7 @@ class Walk:
                     Kind.MEDIA_TYPE, label, f"not of an image, but of type {quoted(kind)}", is_wrong=False
                 )
             self._name_blob(descriptor, label, named, may_be_absent=descriptor.data is not None)
+            self.artifacts.append((place, manifest))
             return None
         if descriptor.digest in self._configs:
             self._verify_same_size(NamedBlob(descriptor, label, named.source, named.image))

@@ -1,0 +1,189 @@
+"""Layers applied in order, to trees of names in memory: whether each image can be unpacked.
+
+What several images have in common from the lowest layer on is applied once: layers on the same layers beneath give the
+same tree (image-spec 1.1 config.md, "Layer ChainID").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from ociexport.digest import Digest
+from ociexport.documents import Layer, Manifest, pair_layers
+from ociexport.errors import LimitExceededError, quoted
+from ociexport.mediatypes import is_layer
+from ociexport.tree.limits import Limits, NameBudget
+from ociexport.tree.memorytree import MemoryTree
+from ociexport.tree.outline import LayerOutline
+from ociexport.verification.blobs import BlobState
+from ociexport.verification.findings import Findings, Kind
+from ociexport.verification.layers import ExaminedLayer, Problem, Problems
+from ociexport.verification.walk import WalkedImage
+
+_LayerKey: TypeAlias = tuple[Digest, Digest]
+
+
+@dataclass(slots=True)
+class _Step:
+    """A layer on certain layers beneath.
+
+    Args:
+        outline: what the layer does.
+        entries: of it and all beneath.
+        tar_bytes: the same, with what it takes on a disk beyond them.
+        metadata_bytes: the same.
+        problems: that come of what is beneath, once it was applied.
+        is_applied: whether a tree was made of it.
+    """
+
+    outline: LayerOutline
+    entries: int
+    tar_bytes: int
+    metadata_bytes: int
+    problems: tuple[Problem, ...] = ()
+    is_applied: bool = False
+    following: dict[_LayerKey, _Step] = field(default_factory=dict)
+
+
+def diff_ids_by_layer(images: Sequence[WalkedImage]) -> dict[Digest, frozenset[Digest]]:
+    """Return the layers that can be looked into, with the diff_ids that images say of each."""
+    said: dict[Digest, frozenset[Digest]] = {}
+    for image in images:
+        for layer in pair_layers(image.manifest, image.config):
+            if is_layer(layer.descriptor.media_type):
+                digest = layer.descriptor.digest
+                said[digest] = said.get(digest, frozenset()) | {layer.diff_id}
+    return said
+
+
+def add_layer_findings(
+    images: Sequence[WalkedImage], states: Mapping[Digest, BlobState], limits: Limits, findings: Findings
+) -> None:
+    """Apply all images' layers, and tell what is wrong with them, each where it is first met.
+
+    Memory: the names of one tree, and of one more for each layer where images part; ``limits`` bounds all together.
+    """
+    lowest: dict[_LayerKey, _Step] = {}
+    chains = [_steps_of(image, states, lowest) for image in images]
+    _apply_all(lowest, limits)
+    told: set[object] = set()
+    for image, steps in zip(images, chains, strict=True):
+        _add_findings(image, steps, states, told, findings)
+
+
+def add_artifact_notes(artifacts: Sequence[tuple[str, Manifest]], findings: Findings) -> None:
+    """Tell of manifests that nothing can be proven of but their blobs' digests."""
+    for place, manifest in artifacts:
+        kind = manifest.artifact_type or manifest.config.media_type
+        message = f"no image, but of {quoted(kind)}: there are no layers to apply"
+        findings.add(Kind.MEDIA_TYPE, place, message, is_wrong=False, digest=manifest.digest)
+
+
+def _steps_of(image: WalkedImage, states: Mapping[Digest, BlobState], lowest: dict[_LayerKey, _Step]) -> list[_Step]:
+    """Return the steps of an image, up to the first layer that can't be applied; those that others have are shared."""
+    steps: list[_Step] = []
+    following, entries, tar_bytes, metadata_bytes = lowest, 0, 0, 0
+    for layer in pair_layers(image.manifest, image.config):
+        examined = _examined(layer, states)
+        if examined is None or examined.outline is None:
+            break
+        entries += examined.entries
+        tar_bytes += examined.tar_bytes + examined.block_bytes
+        metadata_bytes += examined.metadata_bytes
+        key = (layer.descriptor.digest, layer.diff_id)
+        steps.append(following.setdefault(key, _Step(examined.outline, entries, tar_bytes, metadata_bytes)))
+        following = steps[-1].following
+    return steps
+
+
+def _examined(layer: Layer, states: Mapping[Digest, BlobState]) -> ExaminedLayer | None:
+    state = states.get(layer.descriptor.digest)
+    return state.layer if state is not None and is_layer(layer.descriptor.media_type) else None
+
+
+def _apply_all(lowest: Mapping[_LayerKey, _Step], limits: Limits) -> None:
+    """Apply each step once, all that follow it before those beside it.
+
+    The last of the steps that follow one takes over the tree that this one made, the others a copy. Where a limit is
+    met, the step and all that follow it are given up, and others go on.
+    """
+    budget = NameBudget(limits)
+    waiting: list[tuple[_Step, MemoryTree, bool]] = []
+    _enter(lowest, MemoryTree(budget), waiting)
+    while waiting:
+        step, beneath, is_last = waiting.pop()
+        problems = Problems()
+        try:
+            tree = beneath if is_last else beneath.copy()
+        except LimitExceededError as error:
+            problems.add(error)
+        else:
+            try:
+                limits.verify_totals(step.entries, step.tar_bytes)
+                limits.verify_metadata(step.metadata_bytes)
+                step.outline.apply_to(tree, problems.add)
+                step.is_applied = True
+                _enter(step.following, tree, waiting)
+            except LimitExceededError as error:
+                problems.add(error)
+                tree.release()
+        step.problems = tuple(problems)
+
+
+def _enter(
+    following: Mapping[_LayerKey, _Step], tree: MemoryTree, waiting: list[tuple[_Step, MemoryTree, bool]]
+) -> None:
+    """Have all ``following`` steps applied to ``tree``, which is given back where there are none."""
+    # What is put in last comes out first.
+    waiting += [(step, tree, number == 0) for number, step in enumerate(following.values())]
+    if not following:
+        tree.release()
+
+
+def _add_findings(
+    image: WalkedImage,
+    steps: Sequence[_Step],
+    states: Mapping[Digest, BlobState],
+    told: set[object],
+    findings: Findings,
+) -> None:
+    """Tell what is wrong with an image's layers, but for what was ``told`` of another image's."""
+    layers = pair_layers(image.manifest, image.config)
+    if layers and not any(is_layer(layer.descriptor.media_type) for layer in layers):
+        message = f"no image, but of {quoted(layers[0].descriptor.media_type)}: there are no layers to apply"
+        findings.add(Kind.MEDIA_TYPE, image.place, message, is_wrong=False, digest=image.manifest.digest)
+        return
+    for number, layer in enumerate(layers):
+        digest = layer.descriptor.digest
+        found = list(_problems_of(layer, states, told))
+        if number < len(steps) and id(steps[number]) not in told:
+            told.add(id(steps[number]))
+            found += steps[number].problems
+        for problem in found:
+            place = f"{image.place}: {layer}{': ' if problem.place else ''}{problem.place}"
+            findings.add(problem.kind, place, problem.message, digest=digest)
+        if not is_layer(layer.descriptor.media_type):
+            message = f"of type {quoted(layer.descriptor.media_type)}, which is not looked into"
+            findings.add(Kind.MEDIA_TYPE, f"{image.place}: {layer}", message, is_wrong=False, digest=digest)
+    applied = sum(step.is_applied for step in steps)
+    if applied + 1 < len(layers):
+        first = layers[applied]
+        message = f"not applied, nor what is above it ({len(layers) - applied - 1} more)"
+        findings.add(Kind.LAYERS, f"{image.place}: {first}", message, is_wrong=False, digest=first.descriptor.digest)
+
+
+def _problems_of(layer: Layer, states: Mapping[Digest, BlobState], told: set[object]) -> Iterator[Problem]:
+    """Yield what is wrong with a layer whatever is beneath it."""
+    examined = _examined(layer, states)
+    if examined is None:
+        return
+    diff_id = layer.diff_id
+    got = examined.diff_ids.get(diff_id.algorithm, diff_id)
+    if got != diff_id and (layer.descriptor.digest, diff_id) not in told:
+        told.add((layer.descriptor.digest, diff_id))
+        yield Problem(Kind.DIFF_ID, "", f"diff_id mismatch: expected {diff_id}, got {got}")
+    if layer.descriptor.digest not in told:
+        told.add(layer.descriptor.digest)
+        yield from examined.problems
