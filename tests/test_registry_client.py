@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import logging
 import traceback
 from collections.abc import Callable
 
@@ -485,6 +486,21 @@ def test_signed_query_of_a_redirect_is_in_no_traceback() -> None:
         lines = "".join(traceback.format_exception(caught.value))
         assert "/storage/" in lines
         assert "very-secret" not in lines
+
+
+def test_signed_query_of_a_redirect_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    """urllib3 tells each request with its URL to whoever turns on its debug log."""
+    with FakeRegistry(address="127.0.0.2") as storage, FakeRegistry(redirect_to=storage) as registry:
+        source = _source(registry)
+        with caplog.at_level(logging.DEBUG):
+            _read_all(source, _blob(registry))
+            storage.misbehave("/storage/", Fault(headers={"no colon": "x", "Location": "/y?sig=very-secret"}))
+            _read_all(source, _blob(registry))
+            logging.getLogger("urllib3.connectionpool").debug("of others: /path?query=kept")
+        source.close()
+    assert "/storage/" in caplog.text
+    assert "very-secret" not in caplog.text
+    assert "query=kept" in caplog.text
 
 
 @pytest.mark.parametrize(

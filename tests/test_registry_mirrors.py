@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -298,6 +299,57 @@ def test_client_certificate_is_shown(tmp_path: Path) -> None:
             assert source.fetch_manifest().raw == MANIFEST
 
 
+def _wanting_a_client(authority: Authority) -> ssl.SSLContext:
+    context = authority.server_context(wants_client=True)
+    # With 1.3 the refusal comes after the greeting, and may cross with our request and be lost.
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def test_client_certificate_that_is_missing_is_told(tmp_path: Path) -> None:
+    authority = Authority.new(tmp_path)
+    with FakeRegistry(tls=_wanting_a_client(authority)) as registry:
+        with _source(registry, ca_file=authority.ca_file) as source, pytest.raises(TransferError) as caught:
+            source.fetch_manifest()
+        assert str(caught.value) == (
+            f"registry {registry.host}: GET {registry.url}/v2/: TLS failed: sslv3 alert handshake failure"
+        )
+        assert caught.value.hint == (
+            "the server may want a client certificate: --cert-dir DIR, with NAME.cert and NAME.key in it"
+        )
+
+
+def test_client_certificate_that_is_refused_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "other").mkdir()
+    authority = Authority.new(tmp_path)
+    Authority.new(tmp_path / "other")
+    with FakeRegistry(tls=_wanting_a_client(authority)) as registry:
+        options = {"ca_file": authority.ca_file, "cert_dir": tmp_path / "other"}
+        with _source(registry, **options) as source, pytest.raises(TransferError) as caught:
+            source.fetch_manifest()
+        assert str(caught.value) == (
+            f"registry {registry.host}: GET {registry.url}/v2/: TLS failed: tlsv1 alert unknown ca"
+        )
+        assert caught.value.hint == (
+            "the server does not accept the client certificate, which is from --cert-dir or a certs.d directory"
+        )
+    assert capsys.readouterr().err == ""
+
+
+def test_plain_http_where_tls_was_expected_is_told_at_once(
+    registry_elsewhere: FakeRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FakeRegistry() as registry:
+        mirror = Mirror(f"https://{registry.host}")
+        with _source(registry, mirrors=(mirror,)) as source:
+            _fill(registry)
+            assert source.fetch_manifest().raw == MANIFEST
+    assert capsys.readouterr().err.splitlines() == [
+        f"ociexport: mirror {registry.host} is passed over: registry {registry.host}: "
+        f"GET https://{registry.host}/v2/: TLS failed: wrong version number"
+    ]
+
+
 def test_name_that_the_certificate_is_not_for_is_refused(tmp_path: Path) -> None:
     authority = Authority.new(tmp_path)
     with FakeRegistry(tls=authority.server_context("other.example")) as registry:
@@ -305,7 +357,7 @@ def test_name_that_the_certificate_is_not_for_is_refused(tmp_path: Path) -> None
             source.fetch_manifest()
         assert str(caught.value) == (
             f"registry {registry.host}: GET {registry.url}/v2/: the TLS certificate can't be verified: "
-            "IP address mismatch, certificate is not valid for '127.0.0.1'."
+            "IP address mismatch, certificate is not valid for '127.0.0.1'. (issued by Example Org)"
         )
 
 

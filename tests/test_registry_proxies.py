@@ -101,3 +101,33 @@ def test_proxy_that_is_down_is_no_secret_and_its_password_is(monkeypatch: pytest
     assert str(caught.value) == (
         "registry registry.example: GET https://registry.example/v2/: connection refused (by the proxy 127.0.0.1:1)"
     )
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2", "::1"])
+def test_registry_on_this_machine_needs_no_proxy(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """What a proxy calls 127.0.0.1 is the proxy itself. The Go tools do so (httpproxy, Config.ProxyFunc)."""
+    for variable in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:1")
+    with FakeRegistry(address=address) as registry:
+        registry.add_manifest("app", "1", MANIFEST, mediatypes.OCI_MANIFEST)
+        assert _fetch(f"{registry.host}/app:1") == MANIFEST
+        if address == "127.0.0.1":
+            assert _fetch(f"localhost:{registry.port}/app:1") == MANIFEST
+
+
+def test_issuer_is_told_through_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PAINS 19: a company's proxy puts certificates of its own in the place of all others."""
+    seen: list[str] = []
+    with (
+        FakeRegistry(tls=Authority.new(tmp_path).server_context("registry.example")) as registry,
+        _tunnelling_proxy(registry, seen) as proxy,
+    ):
+        monkeypatch.setenv("HTTPS_PROXY", proxy)
+        with pytest.raises(TransferError) as caught:
+            _fetch("registry.example/app:1")
+    shown = proxy.rpartition("@")[2]
+    assert str(caught.value) == (
+        "registry registry.example: GET https://registry.example/v2/: the TLS certificate can't be verified: "
+        f"unable to get local issuer certificate (by the proxy {shown}) (issued by Example Org)"
+    )
+    assert registry.requests == []

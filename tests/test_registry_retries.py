@@ -25,6 +25,12 @@ def test_lasting_statuses(status: int) -> None:
     assert not is_passing_status(status)
 
 
+def _tls_error(reason: str) -> ssl.SSLError:
+    error = ssl.SSLError(1, reason)
+    error.reason = reason
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "passes"),
     [
@@ -32,6 +38,10 @@ def test_lasting_statuses(status: int) -> None:
         (socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"), True),
         (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), False),
         (ssl.SSLCertVerificationError(1, "certificate verify failed"), False),
+        (_tls_error("WRONG_VERSION_NUMBER"), False),
+        (_tls_error("TLSV13_ALERT_CERTIFICATE_REQUIRED"), False),
+        (_tls_error("SSLV3_ALERT_BAD_RECORD_MAC"), True),
+        (_tls_error("UNEXPECTED_EOF_WHILE_READING"), True),
     ],
 )
 def test_what_no_wait_mends_is_not_tried_again(error: OSError, passes: bool) -> None:
@@ -56,9 +66,15 @@ def test_retry_after_is_seconds_or_a_date(text: str, seconds: float | None) -> N
     assert retry_after_seconds({"Retry-After": text}, NOON) == seconds
 
 
+def test_date_is_of_the_servers_clock() -> None:
+    """A sandbox may live in another year."""
+    headers = {"Retry-After": "Sat, 24 Nov 2001 12:01:00 GMT", "Date": "Sat, 24 Nov 2001 12:00:30 GMT"}
+    assert retry_after_seconds(headers, NOON) == 30
+
+
 @given(st.text(max_size=40))
 def test_any_retry_after_is_read_without_an_error(text: str) -> None:
-    retry_after_seconds({"Retry-After": text}, NOON)
+    retry_after_seconds({"Retry-After": text, "Date": text}, NOON)
 
 
 def test_backoff_doubles_within_bounds() -> None:

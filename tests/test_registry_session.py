@@ -130,6 +130,30 @@ def test_credentials_are_not_sent_to_a_token_service_in_the_clear(tmp_path: Path
         assert service.requests == []
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_identity_token_is_not_sent_where_a_token_service_redirects_to(status: int) -> None:
+    """It stands in the body of a POST, which clients of the web send along with a 307 or 308."""
+    with FakeRegistry(address="127.0.0.2") as thief, FakeRegistry(auth="bearer") as registry:
+        registry.refresh_tokens["refresh"] = "user"
+        location = f"{thief.url}/token?x=secret"
+        registry.misbehave("/token", Fault(status=status, headers={"Location": location}), method="POST")
+        with pytest.raises(RegistryError) as caught:
+            _fetch(registry, credentials=Credentials(identity_token="refresh"))
+        assert str(caught.value) == (
+            f"registry {registry.host}: its token service: POST {registry.url}/token: "
+            f"expected no redirect of what bears a secret to another server, got {thief.url}/token?…"
+        )
+        assert thief.requests == []
+
+
+def test_identity_token_is_sent_where_the_same_server_redirects_to() -> None:
+    with FakeRegistry(auth="bearer") as registry:
+        registry.refresh_tokens["refresh"] = "user"
+        fault = Fault(status=307, headers={"Location": "/token?again=1"})
+        registry.misbehave("/token", fault, method="POST", times=1)
+        assert _fetch(registry, credentials=Credentials(identity_token="refresh")) == MANIFEST
+
+
 @pytest.mark.parametrize(
     ("fault", "kind", "hint"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
 import time
 from pathlib import Path
@@ -138,6 +139,22 @@ def test_unknown_authority_is_not_tried_again(tmp_path: Path) -> None:
         with pytest.raises(RegistryError):
             transport.send(_get(registry))
         transport.close()
+
+
+def test_connection_that_ends_within_tls_is_told_in_words() -> None:
+    def hang_up(listener: socket.socket) -> None:
+        client, _ = listener.accept()
+        client.recv(4096)
+        client.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=hang_up, args=(listener,), daemon=True).start()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/v2/"
+        transport = Transport(_options(retry_times=0))
+        with pytest.raises(TransferError) as caught:
+            transport.send(WireRequest("GET", url, "it"))
+        transport.close()
+    assert str(caught.value) == f"it: GET {url}: the connection was closed too early"
 
 
 def test_retry_after_is_obeyed() -> None:

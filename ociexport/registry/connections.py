@@ -9,6 +9,7 @@ import socket
 import ssl
 import threading
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from ociexport.errors import UsageError
+from ociexport.errors import OciexportError, UsageError
 from ociexport.registry.certificates import TlsSettings
+from ociexport.registry.librarylogs import cut_queries, our_request
 
 # More connections to one host than anybody asks for with --jobs; those beyond are made and thrown away.
 _POOL_CONNECTIONS = 32
@@ -68,6 +70,12 @@ class Adapter(HTTPAdapter):
         self._tls = tls
         self._sockets = sockets
         super().__init__(pool_connections=_POOL_CONNECTIONS, pool_maxsize=_POOL_CONNECTIONS)
+        cut_queries()
+
+    def send(self, *arguments: Any, **options: Any) -> requests.Response:
+        """Send a request, whose query shows in no log."""
+        with our_request():
+            return super().send(*arguments, **options)
 
     @functools.cached_property
     def _context(self) -> ssl.SSLContext:
@@ -143,25 +151,40 @@ def _system_has_authorities() -> bool:
     return any(path.is_file() or any(path.iterdir()) for path in named)
 
 
-def find_issuer(host: str, port: int, timeout_seconds: float) -> str | None:
-    """Return who issued the certificate of the server at ``host``, which is not believed; None if that can't be told.
+def find_issuer(url: str, proxies: Mapping[str, str], timeout_seconds: float) -> str | None:
+    """Return who issued the certificate of the server of ``url``, which is not believed; None if that can't be told.
 
-    It makes a connection of its own, since the one that failed has thrown the certificate away.
+    It makes a connection of its own, over which nothing is sent: the one that failed has thrown the certificate away.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
+    probe = _IssuerProbe()
+    adapter = Adapter(TlsSettings(verify=False), probe)
     try:
-        with (
-            socket.create_connection((host, port), timeout_seconds) as plain,
-            context.wrap_socket(plain, server_hostname=host) as secure,
-        ):
+        adapter.send(requests.Request("GET", url).prepare(), timeout=timeout_seconds, proxies=proxies)
+    except (OciexportError, requests.RequestException, OSError):
+        return probe.issuer
+    finally:
+        adapter.close()
+    return None
+
+
+class _SeenError(OciexportError):
+    """The certificate was seen; never leaves this module."""
+
+
+class _IssuerProbe(OpenSockets):
+    """Looks at the certificate of the first connection, and ends it."""
+
+    issuer: str | None = None
+
+    def add(self, opened: socket.socket | None) -> None:
+        try:
             # Public from Python 3.13 on; before, the same method stands on the object beneath.
-            chain = getattr(secure, "_sslobj").get_unverified_chain()  # noqa: B009 - and no stub knows it
-            issuer = dict(name for names in chain[0].get_info()["issuer"] for name in names)
-    except (OSError, AttributeError, KeyError, IndexError, TypeError):
-        return None
-    return ", ".join(filter(None, (issuer.get("commonName"), issuer.get("organizationName")))) or None
+            chain = getattr(opened, "_sslobj").get_unverified_chain()  # noqa: B009 - and no stub knows it
+            names = dict(name for names in chain[0].get_info()["issuer"] for name in names)
+            self.issuer = ", ".join(filter(None, (names.get("commonName"), names.get("organizationName")))) or None
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError):
+            self.issuer = None
+        raise _SeenError("the certificate was seen")
 
 
 def _pool_classes(sockets: OpenSockets) -> dict[str, type[HTTPConnectionPool]]:

@@ -35,7 +35,7 @@ class WireRequest:
         home_headers: sent to the origin of ``url`` only.
         authorization: sent to the origin of ``url`` only.
         accepted: statuses that are no error; others are raised.
-        body: of a POST, form encoded.
+        body: of a POST, form encoded; it bears a secret, and is sent to the origin of ``url`` only.
         tls: for the origin of ``url`` only.
         retries: whether passing failures are tried again.
         sent_by: the URL of the server that named this one; None for what the user named.

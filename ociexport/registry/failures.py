@@ -31,6 +31,22 @@ _QUERY = re.compile(r"\?[^\s'\"<>)]+")
 # OpenSSL's words for a chain that ends at nobody we know: unable to get the issuer, self-signed, and their like.
 _ISSUER_CODES = frozenset({2, 18, 19, 20, 21})
 
+_WANTS_CERTIFICATE = "the server may want a client certificate: --cert-dir DIR, with NAME.cert and NAME.key in it"
+_REFUSES_CERTIFICATE = (
+    "the server does not accept the client certificate, which is from --cert-dir or a certs.d directory"
+)
+# OpenSSL's reasons for a failure that no wait mends, and what the user can do.
+_TLS_HINTS = {
+    "WRONG_VERSION_NUMBER": "if the registry speaks plain http, use --plain-http",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": _WANTS_CERTIFICATE,
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": _WANTS_CERTIFICATE,
+    "SSLV3_ALERT_BAD_CERTIFICATE": _REFUSES_CERTIFICATE,
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": _REFUSES_CERTIFICATE,
+    "SSLV3_ALERT_CERTIFICATE_REVOKED": _REFUSES_CERTIFICATE,
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": _REFUSES_CERTIFICATE,
+    "TLSV1_ALERT_UNKNOWN_CA": _REFUSES_CERTIFICATE,
+}
+
 
 class StalledError(TimeoutError):
     """A body came too slowly for too long."""
@@ -164,7 +180,12 @@ def error_of_connection(
 
 def _cut_queries(error: BaseException) -> None:
     """Take the queries of URLs out of an error of the libraries beneath, which a traceback shows as it is."""
-    error.args = tuple(_QUERY.sub("?…", text) if isinstance(text, str) else text for text in error.args)
+    error.args = tuple(without_queries(text) if isinstance(text, str) else text for text in error.args)
+
+
+def without_queries(text: str) -> str:
+    """Return ``text`` of a library beneath with what follows the question marks of URLs cut."""
+    return _QUERY.sub("?…", text)
 
 
 def reason_of(error: BaseException) -> str:
@@ -177,12 +198,14 @@ def was_refused(error: BaseException) -> bool:
     return any(isinstance(cause, ConnectionRefusedError) for cause in causes(error))
 
 
-def has_unknown_issuer(error: BaseException) -> bool:
-    """Whether a certificate was not believed because of who issued it."""
-    return any(
-        isinstance(cause, ssl.SSLCertVerificationError) and cause.verify_code in _ISSUER_CODES
-        for cause in causes(error)
-    )
+def has_wrong_certificate(error: BaseException) -> bool:
+    """Whether a server's certificate was not believed."""
+    return any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes(error))
+
+
+def is_lasting_tls_error(error: ssl.SSLError) -> bool:
+    """Whether TLS failed for what the two sides are, and not for what happened on the way."""
+    return isinstance(error, ssl.SSLCertVerificationError) or (error.reason or "") in _TLS_HINTS
 
 
 def _explain_connection(error: BaseException) -> tuple[str, str | None]:
@@ -193,10 +216,11 @@ def _explain_connection(error: BaseException) -> tuple[str, str | None]:
             name = "the server's certificate is for another name or time: check the registry's name, and the clock"
             hint = f"{trust if is_issuer else name}; --insecure believes any certificate"
             return f"the TLS certificate can't be verified: {cause.verify_message}", hint
+        if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+            return "the connection was closed too early", None
         if isinstance(cause, ssl.SSLError):
             reason = (cause.reason or str(cause)).replace("_", " ").lower()
-            plain = "if the registry speaks plain http, use --plain-http"
-            return f"TLS failed: {reason}", plain if "wrong version" in reason else None
+            return f"TLS failed: {reason}", _TLS_HINTS.get(cause.reason or "")
         if isinstance(cause, socket.gaierror):
             return f"the host's name can't be resolved: {cause.strerror}", "check the spelling and the name service"
         if isinstance(cause, StalledError):

@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from ociexport.registry.failures import causes
+from ociexport.registry.failures import causes, is_lasting_tls_error
 
 # A wait doubles with each retry up to here.
 _MAX_BACKOFF_SECONDS = 30.0
@@ -27,7 +27,7 @@ def is_passing_status(status: int) -> bool:
 def is_passing_error(error: BaseException) -> bool:
     """Whether a connection that failed with ``error`` may succeed in a while."""
     for cause in causes(error):
-        if isinstance(cause, ssl.SSLCertVerificationError):
+        if isinstance(cause, ssl.SSLError) and is_lasting_tls_error(cause):
             return False
         if isinstance(cause, socket.gaierror):
             # A name that does not exist; a name service that gives no answer is another matter.
@@ -47,15 +47,23 @@ def backoff_seconds(attempt: int, first_delay_seconds: float) -> float:
 def retry_after_seconds(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
     """Return how long the server asks us to wait; None where it does not ask.
 
+    A date is one of the server's clock, which its ``Date`` tells; this machine's may be years off.
+
     Spec: RFC 9110 10.2.3: seconds, or a date.
     """
     text = headers.get("Retry-After", "").strip()
     if text.isdecimal():
         return float(text[:9])
+    until = _parse_date(text)
+    if until is None:
+        return None
+    now = _parse_date(headers.get("Date", "")) or now or datetime.now(UTC)
+    return max((until - now).total_seconds(), 0.0)
+
+
+def _parse_date(text: str) -> datetime | None:
     try:
-        until = email.utils.parsedate_to_datetime(text)
+        date = email.utils.parsedate_to_datetime(text)
     except ValueError:
         return None
-    if until.tzinfo is None:
-        until = until.replace(tzinfo=UTC)
-    return max((until - (now or datetime.now(UTC))).total_seconds(), 0.0)
+    return date.replace(tzinfo=UTC) if date.tzinfo is None else date

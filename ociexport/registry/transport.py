@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Mapping
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 import requests
@@ -19,7 +20,8 @@ from ociexport.registry.addresses import verify_may_be_sent
 from ociexport.registry.certificates import DEFAULT_TLS, TlsSettings
 from ociexport.registry.connections import Adapter, OpenSockets, find_issuer
 from ociexport.registry.exchange import NETWORK_ERRORS, Answer, WireRequest
-from ociexport.registry.failures import error_of_connection, has_unknown_issuer, reason_of, redacted, status_line
+from ociexport.registry.failures import error_of_connection, has_wrong_certificate, reason_of, redacted, status_line
+from ociexport.registry.hosts import is_loopback
 from ociexport.registry.options import DEFAULT_OPTIONS, RegistryOptions
 from ociexport.registry.retries import backoff_seconds, is_passing_error, is_passing_status, retry_after_seconds
 
@@ -139,6 +141,10 @@ class Transport:
             answer.close()
             url = _redirect_target(request, url, location)
             self._verify_may_be_sent(url, request)
+            if request.body is not None and not _may_see_secrets(urlsplit(request.url), urlsplit(url)):
+                there = printable(redacted(url))
+                expected = "expected no redirect of what bears a secret to another server"
+                raise _redirect_error(request, request.url, f"{expected}, got {there}")
         raise _redirect_error(request, request.url, f"expected at most {MAX_REDIRECTS} redirects")
 
     def _verify_may_be_sent(self, url: str, request: WireRequest) -> None:
@@ -146,7 +152,7 @@ class Transport:
         hosts = urlsplit(url).netloc, urlsplit(home).netloc
         # Looking up names takes time, and a pull is redirected to the same storage again and again.
         if hosts not in self._verified_hosts:
-            is_proxied = bool(requests.utils.get_environ_proxies(url))
+            is_proxied = bool(_proxies_for(url))
             verify_may_be_sent(url, home, request.subject, is_proxied=is_proxied)
             self._verified_hosts.add(hosts)
 
@@ -163,7 +169,7 @@ class Transport:
             headers["Authorization"] = request.authorization
         if request.body is not None:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
-        proxies = requests.utils.get_environ_proxies(url)
+        proxies = _proxies_for(url)
         try:
             prepared = requests.Request(request.method, url, headers=headers, data=request.body).prepare()
             response = self._adapter(request.tls if at_home else DEFAULT_TLS).send(
@@ -173,7 +179,8 @@ class Transport:
                 proxies=proxies,
             )
         except NETWORK_ERRORS as error:
-            issuer = self._find_issuer(url) if has_unknown_issuer(error) else None
+            is_disbelieved = has_wrong_certificate(error)
+            issuer = find_issuer(url, proxies, self.options.connect_timeout_seconds) if is_disbelieved else None
             raise error_of_connection(
                 error,
                 subject=request.subject,
@@ -186,12 +193,6 @@ class Transport:
         if at_home:
             self._pass_on_warnings(answer)
         return answer
-
-    def _find_issuer(self, url: str) -> str | None:
-        parts = urlsplit(url)
-        if requests.utils.get_environ_proxies(url):
-            return None
-        return find_issuer(parts.hostname or "", _port(parts), self.options.connect_timeout_seconds)
 
     def _adapter(self, tls: TlsSettings) -> Adapter:
         with self._lock:
@@ -239,6 +240,11 @@ def _may_see_secrets(home: SplitResult, there: SplitResult) -> bool:
     if (home.hostname, _port(home)) == (there.hostname, _port(there)):
         return home.scheme == there.scheme
     return home.hostname == there.hostname and (_port(home), _port(there), there.scheme) == (80, 443, "https")
+
+
+def _proxies_for(url: str) -> Mapping[str, str]:
+    """Return the proxies of the environment; none for this machine, by the name of which a proxy knows itself."""
+    return {} if is_loopback(urlsplit(url).hostname or "") else requests.utils.get_environ_proxies(url)
 
 
 def _port(parts: SplitResult) -> int:
