@@ -28,7 +28,7 @@ from ociexport.reference import ImageReference
 from ociexport.registry.client import RegistrySource, open_registry_source
 from ociexport.registry.credentials import Credentials
 from ociexport.registry.options import RegistryOptions
-from tests.fake_registry import FakeRegistry, Fault
+from tests.fake_registry import FakeRegistry, Fault, Request
 
 MANIFEST = b'{"schemaVersion": 2, "layers": []}'
 BLOB = bytes(range(256)) * 1000
@@ -58,6 +58,10 @@ def _read_all(source: RegistrySource, descriptor: Descriptor, offset: int = 0, s
         return b"".join(parts)
     finally:
         stream.close()
+
+
+def _has_range(request: Request) -> bool:
+    return "range" in request.headers
 
 
 def _error(action: Callable[[], object], kind: type[OciexportError]) -> str:
@@ -241,16 +245,48 @@ def test_body_that_is_cut_each_time_ends_in_an_error() -> None:
 
 
 @pytest.mark.parametrize("content_range", ["bytes 0-10/256000", "nonsense", None])
-def test_part_with_another_beginning_is_refused(content_range: str | None) -> None:
-    """RFC 9110 15.3.7.1: it would be taken for the missing bytes."""
+def test_part_with_another_beginning_is_not_taken(content_range: str | None) -> None:
+    """RFC 9110 15.3.7.1: it would be taken for the missing bytes. All is asked for instead."""
     with FakeRegistry() as registry:
         source = _source(registry)
         descriptor = _blob(registry)
-        registry.misbehave("/blobs/", Fault(headers={"Content-Range": content_range}))
-        message = _error(lambda: _read_all(source, descriptor, offset=1000), RegistryError)
+        registry.misbehave("/blobs/", Fault(headers={"Content-Range": content_range}), when=_has_range)
+        assert _read_all(source, descriptor, offset=1000) == BLOB[1000:]
         source.close()
-        got = "none" if content_range is None else f"'{content_range}'"
-        assert message == f"blob {descriptor.digest}: Content-Range: expected bytes 1000-255999/256000, got {got}"
+        assert [request.headers.get("range") for request in registry.requests[-2:]] == ["bytes=1000-", None]
+
+
+def test_part_that_nobody_asked_for_is_refused() -> None:
+    with FakeRegistry() as registry:
+        source = _source(registry)
+        descriptor = _blob(registry)
+        registry.misbehave("/blobs/", Fault(status=206, body=BLOB))
+        message = _error(lambda: _read_all(source, descriptor), RegistryError)
+        source.close()
+        url = f"{registry.url}/v2/library/app/blobs/{descriptor.digest}"
+        assert message == f"blob {descriptor.digest}: GET {url}: expected 200 OK, got 206 Partial Content"
+
+
+@pytest.mark.parametrize("status", [400, 403, 405, 416, 501])
+def test_server_that_refuses_ranges_sends_all(status: int) -> None:
+    """Some firewalls take a Range for an attack; what they let through is the whole blob."""
+    with FakeRegistry() as registry:
+        source = _source(registry)
+        registry.misbehave("/blobs/", Fault(status=status), when=_has_range)
+        assert _read_all(source, _blob(registry), offset=1000) == BLOB[1000:]
+        source.close()
+
+
+def test_blob_that_is_forbidden_with_and_without_range_is_an_error() -> None:
+    with FakeRegistry() as registry:
+        source = _source(registry)
+        descriptor = _blob(registry)
+        registry.misbehave("/blobs/", Fault(status=403))
+        message = _error(lambda: _read_all(source, descriptor, offset=1000), AuthenticationError)
+        source.close()
+        url = f"{registry.url}/v2/library/app/blobs/{descriptor.digest}"
+        assert message == f"blob {descriptor.digest}: GET {url}: 403 Forbidden"
+        assert len(registry.paths()) == 3
 
 
 def test_part_of_another_length_is_refused() -> None:

@@ -151,6 +151,18 @@ def test_mirror_that_gave_wrong_bytes_is_not_asked_for_them_again() -> None:
             assert _read_all(source) == BLOB
 
 
+def test_mirror_that_gave_some_of_the_wrong_bytes_is_not_asked_again_either() -> None:
+    """It breaks off, and the registry gives the rest: the last one to answer is not the one to blame."""
+    with FakeRegistry() as mirror, FakeRegistry() as registry:
+        _fill(mirror, registry)
+        mirror.misbehave("/blobs/", Fault(change=lambda raw: b"x" + raw[1:], cut_after=100_000), times=1)
+        mirror.misbehave("/blobs/", Fault(status=404), times=1)
+        mirror.misbehave("/blobs/", Fault(change=lambda raw: b"x" + raw[1:]))
+        with _source(registry, mirror) as source:
+            assert _read_all(source) != BLOB
+            assert _read_all(source) == BLOB
+
+
 def test_errors_of_the_registry_itself_are_raised() -> None:
     with FakeRegistry() as mirror, FakeRegistry() as registry:
         _fill(mirror, registry)

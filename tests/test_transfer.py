@@ -315,9 +315,9 @@ def test_cut_transfer_goes_on_in_the_next_run(
     """What arrived before the first run gave up is not fetched again."""
     digest = source.layers[0].digest
     registry.misbehave(f"/blobs/{digest}", Fault(cut_after=1_000_000), times=1)
-    registry.misbehave(f"/blobs/{digest}", Fault(status=400), times=1)
+    registry.misbehave(f"/blobs/{digest}", Fault(status=410), times=1)
     image = f"{registry.host}/team/app:1"
-    with pytest.raises(Exception, match="400"):
+    with pytest.raises(Exception, match="410"):
         pull(image, layout, platform=AMD64)
     registry.requests.clear()
     progress = CountingProgress()

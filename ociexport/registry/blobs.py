@@ -16,6 +16,9 @@ from ociexport.registry.transport import Transport
 _PROGRESS_BYTES = 1024 * 1024
 _SKIPPED_AT_ONCE_BYTES = 256 * 1024
 
+# What servers, and what stands before them, answer to a Range that they know nothing of.
+_REFUSED_RANGE_STATUSES = frozenset({400, 403, 405, 501})
+
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 # Opens the blob from a byte on, to before another or to its end: 206 where the server can, else 200 with all of it, or
@@ -106,11 +109,7 @@ class BlobStream:
 
     def _open(self) -> Body:
         """Return a body whose next byte is the one at the position, after those that are to be skipped."""
-        answer = self._open_from(self._position, self._end)
-        if answer.status == 416 or (answer.status == 206 and content_encoding(answer)):
-            # The server says that the blob is not that long, or its ranges are of other bytes: all of it, then.
-            answer.close()
-            answer = self._open_from(0, None)
+        answer = self._ask()
         try:
             if self._is_strict and answer.status != 206:
                 raise RegistryError(f"{self._subject}: expected a part, got status {answer.status}", method="GET")
@@ -124,6 +123,27 @@ class BlobStream:
         except BaseException:
             answer.close()
             raise
+
+    def _ask(self) -> Answer:
+        """Return an answer with what is wanted; where the server has none, one with the whole blob.
+
+        It may say that the blob is not that long, refuse ranges as such, answer with one that is not what was asked
+        for, or with one of other bytes than those that are stored.
+        """
+        is_part = bool(range_headers(self._position, self._end))
+        try:
+            answer = self._open_from(self._position, self._end)
+        except RegistryError as error:
+            if self._is_strict or not is_part or error.status not in _REFUSED_RANGE_STATUSES:
+                raise
+            return self._open_from(0, None)
+        if answer.status == 416 or (
+            answer.status == 206
+            and (content_encoding(answer) or (not self._is_strict and self._first_byte(answer) != self._position))
+        ):
+            answer.close()
+            return self._open_from(0, None)
+        return answer
 
     def _skip(self) -> None:
         """Read bytes that the caller has already; there are fewer where the server has another blob now."""
@@ -168,7 +188,7 @@ class BlobStream:
         """
         text = answer.headers.get("Content-Range", "")
         match = _CONTENT_RANGE.fullmatch(text)
-        if match is None or int(match[1]) != self._position:
+        if match is None or self._first_byte(answer) != self._position:
             raise RegistryError(
                 f"{self._subject}: Content-Range: expected bytes {self._position}-{self._size - 1}/{self._size}, "
                 f"got {quoted(text) if text else 'none'}",
@@ -179,6 +199,11 @@ class BlobStream:
             raise SizeMismatchError(
                 f"size mismatch: expected {self._size} bytes, got a part of {match[3]}", where=self._subject
             )
+
+    @staticmethod
+    def _first_byte(answer: Answer) -> int | None:
+        match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+        return int(match[1]) if match is not None else None
 
 
 def range_headers(position: int, end: int | None) -> dict[str, str]:

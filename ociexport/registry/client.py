@@ -162,7 +162,8 @@ class RegistrySource:
         self._routes = routes
         self._client = client
         self._owns_client = owns_client
-        self._served_by: dict[Digest, str] = {}
+        # All of them, the last one at the end: a blob may come from several.
+        self._servers: dict[Digest, list[str]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -178,15 +179,14 @@ class RegistrySource:
 
     @property
     def served_by(self) -> Mapping[Digest, str]:
-        """Which host gave which manifest or blob."""
+        """Which host gave which manifest or blob; of several that gave a part each the last."""
         with self._lock:
-            return dict(self._served_by)
+            return {digest: hosts[-1] for digest, hosts in self._servers.items()}
 
     @property
     def credentials(self) -> str | None:
         """Whom the registry or mirror that gave the manifest was asked as; no secret. None where it did not ask."""
-        with self._lock:
-            hosts = set(self._served_by.values())
+        hosts = set(self.served_by.values())
         served = next((route for route in self._routes if route.endpoint.host in hosts), None)
         finding = self._client.session(served).used_finding(served.repository) if served is not None else None
         return str(finding) if finding is not None else None
@@ -243,11 +243,11 @@ class RegistrySource:
         """
         subject = f"blob {descriptor.digest}"
         with self._lock:
-            blamed = self._served_by.get(descriptor.digest)
+            blamed = set(self._servers.get(descriptor.digest, ()))
         routes = [
             route
             for route in self._routes
-            if route.serves_digests and not (route.is_mirror and route.endpoint.host == blamed)
+            if route.serves_digests and not (route.is_mirror and route.endpoint.host in blamed)
         ]
 
         def open_from(position: int, end: int | None) -> Answer:
@@ -352,8 +352,9 @@ class RegistrySource:
         return action(last)
 
     def _note(self, digest: Digest, route: Route) -> None:
+        host = route.endpoint.host
         with self._lock:
-            self._served_by[digest] = route.endpoint.host
+            self._servers[digest] = [*(other for other in self._servers.get(digest, ()) if other != host), host]
 
 
 def open_registry_source(

@@ -72,6 +72,9 @@ def error_of_response(
         body: its beginning.
     """
     url = redacted(url)
+    if status < 400:
+        message = f"{subject}: {method} {url}: expected {status_line(200)}, got {status_line(status)}"
+        return RegistryError(message, method=method, url=url, status=status)
     codes, explanation = _explain_body(headers.get("Content-Type", ""), body)
     message = f"{subject}: {method} {url}: {status_line(status)}" + (f": {explanation}" if explanation else "")
     if is_quota_error(status, codes) and (quota := _describe_quota(headers)):
