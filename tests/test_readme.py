@@ -23,6 +23,7 @@ _DOCUMENTS = {
     PROJECT / "README.md": ["--help"],
     PROJECT / "man" / "README.md": [f"{name} --help" for name in COMMANDS],
 }
+DOCUMENTS = [path for place in (".", "docs", "man") for path in sorted((PROJECT / place).glob("*.md"))]
 _BEGIN, _END = "<!-- help texts, written by python -m tests.test_readme -->\n", "<!-- end of help texts -->\n"
 
 
@@ -51,12 +52,20 @@ def test_help_texts_are_the_programs(document: Path) -> None:
     assert rewritten(document) == document.read_text(), "run python -m tests.test_readme"
 
 
-@pytest.mark.parametrize(
-    "document", sorted(PROJECT.glob("*.md")) + sorted(PROJECT.glob("*/*.md")), ids=lambda path: path.name
-)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT)))
 def test_links_lead_to_what_is_there(document: Path) -> None:
     targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())
     assert [target for target in targets if not (document.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT)))
+def test_tests_that_are_named_exist(document: Path) -> None:
+    """A promise that says how it is tested."""
+    text = document.read_text()
+    files = "".join(path.read_text() for path in (PROJECT / "tests").rglob("*.py"))
+    functions = set(re.findall(r"^def (test_\w+)", files, flags=re.M))
+    assert [name for name in re.findall(r"`(test_\w+)`", text) if name not in functions] == []
+    assert [name for name in re.findall(r"`(tests/[\w./]+)`", text) if not (PROJECT / name).exists()] == []
 
 
 @pytest.mark.system
