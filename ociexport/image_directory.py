@@ -18,6 +18,7 @@ from ociexport.documents import MAX_MANIFEST_BYTES, Descriptor
 from ociexport.errors import InvalidImageError, NotFoundError, UnsupportedMediaTypeError, locating, quoted
 from ociexport.image_list import ListedImage
 from ociexport.resolve import read_small_blob, verify_manifest_size
+from ociexport.schema1 import digested_bytes
 from ociexport.sources import ImageName, ReceivedManifest
 
 _MANIFEST_FILE = "manifest.json"
@@ -55,7 +56,8 @@ class ImageDirectory:
         """Return ``manifest.json``, or the manifest of an index that ``descriptor`` names, verified."""
         if descriptor is None:
             raw = self._read_manifest()
-            return ReceivedManifest(raw, None, Digest.of(raw))
+            with locating(self.path):
+                return ReceivedManifest(raw, None, Digest.of(digested_bytes(raw, None)))
         with locating(self.path):
             raw = read_small_blob(self, descriptor, MAX_MANIFEST_BYTES, f"manifest {descriptor.digest}")
         return ReceivedManifest(raw, descriptor.media_type, descriptor.digest)

@@ -238,7 +238,7 @@ class SourceOpener:
 
 def _open_local(name: LayoutName | ArchiveName | DirectoryName, progress: Progress | None) -> ImageSource:
     if isinstance(name, DirectoryName):
-        return ImageDirectory(name.path)
+        return converting(ImageDirectory(name.path), progress)
     if isinstance(name, ArchiveName):
         # Costs more than a layout needs.
         from ociexport.archive_source import open_archive_image  # noqa: PLC0415

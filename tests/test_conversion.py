@@ -507,9 +507,13 @@ def test_image_id_is_the_one_that_skopeo_gives_it(tmp_path: Path) -> None:
         copy = ("skopeo", "copy", "--quiet", "--insecure-policy")
         run(*copy, "--dest-tls-verify=false", "--format", "v2s1", f"oci:{tmp_path / 'new'}:1", f"docker://{reference}")
         run(*copy, "--src-tls-verify=false", "--format", "v2s2", f"docker://{reference}", f"dir:{tmp_path / 'dir'}")
+        run(*copy, "--src-tls-verify=false", f"docker://{reference}", f"dir:{tmp_path / 'old'}")
         published = json.loads(run("skopeo", "inspect", "--tls-verify=false", f"docker://{reference}"))["Digest"]
         pulled = ociexport.pull(reference, tmp_path / "layout", platform=AMD64)
         by_digest = ociexport.pull(f"{host}/library/old@{published}", tmp_path / "layout", platform=AMD64)
     converted = json.loads((tmp_path / "dir" / "manifest.json").read_bytes())
     assert str(pulled.config_digest) == converted["config"]["digest"]
     assert by_digest.digest == pulled.digest
+    # skopeo keeps such a manifest as it is in a directory of files.
+    assert ociexport.pull(f"dir:{tmp_path / 'old'}", tmp_path / "dirs", platform=AMD64).digest == pulled.digest
+    assert str(ociexport.inspect(f"dir:{tmp_path / 'old'}").top.digest) == published
