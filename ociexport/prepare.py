@@ -13,7 +13,7 @@ from ociexport.errors import InvalidImageError, UnsupportedMediaTypeError, quote
 from ociexport.fetch import BlobToFetch, blobs_of, unite_blobs
 from ociexport.platforms import fits_platform, host_platform, normalize_platform
 from ociexport.progress import Progress
-from ociexport.resolve import DocumentReader, read_config
+from ociexport.resolve import DocumentReader, artifact_kind, read_config
 from ociexport.sources import ImageDestination, ImageName, ImageSource, ReceivedManifest
 
 
@@ -164,8 +164,8 @@ def _read_config(
         is_there = destination is not None and destination.has_blob(manifest.config)
         config = read_config(destination if destination and is_there else source, manifest)
     except UnsupportedMediaTypeError:
-        kind = manifest.artifact_type or manifest.config.media_type
-        progress.say(f"{source.display_name}: no image, but an artifact of type {quoted(kind)}")
+        kind = quoted(artifact_kind(manifest))
+        progress.say(f"{source.display_name}: no image, but an artifact of type {kind}")
         return None
     except InvalidImageError:
         if manifest.config.media_type != mediatypes.LEGACY_CONFIG or mediatypes.LAYERS & {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -149,11 +150,26 @@ def verify_is_image(manifest: Manifest) -> None:
     Raises:
         UnsupportedMediaTypeError: it is of something else: a helm chart, a signature, an SBOM.
     """
-    if manifest.config.media_type and manifest.config.media_type not in mediatypes.IMAGE_CONFIGS:
-        kind = manifest.artifact_type or manifest.config.media_type
+    kind = artifact_kind(manifest)
+    if kind is not None:
         raise UnsupportedMediaTypeError(
             f"expected an image, got an artifact of type {quoted(kind)}", where=f"manifest {manifest.digest}"
         )
+
+
+def artifact_kind(manifest: Manifest) -> str | None:
+    """Return the type of what ``manifest`` is of, where that is no image; None for an image."""
+    if manifest.config.media_type and manifest.config.media_type not in mediatypes.IMAGE_CONFIGS:
+        return manifest.artifact_type or manifest.config.media_type
+    if manifest.layers and not any(_may_be_tar(layer.media_type) for layer in manifest.layers):
+        # Signatures, provenance, wasm modules and files of oras may come with an image's config, which says nothing.
+        return manifest.artifact_type or manifest.layers[0].media_type
+    return None
+
+
+def _may_be_tar(media_type: str) -> bool:
+    """Whether a layer may be a tar by its type: one of those we know, or one that says so, or says nothing."""
+    return media_type in mediatypes.LAYERS or not media_type or "tar" in re.split(r"\W", media_type)
 
 
 def read_layers(source: ImageSource, manifest: Manifest) -> tuple[ImageConfig, tuple[Layer, ...]]:

@@ -283,7 +283,7 @@ def test_old_type_of_a_config_may_hide_something_else(layout: ImageLayout) -> No
     """``application/octet-stream`` was the type of configs once, and is anything's; an image's layers tell."""
 
     def no_image(manifest: dict[str, Any]) -> None:
-        manifest["layers"][0]["mediaType"] = "application/vnd.example"
+        manifest["layers"][0]["mediaType"] = "application/vnd.example.tar"
 
     image = build_image([b"weights"], media_types="legacy", edit_manifest=no_image)
     image.blobs[image.config.digest] = bytes(image.config.size)
