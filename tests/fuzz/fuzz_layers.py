@@ -13,6 +13,7 @@ import contextlib
 import io
 import os
 import sys
+import tarfile
 import tempfile
 
 import atheris
@@ -97,6 +98,28 @@ def write_seeds(corpus: str) -> None:
         b"\0" + tar,
         b"\4" + tar,
         b"\4" + tar_of([(sparse, b"abcdefg"), hard_link("h", "big"), member("d/.wh..wh..opq")]),
+    ]
+    # One of each kind of entry, over the ordinary layer and over each other.
+    seeds += [
+        b"\4"
+        + tar_of(
+            [
+                member("pipe", type=tarfile.FIFOTYPE),
+                member("null", type=tarfile.CHRTYPE, devmajor=1, devminor=3),
+                member("pipe", b"x"),
+                member("l/through", b"x"),
+                hard_link("out2", "out"),
+                member("out/x", b"x"),
+                member(".wh..wh.plnk/1.2", b"x"),
+                hard_link("p", ".wh..wh.plnk/1.2"),
+                member("h/child", b"x"),
+                member("d/.wh.f"),
+                symlink("a", "t/" * 30),
+                member("a/x"),
+                directory("d", xattrs={"user.x": b"1"}),
+            ]
+        ),
+        b"\4" + tar_of([member(name) for name in ("h/x", ".wh.d", "l/.wh..wh..opq", ".wh..wh..opq", "out/.wh.x")]),
     ]
     seeds += [b"\1" + raw for raw in source.blobs.values()]
     seeds += [kind + raw for kind in (b"\2", b"\3") for raw in source.blobs.values() if raw[:1] == b"{"]
