@@ -18,7 +18,9 @@ import pytest
 
 from ociexport.errors import InvalidImageError, LimitExceededError, UnsafeEntryError
 from ociexport.tree.limits import Limits
+from tests.image_builder import build_image, write_layout
 from tests.memory_source import Member, MemorySource, directory, hard_link, member, symlink, tar_of
+from tests.system_parts import OCIEXPORT, run
 from tests.unpacker import Unpacker, resolver, unpacker_in
 
 FIFO, CHARACTER_DEVICE = tarfile.FIFOTYPE, tarfile.CHRTYPE
@@ -477,3 +479,17 @@ def test_markers_cost_what_there_is_to_hide(tmp_path: Path, monkeypatch: pytest.
             name: text for n in range(100) for name, text in ((f"d{n}", "dir"), (f"d{n}/new", "2"))
         }
     assert next(listed) < 150
+
+
+def test_depth_takes_neither_descriptors_nor_stack_afterwards(tmp_path: Path) -> None:
+    """What is made within the limit is hashed, compared and made a tar too, with as few files as shells allow."""
+    write_layout(tmp_path / "layout", {"1": build_image([[member("/".join(["d" * 9] * 1900) + "/f", b"x")]])})
+    image, rootfs = str(tmp_path / "layout"), str(tmp_path / "rootfs")
+    for words in (
+        ("unpack", "-q", "--platform=linux/amd64", image, rootfs),
+        ("treehash", rootfs),
+        ("diff", "-q", "--platform=linux/amd64", rootfs, image),
+        ("unpack", "-q", "--platform=linux/amd64", image, "--to-tar", str(tmp_path / "tar")),
+        ("rm", rootfs),
+    ):
+        run("sh", "-c", 'ulimit -n 1024 && exec "$@"', "sh", *OCIEXPORT, *words)

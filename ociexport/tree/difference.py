@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 from ociexport.documents import Platform
@@ -16,6 +17,7 @@ from ociexport.progress import SILENT, Progress
 from ociexport.resolve import read_layers, resolve_manifest
 from ociexport.sources import ImageSource
 from ociexport.tree.applying import LayerApplier
+from ociexport.tree.descent import Descent
 from ociexport.tree.entries import Entry, EntryType
 from ociexport.tree.limits import Limits, NameBudget
 from ociexport.tree.memorytree import MemoryDirectory, MemoryFile, MemoryTree
@@ -113,10 +115,25 @@ class _Comparison:
 
     def compare(self, root_fd: int) -> None:
         self._compare_node(b".", root_fd, b".", self._root)
-        self._compare_children(b"", root_fd, self._root)
+        with closing(Descent(root_fd)) as descent:
+            levels = [self._compare_children(b"", descent.fd, self._root)]
+            while levels:
+                entered = next(levels[-1], None)
+                if entered is not None:
+                    path, name, child = entered
+                    descent.enter(name)
+                    levels.append(self._compare_children(path + b"/", descent.fd, child))
+                    continue
+                levels.pop()
+                if levels:
+                    descent.leave()
 
-    def _compare_children(self, prefix: bytes, fd: int, node: MemoryDirectory) -> None:
+    def _compare_children(
+        self, prefix: bytes, fd: int, node: MemoryDirectory
+    ) -> Iterator[tuple[bytes, bytes, MemoryDirectory]]:
+        """Compare what is in a directory; returns the directories in it: path, name and what they should be."""
         names = set(map(os.fsencode, os.listdir(fd)))
+        directories = []
         for name in sorted(names | node.children.keys()):
             path = prefix + name
             child = node.children.get(name)
@@ -125,11 +142,8 @@ class _Comparison:
             elif name not in names:
                 self.changes[path] = Change(path, "D")
             elif self._compare_node(path, fd, name, child) and isinstance(child, MemoryDirectory):
-                child_fd = os.open(name, _OPEN_DIRECTORY, dir_fd=fd)
-                try:
-                    self._compare_children(path + b"/", child_fd, child)
-                finally:
-                    os.close(child_fd)
+                directories.append((path, name, child))
+        return iter(directories)
 
     def _compare_node(self, path: bytes, fd: int, name: bytes, node: MemoryDirectory | MemoryFile) -> bool:
         """Compare one path; returns whether it has the right type."""

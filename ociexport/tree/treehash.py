@@ -21,8 +21,10 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import closing
 
 from ociexport.digest import Digest
+from ociexport.tree.descent import Descent
 
 _READ_BYTES = 1024 * 1024
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -107,25 +109,22 @@ class _TreeHasher:
 
 def _walk(root_fd: int) -> Iterator[tuple[bytes, int, bytes]]:
     """Yield path, parent's descriptor and name of everything below a directory, in the byte order of paths."""
-    levels = [(root_fd, b"", _sorted_entries(root_fd))]
-    try:
+    with closing(Descent(root_fd)) as descent:
+        levels = [(b"", _sorted_entries(descent.fd))]
         while levels:
-            directory_fd, prefix, entries = levels[-1]
+            prefix, entries = levels[-1]
             entry = next(entries, None)
             if entry is None:
                 levels.pop()
                 if levels:
-                    os.close(directory_fd)
+                    descent.leave()
                 continue
             name, is_content = entry
             if is_content:
-                fd = os.open(name, _OPEN_DIRECTORY, dir_fd=directory_fd)
-                levels.append((fd, prefix + name + b"/", _sorted_entries(fd)))
+                descent.enter(name)
+                levels.append((prefix + name + b"/", _sorted_entries(descent.fd)))
             else:
-                yield prefix + name, directory_fd, name
-    finally:
-        for directory_fd, _, _ in levels[1:]:
-            os.close(directory_fd)
+                yield prefix + name, descent.fd, name
 
 
 def _sorted_entries(directory_fd: int) -> Iterator[tuple[bytes, bool]]:
