@@ -364,6 +364,14 @@ def test_anonymous_token_is_fetched_with_the_service_as_it_is_quoted(member: str
         assert [path for path in registry.paths() if path == "/token"] == ["/token"]
 
 
+def test_token_that_a_proxy_has_compressed_is_read() -> None:
+    with FakeRegistry(auth="bearer") as registry:
+        registry.misbehave("/token", Fault(change=gzip.compress, headers={"Content-Encoding": "gzip"}))
+        source = _source(registry)
+        assert source.fetch_manifest().raw == MANIFEST
+        source.close()
+
+
 @pytest.mark.parametrize("auth", ["basic", "bearer"])
 def test_credentials_open_the_registry(auth: str) -> None:
     with FakeRegistry(auth=auth, users={"user": "pass:word"}) as registry:
@@ -588,6 +596,15 @@ def test_missing_image_is_not_found() -> None:
             Fault(status=404, body=b"<!DOCTYPE html><html><body>no</body></html>"),
             RegistryNotFoundError,
             "404 Not Found: with HTML document, ASCII text, with no line terminators in place of a registry's error",
+        ),
+        (
+            Fault(
+                status=404,
+                body=gzip.compress(b'{"errors": [{"code": "MANIFEST_UNKNOWN"}]}'),
+                headers={"Content-Encoding": "gzip"},
+            ),
+            RegistryNotFoundError,
+            "404 Not Found: MANIFEST_UNKNOWN",
         ),
         (
             Fault(status=404, body=b"404 page not found\n", headers={"Content-Type": "text/plain"}),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import socket
 import ssl
+import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from urllib.parse import urlsplit, urlunsplit
 
@@ -23,6 +25,9 @@ from ociexport.jsonfields import parse_json_object
 
 # An error's explanation is short; what is longer is a page for browsers.
 MAX_ERROR_BODY_BYTES = 64 * 1024
+_GZIP_MAGIC = b"\x1f\x8b"
+# zlib's way to say "with gzip's header and trailer".
+_GZIP_WINDOW_BITS = 31
 # More than these say the same thing again.
 _MAX_SHOWN_ERRORS = 3
 
@@ -104,6 +109,10 @@ def _explain_body(content_type: str, body: bytes) -> tuple[tuple[str, ...], str]
     """
     if not body.strip():
         return (), ""
+    if body.startswith(_GZIP_MAGIC):
+        # A proxy compresses everything; an error is shown and not believed, so what can be read of it will do.
+        with suppress(zlib.error):
+            body = zlib.decompressobj(_GZIP_WINDOW_BITS).decompress(body, MAX_ERROR_BODY_BYTES)
     try:
         item = parse_json_object(body, where="")
         errors = [

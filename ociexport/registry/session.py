@@ -22,6 +22,7 @@ from ociexport.registry.auth import (
 )
 from ociexport.registry.certificates import DEFAULT_TLS
 from ociexport.registry.credentials import Credentials, Finding
+from ociexport.registry.encodings import undo_for_document
 from ociexport.registry.exchange import Answer, WireRequest
 from ociexport.registry.failures import redacted, was_refused
 from ociexport.registry.hosts import Endpoint
@@ -285,7 +286,7 @@ class RegistrySession:
             error.hint = self._explain_refusal(error, repository) or error.hint
             raise
         try:
-            raw = answer.read_up_to(MAX_TOKEN_BODY_BYTES + 1)
+            raw = undo_for_document(answer.read_up_to(MAX_TOKEN_BODY_BYTES + 1), answer)
         finally:
             answer.close()
         if len(raw) > MAX_TOKEN_BODY_BYTES:
