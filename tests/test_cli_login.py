@@ -13,6 +13,7 @@ import pytest
 from ociexport.cli.main import main
 from ociexport.registry.authfiles import search_credentials
 from ociexport.registry.credentials import Credentials
+from ociexport.registry.logins import Compat, login_file
 from tests.fake_registry import FakeRegistry, Fault
 
 USERS = {"user": "pass"}
@@ -24,6 +25,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("XDG_CONFIG_HOME", "DOCKER_CONFIG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
     return tmp_path
 
 
@@ -41,7 +43,7 @@ def _login(monkeypatch: pytest.MonkeyPatch, *words: str, stdin: str = "pass\n") 
     ("options", "path"),
     [
         ([], ".docker/config.json"),
-        (["--compat", "containers"], ".config/containers/auth.json"),
+        (["--compat", "containers"], "run/containers/auth.json"),
         (["--authfile", "own.json"], "own.json"),
     ],
 )
@@ -149,6 +151,38 @@ def test_docker_hub_goes_by_the_name_that_each_tool_has_for_it(
     assert json.loads(file.read_text()) == {"auths": {key: {"auth": "dXNlcjpwYXNz"}}}
 
 
+def test_login_that_another_file_goes_before_is_told(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An old login of podman's would be used in its place."""
+    monkeypatch.setattr("ociexport.registry.client.RegistryClient.verify_login", lambda self, registry: True)
+    assert _login(monkeypatch, "--compat", "containers", "reg.example") == 0
+    capsys.readouterr()
+    assert _login(monkeypatch, "reg.example") == 0
+    assert capsys.readouterr().err.splitlines() == [
+        f"ociexport: reg.example: user user accepted; kept in {home}/.docker/config.json",
+        f"ociexport: warning: reg.example: {home}/run/containers/auth.json has credentials for it too, "
+        "which go before these",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("variables", "uid", "path"),
+    [
+        ({"XDG_RUNTIME_DIR": "/run/user/1000"}, 1000, "/run/user/1000/containers/auth.json"),
+        ({}, 0, f"/run/containers/{os.getuid()}/auth.json"),
+        ({}, 1000, "/home/me/.config/containers/auth.json"),
+        ({"XDG_CONFIG_HOME": "/conf"}, 1000, "/conf/containers/auth.json"),
+    ],
+)
+def test_login_is_kept_where_podman_does(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], uid: int, path: str
+) -> None:
+    """containers-auth.json(5), "FORMAT"; podman-login(1), "FILES"."""
+    monkeypatch.setattr("os.geteuid", lambda: uid)
+    assert login_file(None, Compat.CONTAINERS, {"HOME": "/home/me", **variables}).path == Path(path)
+
+
 def test_logout_tells_of_what_other_files_have(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,7 +192,7 @@ def test_logout_tells_of_what_other_files_have(
     assert _run(monkeypatch, "logout", "reg.example") == 0
     assert capsys.readouterr().err.splitlines() == [
         f"ociexport: reg.example: nothing in {home}/.docker/config.json",
-        f"ociexport: warning: reg.example: {home}/.config/containers/auth.json has credentials for it still",
+        f"ociexport: warning: reg.example: {home}/run/containers/auth.json has credentials for it still",
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import getpass
 import sys
 from contextlib import closing
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from ociexport.cli.exit_codes import OK
 from ociexport.cli.registry_options import add_tls_arguments, is_insecure, read_password
-from ociexport.errors import InvalidReferenceError, UsageError
+from ociexport.errors import AuthenticationError, InvalidReferenceError, UsageError
 from ociexport.reference import DEFAULT_REGISTRY, ImageReference
 from ociexport.registry.credentials import Credentials
 from ociexport.registry.options import RegistryOptions
@@ -40,6 +41,7 @@ def add_registry_argument(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Log in, and print where the credentials are now."""
+    from ociexport.registry.authfiles import search_credentials  # noqa: PLC0415
     from ociexport.registry.client import RegistryClient  # noqa: PLC0415 - the wire, which --help does not need
     from ociexport.registry.logins import Compat, login_file, write_login  # noqa: PLC0415
 
@@ -54,10 +56,19 @@ def run(options: argparse.Namespace) -> int:
     )
     with closing(RegistryClient(settings)) as client:
         wants_login = client.verify_login(registry)
-    place = write_login(login_file(options.authfile, Compat(options.compat)), registry, credentials)
+    file = login_file(options.authfile, Compat(options.compat))
+    place = write_login(file, registry, credentials)
     if not options.quiet:
         believed = "accepted" if wants_login else "not looked at: this registry asks nobody who he is"
         print(f"ociexport: {registry}: {credentials} {believed}; kept in {place}", file=sys.stderr)
+    # A helper that fails here is told when it is needed.
+    with contextlib.suppress(AuthenticationError):
+        first = search_credentials(registry, "", options.authfile)
+        if first.credentials and first.place != str(file.path):
+            print(
+                f"ociexport: warning: {registry}: {first.place} has credentials for it too, which go before these",
+                file=sys.stderr,
+            )
     return OK
 
 

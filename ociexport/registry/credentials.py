@@ -134,14 +134,20 @@ def auth_places(authfile: Path | None = None, environment: Mapping[str, str] = o
         yield AuthPlace(named, must_exist=True)
         return
     home = Path(environment.get("HOME") or Path.home())
-    if environment.get("XDG_RUNTIME_DIR"):
-        yield AuthPlace(Path(environment["XDG_RUNTIME_DIR"]) / "containers" / "auth.json")
-    else:
-        # Where podman looks when it has no session of its own.
-        yield AuthPlace(Path(f"/run/containers/{os.getuid()}/auth.json"))
-    yield AuthPlace(Path(environment.get("XDG_CONFIG_HOME") or home / ".config") / "containers" / "auth.json")
+    for path in containers_auth_paths(environment):
+        yield AuthPlace(path)
     yield AuthPlace(docker_config_path(environment))
     yield AuthPlace(home / ".dockercfg", is_legacy=True)
+
+
+def containers_auth_paths(environment: Mapping[str, str] = os.environ) -> tuple[Path, Path]:
+    """Return where podman and skopeo keep logins: that of the session, where they write, and the lasting one."""
+    home = Path(environment.get("HOME") or Path.home())
+    # The second is where they look when they have no session.
+    runtime = environment.get("XDG_RUNTIME_DIR")
+    of_session = Path(runtime) / "containers" if runtime else Path(f"/run/containers/{os.getuid()}")
+    lasting = Path(environment.get("XDG_CONFIG_HOME") or home / ".config") / "containers"
+    return of_session / "auth.json", lasting / "auth.json"
 
 
 def docker_config_path(environment: Mapping[str, str] = os.environ) -> Path:

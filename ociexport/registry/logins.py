@@ -17,7 +17,12 @@ from ociexport.errors import UsageError
 from ociexport.jsonfields import JsonObject
 from ociexport.reference import DEFAULT_REGISTRY
 from ociexport.registry.authfiles import DOCKER_HUB_KEYS, helper_for, parse_auth_config, server_name
-from ociexport.registry.credentials import ENVIRONMENT_FILE, Credentials, docker_config_path
+from ociexport.registry.credentials import (
+    ENVIRONMENT_FILE,
+    Credentials,
+    containers_auth_paths,
+    docker_config_path,
+)
 from ociexport.registry.helpers import erase_from_helper, store_in_helper
 
 
@@ -47,16 +52,17 @@ class LoginFile:
 def login_file(authfile: Path | None, compat: Compat, environment: Mapping[str, str] = os.environ) -> LoginFile:
     """Return where a login is kept: ``--authfile``, ``REGISTRY_AUTH_FILE``, or where docker or podman would.
 
-    Podman's own place is gone after a restart, so its lasting one is taken.
+    Podman's is gone after a restart. An ordinary user who has no such directory, which podman makes for itself, gets
+    the lasting one, which podman reads next.
     """
     named = authfile or (Path(environment[ENVIRONMENT_FILE]) if environment.get(ENVIRONMENT_FILE) else None)
     if named is not None:
         return LoginFile(named, compat)
     if compat is Compat.DOCKER:
         return LoginFile(docker_config_path(environment), compat)
-    home = Path(environment.get("HOME") or Path.home())
-    base = Path(environment.get("XDG_CONFIG_HOME") or home / ".config")
-    return LoginFile(base / "containers" / "auth.json", compat)
+    of_session, lasting = containers_auth_paths(environment)
+    is_ours = environment.get("XDG_RUNTIME_DIR") or os.geteuid() == 0
+    return LoginFile(of_session if is_ours else lasting, compat)
 
 
 def write_login(file: LoginFile, registry: str, credentials: Credentials) -> str:
