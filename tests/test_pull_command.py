@@ -660,6 +660,32 @@ def test_signal_ends_it_at_once_and_the_next_run_goes_on(
     assert not (puller.layout / ".ociexport").exists()
 
 
+@pytest.mark.system
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_it_at_once_while_the_name_service_is_silent(puller: Puller, number: signal.Signals) -> None:
+    """The system's own look-up goes on for ten seconds, whatever signals come."""
+    require("unshare", "mount", root=True)
+    configuration = puller.home / "resolv.conf"
+    configuration.write_text("nameserver 127.0.0.57\n")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as service:
+        service.bind(("127.0.0.57", 53))
+        service.settimeout(30)
+        script = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
+        words = command_line("pull", "registry.example.test/app:1", "--out", puller.layout, "-q")
+        with subprocess.Popen(
+            ["unshare", "-m", "sh", "-c", script, configuration, *words],
+            env=command_environment(puller.home),
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as command:
+            service.recv(4096)
+            started = time.monotonic()
+            command.send_signal(number)
+            said = command.communicate(timeout=30)[1]
+    assert time.monotonic() - started < 2
+    assert said == f"ociexport: error: {'interrupted' if number == signal.SIGINT else 'terminated'}\n"
+
+
 def test_killed_amid_parallel_parts_the_next_run_goes_on(puller: Puller) -> None:
     """Parts that came ahead of their turn lie in the file already: it is as long as the blob, and has gaps."""
     image = build_image([[member("big", os.urandom(28 << 20))]], compression="plain")

@@ -7,17 +7,19 @@ loopback or link-local address would have us ask services for it that it can't r
 from __future__ import annotations
 
 import ipaddress
-import socket
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from ociexport.errors import RegistryError, printable
+from ociexport.registry.dialing import look_up
 from ociexport.registry.failures import redacted
 
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-def verify_may_be_sent(url: str, home_url: str, subject: str, *, is_proxied: bool = False) -> None:
+def verify_may_be_sent(
+    url: str, home_url: str, subject: str, *, is_proxied: bool = False, timeout_seconds: float = 15.0
+) -> None:
     """Return if the server at ``home_url`` may send us to ``url``.
 
     A host's name is looked up here and once more when the connection is made; who changes it in between gets through,
@@ -26,13 +28,15 @@ def verify_may_be_sent(url: str, home_url: str, subject: str, *, is_proxied: boo
     Args:
         subject: what is asked for, as messages call it.
         is_proxied: names are not looked up here.
+        timeout_seconds: for a name to be looked up.
 
     Raises:
         RegistryError: it points at this machine or its link, and the server itself is not there.
     """
     host, home = urlsplit(url).hostname or "", urlsplit(home_url).hostname or ""
-    inner = _inner_address(host, is_proxied) if host != home else None
-    if inner is None or _inner_address(home, is_proxied) is not None:
+    wait = 0.0 if is_proxied else timeout_seconds
+    inner = _inner_address(host, wait) if host != home else None
+    if inner is None or _inner_address(home, wait) is not None:
         return
     raise RegistryError(
         f"{subject}: {printable(redacted(url))}: a registry on another host may not send its clients to {inner}",
@@ -41,26 +45,26 @@ def verify_may_be_sent(url: str, home_url: str, subject: str, *, is_proxied: boo
     )
 
 
-def _inner_address(host: str, is_proxied: bool) -> str | None:
+def _inner_address(host: str, timeout_seconds: float) -> str | None:
     """Return the loopback or link-local address that ``host`` stands for; None where there is none."""
     if host == "localhost" or host.endswith(".localhost"):
         return host
-    for address in _addresses_of(host, is_proxied):
+    for address in _addresses_of(host, timeout_seconds):
         mapped = getattr(address, "ipv4_mapped", None) or address
         if mapped.is_loopback or mapped.is_link_local or mapped.is_unspecified:
             return str(mapped)
     return None
 
 
-def _addresses_of(host: str, is_proxied: bool) -> list[_Address]:
+def _addresses_of(host: str, timeout_seconds: float) -> list[_Address]:
     try:
         return [ipaddress.ip_address(host)]
     except ValueError:
-        if is_proxied:
+        if not timeout_seconds:
             return []
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
+        found = look_up(host, 0, timeout_seconds)
+    except OSError:
         # It has no address for us; the request itself will tell.
         return []
     return [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]

@@ -21,10 +21,14 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from ociexport.errors import OciexportError, UsageError
 from ociexport.registry.certificates import TlsSettings
+from ociexport.registry.dialing import open_connection
 from ociexport.registry.librarylogs import cut_queries, our_request
 
 # More connections to one host than anybody asks for with --jobs; those beyond are made and thrown away.
 _POOL_CONNECTIONS = 32
+
+# Where nobody has said how long a connection may take to be made.
+_DEFAULT_TIMEOUT_SECONDS = 15.0
 
 
 class OpenSockets:
@@ -191,11 +195,17 @@ def _pool_classes(sockets: OpenSockets) -> dict[str, type[HTTPConnectionPool]]:
     """Return urllib3's pools with connections that tell ``sockets`` of themselves."""
 
     class Plain(HTTPConnection):
+        def _new_conn(self) -> socket.socket:
+            return _dial(self)
+
         def connect(self) -> None:
             super().connect()
             sockets.add(self.sock)
 
     class Secure(HTTPSConnection):
+        def _new_conn(self) -> socket.socket:
+            return _dial(self)
+
         def connect(self) -> None:
             super().connect()
             sockets.add(self.sock)
@@ -209,3 +219,11 @@ def _pool_classes(sockets: OpenSockets) -> dict[str, type[HTTPConnectionPool]]:
         ConnectionCls = Secure
 
     return {"http": PlainPool, "https": SecurePool}
+
+
+def _dial(connection: HTTPConnection) -> socket.socket:
+    """Connect as urllib3 would, but see `open_connection`; what fails is an `OSError`, which it takes as well."""
+    seconds = connection.timeout if isinstance(connection.timeout, int | float) else _DEFAULT_TIMEOUT_SECONDS
+    host = connection.host.strip("[]")
+    options = connection.socket_options or ()
+    return open_connection(host, connection.port, timeout_seconds=seconds, options=options)

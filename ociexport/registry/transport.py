@@ -153,7 +153,8 @@ class Transport:
         # Looking up names takes time, and a pull is redirected to the same storage again and again.
         if hosts not in self._verified_hosts:
             is_proxied = bool(_proxies_for(url))
-            verify_may_be_sent(url, home, request.subject, is_proxied=is_proxied)
+            timeout_seconds = self.options.connect_timeout_seconds
+            verify_may_be_sent(url, home, request.subject, is_proxied=is_proxied, timeout_seconds=timeout_seconds)
             self._verified_hosts.add(hosts)
 
     def _send_once(self, request: WireRequest, url: str) -> Answer:
