@@ -324,6 +324,10 @@ class ImageLayout:
         try:
             for name in (os.path.join("blobs", "sha256"), _PARTIAL_DIRECTORY):
                 os.makedirs(os.path.join(self.path, name), exist_ok=True)
+            # A blob is not lost in a power cut if its directories are not.
+            for directory in directories:
+                _sync_directory(os.path.dirname(directory) or os.curdir)
+            _sync_directory(os.path.join(self.path, "blobs"))
             # index.json first: what has an oci-layout file is a layout, and a layout has an index.
             with self._locked():
                 for name, content in (
@@ -525,7 +529,9 @@ class LayoutBlobWriter:
             raise
         os.fsync(self._fd)
         path = self._layout.blob_path(self._digest)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        if not os.path.isdir(os.path.dirname(path)):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            _sync_directory(os.path.dirname(os.path.dirname(path)))
         os.rename(self._path, path)
         _sync_directory(os.path.dirname(path))
         self._layout.keep_in_cache(self._digest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -353,6 +354,34 @@ def test_complete_layout_holds_nothing_of_ours(layout: ImageLayout) -> None:
         layout.write_name(BLOB, ImageName("1", None))
     assert files_of(layout) == [f"blobs/sha256/{BLOB.digest.encoded}", "index.json", "oci-layout"]
     assert not os.path.exists(os.path.join(layout.path, ".ociexport"))
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+def test_all_that_a_name_needs_is_synced_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str
+) -> None:
+    """fsync(2): of a file does not sync the entry in its directory. After a power cut a name has all that it needs."""
+    synced: list[str] = []
+    digest = Digest.of(CONTENT, algorithm)
+    descriptor = Descriptor("m", digest, len(CONTENT))
+
+    def fsync(fd: int) -> None:
+        synced.append(os.path.relpath(os.readlink(f"/proc/self/fd/{fd}"), tmp_path))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    layout = ImageLayout(tmp_path / "new" / "layout")
+    with layout.new_blob(descriptor) as blob:
+        blob.write(CONTENT)
+    blobs = ["new/layout/blobs"] if algorithm == "sha512" else []
+    partial = f"new/layout/.ociexport/partial/{algorithm}-{digest.encoded}"
+    assert synced[-len(blobs) - 2 :] == [partial, *blobs, f"new/layout/blobs/{algorithm}"]
+    assert {".", "new", "new/layout", "new/layout/blobs"} <= set(synced)
+    synced.clear()
+    layout.write_name(descriptor, ImageName("1", None))
+    assert [re.sub(r"json\..*", "json.X", name) for name in synced] == [
+        "new/layout/.ociexport/index.json.X",
+        "new/layout",
+    ]
 
 
 def test_partial_blob_stays_for_the_next_try(layout: ImageLayout) -> None:

@@ -742,6 +742,40 @@ def test_two_at_once_lose_nothing(puller: Puller) -> None:
     assert not (puller.layout / ".ociexport").exists()
 
 
+def test_two_processes_fetch_a_blob_once(puller: Puller) -> None:
+    image = build_image([[member("big", os.urandom(4_000_000))]])
+    reference = puller.serve(image)
+    puller.registry.bytes_per_second = 4_000_000
+    commands = [
+        subprocess.Popen(
+            command_line("pull", reference, "--out", puller.layout, "-q"),
+            env=command_environment(puller.home),
+            stdout=subprocess.DEVNULL,
+        )
+        for _ in range(3)
+    ]
+    assert [command.wait(60) for command in commands] == [0, 0, 0]
+    assert len([path for path in puller.registry.paths() if path.endswith(str(image.layers[0].digest))]) == 1
+
+
+def test_who_waits_for_a_blob_goes_on_where_the_other_was_killed(puller: Puller) -> None:
+    image = build_image([[member("big", os.urandom(4_000_000))]])
+    (layer,) = image.layers
+    reference = puller.serve(image)
+    puller.registry.misbehave(str(layer.digest), Fault(stall_after=2_000_000, delay_seconds=60), times=1)
+    words = command_line("pull", reference, "--out", puller.layout, "-q")
+    with subprocess.Popen(words, env=command_environment(puller.home)) as first:
+        wait_for(lambda: puller.partial(layer).exists() and puller.partial(layer).stat().st_size >= 1_000_000)
+        with subprocess.Popen(words, env=command_environment(puller.home)) as second:
+            wait_for(lambda: len([path for path in puller.registry.paths() if "/manifests/" in path]) == 2)
+            first.kill()
+            assert second.wait(60) == 0
+    asked = [request for request in puller.registry.requests if request.path.endswith(str(layer.digest))]
+    assert len(asked) == 2
+    assert int(asked[1].headers["range"].removeprefix("bytes=").removesuffix("-")) >= 1_000_000
+    assert Digest.of(puller.blob(layer).read_bytes()) == layer.digest
+
+
 def test_output_that_nobody_reads_is_no_error_of_ours(puller: Puller) -> None:
     """`ociexport pull … | true`."""
     reading, writing = os.pipe()
