@@ -8,6 +8,7 @@ Spec: image-spec 1.1 image-layout.md.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -51,6 +52,8 @@ _USERS_FILE = "users"
 # An index of a hundred thousand images stays below it.
 _MAX_INDEX_BYTES = 64 * 1024 * 1024
 _READ_BYTES = 1024 * 1024
+# What a disk or file system says of a file that is there and can't be read: it is as good as not there.
+_DAMAGE = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.ELOOP})
 
 
 class ImageLayout:
@@ -201,6 +204,10 @@ class ImageLayout:
                     verifier.update(chunk)
                 verifier.verify()
         except (NotFoundError, InvalidImageError):
+            return None
+        except OSError as error:
+            if error.errno not in _DAMAGE:
+                raise
             return None
         return verifier.seen_bytes
 

@@ -25,6 +25,7 @@ from ociexport.errors import (
 )
 from ociexport.layout import ImageLayout
 from ociexport.sources import ImageName, ReceivedManifest
+from ociexport.transfer import pull
 from tests.image_builder import build_image, write_layout
 from tests.memory_source import member
 
@@ -465,3 +466,17 @@ def test_two_processes_lose_no_name(layout: ImageLayout) -> None:
     assert len({name.full for _, name in images}) == len(images) == 45
     assert all(layout.has_blob(descriptor) for descriptor, _ in images)
     assert os.listdir(os.path.join(layout.path, ".ociexport", "partial")) == []
+
+
+@pytest.mark.parametrize("target", ["/proc/self/mem", "loop"])
+def test_blob_that_the_disk_does_not_give_is_as_good_as_not_there(tmp_path: Path, target: str) -> None:
+    """So a pull puts a good one in its place; /proc/self/mem gives EIO, as a bad sector does."""
+    image = build_image([[member("a", b"1")]])
+    pull(image.source("1", None), tmp_path / "layout")
+    layout = ImageLayout(tmp_path / "layout")
+    blob = Path(layout.blob_path(image.layers[0].digest))
+    blob.unlink()
+    blob.symlink_to(blob.name if target == "loop" else target)
+    assert not layout.has_blob(image.layers[0])
+    pull(image.source("1", None), tmp_path / "layout")
+    assert (blob.is_symlink(), layout.has_blob(image.layers[0])) == (False, True)
