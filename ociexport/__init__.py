@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from ociexport.sources import ImageDestination, ImageSource
     from ociexport.transfer import pull
     from ociexport.tree.layers import UnpackOptions, UnpackResult, unpack
+    from ociexport.tree.limits import Limits
     from ociexport.verification.findings import Finding
+    from ociexport.verification.repairing import RepairedBlob, RepairResult, UnrepairedBlob, repair
     from ociexport.verification.verifying import Verification, verify
 
 __version__ = "0.1.0"
@@ -43,6 +45,7 @@ _HOMES = {
     "ImageReference": "ociexport.reference",
     "ImageSource": "ociexport.sources",
     "Inspection": "ociexport.inspection",
+    "Limits": "ociexport.tree.limits",
     "OciexportError": "ociexport.errors",
     "Platform": "ociexport.documents",
     "PlatformChoice": "ociexport.choice",
@@ -51,9 +54,12 @@ _HOMES = {
     "PullOutcome": "ociexport.many",
     "PullResult": "ociexport.pull_result",
     "RegistryOptions": "ociexport.registry.options",
+    "RepairResult": "ociexport.verification.repairing",
+    "RepairedBlob": "ociexport.verification.repairing",
     "SignaturePolicy": "ociexport.signatures",
     "UnpackOptions": "ociexport.tree.layers",
     "UnpackResult": "ociexport.tree.layers",
+    "UnrepairedBlob": "ociexport.verification.repairing",
     "Verification": "ociexport.verification.verifying",
     "VerificationKey": "ociexport.signatures",
     "inspect": "ociexport.inspection",
@@ -61,6 +67,7 @@ _HOMES = {
     "parse_platform": "ociexport.platforms",
     "pull": "ociexport.transfer",
     "pull_many": "ociexport.many",
+    "repair": "ociexport.verification.repairing",
     "unpack": "ociexport.tree.layers",
     "verify": "ociexport.verification.verifying",
 }
@@ -75,6 +82,7 @@ __all__ = [
     "ImageReference",
     "ImageSource",
     "Inspection",
+    "Limits",
     "OciexportError",
     "Platform",
     "PlatformChoice",
@@ -83,9 +91,12 @@ __all__ = [
     "PullOutcome",
     "PullResult",
     "RegistryOptions",
+    "RepairResult",
+    "RepairedBlob",
     "SignaturePolicy",
     "UnpackOptions",
     "UnpackResult",
+    "UnrepairedBlob",
     "Verification",
     "VerificationKey",
     "__version__",
@@ -94,6 +105,7 @@ __all__ = [
     "parse_platform",
     "pull",
     "pull_many",
+    "repair",
     "unpack",
     "verify",
 ]

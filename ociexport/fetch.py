@@ -98,6 +98,7 @@ class BlobFetch:
         begun: blobs that were not there before.
         fetched_bytes: how many came over of each blob that is there now; without what an earlier try had left.
         reused: blobs that were there already.
+        failures: why blobs could not be had, of `run_all`.
     """
 
     def __init__(self, destination: BlobStore, progress: Progress) -> None:
@@ -105,6 +106,8 @@ class BlobFetch:
         self._progress = progress
         self._stop = threading.Event()
         self._lock = threading.Lock()
+        self._goes_on = False
+        self.failures: dict[Digest, OciexportError] = {}
         self.begun: set[Digest] = set()
         self.fetched_bytes: dict[Digest, int] = {}
         self.reused: set[Digest] = set()
@@ -117,6 +120,15 @@ class BlobFetch:
         """
         with self._progress.phase("fetching", sum(blob.descriptor.size for blob in blobs)) as self._phase:
             self._run(blobs, jobs)
+
+    def run_all(self, blobs: Sequence[BlobToFetch], jobs: int) -> None:
+        """Return when all ``blobs`` that can be had are at the destination; `failures` tells why others are not.
+
+        Raises:
+            OSError: the disk or file system; the others were stopped.
+        """
+        self._goes_on = True
+        self.run(blobs, jobs)
 
     def _run(self, blobs: Sequence[BlobToFetch], jobs: int) -> None:
         waiting: SimpleQueue[BlobToFetch] = SimpleQueue()
@@ -151,8 +163,11 @@ class BlobFetch:
             try:
                 self._fetch(blob)
             except BaseException as error:  # all of them: they belong to the one who waits
-                outcomes.put(error)
-                return
+                if not self._goes_on or not isinstance(error, OciexportError):
+                    outcomes.put(error)
+                    return
+                with self._lock:
+                    self.failures[blob.descriptor.digest] = error
             outcomes.put(None)
 
     def _fetch(self, blob: BlobToFetch) -> None:

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 from ociexport import mediatypes, verify
 from ociexport.blob_cache import BlobCache
+from ociexport.choice import PlatformChoice
 from ociexport.digest import Digest
 from ociexport.errors import InvalidImageError, NotFoundError, UsageError
 from ociexport.layout import ImageLayout
@@ -20,6 +22,7 @@ from ociexport.transfer import pull
 from ociexport.verification.garbage import collect_garbage
 from tests.command import run_command
 from tests.damaged_layout import DamagedLayout
+from tests.fake_registry import FakeRegistry
 from tests.image_builder import ARM64, build_artifact, build_image, build_index, to_json
 from tests.memory_source import member
 from tests.schema1_images import build_schema1
@@ -236,6 +239,21 @@ def test_layout_that_somebody_writes_to_is_left_alone(layout: DamagedLayout, dry
     assert caught.value.hint == "try again when the other ociexport has ended"
     assert blobs(layout) == names(*IMAGE.all_digests)
     assert len(collect_garbage(layout.path).dropped) == 4
+
+
+def test_whoever_wants_to_pull_waits_for_gc(layout: DamagedLayout) -> None:
+    """What it is about to write must not be taken for garbage."""
+    layout.write(one=IMAGE)
+    with FakeRegistry() as registry, ThreadPoolExecutor() as threads:
+        name = OTHER.serve(registry, "library/app", "1")
+        with ImageLayout(layout.path).hold_alone():
+            pulled = threads.submit(pull, name, layout.path, platform=PlatformChoice())
+            while not any(str(OTHER.config.digest) in path for path in registry.paths("GET")):
+                assert not pulled.done()
+            assert not any(str(layer.digest) in path for layer in OTHER.layers for path in registry.paths("GET"))
+            assert blobs(layout) == names(*IMAGE.all_digests)
+        pulled.result(60)
+    assert verify(layout.path).findings == ()
 
 
 def test_command_prints_paths_and_tells_what_was_freed(layout: DamagedLayout, tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ from ociexport.cli.limit_options import add_limit_arguments, limits_from
 from ociexport.cli.platform_option import named_choice_from
 from ociexport.cli.progress_option import add_progress_arguments, progress_from
 from ociexport.cli.registry_options import add_registry_arguments, registry_options_from
-from ociexport.errors import escaped
+from ociexport.errors import UsageError, escaped
+from ociexport.progress import Progress
 from ociexport.verification.findings import Finding
+from ociexport.verification.repairing import RepairResult, repair
 from ociexport.verification.verifying import Verification, verify
 
 
@@ -25,6 +27,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--deep", action="store_true", help="inflate all layers too, prove their diff_ids, and apply them in memory"
+    )
+    parser.add_argument(
+        "--repair", action="store_true", help="fetch again what is broken or missing in a layout, from where it came"
+    )
+    parser.add_argument(
+        "--from",
+        dest="origins",
+        metavar="SRC",
+        action="append",
+        default=[],
+        help="with --repair, look here first: an image reference, a layout, an archive; may be repeated",
+    )
+    parser.add_argument(
+        "--cache", metavar="DIR", help="with --repair, take blobs from this directory that layouts share"
     )
     parser.add_argument("--strict", action="store_true", help="what an index names must be there too")
     parser.add_argument(
@@ -44,6 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print a line for each finding; the exit code is 7 where one of them is wrong."""
     progress = progress_from(options)
+    if options.repair:
+        return _repair(options, progress)
+    for option, is_given in (("--from", options.origins), ("--cache", options.cache)):
+        if is_given:
+            raise UsageError(f"{option}: expected --repair with it", hint="see ociexport verify --help")
     found = verify(
         options.source,
         strict=options.strict,
@@ -55,11 +76,58 @@ def run(options: argparse.Namespace) -> int:
     )
     if options.json:
         print_json("verify", {"source": options.source, **_to_json(found)})
+    return _tell(options, found, progress)
+
+
+def _repair(options: argparse.Namespace, progress: Progress) -> int:
+    """Print a line for each blob that was repaired, and then what is found afterwards."""
+    result = repair(
+        options.source,
+        origins=options.origins,
+        cache=options.cache,
+        strict=options.strict,
+        deep=options.deep,
+        limits=limits_from(options),
+        platform=named_choice_from(options),
+        progress=progress,
+        registry=registry_options_from(options),
+    )
+    if options.json:
+        members = {**_to_json(result.verification), **_repairs_to_json(result)}
+        print_json("verify", {"source": options.source, **members})
     else:
+        for blob in result.repaired:
+            sys.stdout.write(f"{blob}\n")
+    for line in (*map(str, result.unrepaired), *result.advice):
+        progress.warn(escaped(line))
+    return _tell(options, result.verification, progress)
+
+
+def _tell(options: argparse.Namespace, found: Verification, progress: Progress) -> int:
+    if not options.json:
         for finding in found.findings:
             sys.stdout.write(f"{finding}\n")
     progress.say(f"{escaped(options.source)}: {found}")
     return OK if found.is_right else INTEGRITY
+
+
+def _repairs_to_json(result: RepairResult) -> dict[str, object]:
+    return {
+        "repaired": [
+            {
+                "place": blob.place,
+                "size": blob.size,
+                "from": blob.origin,
+                **({"digest": str(blob.digest)} if blob.digest is not None else {}),
+            }
+            for blob in result.repaired
+        ],
+        "unrepaired": [
+            {"place": blob.place, "digest": str(blob.digest), "reasons": list(blob.reasons)}
+            for blob in result.unrepaired
+        ],
+        "advice": list(result.advice),
+    }
 
 
 def _to_json(found: Verification) -> dict[str, object]:

@@ -111,13 +111,13 @@ def verify(
     """
     wishes = Wishes(strict, deep, limits or Limits(), platform)
     with closing(open_subject(source, progress=progress, registry=registry)) as subject, closing(OutlineFile()) as file:
-        return verify_subject(subject, wishes, {}, file, progress)
+        return verify_subject(subject, wishes, {}, file, progress)[0]
 
 
 def verify_subject(
     subject: Subject, wishes: Wishes, states: dict[Digest, BlobState], outlines: OutlineFile, progress: Progress
-) -> Verification:
-    """Return all that is wrong with ``subject``; see `verify`.
+) -> tuple[Verification, Walk]:
+    """Return all that is wrong with ``subject``, and what its documents lead to; see `verify`.
 
     1. Its lists of images are read, and all documents that they lead to.
     2. The blobs that these name are hashed, and those that nothing names; layers are looked into on their way.
@@ -146,7 +146,7 @@ def verify_subject(
     for blob in left_over:
         _add_orphan(blob.digest, states[blob.digest], findings)
     hashed = [states[blob.digest] for blob in (*named, *left_over)]
-    return Verification(
+    verification = Verification(
         findings=tuple(findings),
         images=len(roots),
         documents=len(walk.documents),
@@ -155,6 +155,7 @@ def verify_subject(
         layers=sum(state.layer is not None for state in hashed) if wishes.deep else None,
         tar_bytes=sum(state.layer.tar_bytes for state in hashed if state.layer is not None),
     )
+    return verification, walk
 
 
 def _examiner(

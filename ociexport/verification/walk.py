@@ -1,6 +1,7 @@
 """All that an image's documents lead to, and what is wrong with the documents.
 
-A document that is wrong in one member is followed in the others: all findings at once.
+A document that is wrong in one member is followed in the others: all findings at once. The walk is one class, and so
+one long file, since each kind of document may lead to any other.
 
 Spec: image-spec 1.1 image-index.md, manifest.md, config.md; image-layout.md for what need not be there.
 """
@@ -106,6 +107,7 @@ class Walk:
         doubtful: manifests and indexes that are there but may name more than could be read.
         images: that are whole as far as their documents go.
         artifacts: manifests of what is no image, with their places.
+        names: by digest, what the images are called that lead to it.
     """
 
     def __init__(
@@ -125,6 +127,7 @@ class Walk:
         self.doubtful: set[Digest] = set()
         self.images: list[WalkedImage] = []
         self.artifacts: list[tuple[str, Manifest]] = []
+        self.names: dict[Digest, dict[ImageName, None]] = {}
         self._configs: dict[Digest, ImageConfig | None] = {}
         self._top: Root | None = None
 
@@ -144,6 +147,7 @@ class Walk:
     def _visit(self, named: NamedBlob, indexes: tuple[Digest, ...], *, label: str = "") -> bool:
         """Look at what ``named`` names, if it was not looked at before; returns whether it is there."""
         descriptor = named.descriptor
+        self._note_name(named)
         if descriptor.media_type and descriptor.media_type not in _DOCUMENTS:
             self._visit_unknown(named)
             return True
@@ -347,6 +351,7 @@ class Walk:
         return config
 
     def _read_config(self, descriptor: Descriptor, named: NamedBlob, has_layers: bool) -> ImageConfig | None:
+        self._note_name(named)
         data = descriptor.data
         raw = self._read(
             named, named.place, lambda: data or read_small_blob(named.source, descriptor, MAX_CONFIG_BYTES, "")
@@ -409,6 +414,10 @@ class Walk:
     ) -> None:
         blob = NamedBlob(descriptor, place, named.source, named.image, may_be_absent, has_size)
         self.blobs.setdefault(descriptor.digest, []).append(blob)
+        self._note_name(blob)
+
+    def _note_name(self, named: NamedBlob) -> None:
+        self.names.setdefault(named.descriptor.digest, {})[named.image] = None
 
     def _verify_same_size(self, named: NamedBlob) -> None:
         descriptor = named.descriptor

@@ -1,0 +1,55 @@
+"""What a user can do about what is wrong with a layout and no blob that is fetched again can mend."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from ociexport.digest import Digest
+from ociexport.documents import MAX_MANIFEST_BYTES
+from ociexport.errors import InvalidImageError, NotFoundError
+from ociexport.jsonfields import parse_json_object
+from ociexport.layout import ImageLayout
+from ociexport.verification.loose_documents import digests_in
+from ociexport.verification.stores import INDEX_FILE, layout_blobs, read_layout_file
+from ociexport.verification.verifying import Verification
+
+_MAX_LISTED_MANIFESTS = 10
+
+
+def advice_for(path: str, verification: Verification) -> Iterator[str]:
+    """Yield what the user can do about what no repair can mend."""
+    if not has_member(path, INDEX_FILE, "manifests"):
+        there = [str(digest) for digest in _unnamed_manifests(path)]
+        listed = ", ".join(there[:_MAX_LISTED_MANIFESTS]) + (", …" if len(there) > _MAX_LISTED_MANIFESTS else "")
+        yield (
+            f"{INDEX_FILE} can't be mended, since nothing else says what images are called: put it aside and pull them "
+            f"again into {path}, which fetches only what is not there; these manifests are there: {listed or 'none'}"
+        )
+    if any(finding.is_wrong and finding.message.endswith("; nothing leads to it") for finding in verification.findings):
+        yield f"ociexport gc {path} drops what nothing leads to"
+
+
+def has_member(path: str, name: str, member: str) -> bool:
+    """Whether one of a layout's two files can be read, and has what it must have."""
+    try:
+        return member in parse_json_object(read_layout_file(os.path.join(path, name)), where="").members
+    except (NotFoundError, InvalidImageError):
+        return False
+
+
+def _unnamed_manifests(path: str) -> list[Digest]:
+    """Return the manifests and indexes in a layout that no other one there names."""
+    layout, found, named = ImageLayout(path), [], set()
+    for entry in layout_blobs(path):
+        if entry.digest is None or entry.status.st_size > MAX_MANIFEST_BYTES:
+            continue
+        try:
+            with layout.open_file(entry.digest) as file:
+                members = parse_json_object(file.read(MAX_MANIFEST_BYTES), where="").members
+        except (NotFoundError, InvalidImageError, OSError):
+            continue
+        if "manifests" in members or "layers" in members:
+            found.append(entry.digest)
+            named |= {digest for digest, _ in digests_in(members)}
+    return [digest for digest in found if digest not in named]
