@@ -205,7 +205,7 @@ def open_source(
     if isinstance(name, str):
         name = parse_source_name(name)
     if isinstance(name, RegistryName):
-        return converting(new_client(options, progress).source(name.reference, owns_client=True), progress)
+        return _open_remote(name.reference, new_client(options, progress), progress, owns_client=True)
     return _open_local(name, progress)
 
 
@@ -228,7 +228,7 @@ class SourceOpener:
             return _open_local(name, self._progress)
         if self._client is None:
             self._client = new_client(self._options, self._progress)
-        return converting(self._client.source(name.reference), self._progress)
+        return _open_remote(name.reference, self._client, self._progress, owns_client=False)
 
     def close(self) -> None:
         """Close all connections."""
@@ -248,6 +248,16 @@ def _open_local(name: LayoutName | ArchiveName | DirectoryName, progress: Progre
     if not os.path.isdir(name.path):
         raise NotFoundError(f"{quoted(name.path)}: expected an OCI layout, there is no such directory")
     return converting(ImageLayout(name.path).open_image(name.image), progress)
+
+
+def _open_remote(
+    reference: ImageReference, client: RegistryClient, progress: Progress | None, *, owns_client: bool
+) -> ImageSource:
+    if not client.options.v1:
+        return converting(client.source(reference, owns_client=owns_client), progress)
+    from ociexport.v1_source import V1Source  # noqa: PLC0415 - hardly anybody speaks so
+
+    return V1Source(reference, client, client.progress, owns_client=owns_client)
 
 
 def converting(source: ImageSource, progress: Progress | None) -> ImageSource:

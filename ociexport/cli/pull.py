@@ -66,6 +66,10 @@ def run(options: argparse.Namespace) -> int:
             f"--dry-run: expected no --{'legacy' if options.legacy else 'decompress'}, got it",
             hint="how large a layer becomes is known when it is there",
         )
+    if options.dry_run and options.v1:
+        raise UsageError(
+            "--dry-run: expected no --v1, got it", hint="what an image there becomes is known when its layers are there"
+        )
     pull = _pull_into_archive if is_archive(options) else _pull_into_layout
     progress = progress_from(options)
     with ExitStack() as stack:

@@ -50,6 +50,9 @@ def _add_reaching_arguments(group: argparse._ArgumentGroup) -> None:
         help="send this to the registry, and to no other server; may be given several times",
     )
     group.add_argument(
+        "--v1", action="store_true", help="speak Docker's first registry protocol, for registries of before 2015"
+    )
+    group.add_argument(
         "--foreign", action="store_true", help="fetch layers that the registry does not keep from where they say"
     )
 
@@ -86,6 +89,8 @@ def registry_options_from(options: argparse.Namespace) -> RegistryOptions:
     Raises:
         UsageError: options that exclude each other.
     """
+    if options.v1 and options.mirror:
+        raise UsageError("--mirror: expected no --v1, got it", hint="an index of that protocol names the hosts itself")
     return RegistryOptions(
         credentials=credentials_from(options),
         authfile=options.authfile,
@@ -96,6 +101,7 @@ def registry_options_from(options: argparse.Namespace) -> RegistryOptions:
         mirrors=tuple(options.mirror),
         headers=tuple(options.header),
         foreign=options.foreign,
+        v1=options.v1,
         retry_times=options.retry_times,
         retry_delay_seconds=options.retry_delay,
         max_wait_seconds=options.max_wait,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from io import BytesIO
 from typing import TypeAlias
 
-from ociexport.errors import RegistryError, SizeMismatchError, TransferError, quoted
+from ociexport.errors import LimitExceededError, RegistryError, SizeMismatchError, TransferError, quoted
 from ociexport.registry.encodings import Body, content_encoding, without_encoding
 from ociexport.registry.exchange import Answer
 from ociexport.registry.transport import Transport
@@ -15,6 +15,8 @@ from ociexport.registry.transport import Transport
 # So many new bytes show that a connection that breaks is of use all the same: its retries are counted anew.
 _PROGRESS_BYTES = 1024 * 1024
 _SKIPPED_AT_ONCE_BYTES = 256 * 1024
+# What is read only to count it; no layer of a time when registries did not say how long they are comes near it.
+_MAX_COUNTED_BYTES = 64 * 1024**3
 
 # What servers, and what stands before them, answer to a Range that they know nothing of.
 _REFUSED_RANGE_STATUSES = frozenset({400, 403, 405, 501})
@@ -223,6 +225,7 @@ def whole_size(answer: Answer) -> int:
 
     Raises:
         TransferError: the connection broke on the way there.
+        LimitExceededError: it has no end.
     """
     match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
     if answer.status == 206 and match is not None and match[3] != "*":
@@ -234,4 +237,8 @@ def whole_size(answer: Answer) -> int:
     body = without_encoding(answer) if answer.status == 200 else BytesIO()
     while chunk := body.read(_SKIPPED_AT_ONCE_BYTES):
         size += len(chunk)
+        if size > _MAX_COUNTED_BYTES:
+            raise LimitExceededError(
+                f"expected at most {_MAX_COUNTED_BYTES} bytes, got more", where=answer.request.subject
+            )
     return size

@@ -38,6 +38,8 @@ from ociexport.registry.registries_conf import RegistriesConf, read_registries_c
 from ociexport.registry.session import RegistrySession
 from ociexport.registry.tags import list_tags, nearest_tag
 from ociexport.registry.transport import Transport
+from ociexport.registry.v1_images import V1Repository
+from ociexport.registry.v1_session import V1Index, v1_endpoint
 from ociexport.resolve import verify_manifest_size
 from ociexport.schema1 import digested_bytes
 from ociexport.sources import ImageName, ReceivedManifest
@@ -119,8 +121,23 @@ class RegistryClient:
 
         return search_credentials(endpoint.registry, repository, self.options.authfile)
 
+    def v1_repository(self, reference: ImageReference) -> V1Repository:
+        """Return the repository of ``reference`` where Docker's first protocol finds it; the index is asked for that.
+
+        Raises:
+            AuthenticationError, RegistryNotFoundError, RegistryError: it does not say where.
+            UsageError, OSError: a configuration file is wrong or can't be read.
+        """
+        home = self.home(reference)
+        endpoint = v1_endpoint(home.endpoint)
+        search = functools.partial(self._search, endpoint, self.options.credentials is not None)
+        hosts = V1Index(endpoint, search, self.transport).find_hosts(home.repository, f"image {reference}")
+        return V1Repository(reference.name, home.repository, hosts, self.transport, self.progress)
+
     def list_tags(self, reference: ImageReference) -> tuple[str, ...]:
         """Return all tags of the repository that ``reference`` is in; see `ociexport.registry.tags.list_tags`."""
+        if self.options.v1:
+            return tuple(self.v1_repository(reference).list_tags())
         home = self.home(reference)
         return list_tags(self.session(home), home.repository, reference.name)
 

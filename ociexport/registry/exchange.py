@@ -82,6 +82,10 @@ class Answer:
         text = self.headers.get("Content-Length", "")
         return int(text) if text.isdecimal() and "Transfer-Encoding" not in self.headers else None
 
+    def header_values(self, name: str) -> list[str]:
+        """Return what each header of this name says, where a comma within one may mean anything."""
+        return list(self._raw.headers.getlist(name))
+
     def read(self, size: int) -> bytes:
         """Return up to ``size`` bytes of the body as they were sent, never decoded; ``b""`` at its end.
 

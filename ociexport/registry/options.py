@@ -53,6 +53,7 @@ class RegistryOptions:
         registries_conf: the only such file to read; None for those of the user and the machine.
         certs_dirs: directories with certificates for each host.
         hosts_dirs: directories with containerd's hosts.toml for each registry.
+        v1: whether registries speak Docker's first protocol.
         retry_times: how often a request or body that failed for a passing reason is tried again.
         retry_delay_seconds: before the first retry; it doubles with each.
         max_wait_seconds: the longest Retry-After of a registry that we obey.
@@ -71,6 +72,7 @@ class RegistryOptions:
     mirrors: tuple[Mirror, ...] = ()
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     foreign: bool = False
+    v1: bool = False
     registries_conf: Path | None = None
     certs_dirs: tuple[Path, ...] = field(default_factory=_certs_dirs)
     hosts_dirs: tuple[Path, ...] = field(default_factory=_hosts_dirs)
