@@ -60,8 +60,10 @@ class ConvertingSource:
         self.fetches: list[BlobFetch] = []
 
     def around(self, source: ImageSource) -> ConvertingSource:
-        """Return the same around another source, in the place of this one."""
-        return ConvertingSource(source, self._progress)
+        """Return the same around another source; what it keeps is gone when either is closed."""
+        converting = ConvertingSource(source, self._progress)
+        converting._stack = self._stack
+        return converting
 
     def keep_layers_in(self, layout: ImageLayout, jobs: int) -> None:
         """Have layers fetched into ``layout``, where they are wanted, and not among temporary files."""

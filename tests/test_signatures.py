@@ -18,11 +18,13 @@ from ociexport.digest import Digest
 from ociexport.errors import RegistryError, SignatureError, UsageError
 from ociexport.signatures import SignaturePolicy, VerificationKey
 from ociexport.transfer import pull
+from ociexport.tree.layers import unpack
 from tests.command import run_command
 from tests.fake_registry import FakeRegistry, Fault
 from tests.image_builder import AMD64, ARM64, BuiltImage, build_image, build_index, descriptor_of, to_json, write_layout
 from tests.memory_source import member
 from tests.puller import Puller
+from tests.schema1_images import build_schema1
 from tests.signing import bundle_for, payload_for, pem_of, signature_of, tag_of
 
 IMAGE = build_image([[member("a", b"1")]])
@@ -81,6 +83,22 @@ def test_image_without_a_signature_is_refused_and_nothing_is_written(registry: F
     told = assert_refused(serve(registry, IMAGE), tmp_path / "layout", KEY)
     assert told == because(registry, IMAGE.digest, "there is none")
     assert [path for path in registry.paths() if "/blobs/" in path] == []
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_image_of_schema_1_is_signed_as_it_is_published(registry: FakeRegistry, tmp_path: Path, signed: bool) -> None:
+    """What it is converted to has another digest, which nobody knows before."""
+    old = build_schema1([[member("a", b"1")]])
+    reference = old.serve(registry, "library/app")
+    if not signed:
+        told = assert_refused(reference, tmp_path / "layout", KEY)
+        assert told == because(registry, old.digest, "there is none")
+        assert [path for path in registry.paths() if "/blobs/" in path] == []
+        return
+    signature = signature_of(replace(IMAGE, descriptor=replace(IMAGE.descriptor, digest=old.digest)), KEY)
+    signature.serve(registry, "library/app", f"sha256-{old.digest.encoded}.sig")
+    assert_taken(reference, tmp_path / "layout", KEY)
+    unpack(reference, tmp_path / "rootfs", platform=AMD64, signatures=policy_of(KEY))
 
 
 def test_signature_by_a_stranger_is_refused(registry: FakeRegistry, tmp_path: Path) -> None:
