@@ -6,13 +6,13 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.command import command_environment
-from tests.stand_ins import PUBLIC_KEY, served_images
+from tests.stand_ins import PUBLIC_KEY, Images, configuration_for, free_port, served_images, stand_ins
 
 PROJECT = Path(__file__).parent.parent
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
@@ -77,7 +77,7 @@ class Workplace:
 
     def __init__(self, directory: Path, environment: Mapping[str, str], port: int) -> None:
         self.directory = directory
-        self._environment = dict(environment)
+        self.environment = dict(environment)
         self._port = port
 
     def run(self, block: Block, *, directory: Path | None = None) -> str:
@@ -91,7 +91,7 @@ class Workplace:
         ended = subprocess.run(
             command,
             cwd=directory or self.directory,
-            env=self._environment,
+            env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -104,8 +104,20 @@ class Workplace:
 
 
 @contextmanager
-def workplace(directory: Path, **variables: str) -> Iterator[Workplace]:
-    """Give a place to type in, where ``ociexport`` is on PATH and the public images are this machine's."""
+def workplace(
+    directory: Path,
+    *,
+    images: Images | None = None,
+    through: Callable[[str], AbstractContextManager[str]] = nullcontext,
+    **variables: str,
+) -> Iterator[Workplace]:
+    """Give a place to type in, where ``ociexport`` is on PATH and the public images are this machine's.
+
+    Args:
+        images: what is served; None for `stand_ins`.
+        through: gives the address by which the server at an address is reached.
+        variables: of the environment.
+    """
     home, programs = directory / "home", directory / "programs"
     for path in (home, programs, directory / "work"):
         path.mkdir(parents=True)
@@ -113,9 +125,9 @@ def workplace(directory: Path, **variables: str) -> Iterator[Workplace]:
     program = programs / "ociexport"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -W error -m ociexport "$@"\n')
     program.chmod(0o755)
-    with served_images(directory / "images") as registry:
+    with served_images(directory / "images", images or stand_ins()) as server, through(server) as address:
         configuration = directory / "registries.conf"
-        configuration.write_text(registry.configuration)
+        configuration.write_text(configuration_for(address))
         environment = command_environment(
             home,
             PATH=f"{programs}:{os.environ['PATH']}",
@@ -124,4 +136,4 @@ def workplace(directory: Path, **variables: str) -> Iterator[Workplace]:
             CONTAINERS_REGISTRIES_CONF=str(configuration),
             **variables,
         )
-        yield Workplace(directory / "work", environment, registry.free_port)
+        yield Workplace(directory / "work", environment, free_port())

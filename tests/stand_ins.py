@@ -8,10 +8,10 @@ from __future__ import annotations
 import shutil
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -31,40 +31,36 @@ _COMMANDS = ("sh", "cat", "echo", "id", "ls", "sleep", "stat", "true", "uname")
 _OTHER = Platform("linux", "s390x")
 
 
-@dataclass(frozen=True)
-class ServedImages:
-    """A registry on loopback.
-
-    Args:
-        address: its ``host:port``.
-        configuration: a registries.conf that leads to it.
-        free_port: one for a server of the reader's own.
-    """
-
-    address: str
-    configuration: str
-    free_port: int
+Images: TypeAlias = Mapping[str, BuiltImage]
 
 
 @contextmanager
-def served_images(path: Path) -> Iterator[ServedImages]:
-    """Serve the stand-ins from a layout that is written to ``path``."""
-    write_layout(path, stand_ins())
+def served_images(path: Path, images: Images) -> Iterator[str]:
+    """Serve ``images``, by their full names, from a layout that is written to ``path``; gives ``host:port``."""
+    write_layout(path, images)
     with LayoutServer(ImageLayout(str(path)), "127.0.0.1", 0) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            configuration = "".join(
-                f'[[registry]]\nprefix = "{name}"\nlocation = "{server.address}"\ninsecure = true\n'
-                for name in REGISTRIES
-            )
-            yield ServedImages(server.address, configuration, _free_port())
+            yield server.address
         finally:
             server.shutdown()
             thread.join()
 
 
-def stand_ins() -> dict[str, BuiltImage]:
+def configuration_for(address: str) -> str:
+    """Return a registries.conf that leads to ``address`` whoever names one of `REGISTRIES`."""
+    return "".join(f'[[registry]]\nprefix = "{name}"\nlocation = "{address}"\ninsecure = true\n' for name in REGISTRIES)
+
+
+def free_port() -> int:
+    """Return a port for a server of the reader's own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def stand_ins() -> Images:
     """Return the images by their full names; those of one row share layers."""
     debian, alpine = _base("Debian GNU/Linux", "12"), _published([_base("Alpine Linux", "3.20")])
     cleaned = [member("etc/.wh.obsolete"), symlink("etc/message", "motd")]
@@ -106,9 +102,3 @@ def _published(layers: list[list[Member]]) -> BuiltImage:
     """Return an index as BuildKit publishes it: two platforms, and an attestation of the first."""
     image = build_image(layers, platform=host_platform())
     return build_index([image, build_image(layers[:1], platform=_OTHER), build_attestation(image)])
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
