@@ -19,12 +19,16 @@ from ociexport.errors import (
     OciexportError,
     RegistryError,
     SizeMismatchError,
+    UsageError,
     locating,
     quoted,
 )
 from ociexport.progress import Progress
 from ociexport.sources import BlobOpener, BlobStore, BlobWriter, ImageSource, PlacingStream, PlacingWriter
 
+DEFAULT_JOBS = 4
+# More connections than any registry grants one client.
+MAX_JOBS = 64
 # What is read, hashed and written at once; larger chunks bring nothing, smaller ones more hand-overs of the lock.
 _CHUNK_BYTES = 1024 * 1024
 # How long the others have to end when one has failed; SIGINT and SIGTERM shall end the process within a second.
@@ -259,3 +263,13 @@ def _open_stream(blob: BlobToFetch, offset: int) -> ByteStream:
             urls = ", ".join(map(quoted, descriptor.urls))
             error.hint = f"a foreign layer, to be had from {urls}"
         raise
+
+
+def verify_jobs(jobs: int) -> None:
+    """Return if so many connections may be made at once.
+
+    Raises:
+        UsageError: there are none, or too many.
+    """
+    if not 1 <= jobs <= MAX_JOBS:
+        raise UsageError(f"jobs: expected 1 to {MAX_JOBS}, got {jobs}")

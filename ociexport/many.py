@@ -17,12 +17,13 @@ from ociexport.blob_cache import BlobCache
 from ociexport.choice import PlatformChoice
 from ociexport.documents import Platform
 from ociexport.errors import OciexportError
+from ociexport.fetch import DEFAULT_JOBS, verify_jobs
 from ociexport.layout import ImageLayout
 from ociexport.platforms import host_platform
 from ociexport.progress import SILENT, Progress
 from ociexport.pull_result import PullResult
 from ociexport.source_names import SourceOpener, parse_source_name
-from ociexport.transfer import DEFAULT_JOBS, copy_image, verify_jobs
+from ociexport.transfer import copy_image
 
 if TYPE_CHECKING:
     from ociexport.registry.options import RegistryOptions

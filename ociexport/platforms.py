@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import platform as host
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -77,7 +77,7 @@ def host_platform() -> Platform:
 
     On macOS docker runs images in a Linux machine, and so does whoever unpacks one there.
     """
-    return normalize_platform(Platform("linux", host.machine() or _UNKNOWN))
+    return normalize_platform(Platform("linux", os.uname().machine or _UNKNOWN))
 
 
 def normalize_platform(platform: Platform) -> Platform:

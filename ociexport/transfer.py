@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Sequence
-from contextlib import closing, nullcontext
-from typing import TYPE_CHECKING, BinaryIO
+from collections.abc import Collection, Iterable
+from contextlib import closing
+from typing import TYPE_CHECKING
 
-from ociexport import mediatypes
-from ociexport.archive import ArchiveFile, verify_is_file_to_write, write_to_stream
-from ociexport.archive_plan import ArchivePlan, plan_archive
 from ociexport.choice import PlatformChoice
 from ociexport.conversion import ConvertingSource
 from ociexport.digest import Digest
@@ -18,29 +15,20 @@ from ociexport.errors import (
     InvalidImageError,
     NotFoundError,
     UsageError,
-    locating,
 )
-from ociexport.fetch import BlobFetch, BlobToFetch
-from ociexport.layer_spool import spool_beside, spool_elsewhere
+from ociexport.fetch import DEFAULT_JOBS, BlobFetch, verify_jobs
 from ociexport.layout import ImageLayout
-from ociexport.legacy_plan import plan_legacy_archive, verify_fits_legacy
-from ociexport.plain_image import with_plain_layers
-from ociexport.plain_layers import PlainLayerStore, diff_ids_of
 from ociexport.platforms import host_platform
-from ociexport.prepare import PreparedImage, prepare_image
+from ociexport.prepare import prepare_image
 from ociexport.progress import SILENT, Progress
 from ociexport.pull_result import PullResult, results_of
 from ociexport.reference import ImageReference
-from ociexport.signatures import SignaturePolicy, require_signature
 from ociexport.source_names import RegistryName, open_source
 from ociexport.sources import ImageDestination, ImageSource
 
 if TYPE_CHECKING:
     from ociexport.registry.options import RegistryOptions
-
-DEFAULT_JOBS = 4
-# More connections than any registry grants one client.
-MAX_JOBS = 64
+    from ociexport.signatures import SignaturePolicy
 
 
 def pull(
@@ -89,8 +77,13 @@ def pull(
                 legacy=legacy,
                 signatures=signatures,
             )
-    image = require_signature(image, signatures)
+    if signatures is not None:
+        from ociexport.signatures import require_signature  # noqa: PLC0415 - few ask for signatures
+
+        image = require_signature(image, signatures)
     if isinstance(out, str | os.PathLike) and os.fspath(out).endswith(".tar"):
+        from ociexport.archive_transfer import copy_to_archive  # noqa: PLC0415 - a layout does without
+
         path = os.fspath(out)
         return copy_to_archive(
             [image], path, platform=platform, jobs=jobs, progress=progress, decompress=decompress, legacy=legacy
@@ -127,8 +120,11 @@ def copy_image(
         source.keep_layers_in(destination, jobs)
         brought = source.layers
     image = prepare_image(source, platform, destination, progress)  # 1
-    plain = PlainLayerStore(destination, diff_ids_of([image])) if isinstance(destination, ImageLayout) else None
-    plain = plain if decompress else None
+    plain = None
+    if decompress and isinstance(destination, ImageLayout):
+        from ociexport.plain_layers import PlainLayerStore, diff_ids_of  # noqa: PLC0415 - few ask for plain layers
+
+        plain = PlainLayerStore(destination, diff_ids_of([image]))
     fetch = BlobFetch(plain or destination, progress)
     with destination.begin() as use:
         try:
@@ -137,104 +133,17 @@ def copy_image(
             # The image is not as it should be, so nothing of it is to stay. After all else the next try goes on here.
             use.discard(map(plain.stored_digest, fetch.begun) if plain else fetch.begun)
             raise
-        written = with_plain_layers(image, plain, progress) if plain else image
+        written = image
+        if plain is not None:
+            from ociexport.plain_image import with_plain_layers  # noqa: PLC0415 - as above
+
+            written = with_plain_layers(image, plain, progress)
         for document in written.documents:  # 3
             destination.write_manifest(document)
         destination.write_name(written.listed, written.name)
     return results_of([image], [written], [*_conversions([source]), fetch])[0]
 
 
-def copy_to_archive(
-    sources: Sequence[ImageSource],
-    out: str | BinaryIO,
-    *,
-    platform: Platform | PlatformChoice,
-    jobs: int = DEFAULT_JOBS,
-    progress: Progress = SILENT,
-    seconds: int = 0,
-    decompress: bool = False,
-    legacy: bool = False,
-) -> list[PullResult]:
-    """Copy images into one archive, which holds all of them or does not appear; blobs that they share once.
-
-    Args:
-        sources: each gives one image; they stay open.
-        out: path of a file, which is replaced; or a stream, to which blobs go one after another.
-        seconds: time of all entries, since 1970.
-        decompress: whether layers are kept as plain tars, which are written aside first: a tar says sizes beforehand.
-        legacy: whether it is for engines before Docker 1.10: no layout, but directories of plain layers. No manifest is
-            kept; the results tell the published ones.
-
-    Raises:
-        as `pull` does; of what was written to a stream nothing can be taken back.
-    """
-    verify_jobs(jobs)
-    if isinstance(out, str):
-        verify_is_file_to_write(out)
-    images = []
-    for source in sources:
-        with locating(source.display_name) if len(sources) > 1 else nullcontext():
-            images.append(prepare_image(source, platform, None, progress))
-    for image in images if legacy else ():
-        verify_fits_legacy(image)
-    if not decompress and not legacy:
-        plan = plan_archive(images, seconds=seconds)
-        _warn_of_zstd(images, progress)
-        return results_of(images, images, _write_archive(plan, images, out, jobs, progress))
-    with spool_beside(out) if isinstance(out, str) else spool_elsewhere() as spool:
-        plain = PlainLayerStore(spool, diff_ids_of(images))
-        progress.say(f"layers are decompressed in {spool.path} first")
-        inflation = BlobFetch(plain, progress)
-        inflation.run([blob for blob in _blobs_of(images) if plain.is_compressed(blob.descriptor.digest)], jobs)
-        written = [with_plain_layers(image, plain, SILENT if legacy else progress) for image in images]
-        planned = plan_legacy_archive(written, seconds=seconds) if legacy else plan_archive(written, seconds=seconds)
-        fetches = _write_archive(planned, written, out, jobs, progress)
-    return results_of(images, images if legacy else written, [inflation, *fetches])
-
-
 def _conversions(sources: Iterable[ImageSource]) -> list[BlobFetch]:
     """Return what has fetched layers before their images were known."""
     return [fetch for source in sources if isinstance(source, ConvertingSource) for fetch in source.fetches]
-
-
-def _warn_of_zstd(images: Iterable[PreparedImage], progress: Progress) -> None:
-    for image in images:
-        if any(blob.descriptor.media_type in mediatypes.ZSTD_LAYERS for blob in image.blobs):
-            progress.say(
-                f"{image.source.display_name}: has layers in zstd, which docker before 23 can't load; "
-                "--decompress makes them plain"
-            )
-
-
-def _write_archive(
-    plan: ArchivePlan, images: Sequence[PreparedImage], out: str | BinaryIO, jobs: int, progress: Progress
-) -> list[BlobFetch]:
-    """Write the archive of ``images``; returns what fetched their blobs, nothing where they went to a stream."""
-    origins = {blob.descriptor.digest: blob for blob in _blobs_of(images)}
-    blobs = [origins[digest] for digest in plan.blobs]
-    if not isinstance(out, str):
-        write_to_stream(out, plan, blobs, progress)
-        return []
-    with ArchiveFile(out, plan) as archive:
-        fetch = BlobFetch(archive, progress)
-        fetch.run(blobs, jobs)
-    return [fetch]
-
-
-def _blobs_of(images: Iterable[PreparedImage]) -> list[BlobToFetch]:
-    """Return the blobs of all images, each once; of several sources the first counts."""
-    blobs: dict[Digest, BlobToFetch] = {}
-    for image in images:
-        for blob in image.blobs:
-            blobs.setdefault(blob.descriptor.digest, blob)
-    return list(blobs.values())
-
-
-def verify_jobs(jobs: int) -> None:
-    """Return if so many connections may be made at once.
-
-    Raises:
-        UsageError: there are none, or too many.
-    """
-    if not 1 <= jobs <= MAX_JOBS:
-        raise UsageError(f"jobs: expected 1 to {MAX_JOBS}, got {jobs}")

@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 
 from ociexport.archive_plan import plan_archive, repo_tag
+from ociexport.archive_transfer import copy_to_archive
 from ociexport.digest import Digest
 from ociexport.errors import DigestMismatchError, InvalidImageError, TransferError, UsageError
 from ociexport.prepare import PreparedImage, prepare_image
 from ociexport.progress import SILENT
 from ociexport.sources import ImageName
-from ociexport.transfer import copy_to_archive, pull
+from ociexport.transfer import pull
 from tests.command import command_environment, command_line, run_command
 from tests.fake_registry import FakeRegistry, Fault
 from tests.image_builder import AMD64, BuiltImage, build_artifact, build_image

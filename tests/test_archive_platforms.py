@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from ociexport.archive_transfer import copy_to_archive
 from ociexport.choice import PlatformChoice
 from ociexport.documents import Platform
 from ociexport.platforms import host_platform
-from ociexport.transfer import copy_to_archive, pull
+from ociexport.transfer import pull
 from tests.command import run_command
 from tests.image_builder import BuiltImage, build_attestation, build_image, build_index, write_layout
 from tests.memory_source import directory, member

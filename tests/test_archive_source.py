@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from ociexport.archive_members import ArchiveMembers
 from ociexport.archive_source import open_archive_image
+from ociexport.archive_transfer import copy_to_archive
 from ociexport.digest import Digest
 from ociexport.errors import (
     DigestMismatchError,
@@ -32,7 +33,7 @@ from ociexport.errors import (
     UsageError,
 )
 from ociexport.layout import ImageLayout
-from ociexport.transfer import copy_to_archive, pull
+from ociexport.transfer import pull
 from ociexport.tree.layers import unpack
 from tests.command import command_environment, command_line, run_command
 from tests.image_builder import AMD64, BuiltImage, build_image, to_json, write_layout

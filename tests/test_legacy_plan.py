@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
+from ociexport.archive_transfer import copy_to_archive
 from ociexport.choice import PlatformChoice
 from ociexport.digest import Digest
 from ociexport.documents import Platform
 from ociexport.errors import UnsupportedMediaTypeError, UsageError
-from ociexport.transfer import copy_to_archive, pull
+from ociexport.transfer import pull
 from ociexport.tree.layers import unpack
 from tests.command import run_command
 from tests.image_builder import (

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from ociexport.archive_transfer import copy_to_archive
 from ociexport.choice import PlatformChoice
 from ociexport.digest import Digest
 from ociexport.documents import Platform
@@ -28,7 +29,7 @@ from ociexport.errors import (
 )
 from ociexport.layout import ImageLayout
 from ociexport.sources import ImageName
-from ociexport.transfer import copy_to_archive, pull
+from ociexport.transfer import pull
 from ociexport.tree.layers import unpack
 from tests.command import command_environment, command_line, run_command
 from tests.fake_registry import FakeRegistry, Fault

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
@@ -123,6 +122,8 @@ def _read_file(path: Path) -> dict[str, object]:
         raw = file.read(_MAX_BYTES + 1)
     if len(raw) > _MAX_BYTES:
         raise UsageError(f"{path}: expected at most {_MAX_BYTES} bytes, got more")
+    import tomllib  # noqa: PLC0415 - most users have no such file
+
     try:
         return tomllib.loads(raw.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -6,11 +6,14 @@ import argparse
 import atexit
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from ociexport.errors import UsageError, quoted
 from ociexport.progress import Progress
 from ociexport.progress_display import BarProgress, PlainProgress
-from ociexport.progress_events import EventLines, EventProgress
+
+if TYPE_CHECKING:
+    from ociexport.progress_events import EventLines
 
 
 def add_progress_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +32,11 @@ def progress_from(options: argparse.Namespace) -> Progress:
     shown = _shown_progress(options)
     # A command without these options has nothing that takes long.
     events = getattr(options, "events", None)
-    return shown if events is None else EventProgress(events, shown)
+    if events is None:
+        return shown
+    from ociexport.progress_events import EventProgress  # noqa: PLC0415 - few ask for events
+
+    return EventProgress(events, shown)
 
 
 def _shown_progress(options: argparse.Namespace) -> Progress:
@@ -43,6 +50,8 @@ def _shown_progress(options: argparse.Namespace) -> Progress:
 
 
 def _events_to(text: str) -> EventLines:
+    from ociexport.progress_events import EventLines  # noqa: PLC0415 - as above
+
     if text.isascii() and text.isdigit():
         try:
             # It is the caller's, who may go on writing to it.

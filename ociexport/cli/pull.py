@@ -16,16 +16,15 @@ from ociexport.cli.platform_option import add_platforms_arguments, choice_from
 from ociexport.cli.progress_option import add_progress_arguments, progress_from
 from ociexport.cli.pull_report import PullReport, tell_plan
 from ociexport.cli.registry_options import add_registry_arguments, registry_options_from
-from ociexport.cli.signature_option import add_signature_arguments, signature_policy_from
+from ociexport.cli.signature_option import add_signature_arguments, signature_policy_from, signed_source
 from ociexport.errors import OciexportError, UsageError, locating, quoted
+from ociexport.fetch import DEFAULT_JOBS, MAX_JOBS
 from ociexport.layout import ImageLayout
 from ociexport.newfile import new_file
-from ociexport.pull_plan import plan_pull
-from ociexport.signatures import require_signature
 from ociexport.source_names import LayoutName, SourceName, SourceOpener, parse_source_name
 from ociexport.sourcedate import source_date_epoch
 from ociexport.sources import ImageSource
-from ociexport.transfer import DEFAULT_JOBS, MAX_JOBS, copy_image, copy_to_archive
+from ociexport.transfer import copy_image
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,8 +99,12 @@ def _pull_into_archive(
     with ExitStack() as stack:
         opened = _open_all(options, names, sources, stack)
         if options.dry_run:
+            from ociexport.pull_plan import plan_pull  # noqa: PLC0415 - only a dry run needs it
+
             out = options.out if not is_pipe(options.out) else None
             return tell_plan(plan_pull(opened, out, platform=platform, progress=report.progress), options)
+        from ociexport.archive_transfer import copy_to_archive  # noqa: PLC0415 - a layout does without
+
         seconds = source_date_epoch() or 0
         with opened_out(options) as out:
             results = copy_to_archive(
@@ -129,6 +132,8 @@ def _pull_into_layout(
         _verify_is_another(name, layout)
     platform = choice_from(options)
     if options.dry_run:
+        from ociexport.pull_plan import plan_pull  # noqa: PLC0415 - as above
+
         with ExitStack() as stack:
             opened = _open_all(options, names, sources, stack)
             # Without its cache, from which a layout takes what it is asked for.
@@ -139,7 +144,7 @@ def _pull_into_layout(
     policy = signature_policy_from(options)
 
     def pull_one(name: SourceName) -> None:
-        with closing(require_signature(sources.open(name), policy)) as source:
+        with closing(signed_source(sources.open(name), policy)) as source:
             result = copy_image(
                 source,
                 layout,
@@ -168,7 +173,7 @@ def _open_all(
     options: argparse.Namespace, names: list[SourceName], sources: SourceOpener, stack: ExitStack
 ) -> list[ImageSource]:
     policy = signature_policy_from(options)
-    return [stack.enter_context(closing(require_signature(sources.open(name), policy))) for name in names]
+    return [stack.enter_context(closing(signed_source(sources.open(name), policy))) for name in names]
 
 
 def _verify_is_another(name: SourceName, layout: ImageLayout) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from typing import BinaryIO, TextIO
+from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from ociexport.cli.exit_codes import DISK, OK, exit_code_of
 from ociexport.cli.json_option import print_json, to_json_text
 from ociexport.cli.reporting import one_line, report_error
 from ociexport.errors import OciexportError
 from ociexport.progress import Progress, format_bytes
-from ociexport.pull_plan import PlannedBlob, PlannedImage, PullPlan
-from ociexport.pull_result import PulledManifest, PullResult
+
+if TYPE_CHECKING:
+    from ociexport.pull_plan import PlannedBlob, PlannedImage, PullPlan
+    from ociexport.pull_result import PulledManifest, PullResult
 
 
 class PullReport:

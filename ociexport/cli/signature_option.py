@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
-from ociexport.signatures import SignaturePolicy, VerificationKey
+if TYPE_CHECKING:
+    from ociexport.signatures import SignaturePolicy
+    from ociexport.sources import ImageSource
 
 
 def add_signature_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,5 +27,17 @@ def signature_policy_from(options: argparse.Namespace) -> SignaturePolicy | None
     Raises:
         UsageError: a file has no public key. OSError: it can't be read.
     """
-    keys = tuple(map(VerificationKey.read, options.verify_key))
-    return SignaturePolicy(keys) if keys else None
+    if not options.verify_key:
+        return None
+    from ociexport.signatures import SignaturePolicy, VerificationKey  # noqa: PLC0415 - few ask for signatures
+
+    return SignaturePolicy(tuple(map(VerificationKey.read, options.verify_key)))
+
+
+def signed_source(source: ImageSource, policy: SignaturePolicy | None) -> ImageSource:
+    """Return ``source``, or what takes its image only if it is signed as ``policy`` wants it."""
+    if policy is None:
+        return source
+    from ociexport.signatures import require_signature  # noqa: PLC0415 - as above
+
+    return require_signature(source, policy)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import NoReturn
 
 from ociexport.errors import UsageError, quoted
@@ -48,6 +47,8 @@ _COMMANDS_ELSEWHERE = {
 
 def closest(word: str, known: Iterable[str]) -> str | None:
     """Return which of ``known`` was probably meant by ``word``; None where none is near."""
+    from difflib import get_close_matches  # noqa: PLC0415 - only a mistake needs it
+
     return next(iter(get_close_matches(word, list(known), n=1, cutoff=_NEAR)), None)
 
 

@@ -13,20 +13,16 @@ from ociexport.cli.limit_options import add_limit_arguments, limits_from
 from ociexport.cli.platform_option import add_platform_argument, platform_from
 from ociexport.cli.progress_option import add_progress_arguments, progress_from
 from ociexport.cli.registry_options import add_registry_arguments, registry_options_from
-from ociexport.cli.signature_option import add_signature_arguments, signature_policy_from
+from ociexport.cli.signature_option import add_signature_arguments, signature_policy_from, signed_source
 from ociexport.digest import Digest
 from ociexport.errors import UsageError
 from ociexport.newfile import new_file
 from ociexport.progress import Progress, format_bytes
-from ociexport.signatures import require_signature
 from ociexport.source_names import open_source
 from ociexport.sourcedate import source_date_epoch
 from ociexport.sources import ImageSource, servers_of
-from ociexport.tree.flatten import flatten
 from ociexport.tree.layers import UnpackOptions, unpack
 from ociexport.tree.metadata import IdMap, XattrMode
-from ociexport.tree.receipt import write_receipt
-from ociexport.tree.runfiles import write_run_files
 from ociexport.tree.selection import PathSelection
 from ociexport.tree.userns import enter_user_namespace
 
@@ -137,9 +133,13 @@ def run(options: argparse.Namespace) -> int:
             source, options.rootfs, platform=platform_from(options), options=unpack_options, progress=progress
         )
     if options.run_files is not None and result.account is not None:
+        from ociexport.tree.runfiles import write_run_files  # noqa: PLC0415 - only this option needs it
+
         rootfs = os.path.join(options.rootfs, "rootfs") if options.bundle else options.rootfs
         write_run_files(options.run_files, rootfs, result.config, result.account)
     if options.receipt is not None:
+        from ociexport.tree.receipt import write_receipt  # noqa: PLC0415 - as above
+
         write_receipt(options.receipt, result, source.display_name, options.rootfs, servers_of(source))
     progress.say(
         f"{source.display_name}: image {result.config_digest} in {options.rootfs}: {result.entries} entries, "
@@ -152,7 +152,7 @@ def run(options: argparse.Namespace) -> int:
 def _open_signed(options: argparse.Namespace, progress: Progress) -> ImageSource:
     policy = signature_policy_from(options)
     source = open_source(options.source, options=registry_options_from(options), progress=progress)
-    return require_signature(source, policy)
+    return signed_source(source, policy)
 
 
 def _selection_from(options: argparse.Namespace) -> PathSelection | None:
@@ -185,6 +185,8 @@ def _write_tar(options: argparse.Namespace) -> int:
 
 
 def _flatten(options: argparse.Namespace, write: Callable[[bytes | memoryview], object]) -> Digest:
+    from ociexport.tree.flatten import flatten  # noqa: PLC0415 - a tree on disk does without
+
     progress = progress_from(options)
     epoch = source_date_epoch()
     with closing(_open_signed(options, progress)) as source:

@@ -15,14 +15,10 @@ from ociexport.newfile import new_file
 from ociexport.platforms import host_platform
 from ociexport.progress import SILENT, Progress
 from ociexport.resolve import read_layers, resolve_manifest
-from ociexport.signatures import SignaturePolicy, require_signature
 from ociexport.sources import ImageSource
-from ociexport.tree.accounts import Account, find_account
 from ociexport.tree.applying import LayerApplier
-from ociexport.tree.bundle import runtime_config
 from ociexport.tree.limits import Limits
 from ociexport.tree.metadata import IdMap, Losses, MetadataPolicy, MetadataWriter, XattrMode
-from ociexport.tree.owners import OwnersFile
 from ociexport.tree.preflight import explain_full_disk, missing_features, scarce_inodes, verify_room
 from ociexport.tree.rootfs import Rootfs
 from ociexport.tree.selection import PathSelection
@@ -30,6 +26,9 @@ from ociexport.tree.staging import staged_directory, verify_is_vacant
 
 if TYPE_CHECKING:
     from ociexport.registry.options import RegistryOptions
+    from ociexport.signatures import SignaturePolicy
+    from ociexport.tree.accounts import Account
+    from ociexport.tree.owners import OwnersFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +148,19 @@ def unpack(
         )
     verify_is_vacant(os.path.realpath(target), replace=options.replace)
     if not isinstance(image, str):
-        return _unpack_source(require_signature(image, signatures), target, platform, options, progress)
+        return _unpack_source(_signed(image, signatures), target, platform, options, progress)
     from ociexport.source_names import open_source  # noqa: PLC0415 - loads the wire, which an open source needs not
 
     with closing(open_source(image, options=registry, progress=progress)) as source:
-        return _unpack_source(require_signature(source, signatures), target, platform, options, progress)
+        return _unpack_source(_signed(source, signatures), target, platform, options, progress)
+
+
+def _signed(source: ImageSource, policy: SignaturePolicy | None) -> ImageSource:
+    if policy is None:
+        return source
+    from ociexport.signatures import require_signature  # noqa: PLC0415 - few ask for signatures
+
+    return require_signature(source, policy)
 
 
 def _unpack_source(
@@ -202,8 +209,12 @@ def _unpack_source(
             tree.finish()
         account = None
         if options.bundle or options.find_account:
+            from ociexport.tree.accounts import find_account  # noqa: PLC0415 - a plain tree needs no account
+
             account = find_account(root_fd, config.container.user)
         if options.bundle and account is not None:
+            from ociexport.tree.bundle import runtime_config  # noqa: PLC0415 - as above
+
             _write_config_file(staged.fd, runtime_config(config, account))
     for line in losses.lines():
         progress.warn(line)
@@ -225,6 +236,8 @@ def _owners_file(policy: MetadataPolicy, options: UnpackOptions) -> Iterator[Own
     if options.owners_file is None:
         yield None
         return
+    from ociexport.tree.owners import OwnersFile  # noqa: PLC0415 - few ask for it
+
     with new_file(options.owners_file) as file:
         yield OwnersFile(file, are_owners_kept=policy.keeps_owners, are_placeholders_kept=options.placeholder_devices)
 

@@ -22,13 +22,12 @@ from ociexport.errors import (
     escaped,
     quoted,
 )
-from ociexport.fetch import BlobFetch, BlobToFetch
+from ociexport.fetch import DEFAULT_JOBS, BlobFetch, BlobToFetch, verify_jobs
 from ociexport.layout import LAYOUT_FILE_CONTENT, ImageLayout
 from ociexport.newfile import new_file
 from ociexport.progress import SILENT, Progress
 from ociexport.source_names import LayoutName, parse_source_name
 from ociexport.sources import ImageSource
-from ociexport.transfer import DEFAULT_JOBS, verify_jobs
 from ociexport.tree.limits import Limits
 from ociexport.tree.outline import OutlineFile
 from ociexport.verification.advice import advice_for, has_member

@@ -1,0 +1,105 @@
+"""copy_to_archive(): several images into one archive, which holds all of them or does not appear."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from typing import BinaryIO
+
+from ociexport import mediatypes
+from ociexport.archive import ArchiveFile, verify_is_file_to_write, write_to_stream
+from ociexport.archive_plan import ArchivePlan, plan_archive
+from ociexport.choice import PlatformChoice
+from ociexport.digest import Digest
+from ociexport.documents import Platform
+from ociexport.errors import locating
+from ociexport.fetch import DEFAULT_JOBS, BlobFetch, BlobToFetch, verify_jobs
+from ociexport.layer_spool import spool_beside, spool_elsewhere
+from ociexport.legacy_plan import plan_legacy_archive, verify_fits_legacy
+from ociexport.plain_image import with_plain_layers
+from ociexport.plain_layers import PlainLayerStore, diff_ids_of
+from ociexport.prepare import PreparedImage, prepare_image
+from ociexport.progress import SILENT, Progress
+from ociexport.pull_result import PullResult, results_of
+from ociexport.sources import ImageSource
+
+
+def copy_to_archive(
+    sources: Sequence[ImageSource],
+    out: str | BinaryIO,
+    *,
+    platform: Platform | PlatformChoice,
+    jobs: int = DEFAULT_JOBS,
+    progress: Progress = SILENT,
+    seconds: int = 0,
+    decompress: bool = False,
+    legacy: bool = False,
+) -> list[PullResult]:
+    """Copy images into one archive, which holds all of them or does not appear; blobs that they share once.
+
+    Args:
+        sources: each gives one image; they stay open.
+        out: path of a file, which is replaced; or a stream, to which blobs go one after another.
+        seconds: time of all entries, since 1970.
+        decompress: whether layers are kept as plain tars, which are written aside first: a tar says sizes beforehand.
+        legacy: whether it is for engines before Docker 1.10: no layout, but directories of plain layers. No manifest is
+            kept; the results tell the published ones.
+
+    Raises:
+        as `pull` does; of what was written to a stream nothing can be taken back.
+    """
+    verify_jobs(jobs)
+    if isinstance(out, str):
+        verify_is_file_to_write(out)
+    images = []
+    for source in sources:
+        with locating(source.display_name) if len(sources) > 1 else nullcontext():
+            images.append(prepare_image(source, platform, None, progress))
+    for image in images if legacy else ():
+        verify_fits_legacy(image)
+    if not decompress and not legacy:
+        plan = plan_archive(images, seconds=seconds)
+        _warn_of_zstd(images, progress)
+        return results_of(images, images, _write_archive(plan, images, out, jobs, progress))
+    with spool_beside(out) if isinstance(out, str) else spool_elsewhere() as spool:
+        plain = PlainLayerStore(spool, diff_ids_of(images))
+        progress.say(f"layers are decompressed in {spool.path} first")
+        inflation = BlobFetch(plain, progress)
+        inflation.run([blob for blob in _blobs_of(images) if plain.is_compressed(blob.descriptor.digest)], jobs)
+        written = [with_plain_layers(image, plain, SILENT if legacy else progress) for image in images]
+        planned = plan_legacy_archive(written, seconds=seconds) if legacy else plan_archive(written, seconds=seconds)
+        fetches = _write_archive(planned, written, out, jobs, progress)
+    return results_of(images, images if legacy else written, [inflation, *fetches])
+
+
+def _warn_of_zstd(images: Iterable[PreparedImage], progress: Progress) -> None:
+    for image in images:
+        if any(blob.descriptor.media_type in mediatypes.ZSTD_LAYERS for blob in image.blobs):
+            progress.say(
+                f"{image.source.display_name}: has layers in zstd, which docker before 23 can't load; "
+                "--decompress makes them plain"
+            )
+
+
+def _write_archive(
+    plan: ArchivePlan, images: Sequence[PreparedImage], out: str | BinaryIO, jobs: int, progress: Progress
+) -> list[BlobFetch]:
+    """Write the archive of ``images``; returns what fetched their blobs, nothing where they went to a stream."""
+    origins = {blob.descriptor.digest: blob for blob in _blobs_of(images)}
+    blobs = [origins[digest] for digest in plan.blobs]
+    if not isinstance(out, str):
+        write_to_stream(out, plan, blobs, progress)
+        return []
+    with ArchiveFile(out, plan) as archive:
+        fetch = BlobFetch(archive, progress)
+        fetch.run(blobs, jobs)
+    return [fetch]
+
+
+def _blobs_of(images: Iterable[PreparedImage]) -> list[BlobToFetch]:
+    """Return the blobs of all images, each once; of several sources the first counts."""
+    blobs: dict[Digest, BlobToFetch] = {}
+    for image in images:
+        for blob in image.blobs:
+            blobs.setdefault(blob.descriptor.digest, blob)
+    return list(blobs.values())
