@@ -261,10 +261,23 @@ def test_mirror_must_be_a_server() -> None:
     assert str(caught.value) == "--mirror: expected host[:port] or a URL, got 'ftp://a'"
 
 
-def test_headers_go_to_the_registry_only() -> None:
-    mirrors = (Mirror("https://a.example"), Mirror("b.example"))
-    routes = _routes("alpine", _options(mirrors=mirrors, headers=(("X-Tenant", "secret"),)))
-    assert [dict(route.endpoint.headers) for route in routes] == [{}, {}, {"X-Tenant": "secret"}]
+def test_headers_go_to_the_registry_only(tmp_path: Path) -> None:
+    """They may hold secrets; whatever names a mirror, it is another server."""
+    (tmp_path / "docker.io").mkdir()
+    (tmp_path / "docker.io" / "hosts.toml").write_text('[host."https://d.example"]')
+    conf = '[[registry]]\nprefix = "docker.io"\nlocation = "docker.io"\n[[registry.mirror]]\nlocation = "c.example"\n'
+    (tmp_path / "registries.conf").write_text(conf)
+    options = _options(
+        mirrors=(Mirror("https://a.example"), Mirror("b.example")),
+        registries_conf=tmp_path / "registries.conf",
+        hosts_dirs=(tmp_path,),
+        headers=(("X-Tenant", "secret"),),
+    )
+    routes = _routes("alpine", options)
+    assert [(route.endpoint.host, dict(route.endpoint.headers)) for route in routes] == [
+        *((f"{letter}.example", {}) for letter in "abcd"),
+        ("registry-1.docker.io", {"X-Tenant": "secret"}),
+    ]
     assert "secret" not in repr(routes)
 
 
@@ -282,6 +295,15 @@ def test_certs_d_has_authorities_and_a_client_certificate_for_a_host(tmp_path: P
     assert tls.ca_files == (Path("/own.pem"), directory / "a.crt", directory / "b.crt")
     assert tls.client_certificate == ClientCertificate(directory / "client.cert", directory / "client.key")
     assert endpoint_for("reg.example", options).tls.ca_files == (Path("/own.pem"),)
+
+
+@pytest.mark.parametrize("name", ["docker.io", "registry-1.docker.io"])
+def test_docker_hub_has_certificates_under_either_name(tmp_path: Path, name: str) -> None:
+    """containers/image reads those of docker.io, which is what people type."""
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "proxy.crt").touch()
+    tls = endpoint_for("docker.io", _options(certs_dirs=(tmp_path,))).tls
+    assert tls.ca_files == (tmp_path / name / "proxy.crt",)
 
 
 def test_client_certificate_needs_its_key(tmp_path: Path) -> None:

@@ -40,10 +40,11 @@ class TlsSettings:
 DEFAULT_TLS = TlsSettings()
 
 
-def find_certificates(host: str, cert_dir: Path | None, certs_dirs: tuple[Path, ...]) -> TlsSettings:
-    """Return the certificates for ``host`` (host[:port]).
+def find_certificates(names: tuple[str, ...], cert_dir: Path | None, certs_dirs: tuple[Path, ...]) -> TlsSettings:
+    """Return the certificates for a host.
 
     Args:
+        names: of the host, with its port; the first that a directory has decides.
         cert_dir: what ``--cert-dir`` says: this directory and no other, whatever the host.
         certs_dirs: directories that have one for each host; the first that has one for this decides.
 
@@ -55,8 +56,9 @@ def find_certificates(host: str, cert_dir: Path | None, certs_dirs: tuple[Path, 
             raise UsageError(f"--cert-dir: {cert_dir}: expected a directory")
         return read_cert_dir(cert_dir)
     for directory in certs_dirs:
-        if (directory / host).is_dir():
-            return read_cert_dir(directory / host)
+        for name in names:
+            if (directory / name).is_dir():
+                return read_cert_dir(directory / name)
     return DEFAULT_TLS
 
 

@@ -91,7 +91,8 @@ def _routes(reference: ImageReference, options: RegistryOptions, conf: Registrie
     located = conf.locate(reference)
     for location in located.mirrors:
         endpoint = endpoint_for(location.registry, options, insecure=location.insecure)
-        yield Route(endpoint, location.repository, is_mirror=True)
+        # What is for the registry is not for its mirrors.
+        yield Route(replace(endpoint, headers={}), location.repository, is_mirror=True)
     home = located.home
     hosts = read_hosts_toml(home.registry, options.hosts_dirs)
     for entry in hosts.mirrors:
@@ -122,13 +123,17 @@ def endpoint_for(registry: str, options: RegistryOptions, *, insecure: bool = Fa
         urls = (plain, secure)
     else:
         urls = (secure, plain) if insecure else (secure,)
-    tls = tls_for(host, options)
+    tls = tls_for(host, options, registry)
     return Endpoint(registry, urls, replace(tls, verify=tls.verify and not insecure), dict(options.headers))
 
 
-def tls_for(host: str, options: RegistryOptions) -> TlsSettings:
-    """Return how the server at ``host`` (host[:port]) is believed, by the command line and certs.d."""
-    found = find_certificates(host, options.cert_dir, options.certs_dirs)
+def tls_for(host: str, options: RegistryOptions, *names: str) -> TlsSettings:
+    """Return how the server at ``host`` (host[:port]) is believed, by the command line and certs.d.
+
+    Args:
+        names: others that a directory may have for it; they go first.
+    """
+    found = find_certificates((*names, host), options.cert_dir, options.certs_dirs)
     own = (options.ca_file,) if options.ca_file is not None else ()
     return replace(found, verify=not options.insecure, ca_files=(*own, *found.ca_files))
 
