@@ -15,6 +15,8 @@ from ociexport.registry.authfiles import search_credentials
 from ociexport.registry.credentials import Credentials
 from ociexport.registry.logins import Compat, login_file
 from tests.fake_registry import FakeRegistry, Fault
+from tests.image_builder import build_image
+from tests.memory_source import member
 
 USERS = {"user": "pass"}
 
@@ -283,6 +285,52 @@ def test_registry_options_reach_the_wire(
         assert [request.headers.get("x-tenant") for request in registry.requests] == ["a b"] * 3
         assert mirror.paths() == ["/v2/", "/v2/app/manifests/1"]
     assert "retry 1 of 1" in capsys.readouterr().err
+
+
+AUTHS = '{"auths": {"HOST": {"auth": "dXNlcjpwYXNz"}}}'
+
+
+@pytest.mark.parametrize(
+    ("words", "variables", "files"),
+    [
+        (["--creds", "user:pass"], {}, {}),
+        (["--username", "user", "--password-stdin"], {}, {}),
+        (["--authfile", "own.json"], {"REGISTRY_AUTH_FILE": "/none"}, {"own.json": AUTHS}),
+        ([], {"DOCKER_AUTH_CONFIG": AUTHS}, {}),
+        ([], {"REGISTRY_AUTH_FILE": "own.json"}, {"own.json": AUTHS}),
+        ([], {}, {"run/containers/auth.json": AUTHS}),
+        ([], {}, {".config/containers/auth.json": AUTHS}),
+        ([], {"DOCKER_CONFIG": "conf"}, {"conf/config.json": AUTHS}),
+        ([], {}, {".docker/config.json": AUTHS}),
+        ([], {}, {".dockercfg": '{"HOST": {"auth": "dXNlcjpwYXNz"}}'}),
+    ],
+)
+def test_each_way_to_give_credentials_opens_a_registry(
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    variables: dict[str, str],
+    files: dict[str, str],
+) -> None:
+    """CONVENTIONS, credential search."""
+    monkeypatch.chdir(home)
+    image = build_image([[member("a", b"1")]])
+    with FakeRegistry(auth="bearer", users=USERS) as registry:
+        for name, content in variables.items():
+            monkeypatch.setenv(name, content.replace("HOST", registry.host))
+        for path, content in files.items():
+            (home / path).parent.mkdir(parents=True, exist_ok=True)
+            (home / path).write_text(content.replace("HOST", registry.host))
+        reference = image.serve(registry, "app", "1")
+        assert _run(monkeypatch, "pull", reference, "-o", "out", "-q", "--platform", "linux/amd64", *words) == 0
+
+
+def test_registry_token_is_for_who_has_one(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = build_image([[member("a", b"1")]])
+    with FakeRegistry() as registry:
+        words = ["--registry-token", "own", "--platform", "linux/amd64"]
+        assert _run(monkeypatch, "pull", image.serve(registry, "app", "1"), "-o", str(home / "out"), "-q", *words) == 0
+        assert {request.headers["authorization"] for request in registry.requests[1:]} == {"Bearer own"}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from ociexport import mediatypes
 from ociexport.errors import AuthenticationError, RegistryError, RegistryNotFoundError
 from ociexport.reference import ImageReference
-from ociexport.registry.client import open_registry_source
+from ociexport.registry.client import RegistryClient, open_registry_source
 from ociexport.registry.credentials import Credentials
 from ociexport.registry.options import RegistryOptions
 from tests.fake_registry import FakeRegistry, Fault
@@ -75,6 +75,22 @@ def test_scope_of_the_challenge_is_asked_for() -> None:
             _fetch(registry)
         scopes = [request.query["scope"] for request in registry.requests if request.path == "/token"]
         assert scopes == [["repository:library/app:pull"], ["repository:tenant/app:pull"]]
+
+
+def test_tokens_are_kept_for_each_repository_and_registry() -> None:
+    """A token is for a service and a scope; each is fetched once, however much is asked for with it."""
+    with FakeRegistry(auth="bearer") as registry, FakeRegistry(auth="bearer", service="other") as other:
+        client = RegistryClient(RegistryOptions(retry_delay_seconds=0))
+        for _ in range(2):
+            for each, repository in [(registry, "a"), (registry, "b"), (other, "a")]:
+                each.add_manifest(repository, "1", MANIFEST, mediatypes.OCI_MANIFEST)
+                assert (
+                    client.source(ImageReference.parse(f"{each.host}/{repository}:1")).fetch_manifest().raw == MANIFEST
+                )
+        client.close()
+        scopes = [request.query["scope"] for request in registry.requests if request.path == "/token"]
+        assert scopes == [["repository:a:pull"], ["repository:b:pull"]]
+        assert other.paths().count("/token") == 1
 
 
 def test_basic_is_answered_where_bearer_is_not_offered() -> None:
