@@ -125,6 +125,9 @@ def test_identity_token_is_exchanged_by_post() -> None:
         ({"realm": "ftp://x/"}, "'ftp://x/'"),
         ({"realm": "https://"}, "'https://'"),
         ({"realm": "x"}, "'x'"),
+        ({"realm": "http://[x/t"}, "'http://[x/t'"),
+        ({"realm": "http://a:abc/t"}, "'http://a:abc/t'"),
+        ({"realm": "http://a:99999/t"}, "'http://a:99999/t'"),
     ],
 )
 def test_realm_must_be_a_url(parameters: dict[str, str], got: str) -> None:

@@ -551,6 +551,10 @@ def test_signed_query_of_a_redirect_is_in_no_log(caplog: pytest.LogCaptureFixtur
     ("location", "told"),
     [
         ("file:///etc/passwd", "expected a redirect to http or https, got 'file:///etc/passwd'"),
+        ("javascript:alert(1)", "expected a redirect to http or https, got 'javascript:alert(1)'"),
+        ("http://[::1", "expected a redirect to http or https, got 'http://[::1'"),
+        ("http://a:99999/x?sig=1", "expected a redirect to http or https, got 'http://a:99999/x'"),
+        ("http://a:abc/", "expected a redirect to http or https, got 'http://a:abc/'"),
         ("/v2/library/app/manifests/1.0", "expected at most 10 redirects"),
     ],
 )

@@ -264,10 +264,25 @@ def test_foreign_layer_is_fetched_from_the_first_url_that_has_it() -> None:
     with FakeRegistry() as registry, FakeRegistry(address="127.0.0.2") as elsewhere:
         elsewhere.add_blob(BLOB)
         elsewhere.misbehave("/storage/", Fault(cut_after=100_000), times=1)
-        urls = ("ftp://x/", f"{elsewhere.url}/none", f"{elsewhere.url}/storage/{LAYER.digest}")
+        urls = (
+            "ftp://x/",
+            "http://[x/",
+            "http://a:99999/",
+            f"{elsewhere.url}/none",
+            f"{elsewhere.url}/storage/{LAYER.digest}",
+        )
         with _source(registry, foreign=True) as source:
             assert _read_all(source, _foreign(*urls)) == BLOB
         assert all("authorization" not in request.headers for request in elsewhere.requests)
+
+
+def test_foreign_layer_that_is_nowhere_is_named() -> None:
+    with FakeRegistry() as registry, _source(registry) as source:
+        with pytest.raises(RegistryNotFoundError) as caught:
+            _read_all(source, _foreign("http://[x?sig=secret"))
+        assert caught.value.hint == (
+            "a foreign layer, which its registry does not keep; --foreign fetches it from 'http://[x'"
+        )
 
 
 def test_foreign_layer_on_this_machine_is_refused(registry_elsewhere: FakeRegistry) -> None:

@@ -18,6 +18,7 @@ from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 from ociexport.errors import AuthenticationError, InvalidImageError, quoted
 from ociexport.jsonfields import JsonObject, parse_json_object
 from ociexport.registry.credentials import Credentials
+from ociexport.registry.failures import is_web_url
 
 # Tokens of clouds grow with the groups that a user is in; beyond this no header would carry them.
 MAX_TOKEN_BODY_BYTES = 64 * 1024
@@ -116,12 +117,12 @@ def plan_token_requests(challenge: Challenge, credentials: Credentials, scope: s
     Raises:
         AuthenticationError: the challenge names no realm that can be asked.
     """
-    realm = urlsplit(challenge.parameters.get("realm", ""))
-    if realm.scheme not in ("http", "https") or not realm.hostname:
-        got = challenge.parameters.get("realm")
+    got = challenge.parameters.get("realm", "")
+    if not is_web_url(got):
         raise AuthenticationError(
             f"bearer challenge: expected a realm that is an http or https URL, got {quoted(got) if got else 'none'}"
         )
+    realm = urlsplit(got)
     service = challenge.parameters.get("service")
     fields = [("service", service)] if service else []
     if scope:

@@ -59,11 +59,23 @@ class StalledError(TimeoutError):
 
 def redacted(url: str) -> str:
     """Return ``url`` as messages may show it: user and query, where signatures stand, are cut."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return printable(url.partition("?")[0])
     host = parts.netloc.rpartition("@")[2]
     shown = urlunsplit((parts.scheme, host, parts.path, "", ""))
     safe = printable(shown)
     return f"{safe}?…" if parts.query else safe
+
+
+def is_web_url(text: str) -> bool:
+    """Whether ``text``, which somebody else wrote, is an http or https URL with a host and, if any, a possible port."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def error_of_response(

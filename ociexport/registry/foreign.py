@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from ociexport.documents import Descriptor
 from ociexport.errors import RegistryError, RegistryNotFoundError, quoted
 from ociexport.registry.exchange import Answer, WireRequest
-from ociexport.registry.failures import redacted
+from ociexport.registry.failures import is_web_url, redacted
 from ociexport.registry.transport import Transport
 
 
@@ -34,7 +34,7 @@ def open_foreign(
         raise missing
     failure: RegistryError = missing
     for url in descriptor.urls:
-        if not url.startswith(("https://", "http://")):
+        if not is_web_url(url):
             continue
         request = WireRequest(
             "GET",

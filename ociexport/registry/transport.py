@@ -20,7 +20,14 @@ from ociexport.registry.addresses import verify_may_be_sent
 from ociexport.registry.certificates import DEFAULT_TLS, TlsSettings
 from ociexport.registry.connections import Adapter, OpenSockets, find_issuer
 from ociexport.registry.exchange import NETWORK_ERRORS, Answer, WireRequest
-from ociexport.registry.failures import error_of_connection, has_wrong_certificate, reason_of, redacted, status_line
+from ociexport.registry.failures import (
+    error_of_connection,
+    has_wrong_certificate,
+    is_web_url,
+    reason_of,
+    redacted,
+    status_line,
+)
 from ociexport.registry.hosts import is_loopback
 from ociexport.registry.options import DEFAULT_OPTIONS, RegistryOptions
 from ociexport.registry.retries import backoff_seconds, is_passing_error, is_passing_status, retry_after_seconds
@@ -221,11 +228,9 @@ class Transport:
 def _redirect_target(request: WireRequest, url: str, location: str) -> str:
     try:
         target = urljoin(url, location)
-        parts = urlsplit(target)
-        is_web = parts.scheme in ("http", "https") and bool(parts.hostname)
     except ValueError:
-        target, is_web = location, False
-    if not is_web:
+        target = location
+    if not is_web_url(target):
         shown = quoted(target.partition("?")[0])
         raise _redirect_error(request, url, f"expected a redirect to http or https, got {shown}")
     return target
