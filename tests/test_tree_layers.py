@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import bz2
 import fcntl
 import gzip
+import lzma
 import os
 import stat
+import struct
+import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +29,11 @@ from ociexport.tree.metadata import XattrMode
 from ociexport.tree.selection import PathSelection
 from tests.memory_source import MemorySource, directory, hard_link, member, symlink, tar_of
 from tests.unpacker import Unpacker, resolver, unpacker_in
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root sets owners and makes devices")
 
@@ -201,6 +210,56 @@ def test_xattrs_are_set_and_foreign_ones_left_out(unpacker: Unpacker) -> None:
     assert list(result.losses.lines()) == [
         "xattrs: 2 left out, which belong to the machine that built the image: trusted.overlay.opaque, security.selinux"
     ]
+
+
+def acl(*entries: tuple[int, int, int]) -> bytes:
+    """Return an ACL of (tag, permissions, id), as the kernel has it in an attribute (acl(5), xattr(7))."""
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+@needs_root
+def test_acls_are_set_and_not_inherited(unpacker: Unpacker) -> None:
+    """A default ACL is for what is made in the directory later; what the image has in it is as the image says."""
+    nobody = 2**32 - 1
+    own = acl((1, 6, nobody), (2, 6, 1000), (4, 4, nobody), (16, 6, nobody), (32, 4, nobody))
+    default = acl((1, 7, nobody), (2, 7, 1000), (4, 5, nobody), (16, 7, nobody), (32, 5, nobody))
+    unpacker(
+        [
+            directory("d", 0o755, xattrs={"system.posix_acl_default": default}),
+            member("d/f", b"1", mode=0o644),
+            member("d/with", b"1", mode=0o664, xattrs={"system.posix_acl_access": own}),
+        ],
+        [member("d/later", b"2", mode=0o600), directory("d/e", 0o750), member("d/implied/x", mode=0o644)],
+    )
+    got = {
+        name: (
+            oct(stat.S_IMODE(os.stat(unpacker.rootfs / name).st_mode)),
+            {key: os.getxattr(unpacker.rootfs / name, key) for key in os.listxattr(unpacker.rootfs / name)},
+        )
+        for name in ("d", "d/f", "d/with", "d/later", "d/e", "d/implied", "d/implied/x")
+    }
+    assert got == {
+        "d": ("0o755", {"system.posix_acl_default": default}),
+        "d/f": ("0o644", {}),
+        "d/with": ("0o664", {"system.posix_acl_access": own}),
+        "d/later": ("0o600", {}),
+        "d/e": ("0o750", {}),
+        "d/implied": ("0o755", {}),
+        "d/implied/x": ("0o644", {}),
+    }
+
+
+def test_no_xattrs_are_set_where_none_are_wanted(unpacker: Unpacker) -> None:
+    result = unpacker([member("a", xattrs={"user.x": b"1", "nonsense.name": b"1"})], xattrs=XattrMode.NONE)
+    assert (os.listxattr(unpacker.rootfs / "a"), list(result.losses.lines())) == ([], [])
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, zstd.compress, lzma.compress, bz2.compress])
+def test_media_type_does_not_matter(unpacker: Unpacker, compress: Callable[[bytes], bytes]) -> None:
+    """All of them are called gzip here; the diff_id proves what comes out."""
+    source = MemorySource([tar_of([member("a", b"1")])], compress=compress)
+    unpacker.unpack(source)
+    assert unpacker.tree() == {"a": "1"}
 
 
 def test_refused_xattr_is_counted_or_an_error(unpacker: Unpacker) -> None:

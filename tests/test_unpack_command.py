@@ -168,6 +168,37 @@ def test_image_that_is_wrong_leaves_nothing(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--max-size=1000", "expected at most 1000 uncompressed bytes"),
+        ("--max-files=1", "expected at most 1 entries"),
+        ("--max-depth=2", "entry '{name}': path: expected at most 2 directories, got 3"),
+        ("--max-path=300", "entry '{name}': path: expected at most 300 bytes, got 404"),
+        ("--max-header=400", "tar: extended header: expected at most 400 bytes, got 439"),
+        (
+            "--max-metadata=400",
+            "entry '{name}': expected at most 400 bytes of attributes and long names in all layers",
+        ),
+    ],
+)
+def test_what_is_beyond_a_limit_is_refused_and_the_limit_can_be_raised(tmp_path: Path, flag: str, message: str) -> None:
+    name = "/".join([*["d" * 100] * 3, "f" * 101])
+    image = build_image([[member(name, b"1", xattrs={"user.x": b"1"}), member("b")]])
+    write_layout(tmp_path / "layout", {"1": image})
+    (tmp_path / "target").mkdir()
+    rootfs = tmp_path / "target" / "rootfs"
+    shown = f"{name[:200]}…"
+    assert_refused(
+        unpack(flag, tmp_path / "layout", rootfs),
+        8,
+        f"layer 1 of 1 ({image.layers[0].digest}): {message.format(name=shown)}",
+        hint=f"if you trust the image, raise {flag.partition('=')[0]}",
+    )
+    assert os.listdir(tmp_path / "target") == []
+    assert unpack(f"{flag}0000", tmp_path / "layout", rootfs).returncode == 0
+
+
 def test_missing_blob_is_not_found(layout: Path, tmp_path: Path) -> None:
     digest = build_image(LAYERS).layers[1].digest
     (layout / "blobs" / "sha256" / digest.encoded).unlink()

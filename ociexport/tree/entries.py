@@ -252,7 +252,8 @@ class TarReader:
         """Return the data of an extended header."""
         if size > self._max_extended_header_bytes:
             raise LimitExceededError(
-                f"tar: extended header: expected at most {self._max_extended_header_bytes} bytes, got {size}"
+                f"tar: extended header: expected at most {self._max_extended_header_bytes} bytes, got {size}",
+                hint="if you trust the image, raise --max-header",
             )
         self._begin_data(size)
         return b"".join(self.read_data())

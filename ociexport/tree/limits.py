@@ -74,7 +74,10 @@ class Limits:
             LimitExceededError: it may not.
         """
         if len(path) > self.max_path_bytes:
-            raise LimitExceededError(f"path: expected at most {self.max_path_bytes} bytes, got {len(path)}")
+            raise LimitExceededError(
+                f"path: expected at most {self.max_path_bytes} bytes, got {len(path)}",
+                hint="if you trust the image, raise --max-path",
+            )
         verify_depth(path.count(b"/"), self.max_depth)
 
     def verify_metadata(self, metadata_bytes: int) -> None:
@@ -109,7 +112,10 @@ def verify_depth(depth: int, max_depth: int) -> None:
         LimitExceededError: it may not.
     """
     if depth > max_depth:
-        raise LimitExceededError(f"path: expected at most {max_depth} directories, got {depth}")
+        raise LimitExceededError(
+            f"path: expected at most {max_depth} directories, got {depth}",
+            hint="if you trust the image, raise --max-depth",
+        )
 
 
 class NameBudget:
