@@ -158,6 +158,19 @@ def test_used_up_inodes_are_told_from_a_full_disk(tmp_path: Path) -> None:
         )
 
 
+def test_path_of_an_image_does_not_fill_the_screen(tmp_path: Path) -> None:
+    """A path may be longer than any call takes; of such a one both ends are shown."""
+    layer = [member("/".join(["d" * 200] * 40) + "/f")]
+    write_layout(tmp_path / "layout", {"1": build_image([layer])})
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=10M,nr_inodes=32", "tmpfs") as disk:
+        result = unpack(tmp_path / "layout", disk / "rootfs")
+    shown = f"{disk}/rootfs/{'d' * 200}"[:200] + "…" + ("/" + "d" * 200)[-198:] + "/f"
+    assert (result.returncode, result.stderr) == (
+        9,
+        f"ociexport: error: {shown}: No space left on device: all 32 inodes are in use\n",
+    )
+
+
 def test_scarce_inodes_are_told_before(tmp_path: Path) -> None:
     """An estimate, so no error: here it is one file that has all the bytes."""
     image = build_image([[member("f", os.urandom(1_000_000))]])

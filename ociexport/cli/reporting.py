@@ -6,7 +6,10 @@ import os
 import sys
 
 from ociexport.cli.exit_codes import exit_code_of
-from ociexport.errors import escaped
+from ociexport.errors import MAX_QUOTED_CHARACTERS, escaped
+
+# Linux takes no longer path in a call; an image may have them, and they are made by descriptor.
+_PATH_MAX = 4096
 
 
 def report_error(error: BaseException) -> int:
@@ -21,7 +24,7 @@ def report_error(error: BaseException) -> int:
 def one_line(error: BaseException) -> str:
     """Return an error's message on one line; an `OSError`'s with the file's name first."""
     if isinstance(error, OSError) and error.strerror:
-        names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+        names = [_shown(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
         if _is_directory_gone(error):
             names.insert(0, "the working directory")
         text = ": ".join([*names, error.strerror])
@@ -40,6 +43,12 @@ def _hint_of(error: BaseException) -> str | None:
     if isinstance(error, UnicodeEncodeError):
         return "PYTHONUTF8=1 makes names UTF-8 whatever the locale"
     return getattr(error, "hint", None)
+
+
+def _shown(name: str | bytes) -> str:
+    """Return a file's name; of one that no call would take, both ends."""
+    text = os.fsdecode(name)
+    return text if len(text) <= _PATH_MAX else f"{text[:MAX_QUOTED_CHARACTERS]}…{text[-MAX_QUOTED_CHARACTERS:]}"
 
 
 def _is_directory_gone(error: BaseException) -> bool:
