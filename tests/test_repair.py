@@ -24,6 +24,8 @@ from tests.damaged_layout import DamagedLayout
 from tests.fake_registry import FakeRegistry, Fault
 from tests.image_builder import ARM64, build_image, build_index, write_layout
 from tests.memory_source import member
+from tests.real_tools import skopeo_copy
+from tests.system_parts import docker_registry, require, run
 from tests.test_verification_sources import tar_from
 
 IMAGE = build_image([[member("a", os.urandom(300_000))], [member("b")]])
@@ -482,3 +484,20 @@ def test_result_is_one_json_object(pulled: DamagedLayout, registry: FakeRegistry
     ]
     assert [(blob["digest"], len(blob["reasons"])) for blob in told["unrepaired"]] == [(str(FIRST.digest), 1)]
     assert told["advice"] == []
+
+
+@pytest.mark.system
+def test_real_registry_gives_all_back_and_skopeo_reads_it(tmp_path: Path) -> None:
+    """Debian's docker-registry, which skopeo pushed the image to."""
+    require("docker-registry", "skopeo")
+    write_layout(tmp_path / "pushed", {"1": IMAGE})
+    with docker_registry(tmp_path / "registry") as host:
+        run("skopeo", "copy", "--dest-tls-verify=false", f"oci:{tmp_path}/pushed:1", f"docker://{host}/team/app:1")
+        layout = DamagedLayout(tmp_path / "layout")
+        pull(f"{host}/team/app:1", layout.path, platform=PlatformChoice())
+        for digest in IMAGE.all_digests:
+            spoil(layout, digest, "cut")
+        ended = run_command("verify", layout.path, "--repair", "--deep", home=tmp_path)
+    assert (ended.returncode, len(ended.stdout.splitlines())) == (0, len(IMAGE.all_digests)), ended.stderr
+    skopeo_copy(f"oci:{layout.path}:1", f"dir:{tmp_path / 'copied'}")
+    assert (tmp_path / "copied" / FIRST.digest.encoded).read_bytes() == IMAGE.blobs[FIRST.digest]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
 import tarfile
 import tempfile
 from collections import Counter
@@ -32,8 +33,10 @@ from tests.image_builder import (
     build_attestation,
     build_image,
     build_index,
+    write_layout,
 )
 from tests.memory_source import Member, directory, hard_link, member, symlink, tar_of
+from tests.system_parts import require
 from tests.test_tree_flatten import MEMBERS
 
 BASE = [directory("d"), member("d/a", b"x"), member("b")]
@@ -383,3 +386,27 @@ def test_any_bytes_give_findings_and_no_exception(tails: list[bytes], place: int
     image = build_image([bytes(tar), *tails], compression="plain")
     for finding in verify(image.source(), deep=True).findings:
         assert "\n" not in str(finding)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize(
+    ("layer", "is_right"),
+    [
+        ([hard_link("c", "b")], True),
+        ([hard_link("c", "nowhere")], False),
+        ([member(".wh.")], False),
+        ([member("e"), member("e/below")], False),
+    ],
+    ids=["link", "link to nothing", "whiteout of nothing", "file in the place of a directory"],
+)
+def test_umoci_unpacks_what_is_right(tmp_path: Path, layer: list[Member], is_right: bool) -> None:
+    """Debian's umoci, which refuses what we say is wrong."""
+    require("umoci", root=True)
+    write_layout(tmp_path / "layout", {"1": build_image([BASE, layer])})
+    unpacked = subprocess.run(
+        ["umoci", "raw", "unpack", "--image", f"{tmp_path / 'layout'}:1", str(tmp_path / "rootfs")],
+        capture_output=True,
+        check=False,
+    )
+    assert verify(tmp_path / "layout", deep=True).is_right == is_right
+    assert (unpacked.returncode == 0) == is_right, unpacked.stderr
