@@ -195,7 +195,7 @@ def _inspect_image(documents: DocumentReader, platform: Platform) -> InspectedIm
         return InspectedImage(manifest, resolved.platform, None, (), ())
     layers = pair_layers(manifest, config)
     return InspectedImage(
-        manifest, resolved.platform or config.platform, config, layers, _pair_history(config.history, len(layers))
+        manifest, resolved.platform or config.platform, config, layers, pair_history(config.history, len(layers))
     )
 
 
@@ -205,10 +205,10 @@ def _inspect_schema1(source: ImageSource, received: ReceivedManifest) -> Inspect
         layers = layers_of(source, manifest)
         config = parse_config(config_from_v1(manifest.documents, ()))
     document = PublishedSchema1(manifest.raw, manifest.media_type, manifest.digest, tuple(layers))
-    return InspectedImage(document, config.platform, config, (), _pair_history(config.history, len(layers)))
+    return InspectedImage(document, config.platform, config, (), pair_history(config.history, len(layers)))
 
 
-def _pair_history(history: Sequence[HistoryEntry], layer_count: int) -> tuple[HistoryLine, ...]:
+def pair_history(history: Sequence[HistoryEntry], layer_count: int) -> tuple[HistoryLine, ...]:
     """Return the history with the layers that its steps made.
 
     Spec: image-spec 1.1 config.md, "history": it is optional, and those with ``empty_layer`` have made none.
@@ -223,6 +223,6 @@ def _pair_history(history: Sequence[HistoryEntry], layer_count: int) -> tuple[Hi
     return tuple(lines)
 
 
-def history_of(image: InspectedImage, number: int) -> HistoryEntry | None:
+def history_of(history: Sequence[HistoryLine], number: int) -> HistoryEntry | None:
     """Return the step that made layer ``number`` (from 1); None where the history does not tell."""
-    return next((line.entry for line in image.history if line.layer == number), None)
+    return next((line.entry for line in history if line.layer == number), None)

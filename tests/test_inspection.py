@@ -117,7 +117,7 @@ def test_history_stands_with_the_layers_that_it_made() -> None:
         ("ENV A=b", None),
         ("RUN true", 2),
     ]
-    made_second = history_of(found.image, 2)
+    made_second = history_of(found.image.history, 2)
     assert made_second is not None
     assert made_second.created_by == "RUN true"
     assert [layer.diff_id for layer in found.image.layers] == list(IMAGE.diff_ids)
@@ -130,7 +130,7 @@ def test_history_that_does_not_fit_is_paired_with_nothing(history: list[object])
     found = ociexport.inspect(image.source())
     assert found.image is not None
     assert {line.layer for line in found.image.history} == {None}
-    assert history_of(found.image, 1) is None
+    assert history_of(found.image.history, 1) is None
 
 
 def test_artifact_is_told_without_a_config() -> None:

@@ -95,7 +95,7 @@ def _config_to_json(descriptor: Descriptor | None, config: ImageConfig | None) -
 
 def _layer_to_json(number: int, image: InspectedImage) -> dict[str, object]:
     descriptor = image.manifest.layers[number - 1]
-    made_by = history_of(image, number)
+    made_by = history_of(image.history, number)
     return {
         "number": number,
         "digest": str(descriptor.digest),

@@ -6,7 +6,7 @@ Spec: image-spec 1.1 layer.md, "Applying Changesets", "Whiteouts".
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from typing import Protocol
 
@@ -118,16 +118,32 @@ class LayerApplier:
         self.entries = 0
         self.tar_bytes = 0
 
-    def apply_all(self, source: ImageSource, layers: tuple[Layer, ...], progress: Progress) -> None:
-        """Apply all ``layers``, lowest first, each verified; an error says which layer it is about."""
-        with progress.phase("unpacking", sum(layer.descriptor.size for layer in layers)):
-            for layer, stream in _streams_ahead(source, layers, progress, self._limits):
+    def apply_all(
+        self, source: ImageSource, layers: Sequence[Layer], progress: Progress, *, doing: str = "unpacking"
+    ) -> None:
+        """Apply all ``layers`` of an image, lowest first; see `apply_some`."""
+        self.apply_some(source, layers, progress, doing=doing)
+        self.finish(self._target)
+
+    def apply_some(
+        self, source: ImageSource, layers: Sequence[Layer], progress: Progress, *, doing: str = "unpacking"
+    ) -> None:
+        """Apply ``layers`` in this order, each verified; an error says which layer it is about.
+
+        Args:
+            doing: what people are told that is done.
+        """
+        with progress.phase(doing, sum(layer.descriptor.size for layer in layers)):
+            for layer, stream in _streams_ahead(source, layers, progress, self._limits, doing):
                 with _locating_layer(layer, stream):
                     self.apply(stream)
+
+    def finish(self, target: LayerTarget) -> None:
+        """Hide from ``target``, which all layers were applied to, what was there for the sake of others only."""
         if self._has_aufs_links:
-            # Hidden as by one more layer: the names that layers gave to these files stay.
-            self._target.begin_layer()
-            self._target.hide(AUFS_LINKS)
+            # As by one more layer: the names that layers gave to these files stay.
+            target.begin_layer()
+            target.hide(AUFS_LINKS)
 
     def apply(self, stream: LayerTar) -> None:
         """Apply one layer's changes and verify that they were the right ones.
@@ -254,16 +270,18 @@ class LayerApplier:
 
 
 def _streams_ahead(
-    source: ImageSource, layers: tuple[Layer, ...], progress: Progress, limits: Limits
+    source: ImageSource, layers: Sequence[Layer], progress: Progress, limits: Limits, doing: str
 ) -> Iterator[tuple[Layer, LayerStream]]:
     """Yield each layer's stream; while one is applied, the next is already being fetched and inflated."""
     with ExitStack() as stack:
         following: LayerStream | None = None
         for number, layer in enumerate(layers):
-            stream = following or stack.enter_context(closing(LayerStream(source, layer, progress, limits)))
+            stream = following or stack.enter_context(closing(LayerStream(source, layer, progress, limits, doing)))
             following = None
             if number + 1 < len(layers):
-                following = stack.enter_context(closing(LayerStream(source, layers[number + 1], progress, limits)))
+                following = stack.enter_context(
+                    closing(LayerStream(source, layers[number + 1], progress, limits, doing))
+                )
             yield layer, stream
             stream.close()
 

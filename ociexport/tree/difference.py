@@ -37,7 +37,6 @@ _TYPES = {
     EntryType.BLOCK_DEVICE: stat.S_IFBLK,
     EntryType.FIFO: stat.S_IFIFO,
 }
-_IMPLIED = Entry(EntryType.DIRECTORY, b"", b"", 0o755, 0, 0, 0, 0, None, None, (0, 0), None)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -147,7 +146,7 @@ class _Comparison:
 
     def _compare_node(self, path: bytes, fd: int, name: bytes, node: MemoryDirectory | MemoryFile) -> bool:
         """Compare one path; returns whether it has the right type."""
-        entry = node.entry or _IMPLIED
+        entry = node.described
         status = os.stat(name, dir_fd=fd, follow_symlinks=False)
         if stat.S_IFMT(status.st_mode) != _TYPES[entry.type]:
             self.changes[path] = Change(path, "T")

@@ -106,6 +106,10 @@ class Entry(NamedTuple):
     segments: SparseSegments | None
 
 
+# What a directory is that no layer describes but that others are in: the same image shall give the same tree.
+IMPLIED_DIRECTORY = Entry(EntryType.DIRECTORY, b"", b"", 0o755, 0, 0, 0, 0, None, None, (0, 0), None)
+
+
 class TarReader:
     """Reads entries from the chunks of a tar, each once and in order.
 

@@ -27,13 +27,11 @@ from ociexport.tree.metadata import Losses, count_xattr, is_foreign_xattr
 from ociexport.tree.passing import PassingTarget
 from ociexport.tree.paths import ImagePath
 from ociexport.tree.selection import PathSelection
-from ociexport.tree.sparse import located_parts
+from ociexport.tree.sparse import filled_parts
 from ociexport.tree.tarwriter import TarWriter
 
-_IMPLIED_MODE = 0o755
 # What Linux gives every link.
 _SYMLINK_MODE = 0o777
-_ZEROS = bytes(64 * 1024)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +131,8 @@ class _Contents:
             self.total_bytes += entry.size
 
     def _directory_entry(self, name: bytes, node: MemoryDirectory) -> Entry:
-        if node.entry is not None:
-            return node.entry._replace(name=name, size=0, xattrs=self._own_xattrs(node.entry))
-        return Entry(EntryType.DIRECTORY, name, b"", _IMPLIED_MODE, 0, 0, 0, 0, None, None, (0, 0), None)
+        entry = node.described
+        return entry._replace(name=name, size=0, xattrs=self._own_xattrs(entry))
 
     def _own_xattrs(self, entry: Entry) -> dict[bytes, bytes] | None:
         if not entry.xattrs:
@@ -174,24 +171,8 @@ class _FileEmitter(PassingTarget):
         if wanted is None:
             return
         self._writer.write_header(wanted)
-        if entry.segments is None:
-            for chunk in data:
-                self._write(chunk)
-        else:
-            self._write_sparse(entry, data)
+        chunks = data if entry.segments is None else filled_parts(entry.segments, entry.size, data)
+        for chunk in chunks:
+            # Of a sparse file the holes too, as zeros: every reader of tars understands that.
+            self._write(chunk)
         self._writer.pad(wanted.size)
-
-    def _write_sparse(self, entry: Entry, data: Iterator[memoryview]) -> None:
-        """Write a sparse file out, its holes as zeros: every reader of tars understands that."""
-        position = 0
-        for offset, part in located_parts(entry.segments or [], data):
-            self._write_zeros(offset - position)
-            self._write(part)
-            position = offset + len(part)
-        self._write_zeros(entry.size - position)
-
-    def _write_zeros(self, count: int) -> None:
-        while count:
-            part = min(count, len(_ZEROS))
-            self._write(_ZEROS[:part])
-            count -= part

@@ -28,10 +28,14 @@ class LayerStream:
         layer: which one; its digest, size and diff_id are what is proven.
         progress: told of the compressed bytes.
         limits: the ratio of uncompressed to compressed bytes is watched.
+        doing: what people are told that is done.
     """
 
-    def __init__(self, source: ImageSource, layer: Layer, progress: Progress, limits: Limits) -> None:
+    def __init__(
+        self, source: ImageSource, layer: Layer, progress: Progress, limits: Limits, doing: str = "unpacking"
+    ) -> None:
         self._layer = layer
+        self._doing = doing
         self._limits = limits
         self._blob = ReadAhead(self._read_blob(source, progress), _BLOB_DEPTH, f"fetch layer {layer.number}")
         self._tar = ReadAhead(self._inflate(), _TAR_DEPTH, f"inflate layer {layer.number}")
@@ -43,7 +47,7 @@ class LayerStream:
 
     def _read_blob(self, source: ImageSource, progress: Progress) -> Generator[bytes]:
         descriptor = self._layer.descriptor
-        title = f"unpacking layer {self._layer.number}/{self._layer.count} {descriptor.digest.short}"
+        title = f"{self._doing} layer {self._layer.number}/{self._layer.count} {descriptor.digest.short}"
         with (
             VerifyingReader(source.open_blob(descriptor), descriptor.digest, descriptor.size, subject="blob") as reader,
             progress.task(title, descriptor.size, digest=descriptor.digest) as task,

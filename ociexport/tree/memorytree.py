@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from typing import TypeAlias
 
 from ociexport.errors import InvalidImageError, UnsafeEntryError
-from ociexport.tree.entries import Entry, EntryType
+from ociexport.tree.entries import IMPLIED_DIRECTORY, Entry, EntryType
 from ociexport.tree.limits import MAX_DEPTH, NameBudget, verify_depth
 from ociexport.tree.marks import MarkedDirectory
 from ociexport.tree.paths import ROOT, ImagePath, quoted_path, verify_symlink_target
@@ -26,14 +27,26 @@ class MemoryFile:
 
     Attributes:
         entry: what the layer says of it.
+        layer: number of that layer, from 1.
         place: layer and number of the file in it (both from 1), for finding its data again; None without data.
     """
 
-    __slots__ = ("entry", "place")
+    __slots__ = ("entry", "layer", "place")
 
-    def __init__(self, entry: Entry, place: tuple[int, int] | None) -> None:
+    def __init__(self, entry: Entry, layer: int, place: tuple[int, int] | None = None) -> None:
         self.entry = entry
+        self.layer = layer
         self.place = place
+
+    @property
+    def described(self) -> Entry:
+        """What is to be seen of it."""
+        return self.entry
+
+    @property
+    def is_symlink(self) -> bool:
+        """Whether it is a symbolic link."""
+        return self.entry.type is EntryType.SYMLINK
 
 
 class MemoryDirectory(MarkedDirectory):
@@ -41,17 +54,37 @@ class MemoryDirectory(MarkedDirectory):
 
     Attributes:
         entry: what the last layer that names it says; None for one that only others are in.
+        layer: number of that layer, or of the one that put something in it; 0 for a root that no layer names.
         children: by name.
     """
 
-    __slots__ = ("children", "entry")
+    __slots__ = ("children", "entry", "layer")
 
     parent: MemoryDirectory | None
 
     def __init__(self, name: bytes, parent: MemoryDirectory | None) -> None:
         super().__init__(name, parent)
         self.entry: Entry | None = None
-        self.children: dict[bytes, MemoryDirectory | MemoryFile] = {}
+        self.layer = 0
+        self.children: dict[bytes, Node] = {}
+
+    @property
+    def described(self) -> Entry:
+        """What is to be seen of it, also where no layer says anything."""
+        return self.entry if self.entry is not None else IMPLIED_DIRECTORY
+
+    @property
+    def path(self) -> bytes:
+        """Where it is; ``b""`` for the root."""
+        parts = []
+        node = self
+        while node.parent is not None:
+            parts.append(node.name)
+            node = node.parent
+        return b"/".join(reversed(parts))
+
+
+Node: TypeAlias = MemoryDirectory | MemoryFile
 
 
 class MemoryTree:
@@ -80,7 +113,7 @@ class MemoryTree:
         waiting = [(self.root, twin.root)]
         while waiting:
             node, copied = waiting.pop()
-            copied.entry = node.entry
+            copied.entry, copied.layer = node.entry, node.layer
             for name, child in node.children.items():
                 if isinstance(child, MemoryDirectory):
                     copied.children[name] = below = MemoryDirectory(name, copied)
@@ -102,19 +135,15 @@ class MemoryTree:
     def make_directory(self, path: ImagePath, entry: Entry) -> None:
         """Make a directory, or give the one that is there new metadata."""
         if path == ROOT:
-            self.root.entry = entry
+            self.root.entry, self.root.layer = entry, self._layer
             return
         parent, name = self._locate(path)
         there = parent.children.get(name)
         if not isinstance(there, MemoryDirectory):
             linked = self._linked_directory(path) if self._keep_dirlinks and _is_symlink(there) else None
-            if linked is None:
-                verify_depth(parent.depth + 1, self._max_depth)
-                self._take(_DIRECTORY_BYTES + len(name))
-                linked = parent.children[name] = MemoryDirectory(name, parent)
-            there = linked
-        self._take(_weight_of(entry) - (_weight_of(there.entry) if there.entry is not None else 0))
-        there.entry = entry
+            there = linked or self._new_directory(parent, name)
+        self._take(weight_of(entry) - (weight_of(there.entry) if there.entry is not None else 0))
+        there.entry, there.layer = entry, self._layer
 
     def write_file(self, path: ImagePath, entry: Entry, data: Iterator[memoryview]) -> None:
         """Take note of a file; its data is not read."""
@@ -122,16 +151,16 @@ class MemoryTree:
         # Whoever writes the data gets its segments with it; a million of them take more room than they do in a tar.
         if entry.segments is not None:
             entry = entry._replace(segments=None)
-        self._put(path, MemoryFile(entry, (self._layer, self._files)))
+        self._put(path, MemoryFile(entry, self._layer, (self._layer, self._files)))
 
     def make_symlink(self, path: ImagePath, entry: Entry) -> None:
         """Take note of a link."""
         verify_symlink_target(entry.link_name)
-        self._put(path, MemoryFile(entry, None))
+        self._put(path, MemoryFile(entry, self._layer))
 
     def make_device(self, path: ImagePath, entry: Entry) -> None:
         """Take note of a device or fifo."""
-        self._put(path, MemoryFile(entry, None))
+        self._put(path, MemoryFile(entry, self._layer))
 
     def make_hard_link(self, path: ImagePath, target: ImagePath) -> None:
         """Give what is at ``target`` one more name."""
@@ -140,7 +169,7 @@ class MemoryTree:
         parent, name = self._locate(path)
         if source is parent and source_name == name:
             return
-        there = source.children.get(source_name) if source is not None else None
+        there = self._child(source, source_name) if source is not None else None
         # A directory that gives way to the new name takes the file along if it is in it.
         if there is None or (source is not None and _is_within(source, parent.children.get(name))):
             raise InvalidImageError(f"hard link: expected a file at {quoted_path(target)}, got none")
@@ -157,7 +186,7 @@ class MemoryTree:
         if parent is None or self._layer <= 1:
             return
         if not parent.is_written(name, self._layer):
-            parent.children.pop(name, None)
+            self._drop(parent, name)
         elif isinstance(node := parent.children.get(name), MemoryDirectory):
             self._hide_children(node)
 
@@ -167,9 +196,25 @@ class MemoryTree:
         if node is not None and self._layer > 1:
             self._hide_children(node)
 
-    def walk(self) -> Iterator[tuple[bytes, MemoryDirectory | MemoryFile]]:
-        """Yield path and node of everything below the root, each directory before what is in it, sorted by name."""
-        waiting: list[tuple[bytes, MemoryDirectory | MemoryFile]] = [(b"", self.root)]
+    def find(self, path: bytes, *, follow: bool) -> Node | None:
+        """Return what is at ``path``, links in it resolved within the root; None where nothing is.
+
+        Args:
+            path: as people write it; ``..`` leads no higher than the root, and a slash at the end to a directory only.
+            follow: whether a link at its very end is resolved too.
+
+        Raises:
+            InvalidImageError: there are more links on the way than Linux follows.
+        """
+        return self._walk(path, create=False, follow=follow)
+
+    def walk(self, top: MemoryDirectory | None = None) -> Iterator[tuple[bytes, Node]]:
+        """Yield path and node of everything below ``top``, each directory before what is in it, sorted by name.
+
+        Args:
+            top: that paths are relative to; None for the root.
+        """
+        waiting: list[tuple[bytes, Node]] = [(b"", top or self.root)]
         while waiting:
             path, node = waiting.pop()
             if path:
@@ -182,9 +227,9 @@ class MemoryTree:
         parent, name = self._locate(path)
         replaced = parent.children.get(name)
         if isinstance(replaced, MemoryFile):
-            self._take(_weight_of(file.entry) - _weight_of(replaced.entry))
+            self._take(weight_of(file.entry) - weight_of(replaced.entry))
         else:
-            self._take(_FILE_BYTES + len(name) + _weight_of(file.entry))
+            self._take(_FILE_BYTES + len(name) + weight_of(file.entry))
         parent.children[name] = file
 
     def _take(self, count: int) -> None:
@@ -202,6 +247,11 @@ class MemoryTree:
         return parent, name
 
     def _directory(self, path: bytes, *, create: bool) -> MemoryDirectory | None:
+        node = self._walk(path, create=create, follow=True)
+        return node if isinstance(node, MemoryDirectory) else None
+
+    def _walk(self, path: bytes, *, create: bool, follow: bool) -> Node | None:
+        """Return what is at ``path``; with ``create`` a directory, made with those above it where it is missing."""
         node = self.root
         remaining = deque(path.split(b"/"))
         links_followed = 0
@@ -212,27 +262,44 @@ class MemoryTree:
             if part == b"..":
                 node = node.parent or node
                 continue
-            child = node.children.get(part)
+            child = self._child(node, part)
             if isinstance(child, MemoryDirectory):
                 node = child
-            elif _is_symlink(child):
+            elif child is not None and child.is_symlink and (follow or remaining):
                 links_followed += 1
                 if links_followed > _MAX_LINKS_FOLLOWED:
                     raise InvalidImageError(f"{quoted_path(path)}: expected at most {_MAX_LINKS_FOLLOWED} links")
-                target = child.entry.link_name if child is not None else b""
+                target = child.entry.link_name
                 if target.startswith(b"/"):
                     node = self.root
                 remaining.extendleft(reversed(target.split(b"/")))
             elif not create:
-                return None
+                return None if remaining else child
             elif child is not None and (self._layer <= 1 or node.is_written(part, self._layer)):
                 raise InvalidImageError(f"parent {quoted_path(_path_of(node, part))}: expected a directory")
             else:
-                verify_depth(node.depth + 1, self._max_depth)
-                self._take(_DIRECTORY_BYTES + len(part))
                 node.mark(part, self._layer)
-                node.children[part] = node = MemoryDirectory(part, node)
+                node = self._new_directory(node, part)
+                node.layer = self._layer
         return node
+
+    def _child(self, node: MemoryDirectory, name: bytes) -> Node | None:
+        return node.children.get(name)
+
+    def _new_directory(self, parent: MemoryDirectory, name: bytes) -> MemoryDirectory:
+        verify_depth(parent.depth + 1, self._max_depth)
+        self._take(_DIRECTORY_BYTES + len(name))
+        node = parent.children[name] = self._directory_for(parent, name)
+        return node
+
+    def _directory_for(self, parent: MemoryDirectory, name: bytes) -> MemoryDirectory:
+        return MemoryDirectory(name, parent)
+
+    def _close(self, node: MemoryDirectory) -> None:
+        """Take note that ``node`` has nothing any more of what lower layers had in it."""
+
+    def _drop(self, parent: MemoryDirectory, name: bytes) -> None:
+        parent.children.pop(name, None)
 
     def _linked_directory(self, path: ImagePath) -> MemoryDirectory | None:
         try:
@@ -244,16 +311,17 @@ class MemoryTree:
         nodes = [node]
         while nodes:
             node = nodes.pop()
+            self._close(node)
             if not node.may_hold_lower(self._layer):
                 continue
             for name in list(node.children):
                 if not node.is_written(name, self._layer):
-                    del node.children[name]
+                    self._drop(node, name)
                 elif isinstance(child := node.children[name], MemoryDirectory):
                     nodes.append(child)
 
 
-def _weight_of(entry: Entry) -> int:
+def weight_of(entry: Entry) -> int:
     """Return how many bytes of memory an entry takes; those without a name are shared by many nodes."""
     if not entry.name:
         return len(entry.link_name)
@@ -261,7 +329,7 @@ def _weight_of(entry: Entry) -> int:
     return _ENTRY_BYTES + len(entry.name) + len(entry.link_name) + xattrs
 
 
-def _is_within(directory: MemoryDirectory, node: MemoryDirectory | MemoryFile | None) -> bool:
+def _is_within(directory: MemoryDirectory, node: Node | None) -> bool:
     """Whether ``node`` is ``directory`` or a directory above it."""
     above: MemoryDirectory | None = directory
     while above is not None and above is not node:
@@ -269,13 +337,9 @@ def _is_within(directory: MemoryDirectory, node: MemoryDirectory | MemoryFile | 
     return above is not None
 
 
-def _is_symlink(node: MemoryDirectory | MemoryFile | None) -> bool:
-    return isinstance(node, MemoryFile) and node.entry.type is EntryType.SYMLINK
+def _is_symlink(node: Node | None) -> bool:
+    return isinstance(node, MemoryFile) and node.is_symlink
 
 
-def _path_of(node: MemoryDirectory, name: bytes) -> bytes:
-    parts = [name]
-    while node.parent is not None:
-        parts.append(node.name)
-        node = node.parent
-    return b"/".join(reversed(parts))
+def _path_of(directory: MemoryDirectory, name: bytes) -> bytes:
+    return directory.path + b"/" + name if directory.path else name

@@ -13,7 +13,7 @@ import stat
 from base64 import b64encode
 from typing import BinaryIO
 
-from ociexport.tree.entries import DEVICE_TYPES, Entry, EntryType
+from ociexport.tree.entries import DEVICE_TYPES, IMPLIED_DIRECTORY, Entry, EntryType
 from ociexport.tree.inoderecord import InodeRecord
 from ociexport.tree.metadata import Losses, is_foreign_xattr
 from ociexport.tree.rootfs import Rootfs
@@ -34,7 +34,6 @@ _KINDS = {
     stat.S_IFBLK: EntryType.BLOCK_DEVICE,
 }
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_./,:+@%")
-_IMPLIED = Entry(EntryType.DIRECTORY, b"", b"", 0o755, 0, 0, 0, 0, None, None, (0, 0), None)
 
 
 class OwnersFile:
@@ -65,7 +64,7 @@ class OwnersFile:
         self._file.write(b"#mtree\n")
         for directory, entry in tree.walk():
             prefix = b"./" + directory + b"/" if directory else b"./"
-            self._write(prefix.rstrip(b"/"), entry or _IMPLIED)
+            self._write(prefix.rstrip(b"/"), entry or IMPLIED_DIRECTORY)
             for name, status, link_target in tree.files_of(directory):
                 entry = self._entry_of(status, link_target)  # noqa: PLW2901 - the directory's is done with
                 self._write(prefix + name, entry)

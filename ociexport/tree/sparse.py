@@ -17,6 +17,7 @@ SparseSegments: TypeAlias = list[tuple[int, int]]
 
 # A map is kept in memory: a million segments are a sparse file of terabytes, or an attack.
 MAX_SPARSE_SEGMENTS = 1_000_000
+_ZEROS = bytes(64 * 1024)
 
 
 def parse_gnu_sparse_headers(block: bytes, read_block: Callable[[], bytes]) -> tuple[SparseSegments, int]:
@@ -110,6 +111,29 @@ def verify_sparse_segments(segments: SparseSegments, size: int, stored_bytes: in
 def _verify_count(count: int) -> None:
     if count > MAX_SPARSE_SEGMENTS:
         raise LimitExceededError(f"tar: sparse map: expected at most {MAX_SPARSE_SEGMENTS} segments, got {count}")
+
+
+def filled_parts(segments: SparseSegments, size: int, data: Iterator[memoryview]) -> Iterator[bytes | memoryview]:
+    """Yield the content of a sparse file whole, its holes as zeros.
+
+    Args:
+        segments: verified to be those of the data.
+        size: of the file.
+        data: chunks of any size.
+    """
+    position = 0
+    for offset, part in located_parts(segments, data):
+        yield from _zeros(offset - position)
+        yield part
+        position = offset + len(part)
+    yield from _zeros(size - position)
+
+
+def _zeros(count: int) -> Iterator[bytes]:
+    while count:
+        part = min(count, len(_ZEROS))
+        yield _ZEROS[:part]
+        count -= part
 
 
 def located_parts(segments: SparseSegments, data: Iterator[memoryview]) -> Iterator[tuple[int, memoryview]]:
