@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from ociexport.errors import OciexportError
     from ociexport.inspection import Inspection, inspect
     from ociexport.layout import ImageLayout
+    from ociexport.looking.content import open_file, open_files
+    from ociexport.looking.listing import ListedFile, ListedLayer, list_files, list_layers
+    from ociexport.looking.provenance import PathTrace, trace_path
+    from ociexport.looking.subject import Access
     from ociexport.many import PullOutcome, pull_many
     from ociexport.platforms import parse_platform
     from ociexport.progress import Progress
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Access": "ociexport.looking.subject",
     "Credentials": "ociexport.registry.credentials",
     "Digest": "ociexport.digest",
     "EventProgress": "ociexport.progress_events",
@@ -46,7 +51,10 @@ _HOMES = {
     "ImageSource": "ociexport.sources",
     "Inspection": "ociexport.inspection",
     "Limits": "ociexport.tree.limits",
+    "ListedFile": "ociexport.looking.listing",
+    "ListedLayer": "ociexport.looking.listing",
     "OciexportError": "ociexport.errors",
+    "PathTrace": "ociexport.looking.provenance",
     "Platform": "ociexport.documents",
     "PlatformChoice": "ociexport.choice",
     "Progress": "ociexport.progress",
@@ -63,16 +71,22 @@ _HOMES = {
     "Verification": "ociexport.verification.verifying",
     "VerificationKey": "ociexport.signatures",
     "inspect": "ociexport.inspection",
+    "list_files": "ociexport.looking.listing",
+    "list_layers": "ociexport.looking.listing",
+    "open_file": "ociexport.looking.content",
+    "open_files": "ociexport.looking.content",
     "open_source": "ociexport.source_names",
     "parse_platform": "ociexport.platforms",
     "pull": "ociexport.transfer",
     "pull_many": "ociexport.many",
     "repair": "ociexport.verification.repairing",
+    "trace_path": "ociexport.looking.provenance",
     "unpack": "ociexport.tree.layers",
     "verify": "ociexport.verification.verifying",
 }
 
 __all__ = [
+    "Access",
     "Credentials",
     "Digest",
     "EventProgress",
@@ -83,7 +97,10 @@ __all__ = [
     "ImageSource",
     "Inspection",
     "Limits",
+    "ListedFile",
+    "ListedLayer",
     "OciexportError",
+    "PathTrace",
     "Platform",
     "PlatformChoice",
     "Progress",
@@ -101,11 +118,16 @@ __all__ = [
     "VerificationKey",
     "__version__",
     "inspect",
+    "list_files",
+    "list_layers",
+    "open_file",
+    "open_files",
     "open_source",
     "parse_platform",
     "pull",
     "pull_many",
     "repair",
+    "trace_path",
     "unpack",
     "verify",
 ]

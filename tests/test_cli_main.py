@@ -137,7 +137,7 @@ def test_usage_error_is_one_line_and_a_hint(capsys: pytest.CaptureFixture[str], 
 def test_every_command_has_help_and_quiet(capsys: pytest.CaptureFixture[str], name: str) -> None:
     assert main([name, "--help"]) == 0
     assert "-q, --quiet" in capsys.readouterr().out
-    module = importlib.import_module(f"ociexport.cli.{name}")
+    module = importlib.import_module(f"ociexport.cli.{name.replace('-', '_')}")
     assert callable(module.run)
     assert callable(module.add_arguments)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 
-from ociexport.documents import Descriptor, Document, ImageConfig, Index
+from ociexport.documents import Descriptor, Document, HistoryEntry, ImageConfig, Index
 from ociexport.errors import escaped, printable
 from ociexport.image_list import ListedImage, shown_name
 from ociexport.inspection import InspectedImage, Inspection, attested_by
@@ -96,11 +96,15 @@ def _layer_lines(image: InspectedImage) -> Iterator[str]:
         if line.layer is not None:
             told.add(line.layer)
             yield _layer_line(line.layer, image.manifest.layers[line.layer - 1])
-        text = " ".join((line.entry.created_by or line.entry.comment or "(not said)").split())
-        yield f"{'  ' if line.layer is not None else '- '} {printable(text)}"
+        yield f"{'  ' if line.layer is not None else '- '} {shown_step(line.entry)}"
     for number, descriptor in enumerate(image.manifest.layers, start=1):
         if number not in told:
             yield _layer_line(number, descriptor)
+
+
+def shown_step(step: HistoryEntry) -> str:
+    """Return what a step of the history did, as a line may show it."""
+    return printable(" ".join((step.created_by or step.comment or "(not said)").split()))
 
 
 def _layer_line(number: int, descriptor: Descriptor) -> str:

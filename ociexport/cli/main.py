@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 _OBJECTS_BETWEEN_COLLECTIONS = 100_000
 
 
+# As a shell tells of a program that SIGPIPE ended, which is what other programs do then.
+_READER_GONE = 128 + signal.SIGPIPE
+
+
 class _Terminated(BaseException):
     """SIGTERM arrived; not an Exception, so that only clean-up code sees it on its way out."""
 
@@ -83,7 +87,7 @@ def _report(error: BaseException) -> int:
         give_up_output()
         if isinstance(error, BrokenPipeError):
             # Its reader has read enough, as `head` does.
-            return 1
+            return _READER_GONE
     if isinstance(error, _Terminated):
         return _report_end("terminated", 143)
     if isinstance(error, KeyboardInterrupt):

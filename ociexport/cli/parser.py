@@ -31,6 +31,7 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(**{"allow_abbrev": False, **settings})
         self._example = example
         self._further_groups: list[argparse._ArgumentGroup] = []
+        self._is_second_try = False
 
     def add_argument_group(self, *arguments: Any, **settings: Any) -> argparse._ArgumentGroup:
         """Return a new group, whose options the short help leaves out."""
@@ -44,6 +45,23 @@ class CommandParser(argparse.ArgumentParser):
         """Add ``--help-all``, if there is anything that the short help leaves out."""
         if self._further_groups:
             self.add_argument(_HELP_ALL, action=_HelpAll, nargs=0, help="show the other options too")
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Return the options and the words that are none; what may be left out may stand behind options all the same.
+
+        argparse takes ``ls SRC --long PATH`` for one without PATH, since it looks at what follows SRC at once.
+        """
+        parsed, rest = super().parse_known_args(args, namespace)
+        may_be_left_out = any(not action.option_strings and action.nargs in ("?", "*") for action in self._actions)
+        if self._is_second_try or not may_be_left_out or not any(map(_is_no_option, rest)):
+            return parsed, rest
+        self._is_second_try = True
+        try:
+            return self.parse_known_intermixed_args(args)
+        finally:
+            self._is_second_try = False
 
     def error(self, message: str) -> NoReturn:
         """Tell what can't be parsed."""
@@ -148,6 +166,10 @@ class CommandParser(argparse.ArgumentParser):
             formatter.add_text(f"{self.prog} {_HELP_ALL} shows more: {titles}.")
         formatter.add_text(self.epilog)
         return formatter.format_help()
+
+
+def _is_no_option(word: str) -> bool:
+    return word == "-" or not word.startswith("-")
 
 
 class _HelpAll(argparse.Action):

@@ -96,6 +96,7 @@ Exit codes, the same for every command, and stable
     9  the disk or the file system
    10  no image for the platform
   130  interrupted      143  terminated
+  141  who reads the output has read enough (a pipe to head)
 
 An error is one line on standard error, and a second one, hint:, where you can
 act.

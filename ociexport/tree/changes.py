@@ -1,4 +1,7 @@
-"""What a layer says, kept: it is read once, and can then be applied as often as needed."""
+"""What a layer says, kept whole in memory: it is read once, and can then be applied as often as needed.
+
+`outline` keeps the names alone, on disk, for those who apply many layers of many images.
+"""
 
 from __future__ import annotations
 
