@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from ociexport.archive_plan import plan_archive, repo_tag
 from ociexport.archive_transfer import copy_to_archive
@@ -27,6 +28,7 @@ from tests.command import command_environment, command_line, run_command
 from tests.fake_registry import FakeRegistry, Fault
 from tests.image_builder import AMD64, BuiltImage, build_artifact, build_image
 from tests.memory_source import directory, member
+from tests.signing import signature_of, tag_of
 from tests.system_parts import require
 
 BIG = member("etc/big", os.urandom(3_000_000))
@@ -149,6 +151,16 @@ def test_artifact_is_no_image_for_docker(tmp_path: Path) -> None:
     pull(build_artifact(b"chart").source(), tmp_path / "a.tar", platform=AMD64)
     assert "manifest.json" not in contents_of(tmp_path / "a.tar")
     assert len(json_in(tmp_path / "a.tar", "index.json")["manifests"]) == 1
+
+
+def test_signature_is_no_image_for_docker(tmp_path: Path) -> None:
+    """cosign's have an image's config with as many diff_ids as layers, and these are no tars: docker load would fail."""
+    signature = signature_of(IMAGE, ec.generate_private_key(ec.SECP256R1()))
+    sources = [IMAGE.source("1", NAME), signature.source(tag_of(IMAGE), f"docker.io/library/app:{tag_of(IMAGE)}")]
+    results = copy_to_archive(sources, str(tmp_path / "a.tar"), platform=AMD64)
+    assert [result.is_image for result in results] == [True, False]
+    assert [item["RepoTags"] for item in json_in(tmp_path / "a.tar", "manifest.json")] == [["app:1"]]
+    assert len(json_in(tmp_path / "a.tar", "index.json")["manifests"]) == 2
 
 
 def test_all_entries_have_the_time_that_is_given(tmp_path: Path) -> None:
