@@ -10,6 +10,7 @@ from ociexport import mediatypes
 from ociexport.archive import ArchiveFile, verify_is_file_to_write, write_to_stream
 from ociexport.archive_plan import ArchivePlan, plan_archive
 from ociexport.choice import PlatformChoice
+from ociexport.companion_images import each_once, prepare_companions, verify_keeps_digests
 from ociexport.digest import Digest
 from ociexport.documents import Platform
 from ociexport.errors import locating
@@ -20,7 +21,7 @@ from ociexport.plain_image import with_plain_layers
 from ociexport.plain_layers import PlainLayerStore, diff_ids_of
 from ociexport.prepare import PreparedImage, prepare_image
 from ociexport.progress import SILENT, Progress
-from ociexport.pull_result import PullResult, results_of
+from ociexport.pull_result import PullResult, results_of, with_companions
 from ociexport.sources import ImageSource
 
 
@@ -34,6 +35,7 @@ def copy_to_archive(
     seconds: int = 0,
     decompress: bool = False,
     legacy: bool = False,
+    referrers: bool = False,
 ) -> list[PullResult]:
     """Copy images into one archive, which holds all of them or does not appear; blobs that they share once.
 
@@ -44,23 +46,29 @@ def copy_to_archive(
         decompress: whether layers are kept as plain tars, which are written aside first: a tar says sizes beforehand.
         legacy: whether it is for engines before Docker 1.10: no layout, but directories of plain layers. No manifest is
             kept; the results tell the published ones.
+        referrers: whether signatures, SBOMs and what else is about the images come along.
 
     Raises:
         as `pull` does; of what was written to a stream nothing can be taken back.
     """
     verify_jobs(jobs)
+    verify_keeps_digests(referrers=referrers, changes=decompress or legacy)
     if isinstance(out, str):
         verify_is_file_to_write(out)
     images = []
+    companions: list[list[PreparedImage]] = []
     for source in sources:
         with locating(source.display_name) if len(sources) > 1 else nullcontext():
             images.append(prepare_image(source, platform, None, progress))
+            companions.append(prepare_companions(images[-1], None, progress) if referrers else [])
     for image in images if legacy else ():
         verify_fits_legacy(image)
     if not decompress and not legacy:
-        plan = plan_archive(images, seconds=seconds)
         _warn_of_zstd(images, progress)
-        return results_of(images, images, _write_archive(plan, images, out, jobs, progress))
+        everything = [*images, *each_once(companions)]
+        plan = plan_archive(everything, seconds=seconds)
+        results = results_of(images, images, _write_archive(plan, everything, out, jobs, progress))
+        return list(map(with_companions, results, companions))
     with spool_beside(out) if isinstance(out, str) else spool_elsewhere() as spool:
         plain = PlainLayerStore(spool, diff_ids_of(images))
         progress.say(f"layers are decompressed in {spool.path} first")

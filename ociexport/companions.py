@@ -7,6 +7,7 @@ Spec: distribution-spec 1.1, "Listing Referrers", "Referrers Tag Schema"; cosign
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
@@ -17,6 +18,9 @@ from ociexport.sources import ImageSource, ReceivedManifest
 # distribution-spec 1.1, "Pulling manifests": a tag has no more characters, and the referrers tag cuts the digest so.
 _MAX_TAG_CHARACTERS = 128
 _MAX_ENCODED_CHARACTERS = 64
+_SIGNATURE_SUFFIX = ".sig"
+_TAG_SUFFIXES = (_SIGNATURE_SUFFIX, ".att", ".sbom")
+_COMPANION_TAG_PATTERN = re.compile(r"sha(?:256|384|512)-[0-9a-f]{64,128}(?:\.(?:sig|att|sbom))?")
 
 
 @runtime_checkable
@@ -40,9 +44,36 @@ class CompanionSource(ImageSource, Protocol):
         """
 
 
+@runtime_checkable
+class _Wrapping(Protocol):
+    @property
+    def wrapped(self) -> ImageSource: ...
+
+
+def companion_source(source: ImageSource) -> CompanionSource | None:
+    """Return what knows the companions of ``source``'s image: itself, or what it stands before; None if nothing."""
+    while isinstance(source, _Wrapping):
+        source = source.wrapped
+    return source if isinstance(source, CompanionSource) else None
+
+
+def companion_tags(digest: Digest) -> tuple[str, ...]:
+    """Return the tags that cosign puts what is about ``digest`` under: signatures, attestations, SBOMs."""
+    signatures = signature_tag(digest)
+    if signatures is None:
+        return ()
+    stem = signatures.removesuffix(_SIGNATURE_SUFFIX)
+    return tuple(stem + suffix for suffix in _TAG_SUFFIXES if len(stem + suffix) <= _MAX_TAG_CHARACTERS)
+
+
+def is_companion_tag(tag: str) -> bool:
+    """Whether ``tag`` is made of a digest, and so names no image but what is about one."""
+    return _COMPANION_TAG_PATTERN.fullmatch(tag) is not None
+
+
 def signature_tag(digest: Digest) -> str | None:
     """Return the tag that cosign puts signatures of ``digest`` under; None for one that is too long for a tag."""
-    tag = f"{digest.algorithm}-{digest.encoded}.sig"
+    tag = f"{digest.algorithm}-{digest.encoded}{_SIGNATURE_SUFFIX}"
     return tag if len(tag) <= _MAX_TAG_CHARACTERS else None
 
 

@@ -90,6 +90,11 @@ class ConvertingSource:
         return self.published.image_name
 
     @property
+    def wrapped(self) -> ImageSource:
+        """The image as it is published."""
+        return self.published
+
+    @property
     def served_by(self) -> Mapping[Digest, str]:
         """Which host gave which manifest or blob; of a manifest that was made, the one that it was made of."""
         served = servers_of(self.published)

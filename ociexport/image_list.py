@@ -10,7 +10,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TypeAlias
 
-from ociexport.companions import referrers_tag
+from ociexport import mediatypes
+from ociexport.companions import is_companion_tag, referrers_tag
 from ociexport.digest import ByteStream, Digest
 from ociexport.documents import MAX_MANIFEST_BYTES, Descriptor, Index, Manifest, parse_document
 from ociexport.errors import (
@@ -32,8 +33,7 @@ REF_NAME_ANNOTATION = "org.opencontainers.image.ref.name"
 FULL_NAME_ANNOTATION = "io.containerd.image.name"
 
 # How cosign save tells what is what (its pkg/oci/layout/index.go).
-_KIND_ANNOTATION = "kind"
-_SIGNATURES_KIND = "dev.cosignproject.cosign/sigs"
+SIGNATURES_ENTRY = ("kind", "dev.cosignproject.cosign/sigs")
 
 ListedImage: TypeAlias = tuple[Descriptor, ImageName]
 
@@ -71,9 +71,24 @@ def choose_image(
     return _find_by_name(place, images, name, typed or place)
 
 
+def main_images(images: Sequence[ListedImage]) -> Sequence[ListedImage]:
+    """Return what is meant where no name is given: all but what is about others of them, if anything is left then."""
+    return [image for image in images if not _is_companion(*image)] or images
+
+
+def _is_companion(descriptor: Descriptor, name: ImageName) -> bool:
+    if name.tag is not None or name.full is not None:
+        return name.tag is not None and is_companion_tag(name.tag)
+    # crane lists images with the type of their configs.
+    kind = descriptor.artifact_type
+    return (kind is not None and kind not in mediatypes.IMAGE_CONFIGS) or SIGNATURES_ENTRY in (
+        descriptor.annotations.items()
+    )
+
+
 def _find_by_name(place: str, images: Sequence[ListedImage], name: str | None, typed: str) -> Descriptor:
     if name is None:
-        fitting = images
+        fitting = main_images(images)
     else:
         full = _normalized(name)
         fitting = [image for image in images if image[1].full is not None and image[1].full in (name, full)]
@@ -160,7 +175,7 @@ class ListedSource:
             listed = parse_document(received.raw, received.media_type, received.digest)
             yield from listed.manifests if isinstance(listed, Index) else ()
         for descriptor, _ in self._images:
-            if descriptor.annotations.get(_KIND_ANNOTATION) == _SIGNATURES_KIND:
+            if SIGNATURES_ENTRY in descriptor.annotations.items():
                 yield descriptor
             elif (document := self._read_listed(descriptor)) and document.subject and document.subject.digest == digest:
                 yield replace(descriptor, artifact_type=_artifact_type_of(document), annotations=document.annotations)

@@ -47,6 +47,7 @@ class PreparedImage:
         others: documents beside the manifests: indexes, innermost first.
         name: of the copy.
         blobs: each once.
+        published: digest of what the source itself names; not of ``listed`` where only a part is taken.
     """
 
     source: ImageSource
@@ -55,6 +56,13 @@ class PreparedImage:
     others: tuple[ReceivedManifest, ...]
     name: ImageName
     blobs: tuple[BlobToFetch, ...]
+    published: Digest
+
+    @property
+    def subjects(self) -> tuple[Digest, ...]:
+        """The manifests and indexes that others may be about: signatures, SBOMs; those of attestations are not."""
+        images = [one.manifest.digest for one in self.manifests if one.config is not None or len(self.manifests) == 1]
+        return (*images, *(document.digest for document in self.others))
 
     @property
     def documents(self) -> tuple[ReceivedManifest, ...]:
@@ -101,6 +109,7 @@ def prepare_image(
         others=chosen.others,
         name=name_of_copy(source.image_name, listed.digest),
         blobs=tuple(unite_blobs(blobs)),
+        published=documents.top.digest,
     )
     _tell_choice(image, chosen, progress)
     return image

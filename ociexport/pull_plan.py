@@ -10,6 +10,7 @@ from typing import TypeAlias
 from ociexport.archive_plan import plan_archive
 from ociexport.blob_cache import BlobCache
 from ociexport.choice import PlatformChoice
+from ociexport.companion_images import prepare_companions
 from ociexport.conversion import ConvertingSource
 from ociexport.digest import Digest
 from ociexport.documents import Descriptor, Platform
@@ -102,8 +103,11 @@ def plan_pull(
     *,
     platform: Platform | PlatformChoice,
     progress: Progress,
+    referrers: bool = False,
 ) -> PullPlan:
     """Return what pulling ``sources`` into ``out`` would do. Manifests and configs are read, and nothing is written.
+
+    What comes along with an image (``referrers``) is planned as images of its own, behind it.
 
     Raises:
         as `ociexport.transfer.pull` does before its first blob.
@@ -114,24 +118,26 @@ def plan_pull(
     for source in sources:
         if isinstance(source, ConvertingSource):
             source.only_plan()
-        image = prepare_image(source, platform, layout, progress)
-        converted = source.converted.get(image.listed.digest) if isinstance(source, ConvertingSource) else None
-        blobs = [
-            blob
-            for blob in image.blobs
-            if blob.descriptor.digest not in brought and not (converted is not None and blob.content is not None)
-        ]
-        brought |= {blob.descriptor.digest for blob in blobs}
-        planned.append(
-            PlannedImage(
-                image=image,
-                served_by=servers_of(source).get(image.main.manifest.digest),
-                credentials=credentials_of(source),
-                blobs=tuple(_plan_blob(blob, layout, cache) for blob in blobs),
-                replaces=_replaced_by(image, layout) if layout is not None and converted is None else None,
-                converted=converted,
+        images = [prepare_image(source, platform, layout, progress)]
+        images += prepare_companions(images[0], layout, progress) if referrers else []
+        for image in images:
+            converted = source.converted.get(image.listed.digest) if isinstance(source, ConvertingSource) else None
+            blobs = [
+                blob
+                for blob in image.blobs
+                if blob.descriptor.digest not in brought and not (converted is not None and blob.content is not None)
+            ]
+            brought |= {blob.descriptor.digest for blob in blobs}
+            planned.append(
+                PlannedImage(
+                    image=image,
+                    served_by=servers_of(source).get(image.listed.digest),
+                    credentials=credentials_of(source),
+                    blobs=tuple(_plan_blob(blob, layout, cache) for blob in blobs),
+                    replaces=_replaced_by(image, layout) if layout is not None and converted is None else None,
+                    converted=converted,
+                )
             )
-        )
     if layout is None:
         write_bytes = plan_archive([one.image for one in planned]).size
     else:

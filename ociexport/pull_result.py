@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from ociexport.digest import Digest
 from ociexport.documents import Platform
@@ -44,6 +44,7 @@ class PullResult:
         fetched_bytes: of these; what an earlier try had left is not counted.
         reused_blobs: how many were there already, and valid.
         reused_bytes: of these.
+        companions: digests of what came along: signatures, SBOMs and such; of their blobs none is counted.
     """
 
     name: str
@@ -54,6 +55,7 @@ class PullResult:
     fetched_bytes: int
     reused_blobs: int
     reused_bytes: int
+    companions: tuple[Digest, ...] = ()
 
     @property
     def manifest_digest(self) -> Digest:
@@ -116,6 +118,11 @@ def results_of(
         )
         seen |= sizes.keys()
     return results
+
+
+def with_companions(result: PullResult, companions: Iterable[PreparedImage]) -> PullResult:
+    """Return ``result`` with what came along."""
+    return replace(result, companions=tuple(companion.listed.digest for companion in companions))
 
 
 def _reference_of(name: ImageName, display_name: str, digest: Digest) -> str:

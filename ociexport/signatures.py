@@ -202,6 +202,11 @@ class SignedSource:
         return self._source.image_name
 
     @property
+    def wrapped(self) -> ImageSource:
+        """The image, signed or not."""
+        return self._source
+
+    @property
     def served_by(self) -> Mapping[Digest, str]:
         """Which host gave which manifest or blob."""
         return servers_of(self._source)

@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from ociexport.choice import PlatformChoice
+from ociexport.companion_images import prepare_companions, verify_keeps_digests
 from ociexport.conversion import ConvertingSource
 from ociexport.digest import Digest
 from ociexport.documents import Platform
@@ -16,12 +17,12 @@ from ociexport.errors import (
     NotFoundError,
     UsageError,
 )
-from ociexport.fetch import DEFAULT_JOBS, BlobFetch, verify_jobs
+from ociexport.fetch import DEFAULT_JOBS, BlobFetch, unite_blobs, verify_jobs
 from ociexport.layout import ImageLayout
 from ociexport.platforms import host_platform
 from ociexport.prepare import prepare_image
 from ociexport.progress import SILENT, Progress
-from ociexport.pull_result import PullResult, results_of
+from ociexport.pull_result import PullResult, results_of, with_companions
 from ociexport.reference import ImageReference
 from ociexport.source_names import RegistryName, open_source
 from ociexport.sources import ImageDestination, ImageSource
@@ -40,6 +41,7 @@ def pull(
     progress: Progress = SILENT,
     decompress: bool = False,
     legacy: bool = False,
+    referrers: bool = False,
     registry: RegistryOptions | None = None,
     signatures: SignaturePolicy | None = None,
 ) -> PullResult:
@@ -53,6 +55,7 @@ def pull(
         progress: told what goes on.
         decompress: whether layers are kept as plain tars; the manifest is another then, the config is not.
         legacy: whether an archive is to be one for engines before Docker 1.10.
+        referrers: whether signatures, SBOMs and what else is about the image come along.
         registry: how registries are reached, for an image that is given by name.
         signatures: which signatures the image must have.
 
@@ -75,6 +78,7 @@ def pull(
                 progress=progress,
                 decompress=decompress,
                 legacy=legacy,
+                referrers=referrers,
                 signatures=signatures,
             )
     if signatures is not None:
@@ -86,12 +90,27 @@ def pull(
 
         path = os.fspath(out)
         return copy_to_archive(
-            [image], path, platform=platform, jobs=jobs, progress=progress, decompress=decompress, legacy=legacy
+            [image],
+            path,
+            platform=platform,
+            jobs=jobs,
+            progress=progress,
+            decompress=decompress,
+            legacy=legacy,
+            referrers=referrers,
         )[0]
     if legacy:
         raise UsageError("legacy: expected an archive to write, got a layout")
     destination = ImageLayout(out) if isinstance(out, str | os.PathLike) else out
-    return copy_image(image, destination, platform=platform, jobs=jobs, progress=progress, decompress=decompress)
+    return copy_image(
+        image,
+        destination,
+        platform=platform,
+        jobs=jobs,
+        progress=progress,
+        decompress=decompress,
+        referrers=referrers,
+    )
 
 
 def copy_image(
@@ -102,6 +121,7 @@ def copy_image(
     jobs: int = DEFAULT_JOBS,
     progress: Progress = SILENT,
     decompress: bool = False,
+    referrers: bool = False,
 ) -> PullResult:
     """Copy one image from any source to any destination; see `pull`.
 
@@ -109,10 +129,13 @@ def copy_image(
     2. Configs and layers that are there and valid are left alone; the others are fetched side by side.
     3. A manifest is written when all it names is there, an index after its manifests, and the name last.
 
+    What is about the image goes the same way, and is named before it.
+
     Raises:
         as `pull` does; UsageError: ``decompress`` is for layouts.
     """
     verify_jobs(jobs)
+    verify_keeps_digests(referrers=referrers, changes=decompress)
     if decompress and not isinstance(destination, ImageLayout):
         raise UsageError("decompress: expected a layout or an archive as destination")
     brought: Collection[Digest] = ()
@@ -120,6 +143,7 @@ def copy_image(
         source.keep_layers_in(destination, jobs)
         brought = source.layers
     image = prepare_image(source, platform, destination, progress)  # 1
+    companions = prepare_companions(image, destination, progress) if referrers else []
     plain = None
     if decompress and isinstance(destination, ImageLayout):
         from ociexport.plain_layers import PlainLayerStore, diff_ids_of  # noqa: PLC0415 - few ask for plain layers
@@ -128,7 +152,8 @@ def copy_image(
     fetch = BlobFetch(plain or destination, progress)
     with destination.begin() as use:
         try:
-            fetch.run([blob for blob in image.blobs if blob.descriptor.digest not in brought], jobs)  # 2
+            blobs = unite_blobs([image.blobs, *(companion.blobs for companion in companions)])
+            fetch.run([blob for blob in blobs if blob.descriptor.digest not in brought], jobs)  # 2
         except (InvalidImageError, NotFoundError):
             # The image is not as it should be, so nothing of it is to stay. After all else the next try goes on here.
             use.discard(map(plain.stored_digest, fetch.begun) if plain else fetch.begun)
@@ -138,10 +163,11 @@ def copy_image(
             from ociexport.plain_image import with_plain_layers  # noqa: PLC0415 - as above
 
             written = with_plain_layers(image, plain, progress)
-        for document in written.documents:  # 3
-            destination.write_manifest(document)
-        destination.write_name(written.listed, written.name)
-    return results_of([image], [written], [*_conversions([source]), fetch])[0]
+        for copy in (*companions, written):  # 3
+            for document in copy.documents:
+                destination.write_manifest(document)
+            destination.write_name(copy.listed, copy.name)
+    return with_companions(results_of([image], [written], [*_conversions([source]), fetch])[0], companions)
 
 
 def _conversions(sources: Iterable[ImageSource]) -> list[BlobFetch]:

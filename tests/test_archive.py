@@ -154,7 +154,7 @@ def test_artifact_is_no_image_for_docker(tmp_path: Path) -> None:
 
 
 def test_signature_is_no_image_for_docker(tmp_path: Path) -> None:
-    """cosign's have an image's config with as many diff_ids as layers, and these are no tars: docker load would fail."""
+    """cosign's have an image's config with as many diff_ids as layers; but no layer is a tar."""
     signature = signature_of(IMAGE, ec.generate_private_key(ec.SECP256R1()))
     sources = [IMAGE.source("1", NAME), signature.source(tag_of(IMAGE), f"docker.io/library/app:{tag_of(IMAGE)}")]
     results = copy_to_archive(sources, str(tmp_path / "a.tar"), platform=AMD64)

@@ -174,6 +174,7 @@ def test_json_says_what_was_pulled(puller: Puller) -> None:
                 "fetchedBytes": CONFIG.size + FIRST.size + SECOND.size,
                 "reusedBlobs": 0,
                 "reusedBytes": 0,
+                "companions": [],
             }
         ],
         "failures": [],

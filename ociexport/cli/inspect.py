@@ -15,7 +15,7 @@ from ociexport.cli.platform_option import add_platform_argument, platform_from
 from ociexport.cli.progress_option import progress_from
 from ociexport.cli.registry_options import add_registry_arguments, registry_options_from
 from ociexport.documents import Platform
-from ociexport.image_list import ListedImage
+from ociexport.image_list import ListedImage, main_images
 from ociexport.image_names import list_local_images
 from ociexport.inspection import inspect_source
 from ociexport.resolve import DocumentReader, read_raw_config, resolve_manifest
@@ -74,7 +74,8 @@ def _several_images(name: SourceName) -> list[ListedImage]:
     if isinstance(name, RegistryName) or name.image is not None or name == ArchiveName("-", None):
         return []
     images = list_local_images(name)
-    return images if len({descriptor.digest for descriptor, _ in images}) > 1 else []
+    main = main_images(images)
+    return images if len({descriptor.digest for descriptor, _ in main}) > 1 else []
 
 
 def _read_raw(source: ImageSource, platform: Platform | None) -> bytes:

@@ -33,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_out_arguments(parser)
     add_platforms_arguments(parser)
     parser.add_argument(
+        "--referrers", action="store_true", help="bring along what is about the image: signatures, SBOMs, attestations"
+    )
+    parser.add_argument(
         "-j",
         "--jobs",
         metavar="N",
@@ -102,7 +105,8 @@ def _pull_into_archive(
             from ociexport.pull_plan import plan_pull  # noqa: PLC0415 - only a dry run needs it
 
             out = options.out if not is_pipe(options.out) else None
-            return tell_plan(plan_pull(opened, out, platform=platform, progress=report.progress), options)
+            plan = plan_pull(opened, out, platform=platform, progress=report.progress, referrers=options.referrers)
+            return tell_plan(plan, options)
         from ociexport.archive_transfer import copy_to_archive  # noqa: PLC0415 - a layout does without
 
         seconds = source_date_epoch() or 0
@@ -116,6 +120,7 @@ def _pull_into_archive(
                 seconds=seconds,
                 decompress=options.decompress,
                 legacy=options.legacy,
+                referrers=options.referrers,
             )
     report.add(*results)
     report.end()
@@ -138,7 +143,13 @@ def _pull_into_layout(
             opened = _open_all(options, names, sources, stack)
             # Without its cache, from which a layout takes what it is asked for.
             uncached = ImageLayout(options.out)
-            plan = plan_pull(opened, (uncached, cache), platform=platform, progress=report.progress)
+            plan = plan_pull(
+                opened,
+                (uncached, cache),
+                platform=platform,
+                progress=report.progress,
+                referrers=options.referrers,
+            )
         return tell_plan(plan, options)
 
     policy = signature_policy_from(options)
@@ -152,6 +163,7 @@ def _pull_into_layout(
                 jobs=options.jobs,
                 progress=report.progress,
                 decompress=options.decompress,
+                referrers=options.referrers,
             )
         report.add(result)
 

@@ -81,6 +81,8 @@ def _what_it_is(result: PullResult) -> str:
 
 def _how_it_came(result: PullResult) -> str:
     fetched = f"{result.fetched_blobs} blobs ({format_bytes(result.fetched_bytes)}) fetched"
+    if result.companions:
+        fetched = f"with {len(result.companions)} that are about it, {fetched}"
     return f"{fetched}, {result.reused_blobs} ({format_bytes(result.reused_bytes)}) already there"
 
 
@@ -94,6 +96,7 @@ def _result_to_json(result: PullResult) -> dict[str, object]:
         "fetchedBytes": result.fetched_bytes,
         "reusedBlobs": result.reused_blobs,
         "reusedBytes": result.reused_bytes,
+        "companions": [str(digest) for digest in result.companions],
     }
 
 
