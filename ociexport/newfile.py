@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +14,16 @@ from typing import BinaryIO
 def new_file(path: str) -> Iterator[BinaryIO]:
     """Give a file that takes the name ``path``, and the place of what has it, when the ``with`` block ends well.
 
-    It is written beside ``path``, synced and renamed; after an error it is gone.
+    It is written beside ``path``, synced and renamed; after an error it is gone. What `is_stream` is written to as it
+    stands: else ``/dev/null`` would be a file from then on, if root named it.
 
     Raises:
         OSError: the directory is not there or may not be written.
     """
+    if is_stream(path):
+        with open(path, "wb") as file:
+            yield file
+        return
     directory, name = os.path.split(os.path.abspath(path))
     try:
         fd, temporary = tempfile.mkstemp(prefix=f".{name[:200]}.partial-", dir=directory)
@@ -35,3 +41,16 @@ def new_file(path: str) -> Iterator[BinaryIO]:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def is_stream(path: str) -> bool:
+    """Whether ``path`` names what no file may take the place of: a pipe, a device, or, as ``/dev/stdout``, an open file."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    if stat.S_ISREG(mode):
+        # The kernel's links to what a process has open; others are replaced, and never followed.
+        target = os.readlink(path) if os.path.islink(path) else ""
+        return target.startswith("/proc/") or os.path.realpath(os.path.dirname(path)).startswith("/proc/")
+    return not stat.S_ISDIR(mode)

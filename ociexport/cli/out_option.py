@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
-import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
 from ociexport.errors import UsageError, quoted
+from ociexport.newfile import is_stream
 
 _LAYOUT = "oci"
 _FORMATS = (_LAYOUT, "oci-archive", "docker-archive")
@@ -88,7 +87,4 @@ def opened_out(options: argparse.Namespace) -> Iterator[str | BinaryIO]:
 
 def is_pipe(out: str) -> bool:
     """Whether what goes to ``out`` can only be written in one pass."""
-    try:
-        return out == "-" or stat.S_ISFIFO(os.stat(out).st_mode)
-    except OSError:
-        return False
+    return out == "-" or is_stream(out)

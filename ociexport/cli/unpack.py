@@ -16,7 +16,7 @@ from ociexport.cli.registry_options import add_registry_arguments, registry_opti
 from ociexport.cli.signature_option import add_signature_arguments, signature_policy_from, signed_source
 from ociexport.digest import Digest
 from ociexport.errors import UsageError
-from ociexport.newfile import new_file
+from ociexport.newfile import is_stream, new_file
 from ociexport.progress import Progress, format_bytes
 from ociexport.source_names import open_source
 from ociexport.sourcedate import source_date_epoch
@@ -180,7 +180,9 @@ def _write_tar(options: argparse.Namespace) -> int:
         return 0
     with new_file(options.to_tar) as file:
         digest = _flatten(options, file.write)
-    sys.stdout.write(f"{digest}\n")
+    # Which may be standard output by another name.
+    if not is_stream(options.to_tar):
+        sys.stdout.write(f"{digest}\n")
     return 0
 
 
