@@ -44,7 +44,7 @@ def new_file(path: str) -> Iterator[BinaryIO]:
 
 
 def is_stream(path: str) -> bool:
-    """Whether ``path`` names what no file may take the place of: a pipe, a device, or, as ``/dev/stdout``, an open file."""
+    """Whether no file may take the place of ``path``: it is a pipe, a device, or, as ``/dev/stdout``, an open file."""
     try:
         mode = os.stat(path).st_mode
     except OSError:
