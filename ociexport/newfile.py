@@ -21,7 +21,7 @@ def new_file(path: str) -> Iterator[BinaryIO]:
         OSError: the directory is not there or may not be written.
     """
     if is_stream(path):
-        with open(path, "wb") as file:
+        with open_stream(path) as file:
             yield file
         return
     directory, name = os.path.split(os.path.abspath(path))
@@ -41,6 +41,14 @@ def new_file(path: str) -> Iterator[BinaryIO]:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def open_stream(path: str) -> BinaryIO:
+    """Return what `is_stream` is true of, open for writing; the caller closes it.
+
+    What is written goes behind what is there: standard output may be a file that the shell appends to.
+    """
+    return open(path, "ab")
 
 
 def is_stream(path: str) -> bool:

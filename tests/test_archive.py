@@ -342,6 +342,65 @@ def test_terminal_gets_no_archive(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["/dev/stdout", "/proc/self/fd/1", "/dev/fd/1"])
+def test_open_file_by_its_name_is_written_and_not_replaced(registry: FakeRegistry, tmp_path: Path, name: str) -> None:
+    """Root would have put the archive in the place of /dev/stdout itself."""
+    reference = IMAGE.serve(registry, "library/app", "1")
+    before = os.readlink("/dev/stdout")
+    with (tmp_path / "a").open("wb") as out:
+        out.write(b"what was there")
+        out.flush()
+        ended = subprocess.run(
+            command_line("pull", reference, "-q", "--format", "oci-archive", "--out", name),
+            env=command_environment(tmp_path),
+            stdout=out,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
+        )
+    assert (ended.returncode, ended.stderr.decode()) == (0, f"{reference}@{IMAGE.digest}\n")
+    fresh = io.BytesIO()
+    copy_to_archive([IMAGE.source("1", reference)], fresh, platform=AMD64)
+    assert (tmp_path / "a").read_bytes() == b"what was there" + fresh.getvalue()
+    assert os.readlink("/dev/stdout") == before
+
+
+def test_streams_take_other_files_too(registry: FakeRegistry, tmp_path: Path) -> None:
+    """What is written aside and renamed elsewhere: a list of digests, the tar of a tree."""
+    reference = IMAGE.serve(registry, "library/app", "1")
+    before = os.readlink("/dev/stderr")
+    with (tmp_path / "a").open("wb") as out:
+        command = command_line("pull", reference, "-q", "--digestfile", "/dev/stderr", "--out", tmp_path / "layout")
+        subprocess.run(command, env=command_environment(tmp_path), stderr=out, timeout=60, check=True)
+    assert (tmp_path / "a").read_text() == f"{IMAGE.digest}\n"
+    assert os.readlink("/dev/stderr") == before
+    os.mkfifo(tmp_path / "pipe")
+    command = command_line("unpack", tmp_path / "layout", "-q", "--to-tar", tmp_path / "pipe")
+    with subprocess.Popen(command, env=command_environment(tmp_path), stdout=subprocess.DEVNULL) as run:
+        through_pipe = (tmp_path / "pipe").read_bytes()
+    assert run.returncode == 0
+    with tarfile.open(fileobj=io.BytesIO(through_pipe)) as tar:
+        assert tar.getnames() == [".", "etc", "etc/big", "b", "c"]
+
+
+def test_device_takes_an_archive(registry: FakeRegistry, tmp_path: Path) -> None:
+    """A tape does; and /dev/null, for who only wants to know whether an image is whole."""
+    ended = run_command("pull", IMAGE.serve(registry, "library/app"), "-q", "--out", "/dev/null", home=tmp_path)
+    assert (ended.returncode, ended.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdout"])
+def test_layout_is_no_stream(tmp_path: Path, name: str) -> None:
+    ended = run_command("pull", "alpine", "--format", "oci", "--out", name, home=tmp_path)
+    assert (ended.returncode, ended.stderr.splitlines()) == (
+        2,
+        [
+            f"ociexport: error: --out '{name}': expected the directory of a layout, got a stream",
+            "hint: --format oci-archive is a layout in one file",
+        ],
+    )
+
+
 def test_compressed_archive_is_not_taken_for_a_layout(tmp_path: Path) -> None:
     ended = run_command("pull", "alpine", "--out", tmp_path / "a.tar.gz", home=tmp_path)
     assert (ended.returncode, ended.stderr.splitlines()) == (

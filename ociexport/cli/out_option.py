@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 from ociexport.errors import UsageError, quoted
-from ociexport.newfile import is_stream
+from ociexport.newfile import is_stream, open_stream
 
 _LAYOUT = "oci"
 _FORMATS = (_LAYOUT, "oci-archive", "docker-archive")
@@ -57,6 +57,11 @@ def is_archive(options: argparse.Namespace) -> bool:
 
 
 def _is_archive(options: argparse.Namespace) -> bool:
+    if options.format == _LAYOUT and is_pipe(options.out):
+        raise UsageError(
+            f"--out {quoted(options.out)}: expected the directory of a layout, got a stream",
+            hint="--format oci-archive is a layout in one file",
+        )
     if options.format is not None:
         return bool(options.format != _LAYOUT)
     if options.out.endswith(_COMPRESSED_SUFFIXES):
@@ -79,7 +84,9 @@ def opened_out(options: argparse.Namespace) -> Iterator[str | BinaryIO]:
             raise UsageError("--out -: expected a file or a pipe on standard output, got a terminal")
         yield sys.stdout.buffer
     elif is_pipe(options.out):
-        with open(options.out, "wb") as pipe:
+        with open_stream(options.out) as pipe:
+            if pipe.isatty():
+                raise UsageError(f"--out {quoted(options.out)}: expected a file or a pipe, got a terminal")
             yield pipe
     else:
         yield options.out
