@@ -45,8 +45,9 @@ clean:
 	rm -rf $(VENV) .demo .bench .fuzz build dist *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# setuptools warns of a tree whose package stands beside its tests, at each editable installation.
 $(VENV)/.ready: pyproject.toml setup.cfg
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade "pip >= 25.1"
-	$(RUN) -m pip install --quiet --editable . --group test --group check
+	PYTHONWARNINGS=ignore $(RUN) -m pip install --quiet --editable . --group test --group check
 	touch $@

@@ -24,6 +24,7 @@ _SCRIPT = textwrap.dedent(
     with contextlib.redirect_stdout(io.StringIO()):
         main(["unpack", "--help"])
         main(["rm", "--help"])
+        main(["diff", "--help"])
     os.setgroups([])
     os.setgid({GID})
     os.setuid({UID})

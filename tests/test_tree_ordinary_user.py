@@ -81,6 +81,29 @@ def test_tree_is_the_users_and_what_is_lost_is_said(place: Path) -> None:
     assert os.getxattr(rootfs / "cap", "user.ok") == b"1"
 
 
+def test_diff_knows_whose_files_are(place: Path) -> None:
+    """Else every file of the tree would be another owner's than the image has."""
+    layers = [
+        [
+            directory("d", 0o755),
+            member("d/f", b"1", uid=3, gid=4),
+            member("mine", b"1", uid=UID, gid=GID),
+            member("roots", b"1", xattrs={"user.note": b"1"}),
+            symlink("link", "d", uid=9, gid=9),
+        ]
+    ]
+    write_layout(place / "owned", {"1": build_image(layers)})
+    rootfs = place / "work" / "rootfs"
+    assert run_as_ordinary_user("unpack", "--platform=linux/amd64", place / "owned", rootfs).returncode == 0
+    compare = ("diff", "-q", "--platform=linux/amd64", rootfs, place / "owned")
+    same = run_as_ordinary_user(*compare)
+    assert (same.returncode, same.stdout, same.stderr) == (0, "", "")
+    os.removexattr(rootfs / "d" / "f", "user.rootlesscontainers")
+    os.chown(rootfs / "roots", 5, 5)
+    changed = run_as_ordinary_user(*compare)
+    assert (changed.returncode, changed.stdout) == (1, "M d/f  (owner)\nM roots  (owner)\n")
+
+
 def test_owners_are_remembered_as_umoci_does(place: Path) -> None:
     """The other opinion is umoci's own rootless unpack."""
     require("umoci", "setpriv")

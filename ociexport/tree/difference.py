@@ -21,7 +21,7 @@ from ociexport.tree.descent import Descent
 from ociexport.tree.entries import Entry, EntryType
 from ociexport.tree.limits import Limits, NameBudget
 from ociexport.tree.memorytree import MemoryDirectory, MemoryFile, MemoryTree
-from ociexport.tree.metadata import Losses, is_foreign_xattr
+from ociexport.tree.metadata import ROOTLESS_XATTR, Losses, encode_rootless_owner, is_foreign_xattr
 from ociexport.tree.passing import PassingTarget
 from ociexport.tree.paths import ImagePath
 from ociexport.tree.sparse import located_parts
@@ -70,7 +70,8 @@ def compare_tree(
 
     Args:
         root: a directory, unpacked from the image or not.
-        owners: whether owners count; an ordinary user's tree has none.
+        owners: whether owners count. What belongs to the ordinary user who compares is root's, or whose it is
+            remembered to be.
 
     Raises:
         as `unpack` does; OSError: something can't be read.
@@ -108,6 +109,8 @@ class _Comparison:
         self.candidates: dict[tuple[int, int], bytes] = {}
         self._root = tree.root
         self._owners = owners
+        # Whose a file is that `unpack` made for an ordinary user; root's tree has the image's owners.
+        self._natural_owner = (os.geteuid(), os.getegid()) if os.geteuid() != 0 else None
         # Which file of the image each inode on disk is, and the other way round: hard links are a pairing.
         self._inodes: dict[int, tuple[int, int]] = {}
         self._seen: dict[tuple[int, int], int] = {}
@@ -172,12 +175,25 @@ class _Comparison:
             yield "device"
         if kind is not EntryType.SYMLINK and stat.S_IMODE(status.st_mode) != entry.mode:
             yield "mode"
-        if self._owners and (status.st_uid, status.st_gid) != (entry.uid, entry.gid):
+        xattrs = _xattrs_of(fd, name)
+        remembered = xattrs.pop(ROOTLESS_XATTR, None) if self._natural_owner is not None else None
+        if self._owners and not self._is_owner(entry, status, remembered):
             yield "owner"
-        if _xattrs_of(fd, name) != _own_xattrs(entry):
+        if xattrs != _own_xattrs(entry):
             yield "xattrs"
         if kind is not EntryType.DIRECTORY and status.st_mtime_ns != entry.mtime_ns:
             yield "mtime"
+
+    def _is_owner(self, entry: Entry, status: os.stat_result, remembered: bytes | None) -> bool:
+        owner = (status.st_uid, status.st_gid)
+        if owner == (entry.uid, entry.gid):
+            return True
+        if owner != self._natural_owner:
+            return False
+        if entry.type not in (EntryType.FILE, EntryType.DIRECTORY):
+            # Links, pipes and devices have no attributes of a user's to remember it by.
+            return True
+        return remembered == (None if entry.uid == entry.gid == 0 else encode_rootless_owner(entry.uid, entry.gid))
 
     def _is_paired(self, node: MemoryFile, status: os.stat_result) -> bool:
         """Whether the names of one file of the image are names of one file on disk, and of no other."""
