@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -137,6 +139,46 @@ def test_rootfs_is_umocis_in_every_detail(rootfs: Path, image: Path, tmp_path: P
     assert ours[b"opt/odd/file"].group == b"opt/odd/file"
     assert ours[b"srv/third-name"].group == b"opt/odd/file"
     assert b"usr/share/doc" not in ours
+
+
+def test_what_is_looked_at_is_what_is_unpacked(rootfs: Path, registry: str) -> None:
+    """`ls` of all, with modes, owners, sizes, times and links; content by name, by link and by hard link."""
+    tree = describe_tree(rootfs)
+    listed = {
+        os.fsencode(file["path"])[1:] if "pathBase64" not in file else base64.b64decode(file["pathBase64"])[1:]: file
+        for file in json.loads(run(*OCIEXPORT, "ls", "-q", "-R", "--json", registry))["files"]
+    }
+    assert listed.keys() == tree.keys() - {b"."}
+    for path, file in listed.items():
+        there = tree[path]
+        assert (int(file["mode"], 8), (file["uid"], file["gid"])) == (int(there.mode, 8), there.owner), path
+        assert os.fsencode(file.get("linkTarget", "")) == (there.target or b"")
+        if there.size is not None and file["type"] == "file":
+            assert file["size"] == there.size
+    names = ["/etc/hostname", "/bin/sh", "/srv/third-name", "/lib/later", "/opt/odd/caf\udce9", "opt/odd/empty/child"]
+    content = subprocess.run([*OCIEXPORT, "cat", "-q", registry, *names], capture_output=True, check=True).stdout
+    places = [
+        "etc/hostname",
+        "usr/bin/dash",
+        "opt/odd/file",
+        "usr/lib/later",
+        "opt/odd/caf\udce9",
+        "opt/odd/empty/child",
+    ]
+    assert content == b"".join((rootfs / place).read_bytes() for place in places)
+
+
+def test_layers_of_the_image_own_up_to_what_they_did(pulled: Path) -> None:
+    touches = {
+        path: [(touch["layer"]["number"], touch["touch"]) for touch in json.loads(told)["touches"]]
+        for path in ("/usr/share/doc", "/usr/share/man", "/opt/odd/empty", "/etc/hostname", "/opt/odd/second name")
+        for told in [run(*OCIEXPORT, "which-layer", "-q", "--json", str(pulled), path)]
+    }
+    assert touches["/usr/share/doc"] == [(3, "deleted"), (1, "added")]
+    assert touches["/usr/share/man"] == [(3, "changed"), (1, "added")]
+    assert touches["/opt/odd/empty"] == [(3, "changed"), (2, "added")]
+    assert touches["/etc/hostname"] == [(4, "changed"), (1, "added")]
+    assert touches["/opt/odd/second name"] == [(3, "deleted"), (2, "added")]
 
 
 def test_program_of_the_image_runs_in_a_chroot(rootfs: Path) -> None:

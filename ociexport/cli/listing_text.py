@@ -10,16 +10,8 @@ from ociexport.cli.looking_options import shown_path, shown_time
 from ociexport.looking.listing import ListedFile, ListedLayer
 from ociexport.progress import format_bytes
 from ociexport.tree.changes import ChangeKind, LayerChange
-from ociexport.tree.entries import DEVICE_TYPES, EntryType
+from ociexport.tree.entries import DEVICE_TYPES, FILE_FORMATS, EntryType
 
-_MODES = {
-    EntryType.FILE: stat.S_IFREG,
-    EntryType.DIRECTORY: stat.S_IFDIR,
-    EntryType.SYMLINK: stat.S_IFLNK,
-    EntryType.CHARACTER_DEVICE: stat.S_IFCHR,
-    EntryType.BLOCK_DEVICE: stat.S_IFBLK,
-    EntryType.FIFO: stat.S_IFIFO,
-}
 # Of a long line, up to the path: ``-rw-r--r-- 0/0              12 2024-11-05 22:03``.
 _COLUMNS = 49
 
@@ -31,7 +23,7 @@ def named_path(file: ListedFile) -> bytes:
 
 def long_line(file: ListedFile) -> str:
     """Return all that is told of a file, in columns."""
-    mode = stat.filemode(_MODES[file.type] | file.mode)
+    mode = stat.filemode(FILE_FORMATS[file.type] | file.mode)
     size = "{},{}".format(*file.device) if file.type in DEVICE_TYPES else str(file.size)
     time = shown_time(file.mtime_ns)[:16].replace("T", " ")
     target = f" -> {shown_path(file.link_target)}" if file.link_target else ""

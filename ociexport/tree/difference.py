@@ -18,7 +18,7 @@ from ociexport.resolve import read_layers, resolve_manifest
 from ociexport.sources import ImageSource
 from ociexport.tree.applying import LayerApplier
 from ociexport.tree.descent import Descent
-from ociexport.tree.entries import Entry, EntryType
+from ociexport.tree.entries import FILE_FORMATS, Entry, EntryType
 from ociexport.tree.limits import Limits, NameBudget
 from ociexport.tree.memorytree import MemoryDirectory, MemoryFile, MemoryTree
 from ociexport.tree.metadata import ROOTLESS_XATTR, Losses, encode_rootless_owner, is_foreign_xattr
@@ -29,14 +29,6 @@ from ociexport.tree.sparse import located_parts
 _READ_BYTES = 1024 * 1024
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-_TYPES = {
-    EntryType.FILE: stat.S_IFREG,
-    EntryType.DIRECTORY: stat.S_IFDIR,
-    EntryType.SYMLINK: stat.S_IFLNK,
-    EntryType.CHARACTER_DEVICE: stat.S_IFCHR,
-    EntryType.BLOCK_DEVICE: stat.S_IFBLK,
-    EntryType.FIFO: stat.S_IFIFO,
-}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -151,7 +143,7 @@ class _Comparison:
         """Compare one path; returns whether it has the right type."""
         entry = node.described
         status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-        if stat.S_IFMT(status.st_mode) != _TYPES[entry.type]:
+        if stat.S_IFMT(status.st_mode) != FILE_FORMATS[entry.type]:
             self.changes[path] = Change(path, "T")
             return False
         what = [*self._differences(entry, status, fd, name)]

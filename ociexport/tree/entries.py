@@ -9,6 +9,7 @@ Spec: POSIX.1-2017 pax, "pax Interchange Format", "ustar Interchange Format"; GN
 
 from __future__ import annotations
 
+import stat
 import struct
 from collections.abc import Iterator
 from enum import Enum
@@ -52,6 +53,15 @@ class EntryType(Enum):
     FIFO = "fifo"
 
 
+# What stat(2) calls them; a hard link is what it is linked to.
+FILE_FORMATS = {
+    EntryType.FILE: stat.S_IFREG,
+    EntryType.DIRECTORY: stat.S_IFDIR,
+    EntryType.SYMLINK: stat.S_IFLNK,
+    EntryType.CHARACTER_DEVICE: stat.S_IFCHR,
+    EntryType.BLOCK_DEVICE: stat.S_IFBLK,
+    EntryType.FIFO: stat.S_IFIFO,
+}
 DEVICE_TYPES = frozenset({EntryType.CHARACTER_DEVICE, EntryType.BLOCK_DEVICE})
 # By the header's type flag. GNU's "D" is a directory with a list of names as its data; "7" is a contiguous file, which
 # POSIX has us treat as any other.

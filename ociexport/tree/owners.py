@@ -13,7 +13,7 @@ import stat
 from base64 import b64encode
 from typing import BinaryIO
 
-from ociexport.tree.entries import DEVICE_TYPES, IMPLIED_DIRECTORY, Entry, EntryType
+from ociexport.tree.entries import DEVICE_TYPES, FILE_FORMATS, IMPLIED_DIRECTORY, Entry, EntryType
 from ociexport.tree.inoderecord import InodeRecord
 from ociexport.tree.metadata import Losses, is_foreign_xattr
 from ociexport.tree.rootfs import Rootfs
@@ -26,13 +26,7 @@ _TYPES = {
     EntryType.BLOCK_DEVICE: b"block",
     EntryType.FIFO: b"fifo",
 }
-_KINDS = {
-    stat.S_IFREG: EntryType.FILE,
-    stat.S_IFLNK: EntryType.SYMLINK,
-    stat.S_IFIFO: EntryType.FIFO,
-    stat.S_IFCHR: EntryType.CHARACTER_DEVICE,
-    stat.S_IFBLK: EntryType.BLOCK_DEVICE,
-}
+_KINDS = {file_format: kind for kind, file_format in FILE_FORMATS.items()}
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_./,:+@%")
 
 
