@@ -91,7 +91,8 @@ def new_parser(loaded: Collection[str]) -> tuple[CommandParser, dict[str, Comman
     parser = CommandParser(
         prog="ociexport",
         description="Container images on disk, verified, with no daemon.",
-        epilog="ociexport help TOPIC explains references, platforms, sources, credentials, configuration, exit codes.",
+        epilog="ociexport help TOPIC explains references, platforms, sources, paths, credentials, configuration, exit "
+        "codes.",
     )
     parser.add_argument("--version", action="version", version=f"ociexport {ociexport.__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)

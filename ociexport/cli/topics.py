@@ -46,6 +46,21 @@ Sources: wherever a command reads an image
 docker://, oci:, oci-archive:, docker-archive: and dir: tell what a name is of.
 What an archive is, is told by what is in it, and not by its name.
 """,
+    "paths": """\
+Paths: what is in an image, for ls, cat and which-layer
+
+  /etc/hostname   etc/hostname        the same: from the image's root
+  /lib/x                              through a link (/lib to usr/lib) as well
+  ../../etc                           /etc: nothing leads out of the image
+
+Links never lead to this machine. cat follows one at the very end too, ls where
+it leads to a directory (not with -d), which-layer with -L. ls --layers takes
+PATH as each layer has it, and follows none.
+
+Names may hold any bytes. Printed are escapes (\\x1b, and \\\\ for a backslash),
+ls -0 has them as they are, --json has those that are no UTF-8 in base64 too.
+Layers are read from the top down, to their ends, and only as far as needed.
+""",
     "credentials": """\
 Credentials, in the order in which they are looked for
 
