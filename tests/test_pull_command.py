@@ -792,4 +792,4 @@ def test_output_that_nobody_reads_is_no_error_of_ours(puller: Puller) -> None:
         )
     finally:
         os.close(writing)
-    assert (ended.returncode, ended.stderr) == (1, "")
+    assert (ended.returncode, ended.stderr) == (141, "")
