@@ -338,7 +338,8 @@ def test_terminal_gets_no_archive(tmp_path: Path) -> None:
         os.close(theirs)
     assert (ended.returncode, ended.stderr) == (
         2,
-        "ociexport: error: --out -: expected a file or a pipe on standard output, got a terminal\n",
+        "ociexport: error: --out -: expected a file or a pipe on standard output, got a terminal\n"
+        "hint: for example --out - | docker load\n",
     )
 
 

@@ -202,7 +202,10 @@ def test_logout_tells_of_what_other_files_have(
     ("words", "told"),
     [
         (["login", "--password-stdin", "reg.example"], "--password-stdin: expected --username with it"),
-        (["login", "reg.example"], "expected --username and --password-stdin, or a terminal to ask on"),
+        (
+            ["login", "reg.example"],
+            "login: expected --username and --password-stdin, or a terminal to ask on, got neither",
+        ),
         (
             ["login", "-u", "x", "--password-stdin", "reg.example/a"],
             "registry: expected host[:port], got 'reg.example/a'",

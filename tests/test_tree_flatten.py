@@ -244,13 +244,17 @@ def test_command_writes_a_file_or_standard_output(layout: Path, tmp_path: Path) 
 
 
 def test_command_refuses_what_does_not_go_together(layout: Path, tmp_path: Path) -> None:
+    example = "hint: for example ociexport unpack debian:12 ./rootfs"
     for words, message in (
-        ([], "unpack: expected either ROOTFS or --to-tar\nhint: see ociexport unpack --help"),
+        (
+            [],
+            f"unpack: expected either ROOTFS or --to-tar, got neither\n{example}",
+        ),
         (
             [str(tmp_path / "r"), "--to-tar", "x"],
-            "unpack: expected either ROOTFS or --to-tar\nhint: see ociexport unpack --help",
+            f"unpack: expected either ROOTFS or --to-tar, got both\n{example}",
         ),
-        (["--to-tar", "x", "--bundle"], "unpack: --bundle goes with ROOTFS, not with --to-tar"),
+        (["--to-tar", "x", "--bundle"], "--bundle: expected ROOTFS beside it, got --to-tar"),
     ):
         result = subprocess.run(
             [*OCIEXPORT, "unpack", str(layout), *words], capture_output=True, text=True, check=False

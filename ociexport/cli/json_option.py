@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Mapping
 
 _JSON_VERSION = 1
+# A byte that is no UTF-8, as `os.fsdecode` has it.
+_OTHER_BYTE = re.compile("[\udc80-\udcff]")
 
 
 def add_json_argument(parser: argparse._ActionsContainer) -> None:
@@ -26,5 +29,14 @@ def print_json(command: str, members: Mapping[str, object]) -> None:
 
 
 def to_json_text(command: str, members: Mapping[str, object]) -> str:
-    """Return the result of ``command`` as it is printed, with the line's end."""
-    return json.dumps({"jsonVersion": _JSON_VERSION, "command": command, **members}, indent=2) + "\n"
+    """Return the result of ``command`` as it is printed, with the line's end.
+
+    A name of a file that is no UTF-8 has its other bytes as ``\\xNN``: half of a surrogate pair, as which Python has
+    them, is what strict readers of JSON refuse.
+    """
+    text = json.dumps({"jsonVersion": _JSON_VERSION, "command": command, **members}, indent=2, ensure_ascii=False)
+    return json.dumps(json.loads(_OTHER_BYTE.sub(_escaped_byte, text)), indent=2) + "\n"
+
+
+def _escaped_byte(match: re.Match[str]) -> str:
+    return f"\\\\x{ord(match[0]) - 0xDC00:02x}"

@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 from ociexport.cli.exit_codes import OK
+from ociexport.cli.json_option import add_json_argument, print_json
 from ociexport.cli.registry_options import add_tls_arguments, is_insecure, read_password
 from ociexport.errors import AuthenticationError, InvalidReferenceError, UsageError
 from ociexport.reference import DEFAULT_REGISTRY, ImageReference
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_registry_argument(parser)
     parser.add_argument("-u", "--username", metavar="USER", help="asked for on a terminal where not given")
     parser.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
+    add_json_argument(parser)
     add_tls_arguments(parser.add_argument_group("reaching the registry"))
 
 
@@ -69,6 +71,9 @@ def run(options: argparse.Namespace) -> int:
                 f"ociexport: warning: {registry}: {first.place} has credentials for it too, which go before these",
                 file=sys.stderr,
             )
+    if options.json:
+        members = {"registry": registry, "username": credentials.username, "tried": wants_login, "keptIn": str(place)}
+        print_json("login", members)
     return OK
 
 
@@ -106,9 +111,12 @@ def _ask(options: argparse.Namespace) -> Credentials:
             raise UsageError("--password-stdin: expected --username with it")
         return Credentials(options.username, read_password())
     if not sys.stdin.isatty():
-        raise UsageError("expected --username and --password-stdin, or a terminal to ask on")
+        raise UsageError(
+            "login: expected --username and --password-stdin, or a terminal to ask on, got neither",
+            hint="for example ociexport login registry.example -u alice --password-stdin <password.txt",
+        )
     username = options.username or _ask_for("Username: ")
     password = getpass.getpass("Password: ")
     if not username or not password:
-        raise UsageError("expected a user and a password, got nothing")
+        raise UsageError("login: expected a user and a password, got nothing")
     return Credentials(username, password)

@@ -7,6 +7,7 @@ import contextlib
 import sys
 
 from ociexport.cli.exit_codes import OK
+from ociexport.cli.json_option import add_json_argument, print_json
 from ociexport.cli.login import add_registry_argument, parse_registry
 from ociexport.errors import AuthenticationError
 from ociexport.registry.authfiles import search_credentials
@@ -16,6 +17,7 @@ from ociexport.registry.logins import Compat, login_file, remove_login
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give ``parser`` the options of this command."""
     add_registry_argument(parser)
+    add_json_argument(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -26,10 +28,19 @@ def run(options: argparse.Namespace) -> int:
     if not options.quiet:
         done = "removed from" if was_there else "nothing in"
         print(f"ociexport: {registry}: {done} {file.path}", file=sys.stderr)
-    if options.authfile is None:
-        # A helper that fails here is no reason to say that the logout did.
-        with contextlib.suppress(AuthenticationError):
-            left = search_credentials(registry, "")
-            if left.credentials:
-                print(f"ociexport: warning: {registry}: {left.place} has credentials for it still", file=sys.stderr)
+    left = _place_of_others(registry) if options.authfile is None else None
+    if left is not None:
+        print(f"ociexport: warning: {registry}: {left} has credentials for it still", file=sys.stderr)
+    if options.json:
+        members = {"registry": registry, "removed": was_there, "file": str(file.path), "stillIn": left}
+        print_json("logout", members)
     return OK
+
+
+def _place_of_others(registry: str) -> str | None:
+    """Return where there are credentials for ``registry`` still; None where there are none."""
+    # A helper that fails here is no reason to say that the logout did.
+    with contextlib.suppress(AuthenticationError):
+        left = search_credentials(registry, "")
+        return left.place if left.credentials else None
+    return None

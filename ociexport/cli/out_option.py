@@ -81,7 +81,10 @@ def opened_out(options: argparse.Namespace) -> Iterator[str | BinaryIO]:
     """
     if options.out == "-":
         if sys.stdout.isatty():
-            raise UsageError("--out -: expected a file or a pipe on standard output, got a terminal")
+            raise UsageError(
+                "--out -: expected a file or a pipe on standard output, got a terminal",
+                hint="for example --out - | docker load",
+            )
         yield sys.stdout.buffer
     elif is_pipe(options.out):
         with open_stream(options.out) as pipe:

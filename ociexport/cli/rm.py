@@ -6,6 +6,7 @@ import argparse
 import os
 
 from ociexport.cli.exit_codes import OK
+from ociexport.cli.json_option import add_json_argument, print_json
 from ociexport.errors import NotFoundError, UsageError, quoted
 from ociexport.tree.removal import remove_tree, verify_no_mounts
 from ociexport.tree.userns import can_enter_user_namespace, enter_user_namespace
@@ -16,6 +17,7 @@ _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give ``parser`` the options of this command."""
     parser.add_argument("rootfs", metavar="ROOTFS", nargs="+", help="directory to remove with all that is in it")
+    add_json_argument(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -23,6 +25,8 @@ def run(options: argparse.Namespace) -> int:
     places = [_verified_place(rootfs) for rootfs in options.rootfs]
     for rootfs, (parent, name) in zip(options.rootfs, places, strict=True):
         _remove(rootfs, parent, name)
+    if options.json:
+        print_json("rm", {"removed": options.rootfs})
     return OK
 
 

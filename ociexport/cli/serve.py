@@ -7,6 +7,7 @@ import signal
 import sys
 
 from ociexport.cli.exit_codes import OK
+from ociexport.cli.json_option import add_json_argument, print_json
 from ociexport.errors import UsageError, quoted
 from ociexport.layout import ImageLayout
 from ociexport.server import LayoutServer
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=_DEFAULT_ADDRESS,
         help=f"address to listen on; port 0 takes a free one (default: {_DEFAULT_ADDRESS})",
     )
+    add_json_argument(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -31,18 +33,28 @@ def run(options: argparse.Namespace) -> int:
     # A server is ended by a signal as a matter of course.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with LayoutServer(ImageLayout(options.layout), host, port) as server:
-        # On standard output, since a script that took port 0 reads it there.
-        sys.stdout.write(f"{server.address}\n")
-        sys.stdout.flush()
-        if not options.quiet:
-            for repository in server.catalog.repositories():
-                for tag in server.catalog.tags(repository):
-                    print(f"ociexport: serving {server.address}/{repository}:{tag}", file=sys.stderr)
         try:
+            _tell(options, server)
             server.serve_forever()
         except KeyboardInterrupt:
             return OK
     return OK
+
+
+def _tell(options: argparse.Namespace, server: LayoutServer) -> None:
+    """Print the address on standard output, since a script that took port 0 reads it there, and what is served."""
+    images = [
+        f"{server.address}/{repository}:{tag}"
+        for repository in server.catalog.repositories()
+        for tag in server.catalog.tags(repository)
+    ]
+    if options.json:
+        print_json("serve", {"address": server.address, "images": images})
+    else:
+        sys.stdout.write(f"{server.address}\n")
+    sys.stdout.flush()
+    for image in () if options.quiet else images:
+        print(f"ociexport: serving {image}", file=sys.stderr)
 
 
 def parse_address(text: str) -> tuple[str, int]:

@@ -8,15 +8,17 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from typing import TYPE_CHECKING
 
+from ociexport.cli.json_option import add_json_argument
 from ociexport.cli.limit_options import add_limit_arguments, limits_from
 from ociexport.cli.platform_option import add_platform_argument, platform_from
 from ociexport.cli.progress_option import add_progress_arguments, progress_from
 from ociexport.cli.registry_options import add_registry_arguments, registry_options_from
 from ociexport.cli.signature_option import add_signature_arguments, signature_policy_from, signed_source
-from ociexport.digest import Digest
+from ociexport.cli.unpack_report import print_result
 from ociexport.errors import UsageError
-from ociexport.newfile import is_stream, new_file
+from ociexport.newfile import new_file
 from ociexport.progress import Progress, format_bytes
 from ociexport.source_names import open_source
 from ociexport.sourcedate import source_date_epoch
@@ -25,6 +27,9 @@ from ociexport.tree.layers import UnpackOptions, unpack
 from ociexport.tree.metadata import IdMap, XattrMode
 from ociexport.tree.selection import PathSelection
 from ociexport.tree.userns import enter_user_namespace
+
+if TYPE_CHECKING:
+    from ociexport.tree.flatten import FlattenResult
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_metadata_arguments(parser.add_argument_group("metadata"))
     add_limit_arguments(parser)
+    add_json_argument(parser)
     add_signature_arguments(parser)
     add_progress_arguments(parser)
     add_registry_arguments(parser)
@@ -106,7 +112,10 @@ def _add_metadata_arguments(group: argparse._ArgumentGroup) -> None:
 def run(options: argparse.Namespace) -> int:
     """Unpack, and print the manifest's digest."""
     if (options.rootfs is None) == (options.to_tar is None):
-        raise UsageError("unpack: expected either ROOTFS or --to-tar", hint="see ociexport unpack --help")
+        raise UsageError(
+            f"unpack: expected either ROOTFS or --to-tar, got {'neither' if options.rootfs is None else 'both'}",
+            hint="for example ociexport unpack debian:12 ./rootfs",
+        )
     if options.to_tar is not None:
         return _write_tar(options)
     if options.userns and os.geteuid() != 0:
@@ -145,7 +154,7 @@ def run(options: argparse.Namespace) -> int:
         f"{source.display_name}: image {result.config_digest} in {options.rootfs}: {result.entries} entries, "
         f"{format_bytes(result.tar_bytes)} unpacked, {time.monotonic() - began:.1f} s"
     )
-    sys.stdout.write(f"{result.manifest_digest}\n")
+    print_result(options, source.display_name, result)
     return 0
 
 
@@ -171,22 +180,23 @@ def _write_tar(options: argparse.Namespace) -> int:
         ("--userns", options.userns),
     ):
         if value:
-            raise UsageError(f"unpack: {flag} goes with ROOTFS, not with --to-tar")
+            raise UsageError(f"{flag}: expected ROOTFS beside it, got --to-tar")
     if options.to_tar == "-":
         if sys.stdout.isatty():
-            raise UsageError("--to-tar -: expected a file or pipe as standard output, got a terminal")
-        _flatten(options, sys.stdout.buffer.write)
+            raise UsageError(
+                "--to-tar -: expected a file or a pipe on standard output, got a terminal",
+                hint="for example --to-tar - | tar -tv",
+            )
+        name, result = _flatten(options, sys.stdout.buffer.write)
         sys.stdout.buffer.flush()
-        return 0
-    with new_file(options.to_tar) as file:
-        digest = _flatten(options, file.write)
-    # Which may be standard output by another name.
-    if not is_stream(options.to_tar):
-        sys.stdout.write(f"{digest}\n")
+    else:
+        with new_file(options.to_tar) as file:
+            name, result = _flatten(options, file.write)
+    print_result(options, name, result)
     return 0
 
 
-def _flatten(options: argparse.Namespace, write: Callable[[bytes | memoryview], object]) -> Digest:
+def _flatten(options: argparse.Namespace, write: Callable[[bytes | memoryview], object]) -> tuple[str, FlattenResult]:
     from ociexport.tree.flatten import flatten  # noqa: PLC0415 - a tree on disk does without
 
     progress = progress_from(options)
@@ -205,4 +215,4 @@ def _flatten(options: argparse.Namespace, write: Callable[[bytes | memoryview], 
     for line in result.losses.lines():
         progress.warn(line)
     progress.say(f"{options.to_tar}: {source.display_name}, {result.entries} entries")
-    return result.manifest_digest
+    return source.display_name, result

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ociexport.digest import Digest
-from ociexport.documents import Platform
+from ociexport.documents import ImageConfig, Layer, Platform
 from ociexport.errors import LimitExceededError
 from ociexport.progress import SILENT, Progress
 from ociexport.resolve import read_layers, resolve_manifest
@@ -40,11 +40,15 @@ class FlattenResult:
 
     Args:
         manifest_digest: of the platform's manifest.
+        config: of the image.
+        layers: with their diff_ids, lowest first.
         entries: in the tar.
         losses: what was left out.
     """
 
     manifest_digest: Digest
+    config: ImageConfig
+    layers: tuple[Layer, ...]
     entries: int
     losses: Losses
 
@@ -95,9 +99,8 @@ def flatten(
     for entry in contents.others:
         writer.write_header(entry)
     writer.finish()
-    return FlattenResult(
-        manifest.digest, len(contents.directories) + len(contents.files) + len(contents.others), losses
-    )
+    entries = len(contents.directories) + len(contents.files) + len(contents.others)
+    return FlattenResult(manifest.digest, config, layers, entries, losses)
 
 
 class _Contents:
