@@ -36,6 +36,8 @@ FULL_NAME_ANNOTATION = "io.containerd.image.name"
 SIGNATURES_ENTRY = ("kind", "dev.cosignproject.cosign/sigs")
 
 ListedImage: TypeAlias = tuple[Descriptor, ImageName]
+# Of difflib's ratio: a letter or two of a tag (lates, 3.2O).
+_NEAR = 0.6
 
 
 def list_images(index: JsonObject) -> list[ListedImage]:
@@ -95,7 +97,9 @@ def _find_by_name(place: str, images: Sequence[ListedImage], name: str | None, t
         fitting = fitting or [image for image in images if image[1].tag == name]
     if not fitting:
         wanted = f"image {quoted(name)}" if name is not None else "an image"
-        raise NotFoundError(f"{place}: expected {wanted}, there are: {_listed(images)}")
+        raise NotFoundError(
+            f"{place}: expected {wanted}, there are: {_listed(images)}", hint=_meant(images, name or "", typed)
+        )
     if len({descriptor.digest for descriptor, _ in fitting}) > 1:
         what = "one image" if name is None else f"one image {quoted(name)}"
         raise UsageError(
@@ -103,6 +107,16 @@ def _find_by_name(place: str, images: Sequence[ListedImage], name: str | None, t
             hint=f"name one of them, for example {typed}:{shown_name(*fitting[0])}",
         )
     return fitting[0][0]
+
+
+def _meant(images: Sequence[ListedImage], name: str, typed: str) -> str | None:
+    """Return as a hint which image was probably meant; None where none is near."""
+    # Only an error needs it.
+    from difflib import get_close_matches  # noqa: PLC0415
+
+    names = [text for _, known in images for text in (known.tag, known.full) if text is not None]
+    near = get_close_matches(name, names, n=1, cutoff=_NEAR)
+    return f"did you mean {typed}:{near[0]}?" if near else None
 
 
 def _find_by_digest_or_position(place: str, images: Sequence[ListedImage], text: str) -> Descriptor | Digest:

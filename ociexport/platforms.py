@@ -120,16 +120,16 @@ def select_manifest(index: Index, wanted: Platform) -> Descriptor:
     return max(fitting, key=lambda ranked: ranked[0])[1]
 
 
-def _hint_for(wanted: Platform, entries: Iterable[Descriptor]) -> str:
+def _hint_for(wanted: Platform, entries: Iterable[Descriptor]) -> str | None:
     """Return what to do: name the platform that was probably meant, where one is near."""
     # Only an error needs it.
     from difflib import get_close_matches  # noqa: PLC0415
 
-    if wanted.architecture in _COMMON:
-        return "choose one with --platform"
     names = [str(entry.platform) for entry in entries if entry.platform is not None]
-    near = get_close_matches(str(wanted), names, n=1, cutoff=_NEAR)
-    return f"did you mean --platform {near[0]}?" if near else "choose one with --platform"
+    near = [] if wanted.architecture in _COMMON else get_close_matches(str(wanted), names, n=1, cutoff=_NEAR)
+    if near:
+        return f"did you mean --platform {near[0]}?"
+    return f"for example --platform {names[0]}" if names else None
 
 
 def fits_platform(offered: Platform, wanted: Platform) -> bool:

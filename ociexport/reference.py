@@ -57,10 +57,7 @@ class ImageReference:
         if port.isdigit() and not 0 < int(port[:6]) < 65536:
             raise InvalidReferenceError(f"registry port: expected 1 to 65535, got {quoted(port)}")
         if self.repository != self.repository.lower():
-            raise InvalidReferenceError(
-                f"repository: must be lower case, got {quoted(self.repository)}",
-                hint=f"try {quoted(self.repository.lower())}",
-            )
+            raise InvalidReferenceError(f"repository: must be lower case, got {quoted(self.repository)}")
         if not _REPOSITORY_PATTERN.fullmatch(self.repository):
             raise InvalidReferenceError(
                 f"repository: expected lower-case letters, digits and single separators, got {quoted(self.repository)}"
@@ -89,7 +86,22 @@ class ImageReference:
         try:
             return cls._parse(text)
         except (InvalidReferenceError, InvalidDigestError) as error:
-            raise InvalidReferenceError(f"image reference {quoted(text)}: {error}", hint=error.hint) from error
+            raise InvalidReferenceError(
+                f"image reference {quoted(text)}: {error}", hint=cls._meant(text) or error.hint
+            ) from error
+
+    @classmethod
+    def _meant(cls, text: str) -> str | None:
+        """Return as a hint what was probably meant by what does not parse: without a scheme, or in lower case."""
+        name, at, digest = text.removeprefix("https://").removeprefix("http://").partition("@")
+        path, slash, last = name.rpartition("/")
+        last, colon, tag = last.partition(":")
+        meant = f"{path.lower()}{slash}{last.lower()}{colon}{tag}{at}{digest}"
+        try:
+            cls._parse(meant)
+        except (InvalidReferenceError, InvalidDigestError):
+            return None
+        return f"did you mean {meant}?" if meant != text else None
 
     @classmethod
     def _parse(cls, text: str) -> ImageReference:

@@ -408,7 +408,7 @@ def test_compressed_archive_is_not_taken_for_a_layout(tmp_path: Path) -> None:
         2,
         [
             f"ociexport: error: --out '{tmp_path / 'a.tar.gz'}': expected a layout or *.tar, got a compressed archive",
-            "hint: layers are compressed as they are, so that another compression brings nothing",
+            f"hint: did you mean --out {tmp_path / 'a.tar'}? layers are compressed as they are",
         ],
     )
 

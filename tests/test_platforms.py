@@ -122,7 +122,7 @@ def test_error_lists_what_there_is_once_each() -> None:
         f"manifest {index.digest}: no image for platform linux/s390x, "
         r"there are: linux/arm64, windows(10.0.1)/amd64, evil\n/x"
     )
-    assert caught.value.hint == "choose one with --platform"
+    assert caught.value.hint == "for example --platform linux/arm64"
 
 
 @pytest.mark.parametrize(
@@ -130,8 +130,8 @@ def test_error_lists_what_there_is_once_each() -> None:
     [
         ("linux/amd46", "did you mean --platform linux/amd64?"),
         ("linux/risc64", "did you mean --platform linux/riscv64?"),
-        ("linux/s390x", "choose one with --platform"),
-        ("linux/arm", "choose one with --platform"),
+        ("linux/s390x", "for example --platform linux/amd64"),
+        ("linux/arm", "for example --platform linux/amd64"),
     ],
 )
 def test_misspelt_platform_is_corrected(wanted: str, hint: str) -> None:

@@ -78,7 +78,7 @@ def test_what_does_not_parse_is_told_by_its_part(text: str, message: str) -> Non
 def test_upper_case_has_a_hint() -> None:
     with pytest.raises(InvalidReferenceError) as caught:
         ImageReference.parse("Foo/Bar/Baz")
-    assert caught.value.hint == "try 'bar/baz'"
+    assert caught.value.hint == "did you mean foo/bar/baz?"
 
 
 def test_neither_tag_nor_digest_is_no_reference() -> None:

@@ -498,7 +498,7 @@ def test_directory_in_use_is_refused_and_untouched(unpacker: Unpacker) -> None:
     (unpacker.rootfs / "mine").write_text("mine")
     with pytest.raises(UsageError) as caught:
         unpacker([member("a", b"1")])
-    assert str(caught.value) == (f"'{unpacker.rootfs}': expected no file or an empty directory, got one with 1 entries")
+    assert str(caught.value) == (f"'{unpacker.rootfs}': expected no file or an empty directory, got one with 1 entry")
     assert unpacker.tree() == {"mine": "mine"}
     assert os.listdir(unpacker.rootfs.parent) == ["rootfs"]
 

@@ -61,7 +61,7 @@ def test_bad_usage_is_told(layout: Path, tmp_path: Path) -> None:
     assert_refused(
         unpack(layout, used),
         2,
-        f"'{used}': expected no file or an empty directory, got one with 1 entries",
+        f"'{used}': expected no file or an empty directory, got one with 1 entry",
         hint="choose another directory, empty this one, or have it replaced with --replace",
     )
     assert os.listdir(used) == ["mine"]
@@ -156,7 +156,9 @@ def test_image_that_is_wrong_leaves_nothing(tmp_path: Path) -> None:
     for name, (image, code, message) in cases.items():
         write_layout(tmp_path / name, {"1": image})
         (tmp_path / "target").mkdir()
-        assert_refused(unpack(tmp_path / name, tmp_path / "target" / "rootfs"), code, message)
+        proof = f"ociexport verify --deep {tmp_path / name} says all that is wrong with it"
+        hint = None if name == "artifact" else proof
+        assert_refused(unpack(tmp_path / name, tmp_path / "target" / "rootfs"), code, message, hint=hint)
         assert os.listdir(tmp_path / "target") == []
         (tmp_path / "target").rmdir()
     write_layout(tmp_path / "index", {"1": index})
@@ -164,7 +166,7 @@ def test_image_that_is_wrong_leaves_nothing(tmp_path: Path) -> None:
         unpack(tmp_path / "index", tmp_path / "rootfs"),
         10,
         f"manifest {index.digest}: no image for platform linux/amd64, there are: linux/s390x",
-        hint="choose one with --platform",
+        hint="for example --platform linux/s390x",
     )
 
 
@@ -215,7 +217,11 @@ def test_full_disk_is_told_and_cleaned(tmp_path: Path) -> None:
     try:
         result = unpack(tmp_path / "layout", disk / "rootfs")
         assert result.returncode == 9
-        assert "No space left on device" in result.stderr.splitlines()[-1]
+        *_, error, hint = result.stderr.splitlines()
+        assert (error, hint) == (
+            f"ociexport: error: {disk}/rootfs/d/big: No space left on device",
+            f"hint: see what is free: df -h {disk}",
+        )
         assert os.listdir(disk) == []
     finally:
         run("umount", disk)
@@ -233,6 +239,7 @@ def test_image_that_can_not_fit_is_refused_before_it_is_begun(tmp_path: Path) ->
             unpack(tmp_path / "layout", disk / "rootfs"),
             9,
             f"{disk}/rootfs: expected room for 3.0 MB at least, got 2.1 MB free (--no-preflight goes on all the same)",
+            hint=f"see what is free: df -h {disk}",
         )
         assert "No space left on device" in unpack("--no-preflight", tmp_path / "layout", disk / "rootfs").stderr
         assert os.listdir(disk) == []

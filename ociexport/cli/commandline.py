@@ -107,5 +107,5 @@ def new_parser(loaded: Collection[str]) -> tuple[CommandParser, dict[str, Comman
             command.add_argument("-q", "--quiet", action="store_true", help="print warnings and errors only")
             module.add_arguments(command)
             command.add_help_all()
-            command.set_defaults(run=module.run)
+            command.set_defaults(run=module.run, command=name)
     return parser, commands

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except (ociexport.OciexportError, OSError, MemoryError, UnicodeError, KeyboardInterrupt, _Terminated) as raised:
         error = raised
-        code = _report(error)
+        code = _report(error, options)
     events = getattr(options, "events", None)
     return _end_events(events, code, error) if events is not None else code
 
@@ -81,7 +81,7 @@ def _parse(words: list[str]) -> Namespace | None:
         return None
 
 
-def _report(error: BaseException) -> int:
+def _report(error: BaseException, options: Namespace | None = None) -> int:
     """Tell why the command ended; returns its exit code."""
     if isinstance(error, OSError) and error.filename == OUTPUT_NAME:
         give_up_output()
@@ -92,9 +92,11 @@ def _report(error: BaseException) -> int:
         return _report_end("terminated", 143)
     if isinstance(error, KeyboardInterrupt):
         return _report_end("interrupted", 130)
-    from ociexport.cli.reporting import report_error  # noqa: PLC0415 - only an error needs it
+    from ociexport.cli.reporting import proof_of, report_error  # noqa: PLC0415 - only an error needs it
 
-    return report_error(error)
+    images = getattr(options, "images", None) or [getattr(options, "source", None)]
+    command = getattr(options, "command", "")
+    return report_error(error, proof_of(command, images[0]) if images[0] is not None and len(images) == 1 else None)
 
 
 def _raise_terminated(number: int, frame: FrameType | None) -> NoReturn:

@@ -67,9 +67,14 @@ def _is_archive(options: argparse.Namespace) -> bool:
     if options.out.endswith(_COMPRESSED_SUFFIXES):
         raise UsageError(
             f"--out {quoted(options.out)}: expected a layout or *.tar, got a compressed archive",
-            hint="layers are compressed as they are, so that another compression brings nothing",
+            hint=f"did you mean --out {_without_compression(options.out)}? layers are compressed as they are",
         )
     return options.out.endswith(".tar") or is_pipe(options.out)
+
+
+def _without_compression(out: str) -> str:
+    suffix = next(suffix for suffix in _COMPRESSED_SUFFIXES if out.endswith(suffix))
+    return f"{out.removesuffix(suffix)}.tar"
 
 
 @contextmanager

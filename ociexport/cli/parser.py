@@ -112,8 +112,9 @@ class CommandParser(argparse.ArgumentParser):
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
         # A shell variable that is not set, most of the time; as a path it would be the working directory.
         if "" in arg_strings and not isinstance(action, argparse._SubParsersAction):
+            option = "/".join(action.option_strings) or self._command
             raise UsageError(
-                f"{_shown(action)}: expected {action.metavar or 'a value'}, got an empty word",
+                f"{option}: expected {action.metavar or 'a value'}, got an empty word",
                 hint="is it a variable of the shell that is not set?",
             )
         return super()._get_values(action, arg_strings)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from ociexport.cli.exit_codes import DISK, OK, exit_code_of
 from ociexport.cli.json_option import print_json, to_json_text
-from ociexport.cli.reporting import one_line, report_error
+from ociexport.cli.reporting import one_line, proof_of, report_error
 from ociexport.errors import OciexportError
 from ociexport.progress import Progress, format_bytes
 
@@ -57,7 +57,7 @@ class PullReport:
 
     def add_failure(self, image: str, error: OciexportError) -> None:
         """Tell of an image that did not come, although others may."""
-        code = report_error(error)
+        code = report_error(error, proof_of("pull", image))
         self.code = self.code or code
         self._failures.append({"image": image, "error": one_line(error), "exitCode": exit_code_of(error)})
 

@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shlex
 import sys
 
 from ociexport.cli.exit_codes import exit_code_of
-from ociexport.errors import MAX_QUOTED_CHARACTERS, escaped
+from ociexport.errors import (
+    MAX_QUOTED_CHARACTERS,
+    InvalidImageError,
+    TransferError,
+    UnsupportedMediaTypeError,
+    escaped,
+)
 
 # Linux takes no longer path in a call; an image may have them, and they are made by descriptor.
 _PATH_MAX = 4096
+# What meets a broken image, and how deep it has looked.
+_MET_BY = {"pull": "", "inspect": "", "unpack": "--deep ", "diff": "--deep "}
 
 
-def report_error(error: BaseException) -> int:
-    """Tell ``error`` on standard error; returns the code that the command is to end with."""
+def report_error(error: BaseException, proof: str | None = None) -> int:
+    """Tell ``error`` on standard error; returns the code that the command is to end with.
+
+    Args:
+        proof: the command that says all that is wrong with the image, where there is one.
+    """
     print(f"ociexport: error: {one_line(error)}", file=sys.stderr)
-    hint = _hint_of(error)
+    hint = _hint_of(error, proof)
     if hint:
         print(f"hint: {escaped(hint)}", file=sys.stderr)
     return exit_code_of(error)
+
+
+def proof_of(command: str, image: str) -> str | None:
+    """Return the command that says all that is wrong with ``image`` after ``command`` has met something."""
+    if image == "-" or command not in _MET_BY:
+        return None
+    return f"ociexport verify {_MET_BY[command]}{shlex.quote(image)}"
 
 
 def one_line(error: BaseException) -> str:
@@ -37,12 +58,33 @@ def one_line(error: BaseException) -> str:
     return escaped(" ".join(text.split("\n")))
 
 
-def _hint_of(error: BaseException) -> str | None:
+def _hint_of(error: BaseException, proof: str | None) -> str | None:
+    """Return what the user can do: as the error itself says or, where it says nothing, as all of its kind have it."""
+    if hint := getattr(error, "hint", None):
+        return str(hint)
     if _is_directory_gone(error):
         return "somebody removed it; cd to one that is there"
     if isinstance(error, UnicodeEncodeError):
         return "PYTHONUTF8=1 makes names UTF-8 whatever the locale"
-    return getattr(error, "hint", None)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) and os.sep in _path_of(error):
+        return f"see what is free: df -h {shlex.quote(_nearest_directory(_path_of(error)))}"
+    if isinstance(error, TransferError) and error.url:
+        scheme, _, rest = error.url.partition("://")
+        return f"see whether it can be reached from here: curl -I {scheme}://{rest.partition('/')[0]}/v2/"
+    if isinstance(error, InvalidImageError) and not isinstance(error, UnsupportedMediaTypeError) and proof:
+        return f"{proof} says all that is wrong with it"
+    return None
+
+
+def _nearest_directory(path: str) -> str:
+    """Return the lowest directory above ``path`` that is there: what could not be written may be cleared away."""
+    while path and not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return path or "."
+
+
+def _path_of(error: OSError) -> str:
+    return os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
 
 
 def _shown(name: str | bytes) -> str:
@@ -53,7 +95,7 @@ def _shown(name: str | bytes) -> str:
 
 def _is_directory_gone(error: BaseException) -> bool:
     """Whether something is not there because the working directory is not."""
-    if not isinstance(error, FileNotFoundError) or os.path.isabs(os.fspath(error.filename or "")):
+    if not isinstance(error, FileNotFoundError) or os.path.isabs(_path_of(error)):
         return False
     try:
         os.getcwd()

@@ -118,8 +118,9 @@ def verify_is_vacant(target: str, *, replace: bool = False) -> None:
     prefix = os.path.basename(target)[:200] + _MARK
     names = {name for name in names if not _is_leftover(name, prefix)}
     if names:
+        entries = "1 entry" if len(names) == 1 else f"{len(names)} entries"
         raise UsageError(
-            f"{quoted(target)}: expected no file or an empty directory, got one with {len(names)} entries",
+            f"{quoted(target)}: expected no file or an empty directory, got one with {entries}",
             hint="choose another directory, empty this one, or have it replaced with --replace",
         )
 
