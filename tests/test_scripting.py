@@ -19,14 +19,16 @@ from tests.command import command_environment, command_line, run_command
 from tests.document_blocks import PROJECT, blocks_of, workplace
 from tests.fake_registry import FakeRegistry
 from tests.image_builder import build_attestation, build_image, build_index, write_layout
-from tests.memory_source import member
+from tests.memory_source import hard_link, member, symlink
 from tests.system_parts import require
 
 _DOCUMENT = "docs/scripting.md"
 _SHOWN = {block.heading: json.loads(block.text) for block in reversed(blocks_of(_DOCUMENT, "json"))}
 _LISTING = json.loads(blocks_of(_DOCUMENT, "json", heading="inspect")[1].text)
+_LAYERS = json.loads(blocks_of(_DOCUMENT, "json", heading="ls")[1].text)
 # What is absent where there is none, as the document says.
-_MAY_BE_ABSENT = {"variant", "os.version", "os.features", "layers", "tarBytes", "digest"}
+_MAY_BE_ABSENT = {"variant", "os.version", "os.features", "layers", "tarBytes", "digest", "device", "linkTarget"}
+_OF_FILES_ONLY = {"mode", "uid", "gid", "size", "mtime"}
 IMAGE = build_image([[member("etc/hostname", b"one\n")]])
 CONFIGURED = build_image(
     [[member("a")]],
@@ -48,7 +50,8 @@ def differences(shown: Any, real: Any, place: str = "") -> list[str]:
     if type(shown) is not type(real):
         return [f"{place}: {type(shown).__name__} is shown, {type(real).__name__} is printed"]
     if isinstance(shown, dict):
-        missing = [f"{place}.{name} is not printed" for name in shown.keys() - real.keys() - _MAY_BE_ABSENT]
+        absent = _MAY_BE_ABSENT | (_OF_FILES_ONLY if real.get("type") in ("hard link", "whiteout") else set())
+        missing = [f"{place}.{name} is not printed" for name in shown.keys() - real.keys() - absent]
         extra = [f"{place}.{name} is not shown" for name in real.keys() - shown.keys() - {"variant"}]
         both = shown.keys() & real.keys()
         deeper = [line for name in both for line in differences(shown[name], real[name], f"{place}.{name}")]
@@ -144,6 +147,18 @@ def test_inspect(tmp_path: Path) -> None:
 
 def test_tags(tmp_path: Path, layout: Path) -> None:
     assert differences(_SHOWN["tags"], printed(tmp_path, "tags", layout)) == []
+
+
+def test_looking(tmp_path: Path) -> None:
+    layers = [
+        [member("etc/hostname", b"x\n"), symlink("etc/link", "hostname"), hard_link("etc/same", "etc/hostname")],
+        [member("etc/.wh.hostname")],
+    ]
+    write_layout(tmp_path / "layout", {"1": build_image(layers)})
+    assert differences(_SHOWN["ls"], printed(tmp_path, "ls", "layout", "/etc")) == []
+    assert differences(_LAYERS, printed(tmp_path, "ls", "layout", "--layers")) == []
+    assert differences(_SHOWN["which-layer"], printed(tmp_path, "which-layer", "layout", "/etc/same")) == []
+    assert printed(tmp_path, "which-layer", "layout", "/etc/hostname")["file"] is None
 
 
 def test_verify(tmp_path: Path, layout: Path) -> None:
