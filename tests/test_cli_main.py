@@ -82,6 +82,7 @@ def test_exit_codes_are_those_of_the_conventions() -> None:
         "DISK": 9,
         "NO_SUCH_PLATFORM": 10,
         "INTERRUPTED": 130,
+        "READER_GONE": 141,
         "TERMINATED": 143,
     }
 

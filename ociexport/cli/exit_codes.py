@@ -29,6 +29,8 @@ MALFORMED_IMAGE = 8
 DISK = 9
 NO_SUCH_PLATFORM = 10
 INTERRUPTED = 130
+# As a shell tells of a program that SIGPIPE has ended: who read standard output, as `head` does, has read enough.
+READER_GONE = 141
 TERMINATED = 143
 
 # The first class that fits decides, so a derived class stands before its base.

@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import ociexport
+from ociexport.cli.exit_codes import INTERRUPTED, READER_GONE, TERMINATED
 from ociexport.cli.streams import OUTPUT_NAME, give_up_output, prepare_streams
 
 if TYPE_CHECKING:
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
 # Python looks for cycles of garbage after every 700 new objects; a start makes a hundred thousand that stay. Looking
 # seldom takes a tenth off it, and what is left lying until then is small: bytes are no part of cycles.
 _OBJECTS_BETWEEN_COLLECTIONS = 100_000
-
-
-# As a shell tells of a program that SIGPIPE ended, which is what other programs do then.
-_READER_GONE = 128 + signal.SIGPIPE
 
 
 class _Terminated(BaseException):
@@ -87,11 +84,11 @@ def _report(error: BaseException, options: Namespace | None = None) -> int:
         give_up_output()
         if isinstance(error, BrokenPipeError):
             # Its reader has read enough, as `head` does.
-            return _READER_GONE
+            return READER_GONE
     if isinstance(error, _Terminated):
-        return _report_end("terminated", 143)
+        return _report_end("terminated", TERMINATED)
     if isinstance(error, KeyboardInterrupt):
-        return _report_end("interrupted", 130)
+        return _report_end("interrupted", INTERRUPTED)
     from ociexport.cli.reporting import proof_of, report_error  # noqa: PLC0415 - only an error needs it
 
     images = getattr(options, "images", None) or [getattr(options, "source", None)]

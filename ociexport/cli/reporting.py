@@ -6,6 +6,7 @@ import errno
 import os
 import shlex
 import sys
+from typing import TypeGuard
 
 from ociexport.cli.exit_codes import exit_code_of
 from ociexport.errors import (
@@ -66,7 +67,7 @@ def _hint_of(error: BaseException, proof: str | None) -> str | None:
         return "somebody removed it; cd to one that is there"
     if isinstance(error, UnicodeEncodeError):
         return "PYTHONUTF8=1 makes names UTF-8 whatever the locale"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) and os.sep in _path_of(error):
+    if _is_disk_full(error):
         return f"see what is free: df -h {shlex.quote(_nearest_directory(_path_of(error)))}"
     if isinstance(error, TransferError) and error.url:
         scheme, _, rest = error.url.partition("://")
@@ -74,6 +75,14 @@ def _hint_of(error: BaseException, proof: str | None) -> str | None:
     if isinstance(error, InvalidImageError) and not isinstance(error, UnsupportedMediaTypeError) and proof:
         return f"{proof} says all that is wrong with it"
     return None
+
+
+def _is_disk_full(error: BaseException) -> TypeGuard[OSError]:
+    """Whether a directory's disk has no room, and not a device or a stream as /dev/full."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return False
+    path = _path_of(error)
+    return os.sep in path and (not os.path.exists(path) or os.path.isfile(path) or os.path.isdir(path))
 
 
 def _nearest_directory(path: str) -> str:
