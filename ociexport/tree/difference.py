@@ -22,8 +22,7 @@ from ociexport.tree.entries import FILE_FORMATS, Entry, EntryType
 from ociexport.tree.limits import Limits, NameBudget
 from ociexport.tree.memorytree import MemoryDirectory, MemoryFile, MemoryTree
 from ociexport.tree.metadata import ROOTLESS_XATTR, Losses, encode_rootless_owner, is_foreign_xattr
-from ociexport.tree.passing import PassingTarget
-from ociexport.tree.paths import ImagePath
+from ociexport.tree.passing import PickingTarget
 from ociexport.tree.sparse import located_parts
 
 _READ_BYTES = 1024 * 1024
@@ -193,7 +192,7 @@ class _Comparison:
         return self._inodes.setdefault(id(node), inode) == inode and self._seen.setdefault(inode, id(node)) == id(node)
 
 
-class _ContentComparer(PassingTarget):
+class _ContentComparer(PickingTarget[bytes]):
     """Compares the content of files with those on disk as it comes by.
 
     Attributes:
@@ -201,21 +200,11 @@ class _ContentComparer(PassingTarget):
     """
 
     def __init__(self, root_fd: int, candidates: dict[tuple[int, int], bytes]) -> None:
+        super().__init__(candidates)
         self.changed: list[bytes] = []
         self._root_fd = root_fd
-        self._candidates = candidates
-        self._layer = 0
-        self._number = 0
 
-    def begin_layer(self) -> None:
-        self._layer += 1
-        self._number = 0
-
-    def write_file(self, path: ImagePath, entry: Entry, data: Iterator[memoryview]) -> None:
-        self._number += 1
-        wanted = self._candidates.get((self._layer, self._number))
-        if wanted is None:
-            return
+    def take_file(self, wanted: bytes, entry: Entry, data: Iterator[memoryview]) -> None:
         fd = _open_below(self._root_fd, wanted)
         try:
             if not _is_same_content(fd, entry, data):

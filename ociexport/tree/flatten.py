@@ -24,8 +24,7 @@ from ociexport.tree.entries import Entry, EntryType
 from ociexport.tree.limits import Limits, NameBudget
 from ociexport.tree.memorytree import MemoryDirectory, MemoryFile, MemoryTree
 from ociexport.tree.metadata import Losses, count_xattr, is_foreign_xattr
-from ociexport.tree.passing import PassingTarget
-from ociexport.tree.paths import ImagePath
+from ociexport.tree.passing import PickingTarget
 from ociexport.tree.selection import PathSelection
 from ociexport.tree.sparse import filled_parts
 from ociexport.tree.tarwriter import TarWriter
@@ -149,7 +148,7 @@ class _Contents:
         return own
 
 
-class _FileEmitter(PassingTarget):
+class _FileEmitter(PickingTarget[Entry]):
     """Writes the files that are left when they come by; the rest is written before or after."""
 
     def __init__(
@@ -158,21 +157,11 @@ class _FileEmitter(PassingTarget):
         write: Callable[[bytes | memoryview], object],
         files: dict[tuple[int, int], Entry],
     ) -> None:
+        super().__init__(files)
         self._writer = writer
         self._write = write
-        self._files = files
-        self._layer = 0
-        self._number = 0
 
-    def begin_layer(self) -> None:
-        self._layer += 1
-        self._number = 0
-
-    def write_file(self, path: ImagePath, entry: Entry, data: Iterator[memoryview]) -> None:
-        self._number += 1
-        wanted = self._files.get((self._layer, self._number))
-        if wanted is None:
-            return
+    def take_file(self, wanted: Entry, entry: Entry, data: Iterator[memoryview]) -> None:
         self._writer.write_header(wanted)
         chunks = data if entry.segments is None else filled_parts(entry.segments, entry.size, data)
         for chunk in chunks:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Generic, TypeVar
 
 from ociexport.tree.entries import Entry
 from ociexport.tree.paths import ImagePath
+
+_Wanted = TypeVar("_Wanted")
 
 
 class PassingTarget:
@@ -34,3 +38,32 @@ class PassingTarget:
 
     def hide_children(self, path: ImagePath) -> None:
         """Nothing."""
+
+
+class PickingTarget(PassingTarget, Generic[_Wanted]):
+    """Lets everything pass but some files, which a first pass over the same layers has found.
+
+    Args:
+        wanted: what is known of each file: its layer and its number among the files there, from 1 on → anything.
+    """
+
+    def __init__(self, wanted: Mapping[tuple[int, int], _Wanted]) -> None:
+        self._wanted = wanted
+        self._layer = 0
+        self._number = 0
+
+    def begin_layer(self) -> None:
+        """Count files from the beginning."""
+        self._layer += 1
+        self._number = 0
+
+    def write_file(self, path: ImagePath, entry: Entry, data: Iterator[memoryview]) -> None:
+        """Take the file, if it is wanted."""
+        self._number += 1
+        wanted = self._wanted.get((self._layer, self._number))
+        if wanted is not None:
+            self.take_file(wanted, entry, data)
+
+    @abstractmethod
+    def take_file(self, wanted: _Wanted, entry: Entry, data: Iterator[memoryview]) -> None:
+        """Do with a wanted file what is to be done."""
