@@ -18,7 +18,7 @@ from ociexport.digest import Chunk, Digest, Verifier
 from ociexport.documents import Descriptor
 from ociexport.errors import InvalidImageError, NotFoundError, OciexportError, UsageError, quoted
 from ociexport.fetch import BlobToFetch, read_chunks
-from ociexport.layout import open_locked
+from ociexport.locked_file import open_locked
 from ociexport.partial_file import read_back, write_at
 from ociexport.progress import Progress
 from ociexport.readahead import ReadAhead

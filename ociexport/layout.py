@@ -1,7 +1,8 @@
 """ImageLayout: an OCI image-layout directory, source and destination.
 
 What is not complete is never where it could be taken for complete: blobs are written in ``.ociexport/partial``, and
-renamed into ``blobs/`` when digest and size are right; ``index.json`` is replaced last, under a lock.
+renamed into ``blobs/`` when digest and size are right; ``index.json`` is replaced last, under a lock. It is one
+long file, since what a layout holds, who uses it and what may be tidied away are decided together.
 
 Spec: image-spec 1.1 image-layout.md.
 """
@@ -9,11 +10,9 @@ Spec: image-spec 1.1 image-layout.md.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import stat
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from ociexport import mediatypes
 from ociexport.blob_cache import BlobCache
-from ociexport.digest import ByteStream, Chunk, Digest, Verifier
+from ociexport.digest import ByteStream, Digest, Verifier
 from ociexport.documents import Descriptor
 from ociexport.errors import (
     InvalidImageError,
@@ -34,13 +33,14 @@ from ociexport.errors import (
 )
 from ociexport.image_list import ListedImage, ListedSource, choose_image, list_images, name_of, named
 from ociexport.jsonfields import JsonObject, parse_json_object
+from ociexport.layout_blob import LayoutBlobWriter
 from ociexport.layout_hold import LayoutHold
-from ociexport.partial_file import PartialFile, partial_bytes
+from ociexport.newfile import replaced_file, sync_directory
+from ociexport.partial_file import partial_bytes
 from ociexport.sources import ImageName, ReceivedManifest
 
 if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Self
+    pass
 
 LAYOUT_FILE_CONTENT = b'{"imageLayoutVersion":"1.0.0"}'
 _LAYOUT_FILE = "oci-layout"
@@ -258,7 +258,7 @@ class ImageLayout:
                 if not _is_replaced(entry_there, descriptor, name)
             ]
             index["manifests"] = [*kept, entry]
-            _replace_file(os.path.join(self.path, _INDEX_FILE), to_json(index))
+            self._replace_file(_INDEX_FILE, to_json(index))
 
     @contextmanager
     def begin(self) -> Iterator[LayoutUse]:
@@ -333,8 +333,8 @@ class ImageLayout:
                 os.makedirs(os.path.join(self.path, name), exist_ok=True)
             # A blob is not lost in a power cut if its directories are not.
             for directory in directories:
-                _sync_directory(os.path.dirname(directory) or os.curdir)
-            _sync_directory(os.path.join(self.path, "blobs"))
+                sync_directory(os.path.dirname(directory) or os.curdir)
+            sync_directory(os.path.join(self.path, "blobs"))
             # index.json first: what has an oci-layout file is a layout, and a layout has an index.
             with self._locked():
                 for name, content in (
@@ -342,7 +342,7 @@ class ImageLayout:
                     (_LAYOUT_FILE, LAYOUT_FILE_CONTENT),
                 ):
                     if not os.path.exists(os.path.join(self.path, name)):
-                        _replace_file(os.path.join(self.path, name), content)
+                        self._replace_file(name, content)
                 made = _Made(is_new, directories, self._read_index_bytes())
         except BaseException:
             self._release(hold, (), made)
@@ -414,6 +414,12 @@ class ImageLayout:
             for directory in reversed(made.directories):
                 os.rmdir(directory)
 
+    def _replace_file(self, name: str, content: bytes) -> None:
+        """Write a file in place of the one that may be there; a reader sees the old or the new, never a part."""
+        # Not beside it: who looks whether this is a layout at the same moment should see only what a layout has.
+        with replaced_file(os.path.join(self.path, name), aside=os.path.join(self.path, _OWN_DIRECTORY)) as file:
+            file.write(content)
+
     def _read_index_bytes(self) -> bytes | None:
         try:
             return _read_file(os.path.join(self.path, _INDEX_FILE), _MAX_INDEX_BYTES)
@@ -459,91 +465,6 @@ class _Made:
     index: bytes | None
 
 
-class LayoutBlobWriter:
-    """Writes one blob of a layout aside; a context manager.
-
-    Attributes:
-        offset: how many bytes of the blob are there already, verified to be a beginning that can go on.
-        is_complete: whether the whole blob is there, since another process wrote it meanwhile.
-    """
-
-    def __init__(self, layout: ImageLayout, digest: Digest, size: int | None) -> None:
-        self._layout = layout
-        self._digest = digest
-        self._size = size
-        self._path = layout.partial_path(digest)
-        self.is_complete = False
-
-    def __enter__(self) -> Self:
-        self._fd = open_locked(self._path)
-        try:
-            self.is_complete = self._is_there()
-            # What an earlier try left is hashed, since a file is not to be trusted for its length.
-            self._file = PartialFile(self._fd, self._path, self._digest, self._size)
-        except BaseException:
-            os.close(self._fd)
-            raise
-        return self
-
-    def _is_there(self) -> bool:
-        if self._size is None:
-            return self._layout.size_of_valid_blob(self._digest) is not None
-        return self._layout.has_blob(Descriptor("", self._digest, self._size))
-
-    @property
-    def offset(self) -> int:
-        """How many bytes are written."""
-        return self._file.offset
-
-    def restart(self) -> None:
-        """Forget what is written."""
-        self._file.restart()
-
-    def write(self, chunk: Chunk, /) -> None:
-        """Take the next bytes.
-
-        Raises:
-            SizeMismatchError: there are more than the descriptor says.
-        """
-        self._file.write(chunk)
-
-    def place(self, chunk: Chunk, offset: int, /) -> None:
-        """Write bytes ahead of their turn; see `PlacingWriter`."""
-        self._file.place(chunk, offset)
-
-    def take(self, count: int, /) -> None:
-        """Take the next bytes, which were placed; see `PlacingWriter`."""
-        self._file.take(count)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            if self.is_complete:
-                os.unlink(self._path)
-            elif error is None:
-                self._finish()
-            elif isinstance(error, InvalidImageError) or not self.offset:
-                os.unlink(self._path)
-        finally:
-            os.close(self._fd)
-
-    def _finish(self) -> None:
-        try:
-            self._file.verify()
-        except InvalidImageError:
-            os.unlink(self._path)
-            raise
-        os.fsync(self._fd)
-        path = self._layout.blob_path(self._digest)
-        if not os.path.isdir(os.path.dirname(path)):
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            _sync_directory(os.path.dirname(os.path.dirname(path)))
-        os.rename(self._path, path)
-        _sync_directory(os.path.dirname(path))
-        self._layout.keep_in_cache(self._digest)
-
-
 def _is_replaced(old: Descriptor, descriptor: Descriptor, name: ImageName) -> bool:
     """Whether an entry of ``index.json`` gives way to the new one of ``name``, whichever tool wrote it."""
     known = name_of(old)
@@ -579,48 +500,3 @@ def _read_file(path: str, max_bytes: int) -> bytes:
     if len(raw) > max_bytes:
         raise InvalidImageError(f"expected at most {max_bytes} bytes, got more", where=path)
     return raw
-
-
-def _replace_file(path: str, content: bytes) -> None:
-    """Write a file in place of the one that may be there; a reader sees the old or the new, never a part."""
-    directory, name = os.path.split(path)
-    # Not beside it: who looks whether this is a layout at the same moment should see only what a layout has.
-    fd, temporary = tempfile.mkstemp(prefix=f"{name}.", dir=os.path.join(directory, _OWN_DIRECTORY))
-    try:
-        with open(fd, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(fd, 0o644)
-            os.fsync(fd)
-        os.rename(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    _sync_directory(directory)
-
-
-def _sync_directory(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def open_locked(path: str) -> int:
-    """Return a descriptor of a file that is under way, which no other process or thread writes."""
-    while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-        try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise InvalidImageError("expected a file, got something else", where=path)
-            with suppress(OSError):  # a file system without locks; then two writers are the user's to keep apart
-                fcntl.flock(fd, fcntl.LOCK_EX)
-            # While we waited, the other may have renamed or removed what we opened.
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(fd), os.stat(path)):
-                    return fd
-        except BaseException:
-            os.close(fd)
-            raise
-        os.close(fd)

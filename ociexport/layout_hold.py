@@ -7,6 +7,8 @@ import os
 import weakref
 from contextlib import suppress
 
+from ociexport.locked_file import open_locked
+
 
 class LayoutHold:
     """Keeps a layout from being tidied away by other threads and processes, until it is closed.
@@ -50,18 +52,5 @@ def is_held(path: str) -> bool:
 def _open_shared(path: str) -> int:
     while True:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-        except FileNotFoundError:  # the directory was tidied away meanwhile
-            continue
-        try:
-            with suppress(OSError):  # a file system without locks
-                fcntl.flock(fd, fcntl.LOCK_SH)
-            # Whoever was alone before may have removed what we opened.
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(fd), os.stat(path)):
-                    return fd
-        except BaseException:
-            os.close(fd)
-            raise
-        os.close(fd)
+        with suppress(FileNotFoundError):  # the directory was tidied away meanwhile
+            return open_locked(path, shared=True)

@@ -31,6 +31,22 @@ def new_file(path: str) -> Iterator[BinaryIO]:
         # Not the name that it would have had until it is complete.
         error.filename = path
         raise
+    with _renamed_to(path, fd, temporary) as file:
+        yield file
+
+
+@contextmanager
+def replaced_file(path: str, *, aside: str) -> Iterator[BinaryIO]:
+    """The same of a file that is in any case one, written in the directory ``aside``; the name is synced too."""
+    directory, name = os.path.split(path)
+    fd, temporary = tempfile.mkstemp(prefix=f"{name}.", dir=aside)
+    with _renamed_to(path, fd, temporary) as file:
+        yield file
+    sync_directory(directory)
+
+
+@contextmanager
+def _renamed_to(path: str, fd: int, temporary: str) -> Iterator[BinaryIO]:
     try:
         with open(fd, "wb", buffering=1024 * 1024) as file:
             yield file
@@ -41,6 +57,15 @@ def new_file(path: str) -> Iterator[BinaryIO]:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def sync_directory(path: str) -> None:
+    """Have the names in a directory on the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def open_stream(path: str) -> BinaryIO:

@@ -14,7 +14,8 @@ from ociexport.compression import read_tar_chunks, verify_ratio
 from ociexport.digest import Chunk, Digest, Verifier
 from ociexport.documents import Descriptor, pair_layers
 from ociexport.errors import DiffIdMismatchError, DigestMismatchError, InvalidImageError, LimitExceededError
-from ociexport.layout import ImageLayout, LayoutBlobWriter
+from ociexport.layout import ImageLayout
+from ociexport.layout_blob import LayoutBlobWriter
 from ociexport.prepare import PreparedImage
 from ociexport.readahead import ChunkPipe
 from ociexport.sources import BlobWriter

@@ -1,0 +1,112 @@
+"""A blob on its way into a layout: written aside, verified, synced and renamed."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Protocol
+
+from ociexport.digest import Chunk, Digest
+from ociexport.documents import Descriptor
+from ociexport.errors import InvalidImageError
+from ociexport.locked_file import open_locked
+from ociexport.newfile import sync_directory
+from ociexport.partial_file import PartialFile
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+
+class BlobPlaces(Protocol):
+    """What is asked of a layout; see `ImageLayout`."""
+
+    def blob_path(self, digest: Digest) -> str: ...
+    def partial_path(self, digest: Digest) -> str: ...
+    def has_blob(self, descriptor: Descriptor) -> bool: ...
+    def size_of_valid_blob(self, digest: Digest) -> int | None: ...
+    def keep_in_cache(self, digest: Digest) -> None: ...
+
+
+class LayoutBlobWriter:
+    """Writes one blob of a layout aside; a context manager.
+
+    Attributes:
+        offset: how many bytes of the blob are there already, verified to be a beginning that can go on.
+        is_complete: whether the whole blob is there, since another process wrote it meanwhile.
+    """
+
+    def __init__(self, layout: BlobPlaces, digest: Digest, size: int | None) -> None:
+        self._layout = layout
+        self._digest = digest
+        self._size = size
+        self._path = layout.partial_path(digest)
+        self.is_complete = False
+
+    def __enter__(self) -> Self:
+        self._fd = open_locked(self._path)
+        try:
+            self.is_complete = self._is_there()
+            # What an earlier try left is hashed, since a file is not to be trusted for its length.
+            self._file = PartialFile(self._fd, self._path, self._digest, self._size)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        return self
+
+    def _is_there(self) -> bool:
+        if self._size is None:
+            return self._layout.size_of_valid_blob(self._digest) is not None
+        return self._layout.has_blob(Descriptor("", self._digest, self._size))
+
+    @property
+    def offset(self) -> int:
+        """How many bytes are written."""
+        return self._file.offset
+
+    def restart(self) -> None:
+        """Forget what is written."""
+        self._file.restart()
+
+    def write(self, chunk: Chunk, /) -> None:
+        """Take the next bytes.
+
+        Raises:
+            SizeMismatchError: there are more than the descriptor says.
+        """
+        self._file.write(chunk)
+
+    def place(self, chunk: Chunk, offset: int, /) -> None:
+        """Write bytes ahead of their turn; see `PlacingWriter`."""
+        self._file.place(chunk, offset)
+
+    def take(self, count: int, /) -> None:
+        """Take the next bytes, which were placed; see `PlacingWriter`."""
+        self._file.take(count)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if self.is_complete:
+                os.unlink(self._path)
+            elif error is None:
+                self._finish()
+            elif isinstance(error, InvalidImageError) or not self.offset:
+                os.unlink(self._path)
+        finally:
+            os.close(self._fd)
+
+    def _finish(self) -> None:
+        try:
+            self._file.verify()
+        except InvalidImageError:
+            os.unlink(self._path)
+            raise
+        os.fsync(self._fd)
+        path = self._layout.blob_path(self._digest)
+        if not os.path.isdir(os.path.dirname(path)):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            sync_directory(os.path.dirname(os.path.dirname(path)))
+        os.rename(self._path, path)
+        sync_directory(os.path.dirname(path))
+        self._layout.keep_in_cache(self._digest)

@@ -1,0 +1,37 @@
+"""Files that processes and threads lock by what is under a name, and not by what was there."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from contextlib import suppress
+
+from ociexport.errors import InvalidImageError
+
+
+def open_locked(path: str, *, shared: bool = False) -> int:
+    """Return a descriptor of a file, made where missing, which no other process or thread has locked.
+
+    Args:
+        shared: others may have it too, if they share it.
+
+    Raises:
+        InvalidImageError: something else than a file has the name.
+        FileNotFoundError: the directory is not there.
+    """
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise InvalidImageError("expected a file, got something else", where=path)
+            with suppress(OSError):  # a file system without locks; then two writers are the user's to keep apart
+                fcntl.flock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+            # While we waited, the other may have renamed or removed what we opened.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(fd), os.stat(path)):
+                    return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
