@@ -89,6 +89,14 @@ def test_each_part_has_one_door(foreign: tuple[str, ...], doors: tuple[str, ...]
     assert users <= set(doors)
 
 
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_long_files_say_why(path: Path) -> None:
+    text = (PROJECT / path).read_text()
+    assert len(text.splitlines()) <= 400 or "one long file" in " ".join(
+        (ast.get_docstring(ast.parse(text)) or "").split()
+    )
+
+
 def test_only_the_command_line_prints() -> None:
     printing = []
     for path in MODULES:

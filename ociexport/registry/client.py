@@ -1,4 +1,8 @@
-"""RegistryClient: the registries of a run. RegistrySource: one image in one of them."""
+"""RegistryClient: the registries of a run. RegistrySource: one image in one of them.
+
+It is one long file, since the two know each other: a source is what the client's connections and tokens give of one
+image.
+"""
 
 from __future__ import annotations
 

@@ -7,7 +7,8 @@ one where not.
 
 The tree begins empty and is built where nobody else looks, so the directories that exist are those made here. They are
 kept as nodes: descriptors are shared by the files of a directory, and metadata is set when all layers are applied,
-since every file that is written changes its directory's time.
+since every file that is written changes its directory's time. All of it is one long file: whoever wants to know what
+can change the tree reads this and no other.
 
 Spec: image-spec 1.1 layer.md, "Applying Changesets", "Whiteouts".
 """
