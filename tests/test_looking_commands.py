@@ -16,6 +16,7 @@ from tests.command import command_environment, command_line, run_command
 from tests.fake_registry import FakeRegistry
 from tests.image_builder import ARM64, Compression, build_image, build_index, write_layout
 from tests.memory_source import directory, hard_link, member, symlink
+from tests.schema1_images import build_schema1
 from tests.system_parts import OCIEXPORT, require, run
 from tests.tree_metadata import describe_tree
 
@@ -270,6 +271,16 @@ def test_registry_gives_only_the_layers_that_are_needed(tmp_path: Path, compress
         assert str(image.layers[1].digest) in asked
         assert str(image.layers[0].digest) not in asked
         assert printed(tmp_path, "ls", reference, "etc") == b"/etc/hostname\n/etc/motd\n"
+
+
+def test_image_of_schema_1_is_looked_at_like_others(tmp_path: Path) -> None:
+    with FakeRegistry() as registry:
+        reference = build_schema1([BASE, None, [member("etc/.wh.hostname"), member("new", b"n")]]).serve(
+            registry, "old"
+        )
+        assert printed(tmp_path, "ls", reference) == b"/bin/\n/etc/\n/new\n/null\n"
+        assert printed(tmp_path, "cat", reference, "/bin/sh", "new") == b"shell\nn"
+        assert b"by whiteout /etc/hostname" in printed(tmp_path, "which-layer", reference, "/etc/hostname")
 
 
 def test_archive_on_standard_input(layout: Path, tmp_path: Path) -> None:

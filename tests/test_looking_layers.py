@@ -94,6 +94,14 @@ def test_layer_is_read_until_its_directories_are_known() -> None:
     assert layers_read(source) == [4, 3, 2]
 
 
+def test_layers_that_only_seem_to_settle_it_are_not_tried_without_end() -> None:
+    """Each has the name that is looked for, elsewhere: the cost stays that of reading them."""
+    layers = [[member(f"d{number}/x", b"%d" % layer) for number in range(1_500)] for layer in range(40)]
+    source = source_of([member("x")], *layers)
+    is_missing(source, "/x/x")
+    assert layers_read(source) == list(range(41, 0, -1))
+
+
 def test_all_layers_may_add_to_a_directory() -> None:
     source = source_of(BASE, [directory("d"), member("d/g")], [directory("d"), member("d/.wh.f")])
     assert names_in(source, "/d") == [b"/d/g"]

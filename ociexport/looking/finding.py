@@ -13,7 +13,7 @@ from ociexport.tree.paths import quoted_path
 # Of difflib's ratio: a letter too many or too few.
 _NEAR = 0.72
 # More names are not looked through for a hint.
-_MAX_NAMES = 10_000
+_MAX_NAMES = 2_000
 
 
 def parse_path(path: str | bytes) -> bytes:

@@ -19,9 +19,10 @@ from ociexport.tree.partialtree import PartialTree, UnreadLayerError
 
 T = TypeVar("T")
 
-# Each try to answer applies all that was read again. An image of many layers that each look as if they settled the
-# question ends at this many entries: the last try, with all layers, is made in any case.
-_MAX_REPLAYED = 10_000_000
+# Each try to answer applies all that was read again. Where many layers look as if they settled the question and do not,
+# only so many times what was read is applied, beside some for short layers; the last try, with all, is always made.
+_MAX_REPLAYED_SHARE = 3
+_FREE_REPLAYS = 100_000
 
 _DOING = "reading"
 
@@ -40,6 +41,7 @@ class TopDownReader:
         self._applier = LayerApplier(self._recorder, subject.access.limits, Losses())
         # What the layers that were read say, the lowest of them first.
         self._changes: list[list[LayerChange]] = []
+        self._read = 0
         self._replayed = 0
 
     @property
@@ -71,7 +73,7 @@ class TopDownReader:
             self._read_next()
             if obstacle is not None and not obstacle.may_be_settled_by(self._changes[0]):
                 continue
-            if self.lowest > 1 and self._replayed <= _MAX_REPLAYED:
+            if self.lowest > 1 and self._replayed <= _MAX_REPLAYED_SHARE * self._read + _FREE_REPLAYS:
                 tree = self.new_tree()
                 try:
                     return self._answer(tree, question)
@@ -104,6 +106,7 @@ class TopDownReader:
         layer = layers[self.lowest - 2]
         self._applier.apply_some(self._subject.source, (layer,), access.progress, doing=_DOING)
         self._changes.insert(0, self._recorder.changes[-1])
+        self._read += len(self._changes[0])
 
 
 class _Obstacle:
@@ -119,7 +122,7 @@ class _Obstacle:
         if error.name is not None:
             self._settling.add(error.name)
         # What takes the place of a directory, or of one above, or hides it, hides all that layers below have in it.
-        self._closing = set(error.directory.split(b"/"))
+        self._closing = set(error.directory.path.split(b"/"))
 
     def may_be_settled_by(self, changes: list[LayerChange]) -> bool:
         """Whether a layer that says this has an entry which may make known what was not."""

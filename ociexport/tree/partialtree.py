@@ -19,9 +19,6 @@ Spec: image-spec 1.1 layer.md, "Applying Changesets", "Whiteouts".
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from ociexport.errors import OciexportError
 from ociexport.tree.entries import IMPLIED_DIRECTORY, Entry
 from ociexport.tree.limits import MAX_DEPTH, NameBudget
@@ -36,11 +33,11 @@ class UnreadLayerError(OciexportError):
     """What was asked for is in a layer that was not read, or may be; it never leaves the package.
 
     Attributes:
-        name: of what is not known; None where it is what else a directory holds.
-        directory: path of the directory that it is in.
+        directory: that it is in.
+        name: of what is not known; None where it is what else the directory holds.
     """
 
-    def __init__(self, directory: bytes, name: bytes | None) -> None:
+    def __init__(self, directory: MemoryDirectory, name: bytes | None) -> None:
         super().__init__("not known without the layers below")
         self.directory = directory
         self.name = name
@@ -86,8 +83,10 @@ class PartialTree(MemoryTree):
         self.unsettled: set[bytes] = set()
 
     def make_directory(self, path: ImagePath, entry: Entry) -> None:
-        with self._floating(path):
+        try:
             super().make_directory(path, entry)
+        except UnreadLayerError as error:
+            self._float(path, error)
 
     def make_hard_link(self, path: ImagePath, target: ImagePath) -> None:
         try:
@@ -97,8 +96,10 @@ class PartialTree(MemoryTree):
             self._put(path, _UNKNOWN)
 
     def hide(self, path: ImagePath) -> None:
-        with self._floating(path, makes=False):
+        try:
             super().hide(path)
+        except UnreadLayerError as error:
+            self._float(path, error, makes=False)
 
     def hide_children(self, path: ImagePath) -> None:
         try:
@@ -115,7 +116,7 @@ class PartialTree(MemoryTree):
         """
         is_open = isinstance(directory, _OpenDirectory) and directory.is_open
         if is_open or self._floating_layer or self._is_lost:
-            raise UnreadLayerError(directory.path, None)
+            raise UnreadLayerError(directory, None)
         for name in directory.children:
             self._child(directory, name)
 
@@ -126,23 +127,25 @@ class PartialTree(MemoryTree):
             UnreadLayerError: a layer below may say it; so it can be of the root only.
         """
         if directory.entry is None and isinstance(directory, _OpenDirectory):
-            raise UnreadLayerError(directory.path, b"")
+            raise UnreadLayerError(directory, b"")
 
     def _child(self, node: MemoryDirectory, name: bytes) -> Node | None:
         child = node.children.get(name)
         if self._is_lost or name in self._shaken or child is _UNKNOWN:
-            raise UnreadLayerError(node.path, name)
+            raise UnreadLayerError(node, name)
         if child is None and (
             self._floating_layer or (isinstance(node, _OpenDirectory) and node.is_open and name not in node.gone)
         ):
-            raise UnreadLayerError(node.path, name)
+            raise UnreadLayerError(node, name)
         if isinstance(child, MemoryFile) and not child.is_symlink and child.layer < self._floating_layer:
-            raise UnreadLayerError(node.path, name)
+            raise UnreadLayerError(node, name)
         return child
 
     def _put(self, path: ImagePath, file: MemoryFile) -> None:
-        with self._floating(path):
+        try:
             super()._put(path, file)
+        except UnreadLayerError as error:
+            self._float(path, error)
 
     def _directory_for(self, parent: MemoryDirectory, name: bytes) -> MemoryDirectory:
         is_open = (
@@ -162,15 +165,12 @@ class PartialTree(MemoryTree):
         if isinstance(node, _OpenDirectory):
             node.is_open = False
 
-    @contextmanager
-    def _floating(self, path: ImagePath, *, makes: bool = True) -> Iterator[None]:
-        try:
-            yield
-        except UnreadLayerError as error:
-            self._shaken.add(path.rpartition(b"/")[2])
-            if makes:
-                self._floating_layer = self._layer
-            self._unsettle(error)
+    def _float(self, path: ImagePath, error: UnreadLayerError, *, makes: bool = True) -> None:
+        """Take note that an entry of ``path`` stands at an unknown place; ``makes`` if it needs directories."""
+        self._shaken.add(path.rpartition(b"/")[2])
+        if makes:
+            self._floating_layer = self._layer
+        self._unsettle(error)
 
     def _unsettle(self, error: UnreadLayerError) -> None:
         if error.name is not None:
