@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ociexport import mediatypes
 from ociexport.companions import referrers_tag
@@ -42,11 +42,12 @@ from ociexport.registry.registries_conf import RegistriesConf, read_registries_c
 from ociexport.registry.session import RegistrySession
 from ociexport.registry.tags import list_tags, nearest_tag
 from ociexport.registry.transport import Transport
-from ociexport.registry.v1_images import V1Repository
-from ociexport.registry.v1_session import V1Index, v1_endpoint
 from ociexport.resolve import verify_manifest_size
 from ociexport.schema1 import digested_bytes
 from ociexport.sources import ImageName, ReceivedManifest
+
+if TYPE_CHECKING:
+    from ociexport.registry.v1_images import V1Repository
 
 _MANIFEST_HEADERS = {"Accept": ", ".join(mediatypes.ACCEPTED_MANIFESTS)}
 _REFERRERS_HEADERS = {"Accept": mediatypes.OCI_INDEX}
@@ -132,6 +133,9 @@ class RegistryClient:
             AuthenticationError, RegistryNotFoundError, RegistryError: it does not say where.
             UsageError, OSError: a configuration file is wrong or can't be read.
         """
+        from ociexport.registry.v1_images import V1Repository  # noqa: PLC0415 - hardly anybody speaks so
+        from ociexport.registry.v1_session import V1Index, v1_endpoint  # noqa: PLC0415
+
         home = self.home(reference)
         endpoint = v1_endpoint(home.endpoint)
         search = functools.partial(self._search, endpoint, self.options.credentials is not None)
