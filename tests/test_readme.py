@@ -58,6 +58,11 @@ def test_links_lead_to_what_is_there(document: Path) -> None:
     assert [target for target in targets if not (document.parent / target).exists()] == []
 
 
+def test_readme_leads_to_every_document() -> None:
+    text = (PROJECT / "README.md").read_text()
+    assert [path.name for path in DOCUMENTS if f"({path.relative_to(PROJECT)})" not in text] == ["README.md"]
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT)))
 def test_tests_that_are_named_exist(document: Path) -> None:
     """A promise that says how it is tested."""
