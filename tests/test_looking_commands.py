@@ -17,7 +17,7 @@ from tests.fake_registry import FakeRegistry
 from tests.image_builder import ARM64, Compression, build_image, build_index, write_layout
 from tests.memory_source import directory, hard_link, member, symlink
 from tests.schema1_images import build_schema1
-from tests.system_parts import OCIEXPORT, require, run
+from tests.system_parts import OCIEXPORT, mounted, require, run
 from tests.tree_metadata import describe_tree
 
 AMD64_OPTION = "--platform=linux/amd64"
@@ -296,6 +296,26 @@ def test_archive_on_standard_input(layout: Path, tmp_path: Path) -> None:
                 timeout=60,
             )
         assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"shell\n", b"")
+
+
+@pytest.mark.system
+def test_full_disk_among_temporary_files_is_told(tmp_path: Path) -> None:
+    write_layout(tmp_path / "layout", {"1": build_image([[member("f", os.urandom(2_000_000))]])})
+    with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=1m", "tmpfs") as small:
+        variables = {"TMPDIR": str(small)}
+        words = ("cat", "-q", AMD64_OPTION, tmp_path / "layout", "f")
+        ended = run_command(*words, home=tmp_path, variables=variables)
+        assert (ended.returncode, ended.stdout) == (9, "")
+        assert ended.stderr.splitlines()[0] == f"ociexport: error: f: {small}: No space left on device"
+        assert os.listdir(small) == []
+        streamed = subprocess.run(
+            command_line(words[0], "--stream", *words[1:]),
+            env=command_environment(tmp_path, **variables),
+            capture_output=True,
+            check=True,
+            timeout=60,
+        )
+        assert len(streamed.stdout) == 2_000_000
 
 
 @pytest.mark.system

@@ -16,6 +16,7 @@ from ociexport.errors import (
     DigestMismatchError,
     LimitExceededError,
     NotFoundError,
+    SizeMismatchError,
     UsageError,
 )
 from ociexport.looking.content import copy_files, open_file, open_files
@@ -178,6 +179,12 @@ def test_streamed_content_is_proven_as_it_ends() -> None:
     assert written == [b"evil"]
 
 
+def test_layer_that_changes_before_the_second_look_is_not_given() -> None:
+    image = build_image([[member("f", b"x" * 2_000_000), symlink("l", "f")]], compression="plain")
+    with pytest.raises(SizeMismatchError):
+        open_file(ChangingSource(image, ImageName("latest", None)), "l", access=ACCESS)
+
+
 @pytest.mark.parametrize("kind", ["blob", "diff_id"])
 def test_nothing_is_given_of_a_layer_that_is_not_right(kind: str) -> None:
     tar = tar_of([member("f", b"content"), member("g")])
@@ -254,6 +261,25 @@ def test_image_without_layers_is_empty() -> None:
     assert (root.path, root.mode, root.layer) == (b"/", 0o755, 0)
     trace = trace_path(source, "/", access=ACCESS)
     assert (trace.origin, trace.touches, trace.real_path) == (None, (), b"/")
+
+
+def test_provenance_has_the_place_that_links_lead_to() -> None:
+    source = source_of([directory("a"), symlink("a/l", "../b/f"), symlink("m", "/a/l"), directory("b"), member("b/f")])
+    for path, follow, real_path in (
+        ("m", True, b"/b/f"),
+        ("m", False, b"/m"),
+        ("a/../m", False, b"/m"),
+        ("b/.", False, b"/b"),
+    ):
+        trace = trace_path(source, path, follow=follow, access=ACCESS)
+        assert trace.real_path == real_path
+
+
+def test_hint_is_worth_no_other_layer() -> None:
+    source = source_of(BASE, [directory("etc"), member("etc/.wh.x"), symlink("etc/y", "unknown")])
+    with pytest.raises(NotFoundError) as caught:
+        open_file(source, "/etc/x", access=ACCESS)
+    assert (caught.value.hint, layers_read(source)) == (None, [2])
 
 
 def test_links_lead_no_higher_than_the_root(tmp_path: Path) -> None:

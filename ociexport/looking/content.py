@@ -246,7 +246,7 @@ def _spooled(entry: Entry, data: Iterator[memoryview]) -> IO[bytes]:
         file.flush()
     except OSError as error:
         file.close()
-        error.filename = tempfile.gettempdir()
+        error.filename2 = tempfile.gettempdir()  # beside the entry's name, which the applier knows
         raise
     except BaseException:
         file.close()
