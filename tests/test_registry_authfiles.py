@@ -188,6 +188,26 @@ def test_helper_may_give_an_identity_token(tmp_path: Path, monkeypatch: pytest.M
     assert search_credentials("reg.example", "a", authfile).credentials == Credentials(identity_token="refresh")
 
 
+def test_helper_is_absent_where_a_directory_of_path_is_closed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of use where an ordinary user runs it: root may search every directory."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o000)
+    monkeypatch.setenv("PATH", f"{closed}:{os.environ['PATH']}")
+    authfile = _write(tmp_path / "auth.json", {"credHelpers": {"reg.example": "absent"}})
+    with pytest.raises(AuthenticationError, match="docker-credential-absent: there is no such program on PATH$"):
+        search_credentials("reg.example", "a", authfile)
+
+
+def test_helper_that_may_not_be_run_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _install_helper(tmp_path / "bin", monkeypatch, "closed", "")
+    (tmp_path / "bin" / "docker-credential-closed").chmod(0o644)
+    authfile = _write(tmp_path / "auth.json", {"credHelpers": {"reg.example": "closed"}})
+    with pytest.raises(AuthenticationError, match="docker-credential-closed: can't be run: Permission denied$"):
+        search_credentials("reg.example", "a", authfile)
+
+
 @pytest.mark.parametrize(
     ("name", "script", "told"),
     [

@@ -9,6 +9,7 @@ Spec: github.com/docker/docker-credential-helpers, README "Development".
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 
@@ -91,6 +92,11 @@ def _run(name: str, action: str, stdin: str, place: str) -> subprocess.Completed
     except subprocess.TimeoutExpired as error:
         raise _error(name, place, f"no answer in {HELPER_SECONDS} s") from error
     except OSError as error:
+        import shutil  # noqa: PLC0415 - for an error only
+
+        # Of a PATH with a directory that may not be searched, the kernel tells that and not that nothing was found.
+        if isinstance(error, PermissionError) and shutil.which(f"docker-credential-{name}", mode=os.F_OK) is None:
+            raise _error(name, place, "there is no such program on PATH") from error
         raise _error(name, place, f"can't be run: {error.strerror}") from error
 
 
