@@ -196,7 +196,7 @@ def test_helper_is_absent_where_a_directory_of_path_is_closed_too(
     closed.mkdir(mode=0o000)
     monkeypatch.setenv("PATH", f"{closed}:{os.environ['PATH']}")
     authfile = _write(tmp_path / "auth.json", {"credHelpers": {"reg.example": "absent"}})
-    with pytest.raises(AuthenticationError, match="docker-credential-absent: there is no such program on PATH$"):
+    with pytest.raises(AuthenticationError, match=r"docker-credential-absent: there is no such program on PATH$"):
         search_credentials("reg.example", "a", authfile)
 
 
@@ -204,7 +204,7 @@ def test_helper_that_may_not_be_run_is_told_as_such(tmp_path: Path, monkeypatch:
     _install_helper(tmp_path / "bin", monkeypatch, "closed", "")
     (tmp_path / "bin" / "docker-credential-closed").chmod(0o644)
     authfile = _write(tmp_path / "auth.json", {"credHelpers": {"reg.example": "closed"}})
-    with pytest.raises(AuthenticationError, match="docker-credential-closed: can't be run: Permission denied$"):
+    with pytest.raises(AuthenticationError, match=r"docker-credential-closed: can't be run: Permission denied$"):
         search_credentials("reg.example", "a", authfile)
 
 
