@@ -279,9 +279,10 @@ def _naming_target(target: str, fd: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, OciexportError):
+        # A name of bytes is one in the tree; any other is elsewhere: a blob of a layout, a file for events. One that no
+        # system call has raised is the program's own, from a callback.
+        if isinstance(error, OciexportError) or error.errno is None or isinstance(error.filename, str):
             raise
-        names = [os.fsdecode(name) for name in (error.filename,) if isinstance(name, str | bytes)]
-        error.filename = os.path.join(target, *names)
+        error.filename = os.path.join(target, os.fsdecode(error.filename or b""))
         explain_full_disk(fd, error)
         raise
