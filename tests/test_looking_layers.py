@@ -155,6 +155,13 @@ def test_large_and_sparse_files_are_whole() -> None:
     assert copied == expected + large
 
 
+def test_small_sparse_file_keeps_the_hole_at_its_end() -> None:
+    info, _ = member("sparse")
+    info.pax_headers = {"GNU.sparse.map": "2,3", "GNU.sparse.size": "4000"}
+    info.size = 3
+    assert content_of(source_of([(info, b"abc")]), "sparse") == bytes(2) + b"abc" + bytes(3995)
+
+
 def test_file_beyond_the_limit_is_refused() -> None:
     source = source_of([member("f", b"12345")])
     with pytest.raises(LimitExceededError):

@@ -233,8 +233,8 @@ def _spooled(entry: Entry, data: Iterator[memoryview]) -> IO[bytes]:
     """Return a temporary file with the data of ``entry``, holes where the entry has them."""
     file = tempfile.SpooledTemporaryFile(_MAX_IN_MEMORY_BYTES)  # noqa: SIM115 - the caller closes it
     try:
-        if entry.size > _MAX_IN_MEMORY_BYTES:
-            file.rollover()  # now, since holes take room in memory
+        if entry.size > _MAX_IN_MEMORY_BYTES or entry.segments is not None:
+            file.rollover()  # now: holes take room in memory, where one at the very end would be lost
         if entry.segments is None:
             for chunk in data:
                 file.write(chunk)
