@@ -232,6 +232,42 @@ def test_environment_file_is_safe_in_a_shell(tmp_path: Path) -> None:
     assert result.stdout == 'it\'s $HOME `x` 100%\nnext "line"'
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"Env": ["A=x\0--bind\0/\0/mnt"]},
+        {"WorkingDir": "A=x\0--bind\0/\0/mnt"},
+        {"Cmd": ["A=x\0--bind\0/\0/mnt"]},
+    ],
+)
+def test_text_that_would_be_options_of_bwrap_is_refused(tmp_path: Path, config: dict[str, Any]) -> None:
+    result = unpack(image(config).source(), tmp_path / "root", options=UnpackOptions(find_account=True))
+    assert result.account is not None
+    with pytest.raises(InvalidImageError) as caught:
+        write_run_files(str(tmp_path / "run"), str(tmp_path / "root"), result.config, result.account)
+    assert str(caught.value) == r"config: run files: expected text without NUL, got 'A=x\x00--bind\x00/\x00/mnt'"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.system
+def test_command_that_looks_like_options_of_bwrap_is_a_command(tmp_path: Path) -> None:
+    """Else the image has the host's root in its sandbox."""
+    require("bwrap", root=True)
+    built = image({"Entrypoint": ["--bind", "/", "/mnt", "/bin/sh"]}, busybox=True, more=[directory("mnt")])
+    result = unpack(built.source(), tmp_path / "root", options=UnpackOptions(find_account=True))
+    assert result.account is not None
+    write_run_files(str(tmp_path / "run"), str(tmp_path / "root"), result.config, result.account)
+    ran = subprocess.run(
+        [tmp_path / "run" / "bwrap.sh"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (1, "bwrap: execvp --bind: No such file or directory\n")
+
+
 def test_nspawn_settings_leave_out_what_they_can_not_say(tmp_path: Path) -> None:
     settings = (make_run_files(tmp_path) / "root fs.nspawn").read_text()
     assert settings == (

@@ -12,6 +12,7 @@ import shlex
 from pathlib import Path
 
 from ociexport.documents import ImageConfig
+from ociexport.errors import InvalidImageError, quoted
 from ociexport.tree.accounts import Account
 from ociexport.tree.bundle import command_of, environment_of
 
@@ -25,15 +26,22 @@ def write_run_files(directory: str, rootfs: str, config: ImageConfig, account: A
         rootfs: the root filesystem that they run in; written as an absolute path.
         config: of the image.
         account: whom its User means there.
+
+    Raises:
+        InvalidImageError: the image says what no process can be given; nothing was written.
     """
-    target = Path(directory)
-    target.mkdir(exist_ok=True)
-    rootfs = os.path.abspath(rootfs)
     # A name that is none in a shell can be set by bwrap and nspawn, and by no shell.
     environment = [item for item in environment_of(config, account) if "=" in item]
     variables = [item for item in environment if _VARIABLE_PATTERN.fullmatch(item.partition("=")[0])]
     working_dir = config.container.working_dir or "/"
     command = command_of(config)
+    for text in (*environment, working_dir, *command):
+        # NULs part the arguments in bwrap.args: what follows one would be an option, such as to bind the host's root.
+        if "\0" in text:
+            raise InvalidImageError(f"config: run files: expected text without NUL, got {quoted(text)}")
+    target = Path(directory)
+    target.mkdir(exist_ok=True)
+    rootfs = os.path.abspath(rootfs)
     _write(target / "env", "".join(f"export {_assignment(item)}\n" for item in variables))
     _write(target / "chroot.sh", _chroot_script(rootfs, variables, working_dir, command, account), mode=0o755)
     _write(target / "bwrap.args", "\0".join(_bwrap_arguments(rootfs, environment, working_dir, account)))
@@ -82,7 +90,7 @@ def _bwrap_script(command: list[str]) -> str:
         "#!/bin/sh\n"
         "# Run the image's command, or the one that is given, in bubblewrap.\n"
         f"[ $# -gt 0 ] || set -- {shlex.join(command)}\n"
-        'exec bwrap --args 9 "$@" 9<"$(dirname "$0")/bwrap.args"\n'
+        'exec bwrap --args 9 -- "$@" 9<"$(dirname "$0")/bwrap.args"\n'
     )
 
 
