@@ -151,25 +151,28 @@ def _payload_of(raw: bytes, served: JsonObject) -> bytes:
     Each signature has a header, which is signed too, that says how many bytes of the document were signed, and what
     came after them before the signatures were put there.
     """
-    payloads = {_signed_part(raw, signature) for signature in served.objects(_SIGNATURES)}
-    if not payloads:
+    # Compared before anything is cut out: of a thousand signatures each could name some megabytes of its own.
+    parts = {_signed_part(raw, signature) for signature in served.objects(_SIGNATURES)}
+    if not parts:
         return raw
-    if len(payloads) > 1:
+    if len(parts) > 1:
         raise served.error(_SIGNATURES, "expected signatures of one document, got some of different ones")
-    payload = payloads.pop()
+    length, tail = parts.pop()
+    payload = raw[:length] + tail
     signed = parse_json_object(payload, where=_SIGNATURES)
     if signed.members != {key: value for key, value in served.members.items() if key != _SIGNATURES}:
         raise served.error(_SIGNATURES, "expected what was signed to be what the document says, got something else")
     return payload
 
 
-def _signed_part(raw: bytes, signature: JsonObject) -> bytes:
+def _signed_part(raw: bytes, signature: JsonObject) -> tuple[int, bytes]:
+    """Return how many bytes of ``raw`` were signed, and what came after them."""
     place = f"{signature.where}: protected"
     header = parse_json_object(_decoded(signature.text("protected"), place), where=place)
     length = header.integer("formatLength")
     if not 0 <= length <= len(raw):
         raise header.error("formatLength", f"expected 0 to {len(raw)}, the document's length, got {length}")
-    return raw[:length] + _decoded(header.text("formatTail"), f"{place}: formatTail")
+    return length, _decoded(header.text("formatTail"), f"{place}: formatTail")
 
 
 def _decoded(text: str, where: str) -> bytes:

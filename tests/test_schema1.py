@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -235,6 +236,24 @@ def test_signatures_must_be_of_one_document() -> None:
         json.dumps(signature).encode(), json.dumps(signature).encode() + b", " + json.dumps(other).encode()
     )
     assert broken(raw) == "signatures: expected signatures of one document, got some of different ones"
+
+
+def test_many_signatures_of_different_parts_take_no_memory() -> None:
+    """Each could name some megabytes of the document as its own: of thousands that is more than any machine has."""
+    signature = json.loads(IMAGE.raw)["signatures"][0]
+    headers = [json.dumps({"formatLength": number, "formatTail": ""}) for number in range(1_000_000, 1_000_200)]
+    signatures = [
+        {**signature, "protected": base64.urlsafe_b64encode(header.encode()).decode().rstrip("=")} for header in headers
+    ]
+    raw = json.dumps({"schemaVersion": 1, "padding": "x" * 1_000_000, "signatures": signatures}).encode()
+    tracemalloc.start()
+    try:
+        message = broken(raw)
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert message == "signatures: expected signatures of one document, got some of different ones"
+    assert most_bytes < 20_000_000
 
 
 @settings(deadline=None)  # the first error loads libmagic
