@@ -100,7 +100,13 @@ def test_server_without_ranges_sends_it_once() -> None:
 
 @pytest.mark.parametrize(
     "fault",
-    [Fault(status=403), Fault(status=429), Fault(status=416), Fault(headers={"Content-Range": "bytes 7-9/20"})],
+    [
+        Fault(status=403),
+        Fault(status=429),
+        Fault(status=416),
+        Fault(headers={"Content-Range": "bytes 7-9/20"}),
+        Fault(headers={"Content-Range": f"bytes 4194304-{'9' * 5000}/*"}),
+    ],
 )
 def test_server_that_refuses_parts_is_read_over_one_connection(fault: Fault) -> None:
     """The first part is given and the others are not: a limit on connections, or a firewall."""

@@ -21,7 +21,8 @@ _MAX_COUNTED_BYTES = 64 * 1024**3
 # What servers, and what stands before them, answer to a Range that they know nothing of.
 _REFUSED_RANGE_STATUSES = frozenset({400, 403, 405, 501})
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+# No longer numbers than any file has, and than Python takes.
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
 
 # Opens the blob from a byte on, to before another or to its end: 206 where the server can, else 200 with all of it, or
 # 416.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from ociexport.registry.options import RegistryOptions
 
 # What the libraries beneath raise when a connection can't be made, or breaks.
 NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+# No longer than any file, nor than what Python takes for a number.
+_LENGTH = re.compile(r"[0-9]{1,19}")
 # A TLS socket that was closed raises ValueError in a thread that reads from it.
 _READ_ERRORS = (*NETWORK_ERRORS, ValueError)
 # The rest of a redirect's or an error's page is read, so that the connection can be used again.
@@ -80,7 +83,7 @@ class Answer:
     def content_length(self) -> int | None:
         """What Content-Length says; None where it is missing or no number, or the body is chunked."""
         text = self.headers.get("Content-Length", "")
-        return int(text) if text.isdecimal() and "Transfer-Encoding" not in self.headers else None
+        return int(text) if _LENGTH.fullmatch(text) and "Transfer-Encoding" not in self.headers else None
 
     def header_values(self, name: str) -> list[str]:
         """Return what each header of this name says, where a comma within one may mean anything."""

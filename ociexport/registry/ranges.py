@@ -271,8 +271,9 @@ class _ParallelParts:
             while (part := self._take_part()) is not None:
                 try:
                     self._fetch(part)
-                except (OciexportError, OSError):
-                    # The reader finds out what is wrong, when it comes there, over a connection of its own.
+                except Exception:
+                    # The reader finds out what is wrong, when it comes there, over a connection of its own. Whatever
+                    # it is: of a part that nobody brings and nobody gives up the reader would wait for ever.
                     self._fail(part)
                     return
         finally:
