@@ -165,7 +165,9 @@ def test_next_endpoint_is_asked_where_one_fails(registry: FakeV1Registry, tmp_pa
         assert f"ociexport: endpoint {bad.host} is passed over: " in ended.stderr
 
 
-@pytest.mark.parametrize("name", ["http://other/v1/", "a/../b", "user@host", "host:port", "a b"])
+@pytest.mark.parametrize(
+    "name", ["http://other/v1/", "a/../b", "user@host", "host:port", "a b", "host:99999", "[:::::]"]
+)
 def test_endpoint_that_is_no_host_is_refused(registry: FakeV1Registry, tmp_path: Path, name: str) -> None:
     path = "/v1/repositories/library/app/images"
     registry.answers[path] = (200, {"X-Docker-Endpoints": name}, b"[]")

@@ -31,6 +31,7 @@ from ociexport.registry.certificates import TlsSettings
 from ociexport.registry.credentials import Finding
 from ociexport.registry.encodings import undo_for_document
 from ociexport.registry.exchange import Answer, WireRequest
+from ociexport.registry.failures import is_web_url
 from ociexport.registry.hosts import Endpoint, tls_for
 from ociexport.registry.session import RegistrySession
 from ociexport.registry.transport import Transport
@@ -237,7 +238,7 @@ def _named_hosts(answer: Answer, subject: str) -> list[str]:
     hosts = [host.strip() for text in answer.header_values("X-Docker-Endpoints") for host in text.split(",")]
     hosts = [host for host in dict.fromkeys(hosts) if host]
     for host in hosts:
-        if not _HOST.fullmatch(host):
+        if not _HOST.fullmatch(host) or not is_web_url(f"https://{host}"):
             raise InvalidImageError(f"X-Docker-Endpoints: expected hosts, got {quoted(host)}", where=subject)
     return hosts[:_MAX_ENDPOINTS]
 
