@@ -105,6 +105,14 @@ def test_error_is_one_line_that_no_terminal_obeys(
     assert capsys.readouterr() == ("", said)
 
 
+def test_host_that_a_redirect_named_is_quoted_in_a_command_to_type(capsys: pytest.CaptureFixture[str]) -> None:
+    """A registry chooses where it sends us; what its host is called is for no shell to obey."""
+    report_error(errors.TransferError("no connection", url="http://x;id;/storage"))
+    assert capsys.readouterr().err == (
+        "ociexport: error: no connection\nhint: see whether it can be reached from here: curl -I 'http://x;id;/v2/'\n"
+    )
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr() == (f"ociexport {ociexport.__version__}\n", "")

@@ -71,7 +71,9 @@ def _hint_of(error: BaseException, proof: str | None) -> str | None:
         return f"see what is free: df -h {shlex.quote(_nearest_directory(_path_of(error)))}"
     if isinstance(error, TransferError) and error.url:
         scheme, _, rest = error.url.partition("://")
-        return f"see whether it can be reached from here: curl -I {scheme}://{rest.partition('/')[0]}/v2/"
+        # Quoted, since a redirect may have named the host, and a shell takes what a host may not be called.
+        server = shlex.quote(f"{scheme}://{rest.partition('/')[0]}/v2/")
+        return f"see whether it can be reached from here: curl -I {server}"
     if isinstance(error, InvalidImageError) and not isinstance(error, UnsupportedMediaTypeError) and proof:
         return f"{proof} says all that is wrong with it"
     return None
