@@ -90,6 +90,23 @@ def test_long_lines_are_those_of_tar(layout: Path, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("mtime", "line", "text"),
+    [
+        (-62_000_000_000, "0005-04-19 09:46", "0005-04-19T09:46:40Z"),
+        (-90_000_000_000.25, "@-90000000000.25", "@-90000000000.25"),
+        (10**17, "@100000000000000000", "@100000000000000000"),
+    ],
+)
+def test_times_are_whole_where_calendars_are_not(tmp_path: Path, mtime: float, line: str, text: str) -> None:
+    info, content = member("f")
+    info.pax_headers = {"mtime": str(mtime)}
+    write_layout(tmp_path / "layout", {"1": build_image([[(info, content)]])})
+    long = printed(tmp_path, "ls", "-l", tmp_path / "layout").decode()
+    assert long == f"-rw-r--r-- 0/0                 0 {line} /f\n"
+    assert json.loads(printed(tmp_path, "ls", "--json", tmp_path / "layout"))["files"][0]["mtime"] == text
+
+
 def test_options_may_stand_before_the_path(layout: Path, tmp_path: Path) -> None:
     """argparse alone would refuse PATH behind an option."""
     assert printed(tmp_path, "ls", layout, "--long", "/null").endswith(b" /null\n")

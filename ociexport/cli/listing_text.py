@@ -25,7 +25,8 @@ def long_line(file: ListedFile) -> str:
     """Return all that is told of a file, in columns."""
     mode = stat.filemode(FILE_FORMATS[file.type] | file.mode)
     size = "{},{}".format(*file.device) if file.type in DEVICE_TYPES else str(file.size)
-    time = shown_time(file.mtime_ns)[:16].replace("T", " ")
+    time = shown_time(file.mtime_ns)
+    time = time if time.startswith("@") else time[:16].replace("T", " ")
     target = f" -> {shown_path(file.link_target)}" if file.link_target else ""
     return f"{mode} {f'{file.uid}/{file.gid}':<9} {size:>11} {time:<16} {shown_path(named_path(file))}{target}"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import base64
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from ociexport.cli.platform_option import add_platform_argument, platform_from
 from ociexport.cli.progress_option import add_progress_arguments, progress_from
@@ -20,7 +20,7 @@ from ociexport.looking.listing import ListedFile
 from ociexport.looking.subject import Access, OriginLayer
 from ociexport.tree.entries import DEVICE_TYPES
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - UTC, which is written as Z
 
 
 def add_source_argument(parser: argparse.ArgumentParser) -> None:
@@ -63,12 +63,14 @@ def named_bytes(name: str, text: bytes) -> dict[str, object]:
 def shown_time(ns: int) -> str:
     """Return a time as RFC 3339 has it, as exact as it is; seconds since 1970 where no calendar reaches."""
     seconds, fraction = divmod(ns, 1_000_000_000)
+    end = "Z"
     try:
-        text = (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
+        text = (_EPOCH + timedelta(seconds=seconds)).isoformat()
     except OverflowError:
-        text = f"@{seconds}"
+        seconds, fraction = divmod(abs(ns), 1_000_000_000)
+        text, end = f"@{'-' if ns < 0 else ''}{seconds}", ""
     digits = f"{fraction:09d}".rstrip("0")
-    return text + (f".{digits}" if digits else "") + ("" if text.startswith("@") else "Z")
+    return text + (f".{digits}" if digits else "") + end
 
 
 def file_to_json(file: ListedFile) -> dict[str, object]:
