@@ -61,6 +61,18 @@ def test_output_that_can_not_be_written_is_an_error(layout: Path, tmp_path: Path
     )
 
 
+@pytest.mark.parametrize(
+    "arguments", [["unpack", "./large", "--to-tar", "-"], ["cat", "./large", "big", "--stream"]], ids=" ".join
+)
+def test_output_that_fails_amid_a_layer_is_no_fault_of_the_entry(tmp_path: Path, arguments: list[str]) -> None:
+    write_layout(tmp_path / "large", {"1": build_image([[member("big", os.urandom(3_000_000))]])})
+    words = [*arguments, "--platform=linux/amd64", "-q"]
+    ended = run_in_shell('"$@" | head -c 1 >/dev/null; exit ${PIPESTATUS[0]}', *words, home=tmp_path)
+    assert (ended.returncode, ended.stderr) == (141, b"")
+    ended = run_in_shell('"$@" >/dev/full', *words, home=tmp_path)
+    assert (ended.returncode, ended.stderr) == (9, b"ociexport: error: standard output: No space left on device\n")
+
+
 def test_closed_output_is_an_error_and_closed_messages_are_none(layout: Path, tmp_path: Path) -> None:
     """Who asked for a result does not get it; nothing else may take the descriptor's number, and be written to."""
     ended = run_in_shell('"$@" >&-', "tags", "./layout", home=tmp_path)

@@ -173,6 +173,8 @@ class LayerApplier:
                     raise
                 self._refused(error)
             except OSError as error:
+                if isinstance(error.filename, str):
+                    raise  # what is written to, such as standard output, has named itself; names in trees are bytes
                 if error.errno not in _ARCHIVE_ERRORS:
                     error.filename = _placed(error.filename, entry.name)
                     raise
