@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ociexport.registry.failures import error_of_response
 from ociexport.registry.retries import backoff_seconds, is_passing_error, is_passing_status, retry_after_seconds
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -59,6 +60,8 @@ def test_what_no_wait_mends_is_not_tried_again(error: OSError, passes: bool) -> 
         ("", None),
         ("soon", None),
         ("-5", None),
+        ("Tue, 24 Nov 99999999999 12:01:00 GMT", None),
+        ("Tue, 24 Nov 2026 12:01:00 +99999999999999", None),
     ],
 )
 def test_retry_after_is_seconds_or_a_date(text: str, seconds: float | None) -> None:
@@ -80,3 +83,12 @@ def test_any_retry_after_is_read_without_an_error(text: str) -> None:
 def test_backoff_doubles_within_bounds() -> None:
     for attempt, middle in [(1, 1.0), (2, 2.0), (5, 16.0), (6, 30.0), (5000, 30.0)]:
         assert 0.75 * middle <= backoff_seconds(attempt, 1.0) <= 1.25 * middle
+
+
+@pytest.mark.parametrize("digits", [400, 5000])
+def test_quota_for_no_time_that_passes_is_told_without_it(digits: int) -> None:
+    headers = {"RateLimit-Limit": f"100;w={'9' * digits}"}
+    error = error_of_response(
+        subject="blob", method="GET", url="https://registry.test/v2/", status=429, headers=headers, body=b""
+    )
+    assert str(error) == "blob: GET https://registry.test/v2/: 429 Too Many Requests (limit 100)"

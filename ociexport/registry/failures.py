@@ -166,7 +166,8 @@ def _describe_quota(headers: Mapping[str, str]) -> str:
     left = headers.get("RateLimit-Remaining", "").partition(";")[0]
     source = headers.get("Docker-RateLimit-Source", "")
     parts = [f"limit {limit}"] if limit.isdecimal() else []
-    if parts and window.isdecimal():
+    # A year has fewer seconds; Python takes neither any number of digits nor any number as a float.
+    if parts and window.isdecimal() and len(window) < 9:
         parts = [f"{parts[0]} in {_hours(int(window))}"]
     if left.isdecimal():
         parts.append(f"{left} left")

@@ -64,6 +64,6 @@ def retry_after_seconds(headers: Mapping[str, str], now: datetime | None = None)
 def _parse_date(text: str) -> datetime | None:
     try:
         date = email.utils.parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter of years and zones beyond any calendar
         return None
     return date.replace(tzinfo=UTC) if date.tzinfo is None else date
