@@ -81,8 +81,9 @@ class PartialFile:
             raise ValueError("place: expected a blob of known size")
         with self._lock:
             if self._mark_at is None:
+                # Only a mark that is there counts: without it none of the threads may leave a gap.
+                self._write_at(_MARK.pack(_MAGIC, self.offset), self._size)
                 self._mark_at = self._size
-                self._write_mark()
         self._write_at(chunk, offset)
 
     def take(self, count: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import struct
 from collections.abc import Iterator
 from itertools import pairwise
@@ -157,3 +158,17 @@ def test_any_order_gives_the_blob_and_any_crash_a_beginning(data: st.DataObject)
         assert os.pread(fd, SIZE + 100, 0) == BLOB
     finally:
         os.close(fd)
+
+
+def test_where_the_mark_can_not_be_written_no_bytes_come_ahead(fd: int, path: Path) -> None:
+    """Other threads have bytes that would fit; with no mark the gap before them would be taken for the beginning."""
+    file = opened(fd, path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE - 1, hard))
+    try:
+        for _ in range(2):
+            with pytest.raises(OSError, match="File too large"):
+                file.place(BLOB[1000:2000], 1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert partial_bytes(str(path), SIZE) == 0
