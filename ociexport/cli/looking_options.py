@@ -20,7 +20,7 @@ from ociexport.looking.listing import ListedFile
 from ociexport.looking.subject import Access, OriginLayer
 from ociexport.tree.entries import DEVICE_TYPES
 
-_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - UTC, which is written as Z
+_EPOCH = datetime(1970, 1, 1)  # in UTC, which is written as Z
 
 
 def add_source_argument(parser: argparse.ArgumentParser) -> None:
