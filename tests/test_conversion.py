@@ -169,7 +169,8 @@ def test_pull_by_digest_of_another_is_refused(puller: Puller) -> None:
         7,
         [
             f"ociexport: error: image REGISTRY/library/old@{IMAGE.digest}: "
-            f"digest mismatch: expected {IMAGE.digest}, got {other.digest}"
+            f"digest mismatch: expected {IMAGE.digest}, got {other.digest}",
+            f"hint: ociexport verify REGISTRY/library/old@{IMAGE.digest} says all that is wrong with it",
         ],
     )
     puller.assert_nothing_left()
@@ -221,7 +222,8 @@ def test_layer_that_is_damaged_is_refused(puller: Puller) -> None:
         8,
         [
             f"ociexport: error: manifest {broken.digest}: layer 1 of 1 ({Digest.of(bad)}): "
-            "gzip data: expected a complete stream, got one that ends too soon"
+            "gzip data: expected a complete stream, got one that ends too soon",
+            "hint: ociexport verify REGISTRY/library/old:1 says all that is wrong with it",
         ],
     )
     puller.assert_nothing_left()

@@ -389,7 +389,9 @@ def test_full_disk_of_temporary_files_is_told_with_its_place(tmp_path: Path) -> 
         )  # fmt: skip
         assert ended.returncode == 9
         assert ended.stderr.startswith(f"ociexport: error: {disk}/ociexport-")
-        assert ended.stderr.endswith(": No space left on device\n")
+        error, hint = ended.stderr.splitlines()
+        assert error.endswith(": No space left on device")
+        assert hint == f"hint: see what is free: df -h {disk}"
         assert os.listdir(disk) == []
     finally:
         subprocess.run(["umount", disk], check=True)
