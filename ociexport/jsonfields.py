@@ -6,6 +6,7 @@ Documents are read here once, at the edge, and become frozen values; no raw dict
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -24,7 +25,7 @@ def parse_json_object(raw: bytes, *, where: str) -> JsonObject:
         InvalidImageError: not UTF-8, not JSON, too deep, or not an object.
     """
     try:
-        value = json.loads(raw.decode("utf-8"))
+        value = json.loads(raw.decode("utf-8"), parse_constant=_finite, parse_float=_finite)
         if _SURROGATE_ESCAPE.search(raw):
             value = json.loads(_LONE_SURROGATE.sub("\ufffd", json.dumps(value, ensure_ascii=False)))
     except (ValueError, RecursionError) as error:
@@ -33,6 +34,17 @@ def parse_json_object(raw: bytes, *, where: str) -> JsonObject:
     if not isinstance(value, dict):
         raise InvalidImageError(f"expected a JSON object, got {type_name(value)}", where=where)
     return JsonObject(value, where)
+
+
+def _finite(text: str) -> float:
+    """Return a number; the ones that Python reads beyond JSON (``NaN``) or can't hold are refused, as Go refuses them.
+
+    What is converted is written again, and would be no JSON then.
+    """
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is no number of JSON, or too large for one")
+    return number
 
 
 class JsonObject:

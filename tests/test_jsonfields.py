@@ -14,7 +14,7 @@ from ociexport.errors import InvalidImageError
 from ociexport.jsonfields import JsonObject, parse_json_object
 
 JSON_VALUES: st.SearchStrategy[Any] = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=10,
 )
@@ -56,6 +56,14 @@ def test_bottomless_document_is_refused() -> None:
 def test_number_of_any_length_is_no_crash() -> None:
     with pytest.raises(InvalidImageError, match=r"^doc: expected a JSON document"):
         parse_json_object(b'{"size":' + b"9" * 5000 + b"}", where="doc")
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_number_that_json_has_not_is_refused(number: str) -> None:
+    """RFC 8259 6; encoding/json. An old image's config is written again, and would be no JSON then."""
+    with pytest.raises(InvalidImageError) as caught:
+        parse_json_object(b'{"a":' + number.encode() + b"}", where="doc")
+    assert str(caught.value).endswith(f"({number} is no number of JSON, or too large for one)")
 
 
 def test_half_a_surrogate_pair_reads_as_go_reads_it() -> None:
