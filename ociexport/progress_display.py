@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 
 # A CI that hears nothing for ten minutes, and some that hear nothing for one, end the job.
 HEARTBEAT_SECONDS = 30.0
-# Redrawn often enough to be alive; each of a handful of bars draws for itself.
+# Often enough to be alive. Each bar draws for itself, and all of them together no more than ten times a second.
 _REDRAW_SECONDS = 0.25
+_MAX_REDRAWS_PER_SECOND = 10
 _DEFAULT_COLUMNS = 80
 # Below this many columns a bar has no room beside its numbers.
 _NARROW_COLUMNS = 64
 _NARROW_FORMAT = "{desc} {percentage:3.0f}% {rate_fmt}"
+_NARROW_PHASE_FORMAT = "{desc} {percentage:3.0f}% {rate_fmt} {remaining}"
 _NARROW_FORMAT_WITHOUT_TOTAL = "{desc} {n_fmt} {rate_fmt}"
 
 
@@ -124,23 +126,26 @@ class BarProgress:
         # Only a terminal needs it, and it costs a sixth of the start-up.
         from tqdm import tqdm  # noqa: PLC0415
 
-        self._tqdm = tqdm
+        # A lock of threads is enough; tqdm's own is for processes too, and takes a hundredth of a second to make.
+        self._tqdm: type[tqdm[object]] = type("_Bars", (tqdm,), {})
+        self._tqdm.set_lock(threading.RLock())
         self._stream = stream if stream is not None else sys.stderr
         # Where the terminal does not know how wide it is, tqdm would draw bars of no width.
         self._is_width_known = _columns_of(self._stream) > 0
         self._lock = threading.Lock()
         self._phase: tqdm[object] | None = None
+        self._phase_title = ""
         self._bars: list[tqdm[object]] = []
 
     @contextmanager
     def phase(self, title: str, total_bytes: int) -> Iterator[ProgressPhase]:
         """Begin a phase, whose bar stands above those of its tasks."""
-        with self._new_bar(title, total_bytes) as bar:
-            self._phase = bar
+        with self._new_bar(title, total_bytes, _NARROW_PHASE_FORMAT) as bar:
+            self._phase, self._phase_title = bar, title
             try:
                 yield self
             finally:
-                self._phase = None
+                self._phase, self._phase_title = None, ""
 
     def leave_out(self, count: int) -> None:
         """Take note that ``count`` bytes of the phase need not come."""
@@ -150,7 +155,9 @@ class BarProgress:
 
     @contextmanager
     def task(self, title: str, total_bytes: int | None, *, digest: Digest | None = None) -> Iterator[ProgressTask]:
-        with self._new_bar(title, total_bytes) as bar:
+        # What is done to the layers stands above them.
+        short = title.removeprefix(f"{self._phase_title} ")
+        with self._new_bar(short, total_bytes, _NARROW_FORMAT if total_bytes else _NARROW_FORMAT_WITHOUT_TOTAL) as bar:
             yield _Bar(bar, self)
         self.say(f"{title}: {format_bytes(int(bar.n))}")
 
@@ -167,9 +174,8 @@ class BarProgress:
         self.say(f"warning: {line}")
 
     @contextmanager
-    def _new_bar(self, title: str, total_bytes: int | None) -> Iterator[tqdm[object]]:
+    def _new_bar(self, title: str, total_bytes: int | None, narrow: str) -> Iterator[tqdm[object]]:
         columns = _columns_of(self._stream) or _DEFAULT_COLUMNS
-        narrow = _NARROW_FORMAT if total_bytes else _NARROW_FORMAT_WITHOUT_TOTAL
         bar = self._tqdm(
             total=total_bytes,
             desc=title,
@@ -185,11 +191,20 @@ class BarProgress:
             dynamic_ncols=self._is_width_known,
             ncols=None if self._is_width_known else _DEFAULT_COLUMNS,
         )
-        self._bars.append(bar)
+        self._add(bar)
         try:
             yield bar
         finally:
             self._close(bar)
+
+    def _add(self, bar: tqdm[object]) -> None:
+        with self._tqdm.get_lock():
+            self._bars.append(bar)
+            self._share_redraws()
+
+    def _share_redraws(self) -> None:
+        for bar in self._bars:
+            bar.mininterval = max(_REDRAW_SECONDS, len(self._bars) / _MAX_REDRAWS_PER_SECOND)
 
     def _close(self, bar: tqdm[object]) -> None:
         """Take ``bar`` away, and move those below it up, which tqdm leaves where they are."""
@@ -197,6 +212,7 @@ class BarProgress:
             place = abs(bar.pos)
             bar.close()
             self._bars.remove(bar)
+            self._share_redraws()
             for other in self._bars:
                 if abs(other.pos) > place:
                     other.clear(nolock=True)

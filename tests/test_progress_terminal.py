@@ -130,6 +130,26 @@ def test_unpacking_has_bars_too(registry: FakeRegistry, tmp_path: Path) -> None:
     assert re.search(r": 2 entries, 2\.1 MB unpacked, \d+\.\d s$", without_wrapping(left))
 
 
+def test_narrow_terminal_has_room_for_the_rate_of_what_is_unpacked(registry: FakeRegistry, tmp_path: Path) -> None:
+    """What is done to the layers stands above them, and the time that remains."""
+    terminal = Terminal(tmp_path, 40)
+    terminal.run("unpack", serve(registry), tmp_path / "rootfs", "--platform=linux/amd64")
+    bars = terminal.whole_bars
+    assert [bar for bar in bars if re.fullmatch(r"unpacking +\d+% +[\d.?]+[kM]?B/s \d\d:\d\d", bar)]
+    assert [bar for bar in bars if re.fullmatch(rf"layer 1/2 {FIRST.digest.short} +\d+% +[\d.?]+[kM]?B/s", bar)]
+
+
+def test_bars_are_drawn_ten_times_a_second_at_most(registry: FakeRegistry, tmp_path: Path) -> None:
+    """All of them together; each is drawn once more when it comes, goes, or another one goes."""
+    image = build_image([[member(f"{number}", os.urandom(500_000))] for number in range(6)])
+    reference = serve(registry, image)
+    began = time.monotonic()
+    terminal = Terminal(tmp_path, 80)
+    terminal.run("pull", reference, "--out", tmp_path / "layout", "--platform=linux/amd64", "--jobs=6")
+    seconds = time.monotonic() - began
+    assert terminal.raw.count(b"%|") <= 10 * seconds + 8 * 8
+
+
 def test_there_are_no_colours(registry: FakeRegistry, tmp_path: Path) -> None:
     """NO_COLOR has nothing to turn off: no "select graphic rendition" is ever written."""
     terminal = Terminal(tmp_path, 80)
