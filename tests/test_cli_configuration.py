@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -154,7 +153,7 @@ def test_each_command_can_be_configured(name: str) -> None:
     assert commands[name].get_default("quiet") is True
 
 
-# Help, completion, and what was probably meant
+# Help, and what was probably meant
 
 
 @pytest.mark.parametrize(
@@ -234,34 +233,3 @@ def test_unknown_topic_is_told(tmp_path: Path) -> None:
         "ociexport: error: help: expected a command or a topic, got 'platform'\n"
         "hint: did you mean ociexport help platforms?\n",
     )
-
-
-@pytest.mark.parametrize(
-    ("shell", "check"), [("bash", ["bash", "-n"]), ("zsh", ["zsh", "-n"]), ("fish", ["fish", "-n"])]
-)
-def test_completion_is_a_script_of_the_shell(shell: str, check: list[str], tmp_path: Path) -> None:
-    ended = run_command("completion", shell, home=tmp_path)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    for word in ("pull", "--digestfile", "treehash"):
-        assert word.removeprefix("--") in ended.stdout
-    script = tmp_path / "script"
-    script.write_text(ended.stdout)
-    try:
-        subprocess.run([*check, script], check=True, timeout=60)
-    except FileNotFoundError:
-        pytest.skip(f"needs {shell}")
-
-
-def test_bash_completes_commands_and_options(tmp_path: Path) -> None:
-    script = tmp_path / "script"
-    script.write_text(run_command("completion", "bash", home=tmp_path).stdout)
-    program = f"""
-source {script}
-complete_words() {{
-    COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _shtab_ociexport; echo "${{COMPREPLY[@]}}"
-}}
-complete_words ociexport pu
-complete_words ociexport pull --digest
-"""
-    ended = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True, timeout=60)
-    assert ended.stdout.split() == ["pull", "--digestfile"]

@@ -170,6 +170,18 @@ def test_verify(tmp_path: Path, layout: Path) -> None:
     assert told["findings"] != []
 
 
+def test_repair(tmp_path: Path, layout: Path) -> None:
+    """One blob comes from a backup, the other is nowhere."""
+    write_layout(tmp_path / "backup", {"1": IMAGE})
+    for place, digest in ((layout, IMAGE.config.digest), (layout, IMAGE.layers[0].digest)):
+        (place / "blobs" / "sha256" / digest.encoded).unlink()
+    (tmp_path / "backup" / "blobs" / "sha256" / IMAGE.layers[0].digest.encoded).unlink()
+    told = printed(tmp_path, "verify", layout, "--repair", "--from", "./backup", code=7)
+    assert differences(_SHOWN["verify --repair"], told) == []
+    assert [blob["digest"] for blob in told["repaired"]] == [str(IMAGE.config.digest)]
+    assert [blob["digest"] for blob in told["unrepaired"]] == [str(IMAGE.layers[0].digest)]
+
+
 def test_gc(tmp_path: Path, layout: Path) -> None:
     (layout / "blobs" / "sha256" / ("0" * 64)).write_bytes(b"left")
     told = printed(tmp_path, "gc", layout)

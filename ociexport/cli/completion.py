@@ -6,9 +6,18 @@ import argparse
 import sys
 
 from ociexport.cli.exit_codes import OK
+from ociexport.cli.topics import TOPICS
 from ociexport.errors import OciexportError
 
 _SHELLS = ("bash", "zsh", "fish")
+# What a word is the place of, by what the help calls it.
+_FILES = frozenset({"FILE", "FILE|-", "FD|FILE", "PATH", "IMAGE", "SRC", "REPOSITORY"})
+_DIRECTORIES = frozenset({"DIR", "LAYOUT", "ROOTFS"})
+# Not all that may stand there, but what mostly does.
+_WORDS: dict[str | tuple[str, ...] | None, tuple[str, ...]] = {
+    "OS/ARCH[/VARIANT]": ("linux/amd64", "linux/arm64", "linux/arm/v7", "linux/386", "linux/riscv64", "linux/s390x"),
+    "TOPIC": tuple(TOPICS),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,5 +41,22 @@ def run(options: argparse.Namespace) -> int:
     from ociexport.cli.commandline import COMMANDS, new_parser  # noqa: PLC0415
 
     parser, _ = new_parser(COMMANDS)
+    _complete_places(parser)
     sys.stdout.write(shtab.complete(parser, options.shell) + "\n")
     return OK
+
+
+def _complete_places(parser: argparse.ArgumentParser) -> None:
+    """Have files and directories completed where a word may be one; names in registries nobody knows beforehand."""
+    import shtab  # noqa: PLC0415 - see `run`
+
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                _complete_places(below)
+        elif action.metavar in _WORDS:
+            action.choices = _WORDS[action.metavar]
+        elif action.metavar in _FILES:
+            action.complete = shtab.FILE  # type: ignore[attr-defined] # where shtab looks for it
+        elif action.metavar in _DIRECTORIES:
+            action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
