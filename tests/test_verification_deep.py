@@ -167,6 +167,25 @@ def test_every_entry_that_can_not_be_applied_is_told() -> None:
     ]
 
 
+def test_what_linux_has_not_is_told() -> None:
+    """Names alone do not show it, and `unpack` would fail."""
+    bad = [member("dev", type=tarfile.CHRTYPE, devmajor=5000, devminor=3), symlink("s", "t" * 4096)]
+    layer = [*bad, member("pipe", type=tarfile.FIFOTYPE), symlink("r", "t" * 4095)]
+    image = build_image([layer])
+    assert deep(image) == [
+        f"wrong: {layer_of(image, 1)}: entry 'dev': device: expected numbers that Linux has, got 5000:3",
+        f"wrong: {layer_of(image, 1)}: entry 's': symlink: expected a target of at most 4095 bytes, got 4096",
+    ]
+
+
+def test_depth_is_what_was_asked_for() -> None:
+    image = build_image([[member("1/2/3/4")]])
+    assert deep(image, limits=Limits(max_depth=3)) == []
+    assert deep(image, limits=Limits(max_depth=2))[0] == (
+        f"wrong: {layer_of(image, 1)}: path: expected at most 2 directories, got 3"
+    )
+
+
 def test_millions_of_bad_entries_are_counted() -> None:
     image = build_image([[member(f"../{number}") for number in range(50)]])
     lines = deep(image)

@@ -63,6 +63,8 @@ FILE_FORMATS = {
     EntryType.FIFO: stat.S_IFIFO,
 }
 DEVICE_TYPES = frozenset({EntryType.CHARACTER_DEVICE, EntryType.BLOCK_DEVICE})
+# The largest numbers that Linux's dev_t holds.
+_MAX_DEVICE_MAJOR, _MAX_DEVICE_MINOR = 2**12 - 1, 2**20 - 1
 # By the header's type flag. GNU's "D" is a directory with a list of names as its data; "7" is a contiguous file, which
 # POSIX has us treat as any other.
 _ENTRY_TYPES = {
@@ -114,6 +116,17 @@ class Entry(NamedTuple):
     xattrs: dict[bytes, bytes] | None
     device: tuple[int, int]
     segments: SparseSegments | None
+
+
+def verify_device(entry: Entry) -> None:
+    """Return if the numbers of a device are some that Linux's dev_t holds.
+
+    Raises:
+        InvalidImageError: they are not.
+    """
+    major, minor = entry.device
+    if not (0 <= major <= _MAX_DEVICE_MAJOR and 0 <= minor <= _MAX_DEVICE_MINOR):
+        raise InvalidImageError(f"device: expected numbers that Linux has, got {major}:{minor}")
 
 
 # What a directory is that no layer describes but that others are in: the same image shall give the same tree.

@@ -13,7 +13,7 @@ from typing import IO
 
 from ociexport.errors import InvalidImageError, LimitExceededError
 from ociexport.tree.applying import LayerTarget
-from ociexport.tree.entries import Entry, EntryType
+from ociexport.tree.entries import Entry, EntryType, verify_device
 from ociexport.tree.paths import ImagePath, quoted_path, verify_symlink_target
 
 # So much of an outline waits until it is written, and is read at once.
@@ -104,6 +104,7 @@ class LayerOutline:
         self._add(b"h", path, target)
 
     def make_device(self, path: ImagePath, entry: Entry) -> None:
+        verify_device(entry)
         self._add(b"v", path)
 
     def hide(self, path: ImagePath) -> None:

@@ -14,6 +14,8 @@ ROOT = ImagePath(b"")
 
 # What Linux allows for one name; no file system that images are unpacked on takes more.
 MAX_NAME_BYTES = 255
+# PATH_MAX counts the NUL at its end (limits.h(0p)).
+_MAX_TARGET_BYTES = 4095
 
 WHITEOUT_PREFIX = b".wh."
 WHITEOUT_META_PREFIX = b".wh..wh."
@@ -59,10 +61,12 @@ def verify_symlink_target(target: bytes) -> None:
     """Return if a link can have ``target``, which may lead anywhere.
 
     Raises:
-        InvalidImageError: it is empty or holds a NUL.
+        InvalidImageError: it is empty, holds a NUL, or is longer than Linux takes.
     """
     if not target or b"\0" in target:
         raise InvalidImageError(f"symlink: expected a target, got {quoted_path(target)}")
+    if len(target) > _MAX_TARGET_BYTES:
+        raise InvalidImageError(f"symlink: expected a target of at most {_MAX_TARGET_BYTES} bytes, got {len(target)}")
 
 
 def quoted_path(path: bytes) -> str:

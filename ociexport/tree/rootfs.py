@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from ociexport.errors import InvalidImageError, UnsafeEntryError
-from ociexport.tree.entries import Entry, EntryType
+from ociexport.tree.entries import Entry, EntryType, verify_device
 from ociexport.tree.filedata import write_all, write_segments, write_with_holes
 from ociexport.tree.limits import MAX_DEPTH, verify_depth
 from ociexport.tree.marks import MarkedDirectory
@@ -42,8 +42,6 @@ _IMPLIED_MODE = 0o755
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DEVICE_TYPES = {EntryType.CHARACTER_DEVICE: 0o020000, EntryType.BLOCK_DEVICE: 0o060000}
-# The largest numbers that Linux's dev_t holds.
-_MAX_DEVICE_MAJOR, _MAX_DEVICE_MINOR = 2**12 - 1, 2**20 - 1
 
 
 class _Directory(MarkedDirectory):
@@ -187,10 +185,8 @@ class Rootfs:
         if entry.type is EntryType.FIFO:
             mode, device = 0o010000, 0
         else:
-            major, minor = entry.device
-            if not (0 <= major <= _MAX_DEVICE_MAJOR and 0 <= minor <= _MAX_DEVICE_MINOR):
-                raise InvalidImageError(f"device: expected numbers that Linux has, got {major}:{minor}")
-            mode, device = _DEVICE_TYPES[entry.type], os.makedev(major, minor)
+            verify_device(entry)
+            mode, device = _DEVICE_TYPES[entry.type], os.makedev(*entry.device)
         parent_fd = self._descriptor(parent)
         try:
             os.mknod(name, mode | 0o600, device, dir_fd=parent_fd)
