@@ -6,15 +6,26 @@ RUN = $(VENV)/bin/python
 # An image to demonstrate with; empty for one that is built and served on this machine.
 IMAGE ?=
 
-.PHONY: demo test check lint types build wheel bench fuzz clean
+# Tests run on all cores; those of one file share what it made, and stay together.
+PYTEST = $(RUN) -m pytest --numprocesses=auto --dist=loadfile
+
+.PHONY: demo test test-all coverage check lint types build wheel bench fuzz clean
 
 demo: $(VENV)/.ready
 	$(RUN) -m tests.demo $(IMAGE)
 
+# The quick ones; those marked slow are apart.
 test: $(VENV)/.ready
-	$(RUN) -m pytest
+	$(PYTEST) -m "not slow"
 
-check: lint types test build
+test-all: $(VENV)/.ready
+	$(PYTEST)
+
+# With branches, and with what the commands do that tests start.
+coverage: $(VENV)/.ready
+	$(PYTEST) --cov --cov-report=term:skip-covered
+
+check: lint types test-all build
 
 lint: $(VENV)/.ready
 	$(RUN) -m ruff check .

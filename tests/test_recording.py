@@ -17,6 +17,7 @@ _SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.mark.system
+@pytest.mark.slow
 def test_what_the_terminal_showed_is_recorded(tmp_path: Path) -> None:
     require("bash", "busybox", "setsid")
     with workplace(tmp_path) as place:

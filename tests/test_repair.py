@@ -381,6 +381,7 @@ def wait_for_request(registry: FakeRegistry, digest: Digest) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_killed_repair_leaves_what_was_there_and_the_next_goes_on(
     pulled: DamagedLayout, registry: FakeRegistry, tmp_path: Path
 ) -> None:

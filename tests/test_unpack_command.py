@@ -333,6 +333,7 @@ def test_failed_replace_leaves_the_old(tmp_path: Path) -> None:
     assert (os.listdir(rootfs), os.listdir(rootfs.parent)) == (["old"], ["rootfs"])
 
 
+@pytest.mark.slow
 def test_kill_leaves_it_absent_or_complete(tmp_path: Path) -> None:
     """Whenever it comes; and the next run clears what the killed one left."""
     files = [member(f"d{number % 50}/f{number}", b"x" * 2000) for number in range(6000)]
