@@ -107,6 +107,16 @@ def test_times_are_whole_where_calendars_are_not(tmp_path: Path, mtime: float, l
     assert json.loads(printed(tmp_path, "ls", "--json", tmp_path / "layout"))["files"][0]["mtime"] == text
 
 
+@pytest.mark.parametrize("words", [["ls"], ["ls", "--layers"], ["cat"], ["which-layer"]], ids=" ".join)
+def test_limits_can_be_raised_as_errors_advise(tmp_path: Path, words: list[str]) -> None:
+    info, content = member("f", b"f")
+    info.pax_headers = {"comment": "x" * 2_000_000}
+    write_layout(tmp_path / "layout", {"1": build_image([[(info, content)]])})
+    ended = run_command(*words, tmp_path / "layout", "f", AMD64_OPTION, "-q", home=tmp_path)
+    assert (ended.returncode, ended.stderr.splitlines()[1]) == (8, "hint: if you trust the image, raise --max-header")
+    printed(tmp_path, *words, tmp_path / "layout", "f", "--max-header", "3000000")
+
+
 def test_options_may_stand_before_the_path(layout: Path, tmp_path: Path) -> None:
     """argparse alone would refuse PATH behind an option."""
     assert printed(tmp_path, "ls", layout, "--long", "/null").endswith(b" /null\n")

@@ -14,6 +14,7 @@ from ociexport.documents import Descriptor
 from ociexport.errors import (
     DiffIdMismatchError,
     DigestMismatchError,
+    InvalidImageError,
     LimitExceededError,
     NotFoundError,
     SizeMismatchError,
@@ -160,6 +161,13 @@ def test_small_sparse_file_keeps_the_hole_at_its_end() -> None:
     info.pax_headers = {"GNU.sparse.map": "2,3", "GNU.sparse.size": "4000"}
     info.size = 3
     assert content_of(source_of([(info, b"abc")]), "sparse") == bytes(2) + b"abc" + bytes(3995)
+
+
+def test_entry_that_can_not_be_applied_is_told_with_its_layer() -> None:
+    with pytest.raises(InvalidImageError) as caught:
+        list_files(source_of([member("f")], [hard_link("a", "b")]), access=ACCESS)
+    where, _, message = str(caught.value).partition("): ")
+    assert (where[:20], message) == ("layer 2 of 2 (sha256", "entry 'a': hard link: expected a file at 'b', got none")
 
 
 def test_file_beyond_the_limit_is_refused() -> None:

@@ -11,6 +11,7 @@ import argparse
 import base64
 from datetime import datetime, timedelta
 
+from ociexport.cli.limit_options import add_limit_arguments, limits_from
 from ociexport.cli.platform_option import add_platform_argument, platform_from
 from ociexport.cli.progress_option import add_progress_arguments, progress_from
 from ociexport.cli.registry_options import add_registry_arguments, registry_options_from
@@ -31,6 +32,7 @@ def add_source_argument(parser: argparse.ArgumentParser) -> None:
 def add_looking_arguments(parser: argparse.ArgumentParser) -> None:
     """Give ``parser`` the options that say how the image is come by."""
     add_platform_argument(parser)
+    add_limit_arguments(parser)
     add_signature_arguments(parser)
     add_progress_arguments(parser)
     add_registry_arguments(parser)
@@ -43,6 +45,7 @@ def access_from(options: argparse.Namespace) -> Access:
         progress=progress_from(options),
         registry=registry_options_from(options),
         signatures=signature_policy_from(options),
+        limits=limits_from(options),
     )
 
 

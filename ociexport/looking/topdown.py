@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from ociexport.errors import InvalidImageError
+from ociexport.errors import InvalidImageError, locating
 from ociexport.looking.subject import Subject
 from ociexport.tree.applying import LayerApplier
 from ociexport.tree.changes import ChangeKind, ChangeRecorder, LayerChange, replay
@@ -92,8 +92,9 @@ class TopDownReader:
     def replay(self, tree: PartialTree) -> Iterator[tuple[int, LayerChange]]:
         """Apply the layers that were read to ``tree``; yield the layer's number and each change when it is made."""
         for number, changes in enumerate(self._changes, start=self.lowest):
-            for change in replay(changes, tree):
-                yield number, change
+            with locating(str(self._subject.layers[number - 1])):
+                for change in replay(changes, tree):
+                    yield number, change
         self._applier.finish(tree)
 
     def _answer(self, tree: PartialTree, question: Callable[[PartialTree], T]) -> T:

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import NamedTuple
 
+from ociexport.errors import InvalidImageError
 from ociexport.tree.applying import LayerTarget
 from ociexport.tree.entries import Entry
 from ociexport.tree.limits import NameBudget
 from ociexport.tree.memorytree import weight_of
-from ociexport.tree.paths import ROOT, ImagePath
+from ociexport.tree.paths import ROOT, ImagePath, quoted_path
 
 # What one takes of memory beside its path and its entry: measured, rounded up.
 _CHANGE_BYTES = 150
@@ -105,21 +106,29 @@ def replay(changes: Iterable[LayerChange], target: LayerTarget) -> Iterator[Laye
     """Apply the changes of one layer to ``target``, and yield each when that is done; there is no data of files."""
     target.begin_layer()
     for change in changes:
-        kind, path, entry = change.kind, change.path, change.entry
-        if kind is ChangeKind.HARD_LINK:
-            target.make_hard_link(path, change.target)
-        elif kind is ChangeKind.WHITEOUT:
-            target.hide(path)
-        elif kind is ChangeKind.OPAQUE:
-            target.hide_children(path)
-        elif entry is None:
-            raise AssertionError("what is made has an entry")
-        elif kind is ChangeKind.FILE:
-            target.write_file(path, entry, iter(()))
-        elif kind is ChangeKind.DIRECTORY:
-            target.make_directory(path, entry)
-        elif kind is ChangeKind.SYMLINK:
-            target.make_symlink(path, entry)
-        else:
-            target.make_device(path, entry)
+        try:
+            _apply(change, target)
+        except InvalidImageError as error:
+            error.add_place(f"entry {quoted_path(change.path)}")
+            raise
         yield change
+
+
+def _apply(change: LayerChange, target: LayerTarget) -> None:
+    kind, path, entry = change.kind, change.path, change.entry
+    if kind is ChangeKind.HARD_LINK:
+        target.make_hard_link(path, change.target)
+    elif kind is ChangeKind.WHITEOUT:
+        target.hide(path)
+    elif kind is ChangeKind.OPAQUE:
+        target.hide_children(path)
+    elif entry is None:
+        raise AssertionError("what is made has an entry")
+    elif kind is ChangeKind.FILE:
+        target.write_file(path, entry, iter(()))
+    elif kind is ChangeKind.DIRECTORY:
+        target.make_directory(path, entry)
+    elif kind is ChangeKind.SYMLINK:
+        target.make_symlink(path, entry)
+    else:
+        target.make_device(path, entry)
