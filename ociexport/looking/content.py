@@ -10,6 +10,7 @@ Copying keeps nothing: the layers are read to find the file, and the one that it
 from __future__ import annotations
 
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import IO
@@ -190,7 +191,7 @@ class _Keeper(ChangeRecorder):
         self.kept = {}
 
 
-class _PlaceTarget(PassingTarget):
+class _PlaceTarget(PassingTarget, ABC):
     """Lets everything pass but the data of the file at ``place``."""
 
     def __init__(self, place: _Place) -> None:
@@ -201,9 +202,9 @@ class _PlaceTarget(PassingTarget):
         if self._number_left == 0:
             self.take(entry, data)
 
+    @abstractmethod
     def take(self, entry: Entry, data: Iterator[memoryview]) -> None:
         """Take the file's data."""
-        raise NotImplementedError
 
 
 class _Spooler(_PlaceTarget):
