@@ -155,6 +155,7 @@ def test_used_up_inodes_are_told_from_a_full_disk(tmp_path: Path) -> None:
         # Its root, the staged directory and d are three.
         assert result.stderr == (
             f"ociexport: error: {disk}/rootfs/d/17: No space left on device: all 20 inodes are in use\n"
+            f"hint: see what is free: df -i {disk}\n"
         )
 
 
@@ -167,7 +168,8 @@ def test_path_of_an_image_does_not_fill_the_screen(tmp_path: Path) -> None:
     shown = f"{disk}/rootfs/{'d' * 200}"[:200] + "…" + ("/" + "d" * 200)[-198:] + "/f"
     assert (result.returncode, result.stderr) == (
         9,
-        f"ociexport: error: {shown}: No space left on device: all 32 inodes are in use\n",
+        f"ociexport: error: {shown}: No space left on device: all 32 inodes are in use\n"
+        f"hint: see what is free: df -i {disk}\n",
     )
 
 
@@ -194,7 +196,8 @@ def test_no_inodes_at_all_is_told(tmp_path: Path) -> None:
             result = unpack(tmp_path / "layout", disk / "rootfs")
             assert (result.returncode, result.stderr) == (
                 9,
-                f"ociexport: error: {disk}/rootfs: No space left on device: all 20 inodes are in use\n",
+                f"ociexport: error: {disk}/rootfs: No space left on device: all 20 inodes are in use\n"
+                f"hint: see what is free: df -i {disk}\n",
             )
             (disk / str(free)).unlink()
         assert unpack(tmp_path / "layout", disk / "rootfs").returncode == 0

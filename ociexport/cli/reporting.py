@@ -68,7 +68,9 @@ def _hint_of(error: BaseException, proof: str | None) -> str | None:
     if isinstance(error, UnicodeEncodeError):
         return "PYTHONUTF8=1 makes names UTF-8 whatever the locale"
     if _is_disk_full(error):
-        return f"see what is free: df -h {shlex.quote(_nearest_directory(_path_of(error)))}"
+        # Small files use up inodes before bytes, as the error then says.
+        unit = "-i" if "inodes" in (error.strerror or "") else "-h"
+        return f"see what is free: df {unit} {shlex.quote(_nearest_directory(_path_of(error)))}"
     if isinstance(error, TransferError) and error.url:
         scheme, _, rest = error.url.partition("://")
         # Quoted, since a redirect may have named the host, and a shell takes what a host may not be called.
