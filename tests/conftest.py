@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -11,6 +15,14 @@ from hypothesis import settings
 settings.register_profile("gate", derandomize=True, deadline=None)
 if os.environ.get("CI") == "true":
     settings.load_profile("gate")
+
+
+@pytest.fixture
+def sole_ordinary_user() -> Iterator[None]:
+    """Keep tests that run on other cores from being the ordinary user too: /etc/subuid is one for all."""
+    with open(Path(tempfile.gettempdir(), "ociexport-ordinary-user.lock"), "wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(autouse=True)

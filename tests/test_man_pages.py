@@ -74,7 +74,7 @@ def test_there_are_no_other_pages() -> None:
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("name", ["ociexport.1", "ociexport-pull.1", "ociexport-unpack.1"])
+@pytest.mark.parametrize("name", ["ociexport.1", *(f"ociexport-{command}.1" for command in COMMANDS)])
 def test_man_has_nothing_to_complain_of(name: str) -> None:
     require("man")
     ended = subprocess.run(

@@ -16,7 +16,10 @@ from tests.memory_source import directory, hard_link, member, symlink
 from tests.ordinary_user import GID, UID, run_as_ordinary_user, subordinate_ids_of
 from tests.system_parts import OCIEXPORT, require, run
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user"),
+    pytest.mark.usefixtures("sole_ordinary_user"),
+]
 
 CAPABILITY = b"\x01\x00\x00\x02\x00\x20\x00\x00" + bytes(12)
 LAYERS = [

@@ -16,6 +16,7 @@ from pathlib import Path
 from ociexport.cli.parser import CommandParser
 from ociexport.cli.spelling import closest
 from ociexport.errors import UsageError, printable, quoted
+from ociexport.home import configuration_home
 
 _PREFIX = "OCIEXPORT_"
 _FILE_VARIABLE = "OCIEXPORT_CONFIG"
@@ -108,8 +109,7 @@ def configuration_path(environment: Mapping[str, str] = os.environ) -> Path | No
     """Return the file that is read; None where there is none. One that is named must be there."""
     if named := environment.get(_FILE_VARIABLE):
         return Path(named)
-    home = Path(environment.get("XDG_CONFIG_HOME") or Path(environment.get("HOME") or Path.home()) / ".config")
-    for directory in (home, Path("/etc")):
+    for directory in (configuration_home(environment), Path("/etc")):
         path = directory / "ociexport" / "ociexport.toml"
         # False also where we may not look: sudo -u keeps the variables of another user.
         if os.path.isfile(path):

@@ -37,7 +37,7 @@ def search_credentials(registry: str, repository: str, authfile: Path | None = N
     for place in auth_places(authfile):
         config = _read_place(place)
         if config is None:
-            passed_over.append((str(place), "no such file"))
+            passed_over.append((str(place), _absence(place)))
             continue
         finding = _search_config(config, place, registry, repository)
         if finding is not None:
@@ -62,9 +62,25 @@ def _read_place(place: AuthPlace) -> JsonObject | None:
             if place.must_exist:
                 raise UsageError(f"{place}: expected a file with credentials, there is none") from error
             return None
+        except PermissionError:
+            # sudo -u keeps the variables of another user. A file that is there must be readable.
+            if place.must_exist or os.path.isfile(place.path):
+                raise
+            return None
     if not raw.strip():
         raw = b"{}"
     return parse_auth_config(raw, str(place))
+
+
+def _absence(place: AuthPlace) -> str:
+    """Return why there is nothing at ``place``."""
+    try:
+        os.stat(place.path or "")
+    except PermissionError:
+        return "in a directory that this user may not look into"
+    except OSError:
+        pass
+    return "no such file"
 
 
 def parse_auth_config(raw: bytes, where: str) -> JsonObject:

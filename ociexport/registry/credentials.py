@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ociexport.errors import UsageError
+from ociexport.home import configuration_home, home_directory
 
 ENVIRONMENT_CONTENT = "DOCKER_AUTH_CONFIG"
 ENVIRONMENT_FILE = "REGISTRY_AUTH_FILE"
@@ -133,25 +134,22 @@ def auth_places(authfile: Path | None = None, environment: Mapping[str, str] = o
     if named is not None:
         yield AuthPlace(named, must_exist=True)
         return
-    home = Path(environment.get("HOME") or Path.home())
     for path in containers_auth_paths(environment):
         yield AuthPlace(path)
     yield AuthPlace(docker_config_path(environment))
-    yield AuthPlace(home / ".dockercfg", is_legacy=True)
+    yield AuthPlace(home_directory(environment) / ".dockercfg", is_legacy=True)
 
 
 def containers_auth_paths(environment: Mapping[str, str] = os.environ) -> tuple[Path, Path]:
     """Return where podman and skopeo keep logins: that of the session, where they write, and the lasting one."""
-    home = Path(environment.get("HOME") or Path.home())
     # The second is where they look when they have no session.
     runtime = environment.get("XDG_RUNTIME_DIR")
     of_session = Path(runtime) / "containers" if runtime else Path(f"/run/containers/{os.getuid()}")
-    lasting = Path(environment.get("XDG_CONFIG_HOME") or home / ".config") / "containers"
+    lasting = configuration_home(environment) / "containers"
     return of_session / "auth.json", lasting / "auth.json"
 
 
 def docker_config_path(environment: Mapping[str, str] = os.environ) -> Path:
     """Return where docker keeps its configuration."""
     directory = environment.get("DOCKER_CONFIG")
-    home = Path(environment.get("HOME") or Path.home())
-    return (Path(directory) if directory else home / ".docker") / "config.json"
+    return (Path(directory) if directory else home_directory(environment) / ".docker") / "config.json"

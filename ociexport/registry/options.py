@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ociexport.home import configuration_home
 from ociexport.registry.credentials import Credentials
 
 
@@ -24,8 +24,7 @@ class Mirror:
 
 def _config_dirs(*names: str) -> tuple[Path, ...]:
     """Return a directory in the user's configuration and in the machine's."""
-    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    return tuple(base.joinpath(*names) for base in (home, Path("/etc")))
+    return tuple(base.joinpath(*names) for base in (configuration_home(), Path("/etc")))
 
 
 def _certs_dirs() -> tuple[Path, ...]:

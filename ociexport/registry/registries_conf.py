@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ociexport.errors import UsageError, quoted
+from ociexport.home import configuration_home
 from ociexport.jsonfields import JsonObject
 from ociexport.reference import ImageReference
 from ociexport.registry.tomlfiles import read_toml, wrong_file_is_usage
@@ -120,7 +121,7 @@ def registries_conf_paths(named: Path | None) -> Iterator[Path]:
     if named is not None:
         yield named
         return
-    user = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "containers"
+    user = configuration_home() / "containers"
     system = Path("/etc/containers")
     yield user / "registries.conf" if (user / "registries.conf").exists() else system / "registries.conf"
     for directory in (system, user):
