@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 
+from ociexport.documents import Platform
 from ociexport.errors import InvalidImageError, LimitExceededError, UnsafeEntryError
+from ociexport.tree.flatten import flatten
 from ociexport.tree.limits import Limits
 from tests.image_builder import build_image, write_layout
 from tests.memory_source import Member, MemorySource, directory, hard_link, member, symlink, tar_of
@@ -421,6 +423,28 @@ def test_depth_is_limited_through_links_too(unpacker: Unpacker, target: str) -> 
     with pytest.raises(LimitExceededError, match=r"entry 'a/b/x': path: expected at most 150 directories, got 151$"):
         unpacker([*layer], limits=Limits(max_depth=150))
     unpacker.assert_refused_without_trace()
+
+
+@pytest.mark.parametrize("target_bytes", [4000, 200])
+def test_ways_through_links_are_counted(unpacker: Unpacker, target_bytes: int) -> None:
+    """40 links of 4,000 bytes are 80,000 names for each entry that goes through them, and there may be 20,000,000."""
+    links = [symlink(f"l{number}", "./" * (target_bytes // 2) + f"l{number + 1}") for number in range(39)]
+    layer = [directory("d"), *links, symlink("l39", "d"), *[member(f"l0/{number}/f") for number in range(20)]]
+    limits = Limits(max_link_steps=400_000 if target_bytes > 256 else 10 * 64)
+    source = MemorySource([tar_of(layer)])
+    message = rf"entry 'l0/\d+/f': links: expected at most {limits.max_link_steps} names on the way through them"
+    with pytest.raises(LimitExceededError, match=message):
+        unpacker.unpack(source, limits=limits)
+    unpacker.assert_refused_without_trace()
+    with pytest.raises(LimitExceededError, match=message):
+        flatten(source, bytes, platform=Platform("linux", "amd64"), limits=limits)
+
+
+def test_ways_through_links_of_honest_images_are_far_from_the_limit(unpacker: Unpacker) -> None:
+    """As in a layer that was written by hand for a system with /lib and /bin in /usr."""
+    merged = [directory("usr"), directory("usr/lib"), symlink("lib", "usr/lib"), symlink("lib64", "lib")]
+    files = [member(f"lib64/d{number % 10}/f{number}") for number in range(300)]
+    unpacker(merged, files, files, limits=Limits(max_link_steps=64 * 2 * 300))
 
 
 def test_blocks_of_sparse_files_are_counted(unpacker: Unpacker) -> None:

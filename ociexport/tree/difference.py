@@ -69,7 +69,7 @@ def compare_tree(
     """
     manifest = resolve_manifest(source, platform).manifest
     _, layers = read_layers(source, manifest)
-    tree = MemoryTree(NameBudget(limits), max_depth=limits.max_depth)
+    tree = MemoryTree(NameBudget(limits), max_depth=limits.max_depth, max_link_steps=limits.max_link_steps)
     LayerApplier(tree, limits, Losses()).apply_all(source, layers, progress)
     root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -80,7 +80,12 @@ def flatten(
     config, layers = read_layers(source, manifest)
     progress.say(f"{source.display_name}: platform {config.platform}, {len(layers)} layers, read twice")
     losses = Losses()
-    tree = MemoryTree(NameBudget(limits), keep_dirlinks=keep_dirlinks, max_depth=limits.max_depth)
+    tree = MemoryTree(
+        NameBudget(limits),
+        keep_dirlinks=keep_dirlinks,
+        max_depth=limits.max_depth,
+        max_link_steps=limits.max_link_steps,
+    )
     LayerApplier(tree, limits, losses, selection=selection).apply_all(source, layers, progress)
     contents = _Contents(tree, losses)
     if contents.total_bytes > limits.max_bytes:

@@ -11,6 +11,9 @@ from ociexport.tree.entries import MAX_EXTENDED_HEADER_BYTES
 _GIB = 1024**3
 # PATH_MAX is 4096 bytes, so no program could reach what is deeper by its path.
 MAX_DEPTH = 2_000
+# A path may lead through 40 links of 2,000 names each, and so may the next one. Five for each entry that there may be is
+# more than honest images have, whose layers were written by way of the links, and some ten seconds.
+MAX_LINK_STEPS = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,7 @@ class Limits:
         max_extended_header_bytes: of one PAX or GNU extension, which is read into memory.
         max_metadata_bytes: of all attributes and long names together; those of directories are kept until the end.
         max_name_bytes: of memory for a tree's names, where it is not built on disk; a file takes about 400.
+        max_link_steps: names that links lead over, for all paths through links together.
     """
 
     max_bytes: int = 1024 * _GIB
@@ -38,6 +42,7 @@ class Limits:
     max_extended_header_bytes: int = MAX_EXTENDED_HEADER_BYTES
     max_metadata_bytes: int = _GIB // 4
     max_name_bytes: int = 2 * _GIB
+    max_link_steps: int = MAX_LINK_STEPS
 
     def verify_ratio(self, tar_bytes: int, blob_bytes: int) -> None:
         """Return if ``blob_bytes`` may become ``tar_bytes``.
@@ -116,6 +121,16 @@ def verify_depth(depth: int, max_depth: int) -> None:
             f"path: expected at most {max_depth} directories, got {depth}",
             hint="if you trust the image, raise --max-depth",
         )
+
+
+def verify_link_steps(steps: int, max_steps: int) -> None:
+    """Return if the paths of an image may lead over so many names of links.
+
+    Raises:
+        LimitExceededError: they may not.
+    """
+    if steps > max_steps:
+        raise LimitExceededError(f"links: expected at most {max_steps} names on the way through them, for all paths")
 
 
 class NameBudget:

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from ociexport.errors import InvalidImageError, UnsafeEntryError
 from ociexport.tree.entries import IMPLIED_DIRECTORY, Entry, EntryType
-from ociexport.tree.limits import MAX_DEPTH, NameBudget, verify_depth
+from ociexport.tree.limits import MAX_DEPTH, MAX_LINK_STEPS, NameBudget, verify_depth, verify_link_steps
 from ociexport.tree.marks import MarkedDirectory
 from ociexport.tree.paths import ROOT, ImagePath, quoted_path, verify_symlink_target
 
@@ -94,21 +94,36 @@ class MemoryTree:
         budget: bounds the memory; what was removed again counts on, so that nobody needs to walk it.
         keep_dirlinks: a directory entry over a link to a directory keeps the link.
         max_depth: directories within directories.
+        max_link_steps: names that links lead over, for all paths together.
     """
 
-    def __init__(self, budget: NameBudget, *, keep_dirlinks: bool = False, max_depth: int = MAX_DEPTH) -> None:
+    def __init__(
+        self,
+        budget: NameBudget,
+        *,
+        keep_dirlinks: bool = False,
+        max_depth: int = MAX_DEPTH,
+        max_link_steps: int = MAX_LINK_STEPS,
+    ) -> None:
         self.root = MemoryDirectory(b"", None)
         self._budget = budget
         self._taken_bytes = 0
         self._keep_dirlinks = keep_dirlinks
         self._max_depth = max_depth
+        self._max_link_steps = max_link_steps
+        self._link_steps = 0
         self._layer = 0
         self._files = 0
 
     def copy(self) -> MemoryTree:
         """Return a tree of its own that is like this one; they share files, which do not change."""
-        twin = MemoryTree(self._budget, keep_dirlinks=self._keep_dirlinks, max_depth=self._max_depth)
-        twin._layer = self._layer
+        twin = MemoryTree(
+            self._budget,
+            keep_dirlinks=self._keep_dirlinks,
+            max_depth=self._max_depth,
+            max_link_steps=self._max_link_steps,
+        )
+        twin._layer, twin._link_steps = self._layer, self._link_steps
         twin._take(self._taken_bytes)
         waiting = [(self.root, twin.root)]
         while waiting:
@@ -272,7 +287,10 @@ class MemoryTree:
                 target = child.entry.link_name
                 if target.startswith(b"/"):
                     node = self.root
-                remaining.extendleft(reversed(target.split(b"/")))
+                steps = target.split(b"/")
+                self._link_steps += len(steps)
+                verify_link_steps(self._link_steps, self._max_link_steps)
+                remaining.extendleft(reversed(steps))
             elif not create:
                 return None if remaining else child
             elif child is not None and (self._layer <= 1 or node.is_written(part, self._layer)):
@@ -331,6 +349,8 @@ def weight_of(entry: Entry) -> int:
 
 def _is_within(directory: MemoryDirectory, node: Node | None) -> bool:
     """Whether ``node`` is ``directory`` or a directory above it."""
+    if not isinstance(node, MemoryDirectory):
+        return False
     above: MemoryDirectory | None = directory
     while above is not None and above is not node:
         above = above.parent

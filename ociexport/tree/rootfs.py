@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from ociexport.errors import InvalidImageError, UnsafeEntryError
 from ociexport.tree.entries import Entry, EntryType, verify_device
 from ociexport.tree.filedata import write_all, write_segments, write_with_holes
-from ociexport.tree.limits import MAX_DEPTH, verify_depth
+from ociexport.tree.limits import MAX_DEPTH, MAX_LINK_STEPS, verify_depth, verify_link_steps
 from ociexport.tree.marks import MarkedDirectory
 from ociexport.tree.metadata import MetadataWriter
 from ociexport.tree.openat2 import is_openat2_available, resolve_in_root
@@ -37,6 +37,9 @@ _MAX_LINKS_FOLLOWED = 40
 _MAX_OPEN_DIRECTORIES = 256
 # Paths that are remembered, and of how many bytes: a layer may call one directory by any number of names.
 _MAX_KNOWN_PATHS, _MAX_KNOWN_PATH_BYTES = 65_536, 1024
+# The kernel does not tell over how many names links led it: where no target is longer than this, it is a tenth of a
+# millisecond at most, and counts as so many names. Where one is, the way is gone by hand, name by name.
+_MAX_KERNEL_TARGET_BYTES, _KERNEL_STEPS = 256, 64
 # Directories that no layer describes but that others are in.
 _IMPLIED_MODE = 0o755
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -68,6 +71,7 @@ class Rootfs:
         keep_dirlinks: a directory entry over a link to a directory keeps the link, as umoci has it.
         holes: blocks of zeros in files become holes.
         max_depth: directories within directories.
+        max_link_steps: names that links lead over, for all paths together.
         use_openat2: None for wherever the kernel has it.
     """
 
@@ -79,12 +83,15 @@ class Rootfs:
         keep_dirlinks: bool = False,
         holes: bool = False,
         max_depth: int = MAX_DEPTH,
+        max_link_steps: int = MAX_LINK_STEPS,
         use_openat2: bool | None = None,
     ) -> None:
         self._metadata = metadata
         self._keep_dirlinks = keep_dirlinks
         self._holes = holes
         self._max_depth = max_depth
+        self._max_link_steps = max_link_steps
+        self._link_steps = 0
         self._use_openat2 = is_openat2_available() if use_openat2 is None else use_openat2
         self._root = _Directory(b"", None, 0o700)
         self._root.fd = root_fd
@@ -144,6 +151,8 @@ class Rootfs:
     def make_symlink(self, path: ImagePath, entry: Entry) -> None:
         """Make a symbolic link; its target is data, wherever it points."""
         verify_symlink_target(entry.link_name)
+        if len(entry.link_name) > _MAX_KERNEL_TARGET_BYTES:
+            self._use_openat2 = False
         parent, name = self._locate(path)
         parent_fd = self._descriptor(parent)
         try:
@@ -296,7 +305,10 @@ class Rootfs:
                         node, target = self._root, real
                     elif target.startswith(b"/"):
                         node = self._root
-                    remaining.extendleft(reversed(target.split(b"/")))
+                    steps = target.split(b"/")
+                    self._link_steps += len(steps) if real is None else _KERNEL_STEPS
+                    verify_link_steps(self._link_steps, self._max_link_steps)
+                    remaining.extendleft(reversed(steps))
                     continue
                 if not create:
                     return None
