@@ -18,6 +18,9 @@ import pytest
 
 from ociexport.documents import Platform
 from ociexport.errors import InvalidImageError, LimitExceededError, UnsafeEntryError
+from ociexport.looking.listing import list_files, list_layers
+from ociexport.looking.provenance import trace_path
+from ociexport.looking.subject import Access
 from ociexport.tree.flatten import flatten
 from ociexport.tree.limits import Limits
 from tests.image_builder import build_image, write_layout
@@ -25,6 +28,7 @@ from tests.memory_source import Member, MemorySource, directory, hard_link, memb
 from tests.system_parts import OCIEXPORT, run
 from tests.unpacker import Unpacker, resolver, unpacker_in
 
+PLATFORM = Platform("linux", "amd64")
 FIFO, CHARACTER_DEVICE = tarfile.FIFOTYPE, tarfile.CHRTYPE
 
 
@@ -278,6 +282,34 @@ def test_device_numbers_beyond_the_systems_are_refused(unpacker: Unpacker) -> No
         unpacker.assert_refused_without_trace()
 
 
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (
+            member("n", type=CHARACTER_DEVICE, devmajor=4096, devminor=0),
+            "entry 'n': device: expected numbers that Linux has, got 4096:0",
+        ),
+        (
+            member("n", type=CHARACTER_DEVICE, devmajor=2**21 - 1, devminor=2**21 - 1),
+            "entry 'n': device: expected numbers that Linux has, got 2097151:2097151",
+        ),
+        (symlink("l", "t" * 5000), "entry 'l': symlink: expected a target of at most 4095 bytes, got 5000"),
+    ],
+)
+def test_what_linux_has_not_is_refused_by_all_who_apply_layers(bad: Member, message: str) -> None:
+    """What was written of the first to a tar, no system could have made; the numbers may not even fit its header."""
+    source, access, limits = MemorySource([tar_of([bad])]), Access(platform=PLATFORM), Limits()
+    for apply in (
+        lambda: list_files(source, access=access),
+        lambda: list(list_layers(source, access=access)),
+        lambda: trace_path(source, "/n", access=access),
+        lambda: flatten(source, bytes, platform=PLATFORM, limits=limits),
+    ):
+        with pytest.raises(InvalidImageError) as refusal:
+            apply()
+        assert str(refusal.value).endswith(f": {message}")
+
+
 def test_link_target_longer_than_the_system_takes_is_refused(unpacker: Unpacker) -> None:
     message = "symlink: expected a target of at most 4095 bytes, got 5000"
     with pytest.raises(InvalidImageError, match=f"entry 'a': {message}$"):
@@ -437,7 +469,7 @@ def test_ways_through_links_are_counted(unpacker: Unpacker, target_bytes: int) -
         unpacker.unpack(source, limits=limits)
     unpacker.assert_refused_without_trace()
     with pytest.raises(LimitExceededError, match=message):
-        flatten(source, bytes, platform=Platform("linux", "amd64"), limits=limits)
+        flatten(source, bytes, platform=PLATFORM, limits=limits)
 
 
 def test_ways_through_links_of_honest_images_are_far_from_the_limit(unpacker: Unpacker) -> None:

@@ -14,7 +14,7 @@ from ociexport.documents import Layer
 from ociexport.errors import InvalidImageError, LimitExceededError
 from ociexport.progress import Progress
 from ociexport.sources import ImageSource
-from ociexport.tree.entries import Entry, EntryType, TarReader
+from ociexport.tree.entries import Entry, EntryType, TarReader, verify_device
 from ociexport.tree.layerstream import LayerStream
 from ociexport.tree.limits import Limits
 from ociexport.tree.metadata import Losses
@@ -26,6 +26,7 @@ from ociexport.tree.paths import (
     ImagePath,
     parse_image_path,
     quoted_path,
+    verify_symlink_target,
 )
 from ociexport.tree.selection import PathSelection
 
@@ -198,6 +199,7 @@ class LayerApplier:
         elif kind is EntryType.DIRECTORY:
             self._target.make_directory(path, entry)
         elif kind is EntryType.SYMLINK:
+            verify_symlink_target(entry.link_name)
             self._target.make_symlink(path, entry)
         elif kind is EntryType.HARD_LINK:
             self._make_hard_link(path, parse_image_path(entry.link_name))
@@ -256,6 +258,7 @@ class LayerApplier:
             self._remember_skipped(path)
 
     def _make_device(self, path: ImagePath, entry: Entry) -> None:
+        verify_device(entry)
         try:
             self._target.make_device(path, entry)
         except PermissionError:

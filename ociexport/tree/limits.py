@@ -11,8 +11,8 @@ from ociexport.tree.entries import MAX_EXTENDED_HEADER_BYTES
 _GIB = 1024**3
 # PATH_MAX is 4096 bytes, so no program could reach what is deeper by its path.
 MAX_DEPTH = 2_000
-# A path may lead through 40 links of 2,000 names each, and so may the next one. Five for each entry that there may be is
-# more than honest images have, whose layers were written by way of the links, and some ten seconds.
+# A path may lead through 40 links of 2,000 names each, and so may the next one. Five for each entry that there may be
+# are more than honest images have, since layers name what a link leads to, not the link; they take some ten seconds.
 MAX_LINK_STEPS = 100_000_000
 
 

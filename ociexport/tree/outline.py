@@ -13,8 +13,8 @@ from typing import IO
 
 from ociexport.errors import InvalidImageError, LimitExceededError
 from ociexport.tree.applying import LayerTarget
-from ociexport.tree.entries import Entry, EntryType, verify_device
-from ociexport.tree.paths import ImagePath, quoted_path, verify_symlink_target
+from ociexport.tree.entries import Entry, EntryType
+from ociexport.tree.paths import ImagePath, quoted_path
 
 # So much of an outline waits until it is written, and is read at once.
 _BLOCK_BYTES = 256 * 1024
@@ -97,14 +97,12 @@ class LayerOutline:
         self._add(b"f", path)
 
     def make_symlink(self, path: ImagePath, entry: Entry) -> None:
-        verify_symlink_target(entry.link_name)
         self._add(b"s", path, entry.link_name)
 
     def make_hard_link(self, path: ImagePath, target: ImagePath) -> None:
         self._add(b"h", path, target)
 
     def make_device(self, path: ImagePath, entry: Entry) -> None:
-        verify_device(entry)
         self._add(b"v", path)
 
     def hide(self, path: ImagePath) -> None:

@@ -22,13 +22,13 @@ from collections import deque
 from collections.abc import Iterator
 
 from ociexport.errors import InvalidImageError, UnsafeEntryError
-from ociexport.tree.entries import Entry, EntryType, verify_device
+from ociexport.tree.entries import Entry, EntryType
 from ociexport.tree.filedata import write_all, write_segments, write_with_holes
 from ociexport.tree.limits import MAX_DEPTH, MAX_LINK_STEPS, verify_depth, verify_link_steps
 from ociexport.tree.marks import MarkedDirectory
 from ociexport.tree.metadata import MetadataWriter
 from ociexport.tree.openat2 import is_openat2_available, resolve_in_root
-from ociexport.tree.paths import ROOT, ImagePath, quoted_path, verify_symlink_target
+from ociexport.tree.paths import ROOT, ImagePath, quoted_path
 from ociexport.tree.removal import remove_tree
 
 # As many as Linux follows (path_resolution(7)).
@@ -150,7 +150,6 @@ class Rootfs:
 
     def make_symlink(self, path: ImagePath, entry: Entry) -> None:
         """Make a symbolic link; its target is data, wherever it points."""
-        verify_symlink_target(entry.link_name)
         if len(entry.link_name) > _MAX_KERNEL_TARGET_BYTES:
             self._use_openat2 = False
         parent, name = self._locate(path)
@@ -194,7 +193,6 @@ class Rootfs:
         if entry.type is EntryType.FIFO:
             mode, device = 0o010000, 0
         else:
-            verify_device(entry)
             mode, device = _DEVICE_TYPES[entry.type], os.makedev(*entry.device)
         parent_fd = self._descriptor(parent)
         try:
