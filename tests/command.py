@@ -40,12 +40,16 @@ def command_line(*arguments: str | os.PathLike[str]) -> list[str]:
 
 
 def run_command(
-    *arguments: str | os.PathLike[str], home: Path, variables: Mapping[str, str] | None = None
+    *arguments: str | os.PathLike[str],
+    home: Path,
+    variables: Mapping[str, str] | None = None,
+    stdin: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run ``ociexport`` with ``arguments`` and return what came of it."""
     return subprocess.run(
         command_line(*arguments),
         env=command_environment(home, **(variables or {})),
+        input=stdin,
         capture_output=True,
         text=True,
         timeout=120,

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ociexport.cli.exit_codes import OK
 from ociexport.cli.json_option import add_json_argument, print_json
-from ociexport.cli.registry_options import add_tls_arguments, is_insecure, read_password
+from ociexport.cli.progress_option import progress_from
+from ociexport.cli.registry_options import add_tls_arguments, add_verbose_argument, is_insecure, read_password
 from ociexport.errors import AuthenticationError, InvalidReferenceError, UsageError
 from ociexport.reference import DEFAULT_REGISTRY, ImageReference
 from ociexport.registry.credentials import Credentials
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-u", "--username", metavar="USER", help="asked for on a terminal where not given")
     parser.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
     add_json_argument(parser)
+    add_verbose_argument(parser)
     add_tls_arguments(parser.add_argument_group("reaching the registry"))
 
 
@@ -55,8 +57,9 @@ def run(options: argparse.Namespace) -> int:
         insecure=is_insecure(options),
         ca_file=options.cacert,
         cert_dir=options.cert_dir,
+        verbose=options.verbose,
     )
-    with closing(RegistryClient(settings)) as client:
+    with closing(RegistryClient(settings, progress_from(options))) as client:
         wants_login = client.verify_login(registry)
     file = login_file(options.authfile, Compat(options.compat))
     place = write_login(file, registry, credentials)

@@ -40,7 +40,8 @@ def progress_from(options: argparse.Namespace) -> Progress:
 
 
 def _shown_progress(options: argparse.Namespace) -> Progress:
-    if options.quiet:
+    # Who asks for more gets it, also where the configuration has asked for less.
+    if options.quiet and not getattr(options, "verbose", False):
         return PlainProgress(quiet=True)
     if getattr(options, "no_progress", False):
         return PlainProgress(heartbeat_seconds=None)

@@ -13,9 +13,17 @@ from ociexport.registry.options import DEFAULT_OPTIONS, Mirror, RegistryOptions
 
 def add_registry_arguments(parser: argparse.ArgumentParser) -> None:
     """Give ``parser`` the options."""
+    add_verbose_argument(parser)
     _add_credential_arguments(parser.add_argument_group("logging in to registries"))
     _add_reaching_arguments(parser.add_argument_group("reaching registries"))
     _add_patience_arguments(parser.add_argument_group("slow and failing networks"))
+
+
+def add_verbose_argument(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser`` the option, which ``login`` has too."""
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="tell of each request to a registry, and as whom it is made"
+    )
 
 
 def _add_credential_arguments(group: argparse._ArgumentGroup) -> None:
@@ -108,6 +116,7 @@ def registry_options_from(options: argparse.Namespace) -> RegistryOptions:
         connect_timeout_seconds=options.connect_timeout,
         read_timeout_seconds=options.read_timeout,
         min_bytes_per_second=options.stall_limit,
+        verbose=options.verbose,
     )
 
 

@@ -13,7 +13,7 @@ _NEAR = 0.72
 _OPTIONS_ELSEWHERE = {
     "--arch": "--platform",
     "--cert": "--cert-dir",
-    "--debug": "--events",
+    "--debug": "--verbose",
     "--dest": "--out",
     "--force": "--replace",
     "--override-arch": "--platform",

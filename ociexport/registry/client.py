@@ -85,6 +85,9 @@ class RegistryClient:
             UsageError, OSError: a configuration file is wrong or can't be read.
         """
         routes = routes_for(reference, self.options, self.registries_conf)
+        if self.options.verbose and len(routes) > 1:
+            *mirrors, last = (route.endpoint.host for route in routes)
+            self.progress.say(f"image {reference}: asked of {', '.join(mirrors)}, then of {last}")
         return RegistrySource(reference, routes, self, owns_client=owns_client)
 
     def home(self, reference: ImageReference) -> Route:

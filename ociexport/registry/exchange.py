@@ -15,6 +15,7 @@ from ociexport.errors import RegistryError, TransferError
 from ociexport.registry.certificates import DEFAULT_TLS, TlsSettings
 from ociexport.registry.failures import MAX_ERROR_BODY_BYTES, StalledError, error_of_connection, error_of_response
 from ociexport.registry.options import RegistryOptions
+from ociexport.registry.requestlog import LoggedRequest
 
 # What the libraries beneath raise when a connection can't be made, or breaks.
 NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
@@ -68,6 +69,7 @@ class Answer:
         options: RegistryOptions,
         *,
         is_from_home: bool,
+        logged: LoggedRequest | None = None,
     ) -> None:
         self.request = request
         self.url = url
@@ -76,6 +78,8 @@ class Answer:
         self.status: int = response.status_code
         self.headers: CaseInsensitiveDict[str] = response.headers
         self._raw: urllib3.HTTPResponse = response.raw
+        self._logged = logged
+        self._read_bytes = 0
         self._error: TransferError | None = None
         self._pace = _Pace(options.min_bytes_per_second, options.stall_seconds)
 
@@ -106,6 +110,7 @@ class Answer:
                 missing -= len(part)
                 if time.monotonic() - started > _FILL_SECONDS:
                     break
+            self._read_bytes += size - missing
             self._pace.take(size - missing, time.monotonic() - started)
         except _READ_ERRORS as error:
             self._error = self._broken(error)
@@ -114,6 +119,8 @@ class Answer:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _broken(self, error: BaseException) -> TransferError:
+        if self._logged is not None:
+            self._logged.ended(self._read_bytes, error)
         self.close()
         broken = error_of_connection(error, subject=self.request.subject, method=self.request.method, url=self.url)
         broken.__cause__ = error
@@ -135,6 +142,8 @@ class Answer:
             self._raw.drain_conn()
         self._raw.close()
         self._raw.release_conn()
+        if self._logged is not None:
+            self._logged.ended(self._read_bytes)
 
     def error(self) -> RegistryError:
         """Return the error that this answer stands for, with what its body tells; the answer is closed then."""

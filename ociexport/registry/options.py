@@ -60,6 +60,7 @@ class RegistryOptions:
         min_bytes_per_second: a body that comes more slowly for `stall_seconds` has stalled; it is asked for again.
         connect_timeout_seconds: for a connection to be made.
         read_timeout_seconds: for the next bytes to arrive.
+        verbose: whether each request is told to the progress, and whom a registry is asked as; no secrets.
     """
 
     credentials: Credentials | None = None
@@ -83,6 +84,7 @@ class RegistryOptions:
     connections_per_blob: int = 6
     min_bytes_per_second: int = 1024
     stall_seconds: float = 30.0
+    verbose: bool = False
 
 
 DEFAULT_OPTIONS = RegistryOptions()

@@ -221,7 +221,10 @@ class RegistrySession:
 
     def _finding(self, repository: str) -> Finding:
         if repository not in self._findings:
-            self._findings[repository] = self._search(repository)
+            self._findings[repository] = finding = self._search(repository)
+            if self._transport.options.verbose:
+                what = f"{repository}: " if repository else ""
+                self._transport.progress.say(f"registry {self.endpoint.host}: {what}asked as {finding}")
         return self._findings[repository]
 
     def used_finding(self, repository: str) -> Finding | None:

@@ -30,6 +30,7 @@ from ociexport.registry.failures import (
 )
 from ociexport.registry.hosts import is_loopback
 from ociexport.registry.options import DEFAULT_OPTIONS, RegistryOptions
+from ociexport.registry.requestlog import LoggedRequest
 from ociexport.registry.retries import backoff_seconds, is_passing_error, is_passing_status, retry_after_seconds
 
 # Registries redirect once to their storage, and that perhaps once more to a nearer place.
@@ -66,12 +67,13 @@ class Transport:
 
     Args:
         options: time-outs and retries.
-        progress: told of each retry, and of registries' warnings.
+        progress: told of each retry, and of registries' warnings; where the options are verbose, of each request.
     """
 
     def __init__(self, options: RegistryOptions = DEFAULT_OPTIONS, progress: Progress = SILENT) -> None:
         self.options = options
         self.progress = progress
+        self._is_verbose = options.verbose
         self._adapters: dict[TlsSettings, Adapter] = {}
         self.spare_connections = SpareConnections(MAX_SPARE_CONNECTIONS)
         self._sockets = OpenSockets()
@@ -178,6 +180,7 @@ class Transport:
         if request.body is not None:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
         proxies = _proxies_for(url)
+        logged = LoggedRequest(request.method, url, headers.get("Range"), self.progress) if self._is_verbose else None
         try:
             prepared = requests.Request(request.method, url, headers=headers, data=request.body).prepare()
             response = self._adapter(request.tls if at_home else DEFAULT_TLS).send(
@@ -187,6 +190,8 @@ class Transport:
                 proxies=proxies,
             )
         except NETWORK_ERRORS as error:
+            if logged is not None:
+                logged.failed(error)
             is_disbelieved = has_wrong_certificate(error)
             issuer = find_issuer(url, proxies, self.options.connect_timeout_seconds) if is_disbelieved else None
             raise error_of_connection(
@@ -197,7 +202,9 @@ class Transport:
                 issuer=issuer,
                 proxy=requests.utils.select_proxy(url, proxies),
             ) from error
-        answer = Answer(request, url, response, self.options, is_from_home=at_home)
+        if logged is not None:
+            logged.answered(response.status_code)
+        answer = Answer(request, url, response, self.options, is_from_home=at_home, logged=logged)
         if at_home:
             self._pass_on_warnings(answer)
         return answer
