@@ -20,7 +20,7 @@ from ociexport.errors import (
     printable,
 )
 from ociexport.platforms import fits_platform, select_manifest
-from ociexport.resolve import DocumentReader, ResolvedManifest, fetch_entry, resolve_manifest, verify_index_depth
+from ociexport.resolve import DocumentReader, ResolvedManifest, resolve_manifest, verify_index_depth
 from ociexport.sources import ReceivedManifest
 
 # An index of 4 MiB has room for twenty thousand entries; nobody honest lists a tenth of that.
@@ -163,7 +163,7 @@ class _Everything:
             raise _schema1_error(entry, path[-1])
         if entry.media_type and entry.media_type not in mediatypes.INDEXES | mediatypes.MANIFESTS:
             # image-index.md: a type that we do not know is no error. What it refers to can't be known.
-            self.others.append(fetch_entry(self._documents.source, path[-1], entry))
+            self.others.append(self._documents.fetch_entry(path[-1], entry))
             return
         try:
             document = self._documents.read_entry(path[-1], entry)

@@ -9,18 +9,20 @@ Spec: distribution-spec 1.1, "Listing Referrers"; cosign's SIGNATURE_SPEC.md, "D
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from ociexport.choice import PlatformChoice
 from ociexport.companions import CompanionSource, companion_source, companion_tags
 from ociexport.digest import ByteStream, Digest
+from ociexport.document_budget import DocumentBudget
 from ociexport.documents import Descriptor
 from ociexport.errors import InvalidReferenceError, LimitExceededError, NotFoundError, UsageError
 from ociexport.image_list import SIGNATURES_ENTRY
 from ociexport.prepare import PreparedImage, prepare_image
 from ociexport.progress import SILENT, Progress
 from ociexport.reference import ImageReference
+from ociexport.resolve import DocumentReader
 from ociexport.sources import ImageDestination, ImageName, ReceivedManifest
 
 # Scanners that push a report each night make a thousand in three years; each is a request or two.
@@ -87,22 +89,26 @@ def prepare_companions(
 
     Raises:
         RegistryError: the registry does not tell.
-        InvalidImageError: one of them breaks the specification; LimitExceededError: there are too many.
+        InvalidImageError: one of them breaks the specification.
+        LimitExceededError: there are too many, or their documents are too large together.
     """
     source = companion_source(image.source)
     if source is None:
         progress.say(f"{image.source.display_name}: this kind of source keeps no signatures and other referrers")
         return []
+    budget = DocumentBudget(f"{source.display_name}: referrers", hint="without --referrers the image comes alone")
+    search = _Search(source, image.name, budget, progress)
     prepared = []
-    for companion in _find_companions(source, image.name, image.subjects, progress):
-        copy = prepare_image(companion, PlatformChoice(), destination, SILENT)
+    for companion in search.companions_of(image.subjects):
+        documents = DocumentReader(companion, companion.received, budget)
+        copy = prepare_image(companion, PlatformChoice(), destination, SILENT, documents)
         if companion.listed_as is not None:
             shown = replace(companion.listed_as, digest=copy.listed.digest, size=copy.listed.size)
             copy = replace(copy, listed=replace(shown, media_type=copy.listed.media_type))
         progress.say(f"{companion.display_name}, {_kind_of(copy)}, manifest {copy.listed.digest}")
         prepared.append(copy)
     if image.published not in image.subjects:
-        left = sum(1 for _ in _beside(source, image.name, image.published, progress))
+        left = sum(1 for _ in search.beside(image.published))
         if left:
             progress.say(
                 f"{image.source.display_name}: {left} that are about the published index {image.published} stay "
@@ -117,41 +123,61 @@ def _kind_of(copy: PreparedImage) -> str:
     return f"of type {kind}" if kind else "of unknown type"
 
 
-def _find_companions(
-    source: CompanionSource, name: ImageName, subjects: Iterable[Digest], progress: Progress
-) -> Iterator[Companion]:
-    """Yield what is beside the ``subjects``, and beside that in turn, each once."""
-    waiting = list(dict.fromkeys(subjects))
-    seen = set(waiting)
-    found = 0
-    while waiting:
-        for companion in _beside(source, name, waiting.pop(0), progress):
-            digest = companion.received.digest
-            if digest in seen:
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """Looks for what is about an image.
+
+    Args:
+        source: of the image.
+        name: of the image's copy.
+        budget: of all documents that are met.
+        progress: told of what is listed and not there.
+    """
+
+    source: CompanionSource
+    name: ImageName
+    budget: DocumentBudget
+    progress: Progress
+
+    def companions_of(self, subjects: Iterable[Digest]) -> Iterator[Companion]:
+        """Yield what is beside the ``subjects``, and beside that in turn, each once."""
+        waiting = list(dict.fromkeys(subjects))
+        seen = set(waiting)
+        found = 0
+        while waiting:
+            for companion in self.beside(waiting.pop(0), seen):
+                digest = companion.received.digest
+                if digest in seen:
+                    continue
+                found += 1
+                if found > _MAX_COMPANIONS:
+                    raise LimitExceededError(
+                        f"referrers: expected at most {_MAX_COMPANIONS}, got more", where=self.source.display_name
+                    )
+                seen.add(digest)
+                waiting.append(digest)
+                yield companion
+
+    def beside(self, digest: Digest, seen: Collection[Digest] = ()) -> Iterator[Companion]:
+        """Yield what is about ``digest``; a referrer that was ``seen`` is not fetched again, however often listed."""
+        for tag in companion_tags(digest):
+            for received in self.source.fetch_tagged(tag):
+                self.budget.take(len(received.raw))
+                yield Companion(self.source, received, _name_beside(self.name, tag), None)
+        for descriptor in self.source.fetch_referrers(digest, self.budget):
+            if descriptor.digest in seen:
                 continue
-            found += 1
-            if found > _MAX_COMPANIONS:
-                raise LimitExceededError(
-                    f"referrers: expected at most {_MAX_COMPANIONS}, got more", where=source.display_name
-                )
-            seen.add(digest)
-            waiting.append(digest)
-            yield companion
-
-
-def _beside(source: CompanionSource, name: ImageName, digest: Digest, progress: Progress) -> Iterator[Companion]:
-    for tag in companion_tags(digest):
-        for received in source.fetch_tagged(tag):
-            yield Companion(source, received, _name_beside(name, tag), None)
-    for descriptor in source.fetch_referrers(digest):
-        try:
-            received = source.fetch_manifest(descriptor)
-        except NotFoundError as error:
-            # A list under a tag is not cleared when one of its entries is.
-            progress.warn(f"{source.display_name}: a referrer that is listed is not there: {error}")
-            continue
-        kept = {key: value for key, value in descriptor.annotations.items() if (key, value) == SIGNATURES_ENTRY}
-        yield Companion(source, received, ImageName(None, None), replace(descriptor, annotations=kept, urls=()))
+            try:
+                received = self.source.fetch_manifest(descriptor)
+                self.budget.take(len(received.raw))
+            except NotFoundError as error:
+                self.budget.take(0)
+                # A list under a tag is not cleared when one of its entries is.
+                self.progress.warn(f"{self.source.display_name}: a referrer that is listed is not there: {error}")
+                continue
+            kept = {key: value for key, value in descriptor.annotations.items() if (key, value) == SIGNATURES_ENTRY}
+            listed_as = replace(descriptor, annotations=kept, urls=())
+            yield Companion(self.source, received, ImageName(None, None), listed_as)
 
 
 def _name_beside(name: ImageName, tag: str) -> ImageName:

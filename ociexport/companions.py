@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
 from ociexport.digest import Digest
+from ociexport.document_budget import DocumentBudget
 from ociexport.documents import Descriptor
 from ociexport.sources import ImageSource, ReceivedManifest
 
@@ -36,8 +37,11 @@ class CompanionSource(ImageSource, Protocol):
             RegistryError: the registry does not tell.
         """
 
-    def fetch_referrers(self, digest: Digest) -> Iterator[Descriptor]:
+    def fetch_referrers(self, digest: Digest, budget: DocumentBudget) -> Iterator[Descriptor]:
         """Yield descriptors of what names ``digest`` as its subject, or is listed so; that it does is not verified.
+
+        Args:
+            budget: counts the documents that the list is in.
 
         Raises:
             RegistryError, InvalidImageError: the registry does not tell, or what it tells is no list.

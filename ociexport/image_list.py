@@ -13,6 +13,7 @@ from typing import TypeAlias
 from ociexport import mediatypes
 from ociexport.companions import is_companion_tag, referrers_tag
 from ociexport.digest import ByteStream, Digest
+from ociexport.document_budget import DocumentBudget
 from ociexport.documents import MAX_MANIFEST_BYTES, Descriptor, Index, Manifest, parse_document
 from ociexport.errors import (
     InvalidImageError,
@@ -179,13 +180,14 @@ class ListedSource:
                 with suppress(NotFoundError):  # listed, but not brought along
                     yield self.fetch_manifest(descriptor)
 
-    def fetch_referrers(self, digest: Digest) -> Iterator[Descriptor]:
+    def fetch_referrers(self, digest: Digest, budget: DocumentBudget) -> Iterator[Descriptor]:
         """Yield descriptors of what refers to ``digest``; see `CompanionSource`.
 
         They are listed in ``index.json`` for themselves, or in an index under the referrers tag. An entry of
         ``cosign save``, which says of signatures no more than that they are some, is yielded for any digest.
         """
         for received in self.fetch_tagged(referrers_tag(digest)):
+            budget.take(len(received.raw))
             listed = parse_document(received.raw, received.media_type, received.digest)
             yield from listed.manifests if isinstance(listed, Index) else ()
         for descriptor, _ in self._images:

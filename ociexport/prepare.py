@@ -79,22 +79,28 @@ class PreparedImage:
 
 
 def prepare_image(
-    source: ImageSource, choice: PlatformChoice | Platform, destination: ImageDestination | None, progress: Progress
+    source: ImageSource,
+    choice: PlatformChoice | Platform,
+    destination: ImageDestination | None,
+    progress: Progress,
+    documents: DocumentReader | None = None,
 ) -> PreparedImage:
     """Find the manifests that are chosen and read their configs: nothing is written, and a bad image is known as one.
 
     Args:
         destination: where configs may be already; None for a place that never has one.
+        documents: of ``source``, where some were read before.
 
     Raises:
         NotFoundError, RegistryError, NoMatchingPlatformError: the image is not to be had.
         InvalidImageError: a document breaks the specification or is not what its digest says.
+        LimitExceededError: the documents are more together than any honest image has.
     """
     if isinstance(choice, Platform):
         choice = PlatformChoice((choice,))
-    documents = DocumentReader(source)
+    documents = documents or DocumentReader(source)
     chosen = choose_documents(documents, choice)
-    manifests = [_prepare_manifest(source, destination, one, progress) for one in chosen.manifests]
+    manifests = [_prepare_manifest(documents, destination, one, progress) for one in chosen.manifests]
     listed = chosen.listed
     if isinstance(documents.top, Manifest):
         offered = manifests[0].platform
@@ -116,14 +122,17 @@ def prepare_image(
 
 
 def _prepare_manifest(
-    source: ImageSource, destination: ImageDestination | None, chosen: ChosenManifest, progress: Progress
+    documents: DocumentReader, destination: ImageDestination | None, chosen: ChosenManifest, progress: Progress
 ) -> PreparedManifest:
     """Return a manifest with its config, and say which was taken."""
+    source = documents.source
     manifest = chosen.manifest
     if chosen.attests is not None:
         progress.say(f"{source.display_name}: attestation of {chosen.attests}, manifest {manifest.digest}")
         return PreparedManifest(manifest, None, None)
     config = _read_config(source, destination, manifest, progress)
+    if config is not None:
+        documents.budget.take(len(config.raw))
     platform = chosen.platform or _platform_of(config)
     shown = f"platform {platform}, " if platform is not None else ""
     progress.say(f"{source.display_name}: {shown}manifest {manifest.digest}")

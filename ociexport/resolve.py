@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ociexport import mediatypes
 from ociexport.digest import Digest, VerifyingReader
+from ociexport.document_budget import DocumentBudget
 from ociexport.documents import (
     MAX_CONFIG_BYTES,
     MAX_MANIFEST_BYTES,
@@ -46,15 +47,19 @@ class ResolvedManifest:
 
 
 class DocumentReader:
-    """Reads the manifests and indexes of one source, each once.
+    """Reads the manifests and indexes of one source, each once, and no more than an honest image has.
 
     Args:
         source: that they come from; stays open.
-        top: what the source itself names, where it was fetched before.
+        top: what the source itself names, where it was fetched, and counted, before.
+        budget: of all that is read; where not given one of its own.
     """
 
-    def __init__(self, source: ImageSource, top: ReceivedManifest | None = None) -> None:
+    def __init__(
+        self, source: ImageSource, top: ReceivedManifest | None = None, budget: DocumentBudget | None = None
+    ) -> None:
         self.source = source
+        self.budget = budget or DocumentBudget(source.display_name)
         self._received = top
         self._known: dict[Digest, Index | Manifest] = {}
         self._top: Index | Manifest | None = None
@@ -63,7 +68,10 @@ class DocumentReader:
     def top(self) -> Index | Manifest:
         """What the source itself names."""
         if self._top is None:
-            received = self._received or self.source.fetch_manifest()
+            received = self._received
+            if received is None:
+                received = self.source.fetch_manifest()
+                self.budget.take(len(received.raw))
             self._top = parse_document(received.raw, received.media_type, received.digest)
             self._known[self._top.digest] = self._top
         return self._top
@@ -71,9 +79,15 @@ class DocumentReader:
     def read_entry(self, index: Index, entry: Descriptor) -> Index | Manifest:
         """Return the document that ``entry`` of ``index`` names."""
         if entry.digest not in self._known:
-            received = fetch_entry(self.source, index, entry)
+            received = self.fetch_entry(index, entry)
             self._known[entry.digest] = parse_document(received.raw, received.media_type, received.digest)
         return self._known[entry.digest]
+
+    def fetch_entry(self, index: Index, entry: Descriptor) -> ReceivedManifest:
+        """Return what ``entry`` of ``index`` names as it came, whatever it is."""
+        received = fetch_entry(self.source, index, entry)
+        self.budget.take(len(received.raw))
+        return received
 
 
 def resolve_manifest(source: ImageSource | DocumentReader, platform: Platform) -> ResolvedManifest:

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 
 from ociexport.companions import CompanionSource, signature_tag
 from ociexport.digest import ByteStream, Digest
-from ociexport.documents import Descriptor, Index, Manifest, parse_document
+from ociexport.document_budget import DocumentBudget
+from ociexport.documents import MAX_MANIFEST_BYTES, Descriptor, Index, Manifest, parse_document
 from ociexport.errors import (
     InvalidDigestError,
     InvalidImageError,
@@ -308,13 +309,16 @@ def _statements_of(source: CompanionSource, digest: Digest, reasons: list[str]) 
 
 def _signature_manifests(source: CompanionSource, digest: Digest, reasons: list[str]) -> Iterator[Manifest]:
     tag = signature_tag(digest)
+    budget = DocumentBudget(f"{source.display_name}: signatures")
     for received in source.fetch_tagged(tag) if tag is not None else ():
+        budget.take(len(received.raw))
         document = parse_document(received.raw, received.media_type, received.digest)
         if isinstance(document, Manifest):
             yield document
-    for descriptor in source.fetch_referrers(digest):
+    for descriptor in source.fetch_referrers(digest, budget):
         if descriptor.artifact_type and not descriptor.artifact_type.startswith(_SIGNATURE_TYPES):
             continue
+        budget.take(min(descriptor.size, MAX_MANIFEST_BYTES))
         yield from _read_referrer(source, descriptor, reasons)
 
 

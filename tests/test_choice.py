@@ -219,6 +219,17 @@ def test_index_of_too_many_manifests_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_documents_of_an_image_are_limited_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each may have 4 MiB, but all are in memory until the image is written."""
+    monkeypatch.setattr("ociexport.document_budget.MAX_BYTES", len(INDEX.raw) + 1000)
+    with pytest.raises(LimitExceededError) as caught:
+        pull(INDEX.source(), tmp_path / "layout", platform=PlatformChoice())
+    assert str(caught.value) == (
+        f"memory: documents: expected at most {len(INDEX.raw) + 1000} bytes in all together, got more"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_layer_with_two_sizes_in_two_platforms_is_refused(tmp_path: Path) -> None:
     lying = build_image([BASE], platform=ARM64, edit_manifest=lambda manifest: manifest["layers"][0].update(size=7))
     with pytest.raises(InvalidImageError, match="as for the same digest before, got 7"):

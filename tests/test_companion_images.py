@@ -21,7 +21,7 @@ from ociexport.source_names import open_source
 from ociexport.transfer import pull
 from ociexport.verification.verifying import verify
 from tests.command import run_command
-from tests.fake_registry import FakeRegistry
+from tests.fake_registry import FakeRegistry, Fault
 from tests.image_builder import AMD64, ARM64, BuiltImage, build_artifact, build_image, build_index, to_json
 from tests.memory_source import member
 from tests.puller import Puller
@@ -211,6 +211,67 @@ def test_referrers_without_end_are_refused(
         pull(serve(registry), tmp_path / "layout", platform=AMD64, referrers=True)
     assert str(caught.value) == f"{registry.host}/library/app:1: referrers: expected at most 2, got more"
     assert not (tmp_path / "layout").exists()
+
+
+def padded(image: BuiltImage, size: int) -> BuiltImage:
+    """Return ``image`` with a manifest of ``size`` bytes."""
+    raw = image.raw + b" " * (size - len(image.raw))
+    descriptor = replace(image.descriptor, digest=image.digest.of(raw), size=len(raw))
+    return replace(image, descriptor=descriptor, documents={descriptor.digest: (raw, mediatypes.OCI_MANIFEST)})
+
+
+def test_documents_of_all_referrers_together_are_limited(
+    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each may have 4 MiB, but 2048 of these are more than this machine has."""
+    monkeypatch.setattr("ociexport.document_budget.MAX_BYTES", 50_000)
+    large = [padded(about(IMAGE, b"%d" % number), 20_000) for number in range(9)]
+    for one in large:
+        one.serve(registry, "library/app", None)
+    list_of(*large).serve(registry, "library/app", referrers_tag_of(IMAGE))
+    with pytest.raises(LimitExceededError) as caught:
+        pull(IMAGE.serve(registry, "library/app", "1"), tmp_path / "layout", platform=AMD64, referrers=True)
+    assert str(caught.value) == (
+        f"{registry.host}/library/app:1: referrers: documents: expected at most 50000 bytes in all together, got more"
+    )
+    assert caught.value.hint == "without --referrers the image comes alone"
+    assert sum(f"/manifests/{one.digest}" in path for one in large for path in registry.paths()) == 3
+    assert not (tmp_path / "layout").exists()
+
+
+def test_pages_of_referrers_count_with_their_padding(
+    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ociexport.document_budget.MAX_BYTES", 50_000)
+    page = Fault(
+        status=200,
+        headers={"Content-Type": mediatypes.OCI_INDEX, "Link": '</more?n=1>; rel="next"'},
+        body=list_of(SBOM).raw + b" " * 20_000,
+    )
+    registry.misbehave("/referrers/", page)
+    with pytest.raises(LimitExceededError, match="referrers: documents: expected at most 50000 bytes"):
+        pull(serve(registry), tmp_path / "layout", platform=AMD64, referrers=True)
+    assert sum("/referrers/" in path for path in registry.paths()) == 3
+
+
+def test_referrer_that_is_listed_again_and_again_is_fetched_once(registry: FakeRegistry, tmp_path: Path) -> None:
+    reference = serve(registry)
+    list_of(*[SBOM] * 50).serve(registry, "library/app", referrers_tag_of(IMAGE))
+    pull(reference, tmp_path / "layout", platform=AMD64, referrers=True)
+    assert registry.paths().count(f"/v2/library/app/manifests/{SBOM.digest}") == 1
+
+
+def test_referrers_that_are_not_there_are_not_asked_for_without_end(
+    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ociexport.document_budget.MAX_DOCUMENTS", 10)
+    gone = [about(IMAGE, b"%d" % number) for number in range(50)]
+    list_of(*gone).serve(registry, "library/app", referrers_tag_of(IMAGE))
+    with pytest.raises(LimitExceededError) as caught:
+        pull(IMAGE.serve(registry, "library/app", "1"), tmp_path / "layout", platform=AMD64, referrers=True)
+    assert str(caught.value) == (
+        f"{registry.host}/library/app:1: referrers: documents: expected at most 10 of them, got more"
+    )
 
 
 @pytest.mark.parametrize("is_legacy", [False, True])

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from ociexport import mediatypes
 from ociexport.choice import PlatformChoice
 from ociexport.digest import Digest
-from ociexport.errors import RegistryError, SignatureError, UsageError
+from ociexport.errors import LimitExceededError, RegistryError, SignatureError, UsageError
 from ociexport.signatures import SignaturePolicy, VerificationKey
 from ociexport.transfer import pull
 from ociexport.tree.layers import unpack
@@ -159,6 +159,18 @@ def test_signatures_without_end_are_not_all_looked_at(registry: FakeRegistry, tm
     signature = signature_of(IMAGE, *[STRANGER] * 257, KEY)
     told = assert_refused(serve(registry, IMAGE, signature), tmp_path / "layout", KEY)
     assert told.endswith("more than 256 signatures, the others were not looked at")
+
+
+def test_documents_of_all_signatures_together_are_limited(
+    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = serve(registry, IMAGE, signature_of(IMAGE, STRANGER))
+    monkeypatch.setattr("ociexport.document_budget.MAX_BYTES", 300)
+    with pytest.raises(LimitExceededError) as caught:
+        pull(reference, tmp_path / "layout", platform=AMD64, signatures=policy_of(KEY))
+    assert (
+        str(caught.value) == f"{reference}: signatures: documents: expected at most 300 bytes in all together, got more"
+    )
 
 
 def test_payload_that_is_too_large_is_refused(registry: FakeRegistry, tmp_path: Path) -> None:

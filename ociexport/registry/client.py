@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ociexport import mediatypes
 from ociexport.companions import referrers_tag
 from ociexport.digest import ByteStream, Digest, Verifier
+from ociexport.document_budget import DocumentBudget
 from ociexport.documents import MAX_MANIFEST_BYTES, Descriptor
 from ociexport.errors import (
     DigestMismatchError,
@@ -329,7 +330,7 @@ class RegistrySource:
         except RegistryNotFoundError:
             return
 
-    def fetch_referrers(self, digest: Digest) -> Iterator[Descriptor]:
+    def fetch_referrers(self, digest: Digest, budget: DocumentBudget) -> Iterator[Descriptor]:
         """Yield descriptors of what refers to ``digest``; see `CompanionSource`.
 
         Spec: distribution-spec 1.1, "Listing Referrers".
@@ -347,7 +348,7 @@ class RegistrySource:
 
             return self._first_that_succeeds(routes, fetch)
 
-        return read_referrers(digest, fetch_page, lambda: self.fetch_tagged(referrers_tag(digest)))
+        return read_referrers(digest, fetch_page, lambda: self.fetch_tagged(referrers_tag(digest)), budget)
 
     def close(self) -> None:
         """Close the connections, unless other sources use them too."""

@@ -12,6 +12,7 @@ from requests.utils import parse_header_links
 
 from ociexport import mediatypes
 from ociexport.digest import Digest
+from ociexport.document_budget import DocumentBudget
 from ociexport.documents import Descriptor, Index, parse_document
 from ociexport.errors import LimitExceededError, RegistryError
 from ociexport.sources import ReceivedManifest
@@ -36,13 +37,17 @@ class ReferrersPage:
 
 
 def read_referrers(
-    digest: Digest, fetch_page: Callable[[str], ReferrersPage], fetch_tagged: Callable[[], Iterator[ReceivedManifest]]
+    digest: Digest,
+    fetch_page: Callable[[str], ReferrersPage],
+    fetch_tagged: Callable[[], Iterator[ReceivedManifest]],
+    budget: DocumentBudget,
 ) -> Iterator[Descriptor]:
     """Yield descriptors of what refers to ``digest``.
 
     Args:
         fetch_page: gives the page with this query.
         fetch_tagged: gives what is under the tag that stands in for the API.
+        budget: counts what they give.
 
     Raises:
         RegistryError: the registry does not tell; InvalidImageError: what it tells is no list.
@@ -51,9 +56,11 @@ def read_referrers(
     page = _fetch_first(fetch_page)
     if page is None:
         for received in fetch_tagged():
+            budget.take(len(received.raw))
             yield from _entries_of(received)
         return
     for _ in range(MAX_REFERRER_PAGES):
+        budget.take(len(page.received.raw))
         yield from _entries_of(page.received)
         if page.next_query is None:
             return
