@@ -72,6 +72,7 @@ class Fault:
         cut_after: so many bytes of the body are sent, then the connection is closed in good order.
         reset_after: so many bytes of the body are sent, then the connection is reset; -1 resets before the headers.
         stall_after: so many bytes of the body are sent, then nothing for ``delay_seconds``, then the rest.
+        trickle_seconds: each byte of the body comes so long after the one before it.
         delay_seconds: before the headers, unless ``stall_after`` is given.
     """
 
@@ -82,6 +83,7 @@ class Fault:
     cut_after: int | None = None
     reset_after: int | None = None
     stall_after: int | None = None
+    trickle_seconds: float | None = None
     delay_seconds: float = 0
 
 
@@ -459,7 +461,8 @@ class _Handler(BaseHTTPRequestHandler):
         end = min([len(body), *ends])
         sent = 0
         while sent < end:
-            stop = min(end, sent + _CHUNK_BYTES)
+            stop = min(end, sent + (_CHUNK_BYTES if fault.trickle_seconds is None else 1))
+            time.sleep(fault.trickle_seconds or 0)
             if fault.stall_after is not None and sent <= fault.stall_after < stop:
                 self._write(body[sent : fault.stall_after], chunked=chunked)
                 sent = fault.stall_after

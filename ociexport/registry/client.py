@@ -236,8 +236,8 @@ class RegistrySource:
         routes = [route for route in self._routes if (route.serves_digests if wanted else route.resolves_tags)]
 
         def fetch(route: Route) -> ReceivedManifest:
-            answer = self._get(route, f"/manifests/{selector}", subject=subject, headers=_MANIFEST_HEADERS)
-            raw = _read_manifest(answer, subject)
+            answer = self._get_document(route, f"/manifests/{selector}", subject, _MANIFEST_HEADERS)
+            raw = _manifest_of(answer, subject)
             media_type = answer.headers.get("Content-Type")
             with locating(subject):
                 digested = digested_bytes(raw, media_type)
@@ -341,8 +341,8 @@ class RegistrySource:
         def fetch_page(query: str) -> ReferrersPage:
             def fetch(route: Route) -> ReferrersPage:
                 path = f"/referrers/{digest}" + (f"?{query}" if query else "")
-                answer = self._get(route, path, subject=subject, headers=_REFERRERS_HEADERS)
-                raw = _read_manifest(answer, subject)
+                answer = self._get_document(route, path, subject, _REFERRERS_HEADERS)
+                raw = _manifest_of(answer, subject)
                 received = ReceivedManifest(raw, answer.headers.get("Content-Type"), Digest.of(raw))
                 return ReferrersPage(received, next_query(answer.headers))
 
@@ -363,12 +363,21 @@ class RegistrySource:
         subject: str,
         headers: Mapping[str, str],
         accepted: frozenset[int] = _WHOLE,
+        document_bytes: int | None = None,
     ) -> Answer:
-        session = self._client.session(route)
-        # Where there are others to ask, nobody is asked twice.
-        return session.get(
-            route.repository, path, subject=subject, headers=headers, accepted=accepted, retries=not route.is_mirror
+        return self._client.session(route).get(
+            route.repository,
+            path,
+            subject=subject,
+            headers=headers,
+            accepted=accepted,
+            # Where there are others to ask, nobody is asked twice.
+            retries=not route.is_mirror,
+            document_bytes=document_bytes,
         )
+
+    def _get_document(self, route: Route, path: str, subject: str, headers: Mapping[str, str]) -> Answer:
+        return self._get(route, path, subject=subject, headers=headers, document_bytes=MAX_MANIFEST_BYTES + 1)
 
     def _first_that_succeeds(self, routes: list[Route], action: Callable[[Route], _T]) -> _T:
         """Return what ``action`` returns for the first route that it succeeds for; the last one's error is raised."""
@@ -408,16 +417,12 @@ def open_registry_source(
     return RegistryClient(options, progress).source(reference, owns_client=True)
 
 
-def _read_manifest(answer: Answer, subject: str) -> bytes:
+def _manifest_of(answer: Answer, subject: str) -> bytes:
     """Return a manifest's bytes as they were stored, and no more than an honest one has."""
-    try:
-        verify_manifest_size(answer.content_length or 0, subject)
-        raw = answer.read_up_to(MAX_MANIFEST_BYTES + 1)
-        verify_manifest_size(len(raw), subject)
-        raw = undo_for_document(raw, answer)
-        verify_manifest_size(len(raw), subject)
-    finally:
-        answer.close()
+    raw = answer.read_up_to(MAX_MANIFEST_BYTES + 1)
+    verify_manifest_size(max(len(raw), answer.content_length or 0), subject)
+    raw = undo_for_document(raw, answer)
+    verify_manifest_size(len(raw), subject)
     return raw
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import requests
@@ -25,6 +26,8 @@ _LENGTH = re.compile(r"[0-9]{1,19}")
 _READ_ERRORS = (*NETWORK_ERRORS, ValueError)
 # The rest of a redirect's or an error's page is read, so that the connection can be used again.
 _DRAINED_BYTES = 16 * 1024
+# A new connection takes no longer.
+_DRAIN_SECONDS = 1.0
 # `read` fills what it was asked for, but keeps nobody waiting longer than this for what has arrived.
 _FILL_SECONDS = 0.1
 
@@ -43,6 +46,8 @@ class WireRequest:
         tls: for the origin of ``url`` only.
         retries: whether passing failures are tried again.
         sent_by: the URL of the server that named this one; None for what the user named.
+        document_bytes: the body is a document, of which so much is read at once: one that is cut is a passing failure
+            too. None for a body that the caller reads.
     """
 
     method: str
@@ -56,6 +61,7 @@ class WireRequest:
     tls: TlsSettings = DEFAULT_TLS
     retries: bool = True
     sent_by: str | None = None
+    document_bytes: int | None = None
 
 
 class Answer:
@@ -81,6 +87,7 @@ class Answer:
         self._logged = logged
         self._read_bytes = 0
         self._error: TransferError | None = None
+        self._document: bytes | None = None
         self._pace = _Pace(options.min_bytes_per_second, options.stall_seconds)
 
     @property
@@ -126,8 +133,23 @@ class Answer:
         broken.__cause__ = error
         return broken
 
+    def read_document(self) -> None:
+        """Read the body of a document now, so that `read_up_to` has it; the connection is given back.
+
+        Raises:
+            TransferError: the connection broke or stalled.
+        """
+        if self.request.document_bytes is None:
+            return
+        try:
+            self._document = self.read_up_to(self.request.document_bytes)
+        finally:
+            self.close()
+
     def read_up_to(self, max_bytes: int) -> bytes:
         """Return the body's first ``max_bytes``; the connection can be used again if that was all."""
+        if self._document is not None:
+            return self._document[:max_bytes]
         parts: list[bytes] = []
         missing = max_bytes
         while missing and (part := self.read(missing)):
@@ -139,11 +161,19 @@ class Answer:
         """Give the connection back; it is closed where more bytes are to come than a new one is worth."""
         missing = self._raw.length_remaining
         if self._error is None and missing is not None and missing <= _DRAINED_BYTES:
-            self._raw.drain_conn()
+            self._drain()
         self._raw.close()
         self._raw.release_conn()
         if self._logged is not None:
             self._logged.ended(self._read_bytes)
+
+    def _drain(self) -> None:
+        """Read the little that is left, unless it keeps us waiting."""
+        started = time.monotonic()
+        with suppress(*_READ_ERRORS):
+            while self._raw.read1(_DRAINED_BYTES, decode_content=False):
+                if time.monotonic() - started > _DRAIN_SECONDS:
+                    return
 
     def error(self) -> RegistryError:
         """Return the error that this answer stands for, with what its body tells; the answer is closed then."""

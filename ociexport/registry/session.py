@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
 from dataclasses import replace
 from urllib.parse import urlencode, urlsplit
 
@@ -78,10 +79,11 @@ class RegistrySession:
         headers: Mapping[str, str] | None = None,
         accepted: frozenset[int] = frozenset({200}),
         retries: bool = True,
+        document_bytes: int | None = None,
     ) -> Answer:
         """Return the answer to a GET of ``path`` (``/manifests/…``) in ``repository``, authenticated as it wants it.
 
-        ``path`` may end in a query.
+        ``path`` may end in a query. For ``document_bytes`` see `WireRequest`.
 
         Raises:
             AuthenticationError: no token is to be had, or the server does not believe it.
@@ -100,6 +102,7 @@ class RegistrySession:
             tls=self.endpoint.tls,
             authorization=self._authorization(repository),
             retries=retries,
+            document_bytes=document_bytes,
         )
         try:
             return self._send_again_if_refused(request, repository)
@@ -190,7 +193,9 @@ class RegistrySession:
         )
         if answer.is_from_home:
             self._take_challenge(answer, None)
-        _rest_of(answer)
+        # What it says does not matter, only that the connection can be used again.
+        with suppress(TransferError), closing(answer):
+            answer.read_up_to(_MAX_PING_BODY_BYTES)
         return answer
 
     def _take_challenge(self, answer: Answer, repository: str | None) -> None:
@@ -280,6 +285,7 @@ class RegistrySession:
             body=planned.form,
             tls=self.endpoint.tls if at_registry else DEFAULT_TLS,
             sent_by=self.endpoint.api_urls[0],
+            document_bytes=MAX_TOKEN_BODY_BYTES + 1,
         )
         try:
             answer = self._transport.send(request)
@@ -288,10 +294,7 @@ class RegistrySession:
         except RegistryError as error:
             error.hint = self._explain_refusal(error, repository) or error.hint
             raise
-        try:
-            raw = undo_for_document(answer.read_up_to(MAX_TOKEN_BODY_BYTES + 1), answer)
-        finally:
-            answer.close()
+        raw = undo_for_document(answer.read_up_to(MAX_TOKEN_BODY_BYTES + 1), answer)
         if len(raw) > MAX_TOKEN_BODY_BYTES:
             raise AuthenticationError(f"token service {realm}: expected at most {MAX_TOKEN_BODY_BYTES} bytes, got more")
         return parse_token(raw, realm)
@@ -326,10 +329,3 @@ def _whose_fault(error: TransferError, host: str, realm: str) -> TransferError:
         codes=error.codes,
         hint=f"registry {host} sends its clients to {realm} for tokens: tell those who run it",
     )
-
-
-def _rest_of(answer: Answer) -> bytes:
-    try:
-        return answer.read_up_to(_MAX_PING_BODY_BYTES)
-    finally:
-        answer.close()

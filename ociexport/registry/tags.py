@@ -76,7 +76,7 @@ class _TagList:
     def read_page(self) -> tuple[str, ...]:
         """Return what the first page has; asked for once, since nobody waits for it."""
         path = f"/tags/list?{urlencode({'n': _TAGS_PER_PAGE})}"
-        return self._read_page(self._session.get(self._repository, path, subject=self._subject, retries=False))
+        return self._read_page(self._get(path, retries=False))
 
     def read(self) -> tuple[str, ...]:
         """Return what all pages have."""
@@ -115,14 +115,13 @@ class _TagList:
                 error.hint = "check the spelling; or this registry gives no lists of tags"
             raise
 
-    def _get(self, path: str) -> Answer:
-        return self._session.get(self._repository, path, subject=self._subject)
+    def _get(self, path: str, *, retries: bool = True) -> Answer:
+        return self._session.get(
+            self._repository, path, subject=self._subject, retries=retries, document_bytes=_MAX_PAGE_BYTES + 1
+        )
 
     def _read_page(self, answer: Answer) -> tuple[str, ...]:
-        try:
-            raw = answer.read_up_to(_MAX_PAGE_BYTES + 1)
-        finally:
-            answer.close()
+        raw = answer.read_up_to(_MAX_PAGE_BYTES + 1)
         if len(raw) > _MAX_PAGE_BYTES:
             raise self._error(f"expected at most {_MAX_PAGE_BYTES} bytes in a page, got more", answer)
         try:

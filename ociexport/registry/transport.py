@@ -95,11 +95,12 @@ class Transport:
             asked_seconds = None
             try:
                 answer = self._send_following(request)
+                if answer.status in request.accepted:
+                    answer.read_document()
+                    return answer
             except TransferError as error:
                 failure: RegistryError = error
             else:
-                if answer.status in request.accepted:
-                    return answer
                 failure = answer.error()
                 if not is_passing_status(answer.status):
                     raise failure

@@ -98,8 +98,9 @@ class V1Host:
         home_headers: Mapping[str, str] | None = None,
         accepted: frozenset[int] = _OK,
         authorization: str | None = None,
+        document_bytes: int | None = None,
     ) -> Answer:
-        """Return the answer to a GET of ``path`` (``/images/…``).
+        """Return the answer to a GET of ``path`` (``/images/…``); for ``document_bytes`` see `WireRequest`.
 
         Raises:
             AuthenticationError: this host does not let us in.
@@ -117,6 +118,7 @@ class V1Host:
             tls=self._tls,
             authorization=authorization or self._authorization,
             sent_by=self._named_by,
+            document_bytes=document_bytes,
         )
         answer = self._transport.send(request)
         if answer.is_from_home:
@@ -130,8 +132,8 @@ class V1Host:
             LimitExceededError: it is larger than any honest one.
             as `get` does.
         """
-        answer = self.get(path, subject=subject)
-        return read_document(answer, subject), answer
+        answer = self.get(path, subject=subject, document_bytes=MAX_DOCUMENT_BYTES + 1)
+        return _document_of(answer, subject), answer
 
     def _keep_cookies(self, answer: Answer) -> None:
         for text in answer.header_values("Set-Cookie"):
@@ -219,16 +221,13 @@ def v1_endpoint(endpoint: Endpoint) -> Endpoint:
     return replace(endpoint, api_urls=tuple(f"{url}/v1" for url in urls))
 
 
-def read_document(answer: Answer, subject: str) -> bytes:
-    """Return a document's bytes, and no more than an honest one has; the answer is closed.
+def _document_of(answer: Answer, subject: str) -> bytes:
+    """Return a document's bytes, and no more than an honest one has.
 
     Raises:
         LimitExceededError: there are more.
     """
-    try:
-        raw = undo_for_document(answer.read_up_to(MAX_DOCUMENT_BYTES + 1), answer)
-    finally:
-        answer.close()
+    raw = undo_for_document(answer.read_up_to(MAX_DOCUMENT_BYTES + 1), answer)
     if len(raw) > MAX_DOCUMENT_BYTES:
         raise LimitExceededError(f"expected at most {MAX_DOCUMENT_BYTES} bytes, got more", where=subject)
     return raw
