@@ -50,6 +50,11 @@ class Companion:
         """The image's name and what this is."""
         return f"{self.source.display_name}: {self.image_name.tag or f'referrer {self.received.digest}'}"
 
+    @property
+    def wrapped(self) -> CompanionSource:
+        """Where its blobs are."""
+        return self.source
+
     def fetch_manifest(self, descriptor: Descriptor | None = None) -> ReceivedManifest:
         """Return the companion's own manifest, or what ``descriptor`` names."""
         return self.received if descriptor is None else self.source.fetch_manifest(descriptor)

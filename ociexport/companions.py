@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 from ociexport.digest import Digest
 from ociexport.document_budget import DocumentBudget
 from ociexport.documents import Descriptor
-from ociexport.sources import ImageSource, ReceivedManifest
+from ociexport.sources import ImageSource, ReceivedManifest, innermost
 
 # distribution-spec 1.1, "Pulling manifests": a tag has no more characters, and the referrers tag cuts the digest so.
 _MAX_TAG_CHARACTERS = 128
@@ -48,17 +48,10 @@ class CompanionSource(ImageSource, Protocol):
         """
 
 
-@runtime_checkable
-class _Wrapping(Protocol):
-    @property
-    def wrapped(self) -> ImageSource: ...
-
-
 def companion_source(source: ImageSource) -> CompanionSource | None:
     """Return what knows the companions of ``source``'s image: itself, or what it stands before; None if nothing."""
-    while isinstance(source, _Wrapping):
-        source = source.wrapped
-    return source if isinstance(source, CompanionSource) else None
+    inner = innermost(source)
+    return inner if isinstance(inner, CompanionSource) else None
 
 
 def companion_tags(digest: Digest) -> tuple[str, ...]:

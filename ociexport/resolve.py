@@ -22,9 +22,16 @@ from ociexport.documents import (
     parse_config,
     parse_document,
 )
-from ociexport.errors import LimitExceededError, UnsupportedMediaTypeError, locating, quoted
+from ociexport.errors import (
+    DigestMismatchError,
+    LimitExceededError,
+    SizeMismatchError,
+    UnsupportedMediaTypeError,
+    locating,
+    quoted,
+)
 from ociexport.platforms import select_manifest
-from ociexport.sources import BlobOpener, ImageSource, ReceivedManifest
+from ociexport.sources import BlobOpener, ImageSource, ReceivedManifest, is_worth_another_try
 
 # Indexes may hold indexes; nobody honest goes deeper than two, and a cycle is impossible by digest, but a chain is not.
 MAX_INDEX_DEPTH = 5
@@ -197,12 +204,23 @@ def read_layers(source: ImageSource, manifest: Manifest) -> tuple[ImageConfig, t
 def read_small_blob(source: BlobOpener, descriptor: Descriptor, max_bytes: int, subject: str) -> bytes:
     """Return a whole blob, verified; for documents, which are read before anything is known of them.
 
+    What comes over a wire, and is not what it should be, is asked for once more.
+
     Raises:
         LimitExceededError: it is declared to be larger than ``max_bytes``.
         DigestMismatchError, SizeMismatchError: it is not what ``descriptor`` says.
     """
     if descriptor.size > max_bytes:
         raise LimitExceededError(f"expected at most {max_bytes} bytes, got {descriptor.size}", where=subject)
+    try:
+        return _read_blob(source, descriptor, subject)
+    except (DigestMismatchError, SizeMismatchError) as error:
+        if not is_worth_another_try(source, error):
+            raise
+        return _read_blob(source, descriptor, subject)
+
+
+def _read_blob(source: BlobOpener, descriptor: Descriptor, subject: str) -> bytes:
     with VerifyingReader(source.open_blob(descriptor), descriptor.digest, descriptor.size, subject=subject) as reader:
         chunks = []
         while chunk := reader.read(descriptor.size + 1):

@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 
 from ociexport.digest import ByteStream, Chunk, Digest
 from ociexport.documents import Descriptor
+from ociexport.errors import OciexportError
 
 _READ_BYTES = 1024 * 1024
 
@@ -72,6 +73,33 @@ class ImageSource(BlobOpener, Protocol):
 
     def close(self) -> None:
         """Let go of connections and files."""
+
+
+@runtime_checkable
+class _Wrapping(Protocol):
+    @property
+    def wrapped(self) -> BlobOpener: ...
+
+
+def innermost(source: BlobOpener) -> BlobOpener:
+    """Return what ``source`` stands before, or itself."""
+    while isinstance(source, _Wrapping):
+        source = source.wrapped
+    return source
+
+
+@runtime_checkable
+class _Remote(Protocol):
+    def tell_wrong_bytes(self, error: OciexportError) -> None: ...
+
+
+def is_worth_another_try(source: BlobOpener, error: OciexportError) -> bool:
+    """Whether wrong bytes, which ``error`` tells of, may have been altered on their way here; if so, it is told."""
+    source = innermost(source)
+    if not isinstance(source, _Remote):
+        return False
+    source.tell_wrong_bytes(error)
+    return True
 
 
 @runtime_checkable

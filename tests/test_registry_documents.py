@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,8 +15,10 @@ from ociexport.registry.client import RegistryClient, RegistrySource, open_regis
 from ociexport.registry.exchange import WireRequest
 from ociexport.registry.options import RegistryOptions
 from ociexport.registry.transport import Transport
+from ociexport.transfer import pull
+from ociexport.tree.layers import unpack
 from tests.fake_registry import FakeRegistry, Fault
-from tests.image_builder import build_image
+from tests.image_builder import AMD64, build_image
 from tests.memory_source import member
 
 IMAGE = build_image([[member("a", b"1")]])
@@ -74,6 +77,30 @@ def test_document_that_is_cut_each_time_ends_in_an_error(registry: FakeRegistry)
         "the connection was closed too early"
     )
     assert _asked(registry, "/manifests/") == 4
+
+
+@pytest.mark.parametrize("is_pull", [False, True])
+def test_document_that_was_altered_once_is_fetched_once_more(
+    registry: FakeRegistry, tmp_path: Path, is_pull: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By a proxy, say; what is wrong at its source stays wrong."""
+    altered = Fault(change=lambda raw: raw.replace(b"{", b" ", 1))
+    registry.misbehave(f"/manifests/{IMAGE.digest}", altered, times=1)
+    registry.misbehave(f"/blobs/{IMAGE.config.digest}", altered, times=1)
+    source = open_registry_source(
+        ImageReference.parse(f"{registry.host}/library/app@{IMAGE.digest}"), progress=PlainProgress()
+    )
+    if is_pull:
+        pull(source, tmp_path / "layout", platform=AMD64)
+    else:
+        unpack(source, tmp_path / "rootfs", platform=AMD64)
+    source.close()
+    said = re.sub("got sha256:[0-9a-f]{64}", "got another", capsys.readouterr().err).splitlines()
+    wrong = "digest mismatch: expected {0}, got another; fetching it once more, from the beginning"
+    assert said == [
+        f"ociexport: warning: image {source.reference}: {wrong.format(IMAGE.digest)}",
+        f"ociexport: warning: config {IMAGE.config.digest}: {wrong.format(IMAGE.config.digest)}",
+    ]
 
 
 @pytest.mark.parametrize(

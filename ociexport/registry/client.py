@@ -25,6 +25,7 @@ from ociexport.errors import (
     OciexportError,
     RegistryError,
     RegistryNotFoundError,
+    SizeMismatchError,
     TransferError,
     locating,
 )
@@ -254,7 +255,11 @@ class RegistrySource:
             return ReceivedManifest(raw, media_type, digest)
 
         try:
-            return self._first_that_succeeds(routes, fetch)
+            try:
+                return self._first_that_succeeds(routes, fetch)
+            except (DigestMismatchError, SizeMismatchError) as error:
+                self.tell_wrong_bytes(error)
+                return fetch(routes[-1])
         except RegistryNotFoundError as error:
             if wanted is None and "NAME_UNKNOWN" not in error.codes:
                 self._client.suggest_tag(self.reference, error)
@@ -301,6 +306,10 @@ class RegistrySource:
                 return open_foreign(descriptor, headers, error, self._client.transport)
 
         return open_blob_stream(open_from, descriptor.size, offset, self._client.transport, subject)
+
+    def tell_wrong_bytes(self, error: OciexportError) -> None:
+        """Tell that they are asked for once more: a proxy may have altered them."""
+        self._client.progress.warn(f"{error}; fetching it once more, from the beginning")
 
     def size_of_blob(self, digest: Digest) -> int:
         """Return how many bytes a blob has, of which only the digest is known.
