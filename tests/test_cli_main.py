@@ -128,7 +128,7 @@ def test_module_is_a_command_too(tmp_path: Path) -> None:
     [
         ([], "ociexport: expected COMMAND, got none"),
         (["pull", "--frob", "x", "-o", "y"], "pull: there is no option '--frob'"),
-        (["pull", "-v", "x", "-o", "y"], "pull: there is no option '-v'"),
+        (["pull", "-w", "x", "-o", "y"], "pull: there is no option '-w'"),
         (["pull"], "pull: expected IMAGE and -o/--out, got none"),
         (["pull", "x", "--ou", "y"], "pull: there is no option '--ou'"),
         (["pull", "x", "--out"], "-o/--out: expected one argument"),
