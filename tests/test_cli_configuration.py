@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from ociexport.cli.commandline import EXAMPLES, new_parser, parse_command_line
 from ociexport.cli.configuration import apply_configuration, configuration_path
+from ociexport.cli.option_names import OPTION_NAMES
+from ociexport.cli.parser import long_options
 from ociexport.errors import UsageError
 from tests.command import run_command
 
@@ -146,11 +149,62 @@ def test_file_that_is_named_must_be_there(tmp_path: Path) -> None:
     )
 
 
+def test_variable_for_no_command_is_told_once_and_the_work_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OCIEXPORT_JBOS", "7")
+    monkeypatch.setenv("OCIEXPORT_\x1b[31m", "7")
+    # For another command, empty, and the file's own.
+    monkeypatch.setenv("OCIEXPORT_DEEP", "1")
+    monkeypatch.setenv("OCIEXPORT_TYPO", "")
+    monkeypatch.setenv("OCIEXPORT_CONFIG", os.devnull)
+    assert parse_command_line(WORDS).jobs == 4
+    assert capsys.readouterr() == (
+        "",
+        "ociexport: warning: OCIEXPORT_\\x1b[31m: there is no such option; see ociexport help configuration\n"
+        "ociexport: warning: OCIEXPORT_JBOS: there is no such option; did you mean OCIEXPORT_JOBS?\n",
+    )
+
+
+def test_names_of_all_options_are_those_that_commands_have() -> None:
+    _, commands = new_parser(EXAMPLES)
+    options = {option.removeprefix("--") for command in commands.values() for option in long_options(command)}
+    assert options - {"help", "help-all"} == OPTION_NAMES
+
+
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
 def test_each_command_can_be_configured(name: str) -> None:
     _, commands = new_parser([name])
-    apply_configuration(name, commands[name], dict, {"OCIEXPORT_QUIET": "1"})
+    apply_configuration(name, commands[name], (), {"OCIEXPORT_QUIET": "1"})
     assert commands[name].get_default("quiet") is True
+
+
+# Options before the command's name
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-q", "pull", "debian:12", "-o", "x", "--jobs", "7"],
+        ["--jobs", "7", "--quiet", "pull", "debian:12", "-o", "x"],
+        ["--jobs=7", "-q", "pull", "-o", "x", "--", "debian:12"],
+    ],
+)
+def test_options_may_stand_before_the_command(words: list[str]) -> None:
+    """As skopeo, podman and git have those that are for all commands."""
+    options = parse_command_line(words)
+    assert (options.command, options.quiet, options.jobs, options.out, options.images) == (
+        "pull",
+        True,
+        7,
+        "x",
+        ["debian:12"],
+    )
+
+
+def test_help_before_a_command_is_that_of_the_command(tmp_path: Path) -> None:
+    assert run_command("-h", "rm", home=tmp_path).stdout == run_command("rm", "--help", home=tmp_path).stdout
+    assert run_command("--version", "rm", home=tmp_path).stdout == run_command("--version", home=tmp_path).stdout
 
 
 # Help, and what was probably meant
@@ -160,6 +214,8 @@ def test_each_command_can_be_configured(name: str) -> None:
     ("words", "error", "hint"),
     [
         (["pul"], "command 'pul': there is none", "did you mean ociexport pull?"),
+        (["-q", "pul", "x"], "command 'pul': there is none", "did you mean ociexport pull?"),
+        (["--quite", "pull", "x", "-o", "y"], "pull: there is no option '--quite'", "did you mean --quiet?"),
         (["frobnicate"], "command 'frobnicate': there is none", "see ociexport --help"),
         (["pull", "x", "-o", "y", "--retry-time", "3"], "pull: there is no option '--retry-time'", "--retry-times?"),
         (["unpack", "x", "y", "--sparce"], "unpack: there is no option '--sparce'", "did you mean --sparse?"),

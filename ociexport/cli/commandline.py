@@ -11,7 +11,7 @@ from collections.abc import Collection
 
 import ociexport
 from ociexport.cli.configuration import apply_configuration
-from ociexport.cli.parser import CommandParser, long_options
+from ociexport.cli.parser import CommandParser
 from ociexport.cli.spelling import refuse_command
 
 # name: one line of help. The module is ociexport.cli.<name>, with underscores for dashes.
@@ -65,12 +65,14 @@ def parse_command_line(words: list[str]) -> argparse.Namespace:
     Raises:
         UsageError: there is no such command or option, or the configuration is wrong.
     """
-    wanted = next((word for word in words if not word.startswith("-")), None)
+    words = _command_first(words)
+    is_about_us = words[:1] == ["--version"]
+    wanted = next((word for word in words if not word.startswith("-") and not is_about_us), None)
     if wanted is not None and wanted not in COMMANDS:
         refuse_command(wanted, COMMANDS)
     parser, commands = new_parser([wanted] if wanted is not None else [])
     if wanted is not None:
-        apply_configuration(wanted, commands[wanted], _all_options)
+        apply_configuration(wanted, commands[wanted], COMMANDS)
         commands[wanted].verify_options(words)
     options, unknown = parser.parse_known_args(words)
     if unknown:
@@ -78,8 +80,13 @@ def parse_command_line(words: list[str]) -> argparse.Namespace:
     return options
 
 
-def _all_options() -> dict[str, list[str]]:
-    return {name: long_options(command) for name, command in new_parser(COMMANDS)[1].items()}
+def _command_first(words: list[str]) -> list[str]:
+    """Return ``words`` with the options before a command's name behind it, where other tools have those for all."""
+    place = next((place for place, word in enumerate(words) if word in COMMANDS), 0)
+    before = words[:place]
+    if not before or not before[0].startswith("-") or before[0] in ("--", "--version"):
+        return words
+    return [words[place], *before, *words[place + 1 :]]
 
 
 def new_parser(loaded: Collection[str]) -> tuple[CommandParser, dict[str, CommandParser]]:

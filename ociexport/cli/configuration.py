@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+import sys
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from ociexport.cli.parser import CommandParser
@@ -28,7 +29,7 @@ _MAX_BYTES = 1024 * 1024
 def apply_configuration(
     name: str,
     command: CommandParser,
-    all_options: Callable[[], Mapping[str, Collection[str]]],
+    all_commands: Collection[str],
     environment: Mapping[str, str] = os.environ,
 ) -> None:
     """Make what the file and the environment say the defaults of the command's options.
@@ -36,9 +37,8 @@ def apply_configuration(
     Args:
         name: of the command.
         command: its parser, whose defaults are set.
-        all_options: gives the long options of each command, with dashes; asked where the file's top has a name that
-            ``command`` does not have, since it costs as much as all commands together.
-        environment: with the variables.
+        all_commands: the names that tables in the file may have.
+        environment: with the variables; of one that is no option's a warning is printed.
 
     Raises:
         UsageError: the file is no TOML, names an option that the command has not, or a value is none for its option.
@@ -50,7 +50,7 @@ def apply_configuration(
         if option.startswith("--") and not isinstance(action, argparse._HelpAction | argparse._VersionAction)
     }
     actions.pop("help-all", None)
-    for place, option, value in _settings(name, actions, all_options, environment):
+    for place, option, value in _settings(name, actions, all_commands, environment):
         actions[option].default = _value_for(actions[option], value, place)
         actions[option].required = False
 
@@ -58,7 +58,7 @@ def apply_configuration(
 def _settings(
     name: str,
     actions: Mapping[str, argparse.Action],
-    all_options: Callable[[], Mapping[str, Collection[str]]],
+    all_commands: Collection[str],
     environment: Mapping[str, str],
 ) -> Iterator[tuple[str, str, object]]:
     """Yield where each setting stands, its option and its value; what counts more comes later."""
@@ -66,7 +66,7 @@ def _settings(
     if path is not None:
         settings = _read_file(path)
         if settings.keys() - actions.keys() - {name}:
-            _verify_is_known(path, settings, all_options())
+            _verify_is_known(path, settings, all_commands)
         own = settings.get(name, {})
         if not isinstance(own, dict):
             raise UsageError(f"{path}: {name}: expected a table, got {quoted(str(own))}")
@@ -82,23 +82,44 @@ def _settings(
                     hint=f"did you mean {meant}?" if meant else f"see ociexport {name} --help-all",
                 )
             yield f"{path}: {name}.{option}", option, value
+    _warn_of_unknown(environment, actions)
     for option in actions:
-        variable = _PREFIX + option.upper().replace("-", "_")
+        variable = _variable_of(option)
         # One that is empty is as one that is not there: so a script takes it away for one command.
         if environment.get(variable) and variable != _FILE_VARIABLE:
             yield variable, option, environment[variable]
 
 
-def _verify_is_known(path: Path, settings: Mapping[str, object], commands: Mapping[str, Collection[str]]) -> None:
+def _variable_of(option: str) -> str:
+    return _PREFIX + option.upper().replace("-", "_")
+
+
+def _warn_of_unknown(environment: Mapping[str, str], actions: Collection[str]) -> None:
+    """Tell of each variable that looks as if it were for us, and is for none of our commands."""
+    ours = {variable for variable in environment if variable.startswith(_PREFIX) and environment[variable]}
+    unknown = ours - {_FILE_VARIABLE} - set(map(_variable_of, actions))
+    if not unknown:
+        return
+    from ociexport.cli.option_names import OPTION_NAMES  # noqa: PLC0415 - most have no variables, or the command's own
+
+    for variable in sorted(unknown.difference(map(_variable_of, OPTION_NAMES))):
+        name = variable.removeprefix(_PREFIX).lower().replace("_", "-")
+        meant = closest(name, [*OPTION_NAMES, "config"])
+        advice = f"did you mean {_variable_of(meant)}?" if meant else "see ociexport help configuration"
+        print(f"ociexport: warning: {printable(variable)}: there is no such option; {advice}", file=sys.stderr)
+
+
+def _verify_is_known(path: Path, settings: Mapping[str, object], commands: Collection[str]) -> None:
     """Return if each name at the file's top is a command, or an option that some command has.
 
     Raises:
         UsageError: it is neither, and so would count for nothing.
     """
-    options = {option.removeprefix("--") for known in commands.values() for option in known}
-    for name in sorted(settings.keys() - commands.keys() - options):
+    from ociexport.cli.option_names import OPTION_NAMES  # noqa: PLC0415 - as above
+
+    for name in sorted(settings.keys() - set(commands) - OPTION_NAMES):
         is_table = isinstance(settings[name], dict)
-        meant = closest(name, commands if is_table else options)
+        meant = closest(name, commands if is_table else OPTION_NAMES)
         raise UsageError(
             f"{path}: {printable(name)}: there is no such {'command' if is_table else 'option'}",
             hint=f"did you mean {meant}?" if meant else "see ociexport help configuration",

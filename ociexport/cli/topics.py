@@ -86,6 +86,7 @@ Defaults of options, first to last
   4. the file's top level, for each command that has the option
   5. what --help says
 
+A variable or a name in the file that is no option's is told.
 The file is $OCIEXPORT_CONFIG, or else ~/.config/ociexport/ociexport.toml, or
 else /etc/ociexport/ociexport.toml:
 
