@@ -111,6 +111,56 @@ def test_passwd_that_is_no_file_is_not_opened(tmp_path: Path, monkeypatch: pytes
     assert b"passwd" not in opened
 
 
+WORKER = Account(1000, 100, (29, 44), "/home/worker")
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        [symlink("etc", "usr/etc")],
+        [symlink("etc", "/usr/etc/")],
+        [symlink("etc", "../../usr/./lib/../etc"), directory("usr/lib")],
+        [symlink("etc", "a"), symlink("a", "/b/c"), directory("b"), symlink("b/c", "../usr/etc")],
+        [directory("etc"), symlink("etc/passwd", "../usr/etc/passwd"), symlink("etc/group", "/usr/etc/group")],
+        [symlink("etc", "/usr/lib"), *[symlink(f"usr/lib/{name}", f"../etc/{name}") for name in ("passwd", "group")]],
+        [symlink("etc", "d/" * 1300 + "e"), symlink("/".join("d" * 1300) + "/e", "../" * 1300 + "usr/etc")],
+    ],
+    ids=["etc", "absolute", "above the root", "chain", "files", "both", "deep"],
+)
+def test_linked_etc_is_followed_within_the_root(tmp_path: Path, links: list[Member]) -> None:
+    """As a chroot, docker and umoci follow them; NixOS and some immutable systems have such."""
+    files = [member("usr/etc/passwd", PASSWD), member("usr/etc/group", GROUP)]
+    unpack(build_image([[*files, *links]]).source(), tmp_path / "rootfs")
+    fd = os.open(tmp_path / "rootfs", os.O_RDONLY)
+    try:
+        assert find_account(fd, "worker") == WORKER
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        [symlink("etc", "etc")],
+        [directory("etc"), symlink("etc/passwd", "passwd")],
+        [directory("etc"), symlink("etc/passwd", "/etc")],
+        [directory("etc"), symlink("etc/passwd", "file/"), member("etc/file", PASSWD)],
+        [directory("etc"), symlink("etc/passwd", "file/../file"), member("etc/file", PASSWD)],
+        [directory("etc"), directory("etc/passwd")],
+        [symlink("etc", "/proc/self/root/etc")],
+    ],
+)
+def test_etc_that_leads_to_no_file_is_none(tmp_path: Path, layer: list[Member]) -> None:
+    unpack(build_image([layer]).source(), tmp_path / "rootfs")
+    fd = os.open(tmp_path / "rootfs", os.O_RDONLY)
+    open_before = len(os.listdir("/proc/self/fd"))
+    try:
+        assert find_account(fd, "5") == Account(5, 0, (), None)
+        assert len(os.listdir("/proc/self/fd")) == open_before
+    finally:
+        os.close(fd)
+
+
 @pytest.mark.parametrize("planted", ["etc", "etc/passwd"])
 def test_planted_link_does_not_lead_out(tmp_path: Path, planted: str) -> None:
     (tmp_path / "outside").mkdir()

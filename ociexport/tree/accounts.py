@@ -5,18 +5,14 @@ Spec: image-spec 1.1 config.md, "User"; conversion.md, "process.user".
 
 from __future__ import annotations
 
-import os
-import stat
 from dataclasses import dataclass
 
 from ociexport.errors import InvalidImageError, quoted
-from ociexport.tree.openat2 import is_openat2_available, resolve_in_root
+from ociexport.tree.opening import open_regular_file
 
 # A passwd file of a hundred thousand accounts stays below it; it is read into memory.
 _MAX_FILE_BYTES = 8 * 1024 * 1024
 _MAX_ID = 2**32 - 2
-_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,24 +95,9 @@ def _read_table(root_fd: int, name: bytes, columns: int) -> list[list[str]]:
 
 
 def _read_etc_file(root_fd: int, name: bytes) -> bytes:
-    """Return the file's content, ``b""`` where it is missing, too large, or no file; links of /etc stay in the root."""
+    """Return the file's content, ``b""`` where it is missing, too large, or no file; links lead on within the root."""
     try:
-        directory = resolve_in_root(root_fd, b"etc") if is_openat2_available() else b"etc"
-        fd = os.dup(root_fd)
-        for part in (directory or b"etc").split(b"/"):
-            parent_fd, fd = fd, -1
-            try:
-                fd = os.open(part, _OPEN_DIRECTORY, dir_fd=parent_fd)
-            finally:
-                os.close(parent_fd)
-        try:
-            # To open a device may do anything, such as to start a watchdog; the tree is nobody else's yet.
-            if not stat.S_ISREG(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
-                return b""
-            file_fd = os.open(name, _OPEN_FILE, dir_fd=fd)
-        finally:
-            os.close(fd)
-        with open(file_fd, "rb") as file:
+        with open(open_regular_file(root_fd, b"etc/" + name), "rb") as file:
             content = file.read(_MAX_FILE_BYTES + 1)
     except OSError:
         return b""
