@@ -73,7 +73,7 @@ class Unpacker:
 
     def _run(self, action: Callable[[], T]) -> T:
         with _patience():
-            return _as_ordinary_user(action) if self.as_user else action()
+            return as_ordinary_user(action) if self.as_user else action()
 
     def tree(self) -> dict[str, str]:
         """Return path → type and content, for comparing whole."""
@@ -151,7 +151,7 @@ def _patience() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _as_ordinary_user(action: Callable[[], T]) -> T:
+def as_ordinary_user(action: Callable[[], T]) -> T:
     """Return what ``action`` returns, or raise what it raises, in a process of an ordinary user."""
     reading, writing = os.pipe()
     child = os.fork()

@@ -32,17 +32,29 @@ def verify_no_mounts(directory: str) -> None:
     Spec: proc_pid_mountinfo(5), the fifth field.
     """
     prefix = os.fsencode(directory).rstrip(b"/") + b"/"
-    try:
-        with open(_MOUNTS, "rb") as file:
-            mounts = [_unescaped(line.split(b" ")[4]) for line in file]
-    except FileNotFoundError:
-        return
-    for mount in mounts:
+    for mount in _mount_points():
         if (mount + b"/").startswith(prefix):
             raise UsageError(
                 f"{quoted(os.fsdecode(mount))}: expected a directory that can be removed, got a mount point",
                 hint="unmount it first; what is mounted there is left alone",
             )
+
+
+def is_mount_point(directory: str) -> bool:
+    """Whether something is mounted on ``directory``, also what is of the same file system as its parent.
+
+    Args:
+        directory: as for `verify_no_mounts`.
+    """
+    return os.path.ismount(directory) or os.fsencode(directory) in _mount_points()
+
+
+def _mount_points() -> list[bytes]:
+    try:
+        with open(_MOUNTS, "rb") as file:
+            return [_unescaped(line.split(b" ")[4]) for line in file]
+    except FileNotFoundError:
+        return []
 
 
 def _unescaped(path: bytes) -> bytes:

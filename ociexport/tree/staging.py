@@ -14,14 +14,13 @@ from dataclasses import dataclass
 
 from ociexport.errors import NotFoundError, UsageError, quoted
 from ociexport.tree.exchange import exchange_names, sync_file_system
+from ociexport.tree.mountmove import LIST_SUFFIX, TOLERATED_IN_MOUNT, drop_list, move_up, moved_names, take_back
 from ociexport.tree.preflight import explain_full_disk
-from ociexport.tree.removal import remove_tree, verify_no_mounts
+from ociexport.tree.removal import is_mount_point, remove_tree, verify_no_mounts
 
 _MARK = ".partial-"
 _MARK_BYTES = 4
-_LEFTOVER_PATTERN = re.compile(rf"[0-9a-f]{{{2 * _MARK_BYTES}}}(-old)?")
-# A file system's own; where a whole one is the destination, it counts as empty with it.
-_TOLERATED_IN_MOUNT = frozenset({"lost+found"})
+_LEFTOVER_PATTERN = re.compile(rf"[0-9a-f]{{{2 * _MARK_BYTES}}}(-old|{LIST_SUFFIX})?")
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -46,7 +45,7 @@ def staged_directory(target: str, *, replace: bool = False, sync: bool = False) 
 
     ``target`` is absent or an empty directory, or with ``replace`` one that gives way: the two change places in one
     step, and the old one is removed. A mount point can't be renamed: the tree is then built in a directory inside it,
-    and its parts are moved up one by one.
+    and its parts are moved up one by one; see `mountmove`.
 
     With ``sync`` all this is true of the disk itself, whatever becomes of the machine meanwhile.
 
@@ -59,7 +58,7 @@ def staged_directory(target: str, *, replace: bool = False, sync: bool = False) 
     """
     target = os.path.realpath(target)
     verify_is_vacant(target, replace=replace)
-    is_mount = os.path.ismount(target)
+    is_mount = is_mount_point(target)
     parent = target if is_mount else os.path.dirname(target)
     try:
         parent_fd = os.open(parent, _OPEN_DIRECTORY)
@@ -81,7 +80,9 @@ def staged_directory(target: str, *, replace: bool = False, sync: bool = False) 
                 if sync:
                     sync_file_system(fd)
                 if is_mount:
-                    _move_up(fd, parent_fd)
+                    _verify_is_still_vacant(parent_fd, prefix, target)
+                    with _placing_errors(target, parent_fd):
+                        _move_up(fd, parent_fd, name, sync=sync)
                 elif replace:
                     _replace(parent_fd, name, os.fsencode(os.path.basename(target)))
                 else:
@@ -92,8 +93,10 @@ def staged_directory(target: str, *, replace: bool = False, sync: bool = False) 
                 os.close(fd)
         except BaseException:
             remove_tree(parent_fd, name)
+            drop_list(parent_fd, os.fsdecode(name))
             raise
-        _remove_rest(parent_fd, name, parent)
+        if not is_mount:
+            _remove_rest(parent_fd, name, parent)
     finally:
         os.close(parent_fd)
 
@@ -110,19 +113,49 @@ def verify_is_vacant(target: str, *, replace: bool = False) -> None:
         return
     except NotADirectoryError as error:
         raise UsageError(f"{quoted(target)}: expected no file or an empty directory, got a file") from error
-    if os.path.ismount(target):
-        names -= _TOLERATED_IN_MOUNT
-    elif replace:
+    is_mount = is_mount_point(target)
+    if replace and not is_mount:
         verify_no_mounts(os.path.realpath(target))
         return
     prefix = os.path.basename(target)[:200] + _MARK
-    names = {name for name in names if not _is_leftover(name, prefix)}
+    if is_mount:
+        fd = os.open(target, _OPEN_DIRECTORY)
+        try:
+            names = _foreign_names(fd, prefix)
+        finally:
+            os.close(fd)
+    else:
+        names = {name for name in names if not _is_leftover(name, prefix)}
     if names:
         entries = "1 entry" if len(names) == 1 else f"{len(names)} entries"
+        # What is mounted can't change places with what is not.
+        replaced = "" if is_mount else ", or have it replaced with --replace"
         raise UsageError(
             f"{quoted(target)}: expected no file or an empty directory, got one with {entries}",
-            hint="choose another directory, empty this one, or have it replaced with --replace",
+            hint=f"choose another directory{' or' if is_mount else ','} empty this one{replaced}",
         )
+
+
+def _verify_is_still_vacant(parent_fd: int, prefix: str, target: str) -> None:
+    """Return if nothing was put in the mount point while the tree was built; nobody else of us does so from here on."""
+    try:
+        fcntl.flock(parent_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_vacant = all(name in TOLERATED_IN_MOUNT or _is_leftover(name, prefix) for name in os.listdir(parent_fd))
+    except BlockingIOError:
+        is_vacant = False  # another process is moving
+    if not is_vacant:
+        raise UsageError(f"{quoted(target)}: expected no file or an empty directory, got one that was just filled")
+
+
+def _foreign_names(mount_fd: int, prefix: str) -> set[str]:
+    """Return what is in a mount point but its file system's own, and what processes that are no more have left."""
+    names = set(os.listdir(mount_fd))
+    leftovers = {name for name in names if _is_leftover(name, prefix)}
+    names -= leftovers | TOLERATED_IN_MOUNT
+    for name in leftovers if names else ():
+        with suppress(OSError), _locked(mount_fd, name) as fd:
+            names -= moved_names(fd, mount_fd, name)
+    return names
 
 
 @contextmanager
@@ -158,17 +191,44 @@ def _remove_leftovers(parent_fd: int, prefix: str) -> None:
         if not _is_leftover(name, prefix):
             continue
         with suppress(OSError):  # not ours to remove, or just now removed by its owner
-            fd = os.open(name, _OPEN_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent_fd)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                remove_tree(parent_fd, os.fsencode(name))
-            finally:
-                os.close(fd)
+            _remove_leftover(parent_fd, name)
+
+
+def _remove_leftover(parent_fd: int, name: str) -> None:
+    """Remove a staged directory with what was moved out of it, and then its list, which is of no use without it."""
+    staged_name = name.removesuffix(LIST_SUFFIX)
+    with suppress(FileNotFoundError), _locked(parent_fd, staged_name) as fd:
+        take_back(fd, parent_fd, staged_name)
+        remove_tree(parent_fd, os.fsencode(staged_name))
+    drop_list(parent_fd, staged_name)
+
+
+@contextmanager
+def _locked(parent_fd: int, name: str) -> Iterator[int]:
+    """Give a descriptor of a directory that nobody else is at.
+
+    Raises:
+        OSError: somebody is, or it is no directory.
+    """
+    fd = os.open(name, _OPEN_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent_fd)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _is_leftover(name: str, prefix: str) -> bool:
     """Whether a name can be one that we gave: a user's own ``rootfs.partial-backup`` is none of our business."""
     return name.startswith(prefix) and _LEFTOVER_PATTERN.fullmatch(name, len(prefix)) is not None
+
+
+def _move_up(fd: int, parent_fd: int, name: bytes, *, sync: bool) -> None:
+    try:
+        move_up(fd, parent_fd, os.fsdecode(name), sync=sync)
+    except BaseException:
+        take_back(fd, parent_fd, os.fsdecode(name))
+        raise
 
 
 def _rename(parent_fd: int, name: bytes, target: str) -> None:
@@ -207,16 +267,3 @@ def _remove_rest(parent_fd: int, name: bytes, parent: str) -> None:
             "replaced, but not removed: it has files of other users (try ociexport rm)",
             os.path.join(parent, os.fsdecode(name)),
         ) from error
-
-
-def _move_up(fd: int, parent_fd: int) -> None:
-    """Move what was built to the mount point itself, and give that the root's metadata."""
-    for name in os.listdir(fd):
-        os.rename(name, name, src_dir_fd=fd, dst_dir_fd=parent_fd)
-    status = os.fstat(fd)
-    os.fchown(parent_fd, status.st_uid, status.st_gid)
-    os.fchmod(parent_fd, stat.S_IMODE(status.st_mode))
-    if hasattr(os, "listxattr"):
-        for name in os.listxattr(fd):
-            os.setxattr(parent_fd, name, os.getxattr(fd, name))
-    os.utime(parent_fd, ns=(status.st_atime_ns, status.st_mtime_ns))
