@@ -23,7 +23,7 @@ SCOPE = pull_scope("library/app")
 
 
 def _plan(challenge: Challenge, credentials: Credentials) -> TokenRequest:
-    (planned,) = plan_token_requests(challenge, credentials, SCOPE)
+    (planned,) = plan_token_requests(challenge, credentials, SCOPE, where="registry a")
     return planned
 
 
@@ -105,7 +105,7 @@ def test_token_request_bears_name_and_password() -> None:
 def test_identity_token_is_exchanged_by_post() -> None:
     """distribution, "OAuth2 Token Authentication"."""
     challenge = Challenge("bearer", {"realm": "https://auth.example/token", "service": "s"})
-    planned, instead = plan_token_requests(challenge, Credentials(identity_token="refresh"), SCOPE)
+    planned, instead = plan_token_requests(challenge, Credentials(identity_token="refresh"), SCOPE, where="registry a")
     assert planned.form is not None
     assert parse_qs(planned.form.decode()) == {
         "service": ["s"],
@@ -133,7 +133,9 @@ def test_identity_token_is_exchanged_by_post() -> None:
 def test_realm_must_be_a_url(parameters: dict[str, str], got: str) -> None:
     with pytest.raises(AuthenticationError) as caught:
         _plan(Challenge("bearer", parameters), ANONYMOUS)
-    assert str(caught.value) == f"bearer challenge: expected a realm that is an http or https URL, got {got}"
+    assert (
+        str(caught.value) == f"registry a: bearer challenge: expected a realm that is an http or https URL, got {got}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -154,7 +156,7 @@ def test_token_goes_by_either_name(raw: bytes, value: str, lifetime_seconds: int
 def test_secrets_are_in_no_repr() -> None:
     challenge = Challenge("bearer", {"realm": "https://auth.example/token"})
     credentials = Credentials("user", "secret", "secret", "secret")
-    planned = plan_token_requests(challenge, credentials, SCOPE)
+    planned = plan_token_requests(challenge, credentials, SCOPE, where="registry a")
     basic = _plan(challenge, Credentials("user", "secret"))
     token = parse_token(b'{"token": "secret"}', "")
     assert "secret" not in f"{credentials!r} {planned!r} {basic!r} {token!r} {basic.url}"

@@ -468,7 +468,7 @@ def test_answer_of_the_token_service_without_a_token_is_an_error(fault: Fault, t
         registry.misbehave("/token", fault)
         message = _error(source.fetch_manifest, AuthenticationError)
         source.close()
-        assert message == f"token service {registry.url}/token: {told}"
+        assert message == f"registry {registry.host}: its token service: GET {registry.url}/token: {told}"
 
 
 # Redirects

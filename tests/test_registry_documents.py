@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ociexport.errors import TransferError
+from ociexport.errors import AuthenticationError, TransferError
 from ociexport.progress_display import PlainProgress
 from ociexport.reference import ImageReference
 from ociexport.registry.client import RegistryClient, RegistrySource, open_registry_source
@@ -77,6 +77,17 @@ def test_document_that_is_cut_each_time_ends_in_an_error(registry: FakeRegistry)
         "the connection was closed too early"
     )
     assert _asked(registry, "/manifests/") == 4
+
+
+def test_challenge_without_a_realm_names_the_registry(registry: FakeRegistry) -> None:
+    registry.realm = "me:secret@[bad"
+    source = _source(registry)
+    with pytest.raises(AuthenticationError) as caught:
+        source.fetch_manifest()
+    source.close()
+    assert str(caught.value) == (
+        f"registry {registry.host}: bearer challenge: expected a realm that is an http or https URL, got '[bad'"
+    )
 
 
 @pytest.mark.parametrize("is_pull", [False, True])

@@ -255,10 +255,39 @@ def test_mirrors_of_the_command_line_go_first() -> None:
     assert [route.endpoint.namespace for route in routes] == ["docker.io", "docker.io", None]
 
 
-def test_mirror_must_be_a_server() -> None:
+@pytest.mark.parametrize("url", ["ftp://a", "http://[a", "[a", "http://a:99999", "http://a:b", "https://a/?b=c"])
+def test_mirror_must_be_a_server(url: str) -> None:
     with pytest.raises(UsageError) as caught:
-        _routes("alpine", _options(mirrors=(Mirror("ftp://a"),)))
-    assert str(caught.value) == "--mirror: expected host[:port] or a URL, got 'ftp://a'"
+        _routes("alpine", _options(mirrors=(Mirror(url),)))
+    assert str(caught.value) == f"--mirror: expected host[:port] or a URL, got '{url.replace('b=c', '…')}'"
+
+
+@pytest.mark.parametrize("url", ["http://me:secret@a", "me:secret@a", "http://me:se/cret@a", "http://me:secret@[a"])
+def test_mirror_with_a_password_is_refused_and_does_not_show_it(url: str) -> None:
+    """Its name stands in messages and receipts; docker refuses it as well."""
+    with pytest.raises(UsageError) as caught:
+        _routes("alpine", _options(mirrors=(Mirror(url),)))
+    assert "expected no user and password in it, got some" in str(caught.value)
+    assert "cret" not in str(caught.value)
+
+
+def write_hosts(directory: Path, registry: str, text: str) -> None:
+    (directory / registry).mkdir()
+    (directory / registry / "hosts.toml").write_text(text)
+
+
+def test_user_in_a_hosts_toml_is_ignored(tmp_path: Path) -> None:
+    """containerd takes the host of a URL, and credentials from elsewhere."""
+    write_hosts(tmp_path, "docker.io", 'server = "https://me:secret@a.example"')
+    assert _shown(_routes("alpine", _options(hosts_dirs=(tmp_path,)))) == ["https://a.example/v2/library/alpine"]
+
+
+@pytest.mark.parametrize("url", ["https://me:secret@[a", "https://me:secret@a:99999", "ftp://me:secret@a"])
+def test_url_in_a_hosts_toml_must_be_one(tmp_path: Path, url: str) -> None:
+    write_hosts(tmp_path, "docker.io", f'server = "{url}"')
+    with pytest.raises(UsageError, match="expected an http or https URL, got") as caught:
+        _routes("alpine", _options(hosts_dirs=(tmp_path,)))
+    assert "secret" not in str(caught.value)
 
 
 def test_headers_go_to_the_registry_only(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ociexport import mediatypes
-from ociexport.errors import TransferError
+from ociexport.errors import TransferError, UsageError
 from ociexport.reference import ImageReference
 from ociexport.registry.client import open_registry_source
 from ociexport.registry.options import RegistryOptions
@@ -101,6 +101,32 @@ def test_proxy_that_is_down_is_no_secret_and_its_password_is(monkeypatch: pytest
     assert str(caught.value) == (
         "registry registry.example: GET https://registry.example/v2/: connection refused (by the proxy 127.0.0.1:1)"
     )
+
+
+@pytest.mark.parametrize(
+    ("proxy", "shown"),
+    [
+        ("http://me:secret@[bad", "http://[bad"),
+        ("http://me:secret@127.0.0.1:99999", "http://127.0.0.1:99999"),
+        ("http://me:secret/more@proxy.example", "http://proxy.example"),
+        ("ftp://me:secret@proxy.example", "ftp://proxy.example"),
+        ("socks5://me:secret@proxy.example:1080", "socks5://proxy.example:1080"),
+    ],
+)
+def test_proxy_that_is_none_is_told_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, proxy: str, shown: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    with pytest.raises(UsageError) as caught:
+        _fetch("registry.example/app:1")
+    assert str(caught.value) == f"HTTPS_PROXY or ALL_PROXY: expected http://HOST[:PORT], got '{shown}'"
+
+
+def test_proxy_needs_no_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As curl has it."""
+    monkeypatch.setenv("HTTPS_PROXY", "me:secret@127.0.0.1:1")
+    with pytest.raises(TransferError, match=r"connection refused \(by the proxy 127\.0\.0\.1:1\)$"):
+        _fetch("registry.example/app:1")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2", "::1"])

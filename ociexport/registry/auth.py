@@ -18,7 +18,7 @@ from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 from ociexport.errors import AuthenticationError, InvalidImageError, quoted
 from ociexport.jsonfields import JsonObject, parse_json_object
 from ociexport.registry.credentials import Credentials
-from ociexport.registry.failures import is_web_url
+from ociexport.registry.failures import is_web_url, redacted
 
 # Tokens of clouds grow with the groups that a user is in; beyond this no header would carry them.
 MAX_TOKEN_BODY_BYTES = 64 * 1024
@@ -108,19 +108,25 @@ def basic_authorization(credentials: Credentials) -> str:
     return "Basic " + base64.b64encode(pair.encode("utf-8")).decode("ascii")
 
 
-def plan_token_requests(challenge: Challenge, credentials: Credentials, scope: str) -> tuple[TokenRequest, ...]:
+def plan_token_requests(
+    challenge: Challenge, credentials: Credentials, scope: str, *, where: str
+) -> tuple[TokenRequest, ...]:
     """Return the requests that get a token for ``scope``, to be tried in turn.
 
     It is a GET. An identity token is exchanged by POST, and by GET in the place of a password where the service knows
     no POST.
+
+    Args:
+        where: whose challenge it is, as messages call it.
 
     Raises:
         AuthenticationError: the challenge names no realm that can be asked.
     """
     got = challenge.parameters.get("realm", "")
     if not is_web_url(got):
+        shown = quoted(redacted(got)) if got else "none"
         raise AuthenticationError(
-            f"bearer challenge: expected a realm that is an http or https URL, got {quoted(got) if got else 'none'}"
+            f"{where}: bearer challenge: expected a realm that is an http or https URL, got {shown}"
         )
     realm = urlsplit(got)
     service = challenge.parameters.get("service")
@@ -144,22 +150,24 @@ def _plan_get(realm: SplitResult, fields: list[tuple[str, str]], credentials: Cr
     return TokenRequest(urlunsplit(realm._replace(query=query, fragment="")), authorization)
 
 
-def parse_token(raw: bytes, realm: str) -> Token:
+def parse_token(raw: bytes, where: str) -> Token:
     """Return the token in a token service's answer; it is called ``token`` or ``access_token``.
+
+    Args:
+        where: whose answer it is, as messages call it.
 
     Raises:
         AuthenticationError: there is none.
     """
-    place = f"token service {realm}"
     try:
-        item = parse_json_object(raw, where=place)
+        item = parse_json_object(raw, where=where)
         value = item.optional_text("token") or item.optional_text("access_token")
     except InvalidImageError as error:
         raise AuthenticationError(str(error)) from error
     if value is None:
-        raise AuthenticationError(f"{place}: expected a 'token' or 'access_token', got neither")
+        raise AuthenticationError(f"{where}: expected a 'token' or 'access_token', got neither")
     if not value.isascii() or not value.isprintable():
-        raise AuthenticationError(f"{place}: token: expected printable ASCII, got something else")
+        raise AuthenticationError(f"{where}: token: expected printable ASCII, got something else")
     return Token(value, _lifetime_seconds(item))
 
 

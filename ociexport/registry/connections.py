@@ -22,7 +22,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from ociexport.errors import OciexportError, UsageError
 from ociexport.registry.certificates import TlsSettings
 from ociexport.registry.dialing import open_connection
-from ociexport.registry.librarylogs import cut_queries, our_request
+from ociexport.registry.librarylogs import cut_secrets, our_request
 
 # More connections to one host than anybody asks for with --jobs; those beyond are made and thrown away.
 _POOL_CONNECTIONS = 32
@@ -74,7 +74,7 @@ class Adapter(HTTPAdapter):
         self._tls = tls
         self._sockets = sockets
         super().__init__(pool_connections=_POOL_CONNECTIONS, pool_maxsize=_POOL_CONNECTIONS)
-        cut_queries()
+        cut_secrets()
 
     def send(self, *arguments: Any, **options: Any) -> requests.Response:
         """Send a request, whose query shows in no log."""

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from http import HTTPStatus
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from ociexport.contentkind import describe_content
 from ociexport.errors import (
@@ -31,8 +31,9 @@ _GZIP_WINDOW_BITS = 31
 # More than these say the same thing again.
 _MAX_SHOWN_ERRORS = 3
 
-# In the libraries' messages: what follows the question mark of a URL.
+# In the libraries' messages: what follows the question mark of a URL, and who asks.
 _QUERY = re.compile(r"\?[^\s'\"<>)]+")
+_USER = re.compile(r"(?<=//)[^\s/?#'\"<>]*@")
 # OpenSSL's words for a chain that ends at nobody we know: unable to get the issuer, self-signed, and their like.
 _ISSUER_CODES = frozenset({2, 18, 19, 20, 21})
 
@@ -59,23 +60,38 @@ class StalledError(TimeoutError):
 
 def redacted(url: str) -> str:
     """Return ``url`` as messages may show it: user and query, where signatures stand, are cut."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return printable(url.partition("?")[0])
+    parts = _split(url)
+    if parts is None or _may_begin_with_a_user(parts):
+        # Where the user ends can't be known: a password may have any characters.
+        scheme, slashes, rest = url.partition("://") if "://" in url else ("", "", url)
+        _, user_end, rest = rest.rpartition("@")
+        shown = f"{scheme}{slashes}{'…@' if user_end and parts else ''}{rest}"
+        return printable(shown.partition("?")[0])
     host = parts.netloc.rpartition("@")[2]
     shown = urlunsplit((parts.scheme, host, parts.path, "", ""))
     safe = printable(shown)
     return f"{safe}?…" if parts.query else safe
 
 
+def _split(url: str) -> SplitResult | None:
+    """Return the parts of a URL that has a host and, if any, a possible port; None for anything else."""
+    try:
+        parts = urlsplit(url)
+        return parts if parts.hostname and parts.port != 0 else None
+    except ValueError:
+        return None
+
+
+def _may_begin_with_a_user(parts: SplitResult) -> bool:
+    """Whether what seems to be host and port may be a user and the beginning of a password: ``me:1/secret@host``."""
+    has_port_or_user = {":", "@"} & set(parts.netloc.rpartition("]")[2])
+    return bool(has_port_or_user) and "@" in (parts.path or parts.query + parts.fragment)
+
+
 def is_web_url(text: str) -> bool:
     """Whether ``text``, which somebody else wrote, is an http or https URL with a host and, if any, a possible port."""
-    try:
-        parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
+    parts = _split(text)
+    return parts is not None and parts.scheme in ("http", "https")
 
 
 def error_of_response(
@@ -193,24 +209,24 @@ def error_of_connection(
         proxy: the URL of the one that the connection was made to, if any.
     """
     for cause in causes(error):
-        _cut_queries(cause)
+        _cut_secrets(cause)
     url = redacted(url)
     reason, hint = _explain_connection(error)
     if proxy is not None:
-        reason += f" (by the proxy {printable(urlsplit(proxy).netloc.rpartition('@')[2])})"
+        reason += f" (by the proxy {redacted(proxy).partition('://')[2]})"
     if issuer is not None:
         reason += f" (issued by {printable(issuer)})"
     return TransferError(f"{subject}: {method} {url}: {reason}", method=method, url=url, hint=hint)
 
 
-def _cut_queries(error: BaseException) -> None:
-    """Take the queries of URLs out of an error of the libraries beneath, which a traceback shows as it is."""
-    error.args = tuple(without_queries(text) if isinstance(text, str) else text for text in error.args)
+def _cut_secrets(error: BaseException) -> None:
+    """Take the secrets in URLs out of an error of the libraries beneath, which a traceback shows as it is."""
+    error.args = tuple(without_secrets(text) if isinstance(text, str) else text for text in error.args)
 
 
-def without_queries(text: str) -> str:
-    """Return ``text`` of a library beneath with what follows the question marks of URLs cut."""
-    return _QUERY.sub("?…", text)
+def without_secrets(text: str) -> str:
+    """Return ``text`` of a library beneath with users, and what follows the question marks of URLs, cut."""
+    return _USER.sub("", _QUERY.sub("?…", text))
 
 
 def reason_of(error: BaseException) -> str:

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from ociexport.errors import UsageError, quoted
 from ociexport.reference import DEFAULT_REGISTRY, ImageReference
 from ociexport.registry.certificates import DEFAULT_TLS, TlsSettings, find_certificates
+from ociexport.registry.failures import is_web_url, redacted
 from ociexport.registry.hosts_toml import HostEntry, read_hosts_toml
 from ociexport.registry.options import RegistryOptions
 from ociexport.registry.registries_conf import RegistriesConf
@@ -139,11 +140,17 @@ def tls_for(host: str, options: RegistryOptions, *names: str) -> TlsSettings:
 
 
 def _mirror_of_command_line(url: str, reference: ImageReference, options: RegistryOptions) -> Endpoint:
-    if "://" not in url:
+    full = url if "://" in url else f"https://{url}"
+    if "@" in full:
+        raise UsageError(
+            f"--mirror {quoted(redacted(full))}: expected no user and password in it, got some",
+            hint="ociexport login keeps them where they are found",
+        )
+    if not is_web_url(full) or urlsplit(full).query:
+        raise UsageError(f"--mirror: expected host[:port] or a URL, got {quoted(redacted(url))}")
+    parts = urlsplit(full)
+    if full != url:
         return replace(endpoint_for(url.rstrip("/"), options), namespace=reference.registry, headers={})
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
-        raise UsageError(f"--mirror: expected host[:port] or a URL, got {quoted(url)}")
     api = _api_url(url)
     return Endpoint(parts.netloc, (api,), tls_for(parts.netloc, options), namespace=reference.registry)
 

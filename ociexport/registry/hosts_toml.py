@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from ociexport.errors import UsageError, quoted
 from ociexport.jsonfields import JsonObject
 from ociexport.registry.certificates import ClientCertificate
+from ociexport.registry.failures import is_web_url, redacted
 from ociexport.registry.tomlfiles import read_toml, wrong_file_is_usage
 
 _CAPABILITIES = frozenset({"pull", "resolve", "push"})
@@ -86,9 +87,10 @@ def _parse_hosts(item: JsonObject, directory: Path) -> HostsToml:
 
 def _parse_entry(item: JsonObject, url: str, directory: Path) -> HostEntry:
     url = url if "://" in url else f"https://{url}"
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"{item.where}: expected an http or https URL, got {quoted(url)}")
+    if not is_web_url(url):
+        raise UsageError(f"{item.where}: expected an http or https URL, got {quoted(redacted(url))}")
+    # As containerd does; credentials are found elsewhere.
+    url = urlsplit(url)._replace(netloc=urlsplit(url).netloc.rpartition("@")[2]).geturl()
     capabilities = item.texts("capabilities") or _DEFAULT_CAPABILITIES
     unknown = set(capabilities) - _CAPABILITIES
     if unknown:

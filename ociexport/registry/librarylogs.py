@@ -1,4 +1,4 @@
-"""What urllib3 logs of our requests: URLs without their queries, where signatures stand.
+"""What urllib3 logs of our requests: URLs without their queries, where signatures stand, and without users.
 
 It tells each request to the logger of its module; a program that turns that on writes it to a file that others read.
 What it logs for others in the same program stays as it is.
@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ociexport.registry.failures import without_queries
+from ociexport.registry.failures import without_secrets
 
 _LOGGERS = ("urllib3.connection", "urllib3.connectionpool", "urllib3.util.retry")
 
@@ -30,13 +30,13 @@ def our_request() -> Iterator[None]:
 
 def _cut(record: logging.LogRecord) -> bool:
     if getattr(_here, "is_ours", False):
-        record.msg, record.args = without_queries(record.getMessage()), None
+        record.msg, record.args = without_secrets(record.getMessage()), None
         # A traceback would show them again, and what a server sent in place of headers.
         record.exc_info = None
     return True
 
 
-def cut_queries() -> None:
+def cut_secrets() -> None:
     """Put this in force, once for all; it changes nothing that is logged outside of `our_request`."""
     for name in _LOGGERS:
         logger = logging.getLogger(name)

@@ -257,7 +257,9 @@ class RegistrySession:
         return held[0]
 
     def _fetch_token(self, challenge: Challenge, repository: str, scope: str) -> Token:
-        *others, last = plan_token_requests(challenge, self._finding(repository).credentials, scope)
+        *others, last = plan_token_requests(
+            challenge, self._finding(repository).credentials, scope, where=f"registry {self.endpoint.host}"
+        )
         for planned in others:
             try:
                 return self._send_token_request(planned, repository)
@@ -295,9 +297,10 @@ class RegistrySession:
             error.hint = self._explain_refusal(error, repository) or error.hint
             raise
         raw = undo_for_document(answer.read_up_to(MAX_TOKEN_BODY_BYTES + 1), answer)
+        where = f"{subject}: {request.method} {realm}"
         if len(raw) > MAX_TOKEN_BODY_BYTES:
-            raise AuthenticationError(f"token service {realm}: expected at most {MAX_TOKEN_BODY_BYTES} bytes, got more")
-        return parse_token(raw, realm)
+            raise AuthenticationError(f"{where}: expected at most {MAX_TOKEN_BODY_BYTES} bytes, got more")
+        return parse_token(raw, where)
 
     def _explain_refusal(self, error: RegistryError, repository: str) -> str | None:
         """Return what is likely, and what the user can do about it."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Mapping
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 import requests
@@ -28,8 +27,8 @@ from ociexport.registry.failures import (
     redacted,
     status_line,
 )
-from ociexport.registry.hosts import is_loopback
 from ociexport.registry.options import DEFAULT_OPTIONS, RegistryOptions
+from ociexport.registry.proxies import proxies_for
 from ociexport.registry.requestlog import LoggedRequest
 from ociexport.registry.retries import backoff_seconds, is_passing_error, is_passing_status, retry_after_seconds
 
@@ -162,7 +161,7 @@ class Transport:
         hosts = urlsplit(url).netloc, urlsplit(home).netloc
         # Looking up names takes time, and a pull is redirected to the same storage again and again.
         if hosts not in self._verified_hosts:
-            is_proxied = bool(_proxies_for(url))
+            is_proxied = bool(proxies_for(url))
             timeout_seconds = self.options.connect_timeout_seconds
             verify_may_be_sent(url, home, request.subject, is_proxied=is_proxied, timeout_seconds=timeout_seconds)
             self._verified_hosts.add(hosts)
@@ -180,7 +179,7 @@ class Transport:
             headers["Authorization"] = request.authorization
         if request.body is not None:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
-        proxies = _proxies_for(url)
+        proxies = proxies_for(url)
         logged = LoggedRequest(request.method, url, headers.get("Range"), self.progress) if self._is_verbose else None
         try:
             prepared = requests.Request(request.method, url, headers=headers, data=request.body).prepare()
@@ -225,7 +224,7 @@ class Transport:
         """
         for escaped in _WARNING.findall(answer.headers.get("Warning", "")):
             text = re.sub(r"\\(.)", r"\1", escaped)
-            line = f"{urlsplit(answer.url).netloc} says: {printable(text)}"
+            line = f"{urlsplit(answer.url).netloc.rpartition('@')[2]} says: {printable(text)}"
             with self._lock:
                 is_new = line not in self._warned
                 self._warned.add(line)
@@ -239,8 +238,7 @@ def _redirect_target(request: WireRequest, url: str, location: str) -> str:
     except ValueError:
         target = location
     if not is_web_url(target):
-        shown = quoted(target.partition("?")[0])
-        raise _redirect_error(request, url, f"expected a redirect to http or https, got {shown}")
+        raise _redirect_error(request, url, f"expected a redirect to http or https, got {quoted(redacted(target))}")
     return target
 
 
@@ -254,11 +252,6 @@ def _may_see_secrets(home: SplitResult, there: SplitResult) -> bool:
     if (home.hostname, _port(home)) == (there.hostname, _port(there)):
         return home.scheme == there.scheme
     return home.hostname == there.hostname and (_port(home), _port(there), there.scheme) == (80, 443, "https")
-
-
-def _proxies_for(url: str) -> Mapping[str, str]:
-    """Return the proxies of the environment; none for this machine, by the name of which a proxy knows itself."""
-    return {} if is_loopback(urlsplit(url).hostname or "") else requests.utils.get_environ_proxies(url)
 
 
 def _port(parts: SplitResult) -> int:
