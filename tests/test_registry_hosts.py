@@ -142,6 +142,56 @@ def test_mirrors_for_digests_are_not_asked_for_tags(tmp_path: Path) -> None:
     assert _shown(_routes(f"old.example/a@{digest}", options))[0] == "https://m.example/v2/a"
 
 
+DIGEST, OTHER = (f"sha256:{letter * 64}" for letter in "ab")
+
+
+@pytest.mark.parametrize(
+    ("image", "asked"),
+    [
+        ("reg.example/ns/app:1", "tag.example/new:2"),
+        ("reg.example/ns/app:1.1", "repo.example/x:1.1"),
+        ("reg.example/ns/app", "repo.example/x:latest"),
+        ("reg.example/ns/app:3", "same.example/x:3"),
+        (f"reg.example/ns/app@{DIGEST}", f"digest.example/y@{DIGEST}"),
+        (f"reg.example/ns/app:9@{DIGEST}", f"digest.example/y:9@{DIGEST}"),
+        (f"reg.example/ns/app:1@{OTHER}", f"tag.example/new:2@{OTHER}"),
+        ("reg.example/ns/app:pinned", f"pin.example/z:pinned@{OTHER}"),
+        ("reg.example/ns/app/more:1", "repo.example/x/more:1"),
+        ("reg.example/ns/application:1", "reg.example/ns/application:1"),
+        ("reg.example:5000/ns/app:1", "reg.example:5000/ns/app:1"),
+        ("a.wild.example:5000/b:1", "wild.example/b:1"),
+        ("exact.wild.example/b:1", "exact.example/b:1"),
+    ],
+)
+def test_prefix_may_be_one_image_with_its_tag_or_digest(tmp_path: Path, image: str, asked: str) -> None:
+    """containers-registries.conf(5), "prefix": host[:port]/namespace[/namespace…]/repo(:tag|@digest)."""
+    entries = {
+        "reg.example/ns/app": "repo.example/x",
+        "reg.example/ns/app:1": "tag.example/new:2",
+        "reg.example/ns/app:3": "same.example/x",
+        f"reg.example/ns/app@{DIGEST}": "digest.example/y",
+        "reg.example/ns/app:pinned": f"pin.example/z@{OTHER}",
+        "*.wild.example": "wild.example",
+        "exact.wild.example": "exact.example",
+    }
+    options = _conf(
+        tmp_path / "registries.conf",
+        "".join(f'[[registry]]\nprefix = "{prefix}"\nlocation = "{there}"\n' for prefix, there in entries.items()),
+    )
+    (route,) = _routes(image, options)
+    assert str(route.reference) == asked
+
+
+@pytest.mark.parametrize("location", ["http://a", "a/B", "a/x:1", "?", "/x"])
+def test_location_must_be_a_place(tmp_path: Path, location: str) -> None:
+    path = tmp_path / "registries.conf"
+    options = _conf(path, f'[[registry]]\nprefix = "b.example/ns"\nlocation = "{location}"')
+    with pytest.raises(UsageError) as caught:
+        _routes("b.example/ns/app:1", options)
+    told = f"{path}: location '{location}': expected a place for image b.example/ns/app:1: "
+    assert str(caught.value).startswith(told)
+
+
 def test_docker_hub_is_mirrored_by_its_name_in_references(tmp_path: Path) -> None:
     options = _conf(
         tmp_path / "registries.conf",

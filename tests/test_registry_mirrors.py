@@ -163,6 +163,23 @@ def test_mirror_that_gave_some_of_the_wrong_bytes_is_not_asked_again_either() ->
             assert _read_all(source) == BLOB
 
 
+def test_tag_that_has_moved_is_asked_for_where_it_is(tmp_path: Path) -> None:
+    """containers-registries.conf(5): a prefix may be one image, and its location another tag, or a digest."""
+    conf = tmp_path / "registries.conf"
+    with FakeRegistry() as registry:
+        _fill(registry)
+        for there in (":1.0", f"@{Digest.of(MANIFEST)}"):
+            location = f"{registry.host}/library/app{there}"
+            conf.write_text(f'[[registry]]\nprefix = "moved.example/library/app:1.0"\nlocation = "{location}"')
+            with _source("moved.example", registries_conf=conf) as source:
+                assert source.fetch_manifest().digest == Digest.of(MANIFEST)
+                assert _read_all(source) == BLOB
+            assert registry.paths()[-2] == f"/v2/library/app/manifests/{there[1:]}"
+        registry.misbehave("/manifests/", Fault(body=b"{}"))
+        with _source("moved.example", registries_conf=conf) as source, pytest.raises(DigestMismatchError):
+            source.fetch_manifest()
+
+
 def test_errors_of_the_registry_itself_are_raised() -> None:
     with FakeRegistry() as mirror, FakeRegistry() as registry:
         _fill(mirror, registry)

@@ -233,24 +233,27 @@ class RegistrySource:
         """
         wanted = descriptor.digest if descriptor is not None else self.reference.digest
         subject = f"manifest {descriptor.digest}" if descriptor is not None else f"image {self.reference}"
-        selector = str(wanted) if wanted is not None else self.reference.manifest_selector
         routes = [route for route in self._routes if (route.serves_digests if wanted else route.resolves_tags)]
 
         def fetch(route: Route) -> ReceivedManifest:
+            # Where registries.conf has moved the image, it may have another tag there, or be known by its digest.
+            there = route.reference or self.reference
+            expected = wanted if wanted is not None else there.digest
+            selector = str(expected) if expected is not None else there.manifest_selector
             answer = self._get_document(route, f"/manifests/{selector}", subject, _MANIFEST_HEADERS)
             raw = _manifest_of(answer, subject)
             media_type = answer.headers.get("Content-Type")
             with locating(subject):
                 digested = digested_bytes(raw, media_type)
-            if wanted is None:
+            if expected is None:
                 digest = _verify_announced_digest(answer, digested, subject)
             else:
                 # An index says the size of what is served, which is longer than what was signed of it.
                 size = descriptor.size if descriptor is not None and digested is raw else None
-                verifier = Verifier(wanted, size, subject=subject)
+                verifier = Verifier(expected, size, subject=subject)
                 verifier.update(digested)
                 verifier.verify()
-                digest = wanted
+                digest = expected
             self._note(digest, route)
             return ReceivedManifest(raw, media_type, digest)
 

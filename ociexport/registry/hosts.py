@@ -64,6 +64,7 @@ class Route:
         is_mirror: whether others are asked when this one fails.
         resolves_tags: whether it may say which manifest a tag names.
         serves_digests: whether it is asked for blobs and for manifests by digest.
+        reference: of the image there, where registries.conf may have another tag or digest for it; else None.
     """
 
     endpoint: Endpoint
@@ -71,6 +72,7 @@ class Route:
     is_mirror: bool = False
     resolves_tags: bool = True
     serves_digests: bool = True
+    reference: ImageReference | None = None
 
 
 def routes_for(reference: ImageReference, options: RegistryOptions, conf: RegistriesConf) -> tuple[Route, ...]:
@@ -91,19 +93,20 @@ def _routes(reference: ImageReference, options: RegistryOptions, conf: Registrie
             yield Route(_mirror_of_command_line(mirror.url, reference, options), reference.repository, is_mirror=True)
     located = conf.locate(reference)
     for location in located.mirrors:
-        endpoint = endpoint_for(location.registry, options, insecure=location.insecure)
+        there = location.reference
+        endpoint = endpoint_for(there.registry, options, insecure=location.insecure)
         # What is for the registry is not for its mirrors.
-        yield Route(replace(endpoint, headers={}), location.repository, is_mirror=True)
-    home = located.home
+        yield Route(replace(endpoint, headers={}), there.repository, is_mirror=True, reference=there)
+    home = located.home.reference
     hosts = read_hosts_toml(home.registry, options.hosts_dirs)
     for entry in hosts.mirrors:
-        yield _route_of_hosts_toml(entry, home.registry, home.repository, options)
+        yield replace(_route_of_hosts_toml(entry, home.registry, home.repository, options), reference=home)
     if hosts.server is not None:
         # Whatever its capabilities: there is nobody left to ask.
-        route = _route_of_hosts_toml(hosts.server, home.registry, home.repository, options)
-        yield Route(route.endpoint, home.repository)
+        endpoint = _route_of_hosts_toml(hosts.server, home.registry, home.repository, options).endpoint
     else:
-        yield Route(endpoint_for(home.registry, options, insecure=home.insecure), home.repository)
+        endpoint = endpoint_for(home.registry, options, insecure=located.home.insecure)
+    yield Route(endpoint, home.repository, reference=home)
 
 
 def endpoint_for(registry: str, options: RegistryOptions, *, insecure: bool = False) -> Endpoint:

@@ -6,11 +6,13 @@ Spec: containers-registries.conf(5), version 2.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ociexport.errors import UsageError, quoted
+from ociexport.digest import Digest
+from ociexport.errors import InvalidDigestError, InvalidReferenceError, UsageError, quoted
 from ociexport.home import configuration_home
 from ociexport.jsonfields import JsonObject
 from ociexport.reference import ImageReference
@@ -22,14 +24,14 @@ _PULL_FROM_MIRROR = ("all", "digest-only", "tag-only")
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where an image is: the registry and the repository there.
+    """Where an image is.
 
     Args:
+        reference: of the image there; its tag and digest are those that the user named, or that stand for these there.
         insecure: any TLS certificate will do, and plain http too.
     """
 
-    registry: str
-    repository: str
+    reference: ImageReference
     insecure: bool = False
 
 
@@ -57,11 +59,21 @@ class _Registry:
     mirrors: tuple[_Mirror, ...]
     where: str
 
-    def fits(self, name: str) -> bool:
-        """Whether this entry is about the image called ``name`` (registry/repository)."""
-        if self.prefix.startswith("*."):
-            return name.partition("/")[0].endswith(self.prefix[1:])
-        return name == self.prefix or name.startswith(f"{self.prefix}/")
+    @property
+    def is_wildcard(self) -> bool:
+        """Whether it is for all hosts within a domain."""
+        return self.prefix.startswith("*.")
+
+    @property
+    def rank(self) -> tuple[int, bool]:
+        """Of several that fit the one with the highest counts: a host before all hosts of a domain."""
+        return len(self.prefix), not self.is_wildcard
+
+    def fits(self, reference: ImageReference) -> bool:
+        """Whether this entry is about the image: it names its host, a part of its path, or all of it with its tag."""
+        if self.is_wildcard:
+            return re.sub(r":[0-9]+$", "", reference.registry).endswith(self.prefix[1:])
+        return f"{reference.name}/".startswith(f"{self.prefix}/") or self.prefix in _full_names(reference)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,33 +94,55 @@ class RegistriesConf:
         Raises:
             UsageError: its registry is blocked.
         """
-        name = reference.name
-        fitting = [registry for registry in self.registries if registry.fits(name)]
+        fitting = [registry for registry in self.registries if registry.fits(reference)]
         if not fitting:
-            return Located(Location(reference.registry, reference.repository))
-        entry = max(fitting, key=lambda registry: len(registry.prefix))
+            return Located(Location(reference))
+        entry = max(fitting, key=lambda registry: registry.rank)
         if entry.blocked:
             raise UsageError(f"image {reference}: registry {entry.prefix} is blocked by {entry.where}")
         wanted = ("all", "tag-only" if reference.digest is None else "digest-only")
         mirrors = tuple(
-            _rewritten(name, entry.prefix, mirror.location, mirror.insecure, entry.where)
+            _rewritten(reference, entry, mirror.location, mirror.insecure)
             for mirror in entry.mirrors
             if mirror.pull_from_mirror in wanted
         )
-        return Located(_rewritten(name, entry.prefix, entry.location, entry.insecure, entry.where), mirrors)
+        return Located(_rewritten(reference, entry, entry.location, entry.insecure), mirrors)
 
 
-def _rewritten(name: str, prefix: str, location: str, insecure: bool, where: str) -> Location:
-    """Return ``name`` with ``location`` in the place of ``prefix``."""
-    if location:
-        rest = name.partition("/")[2] if prefix.startswith("*.") else name[len(prefix) :]
-        name = location.rstrip("/") + ("/" if rest and not rest.startswith("/") else "") + rest
-    registry, _, repository = name.partition("/")
-    if not registry or not repository:
-        raise UsageError(
-            f"{where}: location {quoted(location)}: expected a registry and a repository in {quoted(name)}"
+def _full_names(reference: ImageReference) -> Iterator[str]:
+    """Yield the names of one image alone that a prefix may be."""
+    yield f"{reference.name}:{reference.tag}"
+    yield f"{reference.name}@{reference.digest}"
+    yield str(reference)
+
+
+def _rewritten(reference: ImageReference, entry: _Registry, location: str, insecure: bool) -> Location:
+    """Return ``reference`` with ``location`` in the place of the prefix.
+
+    Where the prefix is one image with its tag or digest, the location may name another tag or digest in their place.
+    """
+    if not location:
+        return Location(reference, insecure)
+    name = reference.repository if entry.is_wildcard else reference.name[len(entry.prefix) :].lstrip("/")
+    registry, _, path = "/".join(filter(None, (location.rstrip("/"), name))).partition("/")
+    tag = digest = None
+    if len(entry.prefix) > len(reference.name) and not entry.is_wildcard:
+        path, _, digest = path.partition("@")
+        path, _, tag = path.partition(":")
+    try:
+        there = replace(
+            reference,
+            registry=registry,
+            repository=path,
+            tag=tag or reference.tag,
+            # What the user named by digest is that, wherever it comes from.
+            digest=reference.digest or (Digest.parse(digest) if digest else None),
         )
-    return Location(registry, repository, insecure)
+    except (InvalidReferenceError, InvalidDigestError) as error:
+        raise UsageError(
+            f"{entry.where}: location {quoted(location)}: expected a place for image {reference}: {error}"
+        ) from error
+    return Location(there, insecure)
 
 
 def registries_conf_paths(named: Path | None) -> Iterator[Path]:
