@@ -8,13 +8,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import secrets
 import shutil
 from contextlib import suppress
 
 from ociexport.digest import Digest, Verifier
 from ociexport.documents import Descriptor
 from ociexport.errors import InvalidImageError
+from ociexport.newfile import link_file, new_file
 
 _READ_BYTES = 1024 * 1024
 # Linux's ioctl for a copy that shares its blocks (ioctl_ficlone(2)); the same number on every processor we know.
@@ -78,27 +78,13 @@ def _is_valid(path: str, descriptor: Descriptor) -> bool:
 
 def _share(path: str, target: str) -> None:
     """Make ``target`` the same file as ``path``, or one like it; it appears whole, in place of what is there."""
-    temporary = f"{target}.{secrets.token_hex(6)}"
     try:
-        try:
-            os.link(path, temporary)
-        except OSError as error:
-            if error.errno not in _NO_LINK:
-                raise
-            _copy(path, temporary)
-        os.rename(temporary, target)
-    finally:
-        # Gone with the rename, except where both names were of one file already: then rename leaves both.
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-
-
-def _copy(path: str, target: str) -> None:
-    with open(path, "rb") as source, open(target, "xb") as copy:
-        try:
-            fcntl.ioctl(copy.fileno(), _FICLONE, source.fileno())
-        except OSError:
-            shutil.copyfileobj(source, copy, _READ_BYTES)
-        copy.flush()
-        os.fchmod(copy.fileno(), 0o644)
-        os.fsync(copy.fileno())
+        link_file(path, target)
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+        with open(path, "rb") as source, new_file(target) as copy:
+            try:
+                fcntl.ioctl(copy.fileno(), _FICLONE, source.fileno())
+            except OSError:
+                shutil.copyfileobj(source, copy, _READ_BYTES)

@@ -1,54 +1,174 @@
-"""A file that appears under its name when it is complete, or not at all."""
+"""A file that appears under its name when it is complete, or not at all.
+
+While it is written it has no name, where the file system can do so, and is gone with the process that is killed. Where
+it can't, or where it takes the place of another file at the end, it has the name ``.NAME.partial`` beside it: what a
+killed process left there the next one that writes the same file takes away.
+"""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import BinaryIO
+
+# What file systems and kernels say that know no files without names; of a directory that is not there, too.
+_NO_NAMELESS = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
+# What is the file's own matter, and not that of what is read to fill it.
+_WRITE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_BUFFER_BYTES = 1024 * 1024
+_MAX_TRIES = 8
 
 
 @contextmanager
-def new_file(path: str) -> Iterator[BinaryIO]:
+def new_file(path: str, *, mode: int = 0o644) -> Iterator[BinaryIO]:
     """Give a file that takes the name ``path``, and the place of what has it, when the ``with`` block ends well.
 
-    It is written beside ``path``, synced and renamed; after an error it is gone. What `is_stream` is written to as it
-    stands: else ``/dev/null`` would be a file from then on, if root named it.
+    It is synced before; after an error it is gone. What `is_stream` is written to as it stands: else ``/dev/null``
+    would be a file from then on, if root named it.
+
+    Args:
+        mode: of the file; nobody else can read it before it is complete.
 
     Raises:
-        OSError: the directory is not there or may not be written.
+        OSError: the directory is not there or may not be written, or has no room; of ``path``, as it was given.
     """
     if is_stream(path):
         with open_stream(path) as file:
             yield file
         return
-    directory, name = os.path.split(os.path.abspath(path))
+    place = os.path.abspath(path)
     try:
-        fd, temporary = tempfile.mkstemp(prefix=f".{name[:200]}.partial-", dir=directory)
+        fd, name = _open_unfinished(place)
     except OSError as error:
         # Not the name that it would have had until it is complete.
         error.filename = path
         raise
-    with _renamed_to(path, fd, temporary) as file:
-        yield file
+    try:
+        with open(fd, "wb", buffering=_BUFFER_BYTES) as file:
+            yield file
+            file.flush()
+            os.fchmod(fd, mode)
+            os.fsync(fd)
+            _take_name(fd, name, path)
+    except BaseException as error:
+        if name is not None:
+            os.unlink(name)
+        if isinstance(error, OSError) and error.filename is None and error.errno in _WRITE_ERRORS:
+            error.filename = path
+        raise
+
+
+def _take_name(fd: int, name: str | None, path: str) -> None:
+    try:
+        if name is None:
+            _link_over(f"/proc/self/fd/{fd}", os.path.abspath(path), follow_symlinks=True)
+        else:
+            os.rename(name, path)
+    except OSError as error:
+        error.filename, error.filename2 = path, None
+        raise
+
+
+def link_file(source: str, path: str) -> None:
+    """Give the file ``source`` the name ``path`` too, and the place of what has it.
+
+    Raises:
+        OSError: the file system has no such links, or not here.
+    """
+    _link_over(source, path, follow_symlinks=False)
+
+
+def _link_over(source: str, path: str, *, follow_symlinks: bool) -> None:
+    # With descriptors it is linkat(2), which alone follows what stands in /proc for a file without a name.
+    directory, name = os.path.split(path)
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress(FileExistsError):
+            os.link(source, name, src_dir_fd=fd, dst_dir_fd=fd, follow_symlinks=follow_symlinks)
+            return
+        aside = os.path.basename(_aside(path))
+        # A process may have been killed between the two calls, and another may do the same at this moment.
+        for beside in (aside, aside, *(f"{aside}-{os.urandom(6).hex()}" for _ in range(_MAX_TRIES))):
+            try:
+                os.link(source, beside, src_dir_fd=fd, dst_dir_fd=fd, follow_symlinks=follow_symlinks)
+            except FileExistsError:
+                with suppress(OSError):
+                    os.unlink(beside, dir_fd=fd)
+                continue
+            try:
+                os.rename(beside, name, src_dir_fd=fd, dst_dir_fd=fd)
+                return
+            except FileNotFoundError:
+                continue
+            finally:
+                # Gone with the rename, but where both are names of one file already.
+                with suppress(FileNotFoundError):
+                    os.unlink(beside, dir_fd=fd)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+    finally:
+        os.close(fd)
+
+
+def _aside(path: str) -> str:
+    directory, name = os.path.split(path)
+    # No longer than a name may be, in whatever characters.
+    return os.path.join(directory, os.fsdecode(b".%b.partial" % os.fsencode(name)[:200]))
+
+
+def _open_unfinished(path: str) -> tuple[int, str | None]:
+    """Return a descriptor of a new file that only we can read, and the name that it has for the time being."""
+    nameless = getattr(os, "O_TMPFILE", 0)
+    if nameless and os.path.exists("/proc/self/fd"):
+        try:
+            return os.open(os.path.dirname(path), nameless | os.O_WRONLY | os.O_CLOEXEC, 0o600), None
+        except OSError as error:
+            if error.errno not in _NO_NAMELESS:
+                raise
+    aside = _aside(path)
+    _remove_leftover(aside)
+    try:
+        fd, name = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), aside
+    except FileExistsError:
+        # Somebody is writing the same file at this moment.
+        fd, name = tempfile.mkstemp(prefix=f"{os.path.basename(aside)}-", dir=os.path.dirname(path))
+    with suppress(OSError):  # a file system without locks: there others may take it for a leftover
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return fd, name
+
+
+def _remove_leftover(aside: str) -> None:
+    """Remove what a process that was killed left; what somebody writes to, or is somebody else's, stays."""
+    try:
+        fd = os.open(aside, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        status = os.fstat(fd)
+        if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(status, os.lstat(aside)):
+                os.unlink(aside)
+    except OSError:
+        return
+    finally:
+        os.close(fd)
 
 
 @contextmanager
 def replaced_file(path: str, *, aside: str) -> Iterator[BinaryIO]:
-    """The same of a file that is in any case one, written in the directory ``aside``; the name is synced too."""
+    """The same of a file that is in any case one, written in the directory ``aside``, whose owner takes leftovers away.
+
+    The name is synced too.
+    """
     directory, name = os.path.split(path)
     fd, temporary = tempfile.mkstemp(prefix=f"{name}.", dir=aside)
-    with _renamed_to(path, fd, temporary) as file:
-        yield file
-    sync_directory(directory)
-
-
-@contextmanager
-def _renamed_to(path: str, fd: int, temporary: str) -> Iterator[BinaryIO]:
     try:
-        with open(fd, "wb", buffering=1024 * 1024) as file:
+        with open(fd, "wb", buffering=_BUFFER_BYTES) as file:
             yield file
             file.flush()
             os.fchmod(fd, 0o644)
@@ -57,6 +177,7 @@ def _renamed_to(path: str, fd: int, temporary: str) -> Iterator[BinaryIO]:
     except BaseException:
         os.unlink(temporary)
         raise
+    sync_directory(directory)
 
 
 def sync_directory(path: str) -> None:

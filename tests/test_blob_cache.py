@@ -62,7 +62,7 @@ def test_file_system_without_links_gets_copies(
     def no_links(*_: object) -> None:
         raise OSError(18, "Invalid cross-device link")
 
-    monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setattr("ociexport.blob_cache.link_file", no_links)
     for name in ("one", "two"):
         pull(f"{registry.host}/team/app:1", ImageLayout(tmp_path / name, cache=BlobCache(tmp_path / "cache")))
     layer = IMAGE.layers[0]

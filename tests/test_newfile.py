@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from ociexport.newfile import new_file
 from tests.command import command_environment, command_line, run_command
 from tests.image_builder import build_image, write_layout
 from tests.memory_source import member
-from tests.system_parts import require
+from tests.system_parts import mounted, require
 
 
 def test_name_is_that_of_a_complete_file(tmp_path: Path) -> None:
@@ -89,3 +90,85 @@ def test_pipe_gets_what_is_written(tmp_path: Path) -> None:
         file.write(b"new")
     assert reader.communicate(timeout=60)[0] == b"new\n"
     assert stat.S_ISFIFO(path.lstat().st_mode)
+
+
+KILLED_WHILE_WRITING = """
+import os, signal, sys
+from ociexport.newfile import new_file
+with new_file(sys.argv[1]) as file:
+    file.write(b"secret")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture(params=["nameless", "named"])
+def can_be_nameless(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """As on file systems that know files without names, and as on others."""
+    is_nameless: bool = request.param == "nameless"
+    if not is_nameless:
+        monkeypatch.delattr(os, "O_TMPFILE")
+    return is_nameless
+
+
+def killed_while_writing(path: Path, *, is_nameless: bool) -> None:
+    code = KILLED_WHILE_WRITING if is_nameless else "import os\ndel os.O_TMPFILE\n" + KILLED_WHILE_WRITING
+    ended = subprocess.run([sys.executable, "-c", code, str(path)], timeout=60, check=False)
+    assert ended.returncode == -signal.SIGKILL
+
+
+def test_killed_process_leaves_nothing_that_lasts(tmp_path: Path, can_be_nameless: bool) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    for _ in range(2):
+        killed_while_writing(path, is_nameless=can_be_nameless)
+        left = [entry for entry in tmp_path.iterdir() if entry != path]
+        assert [entry.name for entry in left] == ([] if can_be_nameless else [".file.partial"])
+        assert all(stat.S_IMODE(entry.stat().st_mode) == 0o600 for entry in left)
+    assert path.read_bytes() == b"old"
+    with new_file(str(path)) as file:
+        file.write(b"new")
+    assert (path.read_bytes(), [entry.name for entry in tmp_path.iterdir()]) == (b"new", ["file"])
+
+
+def test_two_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path, can_be_nameless: bool) -> None:
+    path = tmp_path / "file"
+    with new_file(str(path)) as one:
+        one.write(b"one")
+        with new_file(str(path)) as two:
+            two.write(b"two")
+        assert path.read_bytes() == b"two"
+    assert (path.read_bytes(), [entry.name for entry in tmp_path.iterdir()]) == (b"one", ["file"])
+
+
+@pytest.mark.usefixtures("can_be_nameless")
+@pytest.mark.parametrize("kind", ["directory", "link"])
+def test_what_only_has_the_name_of_a_leftover_is_not_followed(tmp_path: Path, kind: str) -> None:
+    outside, aside, path = tmp_path / "outside", tmp_path / ".file.partial", tmp_path / "file"
+    outside.write_bytes(b"of others")
+    path.write_bytes(b"old")
+    if kind == "link":
+        aside.symlink_to(outside)
+    else:
+        aside.mkdir()
+    with new_file(str(path)) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new"
+    assert outside.read_bytes() == b"of others"
+
+
+@pytest.mark.usefixtures("can_be_nameless")
+def test_nobody_else_reads_what_is_not_complete(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with new_file(str(path), mode=0o640) as file:
+        assert stat.S_IMODE(os.fstat(file.fileno()).st_mode) == 0o600
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+@pytest.mark.usefixtures("can_be_nameless")
+def test_full_disk_names_the_file_as_it_was_given(tmp_path: Path) -> None:
+    with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=64k", "none"):
+        path = f"{tmp_path}/small/../small/file"
+        with pytest.raises(OSError, match="No space left") as caught, new_file(path) as file:
+            file.write(bytes(1 << 20))
+        assert (caught.value.filename, os.listdir(tmp_path / "small")) == (path, [])

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -15,6 +13,7 @@ from typing import Any
 
 from ociexport.errors import UsageError
 from ociexport.jsonfields import JsonObject
+from ociexport.newfile import new_file
 from ociexport.reference import DEFAULT_REGISTRY
 from ociexport.registry.authfiles import DOCKER_HUB_KEYS, helper_for, parse_auth_config, server_name
 from ociexport.registry.credentials import (
@@ -138,16 +137,5 @@ def _write_members(path: Path, members: dict[str, Any]) -> None:
     """Replace the file at once, or leave it as it was; only its owner may read it."""
     path = path.resolve()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # mkstemp makes files that nobody else can read.
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with open(descriptor, "w", encoding="utf-8") as file:
-            json.dump(members, file, indent="\t", ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
+    with new_file(str(path), mode=0o600) as file:
+        file.write(json.dumps(members, indent="\t", ensure_ascii=False).encode() + b"\n")
