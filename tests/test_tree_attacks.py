@@ -6,10 +6,12 @@ Some are taken from what umoci, containerd and moby had to learn; their tests ar
 from __future__ import annotations
 
 import os
+import shutil
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from ociexport.looking.listing import list_files, list_layers
 from ociexport.looking.provenance import trace_path
 from ociexport.looking.subject import Access
 from ociexport.tree.flatten import flatten
+from ociexport.tree.layers import UnpackOptions, unpack
 from ociexport.tree.limits import Limits
 from tests.image_builder import build_image, write_layout
 from tests.memory_source import Member, MemorySource, directory, hard_link, member, symlink, tar_of
@@ -507,6 +510,41 @@ def test_attributes_and_long_names_are_counted(unpacker: Unpacker) -> None:
         unpacker(layer, limits=Limits(max_metadata_bytes=1600))
         unpacker.rootfs.rename(unpacker.rootfs.with_name("done"))
         os.rename(unpacker.rootfs.with_name("done"), unpacker.outside.parent / layer[0][0].name[:2])
+
+
+@pytest.mark.parametrize(
+    ("layers", "bytes_each"),
+    [
+        ([[member(f"{number}/f") for number in range(30)]], 450),
+        ([[member(f"{number}/" + "/".join("d" * 29) + "/f")] for number in range(1)], 450),
+        ([[directory(f"{number}") for number in range(30)]], 750),
+        ([[directory("d")], [member(f"d/{number}") for number in range(30)]], 120),
+    ],
+    ids=["implied", "nested", "named", "written over a lower layer"],
+)
+def test_memory_for_directories_is_bounded(unpacker: Unpacker, layers: list[list[Member]], bytes_each: int) -> None:
+    """A path of 250 bytes can make 125, which a tar of zeros in between packs a hundredfold."""
+    enough = 30 * (bytes_each + 10) + 1_500
+    with pytest.raises(LimitExceededError) as caught:
+        unpacker(*layers, limits=Limits(max_name_bytes=enough // 2))
+    assert caught.value.message == f"expected at most {enough // 2} bytes of memory for names"
+    assert caught.value.hint == "if you trust the image, raise --max-memory"
+    unpacker.assert_refused_without_trace()
+    unpacker(*layers, limits=Limits(max_name_bytes=enough))
+
+
+def test_memory_for_owners_is_bounded(tmp_path: Path) -> None:
+    files = [member(f"{number}", uid=number + 1) for number in range(30)]
+    others = [member(f"{number}", xattrs={"user.x": b"x" * 300}) for number in range(30)]
+    for layer, enough in ((files, 30 * 160), (others, 30 * 800)):
+        source, owners = MemorySource([tar_of(layer)]), str(tmp_path / "owners")
+        options = UnpackOptions(owners_file=owners, limits=Limits(max_name_bytes=enough // 2))
+        with pytest.raises(LimitExceededError, match=f"expected at most {enough // 2} bytes of memory for names"):
+            unpack(source, tmp_path / "rootfs", options=options)
+        assert os.listdir(tmp_path) == []
+        unpack(source, tmp_path / "rootfs", options=replace(options, limits=Limits(max_name_bytes=enough)))
+        shutil.rmtree(tmp_path / "rootfs")
+        os.unlink(owners)
 
 
 def test_names_of_refused_attributes_do_not_fill_the_memory(unpacker: Unpacker) -> None:

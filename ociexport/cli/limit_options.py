@@ -18,7 +18,11 @@ def add_limit_arguments(parser: argparse.ArgumentParser) -> None:
         ("--max-ratio", defaults.max_ratio, "uncompressed to compressed bytes of a large layer"),
         ("--max-depth", defaults.max_depth, "directories within directories"),
         ("--max-path", defaults.max_path_bytes, "bytes of one path"),
-        ("--max-memory", defaults.max_name_bytes, "bytes of memory for names, where no tree is made on disk"),
+        (
+            "--max-memory",
+            defaults.max_name_bytes,
+            "bytes of memory for names: directories, or all names where no tree is made on disk",
+        ),
         ("--max-header", defaults.max_extended_header_bytes, "bytes of one extended tar header"),
         ("--max-metadata", defaults.max_metadata_bytes, "bytes of attributes and long names in all layers"),
     ):

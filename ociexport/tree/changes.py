@@ -12,8 +12,7 @@ from typing import NamedTuple
 from ociexport.errors import InvalidImageError
 from ociexport.tree.applying import LayerTarget
 from ociexport.tree.entries import Entry
-from ociexport.tree.limits import NameBudget
-from ociexport.tree.memorytree import weight_of
+from ociexport.tree.limits import NameBudget, weight_of
 from ociexport.tree.paths import ROOT, ImagePath, quoted_path
 
 # What one takes of memory beside its path and its entry: measured, rounded up.

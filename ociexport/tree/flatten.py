@@ -29,6 +29,8 @@ from ociexport.tree.selection import PathSelection
 from ociexport.tree.sparse import filled_parts
 from ociexport.tree.tarwriter import TarWriter
 
+# What an entry of the tar takes of memory until it is written, beside its path: measured, rounded up.
+_CONTENT_BYTES = 300
 # What Linux gives every link.
 _SYMLINK_MODE = 0o777
 
@@ -80,14 +82,15 @@ def flatten(
     config, layers = read_layers(source, manifest)
     progress.say(f"{source.display_name}: platform {config.platform}, {len(layers)} layers, read twice")
     losses = Losses()
+    budget = NameBudget(limits)
     tree = MemoryTree(
-        NameBudget(limits),
+        budget,
         keep_dirlinks=keep_dirlinks,
         max_depth=limits.max_depth,
         max_link_steps=limits.max_link_steps,
     )
     LayerApplier(tree, limits, losses, selection=selection).apply_all(source, layers, progress)
-    contents = _Contents(tree, losses)
+    contents = _Contents(tree, budget, losses)
     if contents.total_bytes > limits.max_bytes:
         raise LimitExceededError(
             f"files: expected at most {limits.max_bytes} bytes in all, got {contents.total_bytes}",
@@ -110,7 +113,7 @@ def flatten(
 class _Contents:
     """What is left in a tree of names, in the order in which it is written."""
 
-    def __init__(self, tree: MemoryTree, losses: Losses) -> None:
+    def __init__(self, tree: MemoryTree, budget: NameBudget, losses: Losses) -> None:
         self._losses = losses
         self.directories = [self._directory_entry(b"./", tree.root)]
         self.files: dict[tuple[int, int], Entry] = {}
@@ -118,6 +121,7 @@ class _Contents:
         self.total_bytes = 0
         first_names: dict[int, bytes] = {}
         for path, node in tree.walk():
+            budget.take(_CONTENT_BYTES + len(path))
             if isinstance(node, MemoryDirectory):
                 self.directories.append(self._directory_entry(path + b"/", node))
             elif (first := first_names.setdefault(id(node), path)) != path:

@@ -10,6 +10,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ociexport.tree.entries import DEVICE_TYPES, Entry, EntryType
+from ociexport.tree.limits import NameBudget, weight_of
+
+# What a note takes of memory, beside what it keeps of the entry: measured, rounded up.
+_NOTE_BYTES = 150
 
 
 class NotedFile(NamedTuple):
@@ -32,9 +36,14 @@ ROOTS_FILE = NotedFile(0, 0, None, None)
 
 
 class InodeRecord:
-    """Notes of the files of one file system."""
+    """Notes of the files of one file system.
 
-    def __init__(self) -> None:
+    Args:
+        budget: bounds the memory; what is no file any more counts on.
+    """
+
+    def __init__(self, budget: NameBudget) -> None:
+        self._budget = budget
         self._notes: dict[int, NotedFile] = {}
         # Files that say the same, which most do, share one note.
         self._shared: dict[tuple[int, int], NotedFile] = {}
@@ -43,8 +52,10 @@ class InodeRecord:
         """Remember what ``entry`` says of the file that was just made of it."""
         device = (entry.type, entry.mode, *entry.device) if entry.type in DEVICE_TYPES else None
         if device is not None or entry.xattrs:
+            self._budget.take(_NOTE_BYTES + weight_of(entry))
             self._notes[inode] = NotedFile(entry.uid, entry.gid, device, entry.xattrs)
         elif entry.uid or entry.gid:
+            self._budget.take(_NOTE_BYTES)
             note = NotedFile(entry.uid, entry.gid, None, None)
             self._notes[inode] = self._shared.setdefault((entry.uid, entry.gid), note)
         else:

@@ -17,7 +17,7 @@ from ociexport.progress import SILENT, Progress
 from ociexport.resolve import read_layers, resolve_manifest
 from ociexport.sources import ImageSource
 from ociexport.tree.applying import LayerApplier
-from ociexport.tree.limits import Limits
+from ociexport.tree.limits import Limits, NameBudget
 from ociexport.tree.metadata import IdMap, Losses, MetadataPolicy, MetadataWriter, XattrMode
 from ociexport.tree.preflight import explain_full_disk, missing_features, scarce_inodes, verify_room
 from ociexport.tree.rootfs import Rootfs
@@ -172,8 +172,9 @@ def _unpack_source(
     progress.say(f"{source.display_name}: platform {config.platform}, {len(layers)} layers")
     losses = Losses()
     policy = MetadataPolicy(os.geteuid() == 0, options.xattrs, options.uid_map, options.gid_map)
+    budget = NameBudget(options.limits)
     with (
-        _owners_file(policy, options) as owners,
+        _owners_file(policy, options, budget) as owners,
         staged_directory(target, replace=options.replace, sync=options.sync) as staged,
         _tree_directory(staged.fd, options) as root_fd,
     ):
@@ -187,6 +188,7 @@ def _unpack_source(
         tree = Rootfs(
             root_fd,
             metadata,
+            budget=budget,
             keep_dirlinks=options.keep_dirlinks,
             holes=options.holes,
             max_depth=options.limits.max_depth,
@@ -232,7 +234,7 @@ def _unpack_source(
 
 
 @contextmanager
-def _owners_file(policy: MetadataPolicy, options: UnpackOptions) -> Iterator[OwnersFile | None]:
+def _owners_file(policy: MetadataPolicy, options: UnpackOptions, budget: NameBudget) -> Iterator[OwnersFile | None]:
     """Give the file of owners, if one is asked for: that it can be made is known before the tree is begun."""
     if options.owners_file is None:
         yield None
@@ -240,7 +242,12 @@ def _owners_file(policy: MetadataPolicy, options: UnpackOptions) -> Iterator[Own
     from ociexport.tree.owners import OwnersFile  # noqa: PLC0415 - few ask for it
 
     with new_file(options.owners_file) as file:
-        yield OwnersFile(file, are_owners_kept=policy.keeps_owners, are_placeholders_kept=options.placeholder_devices)
+        yield OwnersFile(
+            file,
+            budget,
+            are_owners_kept=policy.keeps_owners,
+            are_placeholders_kept=options.placeholder_devices,
+        )
 
 
 @contextmanager

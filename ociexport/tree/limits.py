@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ociexport.compression import MAX_RATIO, RATIO_FROM_BYTES
 from ociexport.errors import LimitExceededError
-from ociexport.tree.entries import MAX_EXTENDED_HEADER_BYTES
+from ociexport.tree.entries import MAX_EXTENDED_HEADER_BYTES, Entry
 
 _GIB = 1024**3
 # PATH_MAX is 4096 bytes, so no program could reach what is deeper by its path.
@@ -14,6 +14,8 @@ MAX_DEPTH = 2_000
 # A path may lead through 40 links of 2,000 names each, and so may the next one. Five for each entry that there may be
 # are more than honest images have, since layers name what a link leads to, not the link; they take some ten seconds.
 MAX_LINK_STEPS = 100_000_000
+# What an entry that is kept whole takes of memory beside its bytes: measured, rounded up.
+_ENTRY_BYTES = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,8 @@ class Limits:
         max_path_bytes: of one name in a tar.
         max_extended_header_bytes: of one PAX or GNU extension, which is read into memory.
         max_metadata_bytes: of all attributes and long names together; those of directories are kept until the end.
-        max_name_bytes: of memory for a tree's names, where it is not built on disk; a file takes about 400.
+        max_name_bytes: of memory for a tree's names: of a tree on disk, its directories (800 each) and what each layer
+            writes; of one that is not built on disk, all (600 each).
         max_link_steps: names that links lead over, for all paths through links together.
     """
 
@@ -133,8 +136,16 @@ def verify_link_steps(steps: int, max_steps: int) -> None:
         raise LimitExceededError(f"links: expected at most {max_steps} names on the way through them, for all paths")
 
 
+def weight_of(entry: Entry) -> int:
+    """Return how many bytes of memory an entry takes; those without a name are shared by many nodes."""
+    if not entry.name:
+        return len(entry.link_name)
+    xattrs = sum(len(name) + len(value) for name, value in entry.xattrs.items()) if entry.xattrs else 0
+    return _ENTRY_BYTES + len(entry.name) + len(entry.link_name) + xattrs
+
+
 class NameBudget:
-    """The memory that one or several trees of names may take together.
+    """The memory that the names of one or several trees may take together.
 
     Args:
         limits: `Limits.max_name_bytes` is held.

@@ -11,15 +11,14 @@ from typing import TypeAlias
 
 from ociexport.errors import InvalidImageError, UnsafeEntryError
 from ociexport.tree.entries import IMPLIED_DIRECTORY, Entry, EntryType
-from ociexport.tree.limits import MAX_DEPTH, MAX_LINK_STEPS, NameBudget, verify_depth, verify_link_steps
+from ociexport.tree.limits import MAX_DEPTH, MAX_LINK_STEPS, NameBudget, verify_depth, verify_link_steps, weight_of
 from ociexport.tree.marks import MarkedDirectory
 from ociexport.tree.paths import ROOT, ImagePath, quoted_path
 
 _MAX_LINKS_FOLLOWED = 40
-# What a node takes of memory beside the bytes of its name, and an entry that is kept whole: measured, rounded up.
+# What a node takes of memory beside the bytes of its name: measured, rounded up.
 _FILE_BYTES = 300
-_DIRECTORY_BYTES = 600
-_ENTRY_BYTES = 300
+_DIRECTORY_BYTES = 650
 
 
 class MemoryFile:
@@ -336,14 +335,6 @@ class MemoryTree:
                     self._drop(node, name)
                 elif isinstance(child := node.children[name], MemoryDirectory):
                     nodes.append(child)
-
-
-def weight_of(entry: Entry) -> int:
-    """Return how many bytes of memory an entry takes; those without a name are shared by many nodes."""
-    if not entry.name:
-        return len(entry.link_name)
-    xattrs = sum(len(name) + len(value) for name, value in entry.xattrs.items()) if entry.xattrs else 0
-    return _ENTRY_BYTES + len(entry.name) + len(entry.link_name) + xattrs
 
 
 def _is_within(directory: MemoryDirectory, node: Node | None) -> bool:

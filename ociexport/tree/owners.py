@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from ociexport.tree.entries import DEVICE_TYPES, FILE_FORMATS, IMPLIED_DIRECTORY, Entry, EntryType
 from ociexport.tree.inoderecord import InodeRecord
+from ociexport.tree.limits import NameBudget
 from ociexport.tree.metadata import Losses, is_foreign_xattr
 from ociexport.tree.rootfs import Rootfs
 
@@ -35,6 +36,7 @@ class OwnersFile:
 
     Args:
         file: takes it.
+        budget: bounds the memory.
         are_owners_kept: whether the tree's files have the owners that the image says.
         are_placeholders_kept: whether files that stand in for devices stay in the tree.
 
@@ -42,8 +44,10 @@ class OwnersFile:
         record: what the image says of files that the tree may not show; filled by whoever makes them.
     """
 
-    def __init__(self, file: BinaryIO, *, are_owners_kept: bool, are_placeholders_kept: bool) -> None:
-        self.record = InodeRecord()
+    def __init__(
+        self, file: BinaryIO, budget: NameBudget, *, are_owners_kept: bool, are_placeholders_kept: bool
+    ) -> None:
+        self.record = InodeRecord(budget)
         self._file = file
         self._are_owners_kept = are_owners_kept
         self._are_placeholders_kept = are_placeholders_kept

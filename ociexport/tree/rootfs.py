@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from ociexport.errors import InvalidImageError, UnsafeEntryError
 from ociexport.tree.entries import Entry, EntryType
 from ociexport.tree.filedata import write_all, write_segments, write_with_holes
-from ociexport.tree.limits import MAX_DEPTH, MAX_LINK_STEPS, verify_depth, verify_link_steps
+from ociexport.tree.limits import MAX_DEPTH, MAX_LINK_STEPS, NameBudget, verify_depth, verify_link_steps, weight_of
 from ociexport.tree.marks import MarkedDirectory
 from ociexport.tree.metadata import MetadataWriter
 from ociexport.tree.openat2 import is_openat2_available, resolve_in_root
@@ -40,6 +40,9 @@ _MAX_KNOWN_PATHS, _MAX_KNOWN_PATH_BYTES = 65_536, 1024
 # The kernel does not tell over how many names links led it: where no target is longer than this, it is a tenth of a
 # millisecond at most, and counts as so many names. Where one is, the way is gone by hand, name by name.
 _MAX_KERNEL_TARGET_BYTES, _KERNEL_STEPS = 256, 64
+# What a directory takes of memory beside its name and what layers say of it, and a name that the current layer wrote,
+# which whiteouts spare: measured, rounded up.
+_DIRECTORY_BYTES, _MARK_BYTES = 450, 120
 # Directories that no layer describes but that others are in.
 _IMPLIED_MODE = 0o755
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -68,6 +71,7 @@ class Rootfs:
     Args:
         root_fd: descriptor of an empty directory that nobody else uses; closed by the caller.
         metadata: sets owners, modes, times and attributes.
+        budget: bounds the memory for directories, and for the names that a layer writes; what was removed counts on.
         keep_dirlinks: a directory entry over a link to a directory keeps the link, as umoci has it.
         holes: blocks of zeros in files become holes.
         max_depth: directories within directories.
@@ -80,6 +84,7 @@ class Rootfs:
         root_fd: int,
         metadata: MetadataWriter,
         *,
+        budget: NameBudget,
         keep_dirlinks: bool = False,
         holes: bool = False,
         max_depth: int = MAX_DEPTH,
@@ -87,6 +92,7 @@ class Rootfs:
         use_openat2: bool | None = None,
     ) -> None:
         self._metadata = metadata
+        self._budget = budget
         self._keep_dirlinks = keep_dirlinks
         self._holes = holes
         self._max_depth = max_depth
@@ -118,13 +124,13 @@ class Rootfs:
     def make_directory(self, path: ImagePath, entry: Entry) -> None:
         """Make a directory, or give the one that is there new metadata."""
         if path == ROOT:
-            self._root.entry = entry
+            self._describe(self._root, entry)
             return
         parent, name = self._locate(path)
         node = parent.children.get(name)
         if node is None:
             node = self._make_directory(parent, name, path, entry.mode)
-        node.entry = entry
+        self._describe(node, entry)
 
     def write_file(self, path: ImagePath, entry: Entry, data: Iterator[memoryview]) -> None:
         """Write a file, in place of whatever has its name; what shares an inode with that is not touched."""
@@ -272,6 +278,7 @@ class Rootfs:
             if parent is None:
                 raise AssertionError("a directory that is created when missing is there")
         if self._has_lower_layers:
+            self._budget.take(_MARK_BYTES + len(name))
             parent.mark(name, self._layer)
         return parent, name
 
@@ -359,8 +366,7 @@ class Rootfs:
             os.mkdir(name, 0o700, dir_fd=self._descriptor(node))
         if self._has_lower_layers:
             node.mark(name, self._layer)
-        child = node.children[name] = _Directory(name, node, 0o700)
-        return child
+        return self._add_directory(node, name, 0o700)
 
     def _path_of_directory(self, node: _Directory) -> bytes:
         return b"" if node.parent is None else self._path_of(node.parent, node.name)
@@ -411,8 +417,17 @@ class Rootfs:
                 return linked
             self._remove(parent, name)
             os.mkdir(name, created_mode, dir_fd=self._descriptor(parent))
+        return self._add_directory(parent, name, created_mode)
+
+    def _add_directory(self, parent: _Directory, name: bytes, created_mode: int) -> _Directory:
+        self._budget.take(_DIRECTORY_BYTES + len(name))
         node = parent.children[name] = _Directory(name, parent, created_mode)
         return node
+
+    def _describe(self, node: _Directory, entry: Entry) -> None:
+        """Keep what a layer says of a directory until all layers are applied."""
+        self._budget.take(weight_of(entry) - (weight_of(node.entry) if node.entry is not None else 0))
+        node.entry = entry
 
     def _linked_directory(self, parent: _Directory, name: bytes, path: ImagePath) -> _Directory | None:
         try:
