@@ -72,8 +72,10 @@ def parse_command_line(words: list[str]) -> argparse.Namespace:
         refuse_command(wanted, COMMANDS)
     parser, commands = new_parser([wanted] if wanted is not None else [])
     if wanted is not None:
-        apply_configuration(wanted, commands[wanted], COMMANDS)
+        before = apply_configuration(wanted, commands[wanted], COMMANDS)
         commands[wanted].verify_options(words)
+        given = commands[wanted].attributes_given(words)
+        commands[wanted].set_defaults(configured={name: before[name] for name in before.keys() - given})
     options, unknown = parser.parse_known_args(words)
     if unknown:
         commands.get(wanted or "", parser).refuse_unknown(unknown)

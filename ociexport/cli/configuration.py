@@ -31,8 +31,10 @@ def apply_configuration(
     command: CommandParser,
     all_commands: Collection[str],
     environment: Mapping[str, str] = os.environ,
-) -> None:
+) -> dict[str, object]:
     """Make what the file and the environment say the defaults of the command's options.
+
+    Returns the defaults that they had before, of those that are another now, by the names of their attributes.
 
     Args:
         name: of the command.
@@ -50,9 +52,24 @@ def apply_configuration(
         if option.startswith("--") and not isinstance(action, argparse._HelpAction | argparse._VersionAction)
     }
     actions.pop("help-all", None)
+    before: dict[str, object] = {}
     for place, option, value in _settings(name, actions, all_commands, environment):
+        before.setdefault(actions[option].dest, actions[option].default)
         actions[option].default = _value_for(actions[option], value, place)
         actions[option].required = False
+    return before
+
+
+def leave_out_configured(options: argparse.Namespace, *names: str) -> bool:
+    """Take what only the configuration says of these options away, since it does not fit this command; whether it did.
+
+    It is meant for the commands that it fits. What the command line says of them stays, and may be an error.
+    """
+    configured: dict[str, object] = getattr(options, "configured", {})
+    left_out = configured.keys() & set(names)
+    for name in left_out:
+        setattr(options, name, configured[name])
+    return bool(left_out)
 
 
 def _settings(

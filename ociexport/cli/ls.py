@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 
+from ociexport.cli.configuration import leave_out_configured
 from ociexport.cli.exit_codes import OK
 from ociexport.cli.json_option import add_json_argument, print_json
 from ociexport.cli.listing_text import layer_lines, long_line, named_path
@@ -43,12 +44,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print a line for each path; nothing of a layer before it was verified."""
     if options.layers or options.layer is not None:
+        leave_out_configured(options, "null", "recursive", "directory")
         if options.null or options.recursive or options.directory:
             raise UsageError(
                 "ls: --layers goes with neither --null, --recursive nor --directory",
                 hint="a layer's entries are all listed; --json has them for scripts",
             )
         return _print_layers(options)
+    if options.null:
+        leave_out_configured(options, "long")
     if options.null and options.long:
         raise UsageError("ls: --null goes without --long", hint="--json has both")
     access = access_from(options)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
+from ociexport.cli.configuration import leave_out_configured
 from ociexport.errors import UsageError, quoted
 from ociexport.newfile import is_stream, open_stream
 
@@ -49,6 +50,8 @@ def is_archive(options: argparse.Namespace) -> bool:
         UsageError: the name is of a compressed archive, or options contradict each other.
     """
     archive = _is_archive(options)
+    if not archive:
+        leave_out_configured(options, "legacy")
     if options.legacy and (not archive or options.format == "oci-archive"):
         raise UsageError(
             "--legacy: expected a docker archive to write, got an OCI layout", hint="--format docker-archive, or *.tar"

@@ -93,6 +93,20 @@ class CommandParser(argparse.ArgumentParser):
         if unknown:
             self.refuse_unknown(unknown)
 
+    def attributes_given(self, words: Sequence[str]) -> set[str]:
+        """Return the names of the attributes that options in ``words`` are for."""
+        given = set()
+        for word in itertools.takewhile(lambda word: word != "--", words):
+            names = [word.partition("=")[0]] if word.startswith("--") else [f"-{letter}" for letter in word[1:]]
+            for name in names if word.startswith("-") else ():
+                action = self._option_string_actions.get(name)
+                if action is None:
+                    break
+                given.add(action.dest)
+                if action.nargs != 0:  # the rest of the word is its value
+                    break
+        return given
+
     def refuse_unknown(self, words: Sequence[str]) -> NoReturn:
         """Tell of options that there are not, and which was probably meant, or of words too many."""
         options = [word.partition("=")[0] for word in words if word.startswith("-") and word != "-"]

@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 
 from ociexport.choice import PlatformChoice
+from ociexport.cli.configuration import leave_out_configured
 from ociexport.documents import Platform
 from ociexport.errors import UsageError
 from ociexport.platforms import host_platform, parse_platform
@@ -67,6 +68,11 @@ def named_choice_from(options: argparse.Namespace) -> PlatformChoice | None:
         UsageError: one is no platform, or --all stands beside others.
     """
     words = [word for text in options.platform for word in text.split(",")]
+    if options.all and words:
+        # What is given for this command counts more than what is meant for all.
+        if len(configured := {"platform", "all"} & getattr(options, "configured", {}).keys()) == 1:
+            leave_out_configured(options, *configured)
+        words = [word for text in options.platform for word in text.split(",")]
     takes_all = options.all or _ALL in words
     if takes_all and set(words) - {_ALL}:
         raise UsageError("--platform: expected no platform beside --all, got one", hint="leave out one of the two")

@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing
 from typing import BinaryIO
 
 from ociexport.blob_cache import BlobCache
+from ociexport.cli.configuration import leave_out_configured
 from ociexport.cli.exit_codes import OK
 from ociexport.cli.json_option import add_json_argument
 from ociexport.cli.out_option import add_out_arguments, is_archive, is_pipe, opened_out
@@ -63,6 +64,11 @@ def run(options: argparse.Namespace) -> int:
     if not 1 <= options.jobs <= MAX_JOBS:
         raise UsageError(f"--jobs: expected 1 to {MAX_JOBS}, got {options.jobs}")
     names = [parse_source_name(image) for image in options.images]
+    is_into_archive = is_archive(options)
+    if is_into_archive:
+        leave_out_configured(options, "cache")
+    if options.decompress or options.legacy:
+        leave_out_configured(options, "referrers")
     if options.dry_run and (options.decompress or options.legacy):
         raise UsageError(
             f"--dry-run: expected no --{'legacy' if options.legacy else 'decompress'}, got it",
@@ -72,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(
             "--dry-run: expected no --v1, got it", hint="what an image there becomes is known when its layers are there"
         )
-    pull = _pull_into_archive if is_archive(options) else _pull_into_layout
+    pull = _pull_into_archive if is_into_archive else _pull_into_layout
     progress = progress_from(options)
     with ExitStack() as stack:
         report = PullReport(

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ociexport.cli.configuration import leave_out_configured
 from ociexport.errors import UsageError, quoted
 from ociexport.registry.credentials import Credentials, parse_user_and_password
 from ociexport.registry.options import DEFAULT_OPTIONS, Mirror, RegistryOptions
@@ -97,6 +98,8 @@ def registry_options_from(options: argparse.Namespace) -> RegistryOptions:
     Raises:
         UsageError: options that exclude each other.
     """
+    if options.v1:
+        leave_out_configured(options, "mirror")
     if options.v1 and options.mirror:
         raise UsageError("--mirror: expected no --v1, got it", hint="an index of that protocol names the hosts itself")
     return RegistryOptions(

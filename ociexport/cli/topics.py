@@ -86,7 +86,8 @@ Defaults of options, first to last
   4. the file's top level, for each command that has the option
   5. what --help says
 
-A variable or a name in the file that is no option's is told.
+A variable or a name in the file that is no option's is told; one that does not
+fit what a command does, as cache for an archive, is left out.
 The file is $OCIEXPORT_CONFIG, or else ~/.config/ociexport/ociexport.toml, or
 else /etc/ociexport/ociexport.toml:
 
