@@ -19,7 +19,10 @@ from ociexport.tree.paths import quoted_path
 
 # Attributes that mean something only on the system that the image was built on (umoci and containers/storage skip the
 # same): a foreign label breaks SELinux, and overlay's would be taken for its own bookkeeping.
-_SKIPPED_XATTRS = frozenset({b"security.selinux", b"system.nfs4_acl"})
+# XFS lists its own form of the ACLs to root, beside the one that all file systems have.
+_SKIPPED_XATTRS = frozenset(
+    {b"security.selinux", b"system.nfs4_acl", b"trusted.SGI_ACL_FILE", b"trusted.SGI_ACL_DEFAULT"}
+)
 _SKIPPED_XATTR_PREFIXES = (b"trusted.overlay.", b"user.overlay.")
 # What umoci, runrootless and proot read a file's owner from where it could not be set.
 ROOTLESS_XATTR = b"user.rootlesscontainers"

@@ -21,6 +21,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ociexport.tree.dirnames import names_in
 from ociexport.tree.modes import change_mode
 
 # A file system's own; where a whole one is the destination, it counts as empty with it.
@@ -49,7 +50,7 @@ def move_up(fd: int, parent_fd: int, name: str, *, sync: bool) -> None:
     Raises:
         OSError: some of it may have been moved; see `take_back`.
     """
-    names, status = sorted(os.listdir(fd)), os.fstat(fd)
+    names, status = sorted(names_in(fd)), os.fstat(fd)
     _write_list(fd, parent_fd, name, names)
     with _writable(fd):
         for each in names:

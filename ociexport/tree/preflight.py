@@ -18,6 +18,8 @@ _STORED_BYTES_PER_FILE = 10_000
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 # A set of capabilities with none in it (capabilities(7), VFS_CAP_REVISION_2).
 _NO_CAPABILITIES = b"\0\0\0\2" + bytes(16)
+# In 2100: small inodes of ext4 end in 2038 and have no nanoseconds, and FAT knows even seconds only.
+_FINE_LATE_TIME_NS = 4_102_444_800_123_456_789
 _NULL = os.makedev(1, 3)
 _CREATE_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
@@ -91,9 +93,16 @@ def missing_features(fd: int, *, with_xattrs: bool = True) -> Iterator[str]:
             yield "files can't be given to others here: an image that has files of others than root can't be unpacked"
         if not _can(lambda: os.fchmod(probe_fd, 0o640)) or os.fstat(probe_fd).st_mode & 0o7777 != 0o640:
             yield "there are no modes here: all files have the same"
+        if not _keeps_times(probe_fd):
+            yield "times are not kept whole here: finer and later ones than the file system has are cut"
     finally:
         os.close(probe_fd)
         os.unlink(_PROBE, dir_fd=fd)
+
+
+def _keeps_times(probe_fd: int) -> bool:
+    time_ns = _FINE_LATE_TIME_NS
+    return _can(lambda: os.utime(probe_fd, ns=(time_ns, time_ns))) and os.fstat(probe_fd).st_mtime_ns == time_ns
 
 
 def _is_in_user_namespace() -> bool:

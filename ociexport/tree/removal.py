@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ociexport.errors import UsageError, quoted
+from ociexport.tree.dirnames import names_in
 from ociexport.tree.modes import change_mode
 
 # Deeper directories are first moved up, so that neither descriptors nor the stack grow with the depth of a tree.
@@ -111,7 +112,7 @@ class _Remover:
         with _placing_errors(self._name):
             top_fd = _open_writable(self._parent_fd, self._name)
             try:
-                while names := os.listdir(top_fd):
+                while names := names_in(top_fd):
                     for name in names:
                         self._remove(top_fd, os.fsencode(name), top_fd, _MAX_DESCENT)
             finally:
@@ -127,7 +128,7 @@ class _Remover:
                 self._move_up(fd, directory_fd, name, top_fd)
                 return
             with _placing_errors(name):
-                for child in os.listdir(fd):
+                for child in names_in(fd):
                     self._remove(fd, os.fsencode(child), top_fd, descent_left - 1)
         finally:
             os.close(fd)

@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from ociexport.errors import InvalidImageError, UnsafeEntryError
+from ociexport.tree.dirnames import names_in
 from ociexport.tree.entries import Entry, EntryType
 from ociexport.tree.filedata import write_all, write_segments, write_with_holes
 from ociexport.tree.limits import MAX_DEPTH, MAX_LINK_STEPS, NameBudget, verify_depth, verify_link_steps, weight_of
@@ -252,7 +253,7 @@ class Rootfs:
         node = self._directory(directory, create=False)
         if node is None:
             return
-        for name in sorted(map(os.fsencode, os.listdir(self._descriptor(node)))):
+        for name in sorted(map(os.fsencode, names_in(self._descriptor(node)))):
             if name in node.children:
                 continue
             status = os.stat(name, dir_fd=self._descriptor(node), follow_symlinks=False)
@@ -488,7 +489,7 @@ class Rootfs:
             node = nodes.pop()
             if not node.may_hold_lower(self._layer):
                 continue
-            for name in map(os.fsencode, os.listdir(self._descriptor(node))):
+            for name in map(os.fsencode, names_in(self._descriptor(node))):
                 if not node.is_written(name, self._layer):
                     self._remove(node, name)
                 elif (child := node.children.get(name)) is not None:

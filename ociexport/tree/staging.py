@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from ociexport.errors import NotFoundError, UsageError, quoted
+from ociexport.tree.dirnames import names_in
 from ociexport.tree.exchange import exchange_names, sync_file_system
 from ociexport.tree.mountmove import LIST_SUFFIX, TOLERATED_IN_MOUNT, drop_list, move_up, moved_names, take_back
 from ociexport.tree.preflight import explain_full_disk
@@ -140,7 +141,7 @@ def _verify_is_still_vacant(parent_fd: int, prefix: str, target: str) -> None:
     """Return if nothing was put in the mount point while the tree was built; nobody else of us does so from here on."""
     try:
         fcntl.flock(parent_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        is_vacant = all(name in TOLERATED_IN_MOUNT or _is_leftover(name, prefix) for name in os.listdir(parent_fd))
+        is_vacant = all(name in TOLERATED_IN_MOUNT or _is_leftover(name, prefix) for name in names_in(parent_fd))
     except BlockingIOError:
         is_vacant = False  # another process is moving
     if not is_vacant:
@@ -149,7 +150,7 @@ def _verify_is_still_vacant(parent_fd: int, prefix: str, target: str) -> None:
 
 def _foreign_names(mount_fd: int, prefix: str) -> set[str]:
     """Return what is in a mount point but its file system's own, and what processes that are no more have left."""
-    names = set(os.listdir(mount_fd))
+    names = set(names_in(mount_fd))
     leftovers = {name for name in names if _is_leftover(name, prefix)}
     names -= leftovers | TOLERATED_IN_MOUNT
     for name in leftovers if names else ():
@@ -187,7 +188,7 @@ def _prepared(fd: int) -> StagedDirectory:
 
 
 def _remove_leftovers(parent_fd: int, prefix: str) -> None:
-    for name in os.listdir(parent_fd):
+    for name in names_in(parent_fd):
         if not _is_leftover(name, prefix):
             continue
         with suppress(OSError):  # not ours to remove, or just now removed by its owner
