@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from ociexport.archive_plan import ArchiveEntry, ArchivePlan
 from ociexport.digest import Chunk, Digest, Verifier
 from ociexport.documents import Descriptor
-from ociexport.errors import InvalidImageError, NotFoundError, OciexportError, UsageError, quoted
+from ociexport.errors import InvalidImageError, NotFoundError, OciexportError, UsageError, printable, quoted
 from ociexport.fetch import BlobToFetch, read_chunks
 from ociexport.locked_file import open_locked
 from ociexport.partial_file import read_back, write_at
@@ -45,7 +45,7 @@ class ArchiveFile:
 
     def __init__(self, path: str, plan: ArchivePlan) -> None:
         self._path = path
-        self._partial_path = f"{path}.partial"
+        self._partial_path = partial_name(path)
         self._plan = plan
         self._missing = plan.blobs
         self._lock = threading.Lock()
@@ -230,3 +230,15 @@ def verify_is_file_to_write(path: str) -> None:
     if os.path.lexists(path) and not os.path.isfile(path):
         what = "a directory" if os.path.isdir(path) else "something else"
         raise UsageError(f"{quoted(path)}: expected a file or nothing, got {what}")
+    partial = partial_name(path)
+    if os.path.lexists(partial) and (os.path.islink(partial) or not os.path.isfile(partial)):
+        what = "a link" if os.path.islink(partial) else "a directory" if os.path.isdir(partial) else "something else"
+        raise UsageError(
+            f"{quoted(partial)}: expected a file or nothing, got {what}",
+            hint=f"{printable(path)} is written there until it is complete",
+        )
+
+
+def partial_name(path: str) -> str:
+    """Return what an archive is called until it is complete; what else is kept until then begins with the same."""
+    return f"{path}.partial"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import BinaryIO
 
 from ociexport import mediatypes
-from ociexport.archive import ArchiveFile, verify_is_file_to_write, write_to_stream
+from ociexport.archive import ArchiveFile, partial_name, verify_is_file_to_write, write_to_stream
 from ociexport.archive_plan import ArchivePlan, plan_archive
 from ociexport.choice import PlatformChoice
 from ociexport.companion_images import each_once, prepare_companions, verify_keeps_digests
@@ -17,6 +17,7 @@ from ociexport.errors import locating
 from ociexport.fetch import DEFAULT_JOBS, BlobFetch, BlobToFetch, verify_jobs
 from ociexport.layer_spool import spool_beside, spool_elsewhere
 from ociexport.legacy_plan import plan_legacy_archive, verify_fits_legacy
+from ociexport.newfile import errors_named
 from ociexport.plain_image import with_plain_layers
 from ociexport.plain_layers import PlainLayerStore, diff_ids_of
 from ociexport.prepare import PreparedImage, prepare_image
@@ -69,7 +70,7 @@ def copy_to_archive(
         plan = plan_archive(everything, seconds=seconds)
         results = results_of(images, images, _write_archive(plan, everything, out, jobs, progress))
         return list(map(with_companions, results, companions))
-    with spool_beside(out) if isinstance(out, str) else spool_elsewhere() as spool:
+    with _errors_of(out), spool_beside(out) if isinstance(out, str) else spool_elsewhere() as spool:
         plain = PlainLayerStore(spool, diff_ids_of(images))
         progress.say(f"layers are decompressed in {spool.path} first")
         inflation = BlobFetch(plain, progress)
@@ -98,10 +99,15 @@ def _write_archive(
     if not isinstance(out, str):
         write_to_stream(out, plan, blobs, progress)
         return []
-    with ArchiveFile(out, plan) as archive:
+    with _errors_of(out), ArchiveFile(out, plan) as archive:
         fetch = BlobFetch(archive, progress)
         fetch.run(blobs, jobs)
     return [fetch]
+
+
+def _errors_of(out: str | BinaryIO) -> AbstractContextManager[None]:
+    """Return what has errors of what is written beside the archive tell of the archive itself."""
+    return errors_named(out, partial_name(out)) if isinstance(out, str) else nullcontext()
 
 
 def _blobs_of(images: Iterable[PreparedImage]) -> list[BlobToFetch]:

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 # What file systems and kernels say that know no files without names; of a directory that is not there, too.
 _NO_NAMELESS = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
-# What is the file's own matter, and not that of what is read to fill it.
+# What a descriptor's error is of that tells no name; it is not of what is read to fill the file.
 _WRITE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _BUFFER_BYTES = 1024 * 1024
 _MAX_TRIES = 8
@@ -42,35 +42,40 @@ def new_file(path: str, *, mode: int = 0o644) -> Iterator[BinaryIO]:
             yield file
         return
     place = os.path.abspath(path)
-    try:
+    with errors_named(path, _aside(place)):
         fd, name = _open_unfinished(place)
-    except OSError as error:
-        # Not the name that it would have had until it is complete.
-        error.filename = path
-        raise
-    try:
-        with open(fd, "wb", buffering=_BUFFER_BYTES) as file:
-            yield file
-            file.flush()
-            os.fchmod(fd, mode)
-            os.fsync(fd)
-            _take_name(fd, name, path)
-    except BaseException as error:
-        if name is not None:
-            os.unlink(name)
-        if isinstance(error, OSError) and error.filename is None and error.errno in _WRITE_ERRORS:
-            error.filename = path
-        raise
+        try:
+            with open(fd, "wb", buffering=_BUFFER_BYTES) as file:
+                yield file
+                file.flush()
+                os.fchmod(fd, mode)
+                os.fsync(fd)
+                if name is None:
+                    _link_over(f"/proc/self/fd/{fd}", place, follow_symlinks=True)
+                else:
+                    os.rename(name, place)
+        except BaseException:
+            if name is not None:
+                os.unlink(name)
+            raise
 
 
-def _take_name(fd: int, name: str | None, path: str) -> None:
+@contextmanager
+def errors_named(path: str, partial: str) -> Iterator[None]:
+    """Have errors of the files that stand in for ``path`` until it is complete tell of ``path``, as it was given.
+
+    Args:
+        partial: what their names begin with.
+    """
     try:
-        if name is None:
-            _link_over(f"/proc/self/fd/{fd}", os.path.abspath(path), follow_symlinks=True)
-        else:
-            os.rename(name, path)
+        yield
     except OSError as error:
-        error.filename, error.filename2 = path, None
+        is_nameless = error.filename is None and error.errno in _WRITE_ERRORS
+        name = error.filename2 or error.filename
+        is_stand_in = isinstance(name, str) and (name == os.path.abspath(path) or name.startswith(partial))
+        # That the other name is too long is not true of this one.
+        if is_nameless or (is_stand_in and error.errno != errno.ENAMETOOLONG):
+            error.filename, error.filename2 = path, None
         raise
 
 
@@ -128,6 +133,7 @@ def _open_unfinished(path: str) -> tuple[int, str | None]:
             return os.open(os.path.dirname(path), nameless | os.O_WRONLY | os.O_CLOEXEC, 0o600), None
         except OSError as error:
             if error.errno not in _NO_NAMELESS:
+                error.filename = path
                 raise
     aside = _aside(path)
     _remove_leftover(aside)

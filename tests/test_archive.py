@@ -8,7 +8,7 @@ import os
 import pty
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,10 @@ from ociexport.sources import ImageName
 from ociexport.transfer import pull
 from tests.command import command_environment, command_line, run_command
 from tests.fake_registry import FakeRegistry, Fault
-from tests.image_builder import AMD64, BuiltImage, build_artifact, build_image
+from tests.image_builder import AMD64, BuiltImage, build_artifact, build_image, write_layout
 from tests.memory_source import directory, member
 from tests.signing import signature_of, tag_of
-from tests.system_parts import require
+from tests.system_parts import mounted, require
 
 BIG = member("etc/big", os.urandom(3_000_000))
 IMAGE = build_image([[directory("etc"), BIG], [member("b", b"2")], [member("c", b"3")]])
@@ -246,13 +246,37 @@ def test_nothing_is_left_where_nothing_came(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_planted_link_in_place_of_the_partial_archive_is_not_followed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [(lambda path: path.symlink_to("victim"), "a link"), (Path.mkdir, "a directory"), (os.mkfifo, "something else")],
+)
+def test_what_is_planted_in_place_of_the_partial_archive_is_not_followed(
+    tmp_path: Path, make: Callable[[Path], None], what: str
+) -> None:
     victim = tmp_path / "victim"
     victim.write_text("untouched")
-    (tmp_path / "a.tar.partial").symlink_to(victim)
-    with pytest.raises(OSError, match=r"a\.tar\.partial"):
+    make(tmp_path / "a.tar.partial")
+    with pytest.raises(UsageError) as caught:
         pull(IMAGE.source(), tmp_path / "a.tar", platform=AMD64)
+    assert str(caught.value) == f"'{tmp_path}/a.tar.partial': expected a file or nothing, got {what}"
+    assert caught.value.hint == f"{tmp_path}/a.tar is written there until it is complete"
     assert victim.read_text() == "untouched"
+
+
+@pytest.mark.parametrize("options", [(), ("--decompress",), ("--legacy",)])
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [("none/a.tar", "No such file or directory"), ("file/a.tar", "Not a directory"), ("full/a.tar", "No space left")],
+)
+def test_error_of_what_is_written_aside_tells_the_name_that_was_given(
+    tmp_path: Path, place: str, reason: str, options: tuple[str, ...]
+) -> None:
+    write_layout(tmp_path / "layout", {"1": IMAGE})
+    (tmp_path / "file").touch()
+    out = f"{tmp_path}/./{place}"
+    with mounted(tmp_path / "full", "-t", "tmpfs", "-o", "size=64k", "none"):
+        ended = run_command("pull", f"{tmp_path}/layout", "--quiet", "--out", out, *options, home=tmp_path)
+    assert ended.stderr.startswith(f"ociexport: error: {out}: {reason}")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to others")
