@@ -15,6 +15,18 @@ from ociexport.digest import Chunk, Digest
 T = TypeVar("T")
 
 
+def _room_for(count: int) -> SimpleQueue[None]:
+    """Return a queue of ``count`` items: whoever takes one may go on, and puts it back for the next.
+
+    A semaphore by the one synchronisation that the standard library has in C: `threading.Semaphore` takes several
+    microseconds of the interpreter lock at each step of each chunk.
+    """
+    room: SimpleQueue[None] = SimpleQueue()
+    for _ in range(count):
+        room.put(None)
+    return room
+
+
 class ReadAhead(Generic[T], Iterator[T]):
     """The items of a generator, made in a thread up to ``depth`` ahead; what it raises is raised here, each time.
 
@@ -26,7 +38,7 @@ class ReadAhead(Generic[T], Iterator[T]):
 
     def __init__(self, items: Generator[T], depth: int, name: str) -> None:
         self._items = items
-        self._free = threading.Semaphore(depth)
+        self._free = _room_for(depth)
         self._ready: SimpleQueue[tuple[T] | BaseException | None] = SimpleQueue()
         self._is_stopped = False
         self._is_done = False
@@ -37,7 +49,7 @@ class ReadAhead(Generic[T], Iterator[T]):
     def _run(self) -> None:
         try:
             for item in self._items:
-                self._free.acquire()
+                self._free.get()
                 if self._is_stopped:
                     return
                 self._ready.put((item,))
@@ -52,7 +64,7 @@ class ReadAhead(Generic[T], Iterator[T]):
             raise self._failure or StopIteration
         got = self._ready.get()
         if isinstance(got, tuple):
-            self._free.release()
+            self._free.put(None)
             return got[0]
         self._is_done, self._failure = True, got
         raise got or StopIteration
@@ -60,7 +72,7 @@ class ReadAhead(Generic[T], Iterator[T]):
     def stop(self) -> None:
         """Have the thread end after the item that it is at, and free whoever waits for one."""
         self._is_stopped = True
-        self._free.release()
+        self._free.put(None)
         self._ready.put(None)
 
     def join(self, timeout_seconds: float | None = None) -> None:
@@ -78,7 +90,7 @@ class HashAhead:
 
     def __init__(self, digest: Digest, depth: int) -> None:
         self._hasher = digest.new_hasher()
-        self._free = threading.Semaphore(depth)
+        self._free = _room_for(depth)
         self._waiting: SimpleQueue[Chunk | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="hash", daemon=True)
         self._thread.start()
@@ -86,11 +98,11 @@ class HashAhead:
     def _run(self) -> None:
         while (chunk := self._waiting.get()) is not None:
             self._hasher.update(chunk)
-            self._free.release()
+            self._free.put(None)
 
     def update(self, chunk: Chunk) -> None:
         """Take the next bytes, which nobody changes from now on."""
-        self._free.acquire()
+        self._free.get()
         self._waiting.put(chunk)
 
     def finish(self) -> str:
@@ -108,7 +120,7 @@ class ChunkPipe:
     """
 
     def __init__(self, depth: int) -> None:
-        self._free = threading.Semaphore(depth)
+        self._free = _room_for(depth)
         self._ready: SimpleQueue[Chunk | None] = SimpleQueue()
         self._rest = memoryview(b"")
         self._is_ended = False
@@ -117,7 +129,7 @@ class ChunkPipe:
     def put(self, chunk: Chunk) -> None:
         """Hand on the next bytes, which nobody changes from now on; dropped where the reader has closed the stream."""
         if not self._is_closed:
-            self._free.acquire()
+            self._free.get()
             self._ready.put(chunk)
 
     def end(self) -> None:
@@ -128,7 +140,7 @@ class ChunkPipe:
         """Return up to ``size`` of the next bytes, ``b""`` at the end; a chunk at most."""
         while not self._rest and not self._is_ended:
             chunk = self._ready.get()
-            self._free.release()
+            self._free.put(None)
             self._is_ended = chunk is None
             self._rest = memoryview(chunk or b"")
         taken = bytes(self._rest if size < 0 else self._rest[:size])
@@ -138,4 +150,4 @@ class ChunkPipe:
     def close(self) -> None:
         """Let whoever puts in more go on: nobody reads it."""
         self._is_closed = True
-        self._free.release()
+        self._free.put(None)
