@@ -34,6 +34,9 @@ from ociexport.tree.selection import PathSelection
 _ARCHIVE_ERRORS = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.EMLINK})
 
 
+# Members of an enumeration take longer to look up than names of a module.
+_FILE, _DIRECTORY, _SYMLINK = EntryType.FILE, EntryType.DIRECTORY, EntryType.SYMLINK
+_HARD_LINK = EntryType.HARD_LINK
 # What a byte of data takes on nearly all file systems.
 _BLOCK_BYTES = 4096
 # How many devices that could not be made are remembered for hard links to them, and paths of how many bytes.
@@ -157,11 +160,14 @@ class LayerApplier:
 
         Spec: image-spec 1.1 layer.md, "Applying Changesets", "Whiteouts".
         """
+        limits = self._limits
+        max_entries, max_tar_bytes = limits.max_entries, limits.max_bytes - self.tar_bytes
         self._target.begin_layer()
-        reader = TarReader(iter(stream), max_extended_header_bytes=self._limits.max_extended_header_bytes)
+        reader = TarReader(iter(stream), max_extended_header_bytes=limits.max_extended_header_bytes)
         for entry in reader:
             self.entries += 1
-            self._limits.verify_totals(self.entries, self.tar_bytes + stream.tar_bytes)
+            if self.entries > max_entries or stream.tar_bytes > max_tar_bytes:
+                limits.verify_totals(self.entries, self.tar_bytes + stream.tar_bytes)
             try:
                 if entry.segments is not None:
                     self._count_blocks(entry, stream)
@@ -189,19 +195,19 @@ class LayerApplier:
         if len(name) > 256 or entry.xattrs is not None or len(entry.link_name) > 256:
             self._count_metadata(entry)
         path = parse_image_path(name)
-        if path.find(WHITEOUT_PREFIX) >= 0 and self._apply_whiteout(path, entry, reader):
+        if WHITEOUT_PREFIX in name and self._apply_whiteout(path, entry, reader):
             return
         if self._selection is not None and not self._selection.takes(path):
             return
         kind = entry.type
-        if kind is EntryType.FILE:
+        if kind is _FILE:
             self._target.write_file(path, entry, reader.read_data())
-        elif kind is EntryType.DIRECTORY:
+        elif kind is _DIRECTORY:
             self._target.make_directory(path, entry)
-        elif kind is EntryType.SYMLINK:
+        elif kind is _SYMLINK:
             verify_symlink_target(entry.link_name)
             self._target.make_symlink(path, entry)
-        elif kind is EntryType.HARD_LINK:
+        elif kind is _HARD_LINK:
             self._make_hard_link(path, parse_image_path(entry.link_name))
         else:
             self._make_device(path, entry)

@@ -16,7 +16,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from ociexport.errors import InvalidImageError, LimitExceededError
-from ociexport.tree.headerfields import parse_number, verify_checksum
+from ociexport.tree.headerfields import parse_mode_and_owner, parse_mtime, parse_number, verify_checksum
 from ociexport.tree.paths import quoted_path
 from ociexport.tree.paxrecords import PaxRecords, parse_pax_records
 from ociexport.tree.sparse import (
@@ -80,10 +80,12 @@ _ENTRY_TYPES = {
     b"D": EntryType.DIRECTORY,
     b"6": EntryType.FIFO,
 }
+_DEVICE_FLAGS = frozenset({b"3", b"4"})
 # These have no data, whatever their size says: tar programs disagree, and Go, which most layers come from, reads so.
 _DATALESS_FLAGS = frozenset({b"1", b"2", b"3", b"4", b"5", b"6"})
 
-_HEADER = struct.Struct("100s 8s 8s 8s 12s 12s 8s c 100s 8s 32s 32s 8s 8s 155s 12x")
+# Name; mode, uid and gid; size; mtime; link name; magic; prefix.
+_HEADER = struct.Struct("100s 24s 12s 12s 9x 100s 6s 82x 155s 12x")
 
 
 class Entry(NamedTuple):
@@ -132,6 +134,8 @@ def verify_device(entry: Entry) -> None:
 # What a directory is that no layer describes but that others are in: the same image shall give the same tree.
 IMPLIED_DIRECTORY = Entry(EntryType.DIRECTORY, b"", b"", 0o755, 0, 0, 0, 0, None, None, (0, 0), None)
 
+_NO_RECORDS: PaxRecords = {}
+
 
 class TarReader:
     """Reads entries from the chunks of a tar, each once and in order.
@@ -144,6 +148,7 @@ class TarReader:
     def __init__(self, chunks: Iterator[bytes], *, max_extended_header_bytes: int = MAX_EXTENDED_HEADER_BYTES) -> None:
         self._chunks = chunks
         self._chunk = b""
+        self._view = memoryview(b"")
         self._position = 0
         self._max_extended_header_bytes = max_extended_header_bytes
         # Bytes of the current entry's data, and of the padding after it, that were not yet read.
@@ -157,7 +162,15 @@ class TarReader:
             yield entry
 
     def read_data(self) -> Iterator[memoryview]:
-        """Yield the current entry's data as stored; of a sparse file, its segments one after another."""
+        """Return the current entry's data as stored; of a sparse file, its segments one after another."""
+        start, count = self._position, self._data_left
+        if start + count > len(self._chunk):
+            return self._read_pieces()
+        self._position = start + count
+        self._data_left = 0
+        return iter((self._view[start : start + count],) if count else ())
+
+    def _read_pieces(self) -> Iterator[memoryview]:
         while self._data_left:
             available = len(self._chunk) - self._position
             if not available:
@@ -167,27 +180,24 @@ class TarReader:
             start = self._position
             self._position += count
             self._data_left -= count
-            yield memoryview(self._chunk)[start : start + count]
+            yield self._view[start : start + count]
 
     def drain(self) -> None:
         """Read to the end of the chunks: what follows the end marker belongs to the diff_id too."""
-        self._chunk, self._position = b"", 0
+        self._take_chunk(b"")
         for _ in self._chunks:
             pass
 
     def _next_entry(self) -> Entry | None:
-        local_records: PaxRecords = {}
+        block = self._next_header()
+        if block is None:
+            return None
+        flag = block[156:157]
+        if flag in _ENTRY_TYPES:  # most of them, with nothing before
+            return self._parse_entry(block, flag, self._global_records, None, None)
+        local_records = _NO_RECORDS
         gnu_name = gnu_link_name = None
-        for number in range(_MAX_EXTENDED_HEADERS_PER_ENTRY):
-            block = self._next_header()
-            if block is None:
-                if number:
-                    raise InvalidImageError("tar: expected an entry after an extended header, got the end")
-                return None
-            flag = block[156:157]
-            if flag in _ENTRY_TYPES:
-                records: PaxRecords = {**self._global_records, **local_records}
-                return self._parse_entry(block, flag, records, gnu_name, gnu_link_name)
+        for _ in range(_MAX_EXTENDED_HEADERS_PER_ENTRY):
             size = _parse_size(block)
             if flag in (b"x", b"X"):
                 # A second one stands in place of the first, to Go and GNU tar alike.
@@ -202,6 +212,13 @@ class TarReader:
                 self._begin_data(size)
             else:
                 raise InvalidImageError(f"tar: expected a known entry type, got {quoted_path(flag)}")
+            block = self._next_header()
+            if block is None:
+                raise InvalidImageError("tar: expected an entry after an extended header, got the end")
+            flag = block[156:157]
+            if flag in _ENTRY_TYPES:
+                records: PaxRecords = {**self._global_records, **local_records}
+                return self._parse_entry(block, flag, records, gnu_name, gnu_link_name)
         raise LimitExceededError(
             f"tar: expected at most {_MAX_EXTENDED_HEADERS_PER_ENTRY} extended headers for one entry"
         )
@@ -209,15 +226,16 @@ class TarReader:
     def _parse_entry(
         self, block: bytes, flag: bytes, records: PaxRecords, gnu_name: bytes | None, gnu_link_name: bytes | None
     ) -> Entry:
-        fields = _HEADER.unpack(block)
+        name, mode_and_owner, size_field, mtime_field, link_name, magic, prefix = _HEADER.unpack(block)
         kind = _ENTRY_TYPES[flag]
-        name, link_name = fields[0].partition(b"\0")[0], fields[8].partition(b"\0")[0]
-        if fields[14][0] and fields[9][:6] == b"ustar\0":
+        name = name.partition(b"\0")[0]
+        link_name = link_name.partition(b"\0")[0] if link_name[0] else b""
+        if prefix[0] and magic == b"ustar\0":
             # star keeps times in the last bytes of the prefix, and marks its headers with "tar" at the very end.
-            prefix = fields[14] if block[508:] != b"tar\0" else fields[14][:131]
+            prefix = prefix if block[508:] != b"tar\0" else prefix[:131]
             name = prefix.partition(b"\0")[0] + b"/" + name
-        mode, uid, gid = parse_number(fields[1], "mode"), parse_number(fields[2], "uid"), parse_number(fields[3], "gid")
-        size, mtime_ns = parse_number(fields[4], "size"), parse_number(fields[5], "mtime") * 1_000_000_000
+        mode, uid, gid = parse_mode_and_owner(mode_and_owner)
+        size, mtime_ns = parse_number(size_field, "size"), parse_mtime(mtime_field)
         xattrs = segments = atime_ns = None
         if records:
             name, link_name = records.get("path", name), records.get("linkpath", link_name)
@@ -245,7 +263,8 @@ class TarReader:
         stored_bytes = size
         if flag == b"S":
             segments, size = parse_gnu_sparse_headers(block, self._read_block)
-        self._begin_data(stored_bytes)
+        self._data_left = stored_bytes
+        self._padding = -stored_bytes % BLOCK_BYTES
         if records and "sparse" in records and kind is EntryType.FILE:
             sparse = records["sparse"]
             name = sparse.get(b"GNU.sparse.name", name)
@@ -253,10 +272,11 @@ class TarReader:
         if segments is not None:
             verify_sparse_segments(segments, size, self._data_left)
         device = (0, 0)
-        if kind in (EntryType.CHARACTER_DEVICE, EntryType.BLOCK_DEVICE):
-            device = (parse_number(fields[12], "devmajor"), parse_number(fields[13], "devminor"))
-        mode &= 0o7777
-        return Entry(kind, name, link_name, mode, uid, gid, size, mtime_ns, atime_ns, xattrs, device, segments)
+        if flag in _DEVICE_FLAGS:
+            device = (parse_number(block[329:337], "devmajor"), parse_number(block[337:345], "devminor"))
+        # Without the call of Entry's own constructor, which is a function of Python.
+        values = (kind, name, link_name, mode, uid, gid, size, mtime_ns, atime_ns, xattrs, device, segments)
+        return tuple.__new__(Entry, values)
 
     def _parse_pax_sparse(self, sparse: dict[bytes, bytes], size: int) -> tuple[SparseSegments | None, int]:
         if sparse.get(b"GNU.sparse.major") == b"1":
@@ -347,9 +367,12 @@ class TarReader:
             raise InvalidImageError(f"tar: expected {expected} of an entry, got the end of the tar")
 
     def _try_next_chunk(self) -> bool:
-        self._chunk = next(self._chunks, b"")
-        self._position = 0
+        self._take_chunk(next(self._chunks, b""))
         return bool(self._chunk)
+
+    def _take_chunk(self, chunk: bytes) -> None:
+        self._chunk, self._view = chunk, memoryview(chunk)
+        self._position = 0
 
 
 def _parse_size(block: bytes) -> int:

@@ -195,7 +195,8 @@ class MetadataWriter:
             os.fchmod(fd, entry.mode)
         if entry.xattrs:
             self._set_xattrs(fd, entry.xattrs)
-        self._set_times(fd, entry)
+        mtime_ns, atime_ns = entry.mtime_ns, entry.atime_ns
+        os.utime(fd, ns=(mtime_ns if atime_ns is None else atime_ns, mtime_ns))
         if self._record is not None:
             self._record.note(os.fstat(fd).st_ino, entry)
 
@@ -230,10 +231,6 @@ class MetadataWriter:
         """Set the times of something that is not open."""
         atime_ns = entry.mtime_ns if entry.atime_ns is None else entry.atime_ns
         os.utime(name, ns=(atime_ns, entry.mtime_ns), dir_fd=parent_fd, follow_symlinks=False)
-
-    def _set_times(self, fd: int, entry: Entry) -> None:
-        mtime_ns = entry.mtime_ns
-        os.utime(fd, ns=(mtime_ns if entry.atime_ns is None else entry.atime_ns, mtime_ns))
 
     def _chown_name(self, parent_fd: int, name: bytes, entry: Entry) -> None:
         owner = self._host_owner(entry)
