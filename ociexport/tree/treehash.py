@@ -8,8 +8,9 @@ of fields, each written as its length in bytes (decimal), a colon, and the bytes
 3. the mode in octal, ``-`` for links;
 4. ``uid:gid``;
 5. of a file its size and the SHA-256 of its content, of a link its target, of a device ``major:minor``, else nothing;
-6. of a file with several names the first of them, else nothing;
-7. for each extended attribute, in byte order, its name and its value;
+6. of a file with several names in the tree the first of them, if this is another one, else nothing;
+7. for each extended attribute, in byte order, its name and its value, but for those that belong to the machine, which
+   `unpack` leaves out;
 8. where asked for, the time of modification in nanoseconds.
 
 Nothing is followed, and only descriptors are used, so what changes meanwhile can't lead out of the tree.
@@ -25,6 +26,7 @@ from contextlib import closing
 
 from ociexport.digest import Digest
 from ociexport.tree.descent import Descent
+from ociexport.tree.metadata import is_foreign_xattr
 
 _READ_BYTES = 1024 * 1024
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -93,6 +95,9 @@ class _TreeHasher:
         first_name = b""
         if status.st_nlink > 1 and kind != stat.S_IFDIR:
             first_name = self._first_names.setdefault((status.st_dev, status.st_ino), path)
+            if first_name == path:
+                # Other names may be out of the tree, as where a backup or another tree shares its files.
+                first_name = b""
         fields = [
             path,
             _TYPES.get(kind, b"other"),
@@ -160,4 +165,5 @@ def _xattrs(target: int | bytes) -> list[tuple[bytes, bytes]]:
         names = sorted(map(os.fsencode, os.listxattr(target, follow_symlinks=follow)))
     except OSError:
         return []  # a file system without them
-    return [(name, os.getxattr(target, name, follow_symlinks=follow)) for name in names]
+    own = (name for name in names if not is_foreign_xattr(name))
+    return [(name, os.getxattr(target, name, follow_symlinks=follow)) for name in own]
