@@ -57,6 +57,8 @@ def make_bundle(path: Path, config: dict[str, Any], *, busybox: bool = False) ->
     [
         (None, Account(0, 0, (), "/root")),
         ("", Account(0, 0, (), "/root")),
+        (":", Account(0, 0, (), "/root")),
+        (":audio", Account(0, 29, (), "/root")),
         ("worker", Account(1000, 100, (29, 44), "/home/worker")),
         ("1000", Account(1000, 100, (29, 44), "/home/worker")),
         ("worker:audio", Account(1000, 29, (), "/home/worker")),
@@ -246,7 +248,7 @@ def test_runc_starts_the_bundle(tmp_path: Path) -> None:
     ]
 
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "User": "worker",
     "Env": ['GREETING=it\'s $HOME `x` 100%\nnext "line"', "odd.name=1"],
     "Cmd": ["/bin/sh", "-c", 'echo "$GREETING"; id -u; id -g; pwd'],
@@ -255,13 +257,24 @@ CONFIG = {
 EXPECTED = ["it's $HOME `x` 100%", 'next "line"', "1000", "100", "/srv"]
 
 
-def make_run_files(tmp_path: Path) -> Path:
+def make_run_files(tmp_path: Path, config: dict[str, Any] = CONFIG) -> Path:
     result = unpack(
-        image(CONFIG, busybox=True).source(), tmp_path / "root fs", options=UnpackOptions(find_account=True)
+        image(config, busybox=True).source(), tmp_path / "root fs", options=UnpackOptions(find_account=True)
     )
     assert result.account is not None
     write_run_files(str(tmp_path / "run"), str(tmp_path / "root fs"), result.config, result.account)
     return tmp_path / "run"
+
+
+@pytest.mark.system
+def test_working_directory_may_lack_its_slash_and_a_variable_its_name(tmp_path: Path) -> None:
+    """runc starts nothing in the first, bubblewrap nothing with the second."""
+    require("bwrap", root=True)
+    config = {**CONFIG, "WorkingDir": "srv", "Env": [*CONFIG["Env"], "=nameless", "no-value"]}
+    assert make_bundle(tmp_path / "bundle", config)["process"]["cwd"] == "/srv"
+    files = make_run_files(tmp_path, config)
+    result = subprocess.run([files / "bwrap.sh"], capture_output=True, text=True, timeout=60, check=False)
+    assert (result.stdout.splitlines(), result.stderr, result.returncode) == (EXPECTED, "", 0)
 
 
 @pytest.mark.system
@@ -295,7 +308,8 @@ def test_text_that_would_be_options_of_bwrap_is_refused(tmp_path: Path, config: 
     assert result.account is not None
     with pytest.raises(InvalidImageError) as caught:
         write_run_files(str(tmp_path / "run"), str(tmp_path / "root"), result.config, result.account)
-    assert str(caught.value) == r"config: run files: expected text without NUL, got 'A=x\x00--bind\x00/\x00/mnt'"
+    text = "/A" if "WorkingDir" in config else "A"
+    assert str(caught.value) == rf"config: run files: expected text without NUL, got '{text}=x\x00--bind\x00/\x00/mnt'"
     assert not (tmp_path / "run").exists()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import time
@@ -136,6 +137,9 @@ def run(options: argparse.Namespace) -> int:
         find_account=options.run_files is not None,
         owners_file=options.owners,
     )
+    for path in (options.receipt, options.run_files):
+        if path is not None:
+            _verify_place(path, options.rootfs)
     progress, began = progress_from(options), time.monotonic()
     with closing(_open_signed(options, progress)) as source:
         result = unpack(
@@ -156,6 +160,18 @@ def run(options: argparse.Namespace) -> int:
     )
     print_result(options, source.display_name, result)
     return 0
+
+
+def _verify_place(path: str, rootfs: str) -> None:
+    """Return if there is a directory for ``path``, or will be one in ``rootfs``: told before the tree is begun.
+
+    Raises:
+        OSError: there is none.
+    """
+    parent = os.path.dirname(os.path.abspath(path))
+    is_within = f"{parent}/".startswith(f"{os.path.abspath(rootfs)}/")
+    if not is_within and not os.path.isdir(parent):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
 
 def _open_signed(options: argparse.Namespace, progress: Progress) -> ImageSource:

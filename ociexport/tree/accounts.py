@@ -42,7 +42,9 @@ def find_account(root_fd: int, user: str | None) -> Account:
     Raises:
         InvalidImageError: a name that the tree's files do not have.
     """
-    user_text, colon, group_text = (user or "0").partition(":")
+    user_text, colon, group_text = (user or "").partition(":")
+    # Nothing before the colon is root, as to docker and runc.
+    user_text = user_text or "0"
     entry = _find_user(_read_table(root_fd, b"passwd", 7), user_text)
     groups = _read_table(root_fd, b"group", 4)
     if entry is None:

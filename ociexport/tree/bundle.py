@@ -49,6 +49,12 @@ def command_of(config: ImageConfig) -> list[str]:
     return [*config.container.entrypoint, *config.container.cmd] or ["sh"]
 
 
+def working_dir_of(config: ImageConfig) -> str:
+    """Return where a container's process begins: absolute, as the runtime-spec wants it and images may not have it."""
+    working_dir = config.container.working_dir or "/"
+    return working_dir if working_dir.startswith("/") else f"/{working_dir}"
+
+
 def environment_of(config: ImageConfig, account: Account) -> list[str]:
     """Return the environment: the image's, with PATH and HOME where it does not set them, as docker does."""
     environment = list(config.container.env)
@@ -80,7 +86,7 @@ def runtime_config(config: ImageConfig, account: Account, *, hostname: str = "oc
             },
             "args": command_of(config),
             "env": environment_of(config, account),
-            "cwd": config.container.working_dir or "/",
+            "cwd": working_dir_of(config),
             "capabilities": capabilities,
             "noNewPrivileges": True,
         },

@@ -1,7 +1,8 @@
 """What is needed to run an image's command without a container runtime: in a chroot, bubblewrap or systemd-nspawn.
 
-The files, in one directory: ``env`` (the environment, for ``. ./env``), ``chroot.sh`` and ``bwrap.sh`` (run the image's
-command, or the one that is given), ``bwrap.args`` (for ``bwrap --args``), ``ROOTFS.nspawn`` (systemd.nspawn(5)).
+The files, in one directory: ``env`` (the environment, for ``. ./env`` in a shell of the root filesystem), ``chroot.sh``
+and ``bwrap.sh`` (run the image's command, or the one that is given), ``bwrap.args`` (for ``bwrap --args``),
+``ROOTFS.nspawn`` (systemd.nspawn(5)).
 """
 
 from __future__ import annotations
@@ -14,8 +15,12 @@ from pathlib import Path
 from ociexport.documents import ImageConfig
 from ociexport.errors import InvalidImageError, quoted
 from ociexport.tree.accounts import Account
-from ociexport.tree.bundle import command_of, environment_of
+from ociexport.tree.bundle import command_of, environment_of, working_dir_of
 
+_ENV_NOTE = (
+    "# For a shell in the root filesystem: in one of the host's, what the image says of PATH, LD_PRELOAD or\n"
+    "# PROMPT_COMMAND would be done there.\n"
+)
 _VARIABLE_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -30,10 +35,10 @@ def write_run_files(directory: str, rootfs: str, config: ImageConfig, account: A
     Raises:
         InvalidImageError: the image says what no process can be given; nothing was written.
     """
-    # A name that is none in a shell can be set by bwrap and nspawn, and by no shell.
-    environment = [item for item in environment_of(config, account) if "=" in item]
+    # A name that is none in a shell can be set by bwrap and nspawn, and by no shell; an empty one by none of them.
+    environment = [item for item in environment_of(config, account) if "=" in item[1:]]
     variables = [item for item in environment if _VARIABLE_PATTERN.fullmatch(item.partition("=")[0])]
-    working_dir = config.container.working_dir or "/"
+    working_dir = working_dir_of(config)
     command = command_of(config)
     for text in (*environment, working_dir, *command):
         # NULs part the arguments in bwrap.args: what follows one would be an option, such as to bind the host's root.
@@ -42,7 +47,7 @@ def write_run_files(directory: str, rootfs: str, config: ImageConfig, account: A
     target = Path(directory)
     target.mkdir(exist_ok=True)
     rootfs = os.path.abspath(rootfs)
-    _write(target / "env", "".join(f"export {_assignment(item)}\n" for item in variables))
+    _write(target / "env", _ENV_NOTE + "".join(f"export {_assignment(item)}\n" for item in variables))
     _write(target / "chroot.sh", _chroot_script(rootfs, variables, working_dir, command, account), mode=0o755)
     _write(target / "bwrap.args", "\0".join(_bwrap_arguments(rootfs, environment, working_dir, account)))
     _write(target / "bwrap.sh", _bwrap_script(command), mode=0o755)
