@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from ociexport.transfer import pull
 from tests.fake_registry import FakeRegistry
 from tests.image_builder import build_image
 from tests.memory_source import member
-from tests.system_parts import OCIEXPORT
+from tests.system_parts import OCIEXPORT, mounted, require, run
+from tests.test_tree_file_systems import file_system
 
 IMAGE = build_image([[member("a", os.urandom(200_000))], [member("b", b"2")]])
 
@@ -70,6 +72,39 @@ def test_file_system_without_links_gets_copies(
     assert places[0].read_bytes() == places[1].read_bytes()
     assert not os.path.samefile(*places)
     assert blobs_asked_for(registry).count(str(layer.digest)) == 1
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("name", ["btrfs", "xfs"])
+def test_file_system_that_links_nowhere_but_shares_blocks_has_them_once(
+    registry: FakeRegistry, tmp_path: Path, name: str
+) -> None:
+    """btrfs makes no hard links between subvolumes, no file system makes them between two mounts of it."""
+    require("filefrag")
+    with file_system(name, tmp_path) as disk, ExitStack() as mounts:
+        places = [disk / "cache", disk / "layout"]
+        if name == "btrfs":
+            for place in places:
+                run("btrfs", "subvolume", "create", place)
+        else:
+            for number, place in enumerate(places):
+                place.mkdir()
+                places[number] = mounts.enter_context(mounted(tmp_path / place.name, "--bind", str(place)))
+        cache, layout = BlobCache(places[0]), ImageLayout(places[1] / "one", cache=BlobCache(places[0]))
+        (places[0] / "probe").touch()
+        with pytest.raises(OSError, match="Invalid cross-device link"):
+            os.link(places[0] / "probe", places[1] / "probe")
+        pull(f"{registry.host}/team/app:1", ImageLayout(tmp_path / "first", cache=cache))
+        registry.requests.clear()
+        pull(f"{registry.host}/team/app:1", layout)
+        layer = IMAGE.layers[0]
+        assert str(layer.digest) not in blobs_asked_for(registry)
+        kept, given = Path(cache.blob_path(layer.digest)), Path(layout.blob_path(layer.digest))
+        assert given.read_bytes() == IMAGE.blobs[layer.digest]
+        assert not os.path.samefile(kept, given)
+        run("sync")
+        extents = run("filefrag", "-v", given)
+        assert "shared" in extents, extents
 
 
 def test_cache_that_can_not_be_written_does_no_harm(registry: FakeRegistry, tmp_path: Path) -> None:
