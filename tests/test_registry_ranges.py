@@ -70,15 +70,34 @@ def test_parts_are_put_together_in_order(offset: int) -> None:
         assert _connections(registry) > 1
 
 
-def test_several_connections_are_faster_where_each_is_slow() -> None:
-    with FakeRegistry(bytes_per_second=20 * MIB) as registry:
-        seconds = []
-        for connections in (1, 6):
-            with _source(registry, connections_per_blob=connections) as source:
-                started = time.monotonic()
-                assert _read_all(source, registry) == BLOB
-                seconds.append(time.monotonic() - started)
-        assert seconds[1] < seconds[0] / 2
+def test_parts_are_fetched_at_the_same_time() -> None:
+    """One connection limited to B/s must not limit the pull to B/s; how much faster it is, `make bench` measures."""
+    asked: list[Digest] = []
+    are_several = threading.Event()
+
+    def wait_for_others(part: bytes) -> bytes:
+        asked.append(Digest.of(part))
+        if len(asked) == 3:
+            are_several.set()
+        assert are_several.wait(30), "expected three requests before the first of them is answered"
+        return part
+
+    with FakeRegistry() as registry:
+        # The first part shows how fast one connection is.
+        registry.misbehave(
+            "/blobs/",
+            Fault(change=wait_for_others),
+            when=lambda request: not request.headers["range"].startswith("bytes=0-"),
+        )
+        with _source(registry) as source:
+            assert _read_all(source, registry) == BLOB
+    assert are_several.is_set()
+
+
+def test_one_connection_is_all_where_no_more_are_wanted() -> None:
+    with FakeRegistry(bytes_per_second=60 * MIB) as registry, _source(registry, connections_per_blob=1) as source:
+        assert _read_all(source, registry) == BLOB
+        assert _connections(registry) == 1
 
 
 def test_one_connection_that_is_fast_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +222,7 @@ def test_reader_that_stops_leaves_no_thread_behind() -> None:
 def test_close_of_the_source_ends_a_reader_in_another_thread() -> None:
     with FakeRegistry() as registry:
         registry.misbehave("/blobs/", Fault(), times=1)
-        registry.misbehave("/blobs/", Fault(delay_seconds=5))
+        registry.misbehave("/blobs/", Fault(delay_seconds=60))
         errors: list[BaseException] = []
         with _source(registry) as source:
 
@@ -216,9 +235,8 @@ def test_close_of_the_source_ends_a_reader_in_another_thread() -> None:
             thread = threading.Thread(target=read)
             thread.start()
             time.sleep(0.5)
-        started = time.monotonic()
-        thread.join()
-        assert time.monotonic() - started < 1
+        thread.join(30)
+        assert not thread.is_alive()
         assert len(errors) == 1
 
 
