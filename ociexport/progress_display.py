@@ -23,8 +23,7 @@ _MAX_REDRAWS_PER_SECOND = 10
 _DEFAULT_COLUMNS = 80
 # Below this many columns a bar has no room beside its numbers.
 _NARROW_COLUMNS = 64
-_NARROW_FORMAT = "{desc} {percentage:3.0f}% {rate_fmt}"
-_NARROW_PHASE_FORMAT = "{desc} {percentage:3.0f}% {rate_fmt} {remaining}"
+_NARROW_FORMAT = "{desc} {percentage:3.0f}% {rate_fmt} {remaining}"
 _NARROW_FORMAT_WITHOUT_TOTAL = "{desc} {n_fmt} {rate_fmt}"
 
 
@@ -140,7 +139,7 @@ class BarProgress:
     @contextmanager
     def phase(self, title: str, total_bytes: int) -> Iterator[ProgressPhase]:
         """Begin a phase, whose bar stands above those of its tasks."""
-        with self._new_bar(title, total_bytes, _NARROW_PHASE_FORMAT) as bar:
+        with self._new_bar(title, total_bytes) as bar:
             self._phase, self._phase_title = bar, title
             try:
                 yield self
@@ -157,7 +156,7 @@ class BarProgress:
     def task(self, title: str, total_bytes: int | None, *, digest: Digest | None = None) -> Iterator[ProgressTask]:
         # What is done to the layers stands above them.
         short = title.removeprefix(f"{self._phase_title} ")
-        with self._new_bar(short, total_bytes, _NARROW_FORMAT if total_bytes else _NARROW_FORMAT_WITHOUT_TOTAL) as bar:
+        with self._new_bar(short, total_bytes) as bar:
             yield _Bar(bar, self)
         self.say(f"{title}: {format_bytes(int(bar.n))}")
 
@@ -174,11 +173,13 @@ class BarProgress:
         self.say(f"warning: {line}")
 
     @contextmanager
-    def _new_bar(self, title: str, total_bytes: int | None, narrow: str) -> Iterator[tqdm[object]]:
-        columns = _columns_of(self._stream) or _DEFAULT_COLUMNS
+    def _new_bar(self, title: str, total_bytes: int | None) -> Iterator[tqdm[object]]:
+        is_narrow = (_columns_of(self._stream) or _DEFAULT_COLUMNS) < _NARROW_COLUMNS
+        narrow_format = _NARROW_FORMAT if total_bytes else _NARROW_FORMAT_WITHOUT_TOTAL
         bar = self._tqdm(
             total=total_bytes,
-            desc=title,
+            # Number and digest tell what it is; the word takes the room of the time that remains.
+            desc=title.removeprefix("layer ") if is_narrow else title,
             unit="B",
             unit_scale=True,
             file=self._stream,
@@ -187,7 +188,7 @@ class BarProgress:
             miniters=1,
             mininterval=_REDRAW_SECONDS,
             maxinterval=0,
-            bar_format=narrow if columns < _NARROW_COLUMNS else None,
+            bar_format=narrow_format if is_narrow else None,
             dynamic_ncols=self._is_width_known,
             ncols=None if self._is_width_known else _DEFAULT_COLUMNS,
         )

@@ -119,7 +119,8 @@ def test_narrow_terminal_shows_numbers(registry: FakeRegistry, tmp_path: Path) -
     terminal = Terminal(tmp_path, 40)
     terminal.run("pull", serve(registry), "--out", tmp_path / "layout", "--platform=linux/amd64")
     bars = terminal.whole_bars
-    assert [bar for bar in bars if re.fullmatch(rf"layer 1/2 {FIRST.digest.short} +\d+% +[\d.?]+[kM]?B/s", bar)]
+    assert [bar for bar in bars if re.fullmatch(rf"1/2 {FIRST.digest.short} +\d+% +[\d.?]+[kM]?B/s \d\d:\d\d", bar)]
+    assert [bar for bar in bars if re.fullmatch(r"fetching +\d+% +[\d.?]+[kM]?B/s \d\d:\d\d", bar)]
     assert max(len(bar) for bar in bars) <= 40
 
 
@@ -131,12 +132,12 @@ def test_unpacking_has_bars_too(registry: FakeRegistry, tmp_path: Path) -> None:
 
 
 def test_narrow_terminal_has_room_for_the_rate_of_what_is_unpacked(registry: FakeRegistry, tmp_path: Path) -> None:
-    """What is done to the layers stands above them, and the time that remains."""
+    """What is done to the layers stands above them; each says how long it still takes."""
     terminal = Terminal(tmp_path, 40)
     terminal.run("unpack", serve(registry), tmp_path / "rootfs", "--platform=linux/amd64")
     bars = terminal.whole_bars
     assert [bar for bar in bars if re.fullmatch(r"unpacking +\d+% +[\d.?]+[kM]?B/s \d\d:\d\d", bar)]
-    assert [bar for bar in bars if re.fullmatch(rf"layer 1/2 {FIRST.digest.short} +\d+% +[\d.?]+[kM]?B/s", bar)]
+    assert [bar for bar in bars if re.fullmatch(rf"1/2 {FIRST.digest.short} +\d+% +[\d.?]+[kM]?B/s \d\d:\d\d", bar)]
 
 
 def test_bars_are_drawn_ten_times_a_second_at_most(registry: FakeRegistry, tmp_path: Path) -> None:
