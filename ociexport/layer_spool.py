@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 import tempfile
@@ -12,6 +11,7 @@ from contextlib import contextmanager, suppress
 
 from ociexport.errors import InvalidImageError, NotFoundError, UsageError, quoted
 from ociexport.layout import ImageLayout
+from ociexport.locked_file import is_still_there_once_locked
 
 
 @contextmanager
@@ -63,11 +63,8 @@ def _open_locked(directory: str) -> int:
             # In a directory for all, such as /tmp, somebody else could change in theirs what was verified.
             if os.fstat(fd).st_uid != os.geteuid():
                 raise UsageError(f"{quoted(directory)}: expected a directory of our own, got somebody else's")
-            with suppress(OSError):  # a file system without locks; then two writers are the user's to keep apart
-                fcntl.flock(fd, fcntl.LOCK_EX)
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(fd), os.lstat(directory)):
-                    return fd
+            if is_still_there_once_locked(fd, directory):
+                return fd
         except BaseException:
             os.close(fd)
             raise

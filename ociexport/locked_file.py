@@ -25,13 +25,21 @@ def open_locked(path: str, *, shared: bool = False) -> int:
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise InvalidImageError("expected a file, got something else", where=path)
-            with suppress(OSError):  # a file system without locks; then two writers are the user's to keep apart
-                fcntl.flock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-            # While we waited, the other may have renamed or removed what we opened.
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(fd), os.stat(path)):
-                    return fd
+            if is_still_there_once_locked(fd, path, shared=shared):
+                return fd
         except BaseException:
             os.close(fd)
             raise
         os.close(fd)
+
+
+def is_still_there_once_locked(fd: int, path: str, *, shared: bool = False) -> bool:
+    """Wait until no other has locked what ``fd`` is of, and tell whether that is what ``path`` names.
+
+    While we waited, the other may have renamed or removed it. The lock goes with the descriptor.
+    """
+    with suppress(OSError):  # a file system without locks; then two writers are the user's to keep apart
+        fcntl.flock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(fd), os.lstat(path))
+    return False

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.image_builder import build_image, write_layout
+from tests.memory_source import Member
 from tests.system_parts import require
 
 # Debian's "nobody"; any other would do as well.
@@ -38,6 +41,19 @@ def run_as_ordinary_user(*words: str | Path) -> subprocess.CompletedProcess[str]
     return subprocess.run(
         [sys.executable, "-c", _SCRIPT, *map(str, words)], capture_output=True, text=True, timeout=60, check=False
     )
+
+
+@contextmanager
+def open_place(layers: Sequence[Iterable[Member]]) -> Iterator[Path]:
+    """Yield a directory with ``work``, which everybody may write, and ``layout``, which everybody may read."""
+    # Not pytest's own, which is for its user only.
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        place.chmod(0o755)
+        write_layout(place / "layout", {"1": build_image(layers)})
+        (place / "work").mkdir()
+        (place / "work").chmod(0o777)
+        yield place
 
 
 @contextmanager

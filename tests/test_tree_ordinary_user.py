@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 
 from tests.image_builder import build_image, write_layout
 from tests.memory_source import directory, hard_link, member, symlink
-from tests.ordinary_user import GID, UID, run_as_ordinary_user, subordinate_ids_of
+from tests.ordinary_user import GID, UID, open_place, run_as_ordinary_user, subordinate_ids_of
 from tests.system_parts import OCIEXPORT, require, run
 
 pytestmark = [
@@ -42,13 +41,7 @@ LAYERS = [
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A directory that everybody may write, with a layout beside it that everybody may read."""
-    with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
-        place.chmod(0o755)
-        write_layout(place / "layout", {"1": build_image(LAYERS)})
-        (place / "work").mkdir()
-        (place / "work").chmod(0o777)
+    with open_place(LAYERS) as place:
         yield place
 
 
