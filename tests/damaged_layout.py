@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -31,6 +32,24 @@ class DamagedLayout:
 
     def blob(self, digest: Digest) -> Path:
         return self.path / "blobs" / digest.algorithm / digest.encoded
+
+    def spoil(self, digest: Digest, how: str) -> None:
+        """Put something else in the place of a blob, or nothing."""
+        path = self.blob(digest)
+        content = path.read_bytes()
+        path.unlink()
+        if how == "cut":
+            path.write_bytes(content[: len(content) // 2])
+        elif how == "long":
+            path.write_bytes(content + b"x")
+        elif how == "other":
+            path.write_bytes(bytes(len(content)))
+        elif how == "unreadable":
+            path.symlink_to("/proc/self/mem")
+        elif how == "fifo":
+            os.mkfifo(path)
+        elif how == "looped":
+            path.symlink_to(path.name)
 
     def edit_index(self, edit: Callable[[Json], object]) -> None:
         index = json.loads((self.path / "index.json").read_bytes())

@@ -31,7 +31,8 @@ What it does wrong, by rules: the first rule that fits a request answers it, and
     registry.misbehave("/blobs/", Fault(headers={"Content-Encoding": "gzip"}, change=gzip.compress))
     registry.misbehave("/manifests/", Fault(headers={"Docker-Content-Digest": "sha256:" + 64 * "0"}))
 
-All requests that arrived are kept in `requests`, oldest first.
+All requests that arrived are kept in `requests`, oldest first. It is one long file, since
+every test of the wire looks into it for what a registry can do wrong.
 """
 
 from __future__ import annotations

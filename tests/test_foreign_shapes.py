@@ -22,9 +22,9 @@ from ociexport.tree.layers import unpack
 from ociexport.verification.verifying import verify
 from tests.image_builder import AMD64, ARM64, build_attestation, build_image, build_index, to_json, write_layout
 from tests.memory_source import directory, member
-from tests.test_archive_source import CONFIG as TAR_CONFIG
-from tests.test_archive_source import CONFIG_ID, LAYER_IDS, TARS, Files, docker_manifest, tree_of, write_tar
-from tests.test_archive_source import IMAGE as TAR_IMAGE
+from tests.saved_archives import CONFIG as TAR_CONFIG
+from tests.saved_archives import CONFIG_ID, LAYER_IDS, TARS, Files, docker_manifest, tree_of, write_tar
+from tests.saved_archives import IMAGE as TAR_IMAGE
 
 IMAGE = build_image([[directory("etc"), member("etc/a", b"1")], [member("b", b"2")]])
 OTHER = build_image([[member("c", b"3")]], platform=ARM64)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,13 +16,10 @@ from ociexport.digest import Digest
 from ociexport.errors import NotFoundError, UsageError
 from ociexport.layout import ImageLayout
 from ociexport.transfer import pull
-from tests.command import command_environment, command_line, run_command
 from tests.damaged_layout import DamagedLayout
 from tests.fake_registry import FakeRegistry, Fault
 from tests.image_builder import ARM64, build_image, build_index, write_layout
 from tests.memory_source import member
-from tests.real_tools import skopeo_copy
-from tests.system_parts import docker_registry, require, run
 from tests.test_verification_sources import tar_from
 
 IMAGE = build_image([[member("a", os.urandom(300_000))], [member("b")]])
@@ -53,24 +47,6 @@ def pulled(layout: DamagedLayout, registry: FakeRegistry) -> DamagedLayout:
     return layout
 
 
-def spoil(layout: DamagedLayout, digest: Digest, how: str) -> None:
-    path = layout.blob(digest)
-    content = path.read_bytes()
-    path.unlink()
-    if how == "cut":
-        path.write_bytes(content[: len(content) // 2])
-    elif how == "long":
-        path.write_bytes(content + b"x")
-    elif how == "other":
-        path.write_bytes(bytes(len(content)))
-    elif how == "unreadable":
-        path.symlink_to("/proc/self/mem")
-    elif how == "fifo":
-        os.mkfifo(path)
-    elif how == "looped":
-        path.symlink_to(path.name)
-
-
 def repaired(result: RepairResult) -> set[Digest | None]:
     return {blob.digest for blob in result.repaired}
 
@@ -91,7 +67,7 @@ def test_what_is_broken_comes_from_where_it_came(
         what
     ].digest
     before = (pulled.path / "index.json").read_bytes()
-    spoil(pulled, digest, how)
+    pulled.spoil(digest, how)
     if what == "manifest" and how == "missing":
         # A manifest that an index names may be elsewhere.
         assert repair(pulled.path).repaired == ()
@@ -120,7 +96,7 @@ def test_nothing_is_fetched_or_written_where_nothing_is_broken(pulled: DamagedLa
 
 
 def test_only_what_is_broken_is_fetched(pulled: DamagedLayout, registry: FakeRegistry) -> None:
-    spoil(pulled, FIRST.digest, "cut")
+    pulled.spoil(FIRST.digest, "cut")
     repair(pulled.path)
     assert [path for path in registry.paths("GET") if path != "/v2/"] == [f"/v2/library/app/blobs/{FIRST.digest}"]
 
@@ -128,8 +104,8 @@ def test_only_what_is_broken_is_fetched(pulled: DamagedLayout, registry: FakeReg
 def test_one_image_can_be_repaired_alone(layout: DamagedLayout, registry: FakeRegistry) -> None:
     pull(IMAGE.serve(registry, "library/app", "1"), layout.path, platform=PlatformChoice())
     pull(OTHER.serve(registry, "library/other", "2"), layout.path, platform=PlatformChoice())
-    spoil(layout, FIRST.digest, "cut")
-    spoil(layout, OTHER.layers[0].digest, "cut")
+    layout.spoil(FIRST.digest, "cut")
+    layout.spoil(OTHER.layers[0].digest, "cut")
     result = repair(f"{layout.path}:2")
     assert (repaired(result), result.is_right, verify(layout.path).is_right) == (
         {OTHER.layers[0].digest},
@@ -142,7 +118,7 @@ def test_layers_are_looked_into_after_they_were_repaired(layout: DamagedLayout, 
     bad = build_image([[member("a")], [member("../b")]])
     pull(bad.serve(registry, "library/app", "1"), layout.path)
     for layer in bad.layers:
-        spoil(layout, layer.digest, "other")
+        layout.spoil(layer.digest, "other")
     result = repair(layout.path, deep=True)
     assert (len(result.repaired), result.verification.layers) == (2, 2)
     assert [finding.kind.value for finding in result.verification.findings] == ["tar"]
@@ -189,7 +165,7 @@ def test_user_says_where_to_look_first(
         "open": IMAGE.source(),
     }[kind]
     for digest in (IMAGE.digest, IMAGE.config.digest, FIRST.digest):
-        spoil(layout, digest, "other")
+        layout.spoil(digest, "other")
     result = repair(layout.path, origins=[origin])
     assert (len(result.repaired), result.is_right) == (3, True)
 
@@ -199,7 +175,7 @@ def test_docker_archive_gives_its_plain_layers(layout: DamagedLayout, tmp_path: 
     layout.write(one=plain)
     pull(plain.source("1", "docker.io/library/app:1"), tmp_path / "app.tar", legacy=True)
     for digest in (plain.config.digest, plain.layers[0].digest):
-        spoil(layout, digest, "other")
+        layout.spoil(digest, "other")
     result = repair(layout.path, origins=[tmp_path / "app.tar"])
     assert (len(result.repaired), result.is_right) == (2, True)
 
@@ -207,7 +183,7 @@ def test_docker_archive_gives_its_plain_layers(layout: DamagedLayout, tmp_path: 
 def test_cache_is_looked_into_first(pulled: DamagedLayout, registry: FakeRegistry, tmp_path: Path) -> None:
     cache = BlobCache(tmp_path / "cache")
     pull(IMAGE.source("1", None), ImageLayout(tmp_path / "else", cache=cache))
-    spoil(pulled, FIRST.digest, "other")
+    pulled.spoil(FIRST.digest, "other")
     result = repair(pulled.path, cache=tmp_path / "cache")
     assert [blob.origin for blob in result.repaired] == ["the cache"]
     assert (result.is_right, registry.requests) == (True, [])
@@ -215,8 +191,8 @@ def test_cache_is_looked_into_first(pulled: DamagedLayout, registry: FakeRegistr
 
 def test_next_origin_is_asked_where_one_has_it_not(pulled: DamagedLayout, tmp_path: Path) -> None:
     write_layout(tmp_path / "backup", {"one": OTHER})
-    spoil(pulled, FIRST.digest, "cut")
-    spoil(pulled, OTHER.layers[0].digest, "cut")
+    pulled.spoil(FIRST.digest, "cut")
+    pulled.spoil(OTHER.layers[0].digest, "cut")
     result = repair(pulled.path, origins=[tmp_path / "backup"])
     assert {blob.digest: blob.origin == str(tmp_path / "backup") for blob in result.repaired} == {
         FIRST.digest: False,
@@ -233,7 +209,7 @@ def test_blob_that_its_descriptor_holds_needs_no_origin(layout: DamagedLayout) -
     content = base64.b64encode(layer.blobs[layer.layers[0].digest]).decode()
     image = build_image([[member("b")]], edit_manifest=lambda manifest: manifest["layers"][0].update(data=content))
     layout.write(one=image)
-    spoil(layout, image.layers[0].digest, "cut")
+    layout.spoil(image.layers[0].digest, "cut")
     result = repair(layout.path)
     assert [blob.origin for blob in result.repaired] == ["the document that names it"]
     assert result.is_right
@@ -246,7 +222,7 @@ def test_everything_that_can_not_be_repaired_is_told_and_the_rest_is_repaired(
     pulled: DamagedLayout, registry: FakeRegistry
 ) -> None:
     for digest in (FIRST.digest, SECOND.digest, IMAGE.config.digest):
-        spoil(pulled, digest, "cut")
+        pulled.spoil(digest, "cut")
     del registry.blobs[str(FIRST.digest)]
     registry.misbehave(str(SECOND.digest), Fault(change=lambda body: body[::-1]))
     result = repair(pulled.path)
@@ -262,7 +238,7 @@ def test_everything_that_can_not_be_repaired_is_told_and_the_rest_is_repaired(
 
 def test_tag_alone_says_not_where_an_image_came_from(layout: DamagedLayout) -> None:
     layout.write(one=IMAGE)
-    spoil(layout, FIRST.digest, "cut")
+    layout.spoil(FIRST.digest, "cut")
     result = repair(layout.path)
     assert reasons(result) == ["there is no origin to fetch it from: --from SRC says one"]
     assert str(result.unrepaired[0]) == (
@@ -273,7 +249,7 @@ def test_tag_alone_says_not_where_an_image_came_from(layout: DamagedLayout) -> N
 
 def test_registry_that_does_not_answer_is_asked_once(pulled: DamagedLayout, registry: FakeRegistry) -> None:
     for digest in (FIRST.digest, SECOND.digest):
-        spoil(pulled, digest, "cut")
+        pulled.spoil(digest, "cut")
     registry.misbehave("/blobs/", Fault(status=401))
     result = repair(pulled.path, jobs=1)
     assert (len(result.unrepaired), result.is_right) == (2, False)
@@ -281,7 +257,7 @@ def test_registry_that_does_not_answer_is_asked_once(pulled: DamagedLayout, regi
 
 
 def test_directory_in_the_place_of_a_blob_is_left_alone(pulled: DamagedLayout) -> None:
-    spoil(pulled, FIRST.digest, "missing")
+    pulled.spoil(FIRST.digest, "missing")
     pulled.blob(FIRST.digest).mkdir()
     assert reasons(repair(pulled.path)) == ["a directory is in its place"]
 
@@ -351,154 +327,10 @@ def test_only_layouts_are_repaired(layout: DamagedLayout, tmp_path: Path) -> Non
 
 def test_blobs_that_are_elsewhere_are_left_alone(pulled: DamagedLayout, tmp_path: Path) -> None:
     """A layout that came from elsewhere must not lead what is written in it to another place."""
-    spoil(pulled, FIRST.digest, "cut")
+    pulled.spoil(FIRST.digest, "cut")
     (pulled.path / "blobs").rename(tmp_path / "elsewhere")
     (pulled.path / "blobs").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UsageError) as caught:
         repair(pulled.path)
     assert str(caught.value) == f"'{pulled.path / 'blobs'}': expected a directory, got a link"
     assert (tmp_path / "elsewhere" / "sha256" / FIRST.digest.encoded).stat().st_size == FIRST.size // 2
-
-
-# Others at work, and ends that come early.
-
-
-def start(*arguments: object, home: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        command_line(*map(str, arguments)),
-        env=command_environment(home),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-
-
-def wait_for_request(registry: FakeRegistry, digest: Digest) -> None:
-    import time  # noqa: PLC0415
-
-    deadline = time.monotonic() + 30
-    while not any(str(digest) in path for path in registry.paths("GET")):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-@pytest.mark.slow
-def test_killed_repair_leaves_what_was_there_and_the_next_goes_on(
-    pulled: DamagedLayout, registry: FakeRegistry, tmp_path: Path
-) -> None:
-    spoil(pulled, FIRST.digest, "other")
-    registry.misbehave(str(FIRST.digest), Fault(stall_after=200_000, delay_seconds=30), times=1)
-    partial = Path(ImageLayout(pulled.path).partial_path(FIRST.digest))
-    with start("verify", pulled.path, "--repair", home=tmp_path) as process:
-        wait_for_request(registry, FIRST.digest)
-        while not partial.exists() or not partial.stat().st_size:
-            assert process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    assert pulled.blob(FIRST.digest).read_bytes() == bytes(FIRST.size)
-    ended = run_command("verify", pulled.path, "--repair", home=tmp_path)
-    assert (ended.returncode, f"resumed at {partial_size(ended.stderr)} of" in ended.stderr) == (0, True), ended.stderr
-    assert verify(pulled.path).findings == ()
-
-
-def partial_size(said: str) -> str:
-    return said.partition("resumed at ")[2].partition(" ")[0]
-
-
-def test_two_repairs_at_once_fetch_each_blob_once(
-    pulled: DamagedLayout, registry: FakeRegistry, tmp_path: Path
-) -> None:
-    for digest in (FIRST.digest, SECOND.digest, IMAGE.config.digest):
-        spoil(pulled, digest, "other")
-    registry.misbehave("/blobs/", Fault(stall_after=10, delay_seconds=1))
-    both = [start("verify", pulled.path, "--repair", home=tmp_path) for _ in range(2)]
-    told = [process.communicate(timeout=60) for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
-    counts = Counter(path for path in registry.paths("GET") if "/blobs/" in path)
-    assert set(counts.values()) == {1}
-    assert verify(pulled.path).findings == ()
-
-
-def test_repair_works_beside_a_pull_and_gc_waits_for_neither(
-    pulled: DamagedLayout, registry: FakeRegistry, tmp_path: Path
-) -> None:
-    more = build_image([[member("more", os.urandom(100_000))]])
-    name = more.serve(registry, "library/more", "1")
-    registry.misbehave(str(more.layers[0].digest), Fault(stall_after=50_000, delay_seconds=4), times=1)
-    spoil(pulled, FIRST.digest, "other")
-    with start("pull", name, "--out", pulled.path, "--platform", "linux/amd64", home=tmp_path) as puller:
-        wait_for_request(registry, more.layers[0].digest)
-        refused = run_command("gc", pulled.path, home=tmp_path)
-        assert (refused.returncode, refused.stdout) == (2, "")
-        ended = run_command("verify", pulled.path, "--repair", home=tmp_path)
-        assert (ended.returncode, ended.stdout.partition(":")[0]) == (0, "repaired"), ended.stderr
-        assert puller.poll() is None
-        puller.communicate(timeout=60)
-    assert puller.returncode == 0
-    assert verify(pulled.path).findings == ()
-
-
-# The command.
-
-
-def test_command_tells_what_was_repaired_and_what_is_left(
-    pulled: DamagedLayout, registry: FakeRegistry, tmp_path: Path
-) -> None:
-    spoil(pulled, SECOND.digest, "cut")
-    place = f"{registry.host}/library/app:1 (linux/amd64): manifest {IMAGE.digest}"
-    ended = run_command("verify", pulled.path, "--repair", home=tmp_path)
-    line = f"repaired: {place}: layer 2 of 2 ({SECOND.digest}): {SECOND.size} bytes from {registry.host}/library/app:1"
-    assert (ended.returncode, ended.stdout.splitlines()) == (0, [line])
-    spoil(pulled, FIRST.digest, "cut")
-    del registry.blobs[str(FIRST.digest)]
-    ended = run_command("verify", pulled.path, "--repair", home=tmp_path)
-    found = f"size mismatch: expected {FIRST.size} bytes, got {FIRST.size // 2}"
-    assert (ended.returncode, ended.stdout.splitlines()) == (
-        7,
-        [f"wrong: {place}: layer 1 of 2 ({FIRST.digest}): {found}"],
-    )
-    assert f"{place}: layer 1 of 2 ({FIRST.digest}): not repaired: " in ended.stderr
-
-
-def test_command_wants_repair_for_origins(layout: DamagedLayout, tmp_path: Path) -> None:
-    layout.write(one=IMAGE)
-    for option in ("--from", "--cache"):
-        ended = run_command("verify", layout.path, option, "x", home=tmp_path)
-        assert (ended.returncode, ended.stderr.splitlines()) == (
-            2,
-            [
-                f"ociexport: error: {option}: expected --repair with it",
-                "hint: see ociexport verify --help",
-            ],
-        )
-
-
-def test_result_is_one_json_object(pulled: DamagedLayout, registry: FakeRegistry, tmp_path: Path) -> None:
-    import json  # noqa: PLC0415
-
-    spoil(pulled, SECOND.digest, "cut")
-    spoil(pulled, FIRST.digest, "cut")
-    del registry.blobs[str(FIRST.digest)]
-    told = json.loads(run_command("verify", pulled.path, "--repair", "--json", home=tmp_path).stdout)
-    assert (told["command"], told["right"]) == ("verify", False)
-    assert [(blob["digest"], blob["size"], blob["from"]) for blob in told["repaired"]] == [
-        (str(SECOND.digest), SECOND.size, f"{registry.host}/library/app:1")
-    ]
-    assert [(blob["digest"], len(blob["reasons"])) for blob in told["unrepaired"]] == [(str(FIRST.digest), 1)]
-    assert told["advice"] == []
-
-
-@pytest.mark.system
-def test_real_registry_gives_all_back_and_skopeo_reads_it(tmp_path: Path) -> None:
-    """Debian's docker-registry, which skopeo pushed the image to."""
-    require("docker-registry", "skopeo")
-    write_layout(tmp_path / "pushed", {"1": IMAGE})
-    with docker_registry(tmp_path / "registry") as host:
-        run("skopeo", "copy", "--dest-tls-verify=false", f"oci:{tmp_path}/pushed:1", f"docker://{host}/team/app:1")
-        layout = DamagedLayout(tmp_path / "layout")
-        pull(f"{host}/team/app:1", layout.path, platform=PlatformChoice())
-        for digest in IMAGE.all_digests:
-            spoil(layout, digest, "cut")
-        ended = run_command("verify", layout.path, "--repair", "--deep", home=tmp_path)
-    assert (ended.returncode, len(ended.stdout.splitlines())) == (0, len(IMAGE.all_digests)), ended.stderr
-    skopeo_copy(f"oci:{layout.path}:1", f"dir:{tmp_path / 'copied'}")
-    assert (tmp_path / "copied" / FIRST.digest.encoded).read_bytes() == IMAGE.blobs[FIRST.digest]

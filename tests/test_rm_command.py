@@ -1,0 +1,93 @@
+"""`ociexport rm` and `treehash` as a script meets them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ociexport.digest import Digest
+from tests.image_builder import build_image, write_layout
+from tests.memory_source import directory, member, symlink
+from tests.system_parts import OCIEXPORT, run
+
+LAYERS = [[directory("d", 0o555), member("d/f", b"1"), member("gone", b"1")], [member(".wh.gone"), symlink("l", "d")]]
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Path:
+    write_layout(tmp_path / "layout", {"one": build_image(LAYERS)})
+    return tmp_path / "layout"
+
+
+def unpack(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*OCIEXPORT, "unpack", "--platform=linux/amd64", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_rm_removes_what_its_owner_may_not_write(tmp_path: Path, layout: Path) -> None:
+    rootfs = tmp_path / "place" / "rootfs"
+    rootfs.parent.mkdir()
+    assert unpack(layout, rootfs).returncode == 0
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").touch()
+    os.chmod(rootfs / "d", 0o755)
+    os.symlink(outside, rootfs / "d" / "out")
+    os.chmod(rootfs / "d", 0o555)
+    run(*OCIEXPORT, "rm", str(rootfs))
+    assert (os.listdir(rootfs.parent), os.listdir(outside)) == ([], ["file"])
+
+
+def test_rm_refuses_what_it_must(tmp_path: Path) -> None:
+    for path, code, message in (
+        ("/", 2, "'/': expected a directory that can be removed, got one without a name of its own"),
+        ("..", 2, "'..': expected a directory that can be removed, got one without a name of its own"),
+        (
+            "/proc",
+            2,
+            "'/proc': expected a directory that can be removed, got a mount point\n"
+            "hint: unmount it first; what is mounted there is left alone",
+        ),
+        (str(tmp_path / "absent"), 3, f"'{tmp_path}/absent': not there"),
+        (str(tmp_path / "absent" / "too"), 3, f"'{tmp_path}/absent/too': not there"),
+    ):
+        result = subprocess.run([*OCIEXPORT, "rm", tmp_path, path], capture_output=True, text=True, check=False)
+        assert (result.returncode, result.stderr) == (code, f"ociexport: error: {message}\n")
+    assert tmp_path.exists()
+
+
+def test_treehash_is_the_same_for_layout_and_again(layout: Path, tmp_path: Path) -> None:
+    unpack(layout, tmp_path / "one")
+    unpack(layout, tmp_path / "two")
+    first = run(*OCIEXPORT, "treehash", "--mtimes", str(tmp_path / "one"))
+    assert first == run(*OCIEXPORT, "treehash", "--mtimes", str(tmp_path / "two"))
+    assert Digest.parse(first.strip())
+
+
+@pytest.mark.parametrize(
+    ("option", "place"), [("--receipt", "no/file"), ("--run-files", "no/run"), ("--owners", "no/o")]
+)
+def test_what_can_not_be_written_is_known_before_the_tree_is_begun(
+    layout: Path, tmp_path: Path, option: str, place: str
+) -> None:
+    words = ("-q", "--platform=linux/amd64", str(layout), str(tmp_path / "rootfs"), option, str(tmp_path / place))
+    result = subprocess.run([*OCIEXPORT, "unpack", *words], capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stdout) == (3, "")
+    assert result.stderr == f"ociexport: error: {tmp_path / place}: No such file or directory\n"
+    assert not (tmp_path / "rootfs").exists()
+
+
+def test_receipt_may_be_in_the_tree(layout: Path, tmp_path: Path) -> None:
+    receipt = tmp_path / "rootfs" / "receipt.json"
+    words = ("--platform=linux/amd64", str(layout), str(receipt.parent), "--receipt", str(receipt))
+    run(*OCIEXPORT, "unpack", "-q", *words)
+    assert json.loads(receipt.read_bytes())["rootfs"] == str(receipt.parent)
