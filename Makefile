@@ -9,6 +9,9 @@ IMAGE ?=
 # Tests run on all cores; those of one file share what it made, and stay together.
 PYTEST = $(RUN) -m pytest --numprocesses=auto --dist=loadfile
 
+# Tests and benchmarks start thousands of processes, which should not each compile the package anew.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: demo test test-all coverage check lint types build wheel bench fuzz clean
 
 demo: $(VENV)/.ready
