@@ -86,8 +86,45 @@ FIRST: list[Member] = [
     member("./dots/../x//y", b"x"),
     member("shared", b"old"),
     hard_link("shared2", "shared"),
+    member("b" * 255, b"x"),
+    member("libarchive", b"x", pax_headers={"LIBARCHIVE.xattr.user.odd": "AQI"}),
+    member("both", b"x", pax_headers={"SCHILY.xattr.user.odd": "1", "LIBARCHIVE.xattr.user.odd": "MQ"}),
+    member("negative", b"x", pax_headers={"mtime": "-1.5", "atime": "111.5"}),
+    directory("three-times", mtime=15),
+    member("three-times/first", b"x"),
+    directory("opaque-by-link", mtime=16),
+    member("opaque-by-link/old", b"x"),
+    symlink("opaque-link", "/opaque-by-link"),
+    directory("hidden-by-link", mtime=17),
+    member("hidden-by-link/old", b"x"),
+    member("hidden-by-link/kept", b"x"),
+    symlink("hidden-link", "hidden-by-link"),
+    symlink("link-of-somebody", "nowhere", uid=77, gid=88, xattrs={"trusted.note": b"1"}),
+    symlink("loop", "loop"),
+    hard_link("pipe2", "pipe"),
+    hard_link("null2", "null"),
+    directory("directory-xattrs", mtime=18, xattrs={"user.odd": b"1", "trusted.odd": b"2"}),
+    directory("default-acl", mtime=19, xattrs={"system.posix_acl_default": ACL}),
+    member("default-acl/child", b"x"),
+    member("default-acl/implied/child", b"x"),
+    member("setgid/implied/child", b"x"),
+    member("setuid-root", b"x", mode=0o6755),
+    directory("closed", 0),
+    member("closed/file", b"x", mode=0),
+    member(
+        "labelled", b"x", xattrs={"security.selinux": b"system_u:object_r:etc_t:s0", "trusted.overlay.opaque": b"y"}
+    ),
+    member("overlaid", b"x", xattrs={"user.overlay.opaque": b"y"}),
+    member("cap2", b"x", mode=0o755, xattrs={"security.capability": CAPABILITY}),
+    hard_link("cap3", "cap2"),
+    member("becomes-hard-link", b"x"),
 ]
 SECOND: list[Member] = [
+    # kaniko names the root so.
+    directory("/", 0o755, mtime=20),
+    member("three-times", b"a file"),
+    member("far", b"in 2286", mtime=10**10),
+    hard_link("becomes-hard-link", "setuid"),
     directory("big-owner", uid=3_000_000_000, gid=2_500_000, mtime=11),
     member("big-owner/" + "g" * 150, b"gnu", uid=3_000_000_000, mtime=-5),
     symlink("gnu-link", "g" * 150),
@@ -111,6 +148,13 @@ THIRD: list[Member] = [
     member("becomes-directory/y", b"y"),
     member("shared", b"new"),
     member("usr/lib/later", b"the directory's own time stays"),
+    directory("three-times", mtime=21),
+    member("three-times/third", b"x"),
+    member("opaque-link/.wh..wh..opq"),
+    member("opaque-link/new", b"x"),
+    member("hidden-link/.wh.old"),
+    member("loop", b"was a loop"),
+    directory("default-acl", mtime=22),
 ]
 
 
@@ -125,10 +169,25 @@ def test_odd_image_is_umocis_but_for_what_is_explained(tmp_path: Path) -> None:
     # No layer names these directories. layer.md does not say what an implied parent's time is: umoci leaves that of
     # the moment, we write the epoch, so that the same image gives the same tree.
     assert [found.pop(implied) for implied in (b"names", b"new", b"x")] == [["mtime_ns"]] * 3
-    # The first layer gives the root a time; the third writes into the root without naming it. The changeset says
-    # nothing new of the root, so we keep what was said; umoci leaves the time of the last write.
-    assert found.pop(b".") == ["mtime_ns"]
-    assert ours[b"."].mtime_ns == 1_000_000_000
+    # The same where the directory above has a default ACL or is setgid: umoci's are the kernel's heirs of it, in the
+    # order in which the tar happens to name both; ours are root's, 0755, whatever the order.
+    assert found.pop(b"default-acl/implied") == ["mode", "mtime_ns", "xattrs"]
+    assert found.pop(b"setgid/implied") == ["mode", "owner", "mtime_ns"]
+    implied = ours[b"setgid/implied"]
+    assert (implied.mode, implied.owner, implied.mtime_ns, implied.xattrs) == ("0o755", (0, 0), 0, {})
+    # A layer that writes into a directory without naming it says nothing of its time: "Change Types" has the whole
+    # entry for what is modified. We keep what was said; umoci leaves the time of the write where it made a directory.
+    assert found.pop(b"setgid") == found.pop(b".") == ["mtime_ns"]
+    assert (ours[b"setgid"].mtime_ns, ours[b"."].mtime_ns) == (5_000_000_000, 20_000_000_000)
+    # Its nanoseconds have 64 bits, and end in 2262; the kernel's seconds have as many.
+    assert found.pop(b"far") == ["mtime_ns"]
+    assert ours[b"far"].mtime_ns == 10**19
+    # layer.md asks for xattrs, and has no word on how a tar bears them: Go knows star's records only, we bsdtar's too.
+    assert found.pop(b"libarchive") == ["xattrs"]
+    assert ours[b"libarchive"].xattrs == {"user.odd": b"\1\2"}
+    # An overlay that is mounted with userxattr would take it for its own: umoci passes over trusted.overlay.* alone.
+    assert found.pop(b"overlaid") == ["xattrs"]
+    assert ours[b"overlaid"].xattrs == {}
     assert found == {}
     assert ours[b"usr/lib"].mtime_ns == 3_000_000_000
     assert ours[b"shared2"].content != ours[b"shared"].content
