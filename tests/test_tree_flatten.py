@@ -87,6 +87,18 @@ def test_tar_holds_what_unpack_makes(tmp_path: Path) -> None:
     assert result.entries == len(names_of(tar))
 
 
+def test_attribute_with_an_equals_sign_in_its_name_is_read_again(tmp_path: Path) -> None:
+    """A PAX record's key ends there."""
+    layer = [member("f", pax_headers={"LIBARCHIVE.xattr.user.a%3Db%25c": "AAE="})]
+    tar, _ = flattened(MemorySource([tar_of(layer)]))
+    unpack(MemorySource([tar]), tmp_path / "again")
+    assert os.getxattr(tmp_path / "again" / "f", "user.a=b%c") == b"\0\1"
+    (tmp_path / "bsdtar").mkdir()
+    require("bsdtar", root=True)
+    subprocess.run(["bsdtar", "-xp", "--xattrs", "-C", tmp_path / "bsdtar"], input=tar, check=True)
+    assert os.getxattr(tmp_path / "bsdtar" / "f", "user.a=b%c") == b"\0\1"
+
+
 def test_same_image_gives_the_same_bytes_and_nothing_twice() -> None:
     tars = [tar_of(layer) for layer in LAYERS]
     first, second = flattened(MemorySource(tars))[0], flattened(MemorySource(tars))[0]

@@ -5,7 +5,9 @@ Spec: POSIX.1-2017 pax, "pax Interchange Format", "ustar Interchange Format".
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable
+from urllib.parse import quote_from_bytes
 
 from ociexport.tree.entries import BLOCK_BYTES, Entry, EntryType
 
@@ -85,8 +87,15 @@ def _records(entry: Entry, mtime_ns: int) -> list[bytes]:
         records.append(_record(b"size", b"%d" % entry.size))
     if mtime_ns % _NANOSECONDS or not 0 <= mtime_ns // _NANOSECONDS <= _MAX_OCTAL_11:
         records.append(_record(b"mtime", _decimal_time(mtime_ns)))
-    records += [_record(b"SCHILY.xattr." + name, value) for name, value in (entry.xattrs or {}).items()]
+    records += [_xattr_record(name, value) for name, value in (entry.xattrs or {}).items()]
     return records
+
+
+def _xattr_record(name: bytes, value: bytes) -> bytes:
+    if b"=" not in name:
+        return _record(b"SCHILY.xattr." + name, value)
+    # A key ends at the first of these signs; libarchive's form has them escaped.
+    return _record(b"LIBARCHIVE.xattr." + quote_from_bytes(name, safe="").encode(), b64encode(value))
 
 
 def _record(key: bytes, value: bytes) -> bytes:
