@@ -90,3 +90,13 @@ def test_kill_before_any_call_leaves_the_old_or_the_new(
     assert names <= {"rootfs", "done"}
     if replace and can_exchange:
         assert os.listdir(tmp_path) == ["rootfs"]
+
+
+def test_name_of_many_bytes_is_a_name(tmp_path: Path) -> None:
+    """255 bytes of it are 85 signs in Chinese, and what it is built under has to be one, too."""
+    rootfs = tmp_path / ("\u6839" * 85)
+    unpack(MemorySource([tar_of(LAYERS[0])]), rootfs)
+    assert os.listdir(tmp_path) == [rootfs.name]
+    assert unpack_until(30, tmp_path / ("\u6839" * 84), replace=False)
+    unpack(MemorySource([tar_of(LAYERS[0])]), tmp_path / ("\u6839" * 84))
+    assert len(os.listdir(tmp_path)) == 2

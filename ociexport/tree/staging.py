@@ -65,7 +65,7 @@ def staged_directory(target: str, *, replace: bool = False, sync: bool = False) 
         parent_fd = os.open(parent, _OPEN_DIRECTORY)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFoundError(f"{quoted(parent)}: expected a directory, got none", hint="make it first") from error
-    prefix = os.path.basename(target)[:200] + _MARK
+    prefix = _prefix_of(target)
     try:
         _remove_leftovers(parent_fd, prefix)
         name = os.fsencode(prefix + secrets.token_hex(_MARK_BYTES))
@@ -118,7 +118,7 @@ def verify_is_vacant(target: str, *, replace: bool = False) -> None:
     if replace and not is_mount:
         verify_no_mounts(os.path.realpath(target))
         return
-    prefix = os.path.basename(target)[:200] + _MARK
+    prefix = _prefix_of(target)
     if is_mount:
         fd = os.open(target, _OPEN_DIRECTORY)
         try:
@@ -157,6 +157,11 @@ def _foreign_names(mount_fd: int, prefix: str) -> set[str]:
         with suppress(OSError), _locked(mount_fd, name) as fd:
             names -= moved_names(fd, mount_fd, name)
     return names
+
+
+def _prefix_of(target: str) -> str:
+    """Return how the names of staged directories begin: no longer than a name may be, in whatever characters."""
+    return os.fsdecode(os.fsencode(os.path.basename(target))[:200]) + _MARK
 
 
 @contextmanager
