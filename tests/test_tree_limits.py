@@ -74,9 +74,9 @@ def test_ways_through_links_are_counted(unpacker: Unpacker, target_bytes: int) -
     """40 links of 4,000 bytes are 80,000 names for each entry that goes through them, and there may be 20,000,000."""
     links = [symlink(f"l{number}", "./" * (target_bytes // 2) + f"l{number + 1}") for number in range(39)]
     layer = [directory("d"), *links, symlink("l39", "d"), *[member(f"l0/{number}/f") for number in range(20)]]
-    limits = Limits(max_link_steps=400_000 if target_bytes > 256 else 10 * 64)
+    limits = Limits(max_steps=400_000 if target_bytes > 256 else 10 * 64)
     source = MemorySource([tar_of(layer)])
-    message = rf"entry 'l0/\d+/f': links: expected at most {limits.max_link_steps} names on the way through them"
+    message = rf"entry 'l0/\d+/f': expected at most {limits.max_steps} names on the ways through links"
     with pytest.raises(LimitExceededError, match=message):
         unpacker.unpack(source, limits=limits)
     unpacker.assert_refused_without_trace()
@@ -84,11 +84,38 @@ def test_ways_through_links_are_counted(unpacker: Unpacker, target_bytes: int) -
         flatten(source, bytes, platform=PLATFORM, limits=limits)
 
 
+def test_deep_directories_that_are_opened_again_and_again_are_counted(unpacker: Unpacker) -> None:
+    """A short name leads to one of two paths of 1,000 directories, of which 256 are open."""
+    depth = 1000
+    deep = [directory("/".join([side] * depth)) for side in "ab"]
+    links = [symlink(f"to-{side}", f"{side}/" * depth) for side in "ab"]
+    files = [member(f"to-{side}/f{number}") for number in range(30) for side in "ab"]
+    with pytest.raises(LimitExceededError, match="names on the ways through links and deep directories"):
+        unpacker([*deep, *links, *files], limits=Limits(max_steps=400_000))
+    unpacker.assert_refused_without_trace()
+
+
+def test_metadata_of_deep_directories_is_set_branch_by_branch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Level by level, each of them was opened from the root anew: 4,000,000 calls for the 9,000 here."""
+    opened = count()
+    true_open: Callable[..., int] = os.open
+
+    def counting_open(*words: Any, **keywords: Any) -> int:
+        next(opened)
+        return true_open(*words, **keywords)
+
+    with unpacker_in(tmp_path, use_openat2=resolver("walk")) as unpacker:
+        monkeypatch.setattr(os, "open", counting_open)
+        unpacker([directory(f"{branch}/" + "/".join("d" * 300)) for branch in range(30)])
+        monkeypatch.undo()
+    assert next(opened) < 60_000
+
+
 def test_ways_through_links_of_honest_images_are_far_from_the_limit(unpacker: Unpacker) -> None:
     """As in a layer that was written by hand for a system with /lib and /bin in /usr."""
     merged = [directory("usr"), directory("usr/lib"), symlink("lib", "usr/lib"), symlink("lib64", "lib")]
     files = [member(f"lib64/d{number % 10}/f{number}") for number in range(300)]
-    unpacker(merged, files, files, limits=Limits(max_link_steps=64 * 2 * 300))
+    unpacker(merged, files, files, limits=Limits(max_steps=64 * 2 * 300))
 
 
 def test_blocks_of_sparse_files_are_counted(unpacker: Unpacker) -> None:

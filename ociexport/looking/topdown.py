@@ -87,9 +87,7 @@ class TopDownReader:
     def new_tree(self) -> PartialTree:
         """Return what the layers that were read are to be applied to."""
         limits = self._subject.access.limits
-        return PartialTree(
-            NameBudget(limits), self.lowest, max_depth=limits.max_depth, max_link_steps=limits.max_link_steps
-        )
+        return PartialTree(NameBudget(limits), self.lowest, max_depth=limits.max_depth, max_steps=limits.max_steps)
 
     def replay(self, tree: PartialTree) -> Iterator[tuple[int, LayerChange]]:
         """Apply the layers that were read to ``tree``; yield the layer's number and each change when it is made."""

@@ -26,6 +26,8 @@ from ociexport.tree.passing import PickingTarget
 from ociexport.tree.sparse import located_parts
 
 _READ_BYTES = 1024 * 1024
+# What a file whose content is to be compared takes of memory, beside its path: measured, rounded up.
+_CANDIDATE_BYTES = 250
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -69,11 +71,12 @@ def compare_tree(
     """
     manifest = resolve_manifest(source, platform).manifest
     _, layers = read_layers(source, manifest)
-    tree = MemoryTree(NameBudget(limits), max_depth=limits.max_depth, max_link_steps=limits.max_link_steps)
+    budget = NameBudget(limits)
+    tree = MemoryTree(budget, max_depth=limits.max_depth, max_steps=limits.max_steps)
     LayerApplier(tree, limits, Losses()).apply_all(source, layers, progress)
     root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        comparison = _Comparison(tree, owners=owners)
+        comparison = _Comparison(tree, budget, owners=owners)
         comparison.compare(root_fd)
         contents = _ContentComparer(root_fd, comparison.candidates)
         last_layer = max((place[0] for place in comparison.candidates), default=0)
@@ -95,7 +98,8 @@ class _Comparison:
         candidates: files whose content is still to be compared: their place in the layers → path.
     """
 
-    def __init__(self, tree: MemoryTree, *, owners: bool) -> None:
+    def __init__(self, tree: MemoryTree, budget: NameBudget, *, owners: bool) -> None:
+        self._budget = budget
         self.changes: dict[bytes, Change] = {}
         self.candidates: dict[tuple[int, int], bytes] = {}
         self._root = tree.root
@@ -150,6 +154,7 @@ class _Comparison:
             if not self._is_paired(node, status):
                 what.append("links")
             if node.place is not None and entry.size == status.st_size:
+                self._budget.take(_CANDIDATE_BYTES + len(path))
                 self.candidates.setdefault(node.place, path)
         if what:
             self.changes[path] = Change(path, "M", tuple(what))

@@ -87,7 +87,7 @@ def flatten(
         budget,
         keep_dirlinks=keep_dirlinks,
         max_depth=limits.max_depth,
-        max_link_steps=limits.max_link_steps,
+        max_steps=limits.max_steps,
     )
     LayerApplier(tree, limits, losses, selection=selection).apply_all(source, layers, progress)
     contents = _Contents(tree, budget, losses)

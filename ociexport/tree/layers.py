@@ -192,7 +192,7 @@ def _unpack_source(
             keep_dirlinks=options.keep_dirlinks,
             holes=options.holes,
             max_depth=options.limits.max_depth,
-            max_link_steps=options.limits.max_link_steps,
+            max_steps=options.limits.max_steps,
             use_openat2=options.use_openat2,
         )
         if options.preflight:

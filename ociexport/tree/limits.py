@@ -13,7 +13,7 @@ _GIB = 1024**3
 MAX_DEPTH = 2_000
 # A path may lead through 40 links of 2,000 names each, and so may the next one. Five for each entry that there may be
 # are more than honest images have, since layers name what a link leads to, not the link; they take some ten seconds.
-MAX_LINK_STEPS = 100_000_000
+MAX_STEPS = 100_000_000
 # What an entry that is kept whole takes of memory beside its bytes: measured, rounded up.
 _ENTRY_BYTES = 300
 
@@ -33,7 +33,8 @@ class Limits:
         max_metadata_bytes: of all attributes and long names together; those of directories are kept until the end.
         max_name_bytes: of memory for a tree's names: of a tree on disk, its directories (800 each) and what each layer
             writes; of one that is not built on disk, all (600 each).
-        max_link_steps: names that links lead over, for all paths through links together.
+        max_steps: names that links lead over, for all paths through links together; what it takes to open deep
+            directories again and again counts too.
     """
 
     max_bytes: int = 1024 * _GIB
@@ -45,7 +46,7 @@ class Limits:
     max_extended_header_bytes: int = MAX_EXTENDED_HEADER_BYTES
     max_metadata_bytes: int = _GIB // 4
     max_name_bytes: int = 2 * _GIB
-    max_link_steps: int = MAX_LINK_STEPS
+    max_steps: int = MAX_STEPS
 
     def verify_ratio(self, tar_bytes: int, blob_bytes: int) -> None:
         """Return if ``blob_bytes`` may become ``tar_bytes``.
@@ -126,14 +127,14 @@ def verify_depth(depth: int, max_depth: int) -> None:
         )
 
 
-def verify_link_steps(steps: int, max_steps: int) -> None:
-    """Return if the paths of an image may lead over so many names of links.
+def verify_steps(steps: int, max_steps: int) -> None:
+    """Return if the paths of an image may lead over so many names of links and deep directories.
 
     Raises:
         LimitExceededError: they may not.
     """
     if steps > max_steps:
-        raise LimitExceededError(f"links: expected at most {max_steps} names on the way through them, for all paths")
+        raise LimitExceededError(f"expected at most {max_steps} names on the ways through links and deep directories")
 
 
 def weight_of(entry: Entry) -> int:

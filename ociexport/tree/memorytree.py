@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from ociexport.errors import InvalidImageError, UnsafeEntryError
 from ociexport.tree.entries import IMPLIED_DIRECTORY, Entry, EntryType
-from ociexport.tree.limits import MAX_DEPTH, MAX_LINK_STEPS, NameBudget, verify_depth, verify_link_steps, weight_of
+from ociexport.tree.limits import MAX_DEPTH, MAX_STEPS, NameBudget, verify_depth, verify_steps, weight_of
 from ociexport.tree.marks import MarkedDirectory
 from ociexport.tree.paths import ROOT, ImagePath, quoted_path
 
@@ -93,7 +93,7 @@ class MemoryTree:
         budget: bounds the memory; what was removed again counts on, so that nobody needs to walk it.
         keep_dirlinks: a directory entry over a link to a directory keeps the link.
         max_depth: directories within directories.
-        max_link_steps: names that links lead over, for all paths together.
+        max_steps: names that links lead over, for all paths together.
     """
 
     def __init__(
@@ -102,15 +102,15 @@ class MemoryTree:
         *,
         keep_dirlinks: bool = False,
         max_depth: int = MAX_DEPTH,
-        max_link_steps: int = MAX_LINK_STEPS,
+        max_steps: int = MAX_STEPS,
     ) -> None:
         self.root = MemoryDirectory(b"", None)
         self._budget = budget
         self._taken_bytes = 0
         self._keep_dirlinks = keep_dirlinks
         self._max_depth = max_depth
-        self._max_link_steps = max_link_steps
-        self._link_steps = 0
+        self._max_steps = max_steps
+        self._steps = 0
         self._layer = 0
         self._files = 0
 
@@ -120,9 +120,9 @@ class MemoryTree:
             self._budget,
             keep_dirlinks=self._keep_dirlinks,
             max_depth=self._max_depth,
-            max_link_steps=self._max_link_steps,
+            max_steps=self._max_steps,
         )
-        twin._layer, twin._link_steps = self._layer, self._link_steps
+        twin._layer, twin._steps = self._layer, self._steps
         twin._take(self._taken_bytes)
         waiting = [(self.root, twin.root)]
         while waiting:
@@ -286,8 +286,8 @@ class MemoryTree:
                 if target.startswith(b"/"):
                     node = self.root
                 steps = target.split(b"/")
-                self._link_steps += len(steps)
-                verify_link_steps(self._link_steps, self._max_link_steps)
+                self._steps += len(steps)
+                verify_steps(self._steps, self._max_steps)
                 remaining.extendleft(reversed(steps))
             elif not create:
                 return None if remaining else child

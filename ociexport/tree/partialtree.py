@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from ociexport.errors import OciexportError
 from ociexport.tree.entries import IMPLIED_DIRECTORY, Entry
-from ociexport.tree.limits import MAX_DEPTH, MAX_LINK_STEPS, NameBudget
+from ociexport.tree.limits import MAX_DEPTH, MAX_STEPS, NameBudget
 from ociexport.tree.memorytree import MemoryDirectory, MemoryFile, MemoryTree, Node
 from ociexport.tree.paths import ImagePath
 
@@ -66,16 +66,16 @@ class PartialTree(MemoryTree):
         budget: bounds the memory.
         lowest: number of that one; with 1, everything is known.
         max_depth: directories within directories.
-        max_link_steps: names that links lead over, for all paths together.
+        max_steps: names that links lead over, for all paths together.
 
     Attributes:
         unsettled: names at places that are not known and made entries float.
     """
 
     def __init__(
-        self, budget: NameBudget, lowest: int, *, max_depth: int = MAX_DEPTH, max_link_steps: int = MAX_LINK_STEPS
+        self, budget: NameBudget, lowest: int, *, max_depth: int = MAX_DEPTH, max_steps: int = MAX_STEPS
     ) -> None:
-        super().__init__(budget, max_depth=max_depth, max_link_steps=max_link_steps)
+        super().__init__(budget, max_depth=max_depth, max_steps=max_steps)
         self._layer = lowest - 1
         if lowest > 1:
             self.root = _OpenDirectory(b"", None)

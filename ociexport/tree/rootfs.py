@@ -25,7 +25,7 @@ from ociexport.errors import InvalidImageError, UnsafeEntryError
 from ociexport.tree.dirnames import names_in
 from ociexport.tree.entries import Entry, EntryType
 from ociexport.tree.filedata import write_all, write_segments, write_with_holes
-from ociexport.tree.limits import MAX_DEPTH, MAX_LINK_STEPS, NameBudget, verify_depth, verify_link_steps, weight_of
+from ociexport.tree.limits import MAX_DEPTH, MAX_STEPS, NameBudget, verify_depth, verify_steps, weight_of
 from ociexport.tree.marks import MarkedDirectory
 from ociexport.tree.metadata import MetadataWriter
 from ociexport.tree.openat2 import is_openat2_available, resolve_in_root
@@ -41,6 +41,9 @@ _MAX_KNOWN_PATHS, _MAX_KNOWN_PATH_BYTES = 65_536, 1024
 # The kernel does not tell over how many names links led it: where no target is longer than this, it is a tenth of a
 # millisecond at most, and counts as so many names. Where one is, the way is gone by hand, name by name.
 _MAX_KERNEL_TARGET_BYTES, _KERNEL_STEPS = 256, 64
+# Entries that are now in one deep directory and now in another have each opened anew, from as far up as it was closed:
+# deeper than any honest image's, it counts, and to open one takes as long as so many names.
+_MAX_FREE_OPENS, _STEPS_PER_OPEN = 64, 20
 # What a directory takes of memory beside its name and what layers say of it, and a name that the current layer wrote,
 # which whiteouts spare: measured, rounded up.
 _DIRECTORY_BYTES, _MARK_BYTES = 450, 120
@@ -76,7 +79,7 @@ class Rootfs:
         keep_dirlinks: a directory entry over a link to a directory keeps the link, as umoci has it.
         holes: blocks of zeros in files become holes.
         max_depth: directories within directories.
-        max_link_steps: names that links lead over, for all paths together.
+        max_steps: names that links lead over, for all paths together.
         use_openat2: None for wherever the kernel has it.
     """
 
@@ -89,7 +92,7 @@ class Rootfs:
         keep_dirlinks: bool = False,
         holes: bool = False,
         max_depth: int = MAX_DEPTH,
-        max_link_steps: int = MAX_LINK_STEPS,
+        max_steps: int = MAX_STEPS,
         use_openat2: bool | None = None,
     ) -> None:
         self._metadata = metadata
@@ -97,8 +100,8 @@ class Rootfs:
         self._keep_dirlinks = keep_dirlinks
         self._holes = holes
         self._max_depth = max_depth
-        self._max_link_steps = max_link_steps
-        self._link_steps = 0
+        self._max_steps = max_steps
+        self._steps = 0
         self._use_openat2 = is_openat2_available() if use_openat2 is None else use_openat2
         self._root = _Directory(b"", None, 0o700)
         self._root.fd = root_fd
@@ -316,8 +319,7 @@ class Rootfs:
                     elif target.startswith(b"/"):
                         node = self._root
                     steps = target.split(b"/")
-                    self._link_steps += len(steps) if real is None else _KERNEL_STEPS
-                    verify_link_steps(self._link_steps, self._max_link_steps)
+                    self._count_steps(len(steps) if real is None else _KERNEL_STEPS)
                     remaining.extendleft(reversed(steps))
                     continue
                 if not create:
@@ -329,6 +331,10 @@ class Rootfs:
                 self._known = {ROOT: self._root}
             self._known[path] = node
         return node
+
+    def _count_steps(self, count: int) -> None:
+        self._steps += count
+        verify_steps(self._steps, self._max_steps)
 
     def _resolve_by_kernel(self, node: _Directory, name: bytes) -> bytes | None:
         """Return the real path of the directory that a link leads to; None to go the way by hand."""
@@ -392,6 +398,8 @@ class Rootfs:
             closed.append(parent)
         if parent is None:
             raise AssertionError("the root is always open")
+        if len(closed) > _MAX_FREE_OPENS:
+            self._count_steps(_STEPS_PER_OPEN * len(closed))
         fd = parent.fd
         while closed:
             node = closed.pop()
@@ -500,9 +508,12 @@ class Rootfs:
                     nodes.append(child)
 
     def _children_first(self) -> Iterator[_Directory]:
-        order = [self._root]
-        for node in order:
-            order.extend(node.children.values())
+        # Depth first, so that what is above a directory is open still when its turn comes.
+        order, waiting = [], [self._root]
+        while waiting:
+            node = waiting.pop()
+            order.append(node)
+            waiting.extend(node.children.values())
         return reversed(order)
 
 

@@ -111,7 +111,7 @@ def _apply_all(lowest: Mapping[_LayerKey, _Step], limits: Limits) -> None:
     """
     budget = NameBudget(limits)
     waiting: list[tuple[_Step, MemoryTree, bool]] = []
-    _enter(lowest, MemoryTree(budget, max_depth=limits.max_depth, max_link_steps=limits.max_link_steps), waiting)
+    _enter(lowest, MemoryTree(budget, max_depth=limits.max_depth, max_steps=limits.max_steps), waiting)
     while waiting:
         step, beneath, is_last = waiting.pop()
         problems = Problems()
