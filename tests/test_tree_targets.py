@@ -6,6 +6,8 @@ import fcntl
 import gzip
 import os
 import stat
+import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,8 +22,32 @@ from ociexport.errors import (
     UsageError,
 )
 from ociexport.tree.layers import unpack
-from tests.memory_source import MemorySource, member, tar_of
+from tests.image_builder import build_image, write_layout
+from tests.memory_source import MemorySource, directory, member, symlink, tar_of
+from tests.system_parts import OCIEXPORT, require, run
 from tests.unpacker import Unpacker, resolver, unpacker_in
+
+
+@pytest.mark.system
+def test_unpacking_without_proc_works_or_says_what_lacks(tmp_path: Path) -> None:
+    """As in a chroot where nobody mounted it; a device had been told as a file that is not there."""
+    require("unshare", "mount", root=True)
+    plain = [directory("d", 0o700), member("d/f", b"x", mode=0o4755, uid=3, xattrs={"user.x": b"1"}), symlink("l", "d")]
+    pipe = member("pipe", type=tarfile.FIFOTYPE)
+    write_layout(tmp_path / "layout", {"plain": build_image([plain]), "odd": build_image([[*plain, pipe]])})
+    script = 'mount --make-rprivate / && mount -t tmpfs none /proc && exec "$@"'
+    words = ("unshare", "-m", "sh", "-c", script, "sh", *OCIEXPORT, "unpack", "-q", "--platform=linux/amd64")
+    rootfs = tmp_path / "rootfs"
+    run(*words, f"{tmp_path}/layout:plain", str(rootfs))
+    assert (rootfs / "l" / "f").stat().st_mode & 0o7777 == 0o4755
+    odd = (*words, f"{tmp_path}/layout:odd", str(tmp_path / "other"))
+    result = subprocess.run(odd, capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stderr) == (
+        9,
+        f"ociexport: error: {tmp_path}/other/pipe: devices, pipes and links with attributes need /proc, "
+        "which is not mounted\n",
+    )
+    assert sorted(os.listdir(tmp_path)) == ["layout", "rootfs"]
 
 
 @pytest.fixture(params=["openat2", "walk"])

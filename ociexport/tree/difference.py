@@ -23,6 +23,7 @@ from ociexport.tree.limits import Limits, NameBudget
 from ociexport.tree.memorytree import MemoryDirectory, MemoryFile, MemoryTree
 from ociexport.tree.metadata import ROOTLESS_XATTR, Losses, encode_rootless_owner, is_foreign_xattr
 from ociexport.tree.passing import PickingTarget
+from ociexport.tree.procnames import name_in
 from ociexport.tree.sparse import located_parts
 
 _READ_BYTES = 1024 * 1024
@@ -253,7 +254,7 @@ def _open_below(root_fd: int, path: bytes) -> int:
 
 
 def _xattrs_of(fd: int, name: bytes) -> dict[bytes, bytes]:
-    path = b"/proc/self/fd/%d/%s" % (fd, name)
+    path = name_in(fd, name)
     try:
         names = [os.fsencode(key) for key in os.listxattr(path, follow_symlinks=False)]
         return {key: os.getxattr(path, key, follow_symlinks=False) for key in names if not is_foreign_xattr(key)}

@@ -16,6 +16,7 @@ from ociexport.tree.entries import DEVICE_TYPES, Entry
 from ociexport.tree.inoderecord import InodeRecord
 from ociexport.tree.modes import change_mode
 from ociexport.tree.paths import quoted_path
+from ociexport.tree.procnames import name_in
 
 # Attributes that mean something only on the system that the image was built on (umoci and containers/storage skip the
 # same): a foreign label breaks SELinux, and overlay's would be taken for its own bookkeeping.
@@ -214,7 +215,7 @@ class MetadataWriter:
     def _apply_to_closed_name(self, parent_fd: int, name: bytes, entry: Entry) -> None:
         if entry.xattrs:
             # There is no setxattrat before Linux 6.13; the kernel's own name of the open parent serves as well.
-            self._set_xattrs(b"/proc/self/fd/%d/%s" % (parent_fd, name), entry.xattrs)
+            self._set_xattrs(name_in(parent_fd, name), entry.xattrs)
         self.set_times(parent_fd, name, entry)
         if self._record is not None:
             self._record.note(os.stat(name, dir_fd=parent_fd, follow_symlinks=False).st_ino, entry)

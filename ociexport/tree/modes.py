@@ -1,11 +1,13 @@
 """Modes set by name, which Linux's fchmodat does through a link that somebody may have planted meanwhile.
 
-Spec: fchmodat(2), "flags"; openat(2), O_PATH; proc_pid_fd(5).
+Spec: fchmodat(2), "flags"; openat(2), O_PATH.
 """
 
 from __future__ import annotations
 
 import os
+
+from ociexport.tree.procnames import name_of
 
 _O_PATH = getattr(os, "O_PATH", 0)
 
@@ -21,6 +23,6 @@ def change_mode(parent_fd: int, name: bytes, mode: int) -> None:
         return
     fd = os.open(name, _O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd)
     try:
-        os.chmod(b"/proc/self/fd/%d" % fd, mode)
+        os.chmod(name_of(fd), mode)
     finally:
         os.close(fd)

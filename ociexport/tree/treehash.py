@@ -27,6 +27,7 @@ from contextlib import closing
 from ociexport.digest import Digest
 from ociexport.tree.descent import Descent
 from ociexport.tree.metadata import is_foreign_xattr
+from ociexport.tree.procnames import name_in
 
 _READ_BYTES = 1024 * 1024
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -88,7 +89,7 @@ class _TreeHasher:
         elif stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
             content = b"%d:%d" % (os.major(status.st_rdev), os.minor(status.st_rdev))
         # What can't be opened without side effects is reached by the kernel's own name of its directory.
-        self._add(path, status, content, _xattrs(b"/proc/self/fd/%d/%s" % (parent_fd, name)))
+        self._add(path, status, content, _xattrs(name_in(parent_fd, name)))
 
     def _add(self, path: bytes, status: os.stat_result, content: bytes, xattrs: list[tuple[bytes, bytes]]) -> None:
         kind = stat.S_IFMT(status.st_mode)
