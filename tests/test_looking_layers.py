@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -154,6 +155,31 @@ def test_large_and_sparse_files_are_whole() -> None:
     copied = bytearray()
     copy_files(source, ["sparse", "large"], copied.extend, access=ACCESS)
     assert copied == expected + large
+
+
+def test_hundreds_of_files_take_few_descriptors() -> None:
+    """Each that is large, or has holes, waits in a temporary file; ulimit -n is 1024, or 256 on some systems."""
+    layer = []
+    for number in range(300):
+        info, _ = member(f"d/{number}")
+        info.pax_headers = {"GNU.sparse.map": f"{number},3", "GNU.sparse.size": "4000"}
+        info.size = 3
+        layer.append((info, b"abc"))
+    layer.append(member("d/large", b"x" * 1_500_000))
+    paths = [f"d/{number}" for number in range(300)] + ["d/large"]
+    before = len(os.listdir("/proc/self/fd"))
+    files = open_files(source_of(layer), paths, access=ACCESS)
+    assert len(os.listdir("/proc/self/fd")) <= before + 70
+    for number, file in enumerate(files[:-1]):
+        assert file.read(5) == (bytes(number) + b"abc")[:5].ljust(5, b"\0")
+        assert file.seek(number) == number
+        assert file.read() == b"abc" + bytes(3997 - number)
+        assert file.seek(-3997 + number, os.SEEK_END) == number + 3
+        assert file.read(1) == b"\0"
+    assert files[-1].read() == b"x" * 1_500_000
+    for file in files:
+        file.close()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_small_sparse_file_keeps_the_hole_at_its_end() -> None:

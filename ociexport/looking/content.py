@@ -9,7 +9,6 @@ Copying keeps nothing: the layers are read to find the file, and the one that it
 
 from __future__ import annotations
 
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -18,6 +17,7 @@ from typing import IO
 from ociexport.digest import Chunk
 from ociexport.errors import LimitExceededError, UsageError
 from ociexport.looking.finding import find, parse_path
+from ociexport.looking.spool import Spool
 from ociexport.looking.subject import Access, Subject, opened
 from ociexport.looking.topdown import TopDownReader
 from ociexport.sources import ImageSource
@@ -30,10 +30,8 @@ from ociexport.tree.metadata import Losses
 from ociexport.tree.partialtree import PartialTree
 from ociexport.tree.passing import PassingTarget
 from ociexport.tree.paths import ImagePath, quoted_path
-from ociexport.tree.sparse import filled_parts, located_parts
+from ociexport.tree.sparse import filled_parts
 
-# A file up to this size is kept in memory.
-_MAX_IN_MEMORY_BYTES = 1024 * 1024
 # Files of a wanted name that one layer may have kept; a layer of a thousand is read twice rather.
 _MAX_KEPT = 8
 
@@ -52,7 +50,7 @@ def open_files(
     """Return the content of each file, from layers that were verified to their ends; the caller closes them.
 
     Layers are read from the top down as far as is needed. Small files are in memory, others in temporary files without
-    a name (``TMPDIR``). Holes read as zeros.
+    a name (``TMPDIR``), some 65 of these however many files there are. Holes read as zeros.
 
     Args:
         image: a reference, the name of a layout or archive, or an open source, which stays open.
@@ -72,7 +70,7 @@ def open_files(
         nodes = _find_files(TopDownReader(subject, keeper), wanted, subject)
         files = []
         for node in nodes:
-            file = keeper.kept.pop(_place_of(node), None) or _read_again(subject, node)
+            file = keeper.kept.pop(_place_of(node), None) or _read_again(subject, node, keeper.spool)
             stack.callback(file.close)
             file.seek(0)
             files.append(file)
@@ -128,8 +126,8 @@ def _place_of(node: MemoryFile) -> _Place:
     return node.place
 
 
-def _read_again(subject: Subject, node: MemoryFile) -> IO[bytes]:
-    spooler = _Spooler(_place_of(node))
+def _read_again(subject: Subject, node: MemoryFile, spool: Spool) -> IO[bytes]:
+    spooler = _Spooler(_place_of(node), spool)
     try:
         _read_layer(subject, node, spooler)
     except BaseException:
@@ -156,6 +154,7 @@ class _Keeper(ChangeRecorder):
 
     Attributes:
         kept: by layer and number of the file.
+        spool: where they are.
     """
 
     def __init__(self, subject: Subject, names: frozenset[bytes]) -> None:
@@ -165,6 +164,7 @@ class _Keeper(ChangeRecorder):
         self._names = names
         self._latest: dict[bytes, _Place] = {}
         self.kept: dict[_Place, IO[bytes]] = {}
+        self.spool = Spool()
 
     def begin_layer(self) -> None:
         super().begin_layer()
@@ -182,13 +182,14 @@ class _Keeper(ChangeRecorder):
             self.kept.pop(earlier).close()
         if len(self.kept) < _MAX_KEPT * len(self._names):
             place = self._latest[path] = (self._layer, self._number)
-            self.kept[place] = _spooled(entry, data)
+            self.kept[place] = self.spool.keep(entry, data)
 
     def close(self) -> None:
         """Let go of what is kept."""
         for file in self.kept.values():
             file.close()
         self.kept = {}
+        self.spool.close()
 
 
 class _PlaceTarget(PassingTarget, ABC):
@@ -210,12 +211,13 @@ class _PlaceTarget(PassingTarget, ABC):
 class _Spooler(_PlaceTarget):
     """Keeps the data."""
 
-    def __init__(self, place: _Place) -> None:
+    def __init__(self, place: _Place, spool: Spool) -> None:
         super().__init__(place)
+        self._spool = spool
         self.file: IO[bytes] | None = None
 
     def take(self, entry: Entry, data: Iterator[memoryview]) -> None:
-        self.file = _spooled(entry, data)
+        self.file = self._spool.keep(entry, data)
 
 
 class _Copier(_PlaceTarget):
@@ -228,28 +230,3 @@ class _Copier(_PlaceTarget):
     def take(self, entry: Entry, data: Iterator[memoryview]) -> None:
         for chunk in data if entry.segments is None else filled_parts(entry.segments, entry.size, data):
             self._write(chunk)
-
-
-def _spooled(entry: Entry, data: Iterator[memoryview]) -> IO[bytes]:
-    """Return a temporary file with the data of ``entry``, holes where the entry has them."""
-    file = tempfile.SpooledTemporaryFile(_MAX_IN_MEMORY_BYTES)  # noqa: SIM115 - the caller closes it
-    try:
-        if entry.size > _MAX_IN_MEMORY_BYTES or entry.segments is not None:
-            file.rollover()  # now: holes take room in memory, where one at the very end would be lost
-        if entry.segments is None:
-            for chunk in data:
-                file.write(chunk)
-        else:
-            for offset, part in located_parts(entry.segments, data):
-                file.seek(offset)
-                file.write(part)
-            file.truncate(entry.size)
-        file.flush()
-    except OSError as error:
-        file.close()
-        error.filename2 = tempfile.gettempdir()  # beside the entry's name, which the applier knows
-        raise
-    except BaseException:
-        file.close()
-        raise
-    return file
