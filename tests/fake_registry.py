@@ -31,8 +31,8 @@ What it does wrong, by rules: the first rule that fits a request answers it, and
     registry.misbehave("/blobs/", Fault(headers={"Content-Encoding": "gzip"}, change=gzip.compress))
     registry.misbehave("/manifests/", Fault(headers={"Docker-Content-Digest": "sha256:" + 64 * "0"}))
 
-All requests that arrived are kept in `requests`, oldest first. It is one long file, since
-every test of the wire looks into it for what a registry can do wrong.
+All requests that arrived are kept in `requests`, oldest first; `faults_met` counts those that were answered by a rule.
+It is one long file, since every test of the wire looks into it for what a registry can do wrong.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ from ociexport.digest import Digest
 ODD_SERVICE = 'registry.example.com:cn-hangzhou:26842, "second" part'
 
 _CHUNK_BYTES = 64 * 1024
+_ENDLESS_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ class Fault:
         stall_after: so many bytes of the body are sent, then nothing for ``delay_seconds``, then the rest.
         trickle_seconds: each byte of the body comes so long after the one before it.
         delay_seconds: before the headers, unless ``stall_after`` is given.
+        raw: sent in place of all, then the connection is closed.
+        endless: sent after ``raw``, again and again, until the client goes away.
     """
 
     status: int | None = None
@@ -86,6 +89,8 @@ class Fault:
     stall_after: int | None = None
     trickle_seconds: float | None = None
     delay_seconds: float = 0
+    raw: bytes | None = None
+    endless: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -156,6 +161,7 @@ class FakeRegistry:
         # What is announced for documents whose digest is not of all their bytes, by the digest of these.
         self.digests: dict[Digest, Digest] = {}
         self.requests: list[Request] = []
+        self.faults_met = 0
         self._rules: list[_Rule] = []
         self._tokens: dict[str, str] = {}
         self._connections: list[socket.socket] = []
@@ -365,8 +371,10 @@ class FakeRegistry:
                 ),
                 None,
             )
-            if rule is not None and rule.times is not None:
-                rule.times -= 1
+            if rule is not None:
+                self.faults_met += 1
+                if rule.times is not None:
+                    rule.times -= 1
         answer = self._answer(request)
         return answer, rule.fault if rule is not None else Fault()
 
@@ -437,6 +445,8 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(fault.delay_seconds)
         if fault.reset_after == -1:
             return self._reset()
+        if fault.raw is not None:
+            return self._send_raw(fault.raw, fault.endless)
         if fault.status is not None:
             answer = _Answer(fault.status, b"")
         body = answer.body if fault.body is None else fault.body
@@ -484,6 +494,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"%x\r\n%b\r\n" % (len(part), part) if chunked else part)
         if self.server.registry.bytes_per_second:
             time.sleep(len(part) / self.server.registry.bytes_per_second)
+
+    def _send_raw(self, raw: bytes, endless: bytes) -> None:
+        self.close_connection = True
+        self.wfile.write(raw)
+        with contextlib.suppress(OSError):
+            while endless:
+                self.wfile.write(endless)
+                time.sleep(_ENDLESS_SECONDS)
 
     def _reset(self) -> None:
         self.close_connection = True

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+import socket
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ import pytest
 from ociexport.errors import AuthenticationError, TransferError
 from ociexport.progress_display import PlainProgress
 from ociexport.reference import ImageReference
+from ociexport.registry.certificates import TlsSettings
 from ociexport.registry.client import RegistryClient, RegistrySource, open_registry_source
 from ociexport.registry.exchange import WireRequest
 from ociexport.registry.options import RegistryOptions
@@ -20,7 +25,9 @@ from ociexport.tree.layers import unpack
 from tests.fake_registry import FakeRegistry, Fault
 from tests.image_builder import AMD64, build_image
 from tests.memory_source import member
+from tests.tls import Authority
 
+QUICK = {"retry_delay_seconds": 0, "read_timeout_seconds": 0.2, "stall_seconds": 0.2}
 IMAGE = build_image([[member("a", b"1")]])
 
 
@@ -128,6 +135,76 @@ def test_document_that_trickles_has_stalled(registry: FakeRegistry, path: str, s
     source.close()
     assert str(caught.value).startswith(f"{subject.format(host=registry.host)}: GET {registry.url}/")
     assert ": stalled: " in str(caught.value)
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("raw", "endless"),
+    [
+        (b"", b"H"),
+        (b"HTTP/1.1 200 OK\r\nX: ", b"x"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (CHUNKED + b"2;", b"x"),
+        (CHUNKED + b"2\r\n{}\r\n0\r\n", b"X: y\r\n"),
+    ],
+)
+@pytest.mark.parametrize("is_secure", [False, True])
+def test_what_comes_now_and_then_and_does_not_end_has_stalled(
+    tmp_path: Path, raw: bytes, endless: bytes, is_secure: bool
+) -> None:
+    """Each byte begins a socket's time-out anew."""
+    authority = Authority.new(tmp_path)
+    tls = authority.server_context() if is_secure else None
+    with FakeRegistry(tls=tls) as registry:
+        registry.misbehave("/v2/$", Fault(raw=raw, endless=endless), times=2)
+        transport = Transport(RegistryOptions(**QUICK, retry_times=1))  # type: ignore[arg-type]
+        settings = TlsSettings(ca_files=(authority.ca_file,))
+        with pytest.raises(TransferError) as caught:
+            transport.send(WireRequest("GET", f"{registry.url}/v2/", "it", tls=settings, document_bytes=100))
+        assert (
+            str(caught.value) == f"it: GET {registry.url}/v2/: stalled: what came, byte by byte, did not come to an end"
+        )
+        assert transport.send(WireRequest("GET", f"{registry.url}/v2/", "it", tls=settings)).read_up_to(9) == b"{}"
+        transport.close()
+        assert len(registry.paths()) == 3
+
+
+def test_tls_greeting_that_trickles_has_stalled() -> None:
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                # The beginning of a record of 16 KiB.
+                client.sendall(b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc")
+                threading.Thread(target=trickle, args=(client,), daemon=True).start()
+
+    def trickle(client: socket.socket) -> None:
+        with suppress(OSError), client:
+            while True:
+                client.sendall(b"x")
+                time.sleep(0.01)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/v2/"
+        transport = Transport(RegistryOptions(**QUICK, retry_times=1))  # type: ignore[arg-type]
+        with pytest.raises(TransferError) as caught:
+            transport.send(WireRequest("GET", url, "it"))
+        transport.close()
+        listener.shutdown(socket.SHUT_RDWR)
+    assert str(caught.value) == f"it: GET {url}: stalled: what came, byte by byte, did not come to an end"
+
+
+def test_what_is_no_http_is_told() -> None:
+    with FakeRegistry() as registry:
+        registry.misbehave("/v2/$", Fault(raw=b"SSH-2.0-OpenSSH_9.2\r\n"))
+        transport = Transport(RegistryOptions(**QUICK, retry_times=0))  # type: ignore[arg-type]
+        with pytest.raises(TransferError) as caught:
+            transport.send(WireRequest("GET", f"{registry.url}/v2/", "it"))
+        transport.close()
+        assert str(caught.value) == f"it: GET {registry.url}/v2/: expected HTTP, got 'SSH-2.0-OpenSSH_9.2'"
 
 
 def test_rest_of_a_page_that_trickles_is_not_waited_for() -> None:

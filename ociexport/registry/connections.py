@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
+import math
 import os
 import socket
 import ssl
@@ -18,10 +18,13 @@ from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.response import HTTPResponse
 
 from ociexport.errors import OciexportError, UsageError
 from ociexport.registry.certificates import TlsSettings
+from ociexport.registry.deadlines import Deadline, Deadlines, shut_down
 from ociexport.registry.dialing import open_connection
+from ociexport.registry.failures import StalledError
 from ociexport.registry.librarylogs import cut_secrets, our_request
 
 # More connections to one host than anybody asks for with --jobs; those beyond are made and thrown away.
@@ -32,9 +35,14 @@ _DEFAULT_TIMEOUT_SECONDS = 15.0
 
 
 class OpenSockets:
-    """All sockets that are in use, so that a thread that waits in one of them can be told to give up."""
+    """All sockets that are in use, so that a thread that waits in one of them can be told to give up.
 
-    def __init__(self) -> None:
+    Args:
+        max_wait_seconds: after which it is told so in any case.
+    """
+
+    def __init__(self, max_wait_seconds: float = math.inf) -> None:
+        self.deadlines = Deadlines(max_wait_seconds)
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._is_over = False
@@ -46,20 +54,15 @@ class OpenSockets:
         with self._lock:
             self._sockets.add(opened)
             if self._is_over:
-                _shut_down(opened)
+                shut_down(opened)
 
     def shut_down(self) -> None:
         """End all reads and writes, in whatever thread."""
+        self.deadlines.stop()
         with self._lock:
             self._is_over = True
             for opened in list(self._sockets):
-                _shut_down(opened)
-
-
-def _shut_down(opened: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # it may be closed already
-        # A TLS socket's own method would take its state away beneath the thread that reads from it.
-        socket.socket.shutdown(opened, socket.SHUT_RDWR)
+                shut_down(opened)
 
 
 class Adapter(HTTPAdapter):
@@ -194,21 +197,39 @@ class _IssuerProbe(OpenSockets):
 def _pool_classes(sockets: OpenSockets) -> dict[str, type[HTTPConnectionPool]]:
     """Return urllib3's pools with connections that tell ``sockets`` of themselves."""
 
-    class Plain(HTTPConnection):
+    class Watched(HTTPConnection):
+        _deadline: Deadline
+
         def _new_conn(self) -> socket.socket:
-            return _dial(self)
+            opened = _dial(self)
+            self._deadline.take_copy(opened)
+            return opened
 
         def connect(self) -> None:
-            super().connect()
+            self._deadline = sockets.deadlines.watch()
+            with self._deadline.waiting(has_begun=False):
+                super().connect()
+            self._deadline.take(self.sock)
             sockets.add(self.sock)
 
-    class Secure(HTTPSConnection):
-        def _new_conn(self) -> socket.socket:
-            return _dial(self)
+        def getresponse(self) -> HTTPResponse:  # type: ignore[override] # as urllib3's own
+            response = None
+            try:
+                with self._deadline.waiting():
+                    response = super().getresponse()
+            except StalledError:
+                if response is not None:
+                    response.close()
+                raise
+            response.deadline = self._deadline  # type: ignore[attr-defined] # for who reads the body
+            return response
 
+    class Plain(Watched):
+        pass
+
+    class Secure(Watched, HTTPSConnection):
         def connect(self) -> None:
             super().connect()
-            sockets.add(self.sock)
             # Else urllib3 warns of each unverified request: those who say --insecure know.
             self.is_verified = True
 

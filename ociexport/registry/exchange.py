@@ -14,6 +14,7 @@ from requests.structures import CaseInsensitiveDict
 
 from ociexport.errors import RegistryError, TransferError
 from ociexport.registry.certificates import DEFAULT_TLS, TlsSettings
+from ociexport.registry.deadlines import Deadline
 from ociexport.registry.failures import MAX_ERROR_BODY_BYTES, StalledError, error_of_connection, error_of_response
 from ociexport.registry.options import RegistryOptions
 from ociexport.registry.requestlog import LoggedRequest
@@ -84,6 +85,7 @@ class Answer:
         self.status: int = response.status_code
         self.headers: CaseInsensitiveDict[str] = response.headers
         self._raw: urllib3.HTTPResponse = response.raw
+        self._deadline: Deadline = getattr(response.raw, "deadline")  # noqa: B009 - ours, which urllib3's stubs lack
         self._logged = logged
         self._read_bytes = 0
         self._error: TransferError | None = None
@@ -110,19 +112,22 @@ class Answer:
             raise self._error
         parts: list[bytes] = []
         missing = size
-        started = time.monotonic()
+        started = self._deadline.since = time.monotonic()
         try:
             while missing and (part := self._raw.read1(missing, decode_content=False)):
                 parts.append(part)
                 missing -= len(part)
                 if time.monotonic() - started > _FILL_SECONDS:
                     break
+            self._deadline.verify()
             self._read_bytes += size - missing
             self._pace.take(size - missing, time.monotonic() - started)
         except _READ_ERRORS as error:
-            self._error = self._broken(error)
+            self._error = self._broken(self._deadline.reason_of(error))
             if not parts:
                 raise self._error from error
+        finally:
+            self._deadline.since = None
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _broken(self, error: BaseException) -> TransferError:
@@ -170,7 +175,7 @@ class Answer:
     def _drain(self) -> None:
         """Read the little that is left, unless it keeps us waiting."""
         started = time.monotonic()
-        with suppress(*_READ_ERRORS):
+        with suppress(*_READ_ERRORS), self._deadline.waiting():
             while self._raw.read1(_DRAINED_BYTES, decode_content=False):
                 if time.monotonic() - started > _DRAIN_SECONDS:
                     return

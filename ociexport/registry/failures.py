@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from http import HTTPStatus
+from http.client import BadStatusLine, RemoteDisconnected
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from ociexport.contentkind import describe_content
@@ -20,6 +21,7 @@ from ociexport.errors import (
     RegistryNotFoundError,
     TransferError,
     printable,
+    quoted,
 )
 from ociexport.jsonfields import parse_json_object
 
@@ -250,6 +252,10 @@ def is_lasting_tls_error(error: ssl.SSLError) -> bool:
 
 
 def _explain_connection(error: BaseException) -> tuple[str, str | None]:
+    stalled = next((cause for cause in causes(error) if isinstance(cause, StalledError)), None)
+    if stalled is not None:
+        # We ended it, whatever the libraries then said.
+        return str(stalled), "--stall-limit sets how slow a body may be"
     for cause in causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             is_issuer = cause.verify_code in _ISSUER_CODES
@@ -264,8 +270,8 @@ def _explain_connection(error: BaseException) -> tuple[str, str | None]:
             return f"TLS failed: {reason}", _TLS_HINTS.get(cause.reason or "")
         if isinstance(cause, socket.gaierror):
             return f"the host's name can't be resolved: {cause.strerror}", "check the spelling and the name service"
-        if isinstance(cause, StalledError):
-            return str(cause), "--stall-limit sets how slow a body may be"
+        if isinstance(cause, BadStatusLine) and not isinstance(cause, RemoteDisconnected):
+            return f"expected HTTP, got {quoted(str(cause.args[0]).strip())}", None
         if isinstance(cause, TimeoutError):
             return "no answer in time", None
         if isinstance(cause, OSError) and cause.strerror:

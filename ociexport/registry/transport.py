@@ -75,7 +75,7 @@ class Transport:
         self._is_verbose = options.verbose
         self._adapters: dict[TlsSettings, Adapter] = {}
         self.spare_connections = SpareConnections(MAX_SPARE_CONNECTIONS)
-        self._sockets = OpenSockets()
+        self._sockets = OpenSockets(options.read_timeout_seconds + options.stall_seconds)
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._warned: set[str] = set()
