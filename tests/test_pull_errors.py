@@ -266,9 +266,9 @@ def test_page_in_place_of_a_manifest(puller: Puller) -> None:
         puller,
         pulled,
         8,
-        f"ociexport: error: manifest {Digest.of(PAGE.body or b'')}: expected a JSON document, "
-        "got HTML document, ASCII text (Expecting value: line 1 column 1 (char 0))",
-        VERIFY_HINT,
+        "ociexport: error: image REGISTRY/library/app:1: GET http://REGISTRY/v2/library/app/manifests/1: "
+        "expected a manifest, got HTML document, ASCII text",
+        "hint: it may be the page of a login or a proxy, and no registry that answers there",
     )
     assert pulled.others == []
 

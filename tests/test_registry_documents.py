@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ociexport.errors import AuthenticationError, TransferError
+from ociexport.errors import AuthenticationError, InvalidImageError, TransferError
 from ociexport.progress_display import PlainProgress
 from ociexport.reference import ImageReference
 from ociexport.registry.certificates import TlsSettings
@@ -195,6 +195,22 @@ def test_tls_greeting_that_trickles_has_stalled() -> None:
         transport.close()
         listener.shutdown(socket.SHUT_RDWR)
     assert str(caught.value) == f"it: GET {url}: stalled: what came, byte by byte, did not come to an end"
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"), [(b"<!DOCTYPE html><html></html>", "HTML document"), (b"", "nothing"), (b"[]", "JSON")]
+)
+def test_page_in_place_of_a_manifest_is_told_as_one(registry: FakeRegistry, body: bytes, kind: str) -> None:
+    """As of a network that wants a login first."""
+    registry.auth = None
+    registry.misbehave("/manifests/", Fault(status=200, body=body))
+    source = _source(registry)
+    with pytest.raises(InvalidImageError) as caught:
+        source.fetch_manifest()
+    source.close()
+    place = f"image {registry.host}/library/app:1: GET {registry.url}/v2/library/app/manifests/1"
+    assert str(caught.value).startswith(f"{place}: expected a manifest, got {kind}")
+    assert caught.value.hint == "it may be the page of a login or a proxy, and no registry that answers there"
 
 
 def test_what_is_no_http_is_told() -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ociexport import mediatypes
 from ociexport.companions import referrers_tag
+from ociexport.contentkind import describe_content
 from ociexport.digest import ByteStream, Digest, Verifier
 from ociexport.document_budget import DocumentBudget
 from ociexport.documents import MAX_MANIFEST_BYTES, Descriptor
@@ -35,6 +36,7 @@ from ociexport.registry.blobs import range_headers, whole_size
 from ociexport.registry.credentials import Finding
 from ociexport.registry.encodings import undo_for_document
 from ociexport.registry.exchange import Answer
+from ociexport.registry.failures import redacted
 from ociexport.registry.foreign import open_foreign
 from ociexport.registry.hosts import Endpoint, Route, endpoint_for, routes_for
 from ociexport.registry.options import DEFAULT_OPTIONS, RegistryOptions
@@ -247,6 +249,7 @@ class RegistrySource:
                 digested = digested_bytes(raw, media_type)
             if expected is None:
                 digest = _verify_announced_digest(answer, digested, subject)
+                _verify_is_document(answer, raw)
             else:
                 # An index says the size of what is served, which is longer than what was signed of it.
                 size = descriptor.size if descriptor is not None and digested is raw else None
@@ -436,6 +439,21 @@ def _manifest_of(answer: Answer, subject: str) -> bytes:
     raw = undo_for_document(raw, answer)
     verify_manifest_size(len(raw), subject)
     return raw
+
+
+def _verify_is_document(answer: Answer, raw: bytes) -> None:
+    """Return if what a tag led to may be a manifest, and is no page of somebody else.
+
+    Raises:
+        InvalidImageError: it is one.
+    """
+    if raw.lstrip()[:1] != b"{":
+        kind = describe_content(raw) if raw.strip() else "nothing"
+        raise InvalidImageError(
+            f"GET {redacted(answer.url)}: expected a manifest, got {kind}",
+            where=answer.request.subject,
+            hint="it may be the page of a login or a proxy, and no registry that answers there",
+        )
 
 
 def _verify_announced_digest(answer: Answer, raw: bytes, subject: str) -> Digest:
