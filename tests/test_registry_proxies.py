@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -61,7 +61,7 @@ def _tunnelling_proxy(target: FakeRegistry, seen: list[str]) -> Iterator[str]:
 
 
 def _fetch(image: str, **options: object) -> bytes:
-    settings = RegistryOptions(retry_times=0, **options)  # type: ignore[arg-type]
+    settings = RegistryOptions(**{"retry_times": 0, **options})  # type: ignore[arg-type]
     source = open_registry_source(ImageReference.parse(image), options=settings)
     try:
         return source.fetch_manifest().raw
@@ -120,6 +120,32 @@ def test_proxy_that_is_none_is_told_without_its_password(
     with pytest.raises(UsageError) as caught:
         _fetch("registry.example/app:1")
     assert str(caught.value) == f"HTTPS_PROXY or ALL_PROXY: expected http://HOST[:PORT], got '{shown}'"
+
+
+@pytest.mark.parametrize(("status", "tries"), [("407 Proxy Authentication Required", 1), ("502 Bad Gateway", 2)])
+def test_refusal_of_a_proxy_is_told_in_words(monkeypatch: pytest.MonkeyPatch, status: str, tries: int) -> None:
+    asked: list[bytes] = []
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                with client:
+                    asked.append(client.recv(65536))
+                    client.sendall(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        host = f"127.0.0.1:{listener.getsockname()[1]}"
+        monkeypatch.setenv("HTTPS_PROXY", f"http://me:secret@{host}")
+        with pytest.raises(TransferError) as caught:
+            _fetch("registry.example/app:1", retry_times=1, retry_delay_seconds=0)
+        listener.shutdown(socket.SHUT_RDWR)
+    assert str(caught.value) == (
+        f"registry registry.example: GET https://registry.example/v2/: the proxy answers {status} (by the proxy {host})"
+    )
+    is_about_login = caught.value.hint == "a proxy's user and password stand in its URL: http://USER:PASSWORD@HOST:PORT"
+    assert (is_about_login, len(asked)) == (status.startswith("407"), tries)
 
 
 def test_proxy_needs_no_scheme(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,9 @@ _MAX_SHOWN_ERRORS = 3
 # In the libraries' messages: what follows the question mark of a URL, and who asks.
 _QUERY = re.compile(r"\?[^\s'\"<>)]+")
 _USER = re.compile(r"(?<=//)[^\s/?#'\"<>]*@")
+# What http.client says where a proxy does not make a tunnel.
+_TUNNEL_FAILED = re.compile(r"Tunnel connection failed: (.*)", re.DOTALL)
+_STATUS = re.compile(r"(?=([0-9]{3}) )(.*)", re.DOTALL)
 # OpenSSL's words for a chain that ends at nobody we know: unable to get the issuer, self-signed, and their like.
 _ISSUER_CODES = frozenset({2, 18, 19, 20, 21})
 
@@ -270,6 +273,9 @@ def _explain_connection(error: BaseException) -> tuple[str, str | None]:
             return f"TLS failed: {reason}", _TLS_HINTS.get(cause.reason or "")
         if isinstance(cause, socket.gaierror):
             return f"the host's name can't be resolved: {cause.strerror}", "check the spelling and the name service"
+        if (refusal := _refusal_of_proxy(cause)) is not None:
+            hint = "a proxy's user and password stand in its URL: http://USER:PASSWORD@HOST:PORT"
+            return f"the proxy answers {printable(refusal[2])}", hint if refusal[1] == "407" else None
         if isinstance(cause, BadStatusLine) and not isinstance(cause, RemoteDisconnected):
             return f"expected HTTP, got {quoted(str(cause.args[0]).strip())}", None
         if isinstance(cause, TimeoutError):
@@ -282,6 +288,18 @@ def _explain_connection(error: BaseException) -> tuple[str, str | None]:
     if "IncompleteRead" in texts or "Remote end closed" in texts or "Connection broken" in texts:
         return "the connection was closed too early", None
     return printable(str(error)), None
+
+
+def is_lasting_proxy_error(error: BaseException) -> bool:
+    """Whether a proxy refuses to make a connection, and will do so again."""
+    refusal = _refusal_of_proxy(error)
+    return refusal is not None and refusal[1].startswith("4") and refusal[1] not in ("408", "429")
+
+
+def _refusal_of_proxy(error: BaseException) -> re.Match[str] | None:
+    """Return the status that a proxy answered to CONNECT, and the whole line."""
+    match = _TUNNEL_FAILED.fullmatch(str(error)) if isinstance(error, OSError) else None
+    return match and _STATUS.fullmatch(match[1])
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from ociexport.registry.failures import causes, is_lasting_tls_error
+from ociexport.registry.failures import causes, is_lasting_proxy_error, is_lasting_tls_error
 
 # A wait doubles with each retry up to here.
 _MAX_BACKOFF_SECONDS = 30.0
@@ -28,6 +28,8 @@ def is_passing_error(error: BaseException) -> bool:
     """Whether a connection that failed with ``error`` may succeed in a while."""
     for cause in causes(error):
         if isinstance(cause, ssl.SSLError) and is_lasting_tls_error(cause):
+            return False
+        if is_lasting_proxy_error(cause):
             return False
         if isinstance(cause, socket.gaierror):
             # A name that does not exist; a name service that gives no answer is another matter.
