@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from ociexport.digest import ByteStream
 from ociexport.errors import OciexportError
@@ -85,7 +85,7 @@ class _LargeBlobStream:
 
         def write_some(stream: BlobStream | _StreamedParts | _PlacedParts) -> int:
             if isinstance(stream, _PlacedParts):
-                return stream.take_into(writer)
+                return stream.take()
             chunk = stream.read(_WRITTEN_AT_ONCE_BYTES)
             if chunk:
                 writer.write(chunk)
@@ -140,9 +140,9 @@ class _LargeBlobStream:
         end = self._size if threads == wanted else min(position + threads * _WAITING_BYTES, self._size)
         what = self._open_from, self._size, position, self._transport, self._subject
         if self._writer is not None:
-            return _PlacedParts(*what, end=end, threads=threads, place=self._writer.place)
+            return _PlacedParts(*what, end=end, threads=threads, keeper=self._writer)
         try:
-            return _StreamedParts(*what, end=end, threads=threads, ring=_Ring(position, threads))
+            return _StreamedParts(*what, end=end, threads=threads, keeper=_Ring(position, threads))
         except OSError:
             # No room for the ring.
             spare.give_back(threads)
@@ -193,13 +193,20 @@ class _Ring:
         return (offset - self._start) % self._size
 
 
-class _ParallelParts:
+class _Keeper(Protocol):
+    def place(self, chunk: bytes, offset: int, /) -> None: ...
+
+
+_KeeperT = TypeVar("_KeeperT", bound=_Keeper)
+
+
+class _ParallelParts(Generic[_KeeperT]):
     """The rest of a blob in parts that several threads fetch ahead of the reader.
 
     Args:
         end: of the last part.
         threads: how many; their connections were taken from the transport, and go back as each ends.
-        place: takes what they bring, and where in the blob it belongs.
+        keeper: takes what they bring, and where in the blob it belongs.
     """
 
     def __init__(
@@ -212,7 +219,7 @@ class _ParallelParts:
         *,
         end: int,
         threads: int,
-        place: Callable[[bytes, int], None],
+        keeper: _KeeperT,
     ) -> None:
         self._open_from = open_from
         self._size = size
@@ -220,7 +227,7 @@ class _ParallelParts:
         self.end = end
         self._transport = transport
         self._subject = subject
-        self._place = place
+        self._keeper = keeper
         self._position = offset
         self._slots = threads * _SLOTS_PER_THREAD
         self._changed = threading.Condition()
@@ -299,7 +306,7 @@ class _ParallelParts:
                 if not self._begin_writing():
                     return
                 try:
-                    self._place(chunk, stream.position - len(chunk))
+                    self._keeper.place(chunk, stream.position - len(chunk))
                 finally:
                     self._end_writing()
                 with self._changed:
@@ -331,38 +338,23 @@ class _ParallelParts:
             self._changed.notify_all()
 
 
-class _PlacedParts(_ParallelParts):
+class _PlacedParts(_ParallelParts[PlacingWriter]):
     """Parts that the threads write where they belong."""
 
-    def take_into(self, writer: PlacingWriter) -> int:
-        """Have ``writer`` take what has arrived; returns how much that was, 0 at the end.
+    def take(self) -> int:
+        """Have the writer take what has arrived; returns how much that was, 0 at the end.
 
         Raises:
             _PartsFailedError: the bytes at the position can't be had so.
         """
         count = self._wait(_WRITTEN_AT_ONCE_BYTES)
-        writer.take(count)
+        self._keeper.take(count)
         self._advance(count)
         return count
 
 
-class _StreamedParts(_ParallelParts):
+class _StreamedParts(_ParallelParts[_Ring]):
     """Parts that wait in a ring for who reads them as a stream."""
-
-    def __init__(
-        self,
-        open_from: OpenFrom,
-        size: int,
-        offset: int,
-        transport: Transport,
-        subject: str,
-        *,
-        end: int,
-        threads: int,
-        ring: _Ring,
-    ) -> None:
-        self._ring = ring
-        super().__init__(open_from, size, offset, transport, subject, end=end, threads=threads, place=ring.place)
 
     def read(self, size: int = -1, /) -> bytes:
         """Return up to ``size`` bytes of what has arrived; ``b""`` at the end.
@@ -371,11 +363,11 @@ class _StreamedParts(_ParallelParts):
             _PartsFailedError: the bytes at the position can't be had so.
         """
         count = self._wait(_COPIED_AT_ONCE_BYTES)
-        chunk = self._ring.read(min(count, size) if size >= 0 else count, self._position)
+        chunk = self._keeper.read(min(count, size) if size >= 0 else count, self._position)
         self._advance(len(chunk))
         return chunk
 
     def close(self) -> None:
         """Have the threads end, and let go of the ring."""
         super().close()
-        self._ring.close()
+        self._keeper.close()
