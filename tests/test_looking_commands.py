@@ -128,7 +128,10 @@ def test_options_may_stand_before_the_path(layout: Path, tmp_path: Path) -> None
 def test_scripts_get_names_as_they_are(layout: Path, tmp_path: Path) -> None:
     names = printed(tmp_path, "ls", layout, "-0").split(b"\0")
     assert names == [b"/bin/", b"/caf\xe9", b"/data/", b"/" + HOSTILE.encode(), b"/etc/", b"/null", b"/sh", b""]
-    told = json.loads(printed(tmp_path, "ls", "--json", layout))
+    text = printed(tmp_path, "ls", "--json", layout)
+    told = json.loads(text)
+    # Written file by file, and yet as all other results are.
+    assert text.decode() == json.dumps(told, indent=2) + "\n"
     assert (told["jsonVersion"], told["command"], told["source"]) == (1, "ls", str(layout))
     files = {file["path"]: file for file in told["files"]}
     assert files["/" + HOSTILE]["size"] == 11

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from ociexport.cli.configuration import leave_out_configured
 from ociexport.cli.exit_codes import OK
-from ociexport.cli.json_option import add_json_argument, print_json
+from ociexport.cli.json_option import add_json_argument, print_json_list
 from ociexport.cli.listing_text import layer_lines, long_line, named_path
 from ociexport.cli.looking_options import (
     access_from,
@@ -60,8 +60,8 @@ def run(options: argparse.Namespace) -> int:
         options.source, options.path, recursive=options.recursive, itself=options.directory, access=access
     )
     if options.json:
-        members = {"source": options.source, "files": [{**file_to_json(file), "layer": file.layer} for file in files]}
-        print_json("ls", members)
+        items = ({**file_to_json(file), "layer": file.layer} for file in files)
+        print_json_list("ls", {"source": options.source}, "files", items)
     elif options.null:
         sys.stdout.buffer.writelines(named_path(file) + b"\0" for file in files)
     else:
@@ -83,7 +83,7 @@ def _lines(files: tuple[ListedFile, ...], *, long: bool) -> Iterator[str]:
 def _print_layers(options: argparse.Namespace) -> int:
     layers = list_layers(options.source, options.path, number=options.layer, access=access_from(options))
     if options.json:
-        print_json("ls", {"source": options.source, "layers": [_layer_to_json(layer) for layer in layers]})
+        print_json_list("ls", {"source": options.source}, "layers", map(_layer_to_json, layers))
         return OK
     for layer in layers:
         sys.stdout.writelines(f"{line}\n" for line in layer_lines(layer, long=options.long))
