@@ -61,6 +61,8 @@ class LayoutCatalog:
         self._lock = threading.Lock()
         self._stamp: tuple[int, int, int] | None = None
         self._content = _Content({}, {}, set())
+        # Tells what is no layout in the words of all commands.
+        layout.read_images()
         self._read()
 
     def repositories(self) -> list[str]:
@@ -200,7 +202,11 @@ class LayoutServer(ThreadingHTTPServer):
         self.catalog = LayoutCatalog(layout)
         if ":" in host:
             self.address_family = socket.AF_INET6
-        super().__init__((host, port), _Handler)
+        try:
+            super().__init__((host, port), _Handler)
+        except OSError as error:
+            error.filename = f"{host}:{port}"
+            raise
 
     @property
     def address(self) -> str:

@@ -216,6 +216,8 @@ def test_help_before_a_command_is_that_of_the_command(tmp_path: Path) -> None:
         (["pul"], "command 'pul': there is none", "did you mean ociexport pull?"),
         (["-q", "pul", "x"], "command 'pul': there is none", "did you mean ociexport pull?"),
         (["--quite", "pull", "x", "-o", "y"], "pull: there is no option '--quite'", "did you mean --quiet?"),
+        (["pull", "x", "-o"], "-o/--out: expected PATH, got nothing", "see ociexport pull --help"),
+        (["unpack", "x", "y", "--xattrs"], "--xattrs: expected a value, got nothing", "see ociexport unpack --help"),
         (["frobnicate"], "command 'frobnicate': there is none", "see ociexport --help"),
         (["pull", "x", "-o", "y", "--retry-time", "3"], "pull: there is no option '--retry-time'", "--retry-times?"),
         (["unpack", "x", "y", "--sparce"], "unpack: there is no option '--sparce'", "did you mean --sparse?"),

@@ -22,6 +22,8 @@ from ociexport.layout import ImageLayout
 from ociexport.server import LayoutServer, parse_range
 from ociexport.sources import ImageName, ReceivedManifest
 from ociexport.transfer import pull
+from tests.command import run_command
+from tests.image_builder import build_image, write_layout
 from tests.memory_source import MemorySource, member, tar_of
 from tests.system_parts import OCIEXPORT, require, run
 
@@ -255,6 +257,23 @@ def test_skopeo_pulls_from_the_command(layout: ImageLayout, source: MemorySource
         ]
     assert tags["Tags"] == ["1.0", "1.1"]
     assert ImageLayout(tmp_path / "copy").open_image("2").fetch_manifest().digest == source.manifest.digest
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "error"),
+    [
+        (("none",), 3, "none: expected an OCI layout, got no oci-layout file in it"),
+        ((".",), 3, ".: expected an OCI layout, got no oci-layout file in it"),
+        (("layout", "--addr", "192.0.2.1:80"), 9, "192.0.2.1:80: Cannot assign requested address"),
+    ],
+)
+def test_what_can_not_be_served_is_told_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], code: int, error: str
+) -> None:
+    write_layout(tmp_path / "layout", {"1": build_image([[]])})
+    monkeypatch.chdir(tmp_path)
+    ended = run_command("serve", *words, home=tmp_path)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, "", f"ociexport: error: {error}\n")
 
 
 @given(st.text(max_size=30) | st.from_regex(r"bytes=\d{0,30}-\d{0,30}", fullmatch=True), st.integers(0, 10**9))

@@ -78,7 +78,10 @@ def test_bad_usage_is_told(layout: Path, tmp_path: Path) -> None:
         hint="see ociexport unpack --help",
     )
     assert_refused(
-        unpack("--uid-map=0", layout, tmp_path / "x"), 2, "id map '0': expected container:host[:size], all numbers"
+        unpack("--uid-map=0", layout, tmp_path / "x"),
+        2,
+        "id map '0': expected container:host[:size], all numbers",
+        hint="for example --uid-map 0:100000:65536",
     )
 
 

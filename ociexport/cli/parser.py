@@ -13,6 +13,7 @@ from ociexport.errors import UsageError, quoted
 _HELP_ALL = "--help-all"
 # How argparse tells it.
 _MISSING = "the following arguments are required: "
+_NO_VALUE = ": expected one argument"
 # What argparse would show as the name of a function.
 _KINDS = {int: "a whole number", float: "a number"}
 
@@ -71,7 +72,12 @@ class CommandParser(argparse.ArgumentParser):
                 f"{self._command}: expected {missing.replace(', ', ' and ')}, got none",
                 hint=f"for example {self._example}" if self._example else f"see {self.prog} --help",
             )
-        raise UsageError(message.removeprefix("argument "), hint=f"see {self.prog} --help")
+        told = message.removeprefix("argument ")
+        if told.endswith(_NO_VALUE):
+            option = told.removesuffix(_NO_VALUE)
+            value = next(action.metavar for action in self._actions if option == "/".join(action.option_strings))
+            told = f"{option}: expected {value or 'a value'}, got nothing"
+        raise UsageError(told, hint=f"see {self.prog} --help")
 
     @property
     def _command(self) -> str:

@@ -99,7 +99,7 @@ def parse_user_and_password(text: str) -> Credentials:
     """
     username, colon, password = text.partition(":")
     if not colon or not username:
-        raise UsageError("credentials: expected user:password")
+        raise UsageError("credentials: expected user:password", hint="for example --creds alice:secret")
     return Credentials(username, password)
 
 

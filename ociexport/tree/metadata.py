@@ -118,7 +118,10 @@ class IdMap:
         for text in texts:
             parts = text.split(":")
             if not 2 <= len(parts) <= 3 or not all(part.isascii() and part.isdigit() for part in parts):
-                raise UsageError(f"id map {quoted(text)}: expected container:host[:size], all numbers")
+                raise UsageError(
+                    f"id map {quoted(text)}: expected container:host[:size], all numbers",
+                    hint="for example --uid-map 0:100000:65536",
+                )
             first, host, size = (*map(int, parts), 1)[:3]
             if not size or max(first, host) + size > 2**32 - 1:
                 raise UsageError(f"id map {quoted(text)}: expected ids from 0 to {2**32 - 2}")
