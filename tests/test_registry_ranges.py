@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import threading
@@ -34,6 +35,7 @@ BLOB = random.Random(1).randbytes(44 * MIB)
 @pytest.fixture(autouse=True)
 def _any_connection_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranges, "_WORTHWHILE_SECONDS", 0.0)
+    monkeypatch.setattr(ranges, "_FAST_BYTES_PER_SECOND", math.inf)
 
 
 @contextmanager
@@ -100,8 +102,10 @@ def test_one_connection_is_all_where_no_more_are_wanted() -> None:
         assert _connections(registry) == 1
 
 
-def test_one_connection_that_is_fast_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranges, "_WORTHWHILE_SECONDS", 60.0)
+@pytest.mark.parametrize(("name", "value"), [("_WORTHWHILE_SECONDS", 60.0), ("_FAST_BYTES_PER_SECOND", 1.0)])
+def test_one_connection_that_is_fast_is_enough(name: str, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest is through soon, or, however much it is, no line would bring it sooner."""
+    monkeypatch.setattr(ranges, name, value)
     with FakeRegistry() as registry, _source(registry) as source:
         assert _read_all(source, registry) == BLOB
         assert _connections(registry) == 1

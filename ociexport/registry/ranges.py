@@ -31,6 +31,9 @@ _MIN_BYTES = 16 * 1024 * 1024
 _PART_BYTES = 4 * 1024 * 1024
 # A single connection that leaves so little to wait for is fast enough.
 _WORTHWHILE_SECONDS = 1.0
+# So is one that brings more than most lines can: what is limited then is no connection, but a processor, and several
+# threads would only take it from each other.
+_FAST_BYTES_PER_SECOND = 100_000_000
 # Where there are few connections to spare, it is looked again after so much over each.
 _WAITING_BYTES = 16 * 1024 * 1024
 # The first part may lie in the kernel's buffers already, and seem faster than it was; the next is too long for that.
@@ -129,7 +132,8 @@ class _LargeBlobStream:
         length = position - self._begin
         rate = length / max(self._seconds, 1e-6)
         self._begin, self._seconds = position, 0.0
-        if was_single and (self._size - position) / rate < _WORTHWHILE_SECONDS:
+        is_fast = rate > _FAST_BYTES_PER_SECOND or (self._size - position) / rate < _WORTHWHILE_SECONDS
+        if was_single and is_fast:
             return self._open_part(position, min(length * _GROWTH, _MAX_PART_BYTES))
         spare = self._transport.spare_connections
         wanted = self._transport.options.connections_per_blob
