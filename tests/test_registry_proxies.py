@@ -110,7 +110,8 @@ def test_proxy_that_is_down_is_no_secret_and_its_password_is(monkeypatch: pytest
         ("http://me:secret@127.0.0.1:99999", "http://127.0.0.1:99999"),
         ("http://me:secret/more@proxy.example", "http://proxy.example"),
         ("ftp://me:secret@proxy.example", "ftp://proxy.example"),
-        ("socks5://me:secret@proxy.example:1080", "socks5://proxy.example:1080"),
+        ("socks4://me:secret@proxy.example:1080", "socks4://proxy.example:1080"),
+        ("socks5://me:secret@[bad", "socks5://[bad"),
     ],
 )
 def test_proxy_that_is_none_is_told_without_its_password(
@@ -119,7 +120,8 @@ def test_proxy_that_is_none_is_told_without_its_password(
     monkeypatch.setenv("HTTPS_PROXY", proxy)
     with pytest.raises(UsageError) as caught:
         _fetch("registry.example/app:1")
-    assert str(caught.value) == f"HTTPS_PROXY or ALL_PROXY: expected http://HOST[:PORT], got '{shown}'"
+    told = "HTTPS_PROXY or ALL_PROXY: expected http:// or socks5://HOST[:PORT]"
+    assert str(caught.value) == f"{told}, got '{shown}'"
 
 
 @pytest.mark.parametrize(("status", "tries"), [("407 Proxy Authentication Required", 1), ("502 Bad Gateway", 2)])
@@ -183,3 +185,98 @@ def test_issuer_is_told_through_a_proxy(tmp_path: Path, monkeypatch: pytest.Monk
         f"unable to get local issuer certificate (by the proxy {shown}) (issued by Example Org)"
     )
     assert registry.requests == []
+
+
+# SOCKS
+
+
+@contextmanager
+def _socks_proxy(target: FakeRegistry, asked: list[bytes], *, user: bytes = b"", reply: int = 0) -> Iterator[str]:
+    """Yield ``host:port`` of a SOCKS 5 proxy that connects to ``target``, wherever to; RFC 1928 and 1929."""
+
+    def serve(client: socket.socket) -> None:
+        with suppress(OSError), client, client.makefile("rb") as stream:
+            offered = stream.read(stream.read(2)[1])
+            method = 2 if user else 0
+            if method not in offered:
+                client.sendall(b"\x05\xff")
+                return
+            client.sendall(bytes([5, method]))
+            if user:
+                name = stream.read(stream.read(2)[1])
+                password = stream.read(stream.read(1)[0])
+                is_wrong = name + b":" + password != user
+                client.sendall(bytes([1, is_wrong]))
+                if is_wrong:
+                    return
+            kind = stream.read(4)[3]
+            host = stream.read({1: 4, 4: 16}.get(kind) or stream.read(1)[0])
+            asked.append(host + b":%d" % int.from_bytes(stream.read(2), "big"))
+            client.sendall(bytes([5, reply, 0, 1, 0, 0, 0, 0, 0, 0]))
+            if reply:
+                return
+            with socket.create_connection(("127.0.0.1", target.port)) as there:
+                thread = threading.Thread(target=copy, args=(there, client), daemon=True)
+                thread.start()
+                copy(client, there)
+                thread.join(5)
+
+    def copy(source: socket.socket, destination: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                destination.sendall(data)
+            destination.shutdown(socket.SHUT_WR)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                threading.Thread(target=serve, args=(client,), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
+@pytest.mark.parametrize("user", ["", "me:secret"])
+@pytest.mark.parametrize("is_secure", [False, True])
+def test_socks_proxy_connects_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str, user: str, is_secure: bool
+) -> None:
+    """``ssh -D``: the name is looked up at its other end, and nowhere else."""
+    authority = Authority.new(tmp_path)
+    asked: list[bytes] = []
+    with (
+        FakeRegistry(tls=authority.server_context("registry.invalid") if is_secure else None) as registry,
+        _socks_proxy(registry, asked, user=user.encode()) as proxy,
+    ):
+        registry.add_manifest("app", "1", MANIFEST, mediatypes.OCI_MANIFEST)
+        monkeypatch.setenv("ALL_PROXY", f"{scheme}://{user}{'@' if user else ''}{proxy}")
+        options = {"ca_file": authority.ca_file} if is_secure else {"plain_http": True}
+        assert _fetch("registry.invalid/app:1", **options) == MANIFEST
+        # What an HTTP proxy would be asked for.
+        assert registry.paths()[0] == "/v2/"
+    assert asked == [b"registry.invalid:443" if is_secure else b"registry.invalid:80"]
+
+
+@pytest.mark.parametrize(
+    ("user", "given", "reply", "told"),
+    [
+        (b"me:secret", "", 0, "it wants a user and password, in its URL: socks5://USER:PASSWORD@HOST:PORT"),
+        (b"me:secret", "me:wrong@", 0, "it does not accept the user and password in its URL"),
+        (b"", "", 2, "the connection is not allowed"),
+        (b"", "", 9, "the connection could not be made (reply 9)"),
+    ],
+)
+def test_refusal_of_a_socks_proxy_is_told(
+    monkeypatch: pytest.MonkeyPatch, user: bytes, given: str, reply: int, told: str
+) -> None:
+    with FakeRegistry() as registry, _socks_proxy(registry, [], user=user, reply=reply) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"socks5://{given}{proxy}")
+        with pytest.raises(TransferError) as caught:
+            _fetch("registry.invalid/app:1")
+    assert str(caught.value) == (
+        f"registry registry.invalid: GET https://registry.invalid/v2/: the SOCKS proxy: {told} (by the proxy {proxy})"
+    )

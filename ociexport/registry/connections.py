@@ -18,6 +18,7 @@ from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.poolmanager import PoolManager
 from urllib3.response import HTTPResponse
 
 from ociexport.errors import OciexportError, UsageError
@@ -26,6 +27,7 @@ from ociexport.registry.deadlines import Deadline, Deadlines, shut_down
 from ociexport.registry.dialing import open_connection
 from ociexport.registry.failures import StalledError
 from ociexport.registry.librarylogs import cut_secrets, our_request
+from ociexport.registry.socks import ask_socks_proxy, is_socks_url, socks_address
 
 # More connections to one host than anybody asks for with --jobs; those beyond are made and thrown away.
 _POOL_CONNECTIONS = 32
@@ -96,6 +98,13 @@ class Adapter(HTTPAdapter):
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
         """The same for connections through a proxy."""
+        if is_socks_url(proxy):
+            # As if there were none, but for the way that connections are made.
+            manager = self.proxy_manager.setdefault(
+                proxy, PoolManager(num_pools=_POOL_CONNECTIONS, maxsize=_POOL_CONNECTIONS)
+            )
+            manager.pool_classes_by_scheme = _pool_classes(self._sockets, proxy)
+            return manager
         if proxy.lower().startswith("https"):
             options["proxy_ssl_context"] = self._context
         manager = super().proxy_manager_for(proxy, **options)
@@ -194,15 +203,25 @@ class _IssuerProbe(OpenSockets):
         raise _SeenError("the certificate was seen")
 
 
-def _pool_classes(sockets: OpenSockets) -> dict[str, type[HTTPConnectionPool]]:
-    """Return urllib3's pools with connections that tell ``sockets`` of themselves."""
+def _pool_classes(sockets: OpenSockets, socks_proxy: str | None = None) -> dict[str, type[HTTPConnectionPool]]:
+    """Return urllib3's pools with connections that tell ``sockets`` of themselves.
+
+    Args:
+        socks_proxy: the URL of the one that makes them; None for none.
+    """
 
     class Watched(HTTPConnection):
         _deadline: Deadline
 
         def _new_conn(self) -> socket.socket:
-            opened = _dial(self)
+            opened = _dial(self, socks_proxy)
             self._deadline.take_copy(opened)
+            if socks_proxy is not None:
+                try:
+                    ask_socks_proxy(opened, socks_proxy, self.host.strip("[]"), self.port, _seconds_of(self))
+                except BaseException:
+                    opened.close()
+                    raise
             return opened
 
         def connect(self) -> None:
@@ -242,9 +261,13 @@ def _pool_classes(sockets: OpenSockets) -> dict[str, type[HTTPConnectionPool]]:
     return {"http": PlainPool, "https": SecurePool}
 
 
-def _dial(connection: HTTPConnection) -> socket.socket:
+def _dial(connection: HTTPConnection, socks_proxy: str | None) -> socket.socket:
     """Connect as urllib3 would, but see `open_connection`; what fails is an `OSError`, which it takes as well."""
-    seconds = connection.timeout if isinstance(connection.timeout, int | float) else _DEFAULT_TIMEOUT_SECONDS
-    host = connection.host.strip("[]")
+    host, port = (connection.host.strip("[]"), connection.port) if socks_proxy is None else socks_address(socks_proxy)
     options = connection.socket_options or ()
-    return open_connection(host, connection.port, timeout_seconds=seconds, options=options)
+    return open_connection(host, port, timeout_seconds=_seconds_of(connection), options=options)
+
+
+def _seconds_of(connection: HTTPConnection) -> float:
+    """Return how long a connection may take to be made."""
+    return connection.timeout if isinstance(connection.timeout, int | float) else _DEFAULT_TIMEOUT_SECONDS

@@ -93,6 +93,11 @@ def _may_begin_with_a_user(parts: SplitResult) -> bool:
     return bool(has_port_or_user) and "@" in (parts.path or parts.query + parts.fragment)
 
 
+def has_host(url: str) -> bool:
+    """Whether ``url`` is one with a host and, if any, a possible port."""
+    return _split(url) is not None
+
+
 def is_web_url(text: str) -> bool:
     """Whether ``text``, which somebody else wrote, is an http or https URL with a host and, if any, a possible port."""
     parts = _split(text)

@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 import requests
 
 from ociexport.errors import UsageError, quoted
-from ociexport.registry.failures import is_web_url, redacted
+from ociexport.registry.failures import has_host, is_web_url, redacted
 from ociexport.registry.hosts import is_loopback
+from ociexport.registry.socks import is_socks_url
 
 
 def proxies_for(url: str) -> Mapping[str, str]:
@@ -19,7 +20,7 @@ def proxies_for(url: str) -> Mapping[str, str]:
     curl has it.
 
     Raises:
-        UsageError: the variable holds no URL of an HTTP proxy. It may hold a password, which is not shown.
+        UsageError: the variable holds no URL of a proxy that we know. It may hold a password, which is not shown.
     """
     parts = urlsplit(url)
     if is_loopback(parts.hostname or ""):
@@ -29,9 +30,10 @@ def proxies_for(url: str) -> Mapping[str, str]:
         return {}
     if "://" not in proxy:
         proxy = f"http://{proxy}"
-    if not is_web_url(proxy):
+    if not (is_web_url(proxy) or (is_socks_url(proxy) and has_host(proxy))):
         raise UsageError(
-            f"{parts.scheme.upper()}_PROXY or ALL_PROXY: expected http://HOST[:PORT], got {quoted(redacted(proxy))}",
+            f"{parts.scheme.upper()}_PROXY or ALL_PROXY: expected http:// or socks5://HOST[:PORT], "
+            f"got {quoted(redacted(proxy))}",
             hint="in a password / is written %2F and @ %40; NO_PROXY=HOST goes there without a proxy",
         )
     return {parts.scheme: proxy}
