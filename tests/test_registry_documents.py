@@ -213,6 +213,17 @@ def test_page_in_place_of_a_manifest_is_told_as_one(registry: FakeRegistry, body
     assert caught.value.hint == "it may be the page of a login or a proxy, and no registry that answers there"
 
 
+def test_thread_that_looks_at_the_time_ends_with_the_transport() -> None:
+    with FakeRegistry() as registry:
+        before = threading.enumerate()
+        transport = Transport(RegistryOptions(**QUICK))  # type: ignore[arg-type]
+        transport.send(WireRequest("GET", f"{registry.url}/v2/", "it", document_bytes=9))
+        (thread,) = (thread for thread in threading.enumerate() if thread.name == "deadlines" and thread not in before)
+        transport.close()
+        thread.join(30)
+        assert not thread.is_alive()
+
+
 def test_what_is_no_http_is_told() -> None:
     with FakeRegistry() as registry:
         registry.misbehave("/v2/$", Fault(raw=b"SSH-2.0-OpenSSH_9.2\r\n"))

@@ -8,6 +8,7 @@ whether somebody has waited for too long, and shuts the connection down beneath 
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import threading
 import time
@@ -87,7 +88,7 @@ class Deadlines:
     """Watches over connections; its thread begins with the first of them.
 
     Args:
-        seconds: for as long somebody may wait.
+        seconds: for as long somebody may wait; infinite where nobody needs to look.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -102,7 +103,7 @@ class Deadlines:
         deadline = Deadline()
         with self._lock:
             self._watched.add(deadline)
-            if self._thread is None:
+            if self._thread is None and math.isfinite(self._seconds):
                 self._thread = threading.Thread(target=self._run, name="deadlines", daemon=True)
                 self._thread.start()
         return deadline
