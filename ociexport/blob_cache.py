@@ -5,7 +5,6 @@ The directory holds ``blobs/<algorithm>/<encoded>`` as a layout does. What is in
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
@@ -14,13 +13,11 @@ from contextlib import suppress
 from ociexport.digest import Digest, Verifier
 from ociexport.documents import Descriptor
 from ociexport.errors import InvalidImageError
-from ociexport.newfile import link_file, new_file
+from ociexport.newfile import NO_LINK, link_file, new_file
 
 _READ_BYTES = 1024 * 1024
 # Linux's ioctl for a copy that shares its blocks (ioctl_ficlone(2)); the same number on every processor we know.
 _FICLONE = 0x40049409
-# What a file system says that can't link: another one, none at all, too many names.
-_NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS})
 
 
 class BlobCache:
@@ -81,7 +78,7 @@ def _share(path: str, target: str) -> None:
     try:
         link_file(path, target)
     except OSError as error:
-        if error.errno not in _NO_LINK:
+        if error.errno not in NO_LINK:
             raise
         with open(path, "rb") as source, new_file(target) as copy:
             try:

@@ -18,6 +18,10 @@ from typing import BinaryIO
 
 # What file systems and kernels say that know no files without names; of a directory that is not there, too.
 _NO_NAMELESS = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
+# What file systems say that make no hard links: between two of them, at all, for us, or not so many.
+NO_LINK = frozenset(
+    {errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
+)
 # What a descriptor's error is of that tells no name; it is not of what is read to fill the file.
 _WRITE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _BUFFER_BYTES = 1024 * 1024
@@ -43,21 +47,17 @@ def new_file(path: str, *, mode: int = 0o644) -> Iterator[BinaryIO]:
         return
     place = os.path.abspath(path)
     with errors_named(path, _aside(place)):
-        fd, name = _open_unfinished(place)
-        try:
-            with open(fd, "wb", buffering=_BUFFER_BYTES) as file:
+        fd = _open_nameless(place)
+        if fd is None:
+            with _renamed_to(place, *_open_named(place), mode) as file:
                 yield file
-                file.flush()
-                os.fchmod(fd, mode)
-                os.fsync(fd)
-                if name is None:
-                    _link_over(f"/proc/self/fd/{fd}", place, follow_symlinks=True)
-                else:
-                    os.rename(name, place)
-        except BaseException:
-            if name is not None:
-                os.unlink(name)
-            raise
+            return
+        with open(fd, "wb", buffering=_BUFFER_BYTES) as file:
+            yield file
+            file.flush()
+            os.fchmod(fd, mode)
+            os.fsync(fd)
+            _give_name(fd, place, mode)
 
 
 @contextmanager
@@ -125,16 +125,50 @@ def _aside(path: str) -> str:
     return os.path.join(directory, os.fsdecode(b".%b.partial" % os.fsencode(name)[:200]))
 
 
-def _open_unfinished(path: str) -> tuple[int, str | None]:
-    """Return a descriptor of a new file that only we can read, and the name that it has for the time being."""
+def _open_nameless(path: str) -> int | None:
+    """Return a descriptor of a new file in the directory of ``path``; None where it must have a name."""
     nameless = getattr(os, "O_TMPFILE", 0)
-    if nameless and os.path.exists("/proc/self/fd"):
-        try:
-            return os.open(os.path.dirname(path), nameless | os.O_WRONLY | os.O_CLOEXEC, 0o600), None
-        except OSError as error:
-            if error.errno not in _NO_NAMELESS:
-                error.filename = path
-                raise
+    if not nameless or not os.path.exists("/proc/self/fd"):
+        return None
+    try:
+        return os.open(os.path.dirname(path), nameless | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in _NO_NAMELESS:
+            error.filename = path
+            raise
+        return None
+
+
+def _give_name(fd: int, path: str, mode: int) -> None:
+    """Give the nameless file its name; where nobody may make links, as on Android, a copy of it has that."""
+    try:
+        _link_over(f"/proc/self/fd/{fd}", path, follow_symlinks=True)
+    except OSError as error:
+        if error.errno not in NO_LINK:
+            raise
+        with _renamed_to(path, *_open_named(path), mode) as copy:
+            offset = 0
+            while count := os.sendfile(copy.fileno(), fd, offset, _BUFFER_BYTES):
+                offset += count
+
+
+@contextmanager
+def _renamed_to(path: str, fd: int, name: str, mode: int) -> Iterator[BinaryIO]:
+    """Give the new file ``name``, which takes the name ``path`` when the ``with`` block ends well."""
+    try:
+        with open(fd, "wb", buffering=_BUFFER_BYTES) as file:
+            yield file
+            file.flush()
+            os.fchmod(fd, mode)
+            os.fsync(fd)
+        os.rename(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def _open_named(path: str) -> tuple[int, str]:
+    """Return a descriptor of a new file that only we can read, and the name that it has for the time being."""
     aside = _aside(path)
     _remove_leftover(aside)
     try:
@@ -173,16 +207,8 @@ def replaced_file(path: str, *, aside: str) -> Iterator[BinaryIO]:
     """
     directory, name = os.path.split(path)
     fd, temporary = tempfile.mkstemp(prefix=f"{name}.", dir=aside)
-    try:
-        with open(fd, "wb", buffering=_BUFFER_BYTES) as file:
-            yield file
-            file.flush()
-            os.fchmod(fd, 0o644)
-            os.fsync(fd)
-        os.rename(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with _renamed_to(path, fd, temporary, 0o644) as file:
+        yield file
     sync_directory(directory)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import random
 import signal
 import stat
 import subprocess
@@ -129,6 +131,22 @@ def test_killed_process_leaves_nothing_that_lasts(tmp_path: Path, can_be_nameles
     with new_file(str(path)) as file:
         file.write(b"new")
     assert (path.read_bytes(), [entry.name for entry in tmp_path.iterdir()]) == (b"new", ["file"])
+
+
+def test_where_nobody_may_make_links_a_copy_takes_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Android, whose SELinux denies them."""
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "link", denied)
+    path = tmp_path / "file"
+    content = random.randbytes(3_000_000)
+    for _ in range(2):
+        with new_file(str(path), mode=0o640) as file:
+            file.write(content)
+        assert (path.read_bytes() == content, stat.S_IMODE(path.stat().st_mode)) == (True, 0o640)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
 def test_two_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path, can_be_nameless: bool) -> None:
