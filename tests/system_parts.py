@@ -60,6 +60,16 @@ def mounted(directory: Path, *words: str) -> Iterator[Path]:
         run("umount", directory)
 
 
+def wait_for_port(port: int) -> None:
+    """Return when somebody listens on loopback at ``port``."""
+    for _ in range(100):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    pytest.fail(f"nobody listens on port {port}")
+
+
 @contextmanager
 def docker_registry(directory: Path, *, proxy_of: str | None = None, schema1: bool = False) -> Iterator[str]:
     """Run Debian's docker-registry on loopback; gives its ``host:port``.
@@ -83,11 +93,7 @@ def docker_registry(directory: Path, *, proxy_of: str | None = None, schema1: bo
     with (directory / "log").open("w") as log:
         process = subprocess.Popen(["docker-registry", "serve", str(config)], stdout=log, stderr=log)
     try:
-        for _ in range(100):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
+        wait_for_port(port)
         yield f"127.0.0.1:{port}"
     finally:
         process.terminate()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
+import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from ociexport.registry.client import RegistrySource, open_registry_source
 from ociexport.registry.options import Mirror, RegistryOptions
 from tests.image_builder import build_image, write_layout
 from tests.memory_source import member
-from tests.system_parts import docker_registry, require, run
+from tests.system_parts import docker_registry, require, run, wait_for_port
 
 pytestmark = pytest.mark.system
 
@@ -106,3 +109,25 @@ def test_mirror_of_registries_conf_is_asked_first(origin: str, tmp_path: Path) -
         )
         _pull_all(source)
         assert set(source.served_by.values()) == {cache}
+
+
+def test_registry_is_reached_through_microsocks(origin: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands for 127.0.0.1 here is a name to us, which the proxy looks up."""
+    require("microsocks")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    proxy = subprocess.Popen(
+        ["microsocks", "-i", "127.0.0.1", "-p", str(port), "-u", "me", "-P", "secret"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_for_port(port)
+        monkeypatch.setenv("ALL_PROXY", f"socks5h://me:secret@127.0.0.1:{port}")
+        host = f"{int(ipaddress.ip_address('127.0.0.1'))}:{origin.rpartition(':')[2]}"
+        options = RegistryOptions(plain_http=True)
+        _pull_all(open_registry_source(ImageReference.parse(f"{host}/team/app:1"), options=options))
+    finally:
+        proxy.terminate()
+        _, log = proxy.communicate(timeout=60)
+    assert f"connected to {host}" in log
