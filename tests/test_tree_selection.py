@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ociexport.errors import UsageError
@@ -46,6 +46,37 @@ def takes(path: str, *, include: tuple[str, ...] = (), exclude: tuple[str, ...] 
 def test_patterns_are_the_shells(pattern: str, path: str, fits: bool) -> None:
     assert takes(path, include=(pattern,)) is fits
     assert takes(path, exclude=(pattern,)) is not fits
+
+
+def fits_plainly(pattern: bytes, path: bytes) -> bool:
+    """Match by trying everything, or a directory that ``path`` is in."""
+    if not pattern:
+        return path[:1] in (b"", b"/")
+    if pattern.startswith(b"**"):
+        return any(fits_plainly(pattern[2:], path[count:]) for count in range(len(path) + 1))
+    if pattern.startswith(b"*"):
+        longest = path.find(b"/") if b"/" in path else len(path)
+        return any(fits_plainly(pattern[1:], path[count:]) for count in range(longest + 1))
+    is_one = path[:1] == pattern[:1] or (pattern.startswith(b"?") and path[:1] not in (b"", b"/"))
+    return is_one and fits_plainly(pattern[1:], path[1:])
+
+
+@given(
+    st.text("ab/*?", min_size=1, max_size=9), st.lists(st.sampled_from(["a", "b", "ab", "ba"]), min_size=1, max_size=5)
+)
+@example("**a*b**b", ["ab", "b", "ab"])
+@example("a**/b*/**b", ["a", "ba", "ab", "b"])
+def test_patterns_mean_what_trying_everything_finds(pattern: str, names: list[str]) -> None:
+    stripped = pattern.strip("/")
+    if stripped:
+        path = "/".join(names)
+        assert takes(path, exclude=(pattern,)) is not fits_plainly(stripped.encode(), path.encode())
+
+
+def test_path_of_thousands_of_names_is_tried_in_one_way() -> None:
+    """By going back for each sign that crosses slashes, it would be some ten to the fifteenth steps."""
+    assert not takes("x/y/" * 16_000 + "end", include=("**/x/**/y/**/x/**/z",))
+    assert takes("x/y/" * 16_000 + "z/end", include=("**/x/**/y/**/x/**/z",))
 
 
 def test_excludes_beat_includes_and_parents_come_along() -> None:

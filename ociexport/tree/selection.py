@@ -68,12 +68,13 @@ def _fixed_parents(pattern: bytes) -> set[bytes]:
 
 def _compile(pattern: str) -> re.Pattern[bytes]:
     text = _stripped(pattern)
-    expression = b""
+    # What stands between two signs that cross slashes.
+    parts = [b""]
     position = 0
     while position < len(text):
         sign = text[position : position + 1]
         if text.startswith(b"**", position):
-            expression += b".*"
+            parts.append(b"")
             position += 2
             continue
         if sign == b"[":
@@ -83,12 +84,16 @@ def _compile(pattern: str) -> re.Pattern[bytes]:
             members = text[position + 1 : end]
             negation = b"^" if members[:1] in (b"!", b"^") else b""
             members = members[len(negation) :]
-            expression += b"(?!/)[" + negation + re.sub(rb"([\\\[\]^&~|])", rb"\\\1", members) + b"]"
+            parts[-1] += b"(?!/)[" + negation + re.sub(rb"([\\\[\]^&~|])", rb"\\\1", members) + b"]"
             position = end + 1
             continue
-        expression += {b"*": b"[^/]*", b"?": b"[^/]"}.get(sign) or re.escape(sign)
+        parts[-1] += {b"*": b"[^/]*?", b"?": b"[^/]"}.get(sign) or re.escape(sign)
         position += 1
     try:
-        return re.compile(expression + rb"(?:/.*)?\Z", re.DOTALL)
+        # The first place where a part fits is as good as any later one, so that no path, of thousands of names as an
+        # image may have them, is tried in more than one way.
+        parts[-1] += rb"(?:/|\Z)"
+        following = b"".join(b"(?>.*?%b)" % part for part in parts[1:])
+        return re.compile(parts[0] + following, re.DOTALL)
     except re.error as error:
         raise UsageError(f"pattern {quoted(pattern)}: {error}") from error
