@@ -20,9 +20,12 @@ import atheris
 
 with atheris.instrument_imports(include=["ociexport"]):
     from ociexport.compression import read_tar_chunks
-    from ociexport.documents import parse_config, parse_document
-    from ociexport.errors import InvalidImageError
+    from ociexport.documents import Platform, parse_config, parse_document
+    from ociexport.errors import InvalidImageError, NotFoundError
+    from ociexport.looking.listing import list_files
+    from ociexport.looking.subject import Access
     from ociexport.tree.entries import TarReader
+    from ociexport.tree.flatten import flatten
     from ociexport.tree.layers import UnpackOptions, unpack
     from ociexport.tree.limits import Limits
 
@@ -35,7 +38,7 @@ def fuzz_one(data: bytes) -> None:
     """Give ``data`` to one of the readers; its first byte says to which."""
     kind, content = data[:1], data[1:]
     with contextlib.suppress(InvalidImageError):
-        match kind[0] % 5 if kind else 0:
+        match kind[0] % 6 if kind else 0:
             case 0:
                 _read_tar(content)
             case 1:
@@ -47,6 +50,8 @@ def fuzz_one(data: bytes) -> None:
                 parse_config(content)
             case 4:
                 _apply_layers(content)
+            case 5:
+                _look_into_layers(content)
 
 
 def _read_tar(content: bytes) -> None:
@@ -59,9 +64,8 @@ def _read_tar(content: bytes) -> None:
                 pass
 
 
-def _apply_layers(content: bytes) -> None:
-    """Apply ``content`` as a layer over an ordinary one, beside a file that must stay as it is."""
-    base = tar_of(
+def _base_layer() -> bytes:
+    return tar_of(
         [
             directory("d"),
             member("d/f", b"x"),
@@ -70,6 +74,23 @@ def _apply_layers(content: bytes) -> None:
             hard_link("h", "d/f"),
         ]
     )
+
+
+def _look_into_layers(content: bytes) -> None:
+    """Have ``content`` over an ordinary layer written as one tar, and its names asked for from the top down."""
+    source = MemorySource([_base_layer(), content], compress=bytes)
+    platform = Platform("linux", "amd64")
+    with contextlib.suppress(InvalidImageError):
+        flatten(source, bytes, platform=platform, limits=_LIMITS)
+    access = Access(platform=platform, limits=_LIMITS)
+    for path in ("/", "/l/f", "/out"):
+        with contextlib.suppress(InvalidImageError, NotFoundError):
+            list_files(source, path, recursive=True, access=access)
+
+
+def _apply_layers(content: bytes) -> None:
+    """Apply ``content`` as a layer over an ordinary one, beside a file that must stay as it is."""
+    base = _base_layer()
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as work:
         outside = os.path.join(work, "outside")
         os.mkdir(outside)
@@ -121,6 +142,7 @@ def write_seeds(corpus: str) -> None:
         ),
         b"\4" + tar_of([member(name) for name in ("h/x", ".wh.d", "l/.wh..wh..opq", ".wh..wh..opq", "out/.wh.x")]),
     ]
+    seeds += [b"\5" + seed[1:] for seed in seeds if seed[:1] == b"\4"]
     seeds += [b"\1" + raw for raw in source.blobs.values()]
     seeds += [kind + raw for kind in (b"\2", b"\3") for raw in source.blobs.values() if raw[:1] == b"{"]
     for number, seed in enumerate(seeds):
