@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import errno
+import fcntl
 import os
 import signal
 import sys
@@ -90,6 +92,19 @@ def test_kill_before_any_call_leaves_the_old_or_the_new(
     assert names <= {"rootfs", "done"}
     if replace and can_exchange:
         assert os.listdir(tmp_path) == ["rootfs"]
+
+
+def test_file_system_without_locks_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS without its lock daemon; whether a leftover's process is alive nobody knows there, so it stays."""
+
+    def flock(_fd: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    leftover = tmp_path / "rootfs.partial-00000000"
+    leftover.mkdir()
+    monkeypatch.setattr(fcntl, "flock", flock)
+    unpack(MemorySource([tar_of(LAYERS[0])]), tmp_path / "rootfs")
+    assert sorted(os.listdir(tmp_path)) == ["rootfs", leftover.name]
 
 
 def test_name_of_many_bytes_is_a_name(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def staged_directory(target: str, *, replace: bool = False, sync: bool = False) 
         try:
             fd = os.open(name, _OPEN_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent_fd)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock_where_possible(fd)
                 with _placing_errors(target, parent_fd):
                     prepared = _prepared(fd)
                 yield prepared
@@ -140,7 +140,7 @@ def verify_is_vacant(target: str, *, replace: bool = False) -> None:
 def _verify_is_still_vacant(parent_fd: int, prefix: str, target: str) -> None:
     """Return if nothing was put in the mount point while the tree was built; nobody else of us does so from here on."""
     try:
-        fcntl.flock(parent_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock_where_possible(parent_fd)
         is_vacant = all(name in TOLERATED_IN_MOUNT or _is_leftover(name, prefix) for name in names_in(parent_fd))
     except BlockingIOError:
         is_vacant = False  # another process is moving
@@ -207,6 +207,20 @@ def _remove_leftover(parent_fd: int, name: str) -> None:
         take_back(fd, parent_fd, staged_name)
         remove_tree(parent_fd, os.fsencode(staged_name))
     drop_list(parent_fd, staged_name)
+
+
+def _lock_where_possible(fd: int) -> None:
+    """Lock a directory; on a file system without locks, such as NFS may be, two processes are the user's to keep apart.
+
+    Raises:
+        BlockingIOError: somebody else has it.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return
 
 
 @contextmanager
