@@ -122,14 +122,18 @@ def test_what_ended_early_goes(layout: DamagedLayout) -> None:
     (partial / f"sha256-{'0' * 64}").write_bytes(b"part")
     temporary = layout.blob(IMAGE.digest).with_name(f"{IMAGE.digest.encoded}.0123456789ab")
     temporary.write_bytes(b"x")
+    # As `ociexport.newfile` calls one, where it must have a name.
+    hidden = temporary.with_name(f".{IMAGE.digest.encoded}.partial")
+    hidden.write_bytes(b"xy")
     kept = layout.path / "blobs" / "sha256" / "README"
     kept.write_bytes(b"")
     result = collect_garbage(layout.path)
     assert [(file.path, file.size) for file in result.dropped] == [
+        (f"blobs/sha256/{hidden.name}", 2),
         (f"blobs/sha256/{temporary.name}", 1),
         (f".ociexport/partial/sha256-{'0' * 64}", 4),
     ]
-    assert (temporary.exists(), kept.exists(), (layout.path / ".ociexport").exists()) == (False, True, False)
+    assert (hidden.exists(), kept.exists(), (layout.path / ".ociexport").exists()) == (False, True, False)
 
 
 def test_what_lies_in_a_cache_too_stays_on_the_disk(layout: DamagedLayout, tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from ociexport.verification.findings import Findings
 from ociexport.verification.stores import BlobEntry, LayoutStore, layout_blobs, read_roots
 from ociexport.verification.walk import Walk
 
-# How tools call a blob that they write, before it is complete: the digest, and something after it.
-_UNFINISHED_NAME = re.compile(r"blobs/(?:sha256/[0-9a-f]{64}|sha512/[0-9a-f]{128})[^/]+")
+# How tools call a blob that they write, before it is complete: the digest, something after it, perhaps a dot before it.
+_UNFINISHED_NAME = re.compile(r"blobs/(?:sha256/\.?[0-9a-f]{64}|sha512/\.?[0-9a-f]{128})[^/]+")
 
 
 @dataclass(frozen=True, slots=True)
