@@ -57,7 +57,7 @@ fuzz: $(VENV)/.ready
 	$(RUN) -m tests.fuzz.fuzz_layers .fuzz -max_total_time=600 -timeout=60
 
 clean:
-	rm -rf $(VENV) .demo .bench .fuzz build dist *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .demo .bench .bench-installed .fuzz build dist *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # setuptools warns of a tree whose package stands beside its tests, at each editable installation.
