@@ -227,3 +227,15 @@ def test_warnings_are_passed_on_once(capsys: pytest.CaptureFixture[str]) -> None
         f'ociexport: warning: {registry.host} says: going "away"',
         f"ociexport: warning: {registry.host} says: soon",
     ]
+
+
+def test_warnings_without_end_are_not_all_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with FakeRegistry() as registry:
+        transport = Transport(_options(), PlainProgress())
+        for number in range(3):
+            texts = ", ".join(f'299 - "{number} {other}"' for other in range(100))
+            registry.behave()
+            registry.misbehave("", Fault(headers={"Warning": texts}))
+            transport.send(_get(registry)).close()
+        transport.close()
+    assert len(capsys.readouterr().err.splitlines()) == 32

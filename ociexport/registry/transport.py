@@ -37,6 +37,9 @@ MAX_REDIRECTS = 10
 # Beside one for each blob that is fetched; more would only take each other's share, or offend the registry.
 MAX_SPARE_CONNECTIONS = 12
 
+# A registry has one or two; who sends another with each answer shall not fill a terminal.
+_MAX_WARNINGS = 32
+
 _REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 _WARNING = re.compile(r'299 \S+ "((?:[^"\\]|\\.)*)"')
 
@@ -226,8 +229,9 @@ class Transport:
             text = re.sub(r"\\(.)", r"\1", escaped)
             line = f"{urlsplit(answer.url).netloc.rpartition('@')[2]} says: {printable(text)}"
             with self._lock:
-                is_new = line not in self._warned
-                self._warned.add(line)
+                is_new = line not in self._warned and len(self._warned) < _MAX_WARNINGS
+                if is_new:
+                    self._warned.add(line)
             if is_new:
                 self.progress.warn(line)
 
