@@ -210,7 +210,7 @@ def _pool_classes(sockets: OpenSockets, socks_proxy: str | None = None) -> dict[
         socks_proxy: the URL of the one that makes them; None for none.
     """
 
-    class Watched(HTTPConnection):
+    class Plain(HTTPConnection):
         _deadline: Deadline
 
         def _new_conn(self) -> socket.socket:
@@ -243,10 +243,7 @@ def _pool_classes(sockets: OpenSockets, socks_proxy: str | None = None) -> dict[
             response.deadline = self._deadline  # type: ignore[attr-defined] # for who reads the body
             return response
 
-    class Plain(Watched):
-        pass
-
-    class Secure(Watched, HTTPSConnection):
+    class Secure(Plain, HTTPSConnection):
         def connect(self) -> None:
             super().connect()
             # Else urllib3 warns of each unverified request: those who say --insecure know.
