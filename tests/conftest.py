@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# The gate makes the same examples each time: what it refuses, a developer can see. At home each run looks for new ones.
-settings.register_profile("gate", derandomize=True, deadline=None)
-if os.environ.get("CI") == "true":
-    settings.load_profile("gate")
+from tests.fake_registry import FakeRegistry
+
+# How long an example takes says how busy the machine is. The gate makes the same examples each time: what it refuses, a
+# developer can see. At home each run looks for new ones.
+settings.register_profile("home", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("gate", settings.get_profile("home"), derandomize=True)
+settings.load_profile("gate" if os.environ.get("CI") == "true" else "home")
 
 
 @pytest.fixture
@@ -23,6 +26,15 @@ def sole_ordinary_user() -> Iterator[None]:
     with open(Path(tempfile.gettempdir(), "ociexport-ordinary-user.lock"), "wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@pytest.fixture
+def registry_elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRegistry]:
+    """A registry that is called registry.example: what is sent there goes through a proxy."""
+    with FakeRegistry(auth="bearer") as registry:
+        monkeypatch.setenv("HTTP_PROXY", registry.url)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1,169.254.169.254")
+        yield registry
 
 
 @pytest.fixture(autouse=True)

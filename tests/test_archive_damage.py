@@ -155,7 +155,7 @@ def test_circle_of_parents_is_told(tmp_path: Path) -> None:
         open_archive_image(str(write_tar(tmp_path / "a", files)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_any_damage_ends_in_an_error_of_ours(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     path = tmp_path_factory.mktemp("fuzz") / "a.tar"

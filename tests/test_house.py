@@ -126,3 +126,10 @@ def test_what_is_not_needed_is_not_imported(code: str, forbidden: tuple[str, ...
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True, cwd=PROJECT
     )
     assert {name for name in ended.stderr.split() if name in forbidden} == set()
+
+
+def test_long_files_say_why_they_are() -> None:
+    texts = {path: path.read_text() for part in ("ociexport", "tests") for path in (PROJECT / part).rglob("*.py")}
+    long = {path: text for path, text in texts.items() if text.count("\n") > 400}
+    reasons = {path: (ast.get_docstring(ast.parse(text)) or "").replace("\n", " ") for path, text in long.items()}
+    assert [str(path) for path, reason in reasons.items() if "long file" not in reason] == []

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ociexport.errors import InvalidImageError, NotFoundError, UsageError
@@ -140,7 +140,7 @@ LAYERS = st.lists(st.lists(MEMBERS, max_size=6), min_size=1, max_size=4)
 # and a directory of any name may have lost what it had.
 @example([[symlink("b", "a")], [directory("a"), member("a/c")], [member("b/.wh..wh..opq")]], [b"a/c"])
 @given(LAYERS, st.lists(QUERIES, max_size=3))
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100)
 def test_any_image_looks_as_unpack_makes_it(layers: list[list[Member]], queries: list[bytes]) -> None:
     """`ls -R`, `ls`, `cat` and `which-layer` agree with the tree, whatever paths and links lead to it."""
     tars = [tar_of(layer) for layer in numbered(layers)]

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ociexport.digest import Digest
@@ -132,7 +132,6 @@ def test_file_that_somebody_cuts_is_an_error_of_the_disk(fd: int, path: Path) ->
     assert (caught.value.errno, caught.value.filename) == (errno.EIO, str(path))
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_any_order_gives_the_blob_and_any_crash_a_beginning(data: st.DataObject) -> None:
     """Parts come in any order; whatever a crash leaves is a beginning of the blob."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from ociexport import mediatypes
 from ociexport.cli.main import main
 from ociexport.digest import Digest
 from ociexport.documents import Descriptor
-from ociexport.errors import DigestMismatchError, RegistryError, RegistryNotFoundError, TransferError
+from ociexport.errors import DigestMismatchError, RegistryError, RegistryNotFoundError
 from ociexport.progress_display import PlainProgress
 from ociexport.reference import ImageReference
 from ociexport.registry.client import RegistryClient, RegistrySource, open_registry_source
@@ -23,21 +22,22 @@ from ociexport.registry.options import Mirror, RegistryOptions
 from tests.fake_registry import FakeRegistry, Fault
 from tests.image_builder import build_image
 from tests.memory_source import member
-from tests.tls import Authority
 
 MANIFEST = b'{"schemaVersion": 2, "layers": []}'
 BLOB = bytes(range(256)) * 1000
 LAYER = Descriptor(mediatypes.OCI_LAYER_GZIP, Digest.of(BLOB), len(BLOB))
 
 
-def _fill(*registries: FakeRegistry) -> None:
+def fill(*registries: FakeRegistry) -> None:
     for registry in registries:
         registry.add_manifest("library/app", "1.0", MANIFEST, mediatypes.OCI_MANIFEST)
         registry.add_blob(BLOB)
 
 
 @contextmanager
-def _source(registry: FakeRegistry | str, *mirrors: FakeRegistry, **options: object) -> Iterator[RegistrySource]:
+def mirrored_source(
+    registry: FakeRegistry | str, *mirrors: FakeRegistry, **options: object
+) -> Iterator[RegistrySource]:
     host = registry if isinstance(registry, str) else registry.host
     settings = {
         "retry_delay_seconds": 0,
@@ -56,7 +56,7 @@ def _source(registry: FakeRegistry | str, *mirrors: FakeRegistry, **options: obj
         source.close()
 
 
-def _read_all(source: RegistrySource, descriptor: Descriptor = LAYER) -> bytes:
+def read_all(source: RegistrySource, descriptor: Descriptor = LAYER) -> bytes:
     stream = source.open_blob(descriptor)
     try:
         return b"".join(iter(lambda: stream.read(50_000), b""))
@@ -69,10 +69,10 @@ def _read_all(source: RegistrySource, descriptor: Descriptor = LAYER) -> bytes:
 
 def test_mirror_serves_what_it_has() -> None:
     with FakeRegistry() as mirror, FakeRegistry() as registry:
-        _fill(mirror, registry)
-        with _source(registry, mirror) as source:
+        fill(mirror, registry)
+        with mirrored_source(registry, mirror) as source:
             assert source.fetch_manifest().raw == MANIFEST
-            assert _read_all(source) == BLOB
+            assert read_all(source) == BLOB
             assert source.served_by == {Digest.of(MANIFEST): mirror.host, LAYER.digest: mirror.host}
         assert registry.requests == []
         assert {request.query["ns"][0] for request in mirror.requests[1:]} == {registry.host}
@@ -95,8 +95,8 @@ def test_receipt_tells_who_served_what(tmp_path: Path) -> None:
 
 def test_mirror_without_the_image_is_passed_over_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with FakeRegistry() as mirror, FakeRegistry() as registry:
-        _fill(registry)
-        with _source(registry, mirror) as source:
+        fill(registry)
+        with mirrored_source(registry, mirror) as source:
             assert source.fetch_manifest().raw == MANIFEST
             assert source.served_by == {Digest.of(MANIFEST): registry.host}
         url = f"{mirror.url}/v2/library/app/manifests/1.0?…"
@@ -111,10 +111,10 @@ def test_mirror_that_is_down_is_asked_once(capsys: pytest.CaptureFixture[str]) -
         pass
     url = f"http://{mirror.address}:1"
     with FakeRegistry() as registry:
-        _fill(registry)
-        with _source(registry, mirrors=(Mirror(url),)) as source:
+        fill(registry)
+        with mirrored_source(registry, mirrors=(Mirror(url),)) as source:
             assert source.fetch_manifest().raw == MANIFEST
-            assert _read_all(source) == BLOB
+            assert read_all(source) == BLOB
     assert capsys.readouterr().err.splitlines() == [
         f"ociexport: mirror 127.0.0.1:1 is passed over: registry 127.0.0.1:1: GET {url}/v2/: connection refused"
     ]
@@ -123,20 +123,20 @@ def test_mirror_that_is_down_is_asked_once(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize("fault", [Fault(body=b"{}"), Fault(status=500), Fault(status=401), Fault(reset_after=-1)])
 def test_manifest_of_a_bad_mirror_is_passed_over(fault: Fault) -> None:
     with FakeRegistry() as mirror, FakeRegistry() as registry:
-        _fill(mirror, registry)
+        fill(mirror, registry)
         mirror.misbehave("/manifests/", fault)
-        with _source(registry, mirror) as source:
+        with mirrored_source(registry, mirror) as source:
             assert source.fetch_manifest().raw == MANIFEST
             assert source.served_by[Digest.of(MANIFEST)] == registry.host
 
 
 def test_blob_that_a_mirror_breaks_off_for_good_goes_on_at_the_registry() -> None:
     with FakeRegistry() as mirror, FakeRegistry() as registry:
-        _fill(mirror, registry)
+        fill(mirror, registry)
         mirror.misbehave("/blobs/", Fault(cut_after=100_000), times=1)
         mirror.misbehave("/blobs/", Fault(status=500))
-        with _source(registry, mirror) as source:
-            assert _read_all(source) == BLOB
+        with mirrored_source(registry, mirror) as source:
+            assert read_all(source) == BLOB
             assert source.served_by[LAYER.digest] == registry.host
         assert registry.requests[-1].headers["range"] == "bytes=100000-"
 
@@ -144,48 +144,48 @@ def test_blob_that_a_mirror_breaks_off_for_good_goes_on_at_the_registry() -> Non
 def test_mirror_that_gave_wrong_bytes_is_not_asked_for_them_again() -> None:
     """Who finds the digest wrong opens the blob once more, and gets the registry's."""
     with FakeRegistry() as mirror, FakeRegistry() as registry:
-        _fill(mirror, registry)
+        fill(mirror, registry)
         mirror.misbehave("/blobs/", Fault(change=lambda raw: b"x" + raw[1:]))
-        with _source(registry, mirror) as source:
-            assert _read_all(source) != BLOB
-            assert _read_all(source) == BLOB
+        with mirrored_source(registry, mirror) as source:
+            assert read_all(source) != BLOB
+            assert read_all(source) == BLOB
 
 
 def test_mirror_that_gave_some_of_the_wrong_bytes_is_not_asked_again_either() -> None:
     """It breaks off, and the registry gives the rest: the last one to answer is not the one to blame."""
     with FakeRegistry() as mirror, FakeRegistry() as registry:
-        _fill(mirror, registry)
+        fill(mirror, registry)
         mirror.misbehave("/blobs/", Fault(change=lambda raw: b"x" + raw[1:], cut_after=100_000), times=1)
         mirror.misbehave("/blobs/", Fault(status=404), times=1)
         mirror.misbehave("/blobs/", Fault(change=lambda raw: b"x" + raw[1:]))
-        with _source(registry, mirror) as source:
-            assert _read_all(source) != BLOB
-            assert _read_all(source) == BLOB
+        with mirrored_source(registry, mirror) as source:
+            assert read_all(source) != BLOB
+            assert read_all(source) == BLOB
 
 
 def test_tag_that_has_moved_is_asked_for_where_it_is(tmp_path: Path) -> None:
     """containers-registries.conf(5): a prefix may be one image, and its location another tag, or a digest."""
     conf = tmp_path / "registries.conf"
     with FakeRegistry() as registry:
-        _fill(registry)
+        fill(registry)
         for there in (":1.0", f"@{Digest.of(MANIFEST)}"):
             location = f"{registry.host}/library/app{there}"
             conf.write_text(f'[[registry]]\nprefix = "moved.example/library/app:1.0"\nlocation = "{location}"')
-            with _source("moved.example", registries_conf=conf) as source:
+            with mirrored_source("moved.example", registries_conf=conf) as source:
                 assert source.fetch_manifest().digest == Digest.of(MANIFEST)
-                assert _read_all(source) == BLOB
+                assert read_all(source) == BLOB
             assert registry.paths()[-2] == f"/v2/library/app/manifests/{there[1:]}"
         registry.misbehave("/manifests/", Fault(body=b"{}"))
-        with _source("moved.example", registries_conf=conf) as source, pytest.raises(DigestMismatchError):
+        with mirrored_source("moved.example", registries_conf=conf) as source, pytest.raises(DigestMismatchError):
             source.fetch_manifest()
 
 
 def test_errors_of_the_registry_itself_are_raised() -> None:
     with FakeRegistry() as mirror, FakeRegistry() as registry:
-        _fill(mirror, registry)
+        fill(mirror, registry)
         for each in (mirror, registry):
             each.misbehave("/manifests/", Fault(headers={"Docker-Content-Digest": "sha256:" + 64 * "0"}))
-        with _source(registry, mirror) as source, pytest.raises(DigestMismatchError):
+        with mirrored_source(registry, mirror) as source, pytest.raises(DigestMismatchError):
             source.fetch_manifest()
 
 
@@ -194,15 +194,15 @@ def test_given_credentials_are_not_shown_to_a_mirror() -> None:
         FakeRegistry(auth="basic", users={"user": "pass"}) as mirror,
         FakeRegistry(auth="basic", users={"user": "pass"}) as registry,
     ):
-        _fill(mirror, registry)
-        with _source(registry, mirror, credentials=Credentials("user", "pass")) as source:
+        fill(mirror, registry)
+        with mirrored_source(registry, mirror, credentials=Credentials("user", "pass")) as source:
             assert source.fetch_manifest().raw == MANIFEST
         assert all("authorization" not in request.headers for request in mirror.requests)
 
 
 def test_several_sources_share_connections_and_the_first_ping() -> None:
     with FakeRegistry() as registry:
-        _fill(registry)
+        fill(registry)
         client = RegistryClient()
         reference = ImageReference.parse(f"{registry.host}/library/app:1.0")
         for _ in range(3):
@@ -217,22 +217,13 @@ def test_several_sources_share_connections_and_the_first_ping() -> None:
 # What a registry elsewhere may not name: addresses of this machine
 
 
-@pytest.fixture
-def registry_elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRegistry]:
-    """A registry that is called registry.example: what is sent there goes through a proxy."""
-    with FakeRegistry(auth="bearer") as registry:
-        monkeypatch.setenv("HTTP_PROXY", registry.url)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1,169.254.169.254")
-        yield registry
-
-
 @pytest.mark.parametrize(
     "realm", ["http://127.0.0.1:1/token", "http://169.254.169.254/token", "http://localhost/token", "http://[::1]/t"]
 )
 def test_realm_on_this_machine_is_refused(registry_elsewhere: FakeRegistry, realm: str) -> None:
     registry = registry_elsewhere
     registry.realm = realm
-    with _source("registry.example", plain_http=True) as source, pytest.raises(RegistryError) as caught:
+    with mirrored_source("registry.example", plain_http=True) as source, pytest.raises(RegistryError) as caught:
         source.fetch_manifest()
     host = realm.split("/")[2].split(":1/", maxsplit=1)[0].removesuffix(":1") if "[" not in realm else "::1"
     assert str(caught.value) == (
@@ -243,9 +234,9 @@ def test_realm_on_this_machine_is_refused(registry_elsewhere: FakeRegistry, real
 
 def test_realm_elsewhere_is_asked(registry_elsewhere: FakeRegistry) -> None:
     registry = registry_elsewhere
-    _fill(registry)
+    fill(registry)
     registry.realm = "http://auth.example/token"
-    with _source("registry.example", plain_http=True) as source:
+    with mirrored_source("registry.example", plain_http=True) as source:
         assert source.fetch_manifest().raw == MANIFEST
 
 
@@ -253,8 +244,8 @@ def test_redirect_to_this_machine_is_refused(registry_elsewhere: FakeRegistry) -
     registry = registry_elsewhere
     registry.auth = None
     registry.misbehave("/blobs/", Fault(status=307, headers={"Location": "http://127.0.0.1:1/secrets"}))
-    with _source("registry.example", plain_http=True) as source, pytest.raises(RegistryError) as caught:
-        _read_all(source)
+    with mirrored_source("registry.example", plain_http=True) as source, pytest.raises(RegistryError) as caught:
+        read_all(source)
     assert str(caught.value) == (
         f"blob {LAYER.digest}: http://127.0.0.1:1/secrets: "
         "a registry on another host may not send its clients to 127.0.0.1"
@@ -269,9 +260,9 @@ def _foreign(*urls: str) -> Descriptor:
 
 
 def test_foreign_layer_is_named_where_it_is_not_wanted() -> None:
-    with FakeRegistry() as registry, _source(registry) as source:
+    with FakeRegistry() as registry, mirrored_source(registry) as source:
         with pytest.raises(RegistryNotFoundError) as caught:
-            _read_all(source, _foreign("https://cdn.example/layer?sig=secret"))
+            read_all(source, _foreign("https://cdn.example/layer?sig=secret"))
         assert caught.value.hint == (
             "a foreign layer, which its registry does not keep; --foreign fetches it from 'https://cdn.example/layer?…'"
         )
@@ -288,15 +279,15 @@ def test_foreign_layer_is_fetched_from_the_first_url_that_has_it() -> None:
             f"{elsewhere.url}/none",
             f"{elsewhere.url}/storage/{LAYER.digest}",
         )
-        with _source(registry, foreign=True) as source:
-            assert _read_all(source, _foreign(*urls)) == BLOB
+        with mirrored_source(registry, foreign=True) as source:
+            assert read_all(source, _foreign(*urls)) == BLOB
         assert all("authorization" not in request.headers for request in elsewhere.requests)
 
 
 def test_foreign_layer_that_is_nowhere_is_named() -> None:
-    with FakeRegistry() as registry, _source(registry) as source:
+    with FakeRegistry() as registry, mirrored_source(registry) as source:
         with pytest.raises(RegistryNotFoundError) as caught:
-            _read_all(source, _foreign("http://[x?sig=secret"))
+            read_all(source, _foreign("http://[x?sig=secret"))
         assert caught.value.hint == (
             "a foreign layer, which its registry does not keep; --foreign fetches it from 'http://[x'"
         )
@@ -304,134 +295,12 @@ def test_foreign_layer_that_is_nowhere_is_named() -> None:
 
 def test_foreign_layer_on_this_machine_is_refused(registry_elsewhere: FakeRegistry) -> None:
     registry_elsewhere.auth = None
-    with _source("registry.example", plain_http=True, foreign=True) as source, pytest.raises(RegistryError) as caught:
-        _read_all(source, _foreign("http://169.254.169.254/latest/meta-data"))
+    with (
+        mirrored_source("registry.example", plain_http=True, foreign=True) as source,
+        pytest.raises(RegistryError) as caught,
+    ):
+        read_all(source, _foreign("http://169.254.169.254/latest/meta-data"))
     assert str(caught.value) == (
         f"foreign layer {LAYER.digest}: http://169.254.169.254/latest/meta-data: "
         "a registry on another host may not send its clients to 169.254.169.254"
     )
-
-
-# TLS
-
-
-def test_own_authority_is_believed(tmp_path: Path) -> None:
-    authority = Authority.new(tmp_path)
-    with FakeRegistry(tls=authority.server_context()) as registry:
-        _fill(registry)
-        with _source(registry, ca_file=authority.ca_file) as source:
-            assert source.fetch_manifest().raw == MANIFEST
-            assert _read_all(source) == BLOB
-
-
-def test_any_certificate_is_believed_when_told_so(tmp_path: Path) -> None:
-    with FakeRegistry(tls=Authority.new(tmp_path).server_context("other.example")) as registry:
-        _fill(registry)
-        with _source(registry, insecure=True) as source:
-            assert source.fetch_manifest().raw == MANIFEST
-
-
-def test_client_certificate_is_shown(tmp_path: Path) -> None:
-    authority = Authority.new(tmp_path)
-    with FakeRegistry(tls=authority.server_context(wants_client=True)) as registry:
-        _fill(registry)
-        directory = tmp_path / registry.host
-        directory.mkdir()
-        for name in ("ca.crt", "client.cert", "client.key"):
-            (directory / name).write_bytes((tmp_path / name).read_bytes())
-        with _source(registry, certs_dirs=(tmp_path,)) as source:
-            assert source.fetch_manifest().raw == MANIFEST
-
-
-def _wanting_a_client(authority: Authority) -> ssl.SSLContext:
-    context = authority.server_context(wants_client=True)
-    # With 1.3 the refusal comes after the greeting, and may cross with our request and be lost.
-    context.maximum_version = ssl.TLSVersion.TLSv1_2
-    return context
-
-
-def test_client_certificate_that_is_missing_is_told(tmp_path: Path) -> None:
-    authority = Authority.new(tmp_path)
-    with FakeRegistry(tls=_wanting_a_client(authority)) as registry:
-        with _source(registry, ca_file=authority.ca_file) as source, pytest.raises(TransferError) as caught:
-            source.fetch_manifest()
-        assert str(caught.value) == (
-            f"registry {registry.host}: GET {registry.url}/v2/: TLS failed: sslv3 alert handshake failure"
-        )
-        assert caught.value.hint == (
-            "the server may want a client certificate: --cert-dir DIR, with NAME.cert and NAME.key in it"
-        )
-
-
-def test_client_certificate_that_is_refused_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "other").mkdir()
-    authority = Authority.new(tmp_path)
-    Authority.new(tmp_path / "other")
-    with FakeRegistry(tls=_wanting_a_client(authority)) as registry:
-        options = {"ca_file": authority.ca_file, "cert_dir": tmp_path / "other"}
-        with _source(registry, **options) as source, pytest.raises(TransferError) as caught:
-            source.fetch_manifest()
-        assert str(caught.value) == (
-            f"registry {registry.host}: GET {registry.url}/v2/: TLS failed: tlsv1 alert unknown ca"
-        )
-        assert caught.value.hint == (
-            "the server does not accept the client certificate, which is from --cert-dir or a certs.d directory"
-        )
-    assert capsys.readouterr().err == ""
-
-
-def test_plain_http_where_tls_was_expected_is_told_at_once(
-    registry_elsewhere: FakeRegistry, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with FakeRegistry() as registry:
-        mirror = Mirror(f"https://{registry.host}")
-        with _source(registry, mirrors=(mirror,)) as source:
-            _fill(registry)
-            assert source.fetch_manifest().raw == MANIFEST
-    assert capsys.readouterr().err.splitlines() == [
-        f"ociexport: mirror {registry.host} is passed over: registry {registry.host}: "
-        f"GET https://{registry.host}/v2/: TLS failed: wrong version number"
-    ]
-
-
-def test_name_that_the_certificate_is_not_for_is_refused(tmp_path: Path) -> None:
-    authority = Authority.new(tmp_path)
-    with FakeRegistry(tls=authority.server_context("other.example")) as registry:
-        with _source(registry, ca_file=authority.ca_file) as source, pytest.raises(TransferError) as caught:
-            source.fetch_manifest()
-        assert str(caught.value) == (
-            f"registry {registry.host}: GET {registry.url}/v2/: the TLS certificate can't be verified: "
-            "IP address mismatch, certificate is not valid for '127.0.0.1'. (issued by Example Org)"
-        )
-
-
-@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
-def test_authorities_of_the_environment_are_believed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
-) -> None:
-    """PAINS 19."""
-    authority = Authority.new(tmp_path)
-    monkeypatch.setenv(variable, str(authority.ca_file))
-    with FakeRegistry(tls=authority.server_context()) as registry:
-        _fill(registry)
-        with _source(registry) as source:
-            assert source.fetch_manifest().raw == MANIFEST
-
-
-def test_authorization_is_not_sent_from_https_to_http(tmp_path: Path) -> None:
-    authority = Authority.new(tmp_path)
-    with (
-        FakeRegistry() as storage,
-        FakeRegistry(auth="bearer", tls=authority.server_context(), redirect_to=storage) as registry,
-    ):
-        _fill(registry)
-        with _source(registry, ca_file=authority.ca_file) as source:
-            assert _read_all(source) == BLOB
-        assert "authorization" not in storage.requests[0].headers
-
-
-def test_ipv6_registry_is_reached() -> None:
-    with FakeRegistry(address="::1") as registry:
-        _fill(registry)
-        with _source(registry) as source:
-            assert _read_all(source) == BLOB

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ociexport import mediatypes
@@ -256,7 +256,6 @@ def test_many_signatures_of_different_parts_take_no_memory() -> None:
     assert most_bytes < 20_000_000
 
 
-@settings(deadline=None)  # the first error loads libmagic
 @given(st.binary() | st.integers(0, len(IMAGE.raw)).map(lambda cut: IMAGE.raw[:cut] + IMAGE.raw[cut + 1 :]))
 def test_no_foreign_exception(raw: bytes) -> None:
     with contextlib.suppress(InvalidImageError):

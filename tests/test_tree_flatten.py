@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ociexport.errors import DigestMismatchError, InvalidImageError, LimitExceededError
@@ -219,7 +219,7 @@ def _prefixed(path: str, prefix: str) -> str:
 @example([[member("a/a"), hard_link("a", "a/a")]])
 @example([[directory("a/a"), hard_link("a", "a/a")]])
 @given(st.lists(st.lists(MEMBERS, max_size=6), min_size=1, max_size=3))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 def test_any_layers_give_the_tree_that_unpack_makes(layers: list[list[Member]]) -> None:
     """The tree in memory and the tree on disk follow the same rules, errors included."""
     source = MemorySource([tar_of(layer) for layer in layers])

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ociexport import verify
@@ -113,7 +113,6 @@ def test_nothing_is_written_beside_the_layout(layout: DamagedLayout) -> None:
 # Properties.
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.lists(st.lists(MEMBERS, max_size=6), min_size=1, max_size=3))
 def test_any_image_is_right_if_it_can_be_unpacked(layers: list[list[Member]]) -> None:
     image = build_image(layers)
@@ -125,7 +124,6 @@ def test_any_image_is_right_if_it_can_be_unpacked(layers: list[list[Member]]) ->
     assert verify(image.source(), deep=True).is_right == is_right
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(max_size=2000), min_size=1, max_size=3), st.integers(0, 3000), st.integers(0, 255))
 def test_any_bytes_give_findings_and_no_exception(tails: list[bytes], place: int, value: int) -> None:
     tar = bytearray(tar_of(BASE))
