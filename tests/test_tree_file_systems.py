@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from ociexport.errors import UsageError
 from ociexport.progress import SilentProgress
 from ociexport.tree.layers import UnpackOptions, unpack
 from tests.image_builder import BuiltImage, build_image, write_layout
@@ -161,6 +162,29 @@ def test_tree_is_the_same_but_for_what_is_said(place: Path, name: str, way: str)
         moved = describe_tree(disk)
         moved.pop(b"lost+found", None)
         assert moved == tree
+
+
+def test_tree_of_a_lower_layer_is_not_replaced_in_vain(place: Path) -> None:
+    """As in a container whose image has it: overlayfs renames no such directory, which was told when all was done."""
+    require("mount", root=True)
+    with mounted(place / "below", "-t", "tmpfs", "tmpfs") as below:
+        for part in ("lower/old/d", "lower/empty", "upper", "work"):
+            (below / part).mkdir(parents=True)
+        options = f"lowerdir={below}/lower,upperdir={below}/upper,workdir={below}/work,redirect_dir=off"
+        with mounted(place / "disk", "-t", "overlay", "-o", options, "overlay") as disk:
+            with pytest.raises(UsageError) as caught:
+                unpack(ODD.source(), disk / "old", options=UnpackOptions(replace=True))
+            assert str(caught.value) == (
+                f"'{disk}/old': expected a directory that can be renamed, got one of a lower layer of an overlay"
+            )
+            assert caught.value.hint == f"remove it first: ociexport rm {disk}/old"
+            assert sorted(os.listdir(disk)) == ["empty", "old"]
+            assert os.listdir(disk / "old") == ["d"]
+            for _ in range(2):
+                unpack(ODD.source(), disk / "empty", options=UnpackOptions(replace=True))
+            run(*OCIEXPORT, "rm", str(disk / "old"))
+            unpack(ODD.source(), disk / "old", options=UnpackOptions(replace=True))
+            assert describe_tree(disk / "old") == describe_tree(disk / "empty")
 
 
 @pytest.mark.parametrize("name", ["btrfs", "tmpfs"])

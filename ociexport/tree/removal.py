@@ -50,6 +50,17 @@ def is_mount_point(directory: str) -> bool:
     return os.path.ismount(directory) or os.fsencode(directory) in _mount_points()
 
 
+def is_overlay(fd: int) -> bool:
+    """Whether what is open is on an overlayfs, as all of a container's root is."""
+    device = os.fstat(fd).st_dev
+    number = b"%d:%d" % (os.major(device), os.minor(device))
+    try:
+        with open(_MOUNTS, "rb") as file:
+            return any(line.split(b" ")[2] == number and b" - overlay " in line for line in file)
+    except FileNotFoundError:
+        return False
+
+
 def _mount_points() -> list[bytes]:
     try:
         with open(_MOUNTS, "rb") as file:

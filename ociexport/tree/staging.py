@@ -7,6 +7,7 @@ import fcntl
 import os
 import re
 import secrets
+import shlex
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +18,7 @@ from ociexport.tree.dirnames import names_in
 from ociexport.tree.exchange import exchange_names, sync_file_system
 from ociexport.tree.mountmove import LIST_SUFFIX, TOLERATED_IN_MOUNT, drop_list, move_up, moved_names, take_back
 from ociexport.tree.preflight import explain_full_disk
-from ociexport.tree.removal import is_mount_point, remove_tree, verify_no_mounts
+from ociexport.tree.removal import is_mount_point, is_overlay, remove_tree, verify_no_mounts
 
 _MARK = ".partial-"
 _MARK_BYTES = 4
@@ -77,6 +78,8 @@ def staged_directory(target: str, *, replace: bool = False, sync: bool = False) 
                 _lock_where_possible(fd)
                 with _placing_errors(target, parent_fd):
                     prepared = _prepared(fd)
+                if replace and not is_mount:
+                    _verify_is_renamable(fd, parent_fd, name, target)
                 yield prepared
                 if sync:
                     sync_file_system(fd)
@@ -192,6 +195,32 @@ def _prepared(fd: int) -> StagedDirectory:
     return StagedDirectory(fd, (status.st_uid, status.st_gid), 0o777 & ~stat.S_IMODE(status.st_mode))
 
 
+def _verify_is_renamable(fd: int, parent_fd: int, name: bytes, target: str) -> None:
+    """Return if the old tree can change places with the new one, which an overlay's lower directories can't.
+
+    It is tried with a place that is not empty, which no rename takes, so that nothing is ever changed.
+
+    Raises:
+        UsageError: it can't; that is known before the layers are fetched.
+
+    Spec: Documentation/filesystems/overlayfs.rst, "redirect_dir".
+    """
+    if not is_overlay(fd):
+        return
+    os.mkdir("probe", dir_fd=fd)
+    try:
+        os.rename(os.path.basename(target), name, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
+    except OSError as error:
+        # An empty one needs no new name: it gives way to a rename.
+        if error.errno == errno.EXDEV and os.listdir(target):
+            raise UsageError(
+                f"{quoted(target)}: expected a directory that can be renamed, got one of a lower layer of an overlay",
+                hint=f"remove it first: ociexport rm {shlex.quote(target)}",
+            ) from error
+    finally:
+        os.rmdir("probe", dir_fd=fd)
+
+
 def _remove_leftovers(parent_fd: int, prefix: str) -> None:
     for name in names_in(parent_fd):
         if not _is_leftover(name, prefix):
@@ -270,7 +299,10 @@ def _replace(parent_fd: int, name: bytes, target_name: bytes) -> None:
         # The old one steps aside under a leftover's name: a kill here leaves the target absent, never mixed.
         aside = name + b"-old"
         os.rename(target_name, aside, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
-    except FileNotFoundError:
+    except OSError as error:
+        # Nothing is there, or an empty directory of an overlay's lower layer.
+        if error.errno not in (errno.ENOENT, errno.EXDEV):
+            raise
         os.rename(name, target_name, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
         return
     os.rename(name, target_name, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
