@@ -1,6 +1,6 @@
 """Layouts and archives in the shapes of tools that are not at hand, as their own sources write them.
 
-Those of docker, crane's tarballs and kaniko's stand in `tests.test_archive_source`.
+Those of docker, crane's tarballs and kaniko's stand in `tests.saved_archives`.
 """
 
 from __future__ import annotations
