@@ -157,6 +157,16 @@ def test_large_and_sparse_files_are_whole() -> None:
     assert copied == expected + large
 
 
+def test_memory_for_a_listing_is_bounded() -> None:
+    """Each path of a deep tree has all names above: two million of 2,000 each would be gigabytes."""
+    source = source_of([member("/".join(["d" * 100] * 60) + "/f")])
+    access = Access(platform=ACCESS.platform, limits=Limits(max_name_bytes=100_000))
+    assert len(list_files(source, access=access)) == 1
+    with pytest.raises(LimitExceededError, match="expected at most 100000 bytes of memory for names"):
+        list_files(source, recursive=True, access=access)
+    assert len(list_files(source, recursive=True, access=ACCESS)) == 61
+
+
 def test_hundreds_of_files_take_few_descriptors() -> None:
     """Each that is large, or has holes, waits in a temporary file; ulimit -n is 1024, or 256 on some systems."""
     layer = []

@@ -22,6 +22,8 @@ from ociexport.tree.paths import quoted_path
 
 # What Linux gives every link.
 _SYMLINK_MODE = 0o777
+# What a listed file takes of memory, beside its path: measured, rounded up.
+_LISTED_BYTES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,12 @@ def list_files(
     wanted = parse_path(path)
 
     def question(tree: PartialTree) -> tuple[ListedFile, ...]:
-        return tuple(_list(tree, wanted, recursive=recursive, itself=itself))
+        budget, files = NameBudget(subject.access.limits), []
+        for file in _list(tree, wanted, recursive=recursive, itself=itself):
+            # The path of each has all names above it, which a tree of nodes has once.
+            budget.take(_LISTED_BYTES + len(file.path))
+            files.append(file)
+        return tuple(files)
 
     with opened(image, access) as subject:
         reader = TopDownReader(subject)
