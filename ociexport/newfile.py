@@ -85,7 +85,8 @@ def link_file(source: str, path: str) -> None:
     Raises:
         OSError: the file system has no such links, or not here.
     """
-    _link_over(source, path, follow_symlinks=False)
+    # With a directory's descriptor, a relative source would be looked for there, not where we are.
+    _link_over(os.path.abspath(source), os.path.abspath(path), follow_symlinks=False)
 
 
 def _link_over(source: str, path: str, *, follow_symlinks: bool) -> None:

@@ -44,6 +44,17 @@ def test_second_layout_fetches_no_layer(registry: FakeRegistry, tmp_path: Path) 
         assert os.path.samefile(*places)
 
 
+def test_cache_and_layouts_may_be_named_from_where_one_is(
+    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        pull(f"{registry.host}/team/app:1", ImageLayout(name, cache=BlobCache("cache")))
+    layer = IMAGE.layers[0]
+    assert os.path.samefile(*(ImageLayout(name).blob_path(layer.digest) for name in ("one", "two")))
+    assert blobs_asked_for(registry).count(str(layer.digest)) == 1
+
+
 def test_damaged_blob_of_the_cache_is_not_used_but_replaced(registry: FakeRegistry, tmp_path: Path) -> None:
     cache = BlobCache(tmp_path / "cache")
     pull(f"{registry.host}/team/app:1", ImageLayout(tmp_path / "one", cache=cache))
