@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ociexport.errors import quoted
+from ociexport.cli.count_type import count_from
 from ociexport.tree.limits import Limits
 
 
@@ -26,13 +26,7 @@ def add_limit_arguments(parser: argparse.ArgumentParser) -> None:
         ("--max-header", defaults.max_extended_header_bytes, "bytes of one extended tar header"),
         ("--max-metadata", defaults.max_metadata_bytes, "bytes of attributes and long names in all layers"),
     ):
-        group.add_argument(flag, metavar="N", type=_positive, default=default, help=f"{what} (default: {default})")
-
-
-def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or not int(text[:19]):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {quoted(text)}")
-    return int(text[:19])
+        group.add_argument(flag, metavar="N", type=count_from(1), default=default, help=f"{what} (default: {default})")
 
 
 def limits_from(options: argparse.Namespace) -> Limits:

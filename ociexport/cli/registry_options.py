@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from ociexport.cli.configuration import leave_out_configured
+from ociexport.cli.count_type import count_from
 from ociexport.errors import UsageError, quoted
 from ociexport.registry.credentials import Credentials, parse_user_and_password
 from ociexport.registry.options import DEFAULT_OPTIONS, Mirror, RegistryOptions
@@ -82,12 +83,12 @@ def add_tls_arguments(group: argparse._ArgumentGroup) -> None:
 def _add_patience_arguments(group: argparse._ArgumentGroup) -> None:
     default = DEFAULT_OPTIONS
     for name, kind, meaning, value in [
-        ("--retry-times", _parse_times, "tries after the first, for what may pass", default.retry_times),
+        ("--retry-times", count_from(0), "tries after the first, for what may pass", default.retry_times),
         ("--retry-delay", _parse_seconds, "seconds before the first of them; it doubles", default.retry_delay_seconds),
         ("--max-wait", _parse_seconds, "longest Retry-After to obey, in seconds", default.max_wait_seconds),
         ("--connect-timeout", _parse_seconds, "seconds for a connection to be made", default.connect_timeout_seconds),
         ("--read-timeout", _parse_seconds, "seconds for the next bytes to arrive", default.read_timeout_seconds),
-        ("--stall-limit", _parse_times, "bytes/s; a slower body is asked for again", default.min_bytes_per_second),
+        ("--stall-limit", count_from(0), "bytes/s; a slower body is asked for again", default.min_bytes_per_second),
     ]:
         group.add_argument(name, metavar="N", type=kind, default=value, help=f"{meaning} (default: {value:g})")
 
@@ -195,9 +196,3 @@ def _parse_seconds(text: str) -> float:
     if not 0 <= seconds < 1e6:
         raise argparse.ArgumentTypeError(f"expected seconds, a number from 0 on, got {quoted(text)}")
     return seconds
-
-
-def _parse_times(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"expected a number from 0 on, got {quoted(text)}")
-    return int(text[:19])
