@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -246,6 +247,9 @@ def _open_local(name: LayoutName | ArchiveName | DirectoryName, progress: Progre
 
         return converting(open_archive_image(name.path, name.image, progress or SILENT), progress)
     if not os.path.isdir(name.path):
+        # What may not be looked into is not called missing.
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.stat(name.path)
         raise NotFoundError(f"{quoted(name.path)}: expected an OCI layout, there is no such directory")
     return converting(ImageLayout(name.path).open_image(name.image), progress)
 

@@ -22,7 +22,7 @@ _SCRIPT = textwrap.dedent(
     f"""
     import bz2, contextlib, ctypes, encodings.unicode_escape, io, lzma, os, sys
     import isal.igzip_lib
-    import ociexport.cli.reporting
+    import ociexport.archive_source, ociexport.cli.reporting
     from ociexport.cli.main import main
     with contextlib.redirect_stdout(io.StringIO()):
         main(["unpack", "--help"])

@@ -88,7 +88,7 @@ def test_close_ends_what_waits_in_other_threads(fault: Fault) -> None:
         started = time.monotonic()
         transport.close()
         thread.join()
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 4
         assert len(errors) == 1
 
 

@@ -45,6 +45,14 @@ def place() -> Iterator[Path]:
         yield place
 
 
+def test_what_the_user_may_not_look_into_is_not_called_missing(place: Path) -> None:
+    closed = place / "closed"
+    closed.mkdir(mode=0o700)
+    for source in (closed / "layout", closed / "images.tar"):
+        result = run_as_ordinary_user("unpack", "--platform=linux/amd64", source, place / "work" / "rootfs")
+        assert (result.returncode, result.stderr) == (9, f"ociexport: error: {source}: Permission denied\n")
+
+
 def test_tree_is_the_users_and_what_is_lost_is_said(place: Path) -> None:
     rootfs = place / "work" / "rootfs"
     result = run_as_ordinary_user("unpack", "--platform=linux/amd64", place / "layout", rootfs)

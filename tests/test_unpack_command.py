@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -352,7 +353,7 @@ def test_kill_leaves_it_absent_or_complete(tmp_path: Path) -> None:
     leftovers = 0
     for _ in range(8):
         process = subprocess.Popen(
-            [*OCIEXPORT, "unpack", "-q", "--replace", str(tmp_path / "layout"), str(place / "rootfs")],
+            [*OCIEXPORT, "unpack", "-q", str(tmp_path / "layout"), str(place / "rootfs")],
             stdout=subprocess.DEVNULL,
         )
         time.sleep(generator.uniform(0.3, 1.0) * seconds)
@@ -372,9 +373,10 @@ def test_sigint_and_sigterm_end_soon_and_clean(tmp_path: Path) -> None:
     write_layout(tmp_path / "layout", {"1": build_image([files])})
     place = tmp_path / "place"
     place.mkdir()
-    for number, code, word in ((signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")):
+
+    def interrupt(number: signal.Signals) -> tuple[int, str]:
         process = subprocess.Popen(
-            [*OCIEXPORT, "unpack", "-q", str(tmp_path / "layout"), str(place / "rootfs")],
+            [*OCIEXPORT, "unpack", "-q", "--replace", str(tmp_path / "layout"), str(place / "rootfs")],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -382,6 +384,11 @@ def test_sigint_and_sigterm_end_soon_and_clean(tmp_path: Path) -> None:
         while not os.listdir(place):
             time.sleep(0.01)
         process.send_signal(number)
-        _, errors = process.communicate(timeout=20)
-        assert (process.returncode, errors) == (code, f"ociexport: error: {word}\n")
+        return process.wait(20), process.communicate()[1]
+
+    for number, code, word in ((signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")):
+        # On a busy machine the signal may come when all is done.
+        while (ended := interrupt(number))[0] == 0:
+            shutil.rmtree(place / "rootfs")
+        assert ended == (code, f"ociexport: error: {word}\n")
         assert os.listdir(place) == []
