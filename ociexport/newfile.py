@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
+from ociexport.locked_file import is_still_there_once_locked
+
 # What file systems and kernels say that know no files without names; of a directory that is not there, too.
 _NO_NAMELESS = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
 # What file systems say that make no hard links: between two of them, at all, for us, or not so many.
@@ -172,14 +174,14 @@ def _open_named(path: str) -> tuple[int, str]:
     """Return a descriptor of a new file that only we can read, and the name that it has for the time being."""
     aside = _aside(path)
     _remove_leftover(aside)
-    try:
-        fd, name = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), aside
-    except FileExistsError:
-        # Somebody is writing the same file at this moment.
-        fd, name = tempfile.mkstemp(prefix=f"{os.path.basename(aside)}-", dir=os.path.dirname(path))
-    with suppress(OSError):  # a file system without locks: there others may take it for a leftover
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return fd, name
+    with suppress(FileExistsError):
+        fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        # Until it is locked, another may take it for a leftover, and then what has the name is theirs.
+        if is_still_there_once_locked(fd, aside):
+            return fd, aside
+        os.close(fd)
+    # Somebody is writing the same file at this moment.
+    return tempfile.mkstemp(prefix=f"{os.path.basename(aside)}-", dir=os.path.dirname(path))
 
 
 def _remove_leftover(aside: str) -> None:

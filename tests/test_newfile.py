@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import random
 import signal
 import stat
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -157,6 +159,27 @@ def test_two_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path, can_b
             two.write(b"two")
         assert path.read_bytes() == b"two"
     assert (path.read_bytes(), [entry.name for entry in tmp_path.iterdir()]) == (b"one", ["file"])
+
+
+def test_one_that_is_taken_for_a_leftover_before_it_is_locked_is_written_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was renamed by its name, which the other's had then: a part of that became the file."""
+    monkeypatch.delattr(os, "O_TMPFILE")
+    lock, others = fcntl.flock, ExitStack()
+    path = tmp_path / "file"
+
+    def lock_late(fd: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        others.enter_context(new_file(str(path))).write(b"a part")
+        lock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    with others:
+        with new_file(str(path)) as file:
+            file.write(b"whole")
+        assert path.read_bytes() == b"whole"
+    assert (path.read_bytes(), [entry.name for entry in tmp_path.iterdir()]) == (b"a part", ["file"])
 
 
 @pytest.mark.usefixtures("can_be_nameless")
