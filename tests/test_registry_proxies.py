@@ -192,13 +192,17 @@ def test_issuer_is_told_through_a_proxy(tmp_path: Path, monkeypatch: pytest.Monk
 
 @contextmanager
 def _socks_proxy(target: FakeRegistry, asked: list[bytes], *, user: bytes = b"", reply: int = 0) -> Iterator[str]:
-    """Yield ``host:port`` of a SOCKS 5 proxy that connects to ``target``, wherever to; RFC 1928 and 1929."""
+    """Yield ``host:port`` of a SOCKS 5 proxy that connects to ``target``, wherever to; RFC 1928 and 1929.
+
+    ``asked`` gets where to, or that a user was refused.
+    """
 
     def serve(client: socket.socket) -> None:
         with suppress(OSError), client, client.makefile("rb") as stream:
             offered = stream.read(stream.read(2)[1])
             method = 2 if user else 0
             if method not in offered:
+                asked.append(b"refused")
                 client.sendall(b"\x05\xff")
                 return
             client.sendall(bytes([5, method]))
@@ -208,6 +212,7 @@ def _socks_proxy(target: FakeRegistry, asked: list[bytes], *, user: bytes = b"",
                 is_wrong = name + b":" + password != user
                 client.sendall(bytes([1, is_wrong]))
                 if is_wrong:
+                    asked.append(b"refused")
                     return
             kind = stream.read(4)[3]
             host = stream.read({1: 4, 4: 16}.get(kind) or stream.read(1)[0])
@@ -262,21 +267,24 @@ def test_socks_proxy_connects_by_name(
 
 
 @pytest.mark.parametrize(
-    ("user", "given", "reply", "told"),
+    ("user", "given", "reply", "tries", "told"),
     [
-        (b"me:secret", "", 0, "it wants a user and password, in its URL: socks5://USER:PASSWORD@HOST:PORT"),
-        (b"me:secret", "me:wrong@", 0, "it does not accept the user and password in its URL"),
-        (b"", "", 2, "the connection is not allowed"),
-        (b"", "", 9, "the connection could not be made (reply 9)"),
+        (b"me:secret", "", 0, 1, "it wants a user and password, in its URL: socks5://USER:PASSWORD@HOST:PORT"),
+        (b"me:secret", "me:wrong@", 0, 1, "it does not accept the user and password in its URL"),
+        (b"", "", 2, 1, "the connection is not allowed"),
+        (b"", "", 9, 2, "the connection could not be made (reply 9)"),
     ],
 )
 def test_refusal_of_a_socks_proxy_is_told(
-    monkeypatch: pytest.MonkeyPatch, user: bytes, given: str, reply: int, told: str
+    monkeypatch: pytest.MonkeyPatch, user: bytes, given: str, reply: int, tries: int, told: str
 ) -> None:
-    with FakeRegistry() as registry, _socks_proxy(registry, [], user=user, reply=reply) as proxy:
+    """What will not change is not asked for again: a wrong password may lock the user out."""
+    asked: list[bytes] = []
+    with FakeRegistry() as registry, _socks_proxy(registry, asked, user=user, reply=reply) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"socks5://{given}{proxy}")
         with pytest.raises(TransferError) as caught:
-            _fetch("registry.invalid/app:1")
+            _fetch("registry.invalid/app:1", retry_times=1, retry_delay_seconds=0)
+    assert len(asked) == tries
     assert str(caught.value) == (
         f"registry registry.invalid: GET https://registry.invalid/v2/: the SOCKS proxy: {told} (by the proxy {proxy})"
     )

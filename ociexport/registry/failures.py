@@ -63,6 +63,10 @@ class StalledError(TimeoutError):
     """A body came too slowly for too long."""
 
 
+class ProxyRefusalError(ConnectionError):
+    """A proxy makes no connection, and will make none however often it is asked."""
+
+
 def redacted(url: str) -> str:
     """Return ``url`` as messages may show it: user and query, where signatures stand, are cut."""
     parts = _split(url)
@@ -297,6 +301,8 @@ def _explain_connection(error: BaseException) -> tuple[str, str | None]:
 
 def is_lasting_proxy_error(error: BaseException) -> bool:
     """Whether a proxy refuses to make a connection, and will do so again."""
+    if isinstance(error, ProxyRefusalError):
+        return True
     refusal = _refusal_of_proxy(error)
     return refusal is not None and refusal[1].startswith("4") and refusal[1] not in ("408", "429")
 

@@ -10,6 +10,8 @@ import ipaddress
 import socket
 from urllib.parse import unquote, urlsplit
 
+from ociexport.registry.failures import ProxyRefusalError
+
 _VERSION = 5
 _NO_AUTHENTICATION, _PASSWORD = 0, 2
 _CONNECT = 1
@@ -23,6 +25,7 @@ _REPLIES = {
     5: "the connection was refused",
     6: "the host is too far away",
 }
+_NOT_ALLOWED = 2
 
 
 def is_socks_url(url: str) -> bool:
@@ -44,7 +47,8 @@ def ask_socks_proxy(opened: socket.socket, proxy: str, host: str, port: int, tim
         timeout_seconds: for each of its answers.
 
     Raises:
-        OSError: it does not.
+        ProxyRefusalError: it does not, and will not.
+        OSError: it does not; perhaps it will.
     """
     opened.settimeout(timeout_seconds)
     parts = urlsplit(proxy)
@@ -53,17 +57,18 @@ def ask_socks_proxy(opened: socket.socket, proxy: str, host: str, port: int, tim
     opened.sendall(bytes([_VERSION, len(methods), *methods]))
     version, method = _receive(opened, 2)
     if version != _VERSION:
-        raise _refusal("expected SOCKS 5, got another protocol")
+        raise _refusal("expected SOCKS 5, got another protocol", is_lasting=True)
     if method == _PASSWORD and user:
         opened.sendall(b"\x01" + _with_length(user) + _with_length(password))
         if _receive(opened, 2)[1] != 0:
-            raise _refusal("it does not accept the user and password in its URL")
+            raise _refusal("it does not accept the user and password in its URL", is_lasting=True)
     elif method != _NO_AUTHENTICATION:
-        raise _refusal("it wants a user and password, in its URL: socks5://USER:PASSWORD@HOST:PORT")
+        raise _refusal("it wants a user and password, in its URL: socks5://USER:PASSWORD@HOST:PORT", is_lasting=True)
     opened.sendall(bytes([_VERSION, _CONNECT, 0]) + _address(host) + port.to_bytes(2, "big"))
     _, reply, _, kind = _receive(opened, 4)
     if reply != 0:
-        raise _refusal(_REPLIES.get(reply, f"the connection could not be made (reply {reply})"))
+        told = _REPLIES.get(reply, f"the connection could not be made (reply {reply})")
+        raise _refusal(told, is_lasting=reply == _NOT_ALLOWED)
     # Where the proxy connected from, which nobody needs.
     length = {_IPV4: 4, _IPV6: 16}.get(kind)
     _receive(opened, (_receive(opened, 1)[0] if length is None else length) + 2)
@@ -80,7 +85,7 @@ def _address(host: str) -> bytes:
 
 def _with_length(raw: bytes) -> bytes:
     if len(raw) > 255:
-        raise _refusal("expected a name, a user and a password of 255 bytes at most, got more")
+        raise _refusal("expected a name, a user and a password of 255 bytes at most, got more", is_lasting=True)
     return bytes([len(raw)]) + raw
 
 
@@ -94,5 +99,7 @@ def _receive(opened: socket.socket, count: int) -> bytes:
     return raw
 
 
-def _refusal(what: str) -> OSError:
-    return OSError(errno.ECONNABORTED, f"the SOCKS proxy: {what}")
+def _refusal(what: str, *, is_lasting: bool = False) -> OSError:
+    """Return the error; one that is lasting is not asked for again: a wrong password may lock the user out."""
+    kind = ProxyRefusalError if is_lasting else ConnectionAbortedError
+    return kind(errno.ECONNABORTED, f"the SOCKS proxy: {what}")
