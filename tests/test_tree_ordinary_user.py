@@ -53,6 +53,13 @@ def test_what_the_user_may_not_look_into_is_not_called_missing(place: Path) -> N
         assert (result.returncode, result.stderr) == (9, f"ociexport: error: {source}: Permission denied\n")
 
 
+def test_rm_of_what_is_another_users_is_told(place: Path) -> None:
+    result = run_as_ordinary_user("rm", place / "layout")
+    assert (result.returncode, result.stdout) == (9, "")
+    assert result.stderr == f"ociexport: error: {place}/layout: Permission denied\n"
+    assert (place / "layout" / "index.json").exists()
+
+
 def test_tree_is_the_users_and_what_is_lost_is_said(place: Path) -> None:
     rootfs = place / "work" / "rootfs"
     result = run_as_ordinary_user("unpack", "--platform=linux/amd64", place / "layout", rootfs)

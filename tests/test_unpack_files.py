@@ -1,0 +1,51 @@
+"""`ociexport unpack`: the files that it writes beside the tree, or into it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.image_builder import build_image, write_layout
+from tests.memory_source import directory, member, symlink
+from tests.system_parts import OCIEXPORT, run
+
+LAYERS = [[directory("d", 0o555), member("d/f", b"1"), member("gone", b"1")], [member(".wh.gone"), symlink("l", "d")]]
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Path:
+    write_layout(tmp_path / "layout", {"one": build_image(LAYERS)})
+    return tmp_path / "layout"
+
+
+def unpack(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*OCIEXPORT, "unpack", "--platform=linux/amd64", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "place"), [("--receipt", "no/file"), ("--run-files", "no/run"), ("--owners", "no/o")]
+)
+def test_what_can_not_be_written_is_known_before_the_tree_is_begun(
+    layout: Path, tmp_path: Path, option: str, place: str
+) -> None:
+    words = ("-q", "--platform=linux/amd64", str(layout), str(tmp_path / "rootfs"), option, str(tmp_path / place))
+    result = subprocess.run([*OCIEXPORT, "unpack", *words], capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stdout) == (3, "")
+    assert result.stderr == f"ociexport: error: {tmp_path / place}: No such file or directory\n"
+    assert not (tmp_path / "rootfs").exists()
+
+
+def test_receipt_may_be_in_the_tree(layout: Path, tmp_path: Path) -> None:
+    receipt = tmp_path / "rootfs" / "receipt.json"
+    words = ("--platform=linux/amd64", str(layout), str(receipt.parent), "--receipt", str(receipt))
+    run(*OCIEXPORT, "unpack", "-q", *words)
+    assert json.loads(receipt.read_bytes())["rootfs"] == str(receipt.parent)
