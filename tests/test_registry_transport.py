@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import socket
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -90,6 +93,21 @@ def test_close_ends_what_waits_in_other_threads(fault: Fault) -> None:
         thread.join()
         assert time.monotonic() - started < 4
         assert len(errors) == 1
+
+
+def test_connection_is_closed_where_descriptors_have_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[socket.socket] = []
+
+    def no_copy(one: socket.socket) -> socket.socket:
+        opened.append(one)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with FakeRegistry() as registry, closing(Transport(_options(retry_times=0))) as transport:
+        monkeypatch.setattr(socket.socket, "dup", no_copy)
+        with pytest.raises(TransferError) as caught:
+            transport.send(_get(registry))
+    assert str(caught.value) == f"it: GET {registry.url}/v2/: too many open files"
+    assert [one.fileno() for one in opened] == [-1]
 
 
 def test_close_ends_the_wait_before_a_retry() -> None:

@@ -215,13 +215,13 @@ def _pool_classes(sockets: OpenSockets, socks_proxy: str | None = None) -> dict[
 
         def _new_conn(self) -> socket.socket:
             opened = _dial(self, socks_proxy)
-            self._deadline.take_copy(opened)
-            if socks_proxy is not None:
-                try:
+            try:
+                self._deadline.take_copy(opened)
+                if socks_proxy is not None:
                     ask_socks_proxy(opened, socks_proxy, self.host.strip("[]"), self.port, _seconds_of(self))
-                except BaseException:
-                    opened.close()
-                    raise
+            except BaseException:
+                opened.close()
+                raise
             return opened
 
         def connect(self) -> None:
