@@ -60,16 +60,14 @@ def apply_configuration(
     return before
 
 
-def leave_out_configured(options: argparse.Namespace, *names: str) -> bool:
-    """Take what only the configuration says of these options away, since it does not fit this command; whether it did.
+def leave_out_configured(options: argparse.Namespace, *names: str) -> None:
+    """Take what only the configuration says of these options away, since it does not fit this command.
 
     It is meant for the commands that it fits. What the command line says of them stays, and may be an error.
     """
     configured: dict[str, object] = getattr(options, "configured", {})
-    left_out = configured.keys() & set(names)
-    for name in left_out:
+    for name in configured.keys() & set(names):
         setattr(options, name, configured[name])
-    return bool(left_out)
 
 
 def _settings(
