@@ -7,7 +7,7 @@ import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ociexport.registry.failures import error_of_connection, redacted
+from ociexport.registry.failures import error_of_connection, reason_of, redacted
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,8 @@ def test_library_that_quotes_a_url_quotes_no_secret_of_it() -> None:
     cause = urllib3.exceptions.LocationParseError("http://me:secret@a:99999/?sig=secret")
     error = error_of_connection(cause, subject="it", method="GET", url="http://a")
     assert str(error) == "it: GET http://a: Failed to parse: http://a:99999/?…"
+
+
+def test_reason_of_which_nothing_is_known_has_no_secret_either() -> None:
+    error = urllib3.exceptions.HTTPError("bad url: https://me:secret@a.example/v2/?sig=secret (odd)")
+    assert reason_of(error) == "bad url: https://a.example/v2/?… (odd)"

@@ -296,7 +296,8 @@ def _explain_connection(error: BaseException) -> tuple[str, str | None]:
         return "no answer in time", None
     if "IncompleteRead" in texts or "Remote end closed" in texts or "Connection broken" in texts:
         return "the connection was closed too early", None
-    return printable(str(error)), None
+    # Not all who ask have had its secrets cut before.
+    return printable(without_secrets(str(error))), None
 
 
 def is_lasting_proxy_error(error: BaseException) -> bool:
