@@ -118,6 +118,10 @@ def _link_over(source: str, path: str, *, follow_symlinks: bool) -> None:
                 with suppress(FileNotFoundError):
                     os.unlink(beside, dir_fd=fd)
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+    except OSError as error:
+        # Not the names within the directory, one of which nobody has given.
+        error.filename, error.filename2 = path, None
+        raise
     finally:
         os.close(fd)
 

@@ -47,11 +47,6 @@ def test_link_to_a_file_is_replaced_and_not_followed(tmp_path: Path) -> None:
     assert (outside.read_bytes(), path.read_bytes(), path.is_symlink()) == (b"of others", b"new", False)
 
 
-def test_directory_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(IsADirectoryError), new_file(str(tmp_path)) as file:
-        file.write(b"new")
-
-
 @pytest.mark.parametrize("words", [("unpack", "--to-tar"), ("pull", "--format", "oci-archive", "--out")])
 @pytest.mark.parametrize("kind", ["device", "link to it"])
 def test_device_stays_one(tmp_path: Path, words: tuple[str, ...], kind: str) -> None:
@@ -196,6 +191,15 @@ def test_what_only_has_the_name_of_a_leftover_is_not_followed(tmp_path: Path, ki
         file.write(b"new")
     assert path.read_bytes() == b"new"
     assert outside.read_bytes() == b"of others"
+
+
+@pytest.mark.usefixtures("can_be_nameless")
+def test_directory_is_refused_by_the_name_that_was_given(tmp_path: Path) -> None:
+    path = f"{tmp_path}/../{tmp_path.name}"
+    with pytest.raises(IsADirectoryError) as caught, new_file(path) as file:
+        file.write(b"new")
+    assert (caught.value.filename, caught.value.filename2) == (path, None)
+    assert [entry.name for entry in tmp_path.parent.iterdir() if "partial" in entry.name] == []
 
 
 @pytest.mark.usefixtures("can_be_nameless")
