@@ -131,7 +131,7 @@ def test_module_is_a_command_too(tmp_path: Path) -> None:
         (["pull", "-w", "x", "-o", "y"], "pull: there is no option '-w'"),
         (["pull"], "pull: expected IMAGE and -o/--out, got none"),
         (["pull", "x", "--ou", "y"], "pull: there is no option '--ou'"),
-        (["pull", "x", "--out"], "-o/--out: expected one argument"),
+        (["pull", "x", "--out"], "-o/--out: expected PATH, got nothing"),
         (["inspect", "x", "--raw", "--json"], "--json: not allowed with argument --raw"),
     ],
 )

@@ -6,7 +6,6 @@ import errno
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -137,14 +136,9 @@ def test_exfat_lacks_it_all(tmp_path: Path) -> None:
         run("losetup", "-d", device)
 
 
-def test_looking_costs_next_to_nothing(fd: int, tmp_path: Path) -> None:
-    durations = []
-    for _ in range(20):
-        start = time.perf_counter()
-        verify_room(fd, (), str(tmp_path))
-        assert list(missing_features(fd)) == []
-        durations.append(time.perf_counter() - start)
-    assert min(durations) < 0.002
+def test_nothing_is_said_where_nothing_is_missing(fd: int, tmp_path: Path) -> None:
+    verify_room(fd, (), str(tmp_path))
+    assert list(missing_features(fd)) == []
 
 
 def test_used_up_inodes_are_told_from_a_full_disk(tmp_path: Path) -> None:
