@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -195,6 +195,40 @@ def test_tls_greeting_that_trickles_has_stalled() -> None:
         transport.close()
         listener.shutdown(socket.SHUT_RDWR)
     assert str(caught.value) == f"it: GET {url}: stalled: what came, byte by byte, did not come to an end"
+
+
+def test_server_that_is_not_believed_does_not_keep_who_asks_for_its_issuer(tmp_path: Path) -> None:
+    """Over a second connection, on which it trickles."""
+    context, is_over = Authority.new(tmp_path).server_context(), threading.Event()
+    sent: list[bytes] = []
+
+    def serve() -> None:
+        client, _ = listener.accept()
+        with suppress(OSError):
+            context.wrap_socket(client, server_side=True).close()
+        client, _ = listener.accept()
+        with suppress(OSError), client:
+            client.sendall(b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc")
+            while len(sent) < 2000:
+                client.sendall(b"x")
+                sent.append(b"x")
+                time.sleep(0.01)
+        is_over.set()
+
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        closing(
+            Transport(RegistryOptions(**QUICK, retry_times=0, connect_timeout_seconds=0.5))  # type: ignore[arg-type]
+        ) as transport,
+    ):
+        threading.Thread(target=serve, daemon=True).start()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/v2/"
+        with pytest.raises(TransferError) as caught:
+            transport.send(WireRequest("GET", url, "it"))
+        is_over.wait()
+    told = "the TLS certificate can't be verified: unable to get local issuer certificate"
+    assert str(caught.value) == f"it: GET {url}: {told}"
+    assert len(sent) < 2000
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import os
 import socket
 import ssl
@@ -43,7 +42,7 @@ class OpenSockets:
         max_wait_seconds: after which it is told so in any case.
     """
 
-    def __init__(self, max_wait_seconds: float = math.inf) -> None:
+    def __init__(self, max_wait_seconds: float) -> None:
         self.deadlines = Deadlines(max_wait_seconds)
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._lock = threading.Lock()
@@ -172,13 +171,15 @@ def find_issuer(url: str, proxies: Mapping[str, str], timeout_seconds: float) ->
 
     It makes a connection of its own, over which nothing is sent: the one that failed has thrown the certificate away.
     """
-    probe = _IssuerProbe()
+    # Who is not believed may as well keep us waiting, byte by byte.
+    probe = _IssuerProbe(timeout_seconds)
     adapter = Adapter(TlsSettings(verify=False), probe)
     try:
         adapter.send(requests.Request("GET", url).prepare(), timeout=timeout_seconds, proxies=proxies)
     except (OciexportError, requests.RequestException, OSError):
         return probe.issuer
     finally:
+        probe.shut_down()
         adapter.close()
     return None
 

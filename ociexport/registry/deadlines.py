@@ -8,7 +8,6 @@ whether somebody has waited for too long, and shuts the connection down beneath 
 from __future__ import annotations
 
 import contextlib
-import math
 import socket
 import threading
 import time
@@ -88,7 +87,7 @@ class Deadlines:
     """Watches over connections; its thread begins with the first of them.
 
     Args:
-        seconds: for as long somebody may wait; infinite where nobody needs to look.
+        seconds: for as long somebody may wait.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -103,7 +102,7 @@ class Deadlines:
         deadline = Deadline()
         with self._lock:
             self._watched.add(deadline)
-            if self._thread is None and math.isfinite(self._seconds):
+            if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="deadlines", daemon=True)
                 self._thread.start()
         return deadline
