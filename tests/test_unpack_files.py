@@ -32,15 +32,23 @@ def unpack(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("option", "place"), [("--receipt", "no/file"), ("--run-files", "no/run"), ("--owners", "no/o")]
+    ("option", "place", "code", "reason"),
+    [
+        ("--receipt", "no/file", 3, "No such file or directory"),
+        ("--run-files", "no/run", 3, "No such file or directory"),
+        ("--owners", "no/o", 3, "No such file or directory"),
+        ("--receipt", "", 9, "Is a directory"),
+        ("--run-files", "layout/index.json", 9, "Not a directory"),
+        ("--owners", "", 9, "Is a directory"),
+    ],
 )
 def test_what_can_not_be_written_is_known_before_the_tree_is_begun(
-    layout: Path, tmp_path: Path, option: str, place: str
+    layout: Path, tmp_path: Path, option: str, place: str, code: int, reason: str
 ) -> None:
     words = ("-q", "--platform=linux/amd64", str(layout), str(tmp_path / "rootfs"), option, str(tmp_path / place))
     result = subprocess.run([*OCIEXPORT, "unpack", *words], capture_output=True, text=True, timeout=60, check=False)
-    assert (result.returncode, result.stdout) == (3, "")
-    assert result.stderr == f"ociexport: error: {tmp_path / place}: No such file or directory\n"
+    assert (result.returncode, result.stdout) == (code, "")
+    assert result.stderr == f"ociexport: error: {tmp_path / place}: {reason}\n"
     assert not (tmp_path / "rootfs").exists()
 
 

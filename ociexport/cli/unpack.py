@@ -137,9 +137,9 @@ def run(options: argparse.Namespace) -> int:
         find_account=options.run_files is not None,
         owners_file=options.owners,
     )
-    for path in (options.receipt, options.run_files):
+    for path, is_directory in ((options.owners, False), (options.receipt, False), (options.run_files, True)):
         if path is not None:
-            _verify_place(path, options.rootfs)
+            _verify_place(path, options.rootfs, is_directory=is_directory)
     progress, began = progress_from(options), time.monotonic()
     with closing(_open_signed(options, progress)) as source:
         result = unpack(
@@ -162,16 +162,21 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _verify_place(path: str, rootfs: str) -> None:
-    """Return if there is a directory for ``path``, or will be one in ``rootfs``: told before the tree is begun.
+def _verify_place(path: str, rootfs: str, *, is_directory: bool) -> None:
+    """Return if ``path`` can be written, or may be once ``rootfs`` is there: told before the tree is begun.
 
     Raises:
-        OSError: there is none.
+        OSError: there is no directory for it, or a directory in the place of a file, or the other way round.
     """
     parent = os.path.dirname(os.path.abspath(path))
     is_within = f"{parent}/".startswith(f"{os.path.abspath(rootfs)}/")
-    if not is_within and not os.path.isdir(parent):
+    if is_within:
+        return
+    if not os.path.isdir(parent):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    if os.path.exists(path) and os.path.isdir(path) != is_directory:
+        code = errno.ENOTDIR if is_directory else errno.EISDIR
+        raise OSError(code, os.strerror(code), path)
 
 
 def _open_signed(options: argparse.Namespace, progress: Progress) -> ImageSource:
