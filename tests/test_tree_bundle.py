@@ -288,6 +288,17 @@ def test_scripts_run_the_images_command(tmp_path: Path, script: str) -> None:
     assert given.stdout == "/srv\n"
 
 
+@pytest.mark.system
+def test_what_programs_are_loaded_with_is_not_for_the_hosts_chroot(tmp_path: Path) -> None:
+    """Else the image's library runs as root before there is a chroot."""
+    require("chroot", root=True)
+    traced = "LD_TRACE_LOADED_OBJECTS=1"  # lists a dynamic program's libraries instead of running it
+    files = make_run_files(tmp_path, {**CONFIG, "Env": [*CONFIG["Env"], traced, "TMPDIR=/it's here"]})
+    command = [str(files / "chroot.sh"), "/bin/sh", "-c", 'echo "$LD_TRACE_LOADED_OBJECTS $TMPDIR"; pwd']
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (result.stdout, result.stderr, result.returncode) == ("1 /it's here\n/srv\n", "", 0)
+
+
 def test_environment_file_is_safe_in_a_shell(tmp_path: Path) -> None:
     files = make_run_files(tmp_path)
     script = '. "$0/env"; printf %s "$GREETING"'

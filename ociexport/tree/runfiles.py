@@ -22,6 +22,12 @@ _ENV_NOTE = (
     "# PROMPT_COMMAND would be done there.\n"
 )
 _VARIABLE_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# What programs are loaded with, and do, before their first line: the C library takes them from setuid programs
+# (glibc's unsecvars.h). Such of an image are for programs of the image, and not for chroot(8), which is the host's.
+_LOADER_PATTERN = re.compile(
+    r"LD_.*|MALLOC_.*|GLIBC_TUNABLES|GCONV_PATH|GETCONF_DIR|HOSTALIASES|LOCALDOMAIN|LOCPATH|NIS_PATH|NLSPATH"
+    r"|RESOLV_HOST_CONF|RES_OPTIONS|TMPDIR|TZDIR"
+)
 
 
 def write_run_files(directory: str, rootfs: str, config: ImageConfig, account: Account) -> None:
@@ -69,13 +75,18 @@ def _chroot_script(rootfs: str, variables: list[str], working_dir: str, command:
     change = ""
     if working_dir != "/":
         change = f'set -- /bin/sh -c \'cd "$1" && shift && exec "$@"\' sh {shlex.quote(working_dir)} "$@"\n'
+    held = [item for item in variables if _LOADER_PATTERN.fullmatch(item.partition("=")[0])]
+    if held:
+        script = f'export {" ".join(map(_assignment, held))} && exec "$@"'
+        change += f'set -- /bin/sh -c {shlex.quote(script)} sh "$@"\n'
+    for_chroot = [item for item in variables if item not in held]
     return (
         "#!/bin/sh\n"
         "# Run the image's command, or the one that is given, in a chroot; needs root.\n"
         "chroot=$(command -v chroot) || exit 127\n"
         f"[ $# -gt 0 ] || set -- {shlex.join(command)}\n"
         f"{change}"
-        f"exec env -i {shlex.join(variables)} "
+        f"exec env -i {shlex.join(for_chroot)} "
         f'"$chroot" --userspec={account.uid}:{account.gid} --groups={shlex.quote(groups)} {shlex.quote(rootfs)} "$@"\n'
     )
 
