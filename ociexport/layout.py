@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 from ociexport import mediatypes
@@ -32,7 +33,7 @@ from ociexport.errors import (
     quoted,
 )
 from ociexport.image_list import ListedImage, ListedSource, choose_image, list_images, name_of, named
-from ociexport.jsonfields import JsonObject, parse_json_object
+from ociexport.jsonfields import parse_json_object
 from ociexport.layout_blob import LayoutBlobWriter
 from ociexport.layout_hold import LayoutHold
 from ociexport.newfile import replaced_file, sync_directory
@@ -72,6 +73,8 @@ class ImageLayout:
         if not self.path:
             raise UsageError("layout: expected the path of a directory, got an empty one")
         self._lock = threading.Lock()
+        # The bytes of ``index.json`` as it was written last, and the entries in it, which need not be read again.
+        self._last_index: tuple[bytes, list[Descriptor]] = b"", []
         self._active_uses = 0
         self._own_hold: LayoutHold | None = None
 
@@ -248,17 +251,14 @@ class ImageLayout:
         What others wrote into ``index.json`` stays as it is, other entries and members alike.
         """
         self.make_ready()
-        entry = named(descriptor, name).to_json()
+        entry = named(descriptor, name)
         with self._locked():
-            index = self._read_raw_index()
-            known = [Descriptor.from_json(JsonObject(old, _INDEX_FILE)) for old in index["manifests"]]
-            kept = [
-                old
-                for old, entry_there in zip(index["manifests"], known, strict=True)
-                if not _is_replaced(entry_there, descriptor, name)
-            ]
-            index["manifests"] = [*kept, entry]
-            self._replace_file(_INDEX_FILE, to_json(index))
+            index, known = self._read_raw_index()
+            kept = [not _is_replaced(entry_there, descriptor, name) for entry_there in known]
+            index["manifests"] = [*compress(index["manifests"], kept), entry.to_json()]
+            raw = to_json(index)
+            self._replace_file(_INDEX_FILE, raw)
+            self._last_index = raw, [*compress(known, kept), entry]
 
     @contextmanager
     def begin(self) -> Iterator[LayoutUse]:
@@ -402,7 +402,7 @@ class ImageLayout:
                 if name in (_LOCK_FILE, _USERS_FILE) or name.startswith((f"{_INDEX_FILE}.", f"{_LAYOUT_FILE}.")):
                     os.unlink(os.path.join(own, name))
             os.rmdir(own)
-        if not made.layout or self._read_raw_index()["manifests"]:
+        if not made.layout or self._read_raw_index()[1]:
             return
         blobs = os.path.join(self.path, "blobs")
         with suppress(OSError):
@@ -426,17 +426,18 @@ class ImageLayout:
         except FileNotFoundError:
             return None
 
-    def _read_raw_index(self) -> dict[str, Any]:
-        """Return ``index.json`` as it is: what we do not know in it is kept."""
+    def _read_raw_index(self) -> tuple[dict[str, Any], list[Descriptor]]:
+        """Return ``index.json`` as it is, since what we do not know in it is kept, and the entries in it."""
         raw = self._read_index_bytes()
         if raw is None:
-            return _new_index()
-        item = parse_json_object(raw, where=os.path.join(self.path, _INDEX_FILE))
-        for entry in item.objects("manifests"):
-            Descriptor.from_json(entry)
+            return _new_index(), []
+        last, known = self._last_index
+        if raw != last:
+            item = parse_json_object(raw, where=os.path.join(self.path, _INDEX_FILE))
+            known = [Descriptor.from_json(entry) for entry in item.objects("manifests")]
         index: dict[str, Any] = json.loads(raw)
         index["manifests"] = index.get("manifests") or []
-        return index
+        return index, known
 
 
 class LayoutUse:

@@ -141,6 +141,19 @@ def test_same_full_name_moves_and_others_stay(layout: ImageLayout) -> None:
     ]
 
 
+def test_what_others_do_between_two_names_is_seen(layout: ImageLayout) -> None:
+    one, two = store(layout, b"one"), store(layout, b"two")
+    layout.write_name(one, ImageName("a", None))
+    layout.write_name(one, ImageName("b", None))
+    ImageLayout(layout.path).write_name(two, ImageName("a", None))
+    layout.write_name(one, ImageName("c", None))
+    assert [(descriptor.digest, name.tag) for descriptor, name in layout.read_images()] == [
+        (one.digest, "b"),
+        (two.digest, "a"),
+        (one.digest, "c"),
+    ]
+
+
 def test_what_others_wrote_into_the_index_stays(layout: ImageLayout) -> None:
     store(layout)
     path = Path(layout.path, "index.json")
