@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -211,7 +212,7 @@ def open_source(
 
 
 class SourceOpener:
-    """Opens sources for one run; those in registries share connections and logins.
+    """Opens sources for one run, for several threads; those in registries share connections and logins.
 
     Args:
         options: how registries are reached.
@@ -221,14 +222,16 @@ class SourceOpener:
     def __init__(self, *, options: RegistryOptions | None = None, progress: Progress | None = None) -> None:
         self._options = options
         self._progress = progress
+        self._lock = threading.Lock()
         self._client: RegistryClient | None = None
 
     def open(self, name: SourceName) -> ImageSource:
         """Return the source that ``name`` means; the caller closes it before this opener. Raises as `open_source`."""
         if not isinstance(name, RegistryName):
             return _open_local(name, self._progress)
-        if self._client is None:
-            self._client = new_client(self._options, self._progress)
+        with self._lock:
+            if self._client is None:
+                self._client = new_client(self._options, self._progress)
         return _open_remote(name.reference, self._client, self._progress, owns_client=False)
 
     def close(self) -> None:
