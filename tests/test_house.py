@@ -89,14 +89,6 @@ def test_each_part_has_one_door(foreign: tuple[str, ...], doors: tuple[str, ...]
     assert users <= set(doors)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=str)
-def test_long_files_say_why(path: Path) -> None:
-    text = (PROJECT / path).read_text()
-    assert len(text.splitlines()) <= 400 or "one long file" in " ".join(
-        (ast.get_docstring(ast.parse(text)) or "").split()
-    )
-
-
 def test_only_the_command_line_prints() -> None:
     printing = []
     for path in MODULES:
@@ -128,7 +120,7 @@ def test_what_is_not_needed_is_not_imported(code: str, forbidden: tuple[str, ...
     assert {name for name in ended.stderr.split() if name in forbidden} == set()
 
 
-def test_long_files_say_why_they_are() -> None:
+def test_long_files_say_why() -> None:
     texts = {path: path.read_text() for part in ("ociexport", "tests") for path in (PROJECT / part).rglob("*.py")}
     long = {path: text for path, text in texts.items() if text.count("\n") > 400}
     reasons = {path: (ast.get_docstring(ast.parse(text)) or "").replace("\n", " ") for path, text in long.items()}

@@ -231,13 +231,8 @@ def test_runc_starts_the_bundle(tmp_path: Path) -> None:
         busybox=True,
     )
     name = f"ociexport-test-{os.getpid()}"
-    result = subprocess.run(
-        ["runc", "--root", str(tmp_path / "state"), "run", "--bundle", str(tmp_path / "bundle"), name],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    command = ["runc", "--root", str(tmp_path / "state"), "run", "--bundle", str(tmp_path / "bundle"), name]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     if "cgroup" in result.stderr and os.environ.get("CI") != "true":
         pytest.skip(f"runc finds no cgroups here: {result.stderr.strip()}")
     assert (result.returncode, result.stderr) == (0, "")
