@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO
 from itertools import compress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ociexport import mediatypes
 from ociexport.blob_cache import BlobCache
@@ -39,9 +39,6 @@ from ociexport.layout_hold import LayoutHold
 from ociexport.newfile import replaced_file, sync_directory
 from ociexport.partial_file import partial_bytes
 from ociexport.sources import ImageName, ReceivedManifest
-
-if TYPE_CHECKING:
-    pass
 
 LAYOUT_FILE_CONTENT = b'{"imageLayoutVersion":"1.0.0"}'
 _LAYOUT_FILE = "oci-layout"
@@ -74,7 +71,7 @@ class ImageLayout:
             raise UsageError("layout: expected the path of a directory, got an empty one")
         self._lock = threading.Lock()
         # The bytes of ``index.json`` as it was written last, and the entries in it, which need not be read again.
-        self._last_index: tuple[bytes, list[Descriptor]] = b"", []
+        self._last_index: tuple[bytes | None, list[Descriptor]] = None, []
         self._active_uses = 0
         self._own_hold: LayoutHold | None = None
 

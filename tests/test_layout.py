@@ -141,6 +141,14 @@ def test_same_full_name_moves_and_others_stay(layout: ImageLayout) -> None:
     ]
 
 
+def test_index_of_no_bytes_is_no_index(layout: ImageLayout) -> None:
+    descriptor = store(layout)
+    Path(layout.path, "index.json").write_bytes(b"")
+    with pytest.raises(InvalidImageError) as caught:
+        layout.write_name(descriptor, ImageName("a", None))
+    assert str(caught.value).startswith(f"{layout.path}/index.json: ")
+
+
 def test_what_others_do_between_two_names_is_seen(layout: ImageLayout) -> None:
     one, two = store(layout, b"one"), store(layout, b"two")
     layout.write_name(one, ImageName("a", None))
