@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.fake_registry import FakeRegistry
+from tests.unpacker import Unpacker, resolver, unpacker_in
 
 # How long an example takes says how busy the machine is. The gate makes the same examples each time: what it refuses, a
 # developer can see. At home each run looks for new ones.
@@ -26,6 +27,29 @@ def sole_ordinary_user() -> Iterator[None]:
     with open(Path(tempfile.gettempdir(), "ociexport-ordinary-user.lock"), "wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@pytest.fixture
+def registry() -> Iterator[FakeRegistry]:
+    with FakeRegistry() as registry:
+        yield registry
+
+
+@pytest.fixture(params=["openat2", "walk"])
+def unpacker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Unpacker]:
+    """Both ways to resolve links in parents run all tests."""
+    with unpacker_in(tmp_path, use_openat2=resolver(request.param)) as unpacker:
+        yield unpacker
+
+
+@pytest.fixture(params=["openat2", "walk", "openat2 user", "walk user"])
+def unpacker_of_any_user(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Unpacker]:
+    """Both ways to resolve links in parents, and both kinds of users."""
+    name, _, user = request.param.partition(" ")
+    if user and os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    with unpacker_in(tmp_path, use_openat2=resolver(name), as_user=bool(user)) as unpacker:
+        yield unpacker
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,12 +46,6 @@ def contents_of(path: Path) -> dict[str, bytes]:
 
 def json_in(path: Path, name: str) -> Any:
     return json.loads(contents_of(path)[name])
-
-
-@pytest.fixture
-def registry() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as registry:
-        yield registry
 
 
 def test_archive_holds_the_image_byte_for_byte(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import os
 import pty
 import subprocess
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,6 @@ BIG = member("etc/big", os.urandom(3_000_000))
 IMAGE = build_image([[directory("etc"), BIG], [member("b", b"2")], [member("c", b"3")]])
 OTHER = build_image([[directory("etc"), BIG], [member("d", b"4")]], compression="zstd")
 NAME = "docker.io/library/app:1"
-
-
-@pytest.fixture
-def registry() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as registry:
-        yield registry
 
 
 def test_command_writes_archives_to_files_pipes_and_standard_output(registry: FakeRegistry, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ Spec: image-spec 1.1 manifest.md, "Guidelines for Artifact Usage"; Helm's and th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +101,6 @@ KINDS = {
     ),
     "an attestation": (build_attestation(build_image([[member("a")]])), "application/vnd.in-toto+json"),
 }
-
-
-@pytest.fixture
-def registry() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as registry:
-        yield registry
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,12 +58,6 @@ SIGNATURE = signature_of(IMAGE, KEY)
 SBOM = about(IMAGE)
 SBOM_SIGNATURE = signature_of(SBOM, KEY)
 BESIDE = {SIGNATURE.digest, SBOM.digest, SBOM_SIGNATURE.digest}
-
-
-@pytest.fixture
-def registry() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as registry:
-        yield registry
 
 
 def serve(registry: FakeRegistry, image: BuiltImage = IMAGE) -> str:

@@ -8,9 +8,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,35 +18,17 @@ from ociexport.digest import Digest
 from ociexport.errors import InvalidImageError
 from ociexport.layout import ImageLayout
 from ociexport.progress import format_bytes
+from tests.converted_image import DIFF_IDS, IMAGE, LAYERS, A, B, made
 from tests.fake_registry import FakeRegistry, Fault
 from tests.image_builder import AMD64
-from tests.memory_source import member, tar_of
+from tests.memory_source import member
 from tests.puller import Puller
 from tests.schema1_images import EMPTY_LAYER, build_schema1, sign
-
-A, B = [member("a", b"1" * 1000), member("gone", b"")], [member("b", b"2"), member(".wh.gone")]
-IMAGE = build_schema1([A, None, B])
-LAYERS = tuple(map(Digest.of, IMAGE.layers))
-DIFF_IDS = [str(Digest.of(tar_of(tar))) for tar in (A, B)]
-
-
-@pytest.fixture
-def registry() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as registry:
-        yield registry
 
 
 @pytest.fixture
 def puller(registry: FakeRegistry, tmp_path: Path) -> Puller:
     return Puller(registry, tmp_path)
-
-
-def made(layout: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the manifest and the config of the only image in a layout."""
-    ((descriptor, _),) = ImageLayout(layout).read_images()
-    manifest = json.loads(Path(ImageLayout(layout).blob_path(descriptor.digest)).read_bytes())
-    config = Path(ImageLayout(layout).blob_path(Digest.parse(manifest["config"]["digest"])))
-    return manifest, json.loads(config.read_bytes())
 
 
 def test_pull_converts_and_says_so(puller: Puller) -> None:

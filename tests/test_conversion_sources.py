@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,37 +20,18 @@ from ociexport.reference import ImageReference
 from ociexport.registry.client import open_registry_source
 from ociexport.source_names import open_source
 from tests.command import run_command
+from tests.converted_image import DIFF_IDS, IMAGE, LAYERS, A, B, made
 from tests.fake_registry import FakeRegistry
 from tests.image_builder import AMD64, ARM64, build_image, descriptor_of, to_json
 from tests.image_builder import write_layout as write_built_layout
-from tests.memory_source import member, tar_of
 from tests.puller import Puller
 from tests.schema1_images import Schema1Image, build_schema1
 from tests.system_parts import docker_registry, require, run
-
-A, B = [member("a", b"1" * 1000), member("gone", b"")], [member("b", b"2"), member(".wh.gone")]
-IMAGE = build_schema1([A, None, B])
-LAYERS = tuple(map(Digest.of, IMAGE.layers))
-DIFF_IDS = [str(Digest.of(tar_of(tar))) for tar in (A, B)]
-
-
-@pytest.fixture
-def registry() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as registry:
-        yield registry
 
 
 @pytest.fixture
 def puller(registry: FakeRegistry, tmp_path: Path) -> Puller:
     return Puller(registry, tmp_path)
-
-
-def made(layout: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the manifest and the config of the only image in a layout."""
-    ((descriptor, _),) = ImageLayout(layout).read_images()
-    manifest = json.loads(Path(ImageLayout(layout).blob_path(descriptor.digest)).read_bytes())
-    config = Path(ImageLayout(layout).blob_path(Digest.parse(manifest["config"]["digest"])))
-    return manifest, json.loads(config.read_bytes())
 
 
 def test_unpack_keeps_layers_among_temporary_files_and_removes_them(registry: FakeRegistry, tmp_path: Path) -> None:

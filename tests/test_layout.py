@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -24,28 +23,12 @@ from ociexport.layout import ImageLayout
 from ociexport.sources import ImageName, ReceivedManifest
 from tests.image_builder import build_image, write_layout
 from tests.memory_source import member
-
-CONTENT = b"some blob " * 1000
-BLOB = Descriptor("application/x", Digest.of(CONTENT), len(CONTENT))
+from tests.stored_blobs import BLOB, CONTENT, store, store_a_part
 
 
 @pytest.fixture
 def layout(tmp_path: Path) -> ImageLayout:
     return ImageLayout(tmp_path / "layout")
-
-
-def store(layout: ImageLayout, content: bytes = CONTENT) -> Descriptor:
-    descriptor = Descriptor("application/x", Digest.of(content), len(content))
-    with layout.new_blob(descriptor) as blob:
-        blob.write(content)
-    return descriptor
-
-
-def store_a_part(layout: ImageLayout, part: bytes) -> None:
-    """Write the beginning of the blob as a transfer that breaks does."""
-    with contextlib.suppress(ConnectionError), layout.new_blob(BLOB) as blob:
-        blob.write(part)
-        raise ConnectionError
 
 
 def files_of(layout: ImageLayout) -> list[str]:

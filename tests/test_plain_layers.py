@@ -9,7 +9,6 @@ import os
 import subprocess
 import tarfile
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +68,6 @@ def blobs_in(archive: Path) -> dict[str, bytes]:
             for item in tar
             if item.isfile() and item.name.startswith("blobs/")
         }
-
-
-@pytest.fixture
-def registry() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as registry:
-        yield registry
 
 
 @pytest.mark.parametrize("out", ["layout", "a.tar"])

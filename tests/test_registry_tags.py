@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
 
 import pytest
 
@@ -16,12 +15,6 @@ from tests.image_builder import build_image
 
 IMAGE = build_image([])
 NO_RETRIES = RegistryOptions(retry_times=0)
-
-
-@pytest.fixture
-def registry() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as registry:
-        yield registry
 
 
 def serve_tags(registry: FakeRegistry, count: int) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +16,10 @@ from ociexport.layout import ImageLayout
 from ociexport.transfer import pull
 from tests.damaged_layout import DamagedLayout
 from tests.fake_registry import FakeRegistry, Fault
-from tests.image_builder import ARM64, build_image, build_index, write_layout
+from tests.image_builder import build_image, write_layout
 from tests.memory_source import member
+from tests.pulled_index import FIRST, IMAGE, INDEX, OTHER, SECOND, pull_all
 from tests.test_verification_sources import tar_from
-
-IMAGE = build_image([[member("a", os.urandom(300_000))], [member("b")]])
-OTHER = build_image([[member("c")]], platform=ARM64)
-INDEX = build_index([OTHER, IMAGE])
-FIRST, SECOND = IMAGE.layers
-
-
-@pytest.fixture
-def registry() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as registry:
-        yield registry
 
 
 @pytest.fixture
@@ -41,10 +29,7 @@ def layout(tmp_path: Path) -> DamagedLayout:
 
 @pytest.fixture
 def pulled(layout: DamagedLayout, registry: FakeRegistry) -> DamagedLayout:
-    """A layout with an index of two platforms, as pull writes it."""
-    pull(INDEX.serve(registry, "library/app", "1"), layout.path, platform=PlatformChoice())
-    registry.requests.clear()
-    return layout
+    return pull_all(registry, layout)
 
 
 def repaired(result: RepairResult) -> set[Digest | None]:

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,15 +20,9 @@ from tests.damaged_layout import DamagedLayout
 from tests.fake_registry import FakeRegistry, Fault
 from tests.image_builder import build_image, write_layout
 from tests.memory_source import member
+from tests.pulled_index import FIRST, IMAGE, SECOND, pull_all
 from tests.real_tools import skopeo_copy
 from tests.system_parts import docker_registry, require, run
-from tests.test_repair import FIRST, IMAGE, INDEX, SECOND
-
-
-@pytest.fixture
-def registry() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as registry:
-        yield registry
 
 
 @pytest.fixture
@@ -39,10 +32,7 @@ def layout(tmp_path: Path) -> DamagedLayout:
 
 @pytest.fixture
 def pulled(layout: DamagedLayout, registry: FakeRegistry) -> DamagedLayout:
-    """A layout with an index of two platforms, as pull writes it."""
-    pull(INDEX.serve(registry, "library/app", "1"), layout.path, platform=PlatformChoice())
-    registry.requests.clear()
-    return layout
+    return pull_all(registry, layout)
 
 
 def start(*arguments: object, home: Path) -> subprocess.Popen[bytes]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,12 +40,6 @@ STRANGER = ec.generate_private_key(ec.SECP256R1())
 
 def policy_of(*keys: Any) -> SignaturePolicy:
     return SignaturePolicy(tuple(VerificationKey.parse(pem_of(key), "cosign.pub") for key in keys))
-
-
-@pytest.fixture
-def registry() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as registry:
-        yield registry
 
 
 def serve(registry: FakeRegistry, image: BuiltImage, signature: BuiltImage | None = None) -> str:

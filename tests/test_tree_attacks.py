@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import tarfile
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -20,20 +18,15 @@ from ociexport.looking.subject import Access
 from ociexport.tree.flatten import flatten
 from ociexport.tree.limits import Limits
 from tests.memory_source import Member, MemorySource, directory, hard_link, member, symlink, tar_of
-from tests.unpacker import Unpacker, resolver, unpacker_in
+from tests.unpacker import Unpacker
 
 PLATFORM = Platform("linux", "amd64")
 FIFO, CHARACTER_DEVICE = tarfile.FIFOTYPE, tarfile.CHRTYPE
 
 
-@pytest.fixture(params=["openat2", "walk", "openat2 user", "walk user"])
-def unpacker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Unpacker]:
-    """Both ways to resolve links in parents, and both kinds of users."""
-    name, _, user = request.param.partition(" ")
-    if user and os.geteuid() != 0:
-        pytest.skip("only root can become another user")
-    with unpacker_in(tmp_path, use_openat2=resolver(name), as_user=bool(user)) as unpacker:
-        yield unpacker
+@pytest.fixture
+def unpacker(unpacker_of_any_user: Unpacker) -> Unpacker:
+    return unpacker_of_any_user
 
 
 # Attacks. Each has a file outside that must stay as it is.

@@ -10,8 +10,7 @@ import stat
 import struct
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -20,7 +19,7 @@ from ociexport.errors import (
 )
 from ociexport.tree.metadata import XattrMode
 from tests.memory_source import MemorySource, directory, hard_link, member, symlink, tar_of
-from tests.unpacker import Unpacker, resolver, unpacker_in
+from tests.unpacker import Unpacker
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -28,13 +27,6 @@ else:
     from backports import zstd
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root sets owners and makes devices")
-
-
-@pytest.fixture(params=["openat2", "walk"])
-def unpacker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Unpacker]:
-    """Both ways to resolve links in parents run all tests."""
-    with unpacker_in(tmp_path, use_openat2=resolver(request.param)) as unpacker:
-        yield unpacker
 
 
 # What is made.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -25,14 +25,9 @@ from tests.unpacker import Unpacker, resolver, unpacker_in
 PLATFORM = Platform("linux", "amd64")
 
 
-@pytest.fixture(params=["openat2", "walk", "openat2 user", "walk user"])
-def unpacker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Unpacker]:
-    """Both ways to resolve links in parents, and both kinds of users."""
-    name, _, user = request.param.partition(" ")
-    if user and os.geteuid() != 0:
-        pytest.skip("only root can become another user")
-    with unpacker_in(tmp_path, use_openat2=resolver(name), as_user=bool(user)) as unpacker:
-        yield unpacker
+@pytest.fixture
+def unpacker(unpacker_of_any_user: Unpacker) -> Unpacker:
+    return unpacker_of_any_user
 
 
 def test_deep_paths_are_refused(unpacker: Unpacker) -> None:

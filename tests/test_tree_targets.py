@@ -8,7 +8,6 @@ import os
 import stat
 import subprocess
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +24,7 @@ from ociexport.tree.layers import unpack
 from tests.image_builder import build_image, write_layout
 from tests.memory_source import MemorySource, directory, member, symlink, tar_of
 from tests.system_parts import OCIEXPORT, require, run
-from tests.unpacker import Unpacker, resolver, unpacker_in
+from tests.unpacker import Unpacker
 
 
 @pytest.mark.system
@@ -48,13 +47,6 @@ def test_unpacking_without_proc_works_or_says_what_lacks(tmp_path: Path) -> None
         "which is not mounted\n",
     )
     assert sorted(os.listdir(tmp_path)) == ["layout", "rootfs"]
-
-
-@pytest.fixture(params=["openat2", "walk"])
-def unpacker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Unpacker]:
-    """Both ways to resolve links in parents run all tests."""
-    with unpacker_in(tmp_path, use_openat2=resolver(request.param)) as unpacker:
-        yield unpacker
 
 
 def test_wrong_diff_id_is_told_and_leaves_nothing(unpacker: Unpacker) -> None:

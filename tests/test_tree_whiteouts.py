@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -14,14 +12,7 @@ from ociexport.errors import (
 )
 from ociexport.tree.selection import PathSelection
 from tests.memory_source import directory, hard_link, member, symlink
-from tests.unpacker import Unpacker, resolver, unpacker_in
-
-
-@pytest.fixture(params=["openat2", "walk"])
-def unpacker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Unpacker]:
-    """Both ways to resolve links in parents run all tests."""
-    with unpacker_in(tmp_path, use_openat2=resolver(request.param)) as unpacker:
-        yield unpacker
+from tests.unpacker import Unpacker
 
 
 def test_whiteout_hides_what_lower_layers_left(unpacker: Unpacker) -> None:

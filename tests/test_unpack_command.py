@@ -16,26 +16,15 @@ import pytest
 import ociexport
 from ociexport.digest import Digest
 from tests.image_builder import AMD64, build_artifact, build_image, build_index, write_layout
-from tests.memory_source import directory, member, symlink, tar_of
+from tests.memory_source import member, tar_of
 from tests.system_parts import OCIEXPORT, require, run
-
-LAYERS = [[directory("d", 0o555), member("d/f", b"1"), member("gone", b"1")], [member(".wh.gone"), symlink("l", "d")]]
+from tests.unpack_process import LAYERS, unpack
 
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Path:
     write_layout(tmp_path / "layout", {"one": build_image(LAYERS)})
     return tmp_path / "layout"
-
-
-def unpack(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*OCIEXPORT, "unpack", "--platform=linux/amd64", *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def test_digest_is_printed_and_the_rest_is_said_elsewhere(layout: Path, tmp_path: Path) -> None:

@@ -9,26 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.image_builder import build_image, write_layout
-from tests.memory_source import directory, member, symlink
 from tests.system_parts import OCIEXPORT, run
-
-LAYERS = [[directory("d", 0o555), member("d/f", b"1"), member("gone", b"1")], [member(".wh.gone"), symlink("l", "d")]]
+from tests.unpack_process import LAYERS
 
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Path:
     write_layout(tmp_path / "layout", {"one": build_image(LAYERS)})
     return tmp_path / "layout"
-
-
-def unpack(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*OCIEXPORT, "unpack", "--platform=linux/amd64", *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import subprocess
 import tarfile
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,12 +41,6 @@ IMAGE = build_image([BASE, [member("d/.wh.a"), hard_link("c", "b")]])
 @pytest.fixture
 def layout(tmp_path: Path) -> DamagedLayout:
     return DamagedLayout(tmp_path / "layout")
-
-
-@pytest.fixture
-def registry() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as registry:
-        yield registry
 
 
 def deep(image: BuiltImage, **wishes: object) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,12 +34,6 @@ FIRST, SECOND = IMAGE.layers
 @pytest.fixture
 def layout(tmp_path: Path) -> DamagedLayout:
     return DamagedLayout(tmp_path / "layout")
-
-
-@pytest.fixture
-def registry() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as registry:
-        yield registry
 
 
 def test_one_tag_of_several_repositories_is_right(tmp_path: Path, registry: FakeRegistry) -> None:
