@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.fake_registry import FakeRegistry
+from tests.puller import Puller
 from tests.unpacker import Unpacker, resolver, unpacker_in
 
 # How long an example takes says how busy the machine is. The gate makes the same examples each time: what it refuses, a
@@ -33,6 +34,11 @@ def sole_ordinary_user() -> Iterator[None]:
 def registry() -> Iterator[FakeRegistry]:
     with FakeRegistry() as registry:
         yield registry
+
+
+@pytest.fixture
+def puller(registry: FakeRegistry, tmp_path: Path) -> Puller:
+    return Puller(registry, tmp_path)
 
 
 @pytest.fixture(params=["openat2", "walk"])

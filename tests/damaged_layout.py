@@ -71,3 +71,9 @@ class DamagedLayout:
     def told(self, lines: Iterable[str]) -> list[str]:
         known = re.compile("|".join(map(re.escape, self.names)) or "$.")
         return [known.sub(lambda match: self.names[match[0]], line) for line in lines]
+
+
+def deep(image: BuiltImage, **wishes: object) -> list[str]:
+    """Return the findings of an image in memory, without its place and digest."""
+    found = verify(image.source(), deep=True, **wishes)  # type: ignore[arg-type]
+    return [str(finding).replace(f"memory: manifest {image.digest}: ", "") for finding in found.findings]

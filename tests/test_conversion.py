@@ -26,11 +26,6 @@ from tests.puller import Puller
 from tests.schema1_images import EMPTY_LAYER, build_schema1, sign
 
 
-@pytest.fixture
-def puller(registry: FakeRegistry, tmp_path: Path) -> Puller:
-    return Puller(registry, tmp_path)
-
-
 def test_pull_converts_and_says_so(puller: Puller) -> None:
     ended = puller(IMAGE.serve(puller.registry, "library/old"))
     ((descriptor, name),) = ImageLayout(puller.layout).read_images()

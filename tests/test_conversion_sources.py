@@ -29,11 +29,6 @@ from tests.schema1_images import Schema1Image, build_schema1
 from tests.system_parts import docker_registry, require, run
 
 
-@pytest.fixture
-def puller(registry: FakeRegistry, tmp_path: Path) -> Puller:
-    return Puller(registry, tmp_path)
-
-
 def test_unpack_keeps_layers_among_temporary_files_and_removes_them(registry: FakeRegistry, tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
     reference = IMAGE.serve(registry, "library/old")

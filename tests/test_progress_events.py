@@ -6,7 +6,6 @@ import io
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,12 @@ from ociexport.documents import Platform
 from ociexport.progress_events import EventLines, EventProgress, ProgressEvent
 from ociexport.transfer import pull
 from tests.command import command_environment, command_line
-from tests.fake_registry import FakeRegistry
 from tests.image_builder import build_image
 from tests.memory_source import member
 from tests.puller import Puller
 
 IMAGE = build_image([[member("a", os.urandom(3000))], [member("b", b"2")]])
 FIRST, SECOND = IMAGE.layers
-
-
-@pytest.fixture
-def puller(tmp_path: Path) -> Iterator[Puller]:
-    with FakeRegistry() as registry:
-        yield Puller(registry, tmp_path)
 
 
 def test_program_is_given_each_event(tmp_path: Path) -> None:

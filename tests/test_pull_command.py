@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ociexport.documents import Platform
 from tests.command import run_command
-from tests.fake_registry import FakeRegistry
 from tests.image_builder import AMD64, ARM64, BuiltImage, build_artifact, build_image, build_index, write_layout
 from tests.memory_source import member
 from tests.puller import Puller
@@ -21,12 +18,6 @@ from tests.system_parts import require
 
 LAYERS = [[member("a", b"1" * 3000)], [member("b", b"2" * 5000)], [member("c", b"3")]]
 IMAGE = build_image(LAYERS)
-
-
-@pytest.fixture
-def puller(tmp_path: Path) -> Iterator[Puller]:
-    with FakeRegistry() as registry:
-        yield Puller(registry, tmp_path)
 
 
 # What goes well

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ociexport.documents import Platform
 from tests.command import command_environment, command_line
-from tests.fake_registry import FakeRegistry
 from tests.image_builder import AMD64, ARM64, build_image, build_index
 from tests.memory_source import member
 from tests.puller import Puller
@@ -21,12 +19,6 @@ from tests.system_parts import mounted
 LAYERS = [[member("a", os.urandom(30_000))], [member("b", b"2" * 5000)]]
 IMAGE = build_image(LAYERS)
 CONFIG, FIRST, SECOND = IMAGE.config, *IMAGE.layers
-
-
-@pytest.fixture
-def puller(tmp_path: Path) -> Iterator[Puller]:
-    with FakeRegistry() as registry:
-        yield Puller(registry, tmp_path)
 
 
 def test_what_would_be_fetched_is_said_and_nothing_is_written(puller: Puller) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ import pytest
 from ociexport.digest import Digest
 from ociexport.documents import Platform
 from tests.command import run_command
-from tests.fake_registry import FakeRegistry, Fault
+from tests.fake_registry import Fault
 from tests.image_builder import ARM64, BuiltImage, build_image, build_index, write_layout
 from tests.memory_source import member
 from tests.puller import Pulled, Puller
@@ -23,12 +22,6 @@ IMAGE = build_image(LAYERS)
 PAGE = Fault(body=b"<!DOCTYPE html>\n<html><body>Log in</body></html>", headers={"Content-Type": "text/html"})
 VERIFY_HINT = "hint: ociexport verify REGISTRY/library/app:1 says all that is wrong with it"
 NOT_FOUND_HINT = "hint: check the spelling; if it is private, log in with 'ociexport login REGISTRY'"
-
-
-@pytest.fixture
-def puller(tmp_path: Path) -> Iterator[Puller]:
-    with FakeRegistry() as registry:
-        yield Puller(registry, tmp_path)
 
 
 def assert_fails(puller: Puller, pulled: Pulled, code: int, *errors: str) -> None:

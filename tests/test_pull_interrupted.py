@@ -8,15 +8,14 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
 from ociexport.digest import Digest
 from ociexport.layout import ImageLayout
 from tests.command import command_environment, command_line
-from tests.fake_registry import FakeRegistry, Fault
+from tests.fake_registry import Fault
 from tests.image_builder import build_image
 from tests.memory_source import member
 from tests.puller import Puller
@@ -24,12 +23,6 @@ from tests.system_parts import require
 
 LAYERS = [[member("a", b"1" * 3000)], [member("b", b"2" * 5000)], [member("c", b"3")]]
 IMAGE = build_image(LAYERS)
-
-
-@pytest.fixture
-def puller(tmp_path: Path) -> Iterator[Puller]:
-    with FakeRegistry() as registry:
-        yield Puller(registry, tmp_path)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

@@ -4,8 +4,6 @@ kinds)."""
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,12 +15,6 @@ from tests.memory_source import member
 from tests.puller import Puller
 
 LAYERS = [[member("a", b"1" * 3000)], [member("b", b"2" * 5000)]]
-
-
-@pytest.fixture
-def puller(tmp_path: Path) -> Iterator[Puller]:
-    with FakeRegistry() as registry:
-        yield Puller(registry, tmp_path)
 
 
 def fetched(registry: FakeRegistry) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 from ociexport import mediatypes, verify
 from ociexport.digest import Digest
 from ociexport.tree.limits import Limits
-from tests.damaged_layout import DamagedLayout
+from tests.damaged_layout import DamagedLayout, deep
 from tests.image_builder import (
     ARM64,
     BuiltImage,
@@ -30,12 +30,6 @@ IMAGE = build_image([BASE, [member("d/.wh.a"), hard_link("c", "b")]])
 @pytest.fixture
 def layout(tmp_path: Path) -> DamagedLayout:
     return DamagedLayout(tmp_path / "layout")
-
-
-def deep(image: BuiltImage, **wishes: object) -> list[str]:
-    """Return the findings of an image in memory, without its place and digest."""
-    found = verify(image.source(), deep=True, **wishes)  # type: ignore[arg-type]
-    return [str(finding).replace(f"memory: manifest {image.digest}: ", "") for finding in found.findings]
 
 
 def layer_of(image: BuiltImage, number: int) -> str:

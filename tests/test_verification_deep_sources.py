@@ -25,7 +25,6 @@ from tests.fake_registry import FakeRegistry, Fault
 from tests.image_builder import (
     AMD64,
     ARM64,
-    BuiltImage,
     build_image,
     build_index,
     write_layout,
@@ -41,12 +40,6 @@ IMAGE = build_image([BASE, [member("d/.wh.a"), hard_link("c", "b")]])
 @pytest.fixture
 def layout(tmp_path: Path) -> DamagedLayout:
     return DamagedLayout(tmp_path / "layout")
-
-
-def deep(image: BuiltImage, **wishes: object) -> list[str]:
-    """Return the findings of an image in memory, without its place and digest."""
-    found = verify(image.source(), deep=True, **wishes)  # type: ignore[arg-type]
-    return [str(finding).replace(f"memory: manifest {image.digest}: ", "") for finding in found.findings]
 
 
 def test_archives_of_every_generation_are_looked_into(tmp_path: Path) -> None:
