@@ -263,8 +263,7 @@ class TarReader:
         stored_bytes = size
         if flag == b"S":
             segments, size = parse_gnu_sparse_headers(block, self._read_block)
-        self._data_left = stored_bytes
-        self._padding = -stored_bytes % BLOCK_BYTES
+        self._begin_data(stored_bytes)
         if records and "sparse" in records and kind is EntryType.FILE:
             sparse = records["sparse"]
             name = sparse.get(b"GNU.sparse.name", name)

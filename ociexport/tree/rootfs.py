@@ -140,9 +140,7 @@ class Rootfs:
         """Write a file, in place of whatever has its name; what shares an inode with that is not touched."""
         parent, name = self._locate(path)
         created_mode = entry.mode & 0o777
-        parent_fd = parent.fd
-        if parent_fd is None:
-            parent_fd = self._descriptor(parent)
+        parent_fd = self._descriptor(parent)
         try:
             fd = os.open(name, _CREATE_FILE, created_mode, dir_fd=parent_fd)
         except FileExistsError:
@@ -155,9 +153,7 @@ class Rootfs:
                 write_with_holes(fd, data)
             else:
                 for chunk in data:
-                    written = os.write(fd, chunk)
-                    if written < len(chunk):
-                        write_all(fd, chunk[written:])
+                    write_all(fd, chunk)
             self._metadata.apply_to_file(fd, entry, created_mode)
         finally:
             os.close(fd)
