@@ -1,7 +1,5 @@
 """`python -m ociexport` is the command `ociexport`."""
 
-import sys
+from ociexport.cli.main import run
 
-from ociexport.cli.main import main
-
-sys.exit(main())
+run()
