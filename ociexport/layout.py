@@ -36,6 +36,7 @@ from ociexport.image_list import ListedImage, ListedSource, choose_image, list_i
 from ociexport.jsonfields import parse_json_object
 from ociexport.layout_blob import LayoutBlobWriter
 from ociexport.layout_hold import LayoutHold
+from ociexport.locked_file import open_locked
 from ociexport.newfile import replaced_file, sync_directory
 from ociexport.partial_file import partial_bytes
 from ociexport.sources import ImageName, ReceivedManifest
@@ -357,10 +358,11 @@ class ImageLayout:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Keep all other processes from changing ``index.json``."""
-        from filelock import FileLock  # noqa: PLC0415 - only who writes needs it
-
-        with FileLock(os.path.join(self.path, _OWN_DIRECTORY, _LOCK_FILE)):
+        fd = open_locked(os.path.join(self.path, _OWN_DIRECTORY, _LOCK_FILE))
+        try:
             yield
+        finally:
+            os.close(fd)
 
     def verify_is_usable(self) -> None:
         """Return if the directory is absent, empty or a layout.

@@ -74,7 +74,6 @@ def test_no_circles_within_a_package(package: str) -> None:
         (("tqdm",), ("progress_display",)),
         (("magic", "pylibmagic"), ("contentkind",)),
         (("isal", "backports"), ("compression",)),
-        (("filelock",), ("layout",)),
         (("argparse",), ("cli",)),
     ],
 )
@@ -98,7 +97,7 @@ def test_only_the_command_line_prints() -> None:
     assert set(printing) <= {"cli", "progress_display.py"}
 
 
-HEAVY = ("requests", "urllib3", "isal", "tqdm", "magic", "filelock", "argparse", "json", "hashlib")
+HEAVY = ("requests", "urllib3", "isal", "tqdm", "magic", "argparse", "json", "hashlib")
 
 
 @pytest.mark.parametrize(
@@ -106,9 +105,9 @@ HEAVY = ("requests", "urllib3", "isal", "tqdm", "magic", "filelock", "argparse",
     [
         ("import ociexport", HEAVY),
         ("from ociexport.cli.main import main; main(['--version'])", HEAVY),
-        ("from ociexport import ImageLayout", ("requests", "urllib3", "isal", "tqdm", "magic", "filelock")),
-        ("from ociexport import pull", ("requests", "urllib3", "isal", "tqdm", "magic", "filelock")),
-        ("from ociexport import unpack", ("requests", "urllib3", "tqdm", "magic", "filelock")),
+        ("from ociexport import ImageLayout", ("requests", "urllib3", "isal", "tqdm", "magic")),
+        ("from ociexport import pull", ("requests", "urllib3", "isal", "tqdm", "magic")),
+        ("from ociexport import unpack", ("requests", "urllib3", "tqdm", "magic")),
     ],
 )
 def test_what_is_not_needed_is_not_imported(code: str, forbidden: tuple[str, ...]) -> None:
