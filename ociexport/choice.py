@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from ociexport import mediatypes
 from ociexport.digest import Digest
@@ -50,8 +51,7 @@ class PlatformChoice:
         return len(self.platforms) == 1 and not self.keeps_index
 
 
-@dataclass(frozen=True, slots=True)
-class ChosenManifest:
+class ChosenManifest(NamedTuple):
     """A manifest that is taken.
 
     Args:
@@ -64,8 +64,7 @@ class ChosenManifest:
     attests: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ChosenDocuments:
+class ChosenDocuments(NamedTuple):
     """What is taken of an image.
 
     Args:

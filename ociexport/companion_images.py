@@ -109,7 +109,7 @@ def prepare_companions(
         copy = prepare_image(companion, PlatformChoice(), destination, SILENT, documents)
         if companion.listed_as is not None:
             shown = replace(companion.listed_as, digest=copy.listed.digest, size=copy.listed.size)
-            copy = replace(copy, listed=replace(shown, media_type=copy.listed.media_type))
+            copy = copy._replace(listed=replace(shown, media_type=copy.listed.media_type))
         progress.say(f"{companion.display_name}, {_kind_of(copy)}, manifest {copy.listed.digest}")
         prepared.append(copy)
     if image.published not in image.subjects:

@@ -12,7 +12,7 @@ import base64
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from ociexport import mediatypes
 from ociexport.digest import Digest
@@ -252,8 +252,7 @@ def _document_media_type(item: JsonObject, outer: str | None) -> str:
     return inner or (outer if outer in known else by_shape)
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryEntry:
+class HistoryEntry(NamedTuple):
     """One line of an image's history; those with ``empty_layer`` have no layer.
 
     Spec: image-spec 1.1 config.md, "history".

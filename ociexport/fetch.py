@@ -6,8 +6,8 @@ import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
+from typing import NamedTuple
 
 from ociexport.digest import ByteStream, Digest
 from ociexport.documents import Descriptor, ImageConfig, Manifest
@@ -35,8 +35,7 @@ _CHUNK_BYTES = 1024 * 1024
 _STOP_SECONDS = 0.7
 
 
-@dataclass(frozen=True, slots=True)
-class BlobToFetch:
+class BlobToFetch(NamedTuple):
     """A blob to fetch, from where, and how messages call it.
 
     Args:

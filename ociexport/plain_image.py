@@ -39,8 +39,7 @@ def with_plain_layers(image: PreparedImage, store: PlainLayerStore, progress: Pr
         f"{image.source.display_name}: {'index' if image.others else 'manifest'} {listed.digest} was made for "
         f"decompressed layers, the published one is {image.listed.digest}"
     )
-    return replace(
-        image,
+    return image._replace(
         listed=listed,
         manifests=manifests,
         others=others,
@@ -64,7 +63,7 @@ def _plain_manifest(
     documents[one.manifest.digest] = made
     manifest = parse_document(made.raw, made.media_type, made.digest)
     assert isinstance(manifest, Manifest)  # noqa: S101 - as it was before
-    return replace(one, manifest=manifest)
+    return one._replace(manifest=manifest)
 
 
 def _rewrite_layer(member: dict[str, Any], layer: Descriptor, diff_id: Digest, size: int) -> None:
@@ -118,5 +117,5 @@ def _blobs_of(
         diff_id = store.diff_ids.get(blob.descriptor.digest)
         if diff_id is not None and diff_id in named:
             descriptor = Descriptor(_plain_type(blob.descriptor.media_type), diff_id, store.sizes[diff_id])
-            plain.append(replace(blob, source=store.layout, descriptor=descriptor, content=None))
+            plain.append(blob._replace(source=store.layout, descriptor=descriptor, content=None))
     return tuple(unite_blobs([kept, plain]))

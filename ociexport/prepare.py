@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from ociexport import mediatypes
 from ociexport.choice import ChosenDocuments, ChosenManifest, PlatformChoice, choose_documents, verify_fits_all
@@ -17,8 +18,7 @@ from ociexport.resolve import DocumentReader, artifact_kind, read_config
 from ociexport.sources import ImageDestination, ImageName, ImageSource, ReceivedManifest
 
 
-@dataclass(frozen=True, slots=True)
-class PreparedManifest:
+class PreparedManifest(NamedTuple):
     """One manifest of an image.
 
     Args:
@@ -36,8 +36,7 @@ class PreparedManifest:
         return ReceivedManifest(self.manifest.raw, self.manifest.media_type, self.manifest.digest)
 
 
-@dataclass(frozen=True, slots=True)
-class PreparedImage:
+class PreparedImage(NamedTuple):
     """An image of which all is known but the layers' bytes.
 
     Args:
@@ -145,7 +144,7 @@ def _blobs_of(source: ImageSource, one: PreparedManifest, *, is_alone: bool) -> 
     if is_alone:
         return blobs
     whose = str(one.platform or one.manifest.digest.short)
-    return [replace(blob, label=f"{whose}: {blob.label}", title=f"{whose} {blob.title}") for blob in blobs]
+    return [blob._replace(label=f"{whose}: {blob.label}", title=f"{whose} {blob.title}") for blob in blobs]
 
 
 def _with_main_first(manifests: Sequence[PreparedManifest], choice: PlatformChoice) -> list[PreparedManifest]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ociexport import mediatypes
 from ociexport.digest import Digest, VerifyingReader
@@ -37,8 +37,7 @@ from ociexport.sources import BlobOpener, ImageSource, ReceivedManifest, is_wort
 MAX_INDEX_DEPTH = 5
 
 
-@dataclass(frozen=True, slots=True)
-class ResolvedManifest:
+class ResolvedManifest(NamedTuple):
     """The manifest that was chosen, and what led to it.
 
     Args:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import base64
 import binascii
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ociexport import mediatypes
 from ociexport.digest import Digest
@@ -27,8 +28,7 @@ from ociexport.v1_images import MAX_V1_LAYERS, V1Document, parse_v1_document, ve
 _SIGNATURES = "signatures"
 
 
-@dataclass(frozen=True, slots=True)
-class Schema1Layer:
+class Schema1Layer(NamedTuple):
     """One entry of ``fsLayers`` with its entry of ``history``.
 
     Args:

@@ -8,7 +8,6 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from ociexport.choice import PlatformChoice
-from ociexport.companion_images import prepare_companions, verify_keeps_digests
 from ociexport.conversion import ConvertingSource
 from ociexport.digest import Digest
 from ociexport.documents import Platform
@@ -135,9 +134,12 @@ def copy_image(
         as `pull` does; UsageError: ``decompress`` is for layouts.
     """
     verify_jobs(jobs)
-    verify_keeps_digests(referrers=referrers, changes=decompress)
     if decompress and not isinstance(destination, ImageLayout):
         raise UsageError("decompress: expected a layout or an archive as destination")
+    if referrers:
+        from ociexport.companion_images import prepare_companions, verify_keeps_digests  # noqa: PLC0415 - few ask for it
+
+        verify_keeps_digests(referrers=referrers, changes=decompress)
     brought: Collection[Digest] = ()
     if isinstance(source, ConvertingSource) and isinstance(destination, ImageLayout) and not decompress:
         source.keep_layers_in(destination, jobs)

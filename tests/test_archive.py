@@ -165,8 +165,8 @@ def test_blob_beyond_eight_gigabytes_has_its_place() -> None:
     """ustar ends at eleven octal digits; PAX goes on."""
     image = prepared(IMAGE)
     size = 10 * 1024**3
-    blobs = [replace(blob, descriptor=replace(blob.descriptor, size=size)) for blob in image.blobs if not blob.content]
-    plan = plan_archive([replace(image, blobs=tuple(blobs))])
+    blobs = [blob._replace(descriptor=replace(blob.descriptor, size=size)) for blob in image.blobs if not blob.content]
+    plan = plan_archive([image._replace(blobs=tuple(blobs))])
     for entry in plan.blobs.values():
         with tarfile.open(fileobj=io.BytesIO(entry.header + bytes(1024))) as tar:
             item = tar.next()
@@ -177,9 +177,9 @@ def test_blob_beyond_eight_gigabytes_has_its_place() -> None:
 
 def test_same_digest_with_two_sizes_is_refused() -> None:
     image, other = prepared(IMAGE), prepared(IMAGE, "2")
-    blobs = tuple(replace(blob, descriptor=replace(blob.descriptor, size=7)) for blob in other.blobs)
+    blobs = tuple(blob._replace(descriptor=replace(blob.descriptor, size=7)) for blob in other.blobs)
     with pytest.raises(InvalidImageError, match=r"as for the same digest before, got 7$"):
-        plan_archive([image, replace(other, blobs=blobs)])
+        plan_archive([image, other._replace(blobs=blobs)])
 
 
 def test_bad_image_leaves_the_old_archive_as_it_was(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import base64
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
 from ociexport.errors import AuthenticationError, InvalidImageError, quoted
@@ -34,8 +35,7 @@ _TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*[ \t]*(?=,|$)")
 _SEPARATORS = re.compile(r"[ \t,]*")
 
 
-@dataclass(frozen=True, slots=True)
-class Challenge:
+class Challenge(NamedTuple):
     """One way to authenticate that a server offers; the names of scheme and parameters are in lower case."""
 
     scheme: str

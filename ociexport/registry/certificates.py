@@ -8,22 +8,20 @@ Spec: containers-certs.d(5); docs.docker.com "Verify repository client with cert
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ociexport.errors import UsageError
 
 
-@dataclass(frozen=True, slots=True)
-class ClientCertificate:
+class ClientCertificate(NamedTuple):
     """A certificate that we show, and its key; None where one file holds both."""
 
     certificate: Path
     key: Path | None
 
 
-@dataclass(frozen=True, slots=True)
-class TlsSettings:
+class TlsSettings(NamedTuple):
     """How the other side of a TLS connection is believed, and what it is shown.
 
     Args:

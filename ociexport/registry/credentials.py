@@ -20,6 +20,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from ociexport.errors import UsageError
 from ociexport.home import configuration_home, home_directory
@@ -59,8 +60,7 @@ class Credentials:
 ANONYMOUS = Credentials()
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """What a search found, and how it came to it.
 
     Args:
@@ -103,8 +103,7 @@ def parse_user_and_password(text: str) -> Credentials:
     return Credentials(username, password)
 
 
-@dataclass(frozen=True, slots=True)
-class AuthPlace:
+class AuthPlace(NamedTuple):
     """One place where credentials are looked for.
 
     Args:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from ociexport.errors import UsageError, quoted
@@ -54,8 +55,7 @@ class Endpoint:
         return urlsplit(self.api_urls[0]).netloc
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(NamedTuple):
     """One way to an image.
 
     Args:
@@ -100,7 +100,7 @@ def _routes(reference: ImageReference, options: RegistryOptions, conf: Registrie
     home = located.home.reference
     hosts = read_hosts_toml(home.registry, options.hosts_dirs)
     for entry in hosts.mirrors:
-        yield replace(_route_of_hosts_toml(entry, home.registry, home.repository, options), reference=home)
+        yield _route_of_hosts_toml(entry, home.registry, home.repository, options)._replace(reference=home)
     if hosts.server is not None:
         # Whatever its capabilities: there is nobody left to ask.
         endpoint = _route_of_hosts_toml(hosts.server, home.registry, home.repository, options).endpoint
@@ -128,7 +128,7 @@ def endpoint_for(registry: str, options: RegistryOptions, *, insecure: bool = Fa
     else:
         urls = (secure, plain) if insecure else (secure,)
     tls = tls_for(host, options, registry)
-    return Endpoint(registry, urls, replace(tls, verify=tls.verify and not insecure), dict(options.headers))
+    return Endpoint(registry, urls, tls._replace(verify=tls.verify and not insecure), dict(options.headers))
 
 
 def tls_for(host: str, options: RegistryOptions, *names: str) -> TlsSettings:
@@ -139,7 +139,7 @@ def tls_for(host: str, options: RegistryOptions, *names: str) -> TlsSettings:
     """
     found = find_certificates((*names, host), options.cert_dir, options.certs_dirs)
     own = (options.ca_file,) if options.ca_file is not None else ()
-    return replace(found, verify=not options.insecure, ca_files=(*own, *found.ca_files))
+    return found._replace(verify=not options.insecure, ca_files=(*own, *found.ca_files))
 
 
 def _mirror_of_command_line(url: str, reference: ImageReference, options: RegistryOptions) -> Endpoint:
@@ -170,8 +170,7 @@ def _route_of_hosts_toml(entry: HostEntry, registry: str, repository: str, optio
     endpoint = Endpoint(
         registry if is_itself else parts.netloc,
         (entry.url.rstrip("/") if entry.override_path else _api_url(entry.url),),
-        replace(
-            tls,
+        tls._replace(
             verify=tls.verify and not entry.skip_verify,
             ca_files=(*tls.ca_files, *entry.ca_files),
             client_certificate=entry.client_certificate or tls.client_certificate,

@@ -6,7 +6,7 @@ Spec: distribution-spec 1.1, "Listing Referrers", "Unavailable Referrers API"; R
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from requests.utils import parse_header_links
 
@@ -23,8 +23,7 @@ MAX_REFERRER_PAGES = 100
 _NO_API_STATUSES = frozenset({400, 404, 405, 406, 501})
 
 
-@dataclass(frozen=True, slots=True)
-class ReferrersPage:
+class ReferrersPage(NamedTuple):
     """One page of a list.
 
     Args:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 from ociexport.digest import Digest
 from ociexport.errors import InvalidDigestError, InvalidReferenceError, UsageError, quoted
@@ -22,8 +24,7 @@ ENVIRONMENT_FILE = "CONTAINERS_REGISTRIES_CONF"
 _PULL_FROM_MIRROR = ("all", "digest-only", "tag-only")
 
 
-@dataclass(frozen=True, slots=True)
-class Location:
+class Location(NamedTuple):
     """Where an image is.
 
     Args:
@@ -35,23 +36,20 @@ class Location:
     insecure: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Located:
+class Located(NamedTuple):
     """Where an image is to be asked for: mirrors in order, and the registry itself."""
 
     home: Location
     mirrors: tuple[Location, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Mirror:
+class _Mirror(NamedTuple):
     location: str
     insecure: bool
     pull_from_mirror: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Registry:
+class _Registry(NamedTuple):
     prefix: str
     location: str
     insecure: bool
@@ -76,8 +74,7 @@ class _Registry:
         return f"{reference.name}/".startswith(f"{self.prefix}/") or self.prefix in _full_names(reference)
 
 
-@dataclass(frozen=True, slots=True)
-class RegistriesConf:
+class RegistriesConf(NamedTuple):
     """What all files together say.
 
     Args:
@@ -86,7 +83,7 @@ class RegistriesConf:
     """
 
     registries: tuple[_Registry, ...] = ()
-    aliases: dict[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = MappingProxyType({})
 
     def locate(self, reference: ImageReference) -> Located:
         """Return where ``reference`` is to be asked for.

@@ -6,7 +6,6 @@ Spec: distribution-spec 1.1, "Content Discovery", "Listing Tags"; RFC 8288 for t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from urllib.parse import urlencode
 
 import requests
@@ -59,6 +58,8 @@ def nearest_tag(session: RegistrySession, repository: str, tag: str) -> str | No
     except OciexportError:
         return None
     others = [printable(other) for other in tags if other != tag]
+    from difflib import get_close_matches  # noqa: PLC0415 - only who has mistyped a tag needs it
+
     near = get_close_matches(tag, others, n=1, cutoff=_NEAR)
     return near[0] if near else None
 
