@@ -92,7 +92,10 @@ def _command_first(words: list[str]) -> list[str]:
 
 
 def new_parser(loaded: Collection[str]) -> tuple[CommandParser, dict[str, CommandParser]]:
-    """Return the parser, and those of its commands; only the ones in ``loaded`` have their options.
+    """Return the parser, and those of its commands.
+
+    Args:
+        loaded: those that have their options; the others are only made, for a list of them, where there are none.
 
     Raises:
         ImportError: never, if ``loaded`` are commands.
@@ -107,6 +110,8 @@ def new_parser(loaded: Collection[str]) -> tuple[CommandParser, dict[str, Comman
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
     commands = {}
     for name, summary in COMMANDS.items():
+        if loaded and name not in loaded:
+            continue  # each parser takes as long as a few options
         command = subparsers.add_parser(
             name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", example=EXAMPLES[name]
         )
