@@ -69,6 +69,11 @@ class ReadAhead(Generic[T], Iterator[T]):
         self._is_done, self._failure = True, got
         raise got or StopIteration
 
+    def deepen(self, count: int) -> None:
+        """Let so many items more wait."""
+        for _ in range(count):
+            self._free.put(None)
+
     def stop(self) -> None:
         """Have the thread end after the item that it is at, and free whoever waits for one."""
         self._is_stopped = True

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+from ociexport.cli.allocation import reuse_freed_memory
 from ociexport.cli.json_option import add_json_argument
 from ociexport.cli.limit_options import add_limit_arguments, limits_from
 from ociexport.cli.platform_option import add_platform_argument, platform_from
@@ -117,6 +118,7 @@ def run(options: argparse.Namespace) -> int:
             f"unpack: expected either ROOTFS or --to-tar, got {'neither' if options.rootfs is None else 'both'}",
             hint="for example ociexport unpack debian:12 ./rootfs",
         )
+    reuse_freed_memory()
     if options.to_tar is not None:
         return _write_tar(options)
     if options.userns and os.geteuid() != 0:

@@ -15,9 +15,11 @@ from ociexport.tree.limits import Limits
 
 # Chunks that wait between two threads: compressed ones of 512 KiB, inflated ones of 1 MiB. The next layer's wait
 # beside the current one's, so this is what bounds the memory. Where many small files follow large ones, inflating goes
-# on ahead, and comes in useful at the next large ones: half as deep, unpacking took 4 % longer.
+# on ahead, and comes in useful at the next large ones: half as deep, unpacking took 4 % longer. The next layer needs
+# no more than a start.
 _BLOB_DEPTH = 4
 _TAR_DEPTH = 12
+_NEXT_TAR_DEPTH = 6
 _HASH_DEPTH = 6
 _JOIN_TIMEOUT_SECONDS = 0.5
 
@@ -40,7 +42,7 @@ class LayerStream:
         self._doing = doing
         self._limits = limits
         self._blob = ReadAhead(self._read_blob(source, progress), _BLOB_DEPTH, f"fetch layer {layer.number}")
-        self._tar = ReadAhead(self._inflate(), _TAR_DEPTH, f"inflate layer {layer.number}")
+        self._tar = ReadAhead(self._inflate(), _NEXT_TAR_DEPTH, f"inflate layer {layer.number}")
         self._hash = HashAhead(layer.diff_id, _HASH_DEPTH)
         self.tar_bytes = 0
         self._block_bytes = 0
@@ -67,6 +69,7 @@ class LayerStream:
         Raises:
             InvalidImageError: the blob is damaged, is not the one that its digest names, or is a bomb.
         """
+        self._tar.deepen(_TAR_DEPTH - _NEXT_TAR_DEPTH)
         try:
             yield from self._hashed_chunks()
         except InvalidImageError as error:
