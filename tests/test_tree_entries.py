@@ -202,6 +202,32 @@ def test_global_headers_hold_for_all_that_follow() -> None:
     assert [entry.mtime_ns for entry, _ in read_all(buffer.getvalue())] == [7_000_000_000, 7_000_000_000]
 
 
+def test_local_header_adds_to_the_global_one_and_replaces_record_by_record() -> None:
+    """POSIX pax, "pax Header Block": a value in a typeflag x header overrides the one in a typeflag g header."""
+    everywhere = {"SCHILY.xattr.user.all": "1", "SCHILY.xattr.user.own": "1", "mtime": "7", "uid": "5"}
+    own = member("a", mtime=3)
+    own.pax_headers = {"SCHILY.xattr.user.own": "2", "LIBARCHIVE.xattr.user.all": "Mw", "uid": "6"}
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, pax_headers=everywhere) as tar:
+        tar.addfile(own)
+        tar.addfile(member("b"))
+    (first, _), (second, _) = read_all(buffer.getvalue())
+    assert (first.xattrs, first.uid) == ({b"user.all": b"3", b"user.own": b"2"}, 6)
+    assert (first.mtime_ns, second.mtime_ns) == (7_000_000_000, 7_000_000_000)
+    assert (second.xattrs, second.uid) == ({b"user.all": b"1", b"user.own": b"1"}, 5)
+
+
+def test_empty_pax_value_takes_back_what_the_global_header_says() -> None:
+    """POSIX pax, "pax Extended Header Keyword Precedence"; the header block's own value is what is left."""
+    info = member("a", mtime=3)
+    info.pax_headers = {"comment": "none of ours", "uid": ""}
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"uid": "5"}) as tar:
+        tar.addfile(info)
+        tar.addfile(member("b"))
+    assert [entry.uid for entry, _ in read_all(buffer.getvalue())] == [0, 5]
+
+
 def test_empty_pax_value_says_nothing() -> None:
     info = member("a", uid=5)
     info.pax_headers = {"path": ""}

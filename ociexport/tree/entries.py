@@ -134,8 +134,6 @@ def verify_device(entry: Entry) -> None:
 # What a directory is that no layer describes but that others are in: the same image shall give the same tree.
 IMPLIED_DIRECTORY = Entry(EntryType.DIRECTORY, b"", b"", 0o755, 0, 0, 0, 0, None, None, (0, 0), None)
 
-_NO_RECORDS: PaxRecords = {}
-
 
 class TarReader:
     """Reads entries from the chunks of a tar, each once and in order.
@@ -195,15 +193,15 @@ class TarReader:
         flag = block[156:157]
         if flag in _ENTRY_TYPES:  # most of them, with nothing before
             return self._parse_entry(block, flag, self._global_records, None, None)
-        local_records = _NO_RECORDS
+        local_records: bytes | None = None
         gnu_name = gnu_link_name = None
         for _ in range(_MAX_EXTENDED_HEADERS_PER_ENTRY):
             size = _parse_size(block)
             if flag in (b"x", b"X"):
                 # A second one stands in place of the first, to Go and GNU tar alike.
-                local_records = parse_pax_records(self._read_extension(size))
+                local_records = self._read_extension(size)
             elif flag == b"g":
-                self._global_records.update(parse_pax_records(self._read_extension(size)))
+                self._global_records = parse_pax_records(self._read_extension(size), self._global_records)
             elif flag == b"L":
                 gnu_name = self._read_extension(size).partition(b"\0")[0] or None
             elif flag == b"K":
@@ -217,7 +215,9 @@ class TarReader:
                 raise InvalidImageError("tar: expected an entry after an extended header, got the end")
             flag = block[156:157]
             if flag in _ENTRY_TYPES:
-                records: PaxRecords = {**self._global_records, **local_records}
+                records = self._global_records
+                if local_records is not None:
+                    records = parse_pax_records(local_records, records)
                 return self._parse_entry(block, flag, records, gnu_name, gnu_link_name)
         raise LimitExceededError(
             f"tar: expected at most {_MAX_EXTENDED_HEADERS_PER_ENTRY} extended headers for one entry"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from typing import TypedDict
+from typing import TypedDict, cast
 from urllib.parse import unquote_to_bytes
 
 from ociexport.errors import InvalidImageError
@@ -20,6 +20,8 @@ _NUMBER_PATTERN = re.compile(rb"\d{1,19}")
 _SCHILY_XATTR = b"SCHILY.xattr."
 _LIBARCHIVE_XATTR = b"LIBARCHIVE.xattr."
 _GNU_SPARSE = b"GNU.sparse."
+# Those that `PaxRecords` has under the same names.
+_SIMPLE_KEYS = frozenset({b"path", b"linkpath", b"uid", b"gid", b"size", b"mtime", b"atime"})
 
 
 class PaxRecords(TypedDict, total=False):
@@ -36,15 +38,18 @@ class PaxRecords(TypedDict, total=False):
     sparse: dict[bytes, bytes]
 
 
-def parse_pax_records(data: bytes) -> PaxRecords:
-    """Return what the records in ``data`` say; those of other keys are passed over.
+def parse_pax_records(data: bytes, inherited: PaxRecords) -> PaxRecords:
+    """Return what the records in ``data`` say beside what is ``inherited``; those of other keys are passed over.
 
-    A record with an empty value says nothing, as if it were not there.
+    A record with an empty value takes back what was said before, but for attributes, whose values may be empty.
+
+    Args:
+        inherited: what the global headers before say.
 
     Raises:
         InvalidImageError: the records are not of the form ``length key=value\\n``, or a value is not of its type.
     """
-    records: PaxRecords = {}
+    records: PaxRecords = {**inherited}
     xattrs: dict[bytes, bytes] = {}
     sparse: dict[bytes, bytes] = {}
     for key, value in _split_records(data):
@@ -56,7 +61,8 @@ def parse_pax_records(data: bytes) -> PaxRecords:
         elif key.startswith(_GNU_SPARSE):
             _add_sparse_record(sparse, key, value)
         elif not value:
-            continue
+            if key in _SIMPLE_KEYS:
+                cast("dict[str, object]", records).pop(key.decode(), None)
         elif key == b"path":
             records["path"] = value
         elif key == b"linkpath":
@@ -74,7 +80,7 @@ def parse_pax_records(data: bytes) -> PaxRecords:
     if any(b"\0" in name for name in xattrs):
         raise _broken(b"\0", "names of attributes without NUL")
     if xattrs:
-        records["xattrs"] = xattrs
+        records["xattrs"] = {**inherited.get("xattrs", {}), **xattrs}
     if sparse:
         records["sparse"] = sparse
     return records
