@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import subprocess
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -303,59 +301,6 @@ def test_end_marker_ends_and_the_rest_is_drained() -> None:
 @pytest.mark.parametrize("end", [b"", bytes(512), bytes(1024)], ids=["none", "half", "whole"])
 def test_end_marker_may_be_missing(end: bytes) -> None:
     assert len(read_all(header() + end)) == 1
-
-
-@pytest.fixture
-def sparse_file(tmp_path: Path) -> Path:
-    """A file with data at both ends and in more places than a header holds."""
-    path = tmp_path / "sparse"
-    with path.open("wb") as file:
-        for number in range(40):
-            file.seek(number * 65536)
-            file.write(b"%d" % number)
-        file.truncate(50 * 65536)
-    return path
-
-
-@pytest.mark.parametrize(
-    "options",
-    [["--format=gnu"], *(["--format=pax", f"--sparse-version={version}"] for version in ("0.0", "0.1", "1.0"))],
-    ids=["old", "0.0", "0.1", "1.0"],
-)
-def test_sparse_files_of_gnu_tar_keep_their_holes(sparse_file: Path, options: list[str]) -> None:
-    """GNU tar manual, "Storing Sparse Files"."""
-    command = [
-        "tar",
-        "-C",
-        str(sparse_file.parent),
-        "--hole-detection=raw",
-        "-S",
-        *options,
-        "-cf",
-        "-",
-        sparse_file.name,
-    ]
-    tar = subprocess.run(command, check=True, capture_output=True).stdout
-    ((entry, data),) = read_all(tar, 1000)
-    assert entry.name == b"sparse"
-    assert entry.segments is not None
-    rebuilt = bytearray(entry.size)
-    position = 0
-    for offset, count in entry.segments:
-        rebuilt[offset : offset + count] = data[position : position + count]
-        position += count
-    assert position == len(data) < entry.size
-    assert bytes(rebuilt) == sparse_file.read_bytes()
-
-
-@pytest.mark.parametrize(
-    "segments", ["0,1024", "512,512,0,512", "0,512,256,512", "9,99999"], ids=["more", "order", "overlap", "beyond"]
-)
-def test_lying_sparse_map_is_refused(segments: str) -> None:
-    info = member("a")
-    info.pax_headers = {"GNU.sparse.map": segments, "GNU.sparse.size": "2048"}
-    with pytest.raises(InvalidImageError, match=r"^tar: sparse map: "):
-        read_all(tar_of([(info, b"x" * 512)]))
 
 
 @given(st.binary(max_size=3000))

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 
 from ociexport.tree.entries import Entry
-from ociexport.tree.sparse import located_parts
+from ociexport.tree.sparse import SparseSegments, located_parts
 
 # The block size of nearly all file systems: a smaller hole would save nothing.
 _HOLE_BYTES = 4096
@@ -22,7 +22,7 @@ def write_all(fd: int, chunk: memoryview) -> None:
 
 def write_segments(fd: int, entry: Entry, data: Iterator[memoryview]) -> None:
     """Write the data of a sparse file where its segments say; the rest are holes."""
-    for offset, part in located_parts(entry.segments or [], data):
+    for offset, part in located_parts(entry.segments or SparseSegments(), data):
         os.lseek(fd, offset, os.SEEK_SET)
         write_all(fd, part)
     os.ftruncate(fd, entry.size)

@@ -5,19 +5,46 @@ Spec: GNU tar manual, "Storing Sparse Files", "Old GNU Format", "PAX Format, Ver
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
 
 from ociexport.errors import InvalidImageError, LimitExceededError
 from ociexport.tree.headerfields import parse_number
 from ociexport.tree.paths import quoted_path
 from ociexport.tree.paxrecords import parse_decimal
 
-SparseSegments: TypeAlias = list[tuple[int, int]]
-
 # A map is kept in memory: a million segments are a sparse file of terabytes, or an attack.
 MAX_SPARSE_SEGMENTS = 1_000_000
 _ZEROS = bytes(64 * 1024)
+
+
+class SparseSegments:
+    """Where data lies in a sparse file, as (offset, bytes), one after another; 16 bytes of memory for each."""
+
+    __slots__ = ("_numbers",)
+
+    def __init__(self) -> None:
+        self._numbers = array("q")
+
+    def add(self, offset: int, count: int) -> None:
+        """Add the next.
+
+        Raises:
+            InvalidImageError: the numbers are none that a file can have.
+            LimitExceededError: there are too many.
+        """
+        try:
+            self._numbers.extend((offset, count))
+        except OverflowError as error:
+            raise _disorder(offset, count) from error
+        _verify_count(len(self))
+
+    def __len__(self) -> int:
+        return len(self._numbers) // 2
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        numbers = iter(self._numbers)
+        return zip(numbers, numbers, strict=True)
 
 
 def parse_gnu_sparse_headers(block: bytes, read_block: Callable[[], bytes]) -> tuple[SparseSegments, int]:
@@ -27,25 +54,23 @@ def parse_gnu_sparse_headers(block: bytes, read_block: Callable[[], bytes]) -> t
         block: its header, which holds four segments at byte 386, a flag for more, and the real size.
         read_block: gives the extension blocks that follow, of 21 segments each.
     """
-    segments = _parse_gnu_segments(block[386:482])
+    segments = SparseSegments()
+    _add_gnu_segments(segments, block[386:482])
     size = parse_number(block[483:495], "sparse size")
     extended = block[482]
     while extended:
         block = read_block()
-        segments += _parse_gnu_segments(block[:504])
+        _add_gnu_segments(segments, block[:504])
         extended = block[504]
-        _verify_count(len(segments))
     return segments, size
 
 
-def _parse_gnu_segments(numbers: bytes) -> SparseSegments:
-    segments = []
+def _add_gnu_segments(segments: SparseSegments, numbers: bytes) -> None:
     for start in range(0, len(numbers), 24):
         if not numbers[start + 12]:
             break
         offset, count = numbers[start : start + 12], numbers[start + 12 : start + 24]
-        segments.append((parse_number(offset, "sparse offset"), parse_number(count, "sparse bytes")))
-    return segments
+        segments.add(parse_number(offset, "sparse offset"), parse_number(count, "sparse bytes"))
 
 
 def parse_pax_sparse_numbers(sparse: dict[bytes, bytes], size: int) -> tuple[SparseSegments | None, int]:
@@ -56,7 +81,12 @@ def parse_pax_sparse_numbers(sparse: dict[bytes, bytes], size: int) -> tuple[Spa
     if b"GNU.sparse.map" not in sparse:
         return None, size
     numbers = [parse_decimal(b"GNU.sparse.map", text) for text in sparse[b"GNU.sparse.map"].split(b",") if text]
-    return _paired(numbers), size
+    if len(numbers) % 2:
+        raise InvalidImageError(f"tar: sparse map: expected pairs of numbers, got {len(numbers)} numbers")
+    segments = SparseSegments()
+    for offset, count in zip(numbers[::2], numbers[1::2], strict=True):
+        segments.add(offset, count)
+    return segments, size
 
 
 def read_pax_sparse_map(sparse: dict[bytes, bytes], read_block: Callable[[], bytes]) -> SparseSegments:
@@ -64,7 +94,10 @@ def read_pax_sparse_map(sparse: dict[bytes, bytes], read_block: Callable[[], byt
     lines = _MapLines(read_block)
     count = lines.next_number()
     _verify_count(count)
-    return _paired([lines.next_number() for _ in range(2 * count)])
+    segments = SparseSegments()
+    for _ in range(count):
+        segments.add(lines.next_number(), lines.next_number())
+    return segments
 
 
 class _MapLines:
@@ -83,29 +116,26 @@ class _MapLines:
         return parse_decimal(b"GNU.sparse map", line)
 
 
-def _paired(numbers: list[int]) -> SparseSegments:
-    if len(numbers) % 2:
-        raise InvalidImageError(f"tar: sparse map: expected pairs of numbers, got {len(numbers)} numbers")
-    return list(zip(numbers[::2], numbers[1::2], strict=True))
-
-
 def verify_sparse_segments(segments: SparseSegments, size: int, stored_bytes: int) -> None:
     """Return if the segments stand in order, without overlap, within the file, and have just the data that is stored.
 
     Raises:
         InvalidImageError: they do not.
     """
-    _verify_count(len(segments))
     end = 0
     for offset, count in segments:
         if offset < end or count < 0:
-            raise InvalidImageError(f"tar: sparse map: expected segments in order, got {count} bytes at {offset}")
+            raise _disorder(offset, count)
         end = offset + count
     if end > size or size < 0:
         raise InvalidImageError(f"tar: sparse map: expected segments within {size} bytes, got one that ends at {end}")
     mapped = sum(count for _, count in segments)
     if mapped != stored_bytes:
         raise InvalidImageError(f"tar: sparse map: expected segments of {stored_bytes} bytes in all, got {mapped}")
+
+
+def _disorder(offset: int, count: int) -> InvalidImageError:
+    return InvalidImageError(f"tar: sparse map: expected segments in order, got {count} bytes at {offset}")
 
 
 def _verify_count(count: int) -> None:
