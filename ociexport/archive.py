@@ -19,6 +19,7 @@ from ociexport.documents import Descriptor
 from ociexport.errors import InvalidImageError, NotFoundError, OciexportError, UsageError, printable, quoted
 from ociexport.fetch import BlobToFetch, read_chunks
 from ociexport.locked_file import open_locked
+from ociexport.newfile import partial_name
 from ociexport.partial_file import read_back, write_at
 from ociexport.progress import Progress
 from ociexport.readahead import ReadAhead
@@ -237,8 +238,3 @@ def verify_is_file_to_write(path: str) -> None:
             f"{quoted(partial)}: expected a file or nothing, got {what}",
             hint=f"{printable(path)} is written there until it is complete",
         )
-
-
-def partial_name(path: str) -> str:
-    """Return what an archive is called until it is complete; what else is kept until then begins with the same."""
-    return f"{path}.partial"

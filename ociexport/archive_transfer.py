@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import BinaryIO
 
 from ociexport import mediatypes
-from ociexport.archive import ArchiveFile, partial_name, verify_is_file_to_write, write_to_stream
+from ociexport.archive import ArchiveFile, verify_is_file_to_write, write_to_stream
 from ociexport.archive_plan import ArchivePlan, plan_archive
 from ociexport.choice import PlatformChoice
 from ociexport.companion_images import each_once, prepare_companions, verify_keeps_digests
@@ -17,7 +17,7 @@ from ociexport.errors import locating
 from ociexport.fetch import DEFAULT_JOBS, BlobFetch, BlobToFetch, verify_jobs
 from ociexport.layer_spool import spool_beside, spool_elsewhere
 from ociexport.legacy_plan import plan_legacy_archive, verify_fits_legacy
-from ociexport.newfile import errors_named
+from ociexport.newfile import errors_named, partial_name
 from ociexport.plain_image import with_plain_layers
 from ociexport.plain_layers import PlainLayerStore, diff_ids_of
 from ociexport.prepare import PreparedImage, prepare_image

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from ociexport.errors import InvalidImageError, NotFoundError, UsageError, quoted
 from ociexport.layout import ImageLayout
 from ociexport.locked_file import is_still_there_once_locked
+from ociexport.newfile import partial_name
 
 
 @contextmanager
@@ -23,7 +24,7 @@ def spool_beside(path: str) -> Iterator[ImageLayout]:
     Raises:
         UsageError: something else is in the place.
     """
-    directory = f"{path}.partial.layers"
+    directory = f"{partial_name(path)}.layers"
     fd = _open_locked(directory)
     try:
         yield ImageLayout(directory)

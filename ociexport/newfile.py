@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import stat
 import tempfile
@@ -28,6 +29,8 @@ NO_LINK = frozenset(
 _WRITE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _BUFFER_BYTES = 1024 * 1024
 _MAX_TRIES = 8
+# Names have 255 bytes; this and what `partial_name` and its callers add.
+_MAX_RESUMED_NAME_BYTES = 240
 
 
 @contextmanager
@@ -124,6 +127,18 @@ def _link_over(source: str, path: str, *, follow_symlinks: bool) -> None:
         raise
     finally:
         os.close(fd)
+
+
+def partial_name(path: str) -> str:
+    """Return what a file that is resumed is called until it is complete: always the same, and beside ``path``.
+
+    What else is kept until then has a name that begins so, and is at most seven bytes longer.
+    """
+    directory, name = os.path.split(path)
+    encoded = os.fsencode(name)
+    if len(encoded) > _MAX_RESUMED_NAME_BYTES:
+        name = f"{encoded[:200].decode(errors='ignore')}-{hashlib.sha256(encoded).hexdigest()[:12]}"
+    return os.path.join(directory, f"{name}.partial")
 
 
 def _aside(path: str) -> str:

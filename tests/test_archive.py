@@ -201,6 +201,20 @@ def test_stream_of_a_bad_image_is_no_archive() -> None:
     assert b"oci-layout" not in stream.getvalue()
 
 
+def test_name_as_long_as_a_name_may_be_is_resumed_too(registry: FakeRegistry, tmp_path: Path) -> None:
+    """Two such names that begin alike are apart while they are written."""
+    reference = IMAGE.serve(registry, "library/app", "1")
+    registry.misbehave(IMAGE.layers[2].digest.encoded, Fault(status=400))
+    names = ["ü" * 120 + "1" * 11 + ".tar", "ü" * 120 + "2" * 11 + ".tar"]
+    for name in names:
+        with pytest.raises(Exception, match="400"):
+            pull(reference, tmp_path / name, platform=AMD64, jobs=1)
+    assert len(os.listdir(tmp_path)) == 2
+    registry.behave()
+    assert [pull(reference, tmp_path / name, platform=AMD64, jobs=1).reused_blobs for name in names] == [1, 1]
+    assert sorted(os.listdir(tmp_path)) == names
+
+
 def test_cut_transfer_goes_on_with_the_next_blob(registry: FakeRegistry, tmp_path: Path) -> None:
     """Blobs that arrived whole are not fetched again."""
     reference = IMAGE.serve(registry, "library/app", "1")
