@@ -202,6 +202,12 @@ def test_options_may_stand_before_the_command(words: list[str]) -> None:
     )
 
 
+def test_value_of_an_option_may_be_called_as_a_command() -> None:
+    options = parse_command_line(["-q", "--authfile", "login", "--out", "rm", "pull", "verify"])
+    assert (options.command, options.authfile, options.out) == ("pull", Path("login"), "rm")
+    assert (options.quiet, options.images) == (True, ["verify"])
+
+
 def test_help_before_a_command_is_that_of_the_command(tmp_path: Path) -> None:
     assert run_command("-h", "rm", home=tmp_path).stdout == run_command("rm", "--help", home=tmp_path).stdout
     assert run_command("--version", "rm", home=tmp_path).stdout == run_command("--version", home=tmp_path).stdout

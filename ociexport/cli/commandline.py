@@ -84,11 +84,24 @@ def parse_command_line(words: list[str]) -> argparse.Namespace:
 
 def _command_first(words: list[str]) -> list[str]:
     """Return ``words`` with the options before a command's name behind it, where other tools have those for all."""
-    place = next((place for place, word in enumerate(words) if word in COMMANDS), 0)
+    places = [place for place, word in enumerate(words) if word in COMMANDS]
+    while len(places) > 1 and _is_value(words, places[0], [words[later] for later in places[1:]]):
+        del places[0]
+    place = places[0] if places else 0
     before = words[:place]
     if not before or not before[0].startswith("-") or before[0] in ("--", "--version"):
         return words
     return [words[place], *before, *words[place + 1 :]]
+
+
+def _is_value(words: list[str], place: int, commands: list[str]) -> bool:
+    """Whether what looks like a command is the value of an option before it: ``--authfile login pull debian``.
+
+    Args:
+        commands: one of them may be the real one.
+    """
+    option = words[place - 1] if place else ""
+    return option.startswith("-") and any(new_parser([name])[1][name].takes_value(option) for name in commands)
 
 
 def new_parser(loaded: Collection[str]) -> tuple[CommandParser, dict[str, CommandParser]]:

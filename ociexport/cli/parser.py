@@ -42,6 +42,10 @@ class CommandParser(argparse.ArgumentParser):
             self._further_groups.append(group)
         return group
 
+    def takes_value(self, option: str) -> bool:
+        """Whether the word after ``option`` belongs to it."""
+        return any(option in action.option_strings and action.nargs != 0 for action in self._actions)
+
     def add_help_all(self) -> None:
         """Add ``--help-all``, if there is anything that the short help leaves out."""
         if self._further_groups:
