@@ -37,6 +37,31 @@ def test_broken_tar_is_told(tar: bytes, message: str) -> None:
     assert str(caught.value) == message
 
 
+def test_global_headers_hold_little_together() -> None:
+    """Each entry with attributes of its own has a copy of theirs."""
+
+    def global_header(numbers: range, value: bytes = b"") -> bytes:
+        records = b"".join(pax_record(b"SCHILY.xattr.user.%d" % number, value) for number in numbers)
+        return header(flag=b"g", size=b"%011o\0" % len(records)) + records + bytes(-len(records) % 512)
+
+    read_all(global_header(range(32)) + global_header(range(64)) + header() + bytes(1024))
+    with pytest.raises(LimitExceededError) as caught:
+        read_all(global_header(range(32)) + header() + global_header(range(32, 65)) + header() + bytes(1024))
+    assert str(caught.value) == "tar: global headers: expected at most 64 attributes, got 65"
+    large = [global_header(range(number, number + 1), b"x" * 100_000) + header() for number in range(11)]
+    with pytest.raises(LimitExceededError) as caught:
+        read_all(b"".join(large) + bytes(1024))
+    assert str(caught.value) == "tar: global headers: expected at most 1048576 bytes, got 1100067"
+    assert caught.value.hint == "if you trust the image, raise --max-header"
+
+
+def pax_record(key: bytes, value: bytes) -> bytes:
+    length = len(key) + len(value) + 3
+    while length != len(key) + len(value) + 3 + len(str(length)):
+        length = len(key) + len(value) + 3 + len(str(length))
+    return b"%d %b=%b\n" % (length, key, value)
+
+
 def test_wrong_checksum_is_told() -> None:
     block = bytearray(header())
     block[0] ^= 1

@@ -143,15 +143,22 @@ def test_attributes_and_long_names_are_counted(unpacker: Unpacker) -> None:
         os.rename(unpacker.rootfs.with_name("done"), unpacker.outside.parent / layer[0][0].name[:2])
 
 
+NINE_XATTRS = {f"user.{number}": b"" for number in range(9)}
+
+
 @pytest.mark.parametrize(
     ("layers", "bytes_each"),
     [
         ([[member(f"{number}/f") for number in range(30)]], 450),
         ([[member(f"{number}/" + "/".join("d" * 29) + "/f")] for number in range(1)], 450),
         ([[directory(f"{number}") for number in range(30)]], 750),
+        (
+            [[directory(f"{number}", xattrs=NINE_XATTRS) for number in range(30)]],
+            2250,
+        ),
         ([[directory("d")], [member(f"d/{number}") for number in range(30)]], 120),
     ],
-    ids=["implied", "nested", "named", "written over a lower layer"],
+    ids=["implied", "nested", "named", "attributes", "written over a lower layer"],
 )
 def test_memory_for_directories_is_bounded(unpacker: Unpacker, layers: list[list[Member]], bytes_each: int) -> None:
     """A path of 250 bytes can make 125, which a tar of zeros in between packs a hundredfold."""
@@ -167,7 +174,7 @@ def test_memory_for_directories_is_bounded(unpacker: Unpacker, layers: list[list
 def test_memory_for_owners_is_bounded(tmp_path: Path) -> None:
     files = [member(f"{number}", uid=number + 1) for number in range(30)]
     others = [member(f"{number}", xattrs={"user.x": b"x" * 300}) for number in range(30)]
-    for layer, enough in ((files, 30 * 160), (others, 30 * 800)):
+    for layer, enough in ((files, 30 * 160), (others, 30 * 960)):
         source, owners = MemorySource([tar_of(layer)]), str(tmp_path / "owners")
         options = UnpackOptions(owners_file=owners, limits=Limits(max_name_bytes=enough // 2))
         with pytest.raises(LimitExceededError, match=f"expected at most {enough // 2} bytes of memory for names"):

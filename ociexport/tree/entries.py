@@ -34,6 +34,8 @@ _ZERO_BLOCK = bytes(BLOCK_BYTES)
 MAX_EXTENDED_HEADER_BYTES = 1024 * 1024
 # A chain of headers that announce an entry which never comes would be read forever.
 _MAX_EXTENDED_HEADERS_PER_ENTRY = 16
+# Nobody was seen to write any; a file that has more than a few is rare.
+_MAX_GLOBAL_XATTRS = 64
 # No kernel takes larger numbers; a header can hold 95 bits.
 _MAX_ID = 2**32 - 2
 _MAX_SIZE = 2**63 - 1
@@ -202,6 +204,7 @@ class TarReader:
                 local_records = self._read_extension(size)
             elif flag == b"g":
                 self._global_records = parse_pax_records(self._read_extension(size), self._global_records)
+                self._verify_global_xattrs()
             elif flag == b"L":
                 gnu_name = self._read_extension(size).partition(b"\0")[0] or None
             elif flag == b"K":
@@ -222,6 +225,22 @@ class TarReader:
         raise LimitExceededError(
             f"tar: expected at most {_MAX_EXTENDED_HEADERS_PER_ENTRY} extended headers for one entry"
         )
+
+    def _verify_global_xattrs(self) -> None:
+        """Return if what all entries inherit, and those with attributes of their own have a copy of, is little."""
+        xattrs = self._global_records.get("xattrs", {})
+        if len(xattrs) > _MAX_GLOBAL_XATTRS:
+            raise LimitExceededError(
+                f"tar: global headers: expected at most {_MAX_GLOBAL_XATTRS} attributes, got {len(xattrs)}"
+            )
+        self._verify_header_bytes("global headers", sum(len(name) + len(value) for name, value in xattrs.items()))
+
+    def _verify_header_bytes(self, what: str, count: int) -> None:
+        if count > self._max_extended_header_bytes:
+            raise LimitExceededError(
+                f"tar: {what}: expected at most {self._max_extended_header_bytes} bytes, got {count}",
+                hint="if you trust the image, raise --max-header",
+            )
 
     def _parse_entry(
         self, block: bytes, flag: bytes, records: PaxRecords, gnu_name: bytes | None, gnu_link_name: bytes | None
@@ -296,11 +315,7 @@ class TarReader:
 
     def _read_extension(self, size: int) -> bytes:
         """Return the data of an extended header."""
-        if size > self._max_extended_header_bytes:
-            raise LimitExceededError(
-                f"tar: extended header: expected at most {self._max_extended_header_bytes} bytes, got {size}",
-                hint="if you trust the image, raise --max-header",
-            )
+        self._verify_header_bytes("extended header", size)
         self._begin_data(size)
         return b"".join(self.read_data())
 

@@ -16,6 +16,8 @@ MAX_DEPTH = 2_000
 MAX_STEPS = 100_000_000
 # What an entry that is kept whole takes of memory beside its bytes: measured, rounded up.
 _ENTRY_BYTES = 300
+# The same of an attribute: two objects, and their place in a dictionary.
+_XATTR_BYTES = 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,9 @@ def weight_of(entry: Entry) -> int:
     """Return how many bytes of memory an entry takes; those without a name are shared by many nodes."""
     if not entry.name:
         return len(entry.link_name)
-    xattrs = sum(len(name) + len(value) for name, value in entry.xattrs.items()) if entry.xattrs else 0
+    xattrs = 0
+    if entry.xattrs:
+        xattrs = sum(_XATTR_BYTES + len(name) + len(value) for name, value in entry.xattrs.items())
     return _ENTRY_BYTES + len(entry.name) + len(entry.link_name) + xattrs
 
 
