@@ -15,6 +15,7 @@ from ociexport.tree.paxrecords import parse_decimal
 
 # A map is kept in memory: a million segments are a sparse file of terabytes, or an attack.
 MAX_SPARSE_SEGMENTS = 1_000_000
+_MAX_SIZE = 2**63 - 1
 _ZEROS = bytes(64 * 1024)
 
 
@@ -38,6 +39,14 @@ class SparseSegments:
         except OverflowError as error:
             raise _disorder(offset, count) from error
         _verify_count(len(self))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SparseSegments) and self._numbers == other._numbers
+
+    __hash__ = None  # type: ignore[assignment] # as a list has none
+
+    def __repr__(self) -> str:
+        return f"SparseSegments({list(self)})"
 
     def __len__(self) -> int:
         return len(self._numbers) // 2
@@ -127,7 +136,9 @@ def verify_sparse_segments(segments: SparseSegments, size: int, stored_bytes: in
         if offset < end or count < 0:
             raise _disorder(offset, count)
         end = offset + count
-    if end > size or size < 0:
+    if not 0 <= size <= _MAX_SIZE:
+        raise InvalidImageError(f"tar: sparse map: expected a size from 0 to {_MAX_SIZE}, got {size}")
+    if end > size:
         raise InvalidImageError(f"tar: sparse map: expected segments within {size} bytes, got one that ends at {end}")
     mapped = sum(count for _, count in segments)
     if mapped != stored_bytes:
