@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
 from contextlib import suppress
 
 from ociexport.errors import InvalidImageError
+
+# What file systems say that have no locks; then two writers are the user's to keep apart.
+_NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL})
 
 
 def open_locked(path: str, *, shared: bool = False) -> int:
@@ -38,8 +42,12 @@ def is_still_there_once_locked(fd: int, path: str, *, shared: bool = False) -> b
 
     While we waited, the other may have renamed or removed it. The lock goes with the descriptor.
     """
-    with suppress(OSError):  # a file system without locks; then two writers are the user's to keep apart
+    try:
         fcntl.flock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            error.filename = path
+            raise
     with suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(fd), os.lstat(path))
     return False

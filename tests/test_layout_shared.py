@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
 import textwrap
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from ociexport.layout import ImageLayout
+from ociexport.locked_file import open_locked
 from ociexport.sources import ImageName
 from ociexport.transfer import pull
 from tests.image_builder import build_image
@@ -21,6 +25,18 @@ from tests.stored_blobs import BLOB, CONTENT, store, store_a_part
 @pytest.fixture
 def layout(tmp_path: Path) -> ImageLayout:
     return ImageLayout(tmp_path / "layout")
+
+
+@pytest.mark.parametrize(("number", "is_fatal"), [(errno.ENOLCK, False), (errno.EIO, True)])
+def test_file_system_without_locks_will_do_and_a_broken_disk_will_not(
+    number: int, is_fatal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(fd: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with nullcontext() if not is_fatal else pytest.raises(OSError, match="/lock"):
+        os.close(open_locked(str(tmp_path / "lock")))
 
 
 def test_partial_blob_stays_for_the_next_try(layout: ImageLayout) -> None:
