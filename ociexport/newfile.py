@@ -137,7 +137,9 @@ def partial_name(path: str) -> str:
     directory, name = os.path.split(path)
     encoded = os.fsencode(name)
     if len(encoded) > _MAX_RESUMED_NAME_BYTES:
-        name = f"{encoded[:200].decode(errors='ignore')}-{hashlib.sha256(encoded).hexdigest()[:12]}"
+        # No half of a character, which some file systems refuse; one has four bytes at most in UTF-8.
+        end = next((end for end in range(200, 196, -1) if encoded[end] & 0xC0 != 0x80), 200)
+        name = f"{os.fsdecode(encoded[:end])}-{hashlib.sha256(encoded).hexdigest()[:12]}"
     return os.path.join(directory, f"{name}.partial")
 
 

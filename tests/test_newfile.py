@@ -15,11 +15,21 @@ from pathlib import Path
 
 import pytest
 
-from ociexport.newfile import new_file
+from ociexport.newfile import new_file, partial_name
 from tests.command import command_environment, command_line, run_command
 from tests.image_builder import build_image, write_layout
 from tests.memory_source import member
 from tests.system_parts import mounted, require
+
+
+@pytest.mark.parametrize("name", [b"a" * 199 + "ü".encode() * 28, b"\xff" * 255, "好".encode() * 85])
+def test_long_name_of_a_file_that_is_resumed_is_cut_between_characters(name: bytes) -> None:
+    partial = os.fsencode(partial_name(os.fsdecode(b"dir/" + name))).removeprefix(b"dir/")
+    kept = partial.removesuffix(b".partial")[:-13]
+    assert name.startswith(kept)
+    assert 196 < len(kept) <= 200
+    assert len(partial) <= 255 - len(".layers")
+    assert os.fsdecode(kept).isprintable() or name[0] == 0xFF
 
 
 def test_name_is_that_of_a_complete_file(tmp_path: Path) -> None:
@@ -93,7 +103,7 @@ def test_pipe_gets_what_is_written(tmp_path: Path) -> None:
 
 KILLED_WHILE_WRITING = """
 import os, signal, sys
-from ociexport.newfile import new_file
+from ociexport.newfile import new_file, partial_name
 with new_file(sys.argv[1]) as file:
     file.write(b"secret")
     file.flush()
