@@ -10,6 +10,7 @@ import pty
 import signal
 import struct
 import subprocess
+import sys
 import termios
 from pathlib import Path
 
@@ -65,6 +66,23 @@ def _signals() -> object:
 def test_each_error_has_its_exit_code(error: BaseException, code: int) -> None:
     """CONVENTIONS, "Exit codes, ours, stable"."""
     assert exit_code_of(error) == code
+
+
+@pytest.mark.parametrize(("options", "late"), [([], ""), (["-W", "error"], "late\n"), (["-X", "dev"], "late\n")])
+def test_process_ends_at_once_but_for_those_who_want_warnings(options: list[str], late: str, tmp_path: Path) -> None:
+    script = (
+        "import atexit, sys; atexit.register(print, 'late'); sys.argv = ['ociexport', '--version']\n"
+        "from ociexport.cli.main import run; run()"
+    )
+    ended = subprocess.run(
+        [sys.executable, *options, "-c", script],
+        env=command_environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert (ended.stdout, ended.stderr) == (f"ociexport {ociexport.__version__}\n{late}", "")
 
 
 def test_exit_codes_are_those_of_the_conventions() -> None:

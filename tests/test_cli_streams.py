@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,9 @@ def layout(tmp_path: Path) -> Path:
 def run_in_shell(
     script: str, *arguments: str | Path, home: Path, **variables: str
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run ``script`` with the command, and ``arguments`` after it, as ``"$@"``."""
+    """Run ``script`` with the command, and ``arguments`` after it, as ``"$@"``; it ends as it does for users."""
     return subprocess.run(
-        ["bash", "-c", script, "bash", *command_line(*arguments)],
+        ["bash", "-c", script, "bash", sys.executable, "-m", "ociexport", *arguments],
         env=command_environment(home, **variables),
         cwd=home,
         capture_output=True,

@@ -64,5 +64,5 @@ def _events_to(text: str) -> EventLines:
             ) from error
         return EventLines(descriptor)
     file = open(text, "wb", buffering=0)  # noqa: SIM115 - open as long as the process
-    atexit.register(file.close)
+    atexit.register(file.close)  # where the interpreter comes to an end by itself, with warnings of what is open
     return EventLines(file)
