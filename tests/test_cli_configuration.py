@@ -188,6 +188,7 @@ def test_each_command_can_be_configured(name: str) -> None:
         ["-q", "pull", "debian:12", "-o", "x", "--jobs", "7"],
         ["--jobs", "7", "--quiet", "pull", "debian:12", "-o", "x"],
         ["--jobs=7", "-q", "pull", "-o", "x", "--", "debian:12"],
+        ["--", "pull", "--jobs=7", "-q", "debian:12", "-o", "x"],
     ],
 )
 def test_options_may_stand_before_the_command(words: list[str]) -> None:

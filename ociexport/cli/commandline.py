@@ -65,6 +65,8 @@ def parse_command_line(words: list[str]) -> argparse.Namespace:
     Raises:
         UsageError: there is no such command or option, or the configuration is wrong.
     """
+    if words[:1] == ["--"]:  # what follows is no option, and a command is none anyway
+        words = words[1:]
     words = _command_first(words)
     is_about_us = words[:1] == ["--version"]
     wanted = next((word for word in words if not word.startswith("-") and not is_about_us), None)
