@@ -35,7 +35,7 @@ _FAULTS = ("cut", "reset", "wrong bytes", "kill -9", "error status")
 _LARGE_BYTES = 20 * 1024 * 1024
 # Of each connection, to an image with a large layer: over one it would take over two seconds.
 _SLOW_BYTES_PER_SECOND = 8 * 1024 * 1024
-# As `ociexport.registry.ranges` has them; the first one comes alone.
+# As `ociexport.registry.parts` has them; what comes before the first of them comes alone.
 _PART_BYTES = 4 * 1024 * 1024
 _EVERY_NTH_IS_LARGE = 4
 # A blob that was there already, or a process that was done before it was to be killed.

@@ -140,13 +140,13 @@ class BlobStream:
             if self._is_strict or not is_part or error.status not in _REFUSED_RANGE_STATUSES:
                 raise
             return self._open_from(0, None)
-        if answer.status == 416 or (
-            answer.status == 206
-            and (content_encoding(answer) or (not self._is_strict and self._first_byte(answer) != self._position))
-        ):
-            answer.close()
-            return self._open_from(0, None)
-        return answer
+        is_the_part = answer.status == 206 and self._first_byte(answer) == self._position
+        if answer.status not in (206, 416) or (is_the_part and not content_encoding(answer)):
+            return answer
+        answer.close()
+        if self._is_strict:
+            raise RegistryError(f"{self._subject}: expected a part, got another or none", method="GET")
+        return self._open_from(0, None)
 
     def _skip(self) -> None:
         """Read bytes that the caller has already; there are fewer where the server has another blob now."""

@@ -1,34 +1,35 @@
 """Large blobs over several connections at once, where one is slow.
 
 Some networks and registries limit each connection, so that a blob of a gigabyte takes minutes while the line is idle. A
-large blob is therefore read in parts, each of which shows how fast one connection is. While that is fast enough the
-parts grow; where it is not, several threads fetch the next ones ahead of the reader, each over a connection of its own.
+large blob is asked for whole, and it is looked now and then how fast it comes. Where that is too slow, several threads
+fetch the rest in parts ahead of the reader, each over a connection of its own; the first connection is kept until they
+have shown that they can.
 
-What they bring is written where it belongs in the file that the blob is to be, if it is to be one, and hashed there in
-order. For who takes it as a stream it waits in a ring of slots in a temporary file without a name, which costs no
-memory and is gone with the process. Whatever goes wrong there (a server that refuses parts, or so many connections, or
-a full disk) sends the reader back to one connection, from the byte that it has come to.
+Whatever goes wrong there (a server that refuses parts, or so many connections, or a full disk) sends the reader back to
+one connection, from the byte that it has come to. `parts.py` has the threads.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Generic, Protocol, TypeVar
+from typing import TypeVar
 
 from ociexport.digest import ByteStream
-from ociexport.errors import OciexportError
 from ociexport.registry.blobs import BlobStream, OpenFrom
+from ociexport.registry.parts import (
+    PART_BYTES,
+    WRITTEN_AT_ONCE_BYTES,
+    PartsFailedError,
+    PlacedParts,
+    Ring,
+    StreamedParts,
+)
 from ociexport.registry.transport import Transport
 from ociexport.sources import PlacingWriter
 
 # A smaller blob is through before several connections are made.
 _MIN_BYTES = 16 * 1024 * 1024
-# One part: at 20 MB/s a fifth of a second, so that the time until it begins weighs little.
-_PART_BYTES = 4 * 1024 * 1024
 # A single connection that leaves so little to wait for is fast enough.
 _WORTHWHILE_SECONDS = 1.0
 # So is one that brings more than most lines can: what is limited then is no connection, but a processor, and several
@@ -36,15 +37,11 @@ _WORTHWHILE_SECONDS = 1.0
 _FAST_BYTES_PER_SECOND = 100_000_000
 # Where there are few connections to spare, it is looked again after so much over each.
 _WAITING_BYTES = 16 * 1024 * 1024
-# The first part may lie in the kernel's buffers already, and seem faster than it was; the next is too long for that.
+# The beginning may lie in the kernel's buffers already, and seem faster than it was; what is looked at next is too long
+# for that.
 _GROWTH = 8
 # Networks change: even a fast connection is looked at again after so much.
-_MAX_PART_BYTES = 256 * 1024 * 1024
-_SLOTS_PER_THREAD = 2
-_COPIED_AT_ONCE_BYTES = 256 * 1024
-_WRITTEN_AT_ONCE_BYTES = 1024 * 1024
-# Each of the threads has its own arena of memory, in which larger pieces leave larger holes.
-_RECEIVED_AT_ONCE_BYTES = 64 * 1024
+_MAX_UNSEEN_BYTES = 256 * 1024 * 1024
 
 _Taken = TypeVar("_Taken")
 
@@ -57,7 +54,7 @@ def open_blob_stream(open_from: OpenFrom, size: int, offset: int, transport: Tra
 
 
 class _LargeBlobStream:
-    """A blob that is read in parts: over one connection, and over several as soon as that pays."""
+    """A blob that is read over one connection, and over several as soon as that pays."""
 
     def __init__(self, open_from: OpenFrom, size: int, offset: int, transport: Transport, subject: str) -> None:
         self._open_from = open_from
@@ -66,16 +63,20 @@ class _LargeBlobStream:
         self._subject = subject
         self._seconds = 0.0
         self._begin = offset
+        # Where it is looked how fast the one connection has been since the beginning.
+        self._look_at = offset + PART_BYTES
         self._writer: PlacingWriter | None = None
-        self._stream: BlobStream | _StreamedParts | _PlacedParts = self._open_part(offset, _PART_BYTES)
+        # The one connection, until the parts that are to take its place have shown that they can be had.
+        self._kept: BlobStream | None = None
+        self._stream: BlobStream | StreamedParts | PlacedParts = self._open_rest(offset)
 
     def read(self, size: int = -1, /) -> bytes:
         """Return up to ``size`` bytes, ``b""`` at the end; raises as `BlobStream.read`."""
 
-        def read_some(stream: BlobStream | _StreamedParts | _PlacedParts) -> bytes:
-            if isinstance(stream, _PlacedParts):
+        def read_some(stream: BlobStream | StreamedParts | PlacedParts) -> bytes:
+            if isinstance(stream, PlacedParts):
                 raise TypeError("read: expected a stream that nobody writes to a file, got one that write_to has begun")
-            return stream.read(size)
+            return stream.read(self._up_to_the_look(stream, size))
 
         while True:
             chunk = self._take(read_some)
@@ -86,10 +87,10 @@ class _LargeBlobStream:
         """Write all that is left; see `PlacingStream`."""
         self._writer = writer
 
-        def write_some(stream: BlobStream | _StreamedParts | _PlacedParts) -> int:
-            if isinstance(stream, _PlacedParts):
+        def write_some(stream: BlobStream | StreamedParts | PlacedParts) -> int:
+            if isinstance(stream, PlacedParts):
                 return stream.take()
-            chunk = stream.read(_WRITTEN_AT_ONCE_BYTES)
+            chunk = stream.read(self._up_to_the_look(stream, WRITTEN_AT_ONCE_BYTES))
             if chunk:
                 writer.write(chunk)
             return len(chunk)
@@ -101,277 +102,86 @@ class _LargeBlobStream:
             elif self._is_over():
                 return
 
-    def _take(self, take: Callable[[BlobStream | _StreamedParts | _PlacedParts], _Taken]) -> _Taken:
-        """Return what ``take`` gets out of the stream, which is another where its parts could not be had."""
+    def _take(self, take: Callable[[BlobStream | StreamedParts | PlacedParts], _Taken]) -> _Taken:
+        """Return what ``take`` gets out of the stream, which may be another afterwards."""
         while True:
             started = time.monotonic()
             try:
                 taken = take(self._stream)
-            except _PartsFailedError:
-                self._stream.close()
-                self._stream = self._open_rest(self._stream.position)
+            except PartsFailedError:
+                self._give_up_parts()
                 continue
             self._seconds += time.monotonic() - started
+            if self._kept is not None:
+                self._kept.close()
+                self._kept = None
+            self._look()
             return taken
 
     def _is_over(self) -> bool:
         """Whether the stream, which has no more, was the last; else the next takes its place."""
+        position = self._stream.position
         if self._stream.end == self._size:
             return True
-        self._stream = self._open_next(self._stream.position)
+        self._stream.close()
+        self._begin, self._seconds = position, 0.0
+        self._stream = self._open_parts(position) or self._open_rest(position)
         return False
 
     def close(self) -> None:
         """Close all connections."""
         self._stream.close()
+        if self._kept is not None:
+            self._kept.close()
 
-    def _open_next(self, position: int) -> BlobStream | _StreamedParts | _PlacedParts:
-        """Return what the next part, or several, or all that is left, is read from."""
-        self._stream.close()
-        was_single = isinstance(self._stream, BlobStream)
-        length = position - self._begin
+    def _up_to_the_look(self, stream: BlobStream | StreamedParts, size: int) -> int:
+        """Return how much of ``size`` is to be read before it is looked how fast that came."""
+        left = self._look_at - stream.position
+        return min(size, left) if isinstance(stream, BlobStream) and left > 0 else size
+
+    def _look(self) -> None:
+        """Go over to several connections, if the one was slow and they pay."""
+        stream = self._stream
+        if not isinstance(stream, BlobStream) or stream.position < self._look_at:
+            return
+        position = stream.position
+        length, missing = position - self._begin, self._size - position
         rate = length / max(self._seconds, 1e-6)
         self._begin, self._seconds = position, 0.0
-        is_fast = rate > _FAST_BYTES_PER_SECOND or (self._size - position) / rate < _WORTHWHILE_SECONDS
-        if was_single and is_fast:
-            return self._open_part(position, min(length * _GROWTH, _MAX_PART_BYTES))
+        if rate > _FAST_BYTES_PER_SECOND or missing / rate < _WORTHWHILE_SECONDS or missing < 2 * PART_BYTES:
+            self._look_at = position + min(length * _GROWTH, _MAX_UNSEEN_BYTES)
+            return
+        parts = self._open_parts(position)
+        if parts is not None:
+            self._kept, self._stream = stream, parts
+
+    def _open_parts(self, position: int) -> StreamedParts | PlacedParts | None:
+        """Return what comes over several connections; None where they can't be had now."""
+        self._look_at = position + _WAITING_BYTES
         spare = self._transport.spare_connections
         wanted = self._transport.options.connections_per_blob
         threads = spare.take(wanted)
         if threads < 2:
             spare.give_back(threads)
-            return self._open_part(position, _WAITING_BYTES)
+            return None
         end = self._size if threads == wanted else min(position + threads * _WAITING_BYTES, self._size)
         what = self._open_from, self._size, position, self._transport, self._subject
         if self._writer is not None:
-            return _PlacedParts(*what, end=end, threads=threads, keeper=self._writer)
+            return PlacedParts(*what, end=end, threads=threads, keeper=self._writer)
         try:
-            return _StreamedParts(*what, end=end, threads=threads, keeper=_Ring(position, threads))
+            return StreamedParts(*what, end=end, threads=threads, keeper=Ring(position, threads))
         except OSError:
-            # No room for the ring.
+            # No room for the ring, now or later.
             spare.give_back(threads)
-            return self._open_rest(position)
+            self._look_at = self._size
+            return None
+
+    def _give_up_parts(self) -> None:
+        """Go on over one connection, the one that there was or a new one, and stay with it."""
+        position = self._stream.position
+        self._stream.close()
+        self._stream, self._kept = self._kept or self._open_rest(position), None
+        self._look_at = self._size
 
     def _open_rest(self, position: int) -> BlobStream:
         return BlobStream(self._open_from, self._size, position, self._transport, self._subject)
-
-    def _open_part(self, position: int, length: int) -> BlobStream:
-        end = position + length
-        if self._size - end < _PART_BYTES:
-            return self._open_rest(position)
-        return BlobStream(self._open_from, self._size, position, self._transport, self._subject, end=end)
-
-
-class _PartsFailedError(OciexportError):
-    """The bytes at a position can't be had in parts; never leaves this module."""
-
-
-class _Ring:
-    """Keeps what arrives ahead of the reader in a temporary file; what is read makes room for what comes later.
-
-    Args:
-        start: where in the blob the first part begins.
-        threads: that fill it.
-
-    Raises:
-        OSError: no temporary file can be made.
-    """
-
-    def __init__(self, start: int, threads: int) -> None:
-        self._start = start
-        self._size = threads * _SLOTS_PER_THREAD * _PART_BYTES
-        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed by its owner
-
-    def place(self, chunk: bytes, offset: int) -> None:
-        """Keep bytes that lie within one part."""
-        os.pwrite(self._file.fileno(), chunk, self._place_of(offset))
-
-    def read(self, count: int, offset: int) -> bytes:
-        """Return bytes of one part."""
-        return os.pread(self._file.fileno(), count, self._place_of(offset))
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _place_of(self, offset: int) -> int:
-        return (offset - self._start) % self._size
-
-
-class _Keeper(Protocol):
-    def place(self, chunk: bytes, offset: int, /) -> None: ...
-
-
-_KeeperT = TypeVar("_KeeperT", bound=_Keeper)
-
-
-class _ParallelParts(Generic[_KeeperT]):
-    """The rest of a blob in parts that several threads fetch ahead of the reader.
-
-    Args:
-        end: of the last part.
-        threads: how many; their connections were taken from the transport, and go back as each ends.
-        keeper: takes what they bring, and where in the blob it belongs.
-    """
-
-    def __init__(
-        self,
-        open_from: OpenFrom,
-        size: int,
-        offset: int,
-        transport: Transport,
-        subject: str,
-        *,
-        end: int,
-        threads: int,
-        keeper: _KeeperT,
-    ) -> None:
-        self._open_from = open_from
-        self._size = size
-        self._start = offset
-        self.end = end
-        self._transport = transport
-        self._subject = subject
-        self._keeper = keeper
-        self._position = offset
-        self._slots = threads * _SLOTS_PER_THREAD
-        self._changed = threading.Condition()
-        self._parts = range(-(-(end - offset) // _PART_BYTES))
-        self._next_part = 0
-        self._arrived: dict[int, int] = {}
-        self._failed: set[int] = set()
-        self._is_closed = False
-        self._writing = 0
-        for number in range(threads):
-            threading.Thread(target=self._work, name=f"{subject}, connection {number}", daemon=True).start()
-
-    @property
-    def position(self) -> int:
-        """Of the next byte, from the beginning of the blob."""
-        return self._position
-
-    def close(self) -> None:
-        """Have the threads end, each when its next bytes arrive; when this returns, none of them writes any more."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
-            while self._writing:
-                self._changed.wait()
-
-    def _wait(self, max_bytes: int) -> int:
-        """Return how many bytes have arrived at the position, once there are any; 0 at the end."""
-        if self._position >= self.end:
-            return 0
-        part, begin = divmod(self._position - self._start, _PART_BYTES)
-        with self._changed:
-            while self._arrived.get(part, 0) <= begin:
-                if part in self._failed or self._is_closed:
-                    raise _PartsFailedError("a part could not be had")
-                self._changed.wait()
-            return min(self._arrived[part] - begin, max_bytes)
-
-    def _advance(self, count: int) -> None:
-        with self._changed:
-            # When it comes to the next part, the slot of this one is free for a thread that waits.
-            self._position += count
-            self._changed.notify_all()
-
-    # In the threads
-
-    def _work(self) -> None:
-        try:
-            while (part := self._take_part()) is not None:
-                try:
-                    self._fetch(part)
-                except Exception:
-                    # The reader finds out what is wrong, when it comes there, over a connection of its own. Whatever
-                    # it is: of a part that nobody brings and nobody gives up the reader would wait for ever.
-                    self._fail(part)
-                    return
-        finally:
-            self._transport.spare_connections.give_back(1)
-
-    def _take_part(self) -> int | None:
-        """Return the next part once there is a slot for it; None when there is nothing left to do."""
-        with self._changed:
-            while not self._is_closed and not self._failed and self._next_part in self._parts:
-                reading = (self._position - self._start) // _PART_BYTES
-                if self._next_part < reading + self._slots:
-                    self._next_part += 1
-                    return self._next_part - 1
-                self._changed.wait()
-        return None
-
-    def _fetch(self, part: int) -> None:
-        begin = self._start + part * _PART_BYTES
-        end = min(begin + _PART_BYTES, self.end)
-        stream = BlobStream(self._open_from, self._size, begin, self._transport, self._subject, end=end, is_strict=True)
-        try:
-            while chunk := stream.read(_RECEIVED_AT_ONCE_BYTES):
-                if not self._begin_writing():
-                    return
-                try:
-                    self._keeper.place(chunk, stream.position - len(chunk))
-                finally:
-                    self._end_writing()
-                with self._changed:
-                    self._arrived[part] = stream.position - begin
-                    self._changed.notify_all()
-        finally:
-            stream.close()
-
-    def _begin_writing(self) -> bool:
-        """Whether the reader still wants anything; if so, `close` waits for the end of the writing.
-
-        After that the place may be somebody else's: of another file, or of bytes that came over another connection.
-        """
-        with self._changed:
-            self._writing += not self._is_closed
-            return not self._is_closed
-
-    def _end_writing(self) -> None:
-        with self._changed:
-            self._writing -= 1
-            if self._is_closed:
-                self._changed.notify_all()
-
-    def _fail(self, part: int) -> None:
-        with self._changed:
-            self._failed.add(part)
-            # Nobody takes the parts after it any more.
-            self._failed.update(range(self._next_part, len(self._parts)))
-            self._changed.notify_all()
-
-
-class _PlacedParts(_ParallelParts[PlacingWriter]):
-    """Parts that the threads write where they belong."""
-
-    def take(self) -> int:
-        """Have the writer take what has arrived; returns how much that was, 0 at the end.
-
-        Raises:
-            _PartsFailedError: the bytes at the position can't be had so.
-        """
-        count = self._wait(_WRITTEN_AT_ONCE_BYTES)
-        self._keeper.take(count)
-        self._advance(count)
-        return count
-
-
-class _StreamedParts(_ParallelParts[_Ring]):
-    """Parts that wait in a ring for who reads them as a stream."""
-
-    def read(self, size: int = -1, /) -> bytes:
-        """Return up to ``size`` bytes of what has arrived; ``b""`` at the end.
-
-        Raises:
-            _PartsFailedError: the bytes at the position can't be had so.
-        """
-        count = self._wait(_COPIED_AT_ONCE_BYTES)
-        chunk = self._keeper.read(min(count, size) if size >= 0 else count, self._position)
-        self._advance(len(chunk))
-        return chunk
-
-    def close(self) -> None:
-        """Have the threads end, and let go of the ring."""
-        super().close()
-        self._keeper.close()
