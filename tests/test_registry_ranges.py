@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,8 +20,9 @@ from ociexport.errors import RegistryNotFoundError, SizeMismatchError, TransferE
 from ociexport.layout import ImageLayout
 from ociexport.reference import ImageReference
 from ociexport.registry import ranges
-from ociexport.registry.client import RegistrySource, open_registry_source
+from ociexport.registry.client import RegistryClient, RegistrySource, open_registry_source
 from ociexport.registry.options import RegistryOptions
+from ociexport.registry.transport import MAX_SPARE_CONNECTIONS
 from ociexport.transfer import pull
 from tests.fake_registry import FakeRegistry, Fault, Request
 from tests.image_builder import AMD64, build_image
@@ -153,6 +154,42 @@ def test_server_that_refuses_parts_is_read_over_one_connection(fault: Fault) -> 
         registry.misbehave("/blobs/", fault, when=_is_part)
         assert _read_all(source, registry) == BLOB
         assert _requests_to_the_end(registry) == [None]
+
+
+def test_server_that_gives_one_body_at_a_time_is_read_over_one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part would wait for the end of the connection that is kept."""
+    monkeypatch.setattr(ranges, "_FIRST_PART_SECONDS", 0.3)
+    with FakeRegistry() as registry, _source(registry) as source:
+        registry.misbehave("/blobs/", Fault(delay_seconds=3), when=_is_part)
+        assert _read_all(source, registry) == BLOB
+        assert _requests_to_the_end(registry) == [None]
+
+
+def test_server_that_has_given_all_in_place_of_a_part_is_not_asked_for_parts() -> None:
+    with FakeRegistry(ranges=False) as registry, _source(registry) as source:
+        assert _read_all(source, registry, 20 * MIB) == BLOB[20 * MIB :]
+        assert _ranges(registry) == [f"bytes={20 * MIB}-"]
+
+
+@pytest.mark.parametrize("started", [0, 1])
+def test_machine_without_threads_reads_over_fewer_connections(started: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+    names: list[str] = []
+
+    def start_some(thread: threading.Thread) -> None:
+        if "connection" in thread.name:
+            names.append(thread.name)
+            if len(names) > started:
+                raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_some)
+    with FakeRegistry() as registry, closing(RegistryClient()) as client:
+        source = client.source(ImageReference.parse(f"{registry.host}/a:1"))
+        assert _read_all(source, registry) == BLOB
+        assert names != []
+        _wait_for_the_threads()
+        assert client.transport.spare_connections.take(100) == MAX_SPARE_CONNECTIONS
 
 
 def test_server_that_refuses_a_later_part_goes_on_over_one_connection() -> None:

@@ -66,6 +66,8 @@ class BlobStream:
         self._last_failure_at = offset
         self._skip_bytes = 0
         self._is_part = False
+        # Whether the server was asked for a part once and gave all: it knows of no parts.
+        self.refuses_parts = False
         self._length: int | None = None
         self._body = self._open()
 
@@ -121,6 +123,7 @@ class BlobStream:
             if answer.status != 206:
                 self._end = None
             self._is_part = answer.status == 206
+            self.refuses_parts = not self._is_part and self._position > 0
             self._skip_bytes = 0 if self._is_part else self._position
             return self._decoded(answer)
         except BaseException:

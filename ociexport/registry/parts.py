@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
+import time
 from typing import Generic, Protocol, TypeVar
 
 from ociexport.errors import OciexportError
@@ -75,6 +76,8 @@ class _ParallelParts(Generic[_KeeperT]):
         end: of the last part.
         threads: how many; their connections were taken from the transport, and go back as each ends.
         keeper: takes what they bring, and where in the blob it belongs.
+        patience_seconds: how long the first bytes may take, where there is another way to them; None for as long as
+            it takes.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class _ParallelParts(Generic[_KeeperT]):
         end: int,
         threads: int,
         keeper: _KeeperT,
+        patience_seconds: float | None = None,
     ) -> None:
         self._open_from = open_from
         self._size = size
@@ -105,8 +109,16 @@ class _ParallelParts(Generic[_KeeperT]):
         self._failed: set[int] = set()
         self._is_closed = False
         self._writing = 0
+        self._first_until = None if patience_seconds is None else time.monotonic() + patience_seconds
         for number in range(threads):
-            threading.Thread(target=self._work, name=f"{subject}, connection {number}", daemon=True).start()
+            thread = threading.Thread(target=self._work, name=f"{subject}, connection {number}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the process, or its user, may have no more
+                transport.spare_connections.give_back(threads - number)
+                if number == 0:
+                    self._failed.update(self._parts)
+                break
 
     @property
     def position(self) -> int:
@@ -130,8 +142,15 @@ class _ParallelParts(Generic[_KeeperT]):
             while self._arrived.get(part, 0) <= begin:
                 if part in self._failed or self._is_closed:
                     raise PartsFailedError("a part could not be had")
-                self._changed.wait()
+                if not self._changed.wait(self._seconds_left()):
+                    raise PartsFailedError("the first part did not come")
             return min(self._arrived[part] - begin, max_bytes)
+
+    def _seconds_left(self) -> float | None:
+        """Return how long the bytes at the position may still take; None for no limit."""
+        if self._first_until is None or self._position > self._start:
+            return None
+        return max(0.0, self._first_until - time.monotonic())
 
     def _advance(self, count: int) -> None:
         with self._changed:

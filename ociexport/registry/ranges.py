@@ -42,6 +42,8 @@ _WAITING_BYTES = 16 * 1024 * 1024
 _GROWTH = 8
 # Networks change: even a fast connection is looked at again after so much.
 _MAX_UNSEEN_BYTES = 256 * 1024 * 1024
+# After that the parts that are to take the place of a connection are given up.
+_FIRST_PART_SECONDS = 5.0
 
 _Taken = TypeVar("_Taken")
 
@@ -142,7 +144,7 @@ class _LargeBlobStream:
     def _look(self) -> None:
         """Go over to several connections, if the one was slow and they pay."""
         stream = self._stream
-        if not isinstance(stream, BlobStream) or stream.position < self._look_at:
+        if not isinstance(stream, BlobStream) or stream.position < self._look_at or stream.refuses_parts:
             return
         position = stream.position
         length, missing = position - self._begin, self._size - position
@@ -151,11 +153,14 @@ class _LargeBlobStream:
         if rate > _FAST_BYTES_PER_SECOND or missing / rate < _WORTHWHILE_SECONDS or missing < 2 * PART_BYTES:
             self._look_at = position + min(length * _GROWTH, _MAX_UNSEEN_BYTES)
             return
-        parts = self._open_parts(position)
+        # A server that gives one body at a time would wait for the end of this one first.
+        parts = self._open_parts(position, patience_seconds=_FIRST_PART_SECONDS)
         if parts is not None:
             self._kept, self._stream = stream, parts
 
-    def _open_parts(self, position: int) -> StreamedParts | PlacedParts | None:
+    def _open_parts(
+        self, position: int, *, patience_seconds: float | None = None
+    ) -> StreamedParts | PlacedParts | None:
         """Return what comes over several connections; None where they can't be had now."""
         self._look_at = position + _WAITING_BYTES
         spare = self._transport.spare_connections
@@ -167,14 +172,15 @@ class _LargeBlobStream:
         end = self._size if threads == wanted else min(position + threads * _WAITING_BYTES, self._size)
         what = self._open_from, self._size, position, self._transport, self._subject
         if self._writer is not None:
-            return PlacedParts(*what, end=end, threads=threads, keeper=self._writer)
+            return PlacedParts(*what, end=end, threads=threads, keeper=self._writer, patience_seconds=patience_seconds)
         try:
-            return StreamedParts(*what, end=end, threads=threads, keeper=Ring(position, threads))
+            ring = Ring(position, threads)
         except OSError:
-            # No room for the ring, now or later.
+            # No room for it, now or later.
             spare.give_back(threads)
             self._look_at = self._size
             return None
+        return StreamedParts(*what, end=end, threads=threads, keeper=ring, patience_seconds=patience_seconds)
 
     def _give_up_parts(self) -> None:
         """Go on over one connection, the one that there was or a new one, and stay with it."""
