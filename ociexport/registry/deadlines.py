@@ -8,7 +8,9 @@ whether somebody has waited for too long, and shuts the connection down beneath 
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
+import ssl
 import threading
 import time
 import weakref
@@ -64,6 +66,18 @@ class Deadline:
         self.has_passed = True
         if self._socket is not None:
             shut_down(self._socket)
+
+    def arrives_within(self, seconds: float) -> bool:
+        """Whether there is something to read so soon, be it the end or an error; True where that can't be told."""
+        opened = self._socket
+        if opened is None or (isinstance(opened, ssl.SSLSocket) and opened.pending()):
+            return True
+        try:
+            waiting = select.poll()
+            waiting.register(opened, select.POLLIN)
+            return bool(waiting.poll(seconds * 1000))
+        except (OSError, ValueError):  # it was closed
+            return True
 
     def verify(self) -> None:
         """Return if it has not passed: what was read of a connection that was shut down may seem to be complete.

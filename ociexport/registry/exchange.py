@@ -117,7 +117,8 @@ class Answer:
             while missing and (part := self._raw.read1(missing, decode_content=False)):
                 parts.append(part)
                 missing -= len(part)
-                if time.monotonic() - started > _FILL_SECONDS:
+                fill_seconds = _FILL_SECONDS - (time.monotonic() - started)
+                if not missing or fill_seconds <= 0 or not self._may_go_on_within(fill_seconds):
                     break
             self._deadline.verify()
             self._read_bytes += size - missing
@@ -129,6 +130,13 @@ class Answer:
         finally:
             self._deadline.since = None
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _may_go_on_within(self, seconds: float) -> bool:
+        """Whether the next read keeps nobody waiting longer.
+
+        The end of a body of known length needs no bytes, and that of one in chunks may have been read already.
+        """
+        return not self._raw.length_remaining or self._deadline.arrives_within(seconds)
 
     def _broken(self, error: BaseException) -> TransferError:
         if self._logged is not None:
