@@ -87,7 +87,8 @@ def serve(registry: FakeRegistry, image: BuiltImage = IMAGE) -> str:
 
 
 def without_wrapping(lines: list[str]) -> str:
-    return "".join(lines)
+    """Return what was written to a terminal of 80 columns; a space at the end of a full line was not kept."""
+    return "".join(f"{line} " if len(line) == 79 else line for line in lines)
 
 
 def test_each_layer_has_a_bar_and_all_of_them_have_one(registry: FakeRegistry, tmp_path: Path) -> None:
