@@ -103,7 +103,7 @@ def test_pipe_gets_what_is_written(tmp_path: Path) -> None:
 
 KILLED_WHILE_WRITING = """
 import os, signal, sys
-from ociexport.newfile import new_file, partial_name
+from ociexport.newfile import new_file
 with new_file(sys.argv[1]) as file:
     file.write(b"secret")
     file.flush()
