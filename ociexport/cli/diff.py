@@ -11,6 +11,7 @@ from ociexport.cli.json_option import add_json_argument, print_json
 from ociexport.cli.platform_option import add_platform_argument, platform_from
 from ociexport.cli.progress_option import add_progress_arguments, progress_from
 from ociexport.cli.registry_options import add_registry_arguments, registry_options_from
+from ociexport.cli.signature_option import add_signature_arguments, signature_policy_from, signed_source
 from ociexport.errors import NotFoundError, quoted
 from ociexport.source_names import open_source
 from ociexport.tree.difference import Change, compare_tree
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_platform_argument(parser)
     add_json_argument(parser)
     parser.add_argument("--no-owners", dest="owners", action="store_false", help="do not compare owners")
+    add_signature_arguments(parser)
     add_progress_arguments(parser)
     add_registry_arguments(parser)
 
@@ -39,7 +41,9 @@ def run(options: argparse.Namespace) -> int:
     if not os.path.isdir(options.rootfs):
         raise NotFoundError(f"{quoted(options.rootfs)}: expected a directory, got none")
     progress = progress_from(options)
-    with closing(open_source(options.source, options=registry_options_from(options), progress=progress)) as source:
+    policy = signature_policy_from(options)
+    opened = open_source(options.source, options=registry_options_from(options), progress=progress)
+    with closing(signed_source(opened, policy)) as source:
         changes = compare_tree(
             options.rootfs,
             source,
