@@ -19,7 +19,7 @@ from ociexport.errors import InvalidImageError, NotFoundError, UnsupportedMediaT
 from ociexport.image_list import ListedImage
 from ociexport.resolve import read_small_blob, verify_manifest_size
 from ociexport.schema1 import digested_bytes
-from ociexport.sources import ImageName, ReceivedManifest
+from ociexport.sources import ImageName, ReceivedManifest, embedded_document
 
 _MANIFEST_FILE = "manifest.json"
 _VERSION_FILE = "version"
@@ -58,6 +58,8 @@ class ImageDirectory:
             raw = self._read_manifest()
             with locating(self.path):
                 return ReceivedManifest(raw, None, Digest.of(digested_bytes(raw, None)))
+        if (embedded := embedded_document(descriptor)) is not None:
+            return embedded
         with locating(self.path):
             raw = read_small_blob(self, descriptor, MAX_MANIFEST_BYTES, f"manifest {descriptor.digest}")
         return ReceivedManifest(raw, descriptor.media_type, descriptor.digest)

@@ -27,7 +27,7 @@ from ociexport.errors import (
 from ociexport.jsonfields import JsonObject
 from ociexport.reference import ImageReference
 from ociexport.resolve import read_small_blob
-from ociexport.sources import BlobOpener, ImageName, ReceivedManifest
+from ociexport.sources import BlobOpener, ImageName, ReceivedManifest, embedded_document
 
 # What names are kept in (image-spec annotations.md; containerd's images/annotations.go).
 REF_NAME_ANNOTATION = "org.opencontainers.image.ref.name"
@@ -165,6 +165,8 @@ class ListedSource:
     def fetch_manifest(self, descriptor: Descriptor | None = None) -> ReceivedManifest:
         """Return the manifest or index that ``descriptor`` names, verified; without one, the image's own."""
         wanted = descriptor or self._descriptor
+        if (embedded := embedded_document(wanted)) is not None:
+            return embedded
         with locating(self._place):
             raw = read_small_blob(self._blobs, wanted, MAX_MANIFEST_BYTES, f"manifest {wanted.digest}")
         return ReceivedManifest(raw, wanted.media_type, wanted.digest)

@@ -178,8 +178,13 @@ class SignaturePolicy:
 class SignedSource:
     """An image that is given out only with a good signature: an `ImageSource` around another.
 
-    A signature of what the source names, an index or a manifest, is one of all that this leads to by digest. Where only
-    manifests are signed, each one that is asked for must be.
+    1. A signature of an index covers all that the index names by digest, as it does for cosign: indexes within it,
+       their manifests, and attestations.
+    2. An index without a signature is given out, since it may lead to manifests that are signed. Nothing else is: each
+       manifest that is asked for must then have its own signature, for every platform. ``cosign sign --recursive``
+       makes these.
+
+    What is covered is known by digest, so that a tag that leads elsewhere the next time is checked again.
 
     Args:
         source: the image; closed with this one.
@@ -189,7 +194,7 @@ class SignedSource:
     def __init__(self, source: ImageSource, policy: SignaturePolicy) -> None:
         self._source = source
         self._policy = policy
-        self._is_top_signed = False
+        self._covered: set[Digest] = set()
         self._reasons: list[str] = []
 
     @property
@@ -224,20 +229,20 @@ class SignedSource:
             SignatureError: there is no good signature of the manifest, nor of what led to it.
         """
         received = self._source.fetch_manifest(descriptor)
-        if self._is_top_signed:
-            return received
+        index = _index_of(received, descriptor)
         reasons: list[str] = []
-        is_signed = self._policy.find(self._source, received.digest, reasons)
+        if received.digest in self._covered or self._policy.find(self._source, received.digest, reasons):
+            self._covered |= {received.digest, *(entry.digest for entry in (index.manifests if index else ()))}
+            return received
         if descriptor is None:
-            self._is_top_signed, self._reasons = is_signed, reasons
-        media_type = (descriptor.media_type if descriptor is not None else "") or received.media_type
-        if not is_signed and not _is_index(received.raw, media_type, received.digest):
-            places = ", ".join(quoted(key.place) for key in self._policy.keys)
-            found = "; ".join(dict.fromkeys([*self._reasons, *reasons])) or "there is none"
-            raise SignatureError(
-                f"{self.display_name}: manifest {received.digest}: expected a signature by the key in {places}: {found}"
-            )
-        return received
+            self._reasons = reasons
+        if index is not None:
+            return received
+        places = ", ".join(quoted(key.place) for key in self._policy.keys)
+        found = "; ".join(dict.fromkeys([*self._reasons, *reasons])) or "there is none"
+        raise SignatureError(
+            f"{self.display_name}: manifest {received.digest}: expected a signature by the key in {places}: {found}"
+        )
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
         """Return the blob's bytes; its digest stands in a manifest that is signed."""
@@ -248,8 +253,15 @@ class SignedSource:
         self._source.close()
 
 
-def _is_index(raw: bytes, media_type: str | None, digest: Digest) -> bool:
-    return not is_schema1(raw, media_type) and isinstance(parse_document(raw, media_type, digest), Index)
+def _index_of(received: ReceivedManifest, descriptor: Descriptor | None) -> Index | None:
+    """Return the index that was received; None for whatever else some reader may take it for."""
+    types = (received.media_type, (descriptor.media_type if descriptor is not None else "") or received.media_type)
+    if any(is_schema1(received.raw, media_type) for media_type in types):
+        return None
+    with suppress(InvalidImageError):
+        document = parse_document(received.raw, types[1], received.digest)
+        return document if isinstance(document, Index) else None
+    return None
 
 
 def require_signature(source: ImageSource, policy: SignaturePolicy | None) -> ImageSource:

@@ -27,6 +27,19 @@ class ReceivedManifest:
     digest: Digest
 
 
+def embedded_document(descriptor: Descriptor | None) -> ReceivedManifest | None:
+    """Return the manifest or index that ``descriptor`` holds in its ``data``; None if it holds none.
+
+    Only `ImageSource.fetch_manifest` of a source that wraps no other calls this. A source around another one, such as
+    the one that checks signatures, would not see a document that is read from ``data`` anywhere else.
+
+    Spec: image-spec 1.1 descriptor.md, "data"; it was compared with digest and size when the descriptor was parsed.
+    """
+    if descriptor is None or descriptor.data is None:
+        return None
+    return ReceivedManifest(descriptor.data, descriptor.media_type or None, descriptor.digest)
+
+
 @dataclass(frozen=True, slots=True)
 class ImageName:
     """What an image is called in a layout or archive.
@@ -66,6 +79,7 @@ class ImageSource(BlobOpener, Protocol):
         """Return the manifest or index that ``descriptor`` names; without one, what the source itself names.
 
         The bytes are verified against the descriptor, or the digest in the source's own name, before they are returned.
+        All manifests and indexes are read this way, so that a source around another one sees each of them.
 
         Raises:
             NotFoundError, RegistryError, DigestMismatchError, SizeMismatchError, LimitExceededError.

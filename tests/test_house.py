@@ -124,3 +124,43 @@ def test_long_files_say_why() -> None:
     long = {path: text for path, text in texts.items() if text.count("\n") > 400}
     reasons = {path: (ast.get_docstring(ast.parse(text)) or "").replace("\n", " ") for path, text in long.items()}
     assert [str(path) for path, reason in reasons.items() if "long file" not in reason] == []
+
+
+# Who reads the ``data`` of a descriptor, and of what: configs, layers, and blobs that a repair writes and verifies. No
+# manifest is among them but in `embedded_document`, for whoever reads one elsewhere passes what checks its signature.
+READERS_OF_DATA = {
+    ("ociexport.sources", "embedded_document"),
+    ("ociexport.resolve", "read_raw_config"),
+    ("ociexport.fetch", "blobs_of"),
+    ("ociexport.verification.walk", "_follow_config"),
+    ("ociexport.verification.walk", "_read_config"),
+    ("ociexport.verification.repairing", "begin_round"),
+    ("ociexport.verification.repairing", "_fetch"),
+}
+READERS_OF_EMBEDDED_DOCUMENTS = {
+    ("ociexport.registry.client", "fetch_manifest"),
+    ("ociexport.image_list", "fetch_manifest"),
+    ("ociexport.image_directory", "fetch_manifest"),
+}
+
+
+def uses_in(path: Path) -> Iterator[tuple[str, ast.AST]]:
+    """Yield all that is in a file, each with the innermost function that it is in."""
+    waiting: list[tuple[str, ast.AST]] = [("", ast.parse((PROJECT / path).read_text()))]
+    while waiting:
+        function, node = waiting.pop()
+        yield function, node
+        name = node.name if isinstance(node, ast.FunctionDef) else function
+        waiting += [(name, child) for child in ast.iter_child_nodes(node)]
+
+
+def test_only_sources_that_wrap_none_unfold_embedded_manifests() -> None:
+    readers, callers = set(), set()
+    for path in MODULES:
+        for function, node in uses_in(path):
+            if isinstance(node, ast.Attribute) and node.attr == "data" and isinstance(node.ctx, ast.Load):
+                readers.add((module_name(path), function))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "embedded_document":
+                callers.add((module_name(path), function))
+    assert readers == READERS_OF_DATA
+    assert callers == READERS_OF_EMBEDDED_DOCUMENTS

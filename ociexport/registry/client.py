@@ -48,7 +48,7 @@ from ociexport.registry.tags import list_tags, nearest_tag
 from ociexport.registry.transport import Transport
 from ociexport.resolve import verify_manifest_size
 from ociexport.schema1 import digested_bytes
-from ociexport.sources import ImageName, ReceivedManifest
+from ociexport.sources import ImageName, ReceivedManifest, embedded_document
 
 if TYPE_CHECKING:
     from ociexport.registry.v1_images import V1Repository
@@ -233,6 +233,8 @@ class RegistrySource:
 
         Spec: distribution-spec 1.1, "Pulling manifests".
         """
+        if (embedded := embedded_document(descriptor)) is not None:
+            return embedded
         wanted = descriptor.digest if descriptor is not None else self.reference.digest
         subject = f"manifest {descriptor.digest}" if descriptor is not None else f"image {self.reference}"
         routes = [route for route in self._routes if (route.serves_digests if wanted else route.resolves_tags)]

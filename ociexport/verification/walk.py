@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ociexport import mediatypes
 from ociexport.digest import Digest
@@ -170,7 +170,18 @@ class Walk:
     def _fetch(self, named: NamedBlob) -> bytes:
         if self._top is not None and self._top.raw is not None and named.descriptor == self._top.descriptor:
             return self._top.raw
-        return named.source.fetch_manifest(named.descriptor).raw
+        # What is stored is looked at, even where an index holds the document itself.
+        stored = replace(named.descriptor, data=None)
+        try:
+            return named.source.fetch_manifest(stored).raw
+        except NotFoundError:
+            if self._is_strict or stored == named.descriptor:
+                raise
+        raw = named.source.fetch_manifest(named.descriptor).raw
+        place = f"{named.place}: manifest {stored.digest}"
+        message = "not here as a blob, but embedded in what names it"
+        self._findings.add(Kind.ABSENT, place, message, is_wrong=False, digest=stored.digest)
+        return raw
 
     def _read(self, named: NamedBlob, place: str, read: Callable[[], bytes], *, is_entry: bool = False) -> bytes | None:
         """Return a document's bytes; None where they are not to be had, which is a finding then."""
