@@ -5,6 +5,7 @@ image-spec 1.1 descriptor.md, "data".
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from ociexport.verification.garbage import collect_garbage
 from ociexport.verification.repairing import repair
 from tests.damaged_layout import DamagedLayout
 from tests.fake_registry import FakeRegistry
-from tests.image_builder import AMD64
+from tests.image_builder import AMD64, build_index, descriptor_of
 from tests.test_signature_gate import FORMS, IMAGE, listed_embedded, without_embedded
 
 # An entry without a type is a flaw of its own for verify.
@@ -76,3 +77,14 @@ def test_outermost_document_may_be_embedded_too(registry: FakeRegistry, tmp_path
     (tmp_path / "stored" / "index.json").write_text(json.dumps(index))
     with pytest.raises(InvalidImageError, match="data: expected the"):
         unpack(source, tmp_path / "other", platform=AMD64)
+
+
+def test_listed_blob_of_unknown_type_must_be_stored(tmp_path: Path) -> None:
+    raw = b"of a kind that is still to come"
+    entry = descriptor_of(raw, "application/vnd.example.thing").to_json()
+    entry["data"] = base64.b64encode(raw).decode()
+    index = build_index([IMAGE], edit_index=lambda item: item["manifests"].append(entry))
+    layout = DamagedLayout(tmp_path / "layout").write(one=index)
+    assert [one.kind.value for one in verify(layout.path).findings if one.is_wrong] == ["missing"]
+    result = repair(layout.path)
+    assert ([one.origin for one in result.repaired], result.is_right) == (["the document that names it"], True)

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 
 from ociexport.digest import ByteStream, Digest, Verifier
@@ -178,4 +178,5 @@ def _open(named: NamedBlob) -> ByteStream:
     except NotFoundError:
         if not named.is_listed:
             raise
-        return BytesIO(named.source.fetch_manifest(named.descriptor).raw)
+        # What is stored is looked at, even where an index holds the document itself.
+        return BytesIO(named.source.fetch_manifest(replace(named.descriptor, data=None)).raw)
