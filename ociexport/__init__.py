@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from ociexport.tree.metadata import IdMap, XattrMode
     from ociexport.tree.selection import PathSelection
     from ociexport.verification.findings import Finding
-    from ociexport.verification.repairing import RepairedBlob, RepairResult, UnrepairedBlob, repair
+    from ociexport.verification.repairing import PlannedRepair, RepairedBlob, RepairResult, UnrepairedBlob, repair
     from ociexport.verification.verifying import Verification, verify
 
 __version__ = "0.1.0"
@@ -91,6 +91,7 @@ _HOMES = {
     "OciexportError": "ociexport.errors",
     "PathSelection": "ociexport.tree.selection",
     "PathTrace": "ociexport.looking.provenance",
+    "PlannedRepair": "ociexport.verification.repairing",
     "Platform": "ociexport.documents",
     "PlatformChoice": "ociexport.choice",
     "Progress": "ociexport.progress",
@@ -162,6 +163,7 @@ __all__ = [
     "OciexportError",
     "PathSelection",
     "PathTrace",
+    "PlannedRepair",
     "Platform",
     "PlatformChoice",
     "Progress",

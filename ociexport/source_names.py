@@ -134,6 +134,13 @@ def parse_source_name(text: str) -> SourceName:
     return RegistryName(_parse_image(text))
 
 
+def has_transport(text: str) -> bool:
+    """Whether ``text`` begins with a transport, such as ``oci:``."""
+    return text.startswith(
+        (_REGISTRY_PREFIX, *_LAYOUT_PREFIXES, *_ARCHIVE_PREFIXES, _DIRECTORY_PREFIX, *_UNSUPPORTED_PREFIXES)
+    )
+
+
 def _parse_image(text: str) -> ImageReference:
     if names_registry(text):
         return ImageReference.parse(text)

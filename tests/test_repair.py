@@ -32,6 +32,11 @@ def pulled(layout: DamagedLayout, registry: FakeRegistry) -> DamagedLayout:
     return pull_all(registry, layout)
 
 
+def named_on(registry: FakeRegistry) -> list[str]:
+    """Return what lets a registry be asked for images that are called after it."""
+    return [f"{registry.host}/"]
+
+
 def repaired(result: RepairResult) -> set[Digest | None]:
     return {blob.digest for blob in result.repaired}
 
@@ -55,8 +60,8 @@ def test_what_is_broken_comes_from_where_it_came(
     pulled.spoil(digest, how)
     if what == "manifest" and how == "missing":
         # A manifest that an index names may be elsewhere.
-        assert repair(pulled.path).repaired == ()
-    result = repair(pulled.path, strict=True)
+        assert repair(pulled.path, origins=named_on(registry)).repaired == ()
+    result = repair(pulled.path, origins=named_on(registry), strict=True)
     assert (repaired(result), result.unrepaired, result.is_right) == ({digest}, (), True)
     assert result.repaired[0].origin == f"{registry.host}/library/app:1"
     assert verify(pulled.path, strict=True).findings == ()
@@ -64,11 +69,11 @@ def test_what_is_broken_comes_from_where_it_came(
     assert not (pulled.path / ".ociexport").exists()
 
 
-def test_what_a_repaired_manifest_names_is_looked_at_again(pulled: DamagedLayout) -> None:
+def test_what_a_repaired_manifest_names_is_looked_at_again(pulled: DamagedLayout, registry: FakeRegistry) -> None:
     for image in (INDEX, IMAGE, OTHER):
         for digest in image.all_digests:
             pulled.blob(digest).unlink(missing_ok=True)
-    result = repair(pulled.path, strict=True)
+    result = repair(pulled.path, origins=named_on(registry), strict=True)
     assert (repaired(result), result.is_right) == (INDEX.all_digests, True)
     assert result.repaired[0].digest == INDEX.digest
 
@@ -82,7 +87,7 @@ def test_nothing_is_fetched_or_written_where_nothing_is_broken(pulled: DamagedLa
 
 def test_only_what_is_broken_is_fetched(pulled: DamagedLayout, registry: FakeRegistry) -> None:
     pulled.spoil(FIRST.digest, "cut")
-    repair(pulled.path)
+    repair(pulled.path, origins=named_on(registry))
     assert [path for path in registry.paths("GET") if path != "/v2/"] == [f"/v2/library/app/blobs/{FIRST.digest}"]
 
 
@@ -91,7 +96,7 @@ def test_one_image_can_be_repaired_alone(layout: DamagedLayout, registry: FakeRe
     pull(OTHER.serve(registry, "library/other", "2"), layout.path, platform=PlatformChoice())
     layout.spoil(FIRST.digest, "cut")
     layout.spoil(OTHER.layers[0].digest, "cut")
-    result = repair(f"{layout.path}:2")
+    result = repair(f"{layout.path}:2", origins=named_on(registry))
     assert (repaired(result), result.is_right, verify(layout.path).is_right) == (
         {OTHER.layers[0].digest},
         True,
@@ -104,7 +109,7 @@ def test_layers_are_looked_into_after_they_were_repaired(layout: DamagedLayout, 
     pull(bad.serve(registry, "library/app", "1"), layout.path)
     for layer in bad.layers:
         layout.spoil(layer.digest, "other")
-    result = repair(layout.path, deep=True)
+    result = repair(layout.path, origins=named_on(registry), deep=True)
     assert (len(result.repaired), result.verification.layers) == (2, 2)
     assert [finding.kind.value for finding in result.verification.findings] == ["tar"]
 
@@ -174,11 +179,13 @@ def test_cache_is_looked_into_first(pulled: DamagedLayout, registry: FakeRegistr
     assert (result.is_right, registry.requests) == (True, [])
 
 
-def test_next_origin_is_asked_where_one_has_it_not(pulled: DamagedLayout, tmp_path: Path) -> None:
+def test_next_origin_is_asked_where_one_has_it_not(
+    pulled: DamagedLayout, tmp_path: Path, registry: FakeRegistry
+) -> None:
     write_layout(tmp_path / "backup", {"one": OTHER})
     pulled.spoil(FIRST.digest, "cut")
     pulled.spoil(OTHER.layers[0].digest, "cut")
-    result = repair(pulled.path, origins=[tmp_path / "backup"])
+    result = repair(pulled.path, origins=[tmp_path / "backup", *named_on(registry)])
     assert {blob.digest: blob.origin == str(tmp_path / "backup") for blob in result.repaired} == {
         FIRST.digest: False,
         OTHER.layers[0].digest: True,
@@ -210,7 +217,7 @@ def test_everything_that_can_not_be_repaired_is_told_and_the_rest_is_repaired(
         pulled.spoil(digest, "cut")
     del registry.blobs[str(FIRST.digest)]
     registry.misbehave(str(SECOND.digest), Fault(change=lambda body: body[::-1]))
-    result = repair(pulled.path)
+    result = repair(pulled.path, origins=named_on(registry))
     assert repaired(result) == {IMAGE.config.digest}
     assert {blob.digest for blob in result.unrepaired} == {FIRST.digest, SECOND.digest}
     wrong = Digest.of(IMAGE.blobs[SECOND.digest][::-1])
@@ -236,7 +243,7 @@ def test_registry_that_does_not_answer_is_asked_once(pulled: DamagedLayout, regi
     for digest in (FIRST.digest, SECOND.digest):
         pulled.spoil(digest, "cut")
     registry.misbehave("/blobs/", Fault(status=401))
-    result = repair(pulled.path, jobs=1)
+    result = repair(pulled.path, origins=named_on(registry), jobs=1)
     assert (len(result.unrepaired), result.is_right) == (2, False)
     assert len({path for path in registry.paths("GET") if "/blobs/" in path}) == 1
 

@@ -60,14 +60,14 @@ def test_killed_repair_leaves_what_was_there_and_the_next_goes_on(
     pulled.spoil(FIRST.digest, "other")
     registry.misbehave(str(FIRST.digest), Fault(stall_after=200_000, delay_seconds=30), times=1)
     partial = Path(ImageLayout(pulled.path).partial_path(FIRST.digest))
-    with start("verify", pulled.path, "--repair", home=tmp_path) as process:
+    with start("verify", pulled.path, "--repair", "--from", f"{registry.host}/", home=tmp_path) as process:
         wait_for_request(registry, FIRST.digest)
         while not partial.exists() or not partial.stat().st_size:
             assert process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.communicate()
     assert pulled.blob(FIRST.digest).read_bytes() == bytes(FIRST.size)
-    ended = run_command("verify", pulled.path, "--repair", home=tmp_path)
+    ended = run_command("verify", pulled.path, "--repair", "--from", f"{registry.host}/", home=tmp_path)
     assert (ended.returncode, f"resumed at {partial_size(ended.stderr)} of" in ended.stderr) == (0, True), ended.stderr
     assert verify(pulled.path).findings == ()
 
@@ -82,7 +82,7 @@ def test_two_repairs_at_once_fetch_each_blob_once(
     for digest in (FIRST.digest, SECOND.digest, IMAGE.config.digest):
         pulled.spoil(digest, "other")
     registry.misbehave("/blobs/", Fault(stall_after=10, delay_seconds=1))
-    both = [start("verify", pulled.path, "--repair", home=tmp_path) for _ in range(2)]
+    both = [start("verify", pulled.path, "--repair", "--from", f"{registry.host}/", home=tmp_path) for _ in range(2)]
     told = [process.communicate(timeout=60) for process in both]
     assert [process.returncode for process in both] == [0, 0], told
     counts = Counter(path for path in registry.paths("GET") if "/blobs/" in path)
@@ -101,7 +101,7 @@ def test_repair_works_beside_a_pull_and_gc_waits_for_neither(
         wait_for_request(registry, more.layers[0].digest)
         refused = run_command("gc", pulled.path, home=tmp_path)
         assert (refused.returncode, refused.stdout) == (2, "")
-        ended = run_command("verify", pulled.path, "--repair", home=tmp_path)
+        ended = run_command("verify", pulled.path, "--repair", "--from", f"{registry.host}/", home=tmp_path)
         assert (ended.returncode, ended.stdout.partition(":")[0]) == (0, "repaired"), ended.stderr
         assert puller.poll() is None
         puller.communicate(timeout=60)
@@ -117,12 +117,12 @@ def test_command_tells_what_was_repaired_and_what_is_left(
 ) -> None:
     pulled.spoil(SECOND.digest, "cut")
     place = f"{registry.host}/library/app:1 (linux/amd64): manifest {IMAGE.digest}"
-    ended = run_command("verify", pulled.path, "--repair", home=tmp_path)
+    ended = run_command("verify", pulled.path, "--repair", "--from", f"{registry.host}/", home=tmp_path)
     line = f"repaired: {place}: layer 2 of 2 ({SECOND.digest}): {SECOND.size} bytes from {registry.host}/library/app:1"
     assert (ended.returncode, ended.stdout.splitlines()) == (0, [line])
     pulled.spoil(FIRST.digest, "cut")
     del registry.blobs[str(FIRST.digest)]
-    ended = run_command("verify", pulled.path, "--repair", home=tmp_path)
+    ended = run_command("verify", pulled.path, "--repair", "--from", f"{registry.host}/", home=tmp_path)
     found = f"size mismatch: expected {FIRST.size} bytes, got {FIRST.size // 2}"
     assert (ended.returncode, ended.stdout.splitlines()) == (
         7,
@@ -133,12 +133,12 @@ def test_command_tells_what_was_repaired_and_what_is_left(
 
 def test_command_wants_repair_for_origins(layout: DamagedLayout, tmp_path: Path) -> None:
     layout.write(one=IMAGE)
-    for option in ("--from", "--cache"):
-        ended = run_command("verify", layout.path, option, "x", home=tmp_path)
+    for option in (["--from", "x"], ["--cache", "x"], ["--dry-run"]):
+        ended = run_command("verify", layout.path, *option, home=tmp_path)
         assert (ended.returncode, ended.stderr.splitlines()) == (
             2,
             [
-                f"ociexport: error: {option}: expected --repair with it",
+                f"ociexport: error: {option[0]}: expected --repair with it",
                 "hint: see ociexport verify --help",
             ],
         )
@@ -150,7 +150,9 @@ def test_result_is_one_json_object(pulled: DamagedLayout, registry: FakeRegistry
     pulled.spoil(SECOND.digest, "cut")
     pulled.spoil(FIRST.digest, "cut")
     del registry.blobs[str(FIRST.digest)]
-    told = json.loads(run_command("verify", pulled.path, "--repair", "--json", home=tmp_path).stdout)
+    told = json.loads(
+        run_command("verify", pulled.path, "--repair", "--from", f"{registry.host}/", "--json", home=tmp_path).stdout
+    )
     assert (told["command"], told["right"]) == ("verify", False)
     assert [(blob["digest"], blob["size"], blob["from"]) for blob in told["repaired"]] == [
         (str(SECOND.digest), SECOND.size, f"{registry.host}/library/app:1")
@@ -170,7 +172,7 @@ def test_real_registry_gives_all_back_and_skopeo_reads_it(tmp_path: Path) -> Non
         pull(f"{host}/team/app:1", layout.path, platform=PlatformChoice())
         for digest in IMAGE.all_digests:
             layout.spoil(digest, "cut")
-        ended = run_command("verify", layout.path, "--repair", "--deep", home=tmp_path)
+        ended = run_command("verify", layout.path, "--repair", "--deep", "--from", f"{host}/", home=tmp_path)
     assert (ended.returncode, len(ended.stdout.splitlines())) == (0, len(IMAGE.all_digests)), ended.stderr
     skopeo_copy(f"oci:{layout.path}:1", f"dir:{tmp_path / 'copied'}")
     assert (tmp_path / "copied" / FIRST.digest.encoded).read_bytes() == IMAGE.blobs[FIRST.digest]

@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--deep", action="store_true", help="inflate all layers too, prove their diff_ids, and apply them in memory"
     )
     parser.add_argument(
-        "--repair", action="store_true", help="fetch again what is broken or missing in a layout, from where it came"
+        "--repair",
+        action="store_true",
+        help="fetch again what is broken or missing in a layout, from what --from names",
     )
     parser.add_argument(
         "--from",
@@ -37,10 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SRC",
         action="append",
         default=[],
-        help="with --repair, look here first: an image reference, a layout, an archive; may be repeated",
+        help="with --repair, look here: an image reference, a layout, an archive; or a registry (registry.example/), "
+        "for names on it in the layout's index.json; may be repeated",
     )
     parser.add_argument(
         "--cache", metavar="DIR", help="with --repair, take blobs from this directory that layouts share"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="with --repair, say what would be fetched from whom, and write nothing"
     )
     parser.add_argument("--strict", action="store_true", help="what an index names must be there too")
     parser.add_argument(
@@ -62,7 +68,11 @@ def run(options: argparse.Namespace) -> int:
     progress = progress_from(options)
     if options.repair:
         return _repair(options, progress)
-    for option, is_given in (("--from", options.origins), ("--cache", options.cache)):
+    for option, is_given in (
+        ("--from", options.origins),
+        ("--cache", options.cache),
+        ("--dry-run", options.dry_run),
+    ):
         if is_given:
             raise UsageError(f"{option}: expected --repair with it", hint="see ociexport verify --help")
     found = verify(
@@ -80,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _repair(options: argparse.Namespace, progress: Progress) -> int:
-    """Print a line for each blob that was repaired, and then what is found afterwards."""
+    """Print a line for each blob that was repaired, or would be, and then what is found afterwards."""
     result = repair(
         options.source,
         origins=options.origins,
@@ -89,15 +99,19 @@ def _repair(options: argparse.Namespace, progress: Progress) -> int:
         deep=options.deep,
         limits=limits_from(options),
         platform=named_choice_from(options),
+        dry_run=options.dry_run,
         progress=progress,
         registry=registry_options_from(options),
     )
-    if options.json:
+    if options.json and options.dry_run:
+        members = {**_to_json(result.verification), **_plan_to_json(result)}
+        print_json("verify", {"source": options.source, "dryRun": True, **members})
+    elif options.json:
         members = {**_to_json(result.verification), **_repairs_to_json(result)}
         print_json("verify", {"source": options.source, **members})
     else:
-        for blob in result.repaired:
-            sys.stdout.write(f"{blob}\n")
+        for line in (*result.repaired, *result.planned):
+            sys.stdout.write(f"{line}\n")
     for line in (*map(str, result.unrepaired), *result.advice):
         progress.warn(escaped(line))
     return _tell(options, result.verification, progress)
@@ -109,6 +123,22 @@ def _tell(options: argparse.Namespace, found: Verification, progress: Progress) 
             sys.stdout.write(f"{finding}\n")
     progress.say(f"{escaped(options.source)}: {found}")
     return OK if found.is_right else INTEGRITY
+
+
+def _plan_to_json(result: RepairResult) -> dict[str, object]:
+    return {
+        "planned": [
+            {
+                "place": one.place,
+                "size": one.size,
+                "asked": list(one.asked),
+                "notAsked": list(one.not_asked),
+                **({"digest": str(one.digest)} if one.digest is not None else {}),
+            }
+            for one in result.planned
+        ],
+        "advice": list(result.advice),
+    }
 
 
 def _repairs_to_json(result: RepairResult) -> dict[str, object]:

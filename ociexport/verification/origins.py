@@ -1,9 +1,9 @@
-"""Where a layout's blobs came from, and so can be had again."""
+"""Where a layout's blobs can be had again: what the user names, and no address that only the layout names."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -20,12 +20,14 @@ from ociexport.errors import (
     OciexportError,
     RateLimitError,
     TransferError,
+    UsageError,
+    printable,
     quoted,
 )
 from ociexport.layout import ImageLayout
 from ociexport.progress import SILENT, Progress
-from ociexport.reference import ImageReference
-from ociexport.source_names import ArchiveName, LayoutName, RegistryName, SourceOpener, parse_source_name
+from ociexport.reference import ImageReference, names_registry
+from ociexport.source_names import ArchiveName, LayoutName, RegistryName, SourceOpener, has_transport, parse_source_name
 from ociexport.sources import BlobOpener, ImageName, ImageSource
 from ociexport.verification.archives import read_archive_roots
 from ociexport.verification.findings import Findings
@@ -71,10 +73,14 @@ class Origin:
 
 
 class Origins:
-    """What blobs can be had from: what the user says, and the registries that images are called after.
+    """What blobs can be had from: what the user says.
+
+    A layout may be a stranger's, and the full names in its ``index.json`` are addresses, which may be of any host, also
+    of this network's own services. They are asked only if the user names their registry, as ``registry.example/``, or a
+    part of it, as ``registry.example/team/``.
 
     Args:
-        wanted: sources by name or open; those that are open stay so.
+        wanted: sources by name or open; those that are open stay so; and registries whose names may be asked.
         registry: how registries are reached.
         progress: told of retries.
 
@@ -92,21 +98,33 @@ class Origins:
         self._stack = ExitStack()
         self._opener = self._stack.enter_context(closing(SourceOpener(options=registry, progress=progress)))
         self._named: dict[str, Origin] = {}
+        self._allowed: list[str] = []
+        self._wanted: list[Origin] = []
         try:
-            self._wanted = [self._open(source) for source in wanted]
+            for source in wanted:
+                if (prefix := _registry_part(source)) is not None:
+                    self._allowed.append(prefix)
+                else:
+                    self._wanted.append(self._open(source))
         except BaseException:
             self.close()
             raise
 
     def of(self, names: Iterable[ImageName]) -> list[Origin]:
         """Return what to ask for what belongs to images of these names, in order."""
+        allowed = [reference for reference in _references(names) if self._allows(reference)]
         found = list(self._wanted)
-        for name in names:
-            # Others write names too, and what is no reference was told by the verification.
-            with suppress(InvalidReferenceError):
-                if name.full is not None:
-                    found.append(self._of_reference(ImageReference.parse(name.full)))
+        for origin in map(self._of_reference, allowed):
+            if not any(origin is other for other in found):
+                found.append(origin)
         return found
+
+    def not_allowed(self, names: Iterable[ImageName]) -> list[ImageReference]:
+        """Return the names that could be asked, had the user allowed it."""
+        return [reference for reference in _references(names) if not self._allows(reference)]
+
+    def _allows(self, reference: ImageReference) -> bool:
+        return str(reference) in self._named or f"{reference.name}/".startswith(tuple(self._allowed))
 
     def close(self) -> None:
         """Close connections and files."""
@@ -129,6 +147,8 @@ class Origins:
             return Origin(name.path, [ImageLayout(name.path)])
         if isinstance(name, ArchiveName) and name.image is None:
             return self._open_archive(name.path)
+        if isinstance(name, RegistryName):
+            return self._of_reference(name.reference)
         opened = self._stack.enter_context(closing(self._opener.open(name)))
         return Origin(opened.display_name, [_AnyOfImage(opened)])
 
@@ -139,6 +159,33 @@ class Origins:
         # Docker's archives have no digests but those of what is made of them.
         roots = read_archive_roots(members, Findings(), SILENT)
         return Origin(members.place, [_AnyOfImage(root.source) for root in roots] or [ArchiveStore(members).opener])
+
+
+def _references(names: Iterable[ImageName]) -> Iterator[ImageReference]:
+    """Yield the full names; others write names too, and what is no reference was told by the verification."""
+    for name in names:
+        with suppress(InvalidReferenceError):
+            if name.full is not None:
+                yield ImageReference.parse(name.full)
+
+
+def _registry_part(source: str | os.PathLike[str] | ImageSource) -> str | None:
+    """Return the registry, or the part of it, that ``source`` is; None for a source of blobs.
+
+    Raises:
+        InvalidReferenceError: no name of an image can begin so.
+        UsageError: a directory has the same name.
+    """
+    if not isinstance(source, str) or not source.endswith("/") or not names_registry(source):
+        return None
+    if source.startswith((".", "/")) or has_transport(source):
+        return None
+    if os.path.isdir(source):
+        raise UsageError(
+            f"source {quoted(source)}: expected a registry, there is a directory of that name too",
+            hint=f"./{printable(source)} is the directory",
+        )
+    return ImageReference.parse(f"{source}x/x").name.removesuffix("x/x")
 
 
 class _AnyOfImage:

@@ -1,4 +1,4 @@
-"""repair(): what is broken or missing in a layout is fetched again, from where it came.
+"""repair(): what is broken or missing in a layout is fetched again, from where the user says.
 
 A broken blob stays until the one that takes its place was verified. Others may pull into the layout meanwhile, or
 repair it as well: blobs are written as a pull writes them, under the same locks, and a repair that was cut goes on.
@@ -7,7 +7,7 @@ repair it as well: blobs are written as a pull writes them, under the same locks
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -44,6 +44,10 @@ if TYPE_CHECKING:
 
 # What to fetch a blob again can mend.
 _MENDABLE = frozenset({Kind.MISSING, Kind.SIZE, Kind.DIGEST, Kind.UNREADABLE})
+_CACHE = "the cache"
+_SPECIFICATION = "the specification"
+# Of the names that could be asked; a layer that all images share has as many as there are images.
+_MAX_SHOWN_NAMES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,20 +85,48 @@ class UnrepairedBlob:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedRepair:
+    """What a repair would do about something broken.
+
+    Args:
+        place: where in the layout, outermost first.
+        digest: of the blob or document; None for the ``oci-layout`` file.
+        size: in bytes.
+        asked: whom, in turn, until one has it.
+        not_asked: names in ``index.json`` whose registries the user has not allowed to be asked.
+    """
+
+    place: str
+    digest: Digest | None
+    size: int
+    asked: tuple[str, ...]
+    not_asked: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """Return what would be done as one line."""
+        if not self.asked:
+            return escaped(f"would not be repaired: {self.place}: {_no_origin(self.not_asked)}")
+        rest = f"; not asked: {', '.join(self.not_asked)}" if self.not_asked else ""
+        return escaped(f"would be repaired: {self.place}: {self.size} bytes from {', else '.join(self.asked)}{rest}")
+
+
+@dataclass(frozen=True, slots=True)
 class RepairResult:
-    """What a repair did.
+    """What a repair did, or would do.
 
     Args:
         repaired: in order.
         unrepaired: what is broken still.
         advice: what the user can do about what no repair can mend.
         verification: of the layout as it is now.
+        planned: by a dry run. What a broken manifest names is known only after it was repaired.
     """
 
     repaired: tuple[RepairedBlob, ...]
     unrepaired: tuple[UnrepairedBlob, ...]
     advice: tuple[str, ...]
     verification: Verification
+    planned: tuple[PlannedRepair, ...] = ()
 
     @property
     def is_right(self) -> bool:
@@ -112,20 +144,25 @@ def repair(
     limits: Limits | None = None,
     platform: Platform | PlatformChoice | None = None,
     jobs: int = DEFAULT_JOBS,
+    dry_run: bool = False,
     progress: Progress = SILENT,
     registry: RegistryOptions | None = None,
 ) -> RepairResult:
     """Verify a layout, fetch again what is broken or missing, and return what is wrong afterwards.
 
-    Blobs come from ``cache``, then from ``origins``, then from the registries that full names in ``index.json`` say.
-    After a manifest was mended, what it names is looked at; so on until nothing more can be mended.
+    Blobs come from ``cache``, then from ``origins``. A full name in ``index.json`` is the address of a registry that
+    whoever made the layout chose: it is asked only where ``origins`` has ``registry.example/`` or a longer part of the
+    name that ends with a slash. After a manifest was mended, what it names is looked at; so on until nothing more can
+    be mended.
 
     Args:
         layout: its directory, or one image in it.
-        origins: where else to look, first: references, layouts, archives, or open sources, which stay open.
+        origins: where to look: references, layouts, archives, or open sources, which stay open; or registries, with a
+            slash at the end, that names in ``index.json`` may lead to.
         cache: directory of blobs that layouts share.
         strict, deep, limits, platform: how to verify; see `verify`.
         jobs: how many blobs are fetched side by side.
+        dry_run: whether only to say what would be fetched, and from whom. Nobody is asked and nothing is written.
         progress: told what goes on.
         registry: how registries are reached.
 
@@ -142,16 +179,20 @@ def repair(
         outlines = stack.enter_context(closing(OutlineFile()))
         found = stack.enter_context(closing(Origins(origins, registry=registry, progress=progress)))
         run = _Repair(destination, found, jobs, progress)
+        lacks_layout_file = name.image is None and run.lacks_layout_file()
         subject: Subject
         if name.image is None:
             subject = stack.enter_context(closing(WholeLayout(name.path)))
-            run.mend_layout_file()
+            if lacks_layout_file and not dry_run:
+                run.mend_layout_file()
         else:
             source = ImageLayout(name.path).open_image(name.image)
             subject = stack.enter_context(closing(OneImage(source, is_owned=True)))
         states: dict[Digest, BlobState] = {}
         verification, walk = verify_subject(subject, wishes, states, outlines, progress)
         while broken := run.begin_round(verification, walk, states):
+            if dry_run:
+                break
             if not run.is_holding:
                 stack.enter_context(destination.begin())
                 run.is_holding = True
@@ -161,9 +202,30 @@ def repair(
             if not mended:
                 break
             verification, walk = verify_subject(subject, wishes, states, outlines, progress)
-    return RepairResult(
-        tuple(run.repaired), tuple(run.unrepaired), tuple(advice_for(name.path, verification)), verification
-    )
+    advice = tuple(advice_for(name.path, verification))
+    if dry_run:
+        planned = _plan(
+            broken,
+            has_cache=cache is not None,
+            lacks_layout_file=lacks_layout_file,
+            asks_urls=registry is not None and registry.foreign,
+        )
+        return RepairResult((), (), advice, verification, tuple(planned))
+    return RepairResult(tuple(run.repaired), tuple(run.unrepaired), advice, verification)
+
+
+def _plan(
+    broken: Mapping[Digest, _Broken], *, has_cache: bool, lacks_layout_file: bool, asks_urls: bool
+) -> Iterator[PlannedRepair]:
+    if lacks_layout_file:
+        yield PlannedRepair(LAYOUT_FILE, None, len(LAYOUT_FILE_CONTENT), (_SPECIFICATION,))
+    for digest, blob in broken.items():
+        asked = [origin.place for origin in blob.origins]
+        if asked and asks_urls:  # a registry's source asks them where the registry has it not
+            asked += blob.descriptor.urls
+        yield PlannedRepair(
+            blob.place, digest, blob.descriptor.size, (*([_CACHE] if has_cache else ()), *asked), blob.not_asked
+        )
 
 
 def _parse_layout_name(layout: str | os.PathLike[str]) -> LayoutName:
@@ -184,6 +246,7 @@ class _Broken:
     descriptor: Descriptor
     place: str
     origins: list[Origin]
+    not_asked: tuple[str, ...]
     reasons: list[str] = field(default_factory=list)
 
 
@@ -200,14 +263,16 @@ class _Repair:
         self.repaired: list[RepairedBlob] = []
         self.unrepaired: list[UnrepairedBlob] = []
 
-    def mend_layout_file(self) -> None:
-        """Write the ``oci-layout`` file where it is missing or torn, and the rest is a layout."""
+    def lacks_layout_file(self) -> bool:
+        """Whether the ``oci-layout`` file is missing or torn, and the rest is a layout."""
         path = self._layout.path
-        if has_member(path, LAYOUT_FILE, "imageLayoutVersion") or not has_member(path, INDEX_FILE, "manifests"):
-            return
+        return not has_member(path, LAYOUT_FILE, "imageLayoutVersion") and has_member(path, INDEX_FILE, "manifests")
+
+    def mend_layout_file(self) -> None:
+        """Write the ``oci-layout`` file."""
         with new_file(os.path.join(self._layout.path, LAYOUT_FILE)) as file:
             file.write(LAYOUT_FILE_CONTENT)
-        self.repaired.append(RepairedBlob(LAYOUT_FILE, None, len(LAYOUT_FILE_CONTENT), "the specification"))
+        self.repaired.append(RepairedBlob(LAYOUT_FILE, None, len(LAYOUT_FILE_CONTENT), _SPECIFICATION))
 
     def begin_round(
         self, verification: Verification, walk: Walk, states: Mapping[Digest, BlobState]
@@ -223,7 +288,8 @@ class _Repair:
                 origins = self._origins.of(walk.names[digest])
                 if named.descriptor.data is not None:
                     origins.insert(0, Origin("the document that names it", ()))
-                broken[digest] = _Broken(named.descriptor, finding.place, origins)
+                not_asked = tuple(map(str, self._origins.not_allowed(walk.names[digest])))
+                broken[digest] = _Broken(named.descriptor, finding.place, origins, not_asked)
         self._tried |= broken.keys()
         return broken
 
@@ -237,13 +303,17 @@ class _Repair:
         waiting = dict(broken)
         for digest, blob in broken.items():
             if os.path.isdir(self._layout.blob_path(digest)):
-                self._give_up(waiting.pop(digest), "a directory is in its place")
+                waiting[digest].reasons.append("a directory is in its place")
+                self._give_up(waiting.pop(digest))
             elif self._layout.has_blob(blob.descriptor):  # 1
-                self._add_repaired(waiting.pop(digest), "the cache")
+                self._add_repaired(waiting.pop(digest), _CACHE)
         while waiting:  # 2
             asked = {digest: origin for digest, blob in waiting.items() if (origin := _next_origin(blob)) is not None}
             for digest in waiting.keys() - asked.keys():
-                self._give_up(waiting.pop(digest), "there is no origin to fetch it from: --from SRC says one")
+                blob = waiting.pop(digest)
+                if not blob.reasons or blob.not_asked:
+                    blob.reasons.append(_no_origin(blob.not_asked))
+                self._give_up(blob)
             for digest, failure in self._fetch({digest: (waiting[digest], asked[digest]) for digest in asked}).items():
                 if failure is None:
                     self._add_repaired(waiting.pop(digest), asked[digest].place)
@@ -266,8 +336,18 @@ class _Repair:
     def _add_repaired(self, blob: _Broken, origin: str) -> None:
         self.repaired.append(RepairedBlob(blob.place, blob.descriptor.digest, blob.descriptor.size, origin))
 
-    def _give_up(self, blob: _Broken, reason: str) -> None:
-        self.unrepaired.append(UnrepairedBlob(blob.place, blob.descriptor.digest, tuple(blob.reasons) or (reason,)))
+    def _give_up(self, blob: _Broken) -> None:
+        self.unrepaired.append(UnrepairedBlob(blob.place, blob.descriptor.digest, tuple(blob.reasons)))
+
+
+def _no_origin(not_asked: Sequence[str]) -> str:
+    """Return why nobody is asked, or nobody more, and what the user can do."""
+    if not not_asked:
+        return "there is no origin to fetch it from: --from SRC says one"
+    shown = ", ".join(not_asked[:_MAX_SHOWN_NAMES]) + (", …" if len(not_asked) > _MAX_SHOWN_NAMES else "")
+    registries = list(dict.fromkeys(f"--from {name.partition('/')[0]}/" for name in not_asked))
+    consent = " ".join(registries[:_MAX_SHOWN_NAMES])
+    return f"index.json names {shown}, which is asked only if you allow it: {consent}"
 
 
 def _next_origin(blob: _Broken) -> Origin | None:
