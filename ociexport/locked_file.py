@@ -37,10 +37,13 @@ def open_locked(path: str, *, shared: bool = False) -> int:
         os.close(fd)
 
 
-def is_still_there_once_locked(fd: int, path: str, *, shared: bool = False) -> bool:
+def is_still_there_once_locked(fd: int, path: str, *, shared: bool = False, dir_fd: int | None = None) -> bool:
     """Wait until no other has locked what ``fd`` is of, and tell whether that is what ``path`` names.
 
     While we waited, the other may have renamed or removed it. The lock goes with the descriptor.
+
+    Args:
+        dir_fd: of the directory that a relative ``path`` begins in.
     """
     try:
         fcntl.flock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
@@ -49,5 +52,5 @@ def is_still_there_once_locked(fd: int, path: str, *, shared: bool = False) -> b
             error.filename = path
             raise
     with suppress(FileNotFoundError):
-        return os.path.samestat(os.fstat(fd), os.lstat(path))
+        return os.path.samestat(os.fstat(fd), os.stat(path, dir_fd=dir_fd, follow_symlinks=False))
     return False

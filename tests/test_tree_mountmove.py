@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from ociexport.documents import Descriptor
-from ociexport.errors import UsageError
+from ociexport.errors import UnsafeEntryError, UsageError
 from ociexport.tree.layers import unpack
-from tests.memory_source import MemorySource, directory, member, tar_of
+from tests.memory_source import Member, MemorySource, directory, member, tar_of
 from tests.ordinary_user import GID, UID
 from tests.system_parts import mounted
 from tests.test_tree_staging import COMPLETE, LAYERS, content, unpack_until
@@ -42,9 +42,16 @@ def empty(mount: Path) -> None:
 
 def empty_if_complete(mount: Path) -> None:
     """Empty the mount point where the killed process had nothing to do any more but to remove its list."""
-    if not [name for name in partial_names(mount) if not name.endswith("-moving")] and (mount / "d").exists():
+    if (
+        not [name for name in partial_names(mount) if not name.endswith(("-moving", "-sealed"))]
+        and (mount / "d").exists()
+    ):
         assert content(mount) == COMPLETE or set(os.listdir(mount)) == {"d", "h", "l", *partial_names(mount)}
         empty(mount)
+
+
+def staged_names(mount: Path) -> list[str]:
+    return [name for name in partial_names(mount) if not name.endswith(("-moving", "-sealed"))]
 
 
 def partial_names(mount: Path) -> list[str]:
@@ -100,11 +107,12 @@ def killed_while_moving(mount: Path) -> None:
     while unpack_until(call, mount, replace=False):
         if "d" in os.listdir(mount):
             return
+        empty(mount)
         call += 1
     raise AssertionError("never was a part there")
 
 
-@pytest.mark.parametrize("change", ["other", "replaced", "written", "list"])
+@pytest.mark.parametrize("change", ["other", "replaced", "written", "moving", "sealed"])
 def test_what_is_somebody_elses_is_not_taken_back(mount: Path, change: str) -> None:
     killed_while_moving(mount)
     match change:
@@ -117,7 +125,7 @@ def test_what_is_somebody_elses_is_not_taken_back(mount: Path, change: str) -> N
         case "written":
             (mount / "d" / "own").touch()
         case _:
-            (name,) = (name for name in os.listdir(mount) if name.endswith("-moving"))
+            (name,) = (name for name in os.listdir(mount) if name.endswith(f"-{change}"))
             os.chown(mount / name, 1, 1)
     before = content(mount)
     with pytest.raises(UsageError, match=r"expected no file or an empty directory, got one with \d (entry|entries)$"):
@@ -127,7 +135,7 @@ def test_what_is_somebody_elses_is_not_taken_back(mount: Path, change: str) -> N
 
 def test_process_that_still_moves_is_let_be(mount: Path) -> None:
     killed_while_moving(mount)
-    (name,) = (name for name in partial_names(mount) if not name.endswith("-moving"))
+    (name,) = staged_names(mount)
     fd = os.open(mount / name, os.O_RDONLY)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -175,3 +183,82 @@ def test_ordinary_user_moves_directories_that_they_may_not_write(tmp_path: Path)
             assert content(mount) == {"": ["f", "proc"], "proc": ["1"], "proc/1": []}
             assert [(mount / path).stat().st_mode & 0o777 for path in ("", "proc", "proc/1")] == [0o555] * 3
             assert mount.stat().st_mtime_ns == 1_000_000_000 * 10**9
+
+
+def forged(mount: Path, seal: bytes) -> list[Member]:
+    """Return an image that has a tree, and what a process that was killed while it moved that tree would have left."""
+    name, time = "rootfs.partial-00000000", 1_700_000_000
+    content = b"40000 %d data\0\0" % (time * 10**9)
+    return [
+        directory("data", mtime=time),
+        directory("data/db"),
+        directory(name),
+        member(f"{name}-moving", content, mode=0o600),
+        member(f"{name}-sealed", seal, mode=0o600),
+    ]
+
+
+@pytest.mark.parametrize("name", ["00000000", "0123abcd-moving", "00000000-sealed", "00000000-old"])
+@pytest.mark.parametrize("is_root", [True, False])
+def test_image_that_brings_names_of_ours_is_refused(name: str, is_root: bool) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        owner = "mode=755" if is_root else f"uid={UID},gid={GID}"
+        with mounted(Path(place) / "rootfs", "-t", "tmpfs", "-o", owner, "tmpfs") as mount:
+            layer = [directory("d"), member(f"rootfs.partial-{name}")]
+
+            def run() -> None:
+                with pytest.raises(UnsafeEntryError, match=rf"^'rootfs.partial-{name}': expected a name"):
+                    unpack(MemorySource([tar_of(layer)]), mount)
+
+            run() if is_root else as_ordinary_user(run)
+            assert os.listdir(mount) == []
+
+
+@pytest.mark.parametrize("is_root", [True, False])
+@pytest.mark.parametrize("seal", ["none", "guessed", "copied"])
+def test_list_that_an_image_brings_is_not_believed(is_root: bool, seal: str) -> None:
+    """Unpacked where its names were none of ours, in a file system that is mounted under another name afterwards."""
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        owner = "mode=755" if is_root else f"uid={UID},gid={GID}"
+        with mounted(Path(place) / "other", "-t", "tmpfs", "-o", owner, "tmpfs") as other:
+
+            def run(directory: Path, layer: list[Member]) -> None:
+                if is_root:
+                    unpack(MemorySource([tar_of(layer)]), directory)
+                else:
+                    as_ordinary_user(lambda: unpack(MemorySource([tar_of(layer)]), directory))
+
+            run(other, forged(other, b"1 1\n"))
+            name = "rootfs.partial-00000000"
+            status = (other / f"{name}-moving").stat()
+            if seal == "none":
+                (other / f"{name}-sealed").unlink()
+            elif seal == "guessed":
+                # The number can be guessed, and a time that may be set.
+                (other / f"{name}-sealed").write_bytes(b"%d %d\n" % (status.st_ino, status.st_mtime_ns))
+            else:
+                # A whole tree, copied with all that can be.
+                (other / f"{name}-sealed").write_bytes(b"%d %d\n" % (status.st_ino, status.st_ctime_ns))
+                os.utime(other / f"{name}-moving", ns=(status.st_atime_ns, status.st_mtime_ns))
+            with mounted(Path(place) / "rootfs", "--bind", str(other)) as mount:
+                (mount / "data" / "db" / "customers").touch()
+                with pytest.raises(UsageError, match=r"expected no file or an empty directory, got one with 1 entry$"):
+                    run(mount, [member("new")])
+                assert (mount / "data" / "db" / "customers").exists()
+
+
+def test_list_beside_a_tree_that_is_no_mount_point_moves_nothing(tmp_path: Path) -> None:
+    """As where ROOTFS is in an unpacked tree: what is beside it would be moved into a leftover, and removed."""
+    (tmp_path / "data").mkdir()
+    status = (tmp_path / "data").stat()
+    staged = tmp_path / "rootfs.partial-00000000"
+    staged.mkdir()
+    listed = tmp_path / f"{staged.name}-moving"
+    listed.write_bytes(b"40000 %d data\0\0" % status.st_mtime_ns)
+    listed.chmod(0o600)
+    seal = listed.stat()
+    (tmp_path / f"{staged.name}-sealed").write_bytes(b"%d %d\n" % (seal.st_ino, seal.st_ctime_ns))
+    unpack(source(), tmp_path / "rootfs")
+    assert sorted(os.listdir(tmp_path)) == ["data", "rootfs"]

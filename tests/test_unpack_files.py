@@ -1,4 +1,4 @@
-"""`ociexport unpack`: the files that it writes beside the tree, or into it."""
+"""`ociexport unpack`: the files that it writes beside the tree."""
 
 from __future__ import annotations
 
@@ -40,8 +40,10 @@ def test_what_can_not_be_written_is_known_before_the_tree_is_begun(
     assert not (tmp_path / "rootfs").exists()
 
 
-def test_receipt_may_be_in_the_tree(layout: Path, tmp_path: Path) -> None:
-    receipt = tmp_path / "rootfs" / "receipt.json"
-    words = ("--platform=linux/amd64", str(layout), str(receipt.parent), "--receipt", str(receipt))
-    run(*OCIEXPORT, "unpack", "-q", *words)
-    assert json.loads(receipt.read_bytes())["rootfs"] == str(receipt.parent)
+def test_files_may_be_in_a_bundle_beside_its_tree(layout: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    words = ("--receipt", bundle / "receipt.json", "--run-files", bundle / "run")
+    for more in ((), ("--replace",)):
+        run(*OCIEXPORT, "unpack", "-q", "--platform=linux/amd64", layout, bundle, "--bundle", *words, *more)
+        assert json.loads((bundle / "receipt.json").read_bytes())["rootfs"] == str(bundle)
+        assert sorted(path.name for path in bundle.iterdir()) == ["config.json", "receipt.json", "rootfs", "run"]

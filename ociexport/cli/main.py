@@ -65,13 +65,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     error: BaseException | None = None
     try:
         options = _parse(words)
+        if getattr(options, "events", None) is not None:
+            _open_events(options)
         code = int(options.run(options)) if options is not None else 0
         sys.stdout.flush()
     except (ociexport.OciexportError, OSError, MemoryError, UnicodeError, KeyboardInterrupt, _Terminated) as raised:
         error = raised
         code = _report(error, options)
     events = getattr(options, "events", None)
-    return _end_events(events, code, error) if events is not None else code
+    # Still its name, where it could not be opened.
+    return code if events is None or isinstance(events, str) else _end_events(events, code, error)
+
+
+def _open_events(options: Namespace | None) -> None:
+    from ociexport.cli.progress_option import open_events  # noqa: PLC0415 - few ask for events
+
+    if options is not None:
+        open_events(options)
 
 
 def _end_events(events: EventLines, code: int, error: BaseException | None) -> int:

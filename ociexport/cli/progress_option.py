@@ -9,6 +9,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from ociexport.errors import UsageError, quoted
+from ociexport.hostpath import real_path, verify_outside
+from ociexport.newfile import begin_file
 from ociexport.progress import Progress
 from ociexport.progress_display import BarProgress, PlainProgress
 
@@ -22,9 +24,27 @@ def add_progress_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--events",
         metavar="FD|FILE",
-        type=_events_to,
         help="write what happens as lines of JSON to an open file descriptor or a file",
     )
+
+
+def open_events(options: argparse.Namespace) -> None:
+    """Make of ``options.events``, where it is given, the lines that are written there; before all else is done.
+
+    Raises:
+        UsageError: it is in the tree that the command is about, or a stream of another user.
+        OSError: the file can't be written.
+    """
+    if getattr(options, "events", None) is None:
+        return
+    rootfs = getattr(options, "rootfs", None)
+    if rootfs is not None and not _is_descriptor(options.events):
+        verify_outside(options.events, real_path(rootfs), "--events")
+    options.events = _events_to(options.events)
+
+
+def _is_descriptor(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 def progress_from(options: argparse.Namespace) -> Progress:
@@ -53,7 +73,7 @@ def _shown_progress(options: argparse.Namespace) -> Progress:
 def _events_to(text: str) -> EventLines:
     from ociexport.progress_events import EventLines  # noqa: PLC0415 - as above
 
-    if text.isascii() and text.isdigit():
+    if _is_descriptor(text):
         try:
             # It is the caller's, who may go on writing to it.
             descriptor = open(int(text[:9]), "wb", buffering=0, closefd=False)  # noqa: SIM115
@@ -63,6 +83,6 @@ def _events_to(text: str) -> EventLines:
                 hint="for example --events 3 3>events.json",
             ) from error
         return EventLines(descriptor)
-    file = open(text, "wb", buffering=0)  # noqa: SIM115 - open as long as the process
+    file = begin_file(text)  # open as long as the process
     atexit.register(file.close)  # where the interpreter comes to an end by itself, with warnings of what is open
     return EventLines(file)

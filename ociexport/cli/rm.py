@@ -8,6 +8,7 @@ import os
 from ociexport.cli.exit_codes import OK
 from ociexport.cli.json_option import add_json_argument, print_json
 from ociexport.errors import NotFoundError, UsageError, quoted
+from ociexport.hostpath import real_path
 from ociexport.tree.removal import remove_tree, verify_no_mounts
 from ociexport.tree.userns import can_enter_user_namespace, enter_user_namespace
 
@@ -33,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
 def _verified_place(rootfs: str) -> tuple[str, str]:
     """Return the directory that ``rootfs`` is in, without links, and its name there, if it may be removed."""
     path = rootfs.rstrip("/")
-    parent, name = os.path.realpath(os.path.dirname(path) or "."), os.path.basename(path)
+    parent, name = real_path(f"{os.path.dirname(path) or '.'}/."), os.path.basename(path)
     if name in ("", ".", ".."):
         raise UsageError(
             f"{quoted(rootfs)}: expected a directory that can be removed, got one without a name of its own"

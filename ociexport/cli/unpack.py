@@ -20,6 +20,7 @@ from ociexport.cli.registry_options import add_registry_arguments, registry_opti
 from ociexport.cli.signature_option import add_signature_arguments, signature_policy_from, signed_source
 from ociexport.cli.unpack_report import print_result
 from ociexport.errors import UsageError
+from ociexport.hostpath import is_within, real_path, verify_outside
 from ociexport.newfile import new_file
 from ociexport.progress import Progress, format_bytes
 from ociexport.source_names import open_source
@@ -121,7 +122,12 @@ def run(options: argparse.Namespace) -> int:
     reuse_freed_memory()
     if options.to_tar is not None:
         return _write_tar(options)
+    # Before there is a user namespace, in which nobody knows whose a link is.
+    options.tree = real_path(options.rootfs)
+    _verify_places(options)
     if options.userns and os.geteuid() != 0:
+        options.rootfs = options.tree
+        options.run_files = real_path(options.run_files) if options.run_files is not None else None
         enter_user_namespace()
     unpack_options = UnpackOptions(
         keep_dirlinks=options.keep_dirlinks,
@@ -139,14 +145,13 @@ def run(options: argparse.Namespace) -> int:
         find_account=options.run_files is not None,
         owners_file=options.owners,
     )
-    for path, is_directory in ((options.owners, False), (options.receipt, False), (options.run_files, True)):
-        if path is not None:
-            _verify_place(path, options.rootfs, is_directory=is_directory)
     progress, began = progress_from(options), time.monotonic()
     with closing(_open_signed(options, progress)) as source:
         result = unpack(
             source, options.rootfs, platform=platform_from(options), options=unpack_options, progress=progress
         )
+    # Once more, now that the tree is there: by what other name it may be reached was not known before.
+    _verify_places(options)
     if options.run_files is not None and result.account is not None:
         from ociexport.tree.runfiles import write_run_files  # noqa: PLC0415 - only this option needs it
 
@@ -164,16 +169,28 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _verify_place(path: str, rootfs: str, *, is_directory: bool) -> None:
-    """Return if ``path`` can be written, or may be once ``rootfs`` is there: told before the tree is begun.
+def _verify_places(options: argparse.Namespace) -> None:
+    """Return if what is written beside the tree can be, and is not in it: told before the tree is begun.
 
     Raises:
+        UsageError: it is in the tree, or leads through it.
         OSError: there is no directory for it, or a directory in the place of a file, or the other way round.
     """
+    bundle = options.tree if options.bundle else None
+    tree = os.path.join(options.tree, "rootfs") if options.bundle else options.tree
+    if options.owners is not None:  # begun before there is a bundle
+        _verify_place(options.owners, options.tree, "--owners")
+    if options.receipt is not None:
+        _verify_place(options.receipt, tree, "--receipt", bundle=bundle)
+    if options.run_files is not None:
+        _verify_place(options.run_files, tree, "--run-files", bundle=bundle, is_directory=True)
+
+
+def _verify_place(path: str, tree: str, option: str, *, bundle: str | None = None, is_directory: bool = False) -> None:
+    verify_outside(path, tree, option, bundle=bundle, is_directory=is_directory)
     parent = os.path.dirname(os.path.abspath(path))
-    is_within = f"{parent}/".startswith(f"{os.path.abspath(rootfs)}/")
-    if is_within:
-        return
+    if bundle is not None and is_within(real_path(parent), bundle):
+        return  # which is made later
     if not os.path.isdir(parent):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     if os.path.exists(path) and os.path.isdir(path) != is_directory:

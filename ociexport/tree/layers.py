@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ociexport.digest import Digest
 from ociexport.documents import ImageConfig, Layer, Platform
 from ociexport.errors import OciexportError, UsageError
+from ociexport.hostpath import real_path, verify_outside
 from ociexport.newfile import new_file
 from ociexport.platforms import host_platform
 from ociexport.progress import SILENT, Progress
@@ -146,7 +147,9 @@ def unpack(
             "id maps: expected root, who may give files away",
             hint="--userns makes an ordinary user root of subordinate ids",
         )
-    verify_is_vacant(os.path.realpath(target), replace=options.replace)
+    verify_is_vacant(real_path(target), replace=options.replace)
+    if options.owners_file is not None:
+        verify_outside(options.owners_file, real_path(target), "--owners")
     if not isinstance(image, str):
         return _unpack_source(_signed(image, signatures), target, platform, options, progress)
     from ociexport.source_names import open_source  # noqa: PLC0415 - loads the wire, which an open source needs not

@@ -3,14 +3,18 @@
 A list tells what is moved, so that a process that is killed midway leaves nothing that the next one would take for
 somebody else's:
 
-1. The list is written beside the built directory, and is on the disk.
+1. The list is written beside the built directory, and is on the disk; then its seal is, beside it.
 2. What is in that directory is moved up, name by name, and the mount point gets the root's metadata.
 3. The directory, empty now, is removed: from here on the tree is complete.
-4. The list is removed.
+4. The list is removed, and its seal.
 
 While the directory is there, and nobody has locked it, what the list says can be taken back: each name is in the
 directory or in the mount point, with the type and time that it was moved with. Where one is not so, somebody has been
 at work, and nothing is taken back.
+
+An image may bring files that look like ours, and the next unpacking would remove what they list. So the seal tells the
+list's inode number and the time of its last change (ctime), which no image knows beforehand, and nobody can set. An
+image that has such names in its root is refused besides; see `staging`.
 """
 
 from __future__ import annotations
@@ -28,11 +32,12 @@ from ociexport.tree.modes import change_mode
 TOLERATED_IN_MOUNT = frozenset({"lost+found"})
 # After the name of the built directory.
 LIST_SUFFIX = "-moving"
+SEAL_SUFFIX = "-sealed"
 _RECORD = re.compile(rb"([0-7]+) (-?[0-9]+) ([^/\0]+)", re.DOTALL)
 # Ends the list: a shorter one was not written whole, and then nothing was moved.
 _END = b"\0\0"
-_OPEN_LIST = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_CREATE_LIST = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_OURS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_CREATE_OURS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 # Type and time of modification, by which what was moved is known again: renaming changes neither.
 _Look = tuple[int, int]
@@ -66,7 +71,7 @@ def move_up(fd: int, parent_fd: int, name: str, *, sync: bool) -> None:
         os.rmdir(name, dir_fd=parent_fd)
         if sync:
             os.fsync(parent_fd)
-        os.unlink(name + LIST_SUFFIX, dir_fd=parent_fd)
+        drop_list(parent_fd, name)
     # Last, since each step before changes it.
     os.utime(parent_fd, ns=(status.st_atime_ns, status.st_mtime_ns))
 
@@ -99,15 +104,16 @@ def take_back(fd: int, parent_fd: int, name: str) -> None:
 
 
 def drop_list(parent_fd: int, name: str) -> None:
-    """Remove the list, if there is one of this user: the built directory is gone."""
-    fd = _open_list(parent_fd, name)
-    if fd is not None:
-        os.close(fd)
-        os.unlink(name + LIST_SUFFIX, dir_fd=parent_fd)
+    """Remove the list and its seal, if there are any of this user: the built directory is gone."""
+    for suffix in (LIST_SUFFIX, SEAL_SUFFIX):
+        fd = _open_ours(parent_fd, name + suffix)
+        if fd is not None:
+            os.close(fd)
+            os.unlink(name + suffix, dir_fd=parent_fd)
 
 
 def _write_list(fd: int, parent_fd: int, name: str, names: list[str]) -> None:
-    list_fd = os.open(name + LIST_SUFFIX, _CREATE_LIST, 0o600, dir_fd=parent_fd)
+    list_fd = os.open(name + LIST_SUFFIX, _CREATE_OURS, 0o600, dir_fd=parent_fd)
     with open(list_fd, "wb") as file:
         for each in names:
             status = os.stat(each, dir_fd=fd, follow_symlinks=False)
@@ -117,14 +123,31 @@ def _write_list(fd: int, parent_fd: int, name: str, names: list[str]) -> None:
         file.flush()
         # Names would else be on the disk before what this says of them.
         os.fsync(list_fd)
+        seal = _seal_of(list_fd)
+    seal_fd = os.open(name + SEAL_SUFFIX, _CREATE_OURS, 0o600, dir_fd=parent_fd)
+    with open(seal_fd, "wb") as file:
+        file.write(seal)
+        file.flush()
+        os.fsync(seal_fd)
+
+
+def _seal_of(list_fd: int) -> bytes:
+    status = os.fstat(list_fd)
+    return b"%d %d\n" % (status.st_ino, status.st_ctime_ns)
 
 
 def _read_list(parent_fd: int, name: str) -> dict[bytes, _Look]:
     """Return what is to be moved and how it looks; nothing where there is no list, or none that can be trusted."""
-    fd = _open_list(parent_fd, name)
-    if fd is None:
+    list_fd, seal_fd = _open_ours(parent_fd, name + LIST_SUFFIX), _open_ours(parent_fd, name + SEAL_SUFFIX)
+    if list_fd is None or seal_fd is None:
+        for fd in (list_fd, seal_fd):
+            if fd is not None:
+                os.close(fd)
         return {}
-    with open(fd, "rb") as file:
+    with open(list_fd, "rb") as file, open(seal_fd, "rb") as seal_file:
+        seal = _seal_of(list_fd)
+        if seal_file.read(len(seal) + 1) != seal:
+            return {}
         content = file.read()
     if not content.endswith(_END):
         return {}
@@ -132,10 +155,10 @@ def _read_list(parent_fd: int, name: str) -> dict[bytes, _Look]:
     return {match[3]: (int(match[1], 8), int(match[2])) for match in records if match and match[3] not in (b".", b"..")}
 
 
-def _open_list(parent_fd: int, name: str) -> int | None:
-    """Return a descriptor of the list; None where there is none, or where others may have written it."""
+def _open_ours(parent_fd: int, name: str) -> int | None:
+    """Return a descriptor of a list or seal; None where there is none, or where others may have written it."""
     try:
-        fd = os.open(name + LIST_SUFFIX, _OPEN_LIST, dir_fd=parent_fd)
+        fd = os.open(name, _OPEN_OURS, dir_fd=parent_fd)
     except OSError:
         return None
     status = os.fstat(fd)

@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from pathlib import Path
+from contextlib import suppress
 
 from ociexport.documents import ImageConfig
 from ociexport.errors import InvalidImageError, quoted
+from ociexport.hostpath import real_path
+from ociexport.newfile import new_file_in
 from ociexport.tree.accounts import Account
 from ociexport.tree.bundle import command_of, environment_of, working_dir_of
 
@@ -50,19 +52,35 @@ def write_run_files(directory: str, rootfs: str, config: ImageConfig, account: A
         # NULs part the arguments in bwrap.args: what follows one would be an option, such as to bind the host's root.
         if "\0" in text:
             raise InvalidImageError(f"config: run files: expected text without NUL, got {quoted(text)}")
-    target = Path(directory)
-    target.mkdir(exist_ok=True)
     rootfs = os.path.abspath(rootfs)
-    _write(target / "env", _ENV_NOTE + "".join(f"export {_assignment(item)}\n" for item in variables))
-    _write(target / "chroot.sh", _chroot_script(rootfs, variables, working_dir, command, account), mode=0o755)
-    _write(target / "bwrap.args", "\0".join(_bwrap_arguments(rootfs, environment, working_dir, account)))
-    _write(target / "bwrap.sh", _bwrap_script(command), mode=0o755)
-    _write(target / f"{os.path.basename(rootfs)}.nspawn", _nspawn_settings(environment, working_dir, command, account))
+    with _Directory(directory) as target:
+        target.write("env", _ENV_NOTE + "".join(f"export {_assignment(item)}\n" for item in variables))
+        target.write("chroot.sh", _chroot_script(rootfs, variables, working_dir, command, account), mode=0o755)
+        target.write("bwrap.args", "\0".join(_bwrap_arguments(rootfs, environment, working_dir, account)))
+        target.write("bwrap.sh", _bwrap_script(command), mode=0o755)
+        settings = _nspawn_settings(environment, working_dir, command, account)
+        target.write(f"{os.path.basename(rootfs)}.nspawn", settings)
 
 
-def _write(path: Path, text: str, *, mode: int = 0o644) -> None:
-    path.write_bytes(text.encode("utf-8", "surrogateescape"))
-    path.chmod(mode)
+class _Directory:
+    """A directory for files, made where missing; opened once, so that all of them are in the same one."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        place = real_path(path)
+        with suppress(FileExistsError):
+            os.mkdir(place)
+        self._fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def __enter__(self) -> _Directory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+    def write(self, name: str, text: str, *, mode: int = 0o644) -> None:
+        with new_file_in(self._fd, name, os.path.join(self._path, name), mode=mode) as file:
+            file.write(text.encode("utf-8", "surrogateescape"))
 
 
 def _assignment(item: str) -> str:

@@ -13,16 +13,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from ociexport.errors import NotFoundError, UsageError, quoted
+from ociexport.errors import NotFoundError, UnsafeEntryError, UsageError, quoted
+from ociexport.hostpath import real_path
 from ociexport.tree.dirnames import names_in
 from ociexport.tree.exchange import exchange_names, sync_file_system
-from ociexport.tree.mountmove import LIST_SUFFIX, TOLERATED_IN_MOUNT, drop_list, move_up, moved_names, take_back
+from ociexport.tree.mountmove import (
+    LIST_SUFFIX,
+    SEAL_SUFFIX,
+    TOLERATED_IN_MOUNT,
+    drop_list,
+    move_up,
+    moved_names,
+    take_back,
+)
 from ociexport.tree.preflight import explain_full_disk
 from ociexport.tree.removal import is_mount_point, is_overlay, remove_tree, verify_no_mounts
 
 _MARK = ".partial-"
 _MARK_BYTES = 4
-_LEFTOVER_PATTERN = re.compile(rf"[0-9a-f]{{{2 * _MARK_BYTES}}}(-old|{LIST_SUFFIX})?")
+_LEFTOVER_PATTERN = re.compile(rf"[0-9a-f]{{{2 * _MARK_BYTES}}}(-old|{LIST_SUFFIX}|{SEAL_SUFFIX})?")
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -54,11 +63,11 @@ def staged_directory(target: str, *, replace: bool = False, sync: bool = False) 
     What a killed process left beside ``target`` is removed; what a living one is at, told by its lock, is not.
 
     Raises:
-        UsageError: ``target`` is in use; it was not touched.
+        UsageError: ``target`` is in use, or a link of another user; it was not touched.
         NotFoundError: its parent directory is not there.
         OSError: the disk; or ``target`` is the new tree, but the old one, beside it, can't be removed.
     """
-    target = os.path.realpath(target)
+    target = real_path(target)
     verify_is_vacant(target, replace=replace)
     is_mount = is_mount_point(target)
     parent = target if is_mount else os.path.dirname(target)
@@ -68,7 +77,7 @@ def staged_directory(target: str, *, replace: bool = False, sync: bool = False) 
         raise NotFoundError(f"{quoted(parent)}: expected a directory, got none", hint="make it first") from error
     prefix = _prefix_of(target)
     try:
-        _remove_leftovers(parent_fd, prefix)
+        _remove_leftovers(parent_fd, prefix, is_mount=is_mount)
         name = os.fsencode(prefix + secrets.token_hex(_MARK_BYTES))
         with _placing_errors(target, parent_fd):
             os.mkdir(name, 0o700, dir_fd=parent_fd)
@@ -84,6 +93,7 @@ def staged_directory(target: str, *, replace: bool = False, sync: bool = False) 
                 if sync:
                     sync_file_system(fd)
                 if is_mount:
+                    _verify_brings_no_leftovers(fd, prefix)
                     _verify_is_still_vacant(parent_fd, prefix, target)
                     with _placing_errors(target, parent_fd):
                         _move_up(fd, parent_fd, name, sync=sync)
@@ -119,7 +129,7 @@ def verify_is_vacant(target: str, *, replace: bool = False) -> None:
         raise UsageError(f"{quoted(target)}: expected no file or an empty directory, got a file") from error
     is_mount = is_mount_point(target)
     if replace and not is_mount:
-        verify_no_mounts(os.path.realpath(target))
+        verify_no_mounts(real_path(target))
         return
     prefix = _prefix_of(target)
     if is_mount:
@@ -149,6 +159,20 @@ def _verify_is_still_vacant(parent_fd: int, prefix: str, target: str) -> None:
         is_vacant = False  # another process is moving
     if not is_vacant:
         raise UsageError(f"{quoted(target)}: expected no file or an empty directory, got one that was just filled")
+
+
+def _verify_brings_no_leftovers(fd: int, prefix: str) -> None:
+    """Return if nothing in the tree's root would be taken for a leftover of ours in the mount point.
+
+    Raises:
+        UnsafeEntryError: something would.
+    """
+    for name in names_in(fd):
+        if _is_leftover(name, prefix):
+            raise UnsafeEntryError(
+                f"{quoted(name)}: expected a name that is not one of unfinished trees, got one in the image's root",
+                hint="unpack it elsewhere than in a mount point of that name",
+            )
 
 
 def _foreign_names(mount_fd: int, prefix: str) -> set[str]:
@@ -221,19 +245,20 @@ def _verify_is_renamable(fd: int, parent_fd: int, name: bytes, target: str) -> N
         os.rmdir("probe", dir_fd=fd)
 
 
-def _remove_leftovers(parent_fd: int, prefix: str) -> None:
+def _remove_leftovers(parent_fd: int, prefix: str, *, is_mount: bool) -> None:
     for name in names_in(parent_fd):
         if not _is_leftover(name, prefix):
             continue
         with suppress(OSError):  # not ours to remove, or just now removed by its owner
-            _remove_leftover(parent_fd, name)
+            _remove_leftover(parent_fd, name, is_mount=is_mount)
 
 
-def _remove_leftover(parent_fd: int, name: str) -> None:
+def _remove_leftover(parent_fd: int, name: str, *, is_mount: bool) -> None:
     """Remove a staged directory with what was moved out of it, and then its list, which is of no use without it."""
-    staged_name = name.removesuffix(LIST_SUFFIX)
+    staged_name = name.removesuffix(LIST_SUFFIX).removesuffix(SEAL_SUFFIX)
     with suppress(FileNotFoundError), _locked(parent_fd, staged_name) as fd:
-        take_back(fd, parent_fd, staged_name)
+        if is_mount:  # nowhere else is anything moved
+            take_back(fd, parent_fd, staged_name)
         remove_tree(parent_fd, os.fsencode(staged_name))
     drop_list(parent_fd, staged_name)
 
