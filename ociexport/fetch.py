@@ -25,6 +25,7 @@ from ociexport.errors import (
 )
 from ociexport.progress import Progress
 from ociexport.sources import BlobOpener, BlobStore, BlobWriter, ImageSource, PlacingStream, PlacingWriter
+from ociexport.threads import ThreadLimitError, start_thread
 
 DEFAULT_JOBS = 4
 # More connections than any registry grants one client.
@@ -140,13 +141,15 @@ class BlobFetch:
         for blob in sorted(blobs, key=lambda blob: -blob.descriptor.size):
             waiting.put(blob)
         # Daemons, so that one which hangs in the network does not keep an interrupted process from ending.
-        threads = [
-            threading.Thread(target=self._work, args=(waiting, outcomes), name=f"fetch {number}", daemon=True)
-            for number in range(min(jobs, len(blobs)))
-        ]
-        for thread in threads:
-            thread.start()
+        threads: list[threading.Thread] = []
         try:
+            for number in range(min(jobs, len(blobs))):
+                try:
+                    threads.append(start_thread(self._work, waiting, outcomes, name=f"fetch {number}"))
+                except ThreadLimitError:
+                    if not threads:
+                        raise
+                    break  # fewer do the work too
             for _ in blobs:
                 failure = outcomes.get()
                 if failure is not None:

@@ -23,6 +23,7 @@ from ociexport.platforms import host_platform
 from ociexport.progress import SILENT, Progress
 from ociexport.pull_result import PullResult
 from ociexport.source_names import SourceOpener, parse_source_name
+from ociexport.threads import starting_threads
 from ociexport.transfer import copy_image
 
 if TYPE_CHECKING:
@@ -116,7 +117,8 @@ def _outcomes_of(orders: list[_Order], executor: Executor | None, progress: Prog
             workers = ThreadPoolExecutor(DEFAULT_WORKERS, thread_name_prefix="pull")
             stack.callback(workers.shutdown, cancel_futures=True)
             opener = stack.enter_context(closing(SourceOpener(options=orders[0].registry, progress=progress)))
-            futures = [workers.submit(_pull_with, order, opener, progress) for order in orders]
+            with starting_threads():
+                futures = [workers.submit(_pull_with, order, opener, progress) for order in orders]
         elif executor is not None:
             futures = [executor.submit(_pull_alone, order) for order in orders]
         else:

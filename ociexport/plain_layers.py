@@ -19,6 +19,7 @@ from ociexport.layout_blob import LayoutBlobWriter
 from ociexport.prepare import PreparedImage
 from ociexport.readahead import ChunkPipe
 from ociexport.sources import BlobWriter
+from ociexport.threads import start_thread
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -187,8 +188,7 @@ class _PlainLayerWriter:
         self._pipe = ChunkPipe(_CHUNKS_AHEAD)
         self._failure = None
         self._is_cut = False
-        self._thread = threading.Thread(target=self._inflate, args=(self._pipe,), name="inflate", daemon=True)
-        self._thread.start()
+        self._thread = start_thread(self._inflate, self._pipe, name="inflate")
 
     def _stop(self, *, is_cut: bool) -> None:
         self._is_cut = is_cut

@@ -6,11 +6,12 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TextIO
 
 from ociexport.digest import Digest
 from ociexport.progress import ProgressPhase, ProgressTask, format_bytes
+from ociexport.threads import ThreadLimitError, start_thread
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -53,9 +54,9 @@ class PlainProgress:
         """Begin a phase; while it lasts, a line every now and then says how far it is."""
         self._phase = phase = _CountedPhase(title, total_bytes)
         ended = threading.Event()
-        heart = threading.Thread(target=self._beat, args=(phase, ended), name="heartbeat", daemon=True)
         if self._heartbeat_seconds is not None:
-            heart.start()
+            with suppress(ThreadLimitError):  # the work may do without
+                start_thread(self._beat, phase, ended, name="heartbeat")
         try:
             yield phase
         finally:

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Generator, Iterator
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 from ociexport.digest import Chunk, Digest
+from ociexport.threads import start_thread
 
 T = TypeVar("T")
 
@@ -43,8 +43,7 @@ class ReadAhead(Generic[T], Iterator[T]):
         self._is_stopped = False
         self._is_done = False
         self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self._thread = start_thread(self._run, name=name)
 
     def _run(self) -> None:
         try:
@@ -97,8 +96,7 @@ class HashAhead:
         self._hasher = digest.new_hasher()
         self._free = _room_for(depth)
         self._waiting: SimpleQueue[Chunk | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="hash", daemon=True)
-        self._thread.start()
+        self._thread = start_thread(self._run, name="hash")
 
     def _run(self) -> None:
         while (chunk := self._waiting.get()) is not None:

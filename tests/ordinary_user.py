@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -28,18 +29,31 @@ _SCRIPT = textwrap.dedent(
         main(["unpack", "--help"])
         main(["rm", "--help"])
         main(["diff", "--help"])
+    if os.environ.get("BEGIN"):
+        import concurrent.futures.thread, importlib, multiprocessing, pkgutil, resource, shutil, tempfile, tomllib
+        import encodings.idna, ociexport
+        for found in pkgutil.walk_packages(ociexport.__path__, "ociexport."):
+            found.name.endswith("__main__") or importlib.import_module(found.name)
     os.setgroups([])
     os.setgid({GID})
     os.setuid({UID})
+    begin = os.environ.get("BEGIN")
+    if begin:
+        exec(begin)
     sys.exit(main(sys.argv[1:]))
     """
 )
 
 
-def run_as_ordinary_user(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run ``ociexport`` with ``words`` as `UID`."""
+def run_as_ordinary_user(*words: str | Path, begin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run ``ociexport`` with ``words`` as `UID`, in a process that does ``begin`` first."""
     return subprocess.run(
-        [sys.executable, "-c", _SCRIPT, *map(str, words)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", _SCRIPT, *map(str, words)],
+        env={**os.environ, "BEGIN": begin},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 

@@ -31,10 +31,11 @@ from tests.memory_source import member
 
 @pytest.fixture(autouse=True)
 def _signals() -> object:
-    """`main` takes SIGTERM for itself."""
-    before = signal.getsignal(signal.SIGTERM)
+    """`main` takes SIGTERM and SIGHUP for itself."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +100,7 @@ def test_exit_codes_are_those_of_the_conventions() -> None:
         "MALFORMED_IMAGE": 8,
         "DISK": 9,
         "NO_SUCH_PLATFORM": 10,
+        "HUNG_UP": 129,
         "INTERRUPTED": 130,
         "READER_GONE": 141,
         "TERMINATED": 143,

@@ -357,7 +357,7 @@ def test_kill_leaves_it_absent_or_complete(tmp_path: Path) -> None:
     assert len(list((place / "rootfs").rglob("*"))) == expected
 
 
-def test_sigint_and_sigterm_end_soon_and_clean(tmp_path: Path) -> None:
+def test_sigint_sigterm_and_sighup_end_soon_and_clean(tmp_path: Path) -> None:
     files = [member(f"d{number % 50}/f{number}", b"x" * 2000) for number in range(20_000)]
     write_layout(tmp_path / "layout", {"1": build_image([files])})
     place = tmp_path / "place"
@@ -375,7 +375,11 @@ def test_sigint_and_sigterm_end_soon_and_clean(tmp_path: Path) -> None:
         process.send_signal(number)
         return process.wait(20), process.communicate()[1]
 
-    for number, code, word in ((signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")):
+    for number, code, word in (
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 143, "terminated"),
+        (signal.SIGHUP, 129, "hung up"),
+    ):
         # On a busy machine the signal may come when all is done.
         while (ended := interrupt(number))[0] == 0:
             shutil.rmtree(place / "rootfs")

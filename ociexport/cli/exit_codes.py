@@ -28,6 +28,8 @@ INTEGRITY = 7
 MALFORMED_IMAGE = 8
 DISK = 9
 NO_SUCH_PLATFORM = 10
+# As a shell tells of a program that SIGHUP has ended: its terminal was closed.
+HUNG_UP = 129
 INTERRUPTED = 130
 # As a shell tells of a program that SIGPIPE has ended: who read standard output, as `head` does, has read enough.
 READER_GONE = 141

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import ociexport
-from ociexport.cli.exit_codes import INTERRUPTED, READER_GONE, TERMINATED
+from ociexport.cli.exit_codes import HUNG_UP, INTERRUPTED, READER_GONE, TERMINATED
 from ociexport.cli.streams import OUTPUT_NAME, give_up_output, prepare_streams
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def run() -> NoReturn:
     Python for warnings is a developer, and gets those that come with that.
     """
     code = main()
-    for number in (signal.SIGINT, signal.SIGTERM):  # too late: the work is done, and told
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # too late: the work is done, and told
         signal.signal(number, signal.SIG_IGN)
     if sys.warnoptions or sys.flags.dev_mode:
         sys.exit(code)
@@ -48,7 +48,11 @@ def run() -> NoReturn:
 
 
 class _Terminated(BaseException):
-    """SIGTERM arrived; not an Exception, so that only clean-up code sees it on its way out."""
+    """SIGTERM or SIGHUP arrived; not an Exception, so that only clean-up code sees it on its way out."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__("terminated")
+        self.number = number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,11 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
-    signal.signal(signal.SIGTERM, _raise_terminated)
-    prepare_streams()
     options: Namespace | None = None
     error: BaseException | None = None
     try:
+        signal.signal(signal.SIGTERM, _raise_terminated)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup wants it to go on
+            signal.signal(signal.SIGHUP, _raise_terminated)
+        # What we make we have to open, whatever the umask takes from others.
+        os.umask(os.umask(0o077) & 0o077)
+        prepare_streams()
         options = _parse(words)
         if getattr(options, "events", None) is not None:
             _open_events(options)
@@ -71,7 +79,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except (ociexport.OciexportError, OSError, MemoryError, UnicodeError, KeyboardInterrupt, _Terminated) as raised:
         error = raised
-        code = _report(error, options)
+        try:
+            code = _report(error, options)
+        except (KeyboardInterrupt, _Terminated) as late:  # while what tells it was loaded
+            code = _report(late)
     events = getattr(options, "events", None)
     # Still its name, where it could not be opened.
     return code if events is None or isinstance(events, str) else _end_events(events, code, error)
@@ -116,7 +127,7 @@ def _report(error: BaseException, options: Namespace | None = None) -> int:
             # Its reader has read enough, as `head` does.
             return READER_GONE
     if isinstance(error, _Terminated):
-        return _report_end("terminated", TERMINATED)
+        return _report_end(*(("hung up", HUNG_UP) if error.number == signal.SIGHUP else ("terminated", TERMINATED)))
     if isinstance(error, KeyboardInterrupt):
         return _report_end("interrupted", INTERRUPTED)
     from ociexport.cli.reporting import proof_of, report_error  # noqa: PLC0415 - only an error needs it
@@ -127,7 +138,7 @@ def _report(error: BaseException, options: Namespace | None = None) -> int:
 
 
 def _raise_terminated(number: int, frame: FrameType | None) -> NoReturn:
-    raise _Terminated("terminated")
+    raise _Terminated(number)
 
 
 def _report_end(how: str, code: int) -> int:

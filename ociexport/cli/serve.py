@@ -32,6 +32,8 @@ def run(options: argparse.Namespace) -> int:
     host, port = parse_address(options.addr)
     # A server is ended by a signal as a matter of course.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
     with LayoutServer(ImageLayout(options.layout), host, port) as server:
         try:
             _tell(options, server)

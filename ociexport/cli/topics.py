@@ -112,6 +112,7 @@ Exit codes, the same for every command, and stable
     8  an image or archive that breaks the specification, or is unsafe
     9  the disk or the file system
    10  no image for the platform
+  129  hung up
   130  interrupted      143  terminated
   141  who reads the output has read enough (a pipe to head)
 

@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Iterator
 
 from ociexport.registry.failures import StalledError
+from ociexport.threads import start_thread
 
 _MAX_TICK_SECONDS = 1.0
 
@@ -117,8 +118,7 @@ class Deadlines:
         with self._lock:
             self._watched.add(deadline)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="deadlines", daemon=True)
-                self._thread.start()
+                self._thread = start_thread(self._run, name="deadlines")
         return deadline
 
     def stop(self) -> None:

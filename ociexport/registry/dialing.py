@@ -12,13 +12,14 @@ import errno
 import os
 import selectors
 import socket
-import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from queue import Empty, SimpleQueue
 from typing import TypeAlias
+
+from ociexport.threads import start_thread
 
 # The next address is tried after so long, while those before it may still answer (RFC 8305, 5).
 _HEAD_START_SECONDS = 0.25
@@ -47,7 +48,7 @@ def look_up(host: str, port: int, timeout_seconds: float) -> Sequence[AddressInf
         except UnicodeError:
             answers.put(socket.gaierror(socket.EAI_NONAME, "it is no name of a host"))
 
-    threading.Thread(target=ask, name=f"look up {host}", daemon=True).start()
+    start_thread(ask, name=f"look up {host}")
     try:
         answer = answers.get(timeout=timeout_seconds)
     except Empty as error:

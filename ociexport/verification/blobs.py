@@ -12,6 +12,7 @@ from io import BytesIO
 from ociexport.digest import ByteStream, Digest, Verifier
 from ociexport.errors import DigestMismatchError, InvalidImageError, NotFoundError
 from ociexport.progress import Progress, ProgressTask
+from ociexport.threads import starting_threads
 from ociexport.verification.findings import Findings, Kind, kind_of, message_of
 from ociexport.verification.layers import ExaminedLayer, LayerExaminer
 from ociexport.verification.walk import NamedBlob
@@ -78,7 +79,9 @@ def check_blobs(blobs: Sequence[BlobToCheck], progress: Progress) -> dict[Digest
         ThreadPoolExecutor(_JOBS, "verify") as threads,
     ):
         try:
-            return dict(threads.map(lambda blob: (blob.digest, _check(blob, progress, stop)), blobs))
+            with starting_threads():
+                checked = threads.map(lambda blob: (blob.digest, _check(blob, progress, stop)), blobs)
+            return dict(checked)
         finally:
             # After an error or SIGINT the others are not waited for to their ends.
             stop.set()
