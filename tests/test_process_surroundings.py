@@ -34,6 +34,8 @@ COMMANDS = {
     "which-layer": ("which-layer", "LAYOUT", "g"),
 }
 
+_NO_THREADS = "import resource; resource.setrlimit(resource.RLIMIT_NPROC, (0, 0)); os.environ.clear()"
+
 
 def words_of(command: str, place: Path) -> list[str]:
     return [
@@ -49,7 +51,7 @@ def test_where_no_thread_can_be_started_it_is_one_line(command: str) -> None:
         ended = run_as_ordinary_user(
             *words_of(command, place),
             "-q",
-            begin="import resource; resource.setrlimit(resource.RLIMIT_NPROC, (0, 0)); os.environ.clear()",
+            begin=_NO_THREADS,
         )
         if ended.returncode:
             line = "ociexport: error: a thread: expected one more, got none from the system\n"
