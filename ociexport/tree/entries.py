@@ -22,8 +22,7 @@ from ociexport.tree.paxrecords import PaxRecords, parse_pax_records
 from ociexport.tree.sparse import (
     SparseSegments,
     parse_gnu_sparse_headers,
-    parse_pax_sparse_numbers,
-    read_pax_sparse_map,
+    parse_pax_sparse,
     verify_sparse_segments,
 )
 
@@ -204,6 +203,7 @@ class TarReader:
                 local_records = self._read_extension(size)
             elif flag == b"g":
                 self._global_records = parse_pax_records(self._read_extension(size), self._global_records)
+                self._global_records.pop("sparse", None)  # a map is of one file
                 self._verify_global_xattrs()
             elif flag == b"L":
                 gnu_name = self._read_extension(size).partition(b"\0")[0] or None
@@ -283,10 +283,11 @@ class TarReader:
         if flag == b"S":
             segments, size = parse_gnu_sparse_headers(block, self._read_block)
         self._begin_data(stored_bytes)
-        if records and "sparse" in records and kind is EntryType.FILE:
+        if records and "sparse" in records and kind is EntryType.FILE and segments is None:
             sparse = records["sparse"]
-            name = sparse.get(b"GNU.sparse.name", name)
-            segments, size = self._parse_pax_sparse(sparse, size)
+            if (found := parse_pax_sparse(sparse, size, self._read_data_block)) is not None:
+                segments, size = found
+                name = sparse.get(b"GNU.sparse.name") or name
         if segments is not None:
             verify_sparse_segments(segments, size, self._data_left)
         device = (0, 0)
@@ -295,12 +296,6 @@ class TarReader:
         # Without the call of Entry's own constructor, which is a function of Python.
         values = (kind, name, link_name, mode, uid, gid, size, mtime_ns, atime_ns, xattrs, device, segments)
         return tuple.__new__(Entry, values)
-
-    def _parse_pax_sparse(self, sparse: dict[bytes, bytes], size: int) -> tuple[SparseSegments | None, int]:
-        if sparse.get(b"GNU.sparse.major") == b"1":
-            # Format 1.0 puts its map in front of the data; the map's blocks count as data in the header's size.
-            return read_pax_sparse_map(sparse, self._read_data_block), parse_pax_sparse_numbers(sparse, size)[1]
-        return parse_pax_sparse_numbers(sparse, size)
 
     def _read_data_block(self) -> bytes:
         """Return the next block of the current entry's data."""

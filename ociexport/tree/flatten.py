@@ -98,13 +98,13 @@ def flatten(
         )
     writer = TarWriter(write, max_mtime_ns=max_mtime_ns)
     for entry in contents.directories:
-        writer.write_header(entry)
-    emitter = _FileEmitter(writer, write, contents.files)
+        writer.write_entry(entry)
+    emitter = _FileEmitter(writer, contents.files)
     applier = LayerApplier(emitter, limits, Losses(), selection=selection)
     last_layer = max((place[0] for place in contents.files), default=0)
     applier.apply_all(source, layers[:last_layer], progress)
     for entry in contents.others:
-        writer.write_header(entry)
+        writer.write_entry(entry)
     writer.finish()
     entries = len(contents.directories) + len(contents.files) + len(contents.others)
     return FlattenResult(manifest.digest, config, layers, entries, losses)
@@ -160,20 +160,11 @@ class _Contents:
 class _FileEmitter(PickingTarget[Entry]):
     """Writes the files that are left when they come by; the rest is written before or after."""
 
-    def __init__(
-        self,
-        writer: TarWriter,
-        write: Callable[[bytes | memoryview], object],
-        files: dict[tuple[int, int], Entry],
-    ) -> None:
+    def __init__(self, writer: TarWriter, files: dict[tuple[int, int], Entry]) -> None:
         super().__init__(files)
         self._writer = writer
-        self._write = write
 
     def take_file(self, wanted: Entry, entry: Entry, data: Iterator[memoryview]) -> None:
-        self._writer.write_header(wanted)
+        # Of a sparse file the holes too, as zeros: every reader of tars understands that.
         chunks = data if entry.segments is None else filled_parts(entry.segments, entry.size, data)
-        for chunk in chunks:
-            # Of a sparse file the holes too, as zeros: every reader of tars understands that.
-            self._write(chunk)
-        self._writer.pad(wanted.size)
+        self._writer.write_file(wanted, chunks)

@@ -17,6 +17,8 @@ from ociexport.tree.paxrecords import parse_decimal
 MAX_SPARSE_SEGMENTS = 1_000_000
 _MAX_SIZE = 2**63 - 1
 _ZEROS = bytes(64 * 1024)
+# Major and minor version of the formats whose map is in the records; GNU tar 1.14 to 1.15.91 wrote none.
+_MAP_IN_RECORDS = frozenset({(b"", b""), (b"0", b"0"), (b"0", b"1")})
 
 
 class SparseSegments:
@@ -82,24 +84,49 @@ def _add_gnu_segments(segments: SparseSegments, numbers: bytes) -> None:
         segments.add(parse_number(offset, "sparse offset"), parse_number(count, "sparse bytes"))
 
 
-def parse_pax_sparse_numbers(sparse: dict[bytes, bytes], size: int) -> tuple[SparseSegments | None, int]:
-    """Return the segments that records of format 0.0 or 0.1 hold, and the real size; None for no segments in them."""
-    for key in (b"GNU.sparse.realsize", b"GNU.sparse.size"):
-        if key in sparse:
-            size = parse_decimal(key, sparse[key])
-    if b"GNU.sparse.map" not in sparse:
-        return None, size
-    numbers = [parse_decimal(b"GNU.sparse.map", text) for text in sparse[b"GNU.sparse.map"].split(b",") if text]
+def parse_pax_sparse(
+    sparse: dict[bytes, bytes], size: int, read_block: Callable[[], bytes]
+) -> tuple[SparseSegments, int] | None:
+    """Return the segments of a file and its real size, as GNU's records say; None where they bring no map.
+
+    Without a map the other records say nothing, and neither do those of a version that nobody knows: Go's archive/tar
+    reads so. A size that differs from the data's would have one reader take data for headers.
+
+    Args:
+        sparse: the records.
+        size: of the data, which is the real size where no record says another.
+        read_block: gives the data's next block, for a map in front of the data.
+
+    Raises:
+        InvalidImageError: a number is none, or the map is broken.
+    """
+    version = (sparse.get(b"GNU.sparse.major", b""), sparse.get(b"GNU.sparse.minor", b""))
+    if version == (b"1", b"0"):
+        segments = _read_map_before_data(read_block)
+    elif version in _MAP_IN_RECORDS and sparse.get(b"GNU.sparse.map"):
+        segments = _parse_map_in_records(sparse[b"GNU.sparse.map"])
+    else:
+        return None
+    # Format 1.0 has the second key, those before it the first.
+    for key in (b"GNU.sparse.size", b"GNU.sparse.realsize"):
+        if sparse.get(key):
+            return segments, parse_decimal(key, sparse[key])
+    return segments, size
+
+
+def _parse_map_in_records(text: bytes) -> SparseSegments:
+    """Return the segments of format 0.1, which is format 0.0 with its pairs joined."""
+    numbers = [parse_decimal(b"GNU.sparse.map", number) for number in text.split(b",")]
     if len(numbers) % 2:
         raise InvalidImageError(f"tar: sparse map: expected pairs of numbers, got {len(numbers)} numbers")
     segments = SparseSegments()
     for offset, count in zip(numbers[::2], numbers[1::2], strict=True):
         segments.add(offset, count)
-    return segments, size
+    return segments
 
 
-def read_pax_sparse_map(sparse: dict[bytes, bytes], read_block: Callable[[], bytes]) -> SparseSegments:
-    """Return the segments of a file of format 1.0: decimal lines in front of its data, padded to whole blocks."""
+def _read_map_before_data(read_block: Callable[[], bytes]) -> SparseSegments:
+    """Return the segments of format 1.0: decimal lines in front of the data, padded to whole blocks."""
     lines = _MapLines(read_block)
     count = lines.next_number()
     _verify_count(count)

@@ -6,10 +6,12 @@ Spec: POSIX.1-2017 pax, "pax Interchange Format", "ustar Interchange Format".
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from urllib.parse import quote_from_bytes
 
+from ociexport.errors import SizeMismatchError
 from ociexport.tree.entries import BLOCK_BYTES, Entry, EntryType
+from ociexport.tree.paths import quoted_path
 
 _FLAGS = {
     EntryType.FILE: b"0",
@@ -26,7 +28,8 @@ _MAX_OCTAL_7, _MAX_OCTAL_11 = 0o7777777, 0o77777777777
 
 
 class TarWriter:
-    """Writes entries one after another.
+    """Writes entries one after another, each with just as much data as its header says: a reader takes what is beyond
+    that for the next header, which no check has seen.
 
     Args:
         write: takes the bytes.
@@ -37,8 +40,35 @@ class TarWriter:
         self._write = write
         self._max_mtime_ns = max_mtime_ns
 
-    def write_header(self, entry: Entry) -> None:
-        """Write the header of ``entry``; its ``size`` bytes of data are the caller's to write, and `pad` after them."""
+    def write_entry(self, entry: Entry) -> None:
+        """Write an entry that has no data.
+
+        Raises:
+            SizeMismatchError: it says that it has some; nothing of it was written.
+        """
+        if entry.size:
+            raise _wrong_size(entry, "none")
+        self._write_header(entry)
+
+    def write_file(self, entry: Entry, data: Iterable[bytes | memoryview]) -> None:
+        """Write ``entry`` with its data.
+
+        Raises:
+            SizeMismatchError: the data has more or fewer bytes than ``entry`` says. What was written up to then is no
+                whole tar, but none of it is beyond the entry's size.
+        """
+        self._write_header(entry)
+        written = 0
+        for chunk in data:
+            written += len(chunk)
+            if written > entry.size:
+                raise _wrong_size(entry, f"at least {written}")
+            self._write(chunk)
+        if written != entry.size:
+            raise _wrong_size(entry, str(written))
+        self._pad(written)
+
+    def _write_header(self, entry: Entry) -> None:
         mtime_ns = entry.mtime_ns
         if self._max_mtime_ns is not None:
             mtime_ns = min(mtime_ns, self._max_mtime_ns)
@@ -47,7 +77,7 @@ class TarWriter:
             data = b"".join(sorted(records))
             self._write(_header(b"PaxHeaders/entry", b"x", size=len(data)))
             self._write(data)
-            self.pad(len(data))
+            self._pad(len(data))
         self._write(
             _header(
                 entry.name[:_MAX_NAME_BYTES],
@@ -62,13 +92,17 @@ class TarWriter:
             )
         )
 
-    def pad(self, size: int) -> None:
+    def _pad(self, size: int) -> None:
         """Fill the last block of ``size`` bytes of data."""
         self._write(bytes(-size % BLOCK_BYTES))
 
     def finish(self) -> None:
         """Write the end marker."""
         self._write(bytes(2 * BLOCK_BYTES))
+
+
+def _wrong_size(entry: Entry, got: str) -> SizeMismatchError:
+    return SizeMismatchError(f"tar to write: {quoted_path(entry.name)}: expected {entry.size} bytes of data, got {got}")
 
 
 def _records(entry: Entry, mtime_ns: int) -> list[bytes]:
