@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bz2
 import lzma
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Protocol, cast
@@ -25,7 +26,16 @@ TAR_CHUNK_BYTES = 1024 * 1024
 MAX_RATIO = 250
 RATIO_FROM_BYTES = 2 * 1024**3
 
+# A gzip member or zstd frame takes some ten microseconds, however little is in it. Tools write one for each file
+# (eStargz, zstd:chunked), and pzstd a skippable one before each; those of less than a tar block are few.
+MAX_SMALL_STREAMS = 10_000
+_SMALL_STREAM_BYTES = 512
+_SMALL_STREAMS_FOR_LARGE = 2
+# A piece of a blob that is inflated at once begins with so much, and doubles.
+_FIRST_PIECE_BYTES = 4 * 1024
+
 MAGIC_BYTES = 6
+_OTHER_THAN_ZERO = re.compile(rb"[^\0]")
 _GZIP_MAGIC = b"\x1f\x8b"
 _XZ_MAGIC = b"\xfd7zXZ\x00"
 _BZIP2_MAGIC = b"BZh"
@@ -58,6 +68,7 @@ def read_tar_chunks(blob: ByteStream) -> Iterator[bytes]:
         blob: the layer as stored; closed by the caller.
 
     Raises:
+        LimitExceededError: there are too many streams that give next to nothing.
         InvalidImageError: the compressed data is damaged or ends too soon. Errors of ``blob`` pass through and come
             first: a transfer that was cut is no damaged layer.
 
@@ -92,9 +103,13 @@ def verify_ratio(tar_bytes: int, blob_bytes: int) -> None:
 
 
 def _inflate(
-    blob: ByteStream, data: bytes, name: str, new_decompressor: Callable[[], _Decompressor]
+    blob: ByteStream, head: bytes, name: str, new_decompressor: Callable[[], _Decompressor]
 ) -> Iterator[bytes]:
+    feed = _Feed(blob, head)
     decompressor = new_decompressor()
+    streams = _StreamCount(name)
+    data = feed.take()
+    stream_bytes = 0
     while True:
         try:
             chunk = decompressor.decompress(data, TAR_CHUNK_BYTES)
@@ -102,33 +117,102 @@ def _inflate(
             raise InvalidImageError(f"{name} data: expected a valid stream, got a damaged one ({error})") from error
         data = b""
         if chunk:
+            stream_bytes += len(chunk)
             yield chunk
         if decompressor.eof:
-            data = _skip_padding(blob, decompressor.unused_data)
-            if not data:
+            streams.add(stream_bytes)
+            stream_bytes = 0
+            feed.give_back(len(decompressor.unused_data))
+            magic = feed.skip_padding()
+            if not magic:
                 return
-            following = _format_of(data)
+            following = _format_of(magic)
             if following is None or following[0] != name:
                 # Whatever follows is read to its end: where the blob is not what its digest says, that is the news.
                 while blob.read(COMPRESSED_CHUNK_BYTES):
                     pass
                 raise InvalidImageError(f"{name} data: expected the end or another {name} stream, got other bytes")
             decompressor = following[1]()
+            data = feed.take()
         elif decompressor.needs_input:
-            data = blob.read(COMPRESSED_CHUNK_BYTES)
+            data = feed.take()
             if not data:
                 raise InvalidImageError(f"{name} data: expected a complete stream, got one that ends too soon")
 
 
-def _skip_padding(blob: ByteStream, data: bytes) -> bytes:
-    """Return what follows a stream, zeros left out; ``b""`` at the end of the blob."""
-    while True:
-        data = data.lstrip(b"\0")
-        if data:
-            return data + _read_at_least(blob, MAGIC_BYTES - len(data))
-        data = blob.read(COMPRESSED_CHUNK_BYTES)
-        if not data:
-            return b""
+class _StreamCount:
+    """Counts gzip members, zstd frames and the like, each of which takes time that its few bytes do not show.
+
+    Args:
+        name: of the format.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._small = 0
+        self._large = 0
+
+    def add(self, stream_bytes: int) -> None:
+        """Take note of a stream that gave so many bytes.
+
+        Raises:
+            LimitExceededError: nearly all give next to nothing.
+        """
+        if stream_bytes >= _SMALL_STREAM_BYTES:
+            self._large += 1
+            return
+        self._small += 1
+        if self._small > MAX_SMALL_STREAMS + _SMALL_STREAMS_FOR_LARGE * self._large:
+            raise LimitExceededError(
+                f"{self._name} data: expected at most {MAX_SMALL_STREAMS} streams of less than "
+                f"{_SMALL_STREAM_BYTES} bytes, and {_SMALL_STREAMS_FOR_LARGE} more for each larger one, "
+                f"got {self._small} beside {self._large} larger ones"
+            )
+
+
+class _Feed:
+    """The bytes of a blob in pieces that grow within a stream: what a short stream leaves over is little to copy.
+
+    Args:
+        blob: gives the bytes.
+        head: what was read of it.
+    """
+
+    def __init__(self, blob: ByteStream, head: bytes) -> None:
+        self._blob = blob
+        self._chunk = head
+        self._position = 0
+        self._piece_bytes = _FIRST_PIECE_BYTES
+
+    def take(self) -> bytes:
+        """Return the next bytes; ``b""`` at the end of the blob."""
+        if self._position == len(self._chunk):
+            self._chunk, self._position = self._blob.read(COMPRESSED_CHUNK_BYTES), 0
+        piece = self._chunk[self._position : self._position + self._piece_bytes]
+        self._position += len(piece)
+        self._piece_bytes = min(2 * self._piece_bytes, COMPRESSED_CHUNK_BYTES)
+        return piece
+
+    def give_back(self, count: int) -> None:
+        """Take back the last ``count`` bytes that were taken: they belong to the next stream."""
+        self._position -= count
+        self._piece_bytes = _FIRST_PIECE_BYTES
+
+    def skip_padding(self) -> bytes:
+        """Go on to the first byte that is not zero, and return the bytes of a magic number from there on.
+
+        Returns:
+            fewer bytes only at the end of the blob; ``b""`` where nothing but zeros is left.
+        """
+        while (match := _OTHER_THAN_ZERO.search(self._chunk, self._position)) is None:
+            self._chunk, self._position = self._blob.read(COMPRESSED_CHUNK_BYTES), 0
+            if not self._chunk:
+                return b""
+        self._position = match.start()
+        missing = self._position + MAGIC_BYTES - len(self._chunk)
+        if missing > 0:
+            self._chunk, self._position = self._chunk[self._position :] + _read_at_least(self._blob, missing), 0
+        return self._chunk[self._position : self._position + MAGIC_BYTES]
 
 
 def _read_at_least(blob: ByteStream, count: int) -> bytes:

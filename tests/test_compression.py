@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ociexport.compression import TAR_CHUNK_BYTES, read_tar_chunks
+from ociexport.compression import MAX_SMALL_STREAMS, TAR_CHUNK_BYTES, read_tar_chunks
 from ociexport.digest import Digest, VerifyingReader
-from ociexport.errors import InvalidImageError, SizeMismatchError
+from ociexport.errors import InvalidImageError, LimitExceededError, SizeMismatchError
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -110,3 +110,69 @@ def test_damaged_data_gives_no_foreign_exception(name: str, data: st.DataObject)
         stored[data.draw(st.integers(6, len(stored) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(InvalidImageError):
         decompressed(bytes(stored) + data.draw(st.binary(max_size=20)))
+
+
+SKIPPABLE = b"\x50\x2a\x4d\x18\0\0\0\0"
+SMALL_STREAMS: dict[str, tuple[str, bytes]] = {
+    **{f"empty {name}": (name, compress(b"")) for name, compress in COMPRESSORS.items() if name != "plain"},
+    **{f"nearly empty {name}": (name, compress(b"x")) for name, compress in COMPRESSORS.items() if name != "plain"},
+    "skippable zstd": ("zstd", SKIPPABLE),
+    "gzip and zeros": ("gzip", gzip.compress(b"") + bytes(5)),
+}
+
+
+class EndlessStream:
+    """Repeats a stream for ever, and counts what was read."""
+
+    def __init__(self, stream: bytes) -> None:
+        self._stream = stream
+        self.read_bytes = 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._stream * max(1, size // len(self._stream))
+        self.read_bytes += len(data)
+        return data
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@pytest.mark.parametrize("kind", SMALL_STREAMS)
+def test_endless_row_of_streams_that_give_next_to_nothing_is_refused(kind: str) -> None:
+    """Each takes processor time, and no limit of bytes is ever reached."""
+    name, stream = SMALL_STREAMS[kind]
+    endless = EndlessStream(stream)
+    with pytest.raises(LimitExceededError) as caught:
+        for _ in read_tar_chunks(endless):
+            pass
+    assert str(caught.value) == (
+        f"{name} data: expected at most 10000 streams of less than 512 bytes, and 2 more for each larger one, "
+        "got 10001 beside 0 larger ones"
+    )
+    assert endless.read_bytes <= 10_001 * len(stream) + 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [gzip.compress(b"")] * MAX_SMALL_STREAMS,
+        [gzip.compress(bytes(512), 1)] * (MAX_SMALL_STREAMS + 5000),
+        [SKIPPABLE, zstd.compress(bytes(1024))] * (MAX_SMALL_STREAMS + 5000),
+    ],
+    ids=["as many as may be", "eStargz", "pzstd"],
+)
+def test_many_streams_of_honest_tools_are_one_tar(rows: list[bytes]) -> None:
+    assert decompressed(b"".join(rows)) == b"".join(map(decompressed, rows))
+
+
+@pytest.mark.parametrize("name", [name for name in COMPRESSORS if name != "plain"])
+@pytest.mark.parametrize("read_bytes", [1, 7, 4096, 1 << 20])
+def test_streams_and_zeros_between_them_may_end_anywhere(name: str, read_bytes: int) -> None:
+    parts = [CONTENT[:3], b"", CONTENT[:5000], CONTENT[:70_000]]
+    stored = b"".join(COMPRESSORS[name](part) + bytes(number * 3) for number, part in enumerate(parts))
+
+    class Dripping(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            return super().read(read_bytes)
+
+    assert b"".join(read_tar_chunks(Dripping(stored))) == b"".join(parts)
