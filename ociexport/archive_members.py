@@ -11,7 +11,6 @@ import os
 import posixpath
 import stat
 import tarfile
-import tempfile
 from dataclasses import dataclass
 from io import SEEK_CUR, SEEK_END, FileIO
 from typing import IO, TYPE_CHECKING, cast
@@ -19,6 +18,7 @@ from typing import IO, TYPE_CHECKING, cast
 from ociexport.compression import is_compressed, read_tar_chunks
 from ociexport.digest import ByteStream
 from ociexport.errors import InvalidImageError, LimitExceededError, NotFoundError, quoted
+from ociexport.temporary import open_temporary_file
 
 if TYPE_CHECKING:
     from typing import Self
@@ -195,7 +195,7 @@ def _can_be_read_in_place(file: FileIO) -> bool:
 def _copied(file: FileIO, place: str) -> FileIO:
     """Return a temporary file of what ``file`` holds, inflated where it is compressed; the caller closes both."""
     counting = _CountingReader(file)
-    copy = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed by the caller
+    copy = open_temporary_file()  # closed by the caller
     written = 0
     try:
         for chunk in read_tar_chunks(counting):

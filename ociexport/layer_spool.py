@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -13,6 +12,7 @@ from ociexport.errors import InvalidImageError, NotFoundError, UsageError, quote
 from ociexport.layout import ImageLayout
 from ociexport.locked_file import is_still_there_once_locked
 from ociexport.newfile import partial_name
+from ociexport.temporary import make_temporary_directory
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def spool_beside(path: str) -> Iterator[ImageLayout]:
 @contextmanager
 def spool_elsewhere() -> Iterator[ImageLayout]:
     """Give a layout in the directory for temporary files, which is gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="ociexport-") as directory:
+    with make_temporary_directory() as directory:
         yield ImageLayout(directory)
 
 

@@ -27,6 +27,7 @@ from ociexport.reference import ImageReference
 from ociexport.registry.client import RegistryClient
 from ociexport.registry.v1_images import V1Layer, V1Repository
 from ociexport.sources import BlobWriter, ImageName, ReceivedManifest
+from ociexport.temporary import make_temporary_directory
 from ociexport.v1_images import config_from_v1
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class V1Source:
         repository = self._client.v1_repository(self.reference)
         image_id = repository.find_tag(self.reference.tag or "latest")
         layers = repository.read_layers(image_id)
-        self._directory = tempfile.TemporaryDirectory(prefix="ociexport-")
+        self._directory = make_temporary_directory()
         self._progress.say(f"{self.display_name}: layers are kept in {self._directory.name} until they are used")
         store = _LayerStore(self._directory.name, {_key(layer): layer for layer in layers})
         opener = _LayerOpener(repository, store.layers)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import io
 import os
-import tempfile
 from collections.abc import Iterator
 from typing import IO
 
+from ociexport.temporary import TemporaryFileError, open_temporary_file
 from ociexport.tree.entries import Entry
 from ociexport.tree.sparse import located_parts
 
@@ -32,7 +32,7 @@ class Spool:
         """Return a file with the data of ``entry``, holes where the entry has them; the caller closes it.
 
         Raises:
-            OSError: there is no room for temporary files.
+            TemporaryFileError: there is no room.
         """
         try:
             # Holes take room in memory.
@@ -50,8 +50,9 @@ class Spool:
                 self._shared = _SharedFile()
             return self._shared.add(entry, data)
         except OSError as error:
-            error.filename2 = tempfile.gettempdir()  # beside the entry's name, which the applier knows
-            raise
+            failure = error if isinstance(error, TemporaryFileError) else TemporaryFileError(error)
+            failure.filename, failure.filename2 = os.fsdecode(entry.name), failure.filename
+            raise failure from error.__cause__
 
     def close(self) -> None:
         """Keep nothing more."""
@@ -64,7 +65,7 @@ class _SharedFile:
     """A temporary file with the content of one or several, one behind another; closed when nobody uses it."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - see `release`
+        self._file = open_temporary_file()  # see `release`
         self._users = 1
         self._end = 0
 

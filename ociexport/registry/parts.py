@@ -8,7 +8,6 @@ memory and is gone with the process.
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 import time
 from typing import Generic, Protocol, TypeVar
@@ -17,6 +16,7 @@ from ociexport.errors import OciexportError
 from ociexport.registry.blobs import BlobStream, OpenFrom
 from ociexport.registry.transport import Transport
 from ociexport.sources import PlacingWriter
+from ociexport.temporary import open_temporary_file
 
 # One part: at 20 MB/s a fifth of a second, so that the time until it begins weighs little.
 PART_BYTES = 4 * 1024 * 1024
@@ -45,7 +45,7 @@ class Ring:
     def __init__(self, start: int, threads: int) -> None:
         self._start = start
         self._size = threads * _SLOTS_PER_THREAD * PART_BYTES
-        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed by its owner
+        self._file = open_temporary_file()  # closed by its owner
 
     def place(self, chunk: bytes, offset: int) -> None:
         """Keep bytes that lie within one part."""

@@ -6,12 +6,12 @@ All outlines of a run are in one temporary file without a name, written and read
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from typing import IO
 
 from ociexport.errors import InvalidImageError, LimitExceededError
+from ociexport.temporary import TemporaryFileError, open_temporary_file
 from ociexport.tree.applying import LayerTarget
 from ociexport.tree.entries import Entry, EntryType
 from ociexport.tree.paths import ImagePath, quoted_path
@@ -29,14 +29,9 @@ _DIRECTORY, _FILE, _DEVICE = map(_entry_of, (EntryType.DIRECTORY, EntryType.FILE
 
 
 class OutlineFile:
-    """Where outlines are kept; several threads may write one each. The file is made with the first block.
-
-    Attributes:
-        failure: why a block could not be written.
-    """
+    """Where outlines are kept; several threads may write one each. The file is made with the first block."""
 
     def __init__(self) -> None:
-        self.failure: OSError | None = None
         self._lock = threading.Lock()
         self._file: IO[bytes] | None = None
         self._end = 0
@@ -45,20 +40,20 @@ class OutlineFile:
         """Write a block; returns where it is.
 
         Raises:
-            OSError: there is no room among temporary files.
+            TemporaryFileError: there is no room.
         """
         with self._lock:
             try:
                 if self._file is None:
-                    self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed with this
+                    self._file = open_temporary_file()
                 self._file.seek(self._end)
                 view = memoryview(block)
                 while view:
                     view = view[self._file.write(view) :]
-            except OSError as error:
-                error.filename = error.filename or tempfile.gettempdir()
-                self.failure = error
+            except TemporaryFileError:
                 raise
+            except OSError as error:
+                raise TemporaryFileError(error) from error
             begin, self._end = self._end, self._end + len(block)
         return begin, len(block)
 

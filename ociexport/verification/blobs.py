@@ -12,6 +12,7 @@ from io import BytesIO
 from ociexport.digest import ByteStream, Digest, Verifier
 from ociexport.errors import DigestMismatchError, InvalidImageError, NotFoundError
 from ociexport.progress import Progress, ProgressTask
+from ociexport.temporary import TemporaryFileError
 from ociexport.threads import starting_threads
 from ociexport.verification.findings import Findings, Kind, kind_of, message_of
 from ociexport.verification.layers import ExaminedLayer, LayerExaminer
@@ -168,9 +169,9 @@ def _check(blob: BlobToCheck, progress: Progress, stop: threading.Event) -> Blob
             message = f"size mismatch: expected {blob.sizes[0]} bytes, got {verifier.seen_bytes}"
             return BlobState(verifier.seen_bytes, Kind.SIZE, message)
         return BlobState(verifier.seen_bytes, Kind.DIGEST, error.message)
+    except TemporaryFileError:
+        raise  # our own disk's fault, which says nothing of the blob
     except (NotFoundError, InvalidImageError, OSError) as error:
-        if blob.examiner is not None and error is blob.examiner.outlines.failure:
-            raise
         return BlobState(verifier.seen_bytes, kind_of(error, Kind.UNREADABLE), message_of(error))
     return BlobState(verifier.seen_bytes, layer=layer)
 
