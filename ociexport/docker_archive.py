@@ -23,6 +23,7 @@ from ociexport.errors import InvalidImageError, InvalidReferenceError, NotFoundE
 from ociexport.image_list import ListedImage, choose_image
 from ociexport.jsonfields import parse_json_object
 from ociexport.made_manifest import compute_diff_id, layer_type_of, make_manifest
+from ociexport.numerals import number_up_to
 from ociexport.progress import Progress
 from ociexport.reference import ImageReference
 from ociexport.sources import ImageName, ReceivedManifest
@@ -179,8 +180,7 @@ def _read_docker_manifest(members: ArchiveMembers) -> list[_SavedImage]:
 
 def _choose(members: ArchiveMembers, images: Sequence[_SavedImage], name: str | None) -> tuple[_SavedImage, ImageName]:
     """Return the image that ``name`` means, and its name in full."""
-    if name is not None and name.startswith("@") and name[1:].isdecimal() and name.isascii():
-        position = int(name[1:10])
+    if name is not None and name.startswith("@") and (position := number_up_to(name[1:], len(images))) is not None:
         if position >= len(images):
             raise NotFoundError(f"{members.place}: expected an image at position {position}, there are {len(images)}")
         return images[position], _image_name(next(iter(images[position].tags), None))

@@ -25,6 +25,7 @@ from ociexport.errors import (
     quoted,
 )
 from ociexport.jsonfields import JsonObject
+from ociexport.numerals import number_up_to
 from ociexport.reference import ImageReference
 from ociexport.resolve import read_small_blob
 from ociexport.sources import BlobOpener, ImageName, ReceivedManifest, embedded_document
@@ -121,8 +122,7 @@ def _meant(images: Sequence[ListedImage], name: str, typed: str) -> str | None:
 
 
 def _find_by_digest_or_position(place: str, images: Sequence[ListedImage], text: str) -> Descriptor | Digest:
-    if text.isascii() and text.isdigit():
-        position = int(text[:9])
+    if (position := number_up_to(text, len(images))) is not None:
         if position >= len(images):
             raise NotFoundError(f"{place}: expected an image at position {position}, there are {len(images)}")
         return images[position][0]

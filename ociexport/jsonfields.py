@@ -15,6 +15,7 @@ from ociexport.errors import InvalidImageError, quoted
 
 # Half of a surrogate pair is no character, and could not be written again; Go reads U+FFFD, and so do we.
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+_MAX_INTEGER_CHARACTERS = 308
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -25,7 +26,7 @@ def parse_json_object(raw: bytes, *, where: str) -> JsonObject:
         InvalidImageError: not UTF-8, not JSON, too deep, or not an object.
     """
     try:
-        value = json.loads(raw.decode("utf-8"), parse_constant=_finite, parse_float=_finite)
+        value = json.loads(raw.decode("utf-8"), parse_constant=_finite, parse_float=_finite, parse_int=_integer)
         if _SURROGATE_ESCAPE.search(raw):
             value = json.loads(_LONE_SURROGATE.sub("\ufffd", json.dumps(value, ensure_ascii=False)))
     except (ValueError, RecursionError) as error:
@@ -45,6 +46,13 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{text[:20]} is no number of JSON, or too large for one")
     return number
+
+
+def _integer(text: str) -> int:
+    """Return a number without a fraction; one that no float holds is refused as one with a fraction is."""
+    if len(text) > _MAX_INTEGER_CHARACTERS:
+        raise ValueError(f"{text[:20]}… is too large for a number of JSON")
+    return int(text)
 
 
 class JsonObject:

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from ociexport.documents import Descriptor, Index, Platform
 from ociexport.errors import NoMatchingPlatformError, UsageError, quoted
+from ociexport.numerals import number_in, number_up_to
 
 # What machines and people call an architecture, and what Go calls it.
 _ARCHITECTURES = {
@@ -180,14 +181,14 @@ def _runs_windows(host: str | None, image: str | None) -> bool:
 
 def _version_numbers(version: str | None) -> list[int]:
     """Return the numbers of ``10.0.17763.2300``, up to the first part that is none."""
-    numbers = itertools.takewhile(lambda part: part.isascii() and part.isdigit(), (version or "").split("."))
-    return [int(part[:9]) for part in numbers]
+    numbers = (number_up_to(part, 10**9) for part in (version or "").split("."))
+    return [number for number in itertools.takewhile(lambda number: number is not None, numbers) if number is not None]
 
 
 def _variant_number(platform: Platform) -> int | None:
     variant = platform.variant or _DEFAULT_VARIANTS.get(platform.architecture, "")
     match = _VARIANT_PATTERN.fullmatch(variant)
-    return int(match[1]) if match else None
+    return number_in(match[1]) if match else None
 
 
 def _listed(entries: Iterable[Descriptor]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from ociexport.digest import Digest
 from ociexport.errors import InvalidDigestError, InvalidReferenceError, quoted
+from ociexport.numerals import number_in
 
 DEFAULT_REGISTRY = "docker.io"
 DEFAULT_TAG = "latest"
@@ -54,7 +55,7 @@ class ImageReference:
         if not _REGISTRY_PATTERN.fullmatch(self.registry):
             raise InvalidReferenceError(f"registry: expected host[:port], got {quoted(self.registry)}")
         port = self.registry.rpartition(":")[2]
-        if port.isdigit() and not 0 < int(port[:6]) < 65536:
+        if port.isdigit() and not number_in(port, 65535):
             raise InvalidReferenceError(f"registry port: expected 1 to 65535, got {quoted(port)}")
         if self.repository != self.repository.lower():
             raise InvalidReferenceError(f"repository: must be lower case, got {quoted(self.repository)}")

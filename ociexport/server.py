@@ -23,6 +23,7 @@ from ociexport.digest import Digest
 from ociexport.documents import MAX_MANIFEST_BYTES, Descriptor, Index, Manifest, parse_document
 from ociexport.errors import InvalidDigestError, InvalidImageError, InvalidReferenceError, NotFoundError, OciexportError
 from ociexport.layout import ImageLayout
+from ociexport.numerals import MAX_SIZE, number_up_to
 from ociexport.reference import ImageReference
 from ociexport.resolve import MAX_INDEX_DEPTH, read_small_blob
 
@@ -342,9 +343,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer with as many ``items`` as were asked for, after the one named ``last``, and a link to the rest."""
         last = query.get("last", [""])[0]
         count = query.get("n", [str(_MAX_PAGE)])[0]
-        if not (count.isascii() and count.isdigit()):
+        limit = number_up_to(count, _MAX_PAGE)
+        if limit is None:
             raise _ApiError(400, "PAGINATION_NUMBER_INVALID", "n: expected a number")
-        limit = min(int(count[:9]), _MAX_PAGE)
         rest = [item for item in items if item > last]
         page = rest[:limit]
         headers = {}
@@ -387,9 +388,9 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
     match = _RANGE_PATTERN.fullmatch(header or "")
     if match is None or match.groups() == ("", ""):
         return None
-    first, last = match.groups()
-    if not first:
-        return max(0, size - int(last)), size
-    if last and int(last) < int(first):
+    first, last = (number_up_to(text, MAX_SIZE) for text in match.groups())
+    if first is None:
+        return max(0, size - (last or 0)), size
+    if last is not None and last < first:
         return None
-    return int(first), min(int(last) + 1, size) if last else size
+    return first, min(last + 1, size) if last is not None else size

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from ociexport.errors import UsageError, quoted
+from ociexport.numerals import number_in
 
 
 def source_date_epoch() -> int | None:
@@ -20,6 +21,7 @@ def source_date_epoch() -> int | None:
     if not text:
         return None
     # What a tar header without an extension holds is far enough in the future.
-    if not (text.isascii() and text.isdigit()) or len(text) > 11 or int(text) >= 8**11:
+    seconds = number_in(text, 8**11 - 1)
+    if seconds is None:
         raise UsageError(f"SOURCE_DATE_EPOCH: expected seconds since 1970, got {quoted(text)}")
-    return int(text)
+    return seconds

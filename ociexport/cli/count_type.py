@@ -7,9 +7,7 @@ import functools
 from collections.abc import Callable
 
 from ociexport.errors import quoted
-
-# Python refuses to read numbers of some thousand digits; no limit or count has more than these.
-_MAX_DIGITS = 19
+from ociexport.numerals import MAX_SIZE, number_up_to
 
 
 def count_from(least: int) -> Callable[[str], int]:
@@ -18,6 +16,7 @@ def count_from(least: int) -> Callable[[str], int]:
 
 
 def _parse_count(least: int, text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or int(text[:_MAX_DIGITS]) < least:
+    number = number_up_to(text, MAX_SIZE)
+    if number is None or number < least:
         raise argparse.ArgumentTypeError(f"expected a number {'above 0' if least else 'from 0 on'}, got {quoted(text)}")
-    return int(text[:_MAX_DIGITS])
+    return number

@@ -21,6 +21,7 @@ from ociexport.cli.looking_options import (
 )
 from ociexport.errors import UsageError
 from ociexport.looking.listing import ListedFile, ListedLayer, list_files, list_layers
+from ociexport.numerals import number_up_to
 from ociexport.tree.changes import ChangeKind, LayerChange
 
 
@@ -70,9 +71,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _number(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
+    number = number_up_to(text, 10**9)
+    if number is None:
         raise argparse.ArgumentTypeError("expected the number of a layer, as inspect shows it")
-    return int(text[:9])
+    return number
 
 
 def _lines(files: tuple[ListedFile, ...], *, long: bool) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ociexport.errors import UsageError, quoted
 from ociexport.hostpath import real_path, verify_outside
 from ociexport.newfile import begin_file
+from ociexport.numerals import number_up_to
 from ociexport.progress import Progress
 from ociexport.progress_display import BarProgress, PlainProgress
 
@@ -44,7 +45,7 @@ def open_events(options: argparse.Namespace) -> None:
 
 
 def _is_descriptor(text: str) -> bool:
-    return text.isascii() and text.isdigit()
+    return number_up_to(text, 0) is not None
 
 
 def progress_from(options: argparse.Namespace) -> Progress:
@@ -73,10 +74,11 @@ def _shown_progress(options: argparse.Namespace) -> Progress:
 def _events_to(text: str) -> EventLines:
     from ociexport.progress_events import EventLines  # noqa: PLC0415 - as above
 
-    if _is_descriptor(text):
+    # No process has so many.
+    if (number := number_up_to(text, 10**9)) is not None:
         try:
             # It is the caller's, who may go on writing to it.
-            descriptor = open(int(text[:9]), "wb", buffering=0, closefd=False)  # noqa: SIM115
+            descriptor = open(number, "wb", buffering=0, closefd=False)  # noqa: SIM115
         except OSError as error:
             raise UsageError(
                 f"--events {quoted(text)}: expected a file descriptor that is open for writing, got {error.strerror}",

@@ -10,6 +10,7 @@ from ociexport.cli.exit_codes import OK
 from ociexport.cli.json_option import add_json_argument, print_json
 from ociexport.errors import UsageError, quoted
 from ociexport.layout import ImageLayout
+from ociexport.numerals import number_in
 from ociexport.server import LayoutServer
 
 _DEFAULT_ADDRESS = "127.0.0.1:5000"
@@ -67,11 +68,7 @@ def parse_address(text: str) -> tuple[str, int]:
     """
     host, colon, port = text.rpartition(":")
     is_bracketed = host.startswith("[") and host.endswith("]")
-    if (
-        not colon
-        or not (port.isascii() and port.isdigit())
-        or int(port[:6]) > 65535
-        or (":" in host and not is_bracketed)
-    ):
+    number = number_in(port, 65535)
+    if not colon or number is None or (":" in host and not is_bracketed):
         raise UsageError(f"--addr {quoted(text)}: expected HOST:PORT", hint="for example --addr 127.0.0.1:5000")
-    return host.strip("[]") or "127.0.0.1", int(port)
+    return host.strip("[]") or "127.0.0.1", number

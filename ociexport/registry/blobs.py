@@ -8,6 +8,7 @@ from io import BytesIO
 from typing import TypeAlias
 
 from ociexport.errors import LimitExceededError, RegistryError, SizeMismatchError, TransferError, quoted
+from ociexport.numerals import number_in
 from ociexport.registry.encodings import Body, content_encoding, without_encoding
 from ociexport.registry.exchange import Answer
 from ociexport.registry.transport import Transport
@@ -209,7 +210,7 @@ class BlobStream:
     @staticmethod
     def _first_byte(answer: Answer) -> int | None:
         match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
-        return int(match[1]) if match is not None else None
+        return number_in(match[1]) if match is not None else None
 
 
 def range_headers(position: int, end: int | None) -> dict[str, str]:
@@ -232,8 +233,8 @@ def whole_size(answer: Answer) -> int:
         LimitExceededError: it has no end.
     """
     match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
-    if answer.status == 206 and match is not None and match[3] != "*":
-        return int(match[3])
+    if answer.status == 206 and match is not None and (whole := number_in(match[3])) is not None:
+        return whole
     if answer.status == 200 and answer.content_length is not None:
         # A storage that calls its layers gzip in Content-Encoding says their own length; a proxy that compresses, none.
         return answer.content_length

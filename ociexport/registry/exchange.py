@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -13,6 +12,7 @@ import urllib3
 from requests.structures import CaseInsensitiveDict
 
 from ociexport.errors import RegistryError, TransferError
+from ociexport.numerals import number_in
 from ociexport.registry.certificates import DEFAULT_TLS, TlsSettings
 from ociexport.registry.deadlines import Deadline
 from ociexport.registry.failures import MAX_ERROR_BODY_BYTES, StalledError, error_of_connection, error_of_response
@@ -22,7 +22,6 @@ from ociexport.registry.requestlog import LoggedRequest
 # What the libraries beneath raise when a connection can't be made, or breaks.
 NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 # No longer than any file, nor than what Python takes for a number.
-_LENGTH = re.compile(r"[0-9]{1,19}")
 # A TLS socket that was closed raises ValueError in a thread that reads from it.
 _READ_ERRORS = (*NETWORK_ERRORS, ValueError)
 # The rest of a redirect's or an error's page is read, so that the connection can be used again.
@@ -96,7 +95,7 @@ class Answer:
     def content_length(self) -> int | None:
         """What Content-Length says; None where it is missing or no number, or the body is chunked."""
         text = self.headers.get("Content-Length", "")
-        return int(text) if _LENGTH.fullmatch(text) and "Transfer-Encoding" not in self.headers else None
+        return number_in(text) if "Transfer-Encoding" not in self.headers else None
 
     def header_values(self, name: str) -> list[str]:
         """Return what each header of this name says, where a comma within one may mean anything."""

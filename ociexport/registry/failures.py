@@ -24,6 +24,7 @@ from ociexport.errors import (
     quoted,
 )
 from ociexport.jsonfields import parse_json_object
+from ociexport.numerals import number_in
 
 # An error's explanation is short; what is longer is a page for browsers.
 MAX_ERROR_BODY_BYTES = 64 * 1024
@@ -196,9 +197,9 @@ def _describe_quota(headers: Mapping[str, str]) -> str:
     left = headers.get("RateLimit-Remaining", "").partition(";")[0]
     source = headers.get("Docker-RateLimit-Source", "")
     parts = [f"limit {limit}"] if limit.isdecimal() else []
-    # A year has fewer seconds; Python takes neither any number of digits nor any number as a float.
-    if parts and window.isdecimal() and len(window) < 9:
-        parts = [f"{parts[0]} in {_hours(int(window))}"]
+    # A year has fewer seconds.
+    if parts and (seconds := number_in(window, 10**8)) is not None:
+        parts = [f"{parts[0]} in {_hours(seconds)}"]
     if left.isdecimal():
         parts.append(f"{left} left")
     if source:

@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from ociexport.numerals import number_up_to
 from ociexport.registry.failures import causes, is_lasting_proxy_error, is_lasting_tls_error
 
 # A wait doubles with each retry up to here.
@@ -54,8 +55,8 @@ def retry_after_seconds(headers: Mapping[str, str], now: datetime | None = None)
     Spec: RFC 9110 10.2.3: seconds, or a date.
     """
     text = headers.get("Retry-After", "").strip()
-    if text.isdecimal():
-        return float(text[:9])
+    if (seconds := number_up_to(text, 10**9)) is not None:
+        return seconds
     until = _parse_date(text)
     if until is None:
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ociexport.errors import InvalidImageError, quoted
+from ociexport.numerals import number_in
 from ociexport.tree.opening import open_regular_file
 
 # A passwd file of a hundred thousand accounts stays below it; it is read into memory.
@@ -86,7 +87,7 @@ def _parse_id(text: str, kind: str, user: str | None) -> int:
 
 
 def _id_or_none(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() and int(text[:11]) <= _MAX_ID else None
+    return number_in(text, _MAX_ID)
 
 
 def _read_table(root_fd: int, name: bytes, columns: int) -> list[list[str]]:

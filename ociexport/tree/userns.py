@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from ociexport.errors import UsageError
+from ociexport.numerals import number_in
 
 _CLONE_NEWUSER = 0x10000000
 # What a pipe passes on in one piece.
@@ -133,6 +134,8 @@ def _subordinate_ids(path: str) -> list[tuple[int, int]]:
     with suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
             parts = line.strip().split(":")
-            if len(parts) == 3 and parts[0] in names and parts[1].isdigit() and parts[2].isdigit():
-                ranges.append((int(parts[1]), int(parts[2])))
+            if len(parts) == 3 and parts[0] in names:
+                first, count = (number_in(part, 2**32) for part in parts[1:])
+                if first is not None and count is not None:
+                    ranges.append((first, count))
     return ranges
