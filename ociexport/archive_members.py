@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
+import sys
 import tarfile
 from dataclasses import dataclass
 from io import SEEK_CUR, SEEK_END, FileIO
@@ -23,10 +24,16 @@ from ociexport.temporary import open_temporary_file
 if TYPE_CHECKING:
     from typing import Self
 
-# docker save writes four files a layer, and an OCI archive one a blob.
-_MAX_MEMBERS = 1_000_000
-# Headers are blocks of 512 bytes, and so are PAX records and long names; what wants more at once has none.
+# Names are kept in memory, and where their files are. docker save writes four files a layer, and an OCI archive one a
+# blob: half a million names of that length stay below it.
+_MAX_INDEX_BYTES = 160 * 1024 * 1024
+# What a file takes of it beside its name: measured, rounded up.
+_MEMBER_BYTES = 200
+# Headers are blocks of 512 bytes, and so are PAX records, long names and maps of sparse files, which all are read into
+# memory. An entry with more of them is none that a tool for images writes.
 _MAX_HEADER_BYTES = 1024 * 1024
+# What global headers say is kept for all entries that follow; git writes one record, and nobody writes more than a few.
+_MAX_GLOBAL_RECORDS = 64
 # A link to a link is the most that a tool writes.
 _MAX_LINKS = 8
 # An archive of layers hardly shrinks; what grows beyond both is made to fill the disk.
@@ -149,19 +156,26 @@ class ArchiveMembers:
         members: dict[str, _Member] = {}
         end = self._file.seek(0, SEEK_END)
         last_offset = -1
+        taken = 0
         reader = _HeaderReader(self._file)
         try:
             with tarfile.open(fileobj=cast("IO[bytes]", reader), mode="r:", errors="surrogateescape") as tar:
                 while (item := tar.next()) is not None:
                     vars(tar)["members"] = []  # which it keeps for extracting
+                    reader.begin_entry()
+                    if len(tar.pax_headers) > _MAX_GLOBAL_RECORDS:
+                        raise tarfile.ReadError(f"global headers of more than {_MAX_GLOBAL_RECORDS} records")
                     if item.offset <= last_offset:
                         raise tarfile.ReadError("an entry before the last one")
                     last_offset = item.offset
-                    if len(members) == _MAX_MEMBERS:
-                        raise LimitExceededError(f"entries: expected at most {_MAX_MEMBERS}", where=self.place)
                     if item.offset_data + (item.size if item.isreg() else 0) > end:
                         raise tarfile.ReadError("the last entry is cut")
-                    _add_member(members, item)
+                    taken += _add_member(members, item)
+                    if taken > _MAX_INDEX_BYTES:
+                        raise LimitExceededError(
+                            f"names of files: expected at most {_MAX_INDEX_BYTES} bytes of memory for them, got more",
+                            where=self.place,
+                        )
         except _TAR_ERRORS as error:
             raise InvalidImageError(f"expected a tar, got a damaged one or none ({error})", where=self.place) from error
         return members
@@ -171,7 +185,8 @@ def _place_of(path: str) -> str:
     return "standard input" if path == "-" else path
 
 
-def _add_member(members: dict[str, _Member], item: tarfile.TarInfo) -> None:
+def _add_member(members: dict[str, _Member], item: tarfile.TarInfo) -> int:
+    """Add what an entry is, and return how many bytes of memory that takes."""
     name = _normalized(item.name)
     if item.issym():
         members[name] = _Member(0, 0, _normalized(posixpath.join(posixpath.dirname(name), item.linkname)))
@@ -179,6 +194,9 @@ def _add_member(members: dict[str, _Member], item: tarfile.TarInfo) -> None:
         members[name] = _Member(0, 0, _normalized(item.linkname))
     elif item.isreg() and not item.issparse():
         members[name] = _Member(item.offset_data, item.size, None)
+    else:
+        return 0
+    return _MEMBER_BYTES + sys.getsizeof(name) + sys.getsizeof(members[name].target or "")
 
 
 def _normalized(name: str) -> str:
@@ -237,15 +255,26 @@ class _CountingReader:
 
 
 class _HeaderReader:
-    """What tarfile reads headers from: a file at its own position, with no more at once than a header has."""
+    """What tarfile reads headers from: a file at its own position, with no more for one entry than its headers have.
+
+    tarfile keeps all headers before an entry until it has the entry, however many there are.
+    """
 
     def __init__(self, file: FileIO) -> None:
         self._file = file
         self._position = 0
+        self._left = _MAX_HEADER_BYTES
+
+    def begin_entry(self) -> None:
+        """Allow as many bytes as before for the next entry."""
+        self._left = _MAX_HEADER_BYTES
 
     def read(self, size: int) -> bytes:
         if not 0 <= size <= _MAX_HEADER_BYTES:
             raise tarfile.ReadError(f"a header of {size} bytes")
+        self._left -= size
+        if self._left < 0:
+            raise tarfile.ReadError(f"headers of more than {_MAX_HEADER_BYTES} bytes before an entry")
         chunk = os.pread(self._file.fileno(), size, self._position)
         self._position += len(chunk)
         return chunk

@@ -20,13 +20,12 @@ from ociexport.docker_archive import (
 )
 from ociexport.documents import Descriptor
 from ociexport.errors import InvalidImageError, NotFoundError
-from ociexport.image_list import ListedImage, ListedSource, choose_image, list_images
+from ociexport.image_list import MAX_INDEX_BYTES, ListedImage, ListedSource, choose_image, list_images
 from ociexport.jsonfields import parse_json_object
 from ociexport.progress import SILENT, Progress
 from ociexport.sources import ImageSource
 
 _INDEX_FILE = "index.json"
-_MAX_INDEX_BYTES = 64 * 1024 * 1024
 
 
 def open_archive_image(path: str, name: str | None = None, progress: Progress = SILENT) -> ImageSource:
@@ -97,7 +96,7 @@ def _no_archive_error(members: ArchiveMembers) -> InvalidImageError:
 
 def _list_layout_images(members: ArchiveMembers) -> list[ListedImage]:
     where = f"{members.place}: {_INDEX_FILE}"
-    return list_images(parse_json_object(members.read(_INDEX_FILE, _MAX_INDEX_BYTES), where=where))
+    return list_images(parse_json_object(members.read(_INDEX_FILE, MAX_INDEX_BYTES), where=where))
 
 
 def _open_layout_image(members: ArchiveMembers, name: str | None) -> ArchiveLayoutSource:

@@ -167,16 +167,16 @@ class _Search:
         """Yield what is about ``digest``; a referrer that was ``seen`` is not fetched again, however often listed."""
         for tag in companion_tags(digest):
             for received in self.source.fetch_tagged(tag):
-                self.budget.take(len(received.raw))
+                self.budget.take(received.raw)
                 yield Companion(self.source, received, _name_beside(self.name, tag), None)
         for descriptor in self.source.fetch_referrers(digest, self.budget):
             if descriptor.digest in seen:
                 continue
             try:
                 received = self.source.fetch_manifest(descriptor)
-                self.budget.take(len(received.raw))
+                self.budget.take(received.raw)
             except NotFoundError as error:
-                self.budget.take(0)
+                self.budget.take(b"")
                 # A list under a tag is not cleared when one of its entries is.
                 self.progress.warn(f"{self.source.display_name}: a referrer that is listed is not there: {error}")
                 continue

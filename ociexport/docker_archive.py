@@ -18,10 +18,11 @@ from ociexport import mediatypes
 from ociexport.archive_members import ArchiveMembers
 from ociexport.compression import MAGIC_BYTES, is_compressed
 from ociexport.digest import ByteStream, Digest
+from ociexport.document_budget import DocumentBudget
 from ociexport.documents import MAX_CONFIG_BYTES, Descriptor, parse_config
 from ociexport.errors import InvalidImageError, InvalidReferenceError, NotFoundError, locating, printable, quoted
 from ociexport.image_list import ListedImage, choose_image
-from ociexport.jsonfields import parse_json_object
+from ociexport.jsonfields import parse_json_as
 from ociexport.made_manifest import compute_diff_id, layer_type_of, make_manifest
 from ociexport.numerals import number_up_to
 from ociexport.progress import Progress
@@ -32,8 +33,8 @@ from ociexport.v1_images import MAX_V1_LAYERS, V1Document, config_from_v1, parse
 DOCKER_MANIFEST_FILE = "manifest.json"
 REPOSITORIES_FILE = "repositories"
 
-# A thousand images stay below it.
-_MAX_LIST_BYTES = 64 * 1024 * 1024
+# Ten thousand images stay below it.
+_MAX_LIST_BYTES = 32 * 1024 * 1024
 _READ_BYTES = 1024 * 1024
 
 
@@ -171,7 +172,7 @@ def _read_docker_manifest(members: ArchiveMembers) -> list[_SavedImage]:
     where = f"{members.place}: {DOCKER_MANIFEST_FILE}"
     raw = members.read(DOCKER_MANIFEST_FILE, _MAX_LIST_BYTES)
     # A list, where all other documents are objects.
-    item = parse_json_object(b'{"images":%b}' % raw, where=where)
+    item = parse_json_as("images", raw, where=where)
     return [
         _SavedImage(image.text("Config"), image.texts("Layers"), image.texts("RepoTags"))
         for image in item.objects("images")
@@ -242,7 +243,7 @@ def _read_repositories(members: ArchiveMembers) -> list[_SavedImage]:
     """Return the images of ``repositories``, whose names lead to tags and these to the topmost layer's ID."""
     where = f"{members.place}: {REPOSITORIES_FILE}"
     raw = members.read(REPOSITORIES_FILE, _MAX_LIST_BYTES)
-    item = parse_json_object(b'{"repositories":%b}' % raw, where=where)
+    item = parse_json_as("repositories", raw, where=where)
     repositories = item.object("repositories")
     return [
         _SavedImage(f"{top}/json", (), (f"{repository}:{tag}",))
@@ -255,11 +256,14 @@ def _read_v1_chain(members: ArchiveMembers, top: str) -> list[tuple[str, V1Docum
     """Return the IDs and documents of an image's layers, lowest first."""
     chain: list[tuple[str, V1Document]] = []
     layer_id: str | None = top
+    budget = DocumentBudget(f"{members.place}: layers of {quoted(top)}")
     while layer_id is not None:
         where = f"{members.place}: {quoted(f'{layer_id}/json')}"
         if len(chain) == MAX_V1_LAYERS:
             raise InvalidImageError(f"expected at most {MAX_V1_LAYERS} layers", where=where)
-        document = parse_v1_document(members.read(f"{layer_id}/json", MAX_CONFIG_BYTES), where)
+        raw = members.read(f"{layer_id}/json", MAX_CONFIG_BYTES)
+        budget.take(raw)
+        document = parse_v1_document(raw, where)
         # Here each has its layer, whatever it says.
         chain.append((layer_id, replace(document, is_empty=False)))
         layer_id = document.parent

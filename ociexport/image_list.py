@@ -30,6 +30,9 @@ from ociexport.reference import ImageReference
 from ociexport.resolve import read_small_blob
 from ociexport.sources import BlobOpener, ImageName, ReceivedManifest, embedded_document
 
+# Of an ``index.json``; one of 20,000 images stays below it, and below the number of values that JSON may have.
+MAX_INDEX_BYTES = 32 * 1024 * 1024
+
 # What names are kept in (image-spec annotations.md; containerd's images/annotations.go).
 REF_NAME_ANNOTATION = "org.opencontainers.image.ref.name"
 FULL_NAME_ANNOTATION = "io.containerd.image.name"
@@ -189,7 +192,7 @@ class ListedSource:
         ``cosign save``, which says of signatures no more than that they are some, is yielded for any digest.
         """
         for received in self.fetch_tagged(referrers_tag(digest)):
-            budget.take(len(received.raw))
+            budget.take(received.raw)
             listed = parse_document(received.raw, received.media_type, received.digest)
             yield from listed.manifests if isinstance(listed, Index) else ()
         for descriptor, _ in self._images:

@@ -11,12 +11,39 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ociexport.errors import InvalidImageError, quoted
+from ociexport.errors import InvalidImageError, LimitExceededError, quoted
 
 # Half of a surrogate pair is no character, and could not be written again; Go reads U+FFFD, and so do we.
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 _MAX_INTEGER_CHARACTERS = 308
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+# Every escape, so that an escaped backslash before a "u" is passed over; a whole pair counts as one.
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
+
+# A value takes up to a hundred bytes of memory, and an empty list is three bytes of JSON. An index.json of 25,000
+# images has fewer values, and so has a list of 400,000 tags.
+MAX_JSON_VALUES = 500_000
+_VALUE_MARKS = (b",", b":", b"[", b"{")
+# One emoji makes each character of its text take four bytes of memory.
+_MAX_TEXT_BYTES = 128 * 1024 * 1024
+_BEYOND_BMP = re.compile(rb"[\xf0-\xf4]")
+
+
+def parse_json(raw: bytes, *, where: str) -> Any:
+    """Return the JSON value that ``raw`` is; all JSON from outside is parsed here.
+
+    Raises:
+        InvalidImageError: not UTF-8, not JSON, or too deep.
+        LimitExceededError: it would take too much memory; nothing of it was parsed.
+    """
+    _verify_memory(raw, where)
+    try:
+        text = _without_lone_surrogates(raw).decode("utf-8")
+        return json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_integer)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise InvalidImageError(f"expected a JSON document, got {_kind_of(raw)} ({reason})", where=where) from error
 
 
 def parse_json_object(raw: bytes, *, where: str) -> JsonObject:
@@ -24,17 +51,72 @@ def parse_json_object(raw: bytes, *, where: str) -> JsonObject:
 
     Raises:
         InvalidImageError: not UTF-8, not JSON, too deep, or not an object.
+        LimitExceededError: it would take too much memory; nothing of it was parsed.
     """
-    try:
-        value = json.loads(raw.decode("utf-8"), parse_constant=_finite, parse_float=_finite, parse_int=_integer)
-        if _SURROGATE_ESCAPE.search(raw):
-            value = json.loads(_LONE_SURROGATE.sub("\ufffd", json.dumps(value, ensure_ascii=False)))
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
-        raise InvalidImageError(f"expected a JSON document, got {_kind_of(raw)} ({reason})", where=where) from error
+    value = parse_json(raw, where=where)
     if not isinstance(value, dict):
         raise InvalidImageError(f"expected a JSON object, got {type_name(value)}", where=where)
     return JsonObject(value, where)
+
+
+def parse_json_as(member: str, raw: bytes, *, where: str) -> JsonObject:
+    """Return an object whose only member is the JSON value that ``raw`` is, for a document that is no object itself.
+
+    Raises:
+        as `parse_json` does.
+    """
+    return JsonObject({member: parse_json(raw, where=where)}, where)
+
+
+def count_json_values(raw: bytes) -> int:
+    """Return how many values and names there may be in the JSON ``raw``: never fewer than there are."""
+    return sum(map(raw.count, _VALUE_MARKS))
+
+
+def _verify_memory(raw: bytes, where: str) -> None:
+    """Return if what ``raw`` says takes no more memory than it may.
+
+    Raises:
+        LimitExceededError: it has too many values, or too long a text of wide characters.
+    """
+    if count_json_values(raw) > MAX_JSON_VALUES and _has_too_many_values(raw):
+        raise LimitExceededError(f"JSON: expected at most {MAX_JSON_VALUES} values, got more", where=where)
+    width = 1 if raw.isascii() else 4 if _BEYOND_BMP.search(raw) else 2
+    escaped = 4 if _SURROGATE_ESCAPE.search(raw) else 2 if b"\\u" in raw else 1
+    # The text as a whole, and then the strings in it.
+    text_bytes = len(raw) * (width + max(width, escaped))
+    if text_bytes > _MAX_TEXT_BYTES:
+        raise LimitExceededError(
+            f"JSON: expected at most {_MAX_TEXT_BYTES} bytes of memory for its text, got {text_bytes}", where=where
+        )
+
+
+def _has_too_many_values(raw: bytes) -> bool:
+    """Whether there are too many values where the commas and brackets within strings are not counted."""
+    # A backslash is only in strings, or there is an error that ends the parsing there.
+    plain = raw.replace(rb"\\", b"").replace(rb"\"", b"")
+    count = position = strings = 0
+    while count <= MAX_JSON_VALUES and strings <= MAX_JSON_VALUES:
+        start = plain.find(b'"', position)
+        outside_end = start if start >= 0 else len(plain)
+        count += sum(plain.count(mark, position, outside_end) for mark in _VALUE_MARKS)
+        end = plain.find(b'"', start + 1) if start >= 0 else -1
+        if end < 0:
+            return count > MAX_JSON_VALUES
+        position = end + 1
+        strings += 1
+    return True
+
+
+def _without_lone_surrogates(raw: bytes) -> bytes | bytearray:
+    """Return ``raw`` with U+FFFD for each half of a surrogate pair; it has the same length, so it is put in place."""
+    if not _SURROGATE_ESCAPE.search(raw):
+        return raw
+    replaced = bytearray(raw)
+    for escape in _ESCAPE.finditer(raw):
+        if escape[1] is not None:
+            replaced[escape.start() : escape.end()] = rb"\ufffd"
+    return replaced
 
 
 def _finite(text: str) -> float:

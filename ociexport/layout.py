@@ -32,7 +32,7 @@ from ociexport.errors import (
     UsageError,
     quoted,
 )
-from ociexport.image_list import ListedImage, ListedSource, choose_image, list_images, name_of, named
+from ociexport.image_list import MAX_INDEX_BYTES, ListedImage, ListedSource, choose_image, list_images, name_of, named
 from ociexport.jsonfields import parse_json_object
 from ociexport.layout_blob import LayoutBlobWriter
 from ociexport.layout_hold import LayoutHold
@@ -48,8 +48,6 @@ _OWN_DIRECTORY = ".ociexport"
 _PARTIAL_DIRECTORY = os.path.join(_OWN_DIRECTORY, "partial")
 _LOCK_FILE = "lock"
 _USERS_FILE = "users"
-# An index of a hundred thousand images stays below it.
-_MAX_INDEX_BYTES = 64 * 1024 * 1024
 _READ_BYTES = 1024 * 1024
 # What a disk or file system says of a file that is there and can't be read: it is as good as not there.
 _DAMAGE = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.ELOOP})
@@ -90,7 +88,7 @@ class ImageLayout:
         """
         self._verify_layout_file()
         path = os.path.join(self.path, _INDEX_FILE)
-        item = parse_json_object(_read_file(path, _MAX_INDEX_BYTES), where=path)
+        item = parse_json_object(_read_file(path, MAX_INDEX_BYTES), where=path)
         return list_images(item)
 
     def open_image(self, name: str | None = None) -> ListedSource:
@@ -163,7 +161,7 @@ class ImageLayout:
     def _verify_layout_file(self) -> None:
         path = os.path.join(self.path, _LAYOUT_FILE)
         try:
-            raw = _read_file(path, _MAX_INDEX_BYTES)
+            raw = _read_file(path, MAX_INDEX_BYTES)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise NotFoundError(f"{self.path}: expected an OCI layout, got no {_LAYOUT_FILE} file in it") from error
         version = parse_json_object(raw, where=path).text("imageLayoutVersion")
@@ -421,7 +419,7 @@ class ImageLayout:
 
     def _read_index_bytes(self) -> bytes | None:
         try:
-            return _read_file(os.path.join(self.path, _INDEX_FILE), _MAX_INDEX_BYTES)
+            return _read_file(os.path.join(self.path, _INDEX_FILE), MAX_INDEX_BYTES)
         except FileNotFoundError:
             return None
 
@@ -434,6 +432,7 @@ class ImageLayout:
         if raw != last:
             item = parse_json_object(raw, where=os.path.join(self.path, _INDEX_FILE))
             known = [Descriptor.from_json(entry) for entry in item.objects("manifests")]
+            del item  # which takes as much memory as the one below
         index: dict[str, Any] = json.loads(raw)
         index["manifests"] = index.get("manifests") or []
         return index, known

@@ -131,7 +131,7 @@ def _prepare_manifest(
         return PreparedManifest(manifest, None, None)
     config = _read_config(source, destination, manifest, progress)
     if config is not None:
-        documents.budget.take(len(config.raw))
+        documents.budget.take(config.raw)
     platform = chosen.platform or _platform_of(config)
     shown = f"platform {platform}, " if platform is not None else ""
     progress.say(f"{source.display_name}: {shown}manifest {manifest.digest}")

@@ -77,7 +77,7 @@ class DocumentReader:
             received = self._received
             if received is None:
                 received = self.source.fetch_manifest()
-                self.budget.take(len(received.raw))
+                self.budget.take(received.raw)
             self._top = parse_document(received.raw, received.media_type, received.digest)
             self._known[self._top.digest] = self._top
         return self._top
@@ -92,7 +92,7 @@ class DocumentReader:
     def fetch_entry(self, index: Index, entry: Descriptor) -> ReceivedManifest:
         """Return what ``entry`` of ``index`` names as it came, whatever it is."""
         received = fetch_entry(self.source, index, entry)
-        self.budget.take(len(received.raw))
+        self.budget.take(received.raw)
         return received
 
 

@@ -323,14 +323,14 @@ def _signature_manifests(source: CompanionSource, digest: Digest, reasons: list[
     tag = signature_tag(digest)
     budget = DocumentBudget(f"{source.display_name}: signatures")
     for received in source.fetch_tagged(tag) if tag is not None else ():
-        budget.take(len(received.raw))
+        budget.take(received.raw)
         document = parse_document(received.raw, received.media_type, received.digest)
         if isinstance(document, Manifest):
             yield document
     for descriptor in source.fetch_referrers(digest, budget):
         if descriptor.artifact_type and not descriptor.artifact_type.startswith(_SIGNATURE_TYPES):
             continue
-        budget.take(min(descriptor.size, MAX_MANIFEST_BYTES))
+        budget.take_size(min(descriptor.size, MAX_MANIFEST_BYTES))
         yield from _read_referrer(source, descriptor, reasons)
 
 

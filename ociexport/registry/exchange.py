@@ -162,12 +162,11 @@ class Answer:
         """Return the body's first ``max_bytes``; the connection can be used again if that was all."""
         if self._document is not None:
             return self._document[:max_bytes]
-        parts: list[bytes] = []
-        missing = max_bytes
-        while missing and (part := self.read(missing)):
-            parts.append(part)
-            missing -= len(part)
-        return b"".join(parts)
+        # Not a list of parts: a server may send single bytes, and each would be an object.
+        body = bytearray()
+        while len(body) < max_bytes and (part := self.read(max_bytes - len(body))):
+            body += part
+        return bytes(body)
 
     def close(self) -> None:
         """Give the connection back; it is closed where more bytes are to come than a new one is worth."""

@@ -55,11 +55,11 @@ def read_referrers(
     page = _fetch_first(fetch_page)
     if page is None:
         for received in fetch_tagged():
-            budget.take(len(received.raw))
+            budget.take(received.raw)
             yield from _entries_of(received)
         return
     for _ in range(MAX_REFERRER_PAGES):
-        budget.take(len(page.received.raw))
+        budget.take(page.received.raw)
         yield from _entries_of(page.received)
         if page.next_query is None:
             return

@@ -5,6 +5,7 @@ Spec: distribution-spec 1.1, "Content Discovery", "Listing Tags"; RFC 8288 for t
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from urllib.parse import urlencode
 
@@ -19,10 +20,13 @@ from ociexport.registry.session import RegistrySession
 
 # distribution and ECR give no more at once; some registries, not asked, give a hundred.
 _TAGS_PER_PAGE = 1000
-# A registry that ignores the wish gives all at once; 32 MiB are a quarter of a million tags of the longest kind.
-_MAX_PAGE_BYTES = 32 * 1024 * 1024
-# The largest repositories known have some hundred thousand tags; one that never ends is no repository.
-_MAX_TAGS = 2_000_000
+# A registry that ignores the wish gives all at once; 16 MiB are half a million tags of 30 characters.
+_MAX_PAGE_BYTES = 16 * 1024 * 1024
+# Of memory, for the tags of all pages and the links between them. The largest repositories known have some hundred
+# thousand tags, which take a quarter of it; one that never ends is no repository.
+_MAX_LIST_BYTES = 80 * 1024 * 1024
+# What a text takes of it in a dictionary, beside the text itself: measured, rounded up.
+_ITEM_BYTES = 80
 _MAX_PAGES = 20_000
 # Registries that filter after they have counted send pages with nothing on them, but not many in a row.
 _MAX_PAGES_OF_NOTHING_NEW = 10
@@ -73,6 +77,8 @@ class _TagList:
         self._subject = f"tags of {name}"
         self._tags: dict[str, None] = {}
         self._queries: set[str] = set()
+        self._taken_bytes = 0
+        self._nothing_new = 0
 
     def read_page(self) -> tuple[str, ...]:
         """Return what the first page has; asked for once, since nobody waits for it."""
@@ -81,27 +87,41 @@ class _TagList:
 
     def read(self) -> tuple[str, ...]:
         """Return what all pages have."""
-        query = urlencode({"n": _TAGS_PER_PAGE})
-        nothing_new = 0
-        while True:
-            self._queries.add(query)
-            known = len(self._tags)
-            answer = self._ask(query)
-            page = self._read_page(answer)
-            self._tags.update(dict.fromkeys(page))
-            is_new = len(self._tags) > known
-            following = _next_query(answer.headers)
-            if following is None and is_new and len(page) == _TAGS_PER_PAGE:
-                # Some give as many as were asked for and do not say that there are more.
-                following = urlencode({"n": _TAGS_PER_PAGE, "last": page[-1]})
-            if following is None:
-                return tuple(self._tags)
-            nothing_new = 0 if is_new else nothing_new + 1
-            if following in self._queries or nothing_new == _MAX_PAGES_OF_NOTHING_NEW:
-                raise self._error("expected an end, got a link to pages that were read before", answer)
-            if len(self._queries) == _MAX_PAGES or len(self._tags) > _MAX_TAGS:
-                raise self._error(f"expected at most {_MAX_PAGES} pages and {_MAX_TAGS} tags, got more", answer)
-            query = following
+        query: str | None = urlencode({"n": _TAGS_PER_PAGE})
+        while query is not None:
+            query = self._add_page(query)
+        return tuple(self._tags)
+
+    def _add_page(self, query: str) -> str | None:
+        """Read a page, and return the query of the next one; None at the end."""
+        self._queries.add(query)
+        known = len(self._tags)
+        answer = self._ask(query)
+        page = self._read_page(answer)
+        self._take(answer, query)
+        for tag in page:
+            if tag not in self._tags:
+                self._take(answer, tag)
+                self._tags[tag] = None
+        is_new = len(self._tags) > known
+        following = _next_query(answer.headers)
+        if following is None and is_new and len(page) == _TAGS_PER_PAGE:
+            # Some give as many as were asked for and do not say that there are more.
+            following = urlencode({"n": _TAGS_PER_PAGE, "last": page[-1]})
+        if following is None:
+            return None
+        self._nothing_new = 0 if is_new else self._nothing_new + 1
+        if following in self._queries or self._nothing_new == _MAX_PAGES_OF_NOTHING_NEW:
+            raise self._error("expected an end, got a link to pages that were read before", answer)
+        if len(self._queries) == _MAX_PAGES:
+            raise self._error(f"expected at most {_MAX_PAGES} pages, got more", answer)
+        return following
+
+    def _take(self, answer: Answer, text: str) -> None:
+        """Count a text that is kept; raises RegistryError where all of them take too much memory."""
+        self._taken_bytes += _ITEM_BYTES + sys.getsizeof(text)
+        if self._taken_bytes > _MAX_LIST_BYTES:
+            raise self._error(f"expected at most {_MAX_LIST_BYTES} bytes of memory for all tags, got more", answer)
 
     def _ask(self, query: str) -> Answer:
         try:

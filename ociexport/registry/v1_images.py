@@ -8,7 +8,6 @@ Spec: docker 1.6 "Docker Registry API v1", "Images"; docker-registry's ``checksu
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from contextlib import closing
@@ -24,7 +23,7 @@ from ociexport.errors import (
     printable,
     quoted,
 )
-from ociexport.jsonfields import parse_json_object
+from ociexport.jsonfields import parse_json, parse_json_as
 from ociexport.progress import Progress
 from ociexport.registry.blobs import range_headers, whole_size
 from ociexport.registry.exchange import Answer
@@ -97,7 +96,7 @@ class V1Repository:
 
         def read(host: V1Host) -> dict[str, str]:
             raw, _ = host.get_document(f"/repositories/{self._path}/tags", subject=subject)
-            return parse_json_object(b'{"tags":%b}' % raw, where=subject).text_map("tags")
+            return parse_json_as("tags", raw, where=subject).text_map("tags")
 
         return self._first_that_succeeds(read)
 
@@ -128,7 +127,7 @@ class V1Repository:
     def _read_layers(self, host: V1Host, image_id: str) -> list[V1Layer]:
         subject = f"image {self._name}: layer {image_id[:12]}"
         raw, _ = host.get_document(f"/images/{image_id}/ancestry", subject=subject)
-        ids = parse_json_object(b'{"ancestry":%b}' % raw, where=subject).texts("ancestry")
+        ids = parse_json_as("ancestry", raw, where=subject).texts("ancestry")
         if len(ids) > MAX_V1_LAYERS:
             message = f"ancestry: expected at most {MAX_V1_LAYERS} layers, got {len(ids)}"
             raise LimitExceededError(message, where=subject)
@@ -201,7 +200,7 @@ class V1Repository:
 def _id_in(raw: bytes) -> str:
     """Return the ID in a document that is nothing else; some registries send it bare."""
     try:
-        found = json.loads(raw)
-    except (ValueError, RecursionError):
+        found = parse_json(raw, where="")
+    except InvalidImageError:
         found = None
     return found if isinstance(found, str) else raw[:_MAX_ID_BYTES].decode("ascii", "replace").strip()

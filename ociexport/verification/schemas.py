@@ -12,6 +12,7 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Any, TypeAlias
 
 from ociexport.digest import Digest
@@ -27,6 +28,8 @@ _MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-
 # RFC 3339 section 5.6.
 _DATE_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 _MAX_INT64 = 2**63 - 1
+# So many flaws of a document are told; a hostile one may have hundreds of thousands.
+_MAX_FLAWS = 100
 
 
 def _typed(kind: type, wanted: str) -> Check:
@@ -187,19 +190,25 @@ _layout_file = _object_of({"imageLayoutVersion": _equal_to("1.0.0")}, {})
 
 def index_flaws(document: object) -> Iterator[Flaw]:
     """Yield what is wrong with an index, ``index.json`` included."""
-    return _index(document, "")
+    return _first_flaws(_index(document, ""))
 
 
 def manifest_flaws(document: object) -> Iterator[Flaw]:
     """Yield what is wrong with a manifest."""
-    return _manifest(document, "")
+    return _first_flaws(_manifest(document, ""))
 
 
 def config_flaws(document: object) -> Iterator[Flaw]:
     """Yield what is wrong with an image's config."""
-    return _config(document, "")
+    return _first_flaws(_config(document, ""))
 
 
 def layout_file_flaws(document: object) -> Iterator[Flaw]:
     """Yield what is wrong with an ``oci-layout`` file."""
-    return _layout_file(document, "")
+    return _first_flaws(_layout_file(document, ""))
+
+
+def _first_flaws(flaws: Iterator[Flaw]) -> Iterator[Flaw]:
+    yield from islice(flaws, _MAX_FLAWS)
+    if next(flaws, None) is not None:
+        yield "", f"more than {_MAX_FLAWS} flaws; no more are told"

@@ -18,7 +18,7 @@ from ociexport.archive_source import ArchiveBlobs
 from ociexport.digest import Digest
 from ociexport.documents import Descriptor
 from ociexport.errors import InvalidDigestError, InvalidImageError, NotFoundError, printable, quoted
-from ociexport.image_list import ListedSource, name_of, shown_name
+from ociexport.image_list import MAX_INDEX_BYTES, ListedSource, name_of, shown_name
 from ociexport.jsonfields import JsonObject, parse_json_object
 from ociexport.layout import ImageLayout
 from ociexport.sources import BlobOpener
@@ -30,7 +30,6 @@ from ociexport.verification.walk import Root
 LAYOUT_FILE = "oci-layout"
 INDEX_FILE = "index.json"
 _BLOBS = "blobs"
-_MAX_INDEX_BYTES = 64 * 1024 * 1024
 
 
 class Store(Protocol):
@@ -142,9 +141,9 @@ def read_layout_file(path: str) -> bytes:
     with open(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise InvalidImageError("expected a file, got something else", where=path)
-        raw = file.read(_MAX_INDEX_BYTES + 1)
-    if len(raw) > _MAX_INDEX_BYTES:
-        raise InvalidImageError(f"expected at most {_MAX_INDEX_BYTES} bytes, got more", where=path)
+        raw = file.read(MAX_INDEX_BYTES + 1)
+    if len(raw) > MAX_INDEX_BYTES:
+        raise InvalidImageError(f"expected at most {MAX_INDEX_BYTES} bytes, got more", where=path)
     return raw
 
 
@@ -166,7 +165,7 @@ class ArchiveStore:
 
     def read_file(self, name: str) -> bytes:
         """Return ``oci-layout`` or ``index.json``; see `Store`."""
-        return self.members.read(name, _MAX_INDEX_BYTES)
+        return self.members.read(name, MAX_INDEX_BYTES)
 
     def list_blobs(self, findings: Findings) -> Iterator[Digest]:
         """Yield what is in ``blobs/``; see `Store`."""
