@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, cast
 from ociexport.compression import is_compressed, read_tar_chunks
 from ociexport.digest import ByteStream
 from ociexport.errors import InvalidImageError, LimitExceededError, NotFoundError, quoted
+from ociexport.reference import as_path
 from ociexport.temporary import open_temporary_file
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class ArchiveMembers:
     """
 
     def __init__(self, file: FileIO, path: str) -> None:
-        self.typed = "oci-archive:-" if path == "-" else path
+        self.typed = "oci-archive:-" if path == "-" else as_path(path)
         self.place = _place_of(path)
         self._file = file
         self._members = self._read_members()

@@ -26,7 +26,7 @@ from ociexport.errors import (
 )
 from ociexport.jsonfields import JsonObject
 from ociexport.numerals import number_up_to
-from ociexport.reference import ImageReference
+from ociexport.reference import ImageReference, as_path
 from ociexport.resolve import read_small_blob
 from ociexport.sources import BlobOpener, ImageName, ReceivedManifest, embedded_document
 
@@ -75,7 +75,7 @@ def choose_image(
     """
     if name is not None and "@" in name and all(known.tag != name for _, known in images):
         return _find_by_digest_or_position(place, images, name.partition("@")[2])
-    return _find_by_name(place, images, name, typed or place)
+    return _find_by_name(place, images, name, typed or as_path(place))
 
 
 def main_images(images: Sequence[ListedImage]) -> Sequence[ListedImage]:

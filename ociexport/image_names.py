@@ -9,6 +9,7 @@ from ociexport.errors import NotFoundError, UsageError, quoted
 from ociexport.image_directory import ImageDirectory
 from ociexport.image_list import ListedImage, shown_name
 from ociexport.layout import ImageLayout
+from ociexport.reference import as_path
 from ociexport.source_names import ArchiveName, DirectoryName, LayoutName, RegistryName, new_client, parse_source_name
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def list_names(
     if name.image is not None:
         raise UsageError(
             f"{quoted(place)}: expected a layout or an archive, got an image in it",
-            hint=f"ociexport tags {name.path} lists them all",
+            hint=f"ociexport tags {as_path(name.path)} lists them all",
         )
     return tuple(dict.fromkeys(shown_name(*image) for image in list_local_images(name)))
 

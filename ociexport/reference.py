@@ -25,6 +25,20 @@ _TAG_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _DOCKER_HUB_ALIASES = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
 
 
+# Texts that can only be paths: no reference begins so.
+_PATH_PATTERN = re.compile(r"(?:\.{0,2}/|\.{1,2}$|\.{1,2}[:@])")
+
+
+def is_path(text: str) -> bool:
+    """Whether what a user typed for an image begins as a path does, and no reference does."""
+    return _PATH_PATTERN.match(text) is not None
+
+
+def as_path(path: str) -> str:
+    """Return ``path`` as it is typed for an image: a bare word is a reference, so it begins with ``./`` there."""
+    return path if path == "-" or is_path(path) else f"./{path}"
+
+
 def names_registry(text: str) -> bool:
     """Whether a reference begins with a registry, and not with a path on Docker Hub."""
     first, slash, _ = text.partition("@")[0].partition("/")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from ociexport.errors import NotFoundError, UsageError, printable, quoted
 from ociexport.image_directory import ImageDirectory, is_image_directory
 from ociexport.layout import ImageLayout
-from ociexport.reference import ImageReference, names_registry
+from ociexport.reference import ImageReference, as_path, is_path, names_registry
 from ociexport.sources import ImageSource
 
 if TYPE_CHECKING:
@@ -32,10 +32,9 @@ _UNSUPPORTED_PREFIXES = {
     "containers-storage:": "podman save {} | ociexport … -",
     "ostree:": "skopeo copy ostree:{} oci:DIR",
 }
-# Texts that can only be paths: no reference begins so.
-_PATH_PATTERN = re.compile(r"(?:\.{0,2}/|\.{1,2}$|\.{1,2}[:@])")
 _STANDARD_INPUT = "-"
-# What files in the working directory are taken for archives by their names; a reference has no such tag or name.
+_TRANSPORTS = (_REGISTRY_PREFIX, *_LAYOUT_PREFIXES, *_ARCHIVE_PREFIXES, _DIRECTORY_PREFIX, *_UNSUPPORTED_PREFIXES)
+# What is taken for an archive by its name, where it is not there.
 _ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")
 
 
@@ -97,8 +96,9 @@ def parse_source_name(text: str) -> SourceName:
     Transports are ``docker://REF``, ``oci:DIR[:NAME|@N]``, ``ocidir://DIR[:TAG]``, ``oci-archive:FILE[:NAME|@N]``,
     ``docker-archive:FILE[:NAME|@N]`` and ``dir:DIR``; ``-`` is an archive on standard input.
 
-    A path and a name after it are told apart by what exists, since both may hold colons. A plain word is a layout or an
-    archive where one exists, and else a reference; what begins with ``./``, ``../`` or ``/`` is always a path.
+    What begins with ``./``, ``../`` or ``/`` is a path, and so are ``.`` and ``..``. A path and a name after it are
+    told apart by what exists, since both may hold colons. Any other word is a reference, whatever lies in the working
+    directory: who unpacks ``debian:12`` in somebody else's directory gets Debian. See `path_meant_by`.
 
     Raises:
         InvalidReferenceError: neither a path nor a reference.
@@ -122,23 +122,30 @@ def parse_source_name(text: str) -> SourceName:
             )
     if text == _STANDARD_INPUT:
         return ArchiveName(text, None)
-    if _PATH_PATTERN.match(text):
+    if is_path(text):
         return _parse_path(text)
-    if is_image_directory(text):
-        return DirectoryName(text)
-    for path, image in _splits(text):
-        if _is_layout(path):
-            return LayoutName(path, image)
-        if path.endswith(_ARCHIVE_SUFFIXES) and os.path.isfile(path):
-            return ArchiveName(path, image)
     return RegistryName(_parse_image(text))
 
 
 def has_transport(text: str) -> bool:
     """Whether ``text`` begins with a transport, such as ``oci:``."""
-    return text.startswith(
-        (_REGISTRY_PREFIX, *_LAYOUT_PREFIXES, *_ARCHIVE_PREFIXES, _DIRECTORY_PREFIX, *_UNSUPPORTED_PREFIXES)
-    )
+    return text.startswith(_TRANSPORTS)
+
+
+def path_meant_by(text: str) -> str | None:
+    """Return how to type the images at the path ``text``, where they are there and ``text`` is read as a reference."""
+    if is_path(text) or text == _STANDARD_INPUT or has_transport(text):
+        return None
+    for path, _ in _splits(text):
+        is_archive = path.endswith(_ARCHIVE_SUFFIXES) and os.path.isfile(path)
+        if is_archive or _is_layout(path) or is_image_directory(path):
+            return f"./{text}"
+    return None
+
+
+def source_text(source: str | os.PathLike[str]) -> str:
+    """Return a source as users type it; of a path as such, which is never a reference."""
+    return source if isinstance(source, str) else as_path(os.fspath(source))
 
 
 def _parse_image(text: str) -> ImageReference:

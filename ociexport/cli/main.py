@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import ociexport
+import ociexport.errors
 from ociexport.cli.exit_codes import HUNG_UP, INTERRUPTED, READER_GONE, TERMINATED
 from ociexport.cli.streams import OUTPUT_NAME, give_up_output, prepare_streams
 
@@ -75,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parse(words)
         if getattr(options, "events", None) is not None:
             _open_events(options)
+        for image in _images_of(options):
+            _warn_of_path(image)
         code = int(options.run(options)) if options is not None else 0
         sys.stdout.flush()
     except (ociexport.OciexportError, OSError, MemoryError, UnicodeError, KeyboardInterrupt, _Terminated) as raised:
@@ -130,11 +133,28 @@ def _report(error: BaseException, options: Namespace | None = None) -> int:
         return _report_end(*(("hung up", HUNG_UP) if error.number == signal.SIGHUP else ("terminated", TERMINATED)))
     if isinstance(error, KeyboardInterrupt):
         return _report_end("interrupted", INTERRUPTED)
-    from ociexport.cli.reporting import proof_of, report_error  # noqa: PLC0415 - only an error needs it
+    from ociexport.cli.reporting import path_hint_of, proof_of, report_error  # noqa: PLC0415 - only an error needs it
 
+    images = _images_of(options)
+    if len(images) != 1:
+        return report_error(error)
+    return report_error(error, proof_of(getattr(options, "command", ""), images[0]), path_hint_of(error, images[0]))
+
+
+def _images_of(options: Namespace | None) -> list[str]:
+    """Return the images that the command line names."""
     images = getattr(options, "images", None) or [getattr(options, "source", None)]
-    command = getattr(options, "command", "")
-    return report_error(error, proof_of(command, images[0]) if images[0] is not None and len(images) == 1 else None)
+    return [image for image in images if isinstance(image, str)]
+
+
+def _warn_of_path(image: str) -> None:
+    """Tell that an image is taken from a registry where the working directory has images of that name."""
+    from ociexport.source_names import path_meant_by  # noqa: PLC0415 - not every command has an image
+
+    path = path_meant_by(image)
+    if path is not None:
+        shown, path = ociexport.errors.printable(image), ociexport.errors.printable(path)
+        print(f"ociexport: warning: {shown} is an image in a registry; the one here is {path}", file=sys.stderr)
 
 
 def _raise_terminated(number: int, frame: FrameType | None) -> NoReturn:

@@ -12,10 +12,14 @@ from ociexport.cli.exit_codes import exit_code_of
 from ociexport.errors import (
     MAX_QUOTED_CHARACTERS,
     InvalidImageError,
+    InvalidReferenceError,
+    RegistryError,
     TransferError,
     UnsupportedMediaTypeError,
     escaped,
 )
+from ociexport.reference import as_path
+from ociexport.source_names import path_meant_by
 
 # Linux takes no longer path in a call; an image may have them, and they are made by descriptor.
 _PATH_MAX = 4096
@@ -23,17 +27,28 @@ _PATH_MAX = 4096
 _MET_BY = {"pull": "", "inspect": "", "unpack": "--deep ", "diff": "--deep "}
 
 
-def report_error(error: BaseException, proof: str | None = None) -> int:
+def report_error(error: BaseException, proof: str | None = None, path_hint: str | None = None) -> int:
     """Tell ``error`` on standard error; returns the code that the command is to end with.
 
     Args:
         proof: the command that says all that is wrong with the image, where there is one.
+        path_hint: what `path_hint_of` says; it goes before what the error itself says.
     """
     print(f"ociexport: error: {one_line(error)}", file=sys.stderr)
-    hint = _hint_of(error, proof)
+    hint = path_hint or _hint_of(error, proof)
     if hint:
         print(f"hint: {escaped(hint)}", file=sys.stderr)
     return exit_code_of(error)
+
+
+def path_hint_of(error: BaseException, image: str) -> str | None:
+    """Return how to type the image where a path was meant, and a reference of that name leads nowhere."""
+    if not isinstance(error, RegistryError | InvalidReferenceError):
+        return None
+    path = path_meant_by(image)
+    if path is None and os.path.exists(image):
+        path = as_path(image)
+    return f"a path begins with ./: {path}" if path is not None else None
 
 
 def proof_of(command: str, image: str) -> str | None:

@@ -37,12 +37,13 @@ Sources: wherever a command reads an image
   ./layout                   the only image of an OCI layout
   ./layout:12                one of several, by tag or full name
   ./layout@sha256:…          by digest;  oci:layout:@0 by position
-  images.tar                 an archive: a layout in a tar, or what docker save,
+  ./images.tar               an archive: a layout in a tar, or what docker save,
                              podman, skopeo, crane or kaniko wrote
-  images.tar:app:1           one of several in it
+  ./images.tar:app:1         one of several in it
   -                          an archive on standard input
   dir:saved                  the directory of files that skopeo calls dir:
 
+A path begins with /, ./ or ../; any other word is an image in a registry.
 docker://, oci:, oci-archive:, docker-archive: and dir: tell what a name is of.
 What an archive is, is told by what is in it, and not by its name.
 """,

@@ -27,7 +27,15 @@ from ociexport.errors import (
 from ociexport.layout import ImageLayout
 from ociexport.progress import SILENT, Progress
 from ociexport.reference import ImageReference, names_registry
-from ociexport.source_names import ArchiveName, LayoutName, RegistryName, SourceOpener, has_transport, parse_source_name
+from ociexport.source_names import (
+    ArchiveName,
+    LayoutName,
+    RegistryName,
+    SourceOpener,
+    has_transport,
+    parse_source_name,
+    source_text,
+)
 from ociexport.sources import BlobOpener, ImageName, ImageSource
 from ociexport.verification.archives import read_archive_roots
 from ociexport.verification.findings import Findings
@@ -140,7 +148,7 @@ class Origins:
     def _open(self, source: str | os.PathLike[str] | ImageSource) -> Origin:
         if not isinstance(source, str | os.PathLike):
             return Origin(source.display_name, [_AnyOfImage(source)])
-        name = parse_source_name(os.fspath(source))
+        name = parse_source_name(source_text(source))
         if isinstance(name, LayoutName) and name.image is None:
             if not os.path.isdir(os.path.join(name.path, "blobs")):
                 raise NotFoundError(f"{quoted(name.path)}: expected an OCI layout, there is none")

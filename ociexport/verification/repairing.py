@@ -26,7 +26,7 @@ from ociexport.fetch import DEFAULT_JOBS, BlobFetch, BlobToFetch, verify_jobs
 from ociexport.layout import LAYOUT_FILE_CONTENT, ImageLayout
 from ociexport.newfile import new_file
 from ociexport.progress import SILENT, Progress
-from ociexport.source_names import LayoutName, parse_source_name
+from ociexport.source_names import LayoutName, parse_source_name, path_meant_by, source_text
 from ociexport.sources import ImageSource
 from ociexport.tree.limits import Limits
 from ociexport.tree.outline import OutlineFile
@@ -229,12 +229,13 @@ def _plan(
 
 
 def _parse_layout_name(layout: str | os.PathLike[str]) -> LayoutName:
-    name = parse_source_name(os.fspath(layout))
+    name = parse_source_name(source_text(layout))
     if not isinstance(name, LayoutName):
         raise UsageError(
             f"repair: expected a layout, got {quoted(os.fspath(layout))}",
-            hint="an archive is written anew: ociexport pull SRC --out FILE.tar; "
-            "or convert it: ociexport pull FILE.tar --out LAYOUT",
+            hint=(path_meant_by(os.fspath(layout)) and f"a path begins with ./: {path_meant_by(os.fspath(layout))}")
+            or "an archive is written anew: ociexport pull SRC --out FILE.tar; "
+            "or convert it: ociexport pull ./FILE.tar --out LAYOUT",
         )
     return name
 

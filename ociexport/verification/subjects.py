@@ -13,7 +13,7 @@ from ociexport.errors import InvalidImageError, NotFoundError, quoted
 from ociexport.layout import ImageLayout
 from ociexport.mediatypes import without_parameters
 from ociexport.progress import Progress
-from ociexport.source_names import ArchiveName, LayoutName, RegistryName, open_source, parse_source_name
+from ociexport.source_names import ArchiveName, LayoutName, RegistryName, open_source, parse_source_name, source_text
 from ociexport.sources import BlobOpener, ImageSource, published
 from ociexport.verification.archives import read_archive_roots
 from ociexport.verification.findings import Findings, Kind
@@ -72,7 +72,7 @@ def open_subject(
     """
     if not isinstance(source, str | os.PathLike):
         return OneImage(published(source), is_owned=False)
-    name = parse_source_name(os.fspath(source))
+    name = parse_source_name(source_text(source))
     if isinstance(name, LayoutName) and name.image is None:
         return WholeLayout(name.path)
     if isinstance(name, ArchiveName) and name.image is None:
