@@ -57,10 +57,10 @@ def test_index_and_its_manifests_are_copied(tmp_path: Path) -> None:
 
 
 def test_every_command_reads_it_by_path_and_by_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A word alone is such a directory where there is one, as it is a layout."""
+    """A word alone is an image in a registry."""
     monkeypatch.chdir(tmp_path)
     write_directory(tmp_path / "d", INDEX)
-    for number, name in enumerate(("d", "./d", "dir:d", f"{tmp_path}/d")):
+    for number, name in enumerate(("./d", "dir:d", f"{tmp_path}/d")):
         unpacked = run_command("unpack", name, f"r{number}", "-q", "--platform", "linux/amd64", home=tmp_path)
         assert (unpacked.returncode, unpacked.stdout, unpacked.stderr) == (0, f"{IMAGE.digest}\n", "")
         assert (tmp_path / f"r{number}" / "etc" / "a").read_bytes() == b"1"
