@@ -146,7 +146,8 @@ def test_unknown_authority_is_refused(tmp_path: Path) -> None:
             "unable to get local issuer certificate (issued by Example Org)"
         )
         assert caught.value.hint == (
-            "if you trust who issued it, give that one's certificate with --cacert FILE; "
+            f"if you trust the issuer of {registry.host}'s certificate, "
+            "give the issuer's certificate with --cacert FILE; "
             "--insecure believes any certificate"
         )
         assert registry.requests == []

@@ -1,70 +1,107 @@
-"""Where a registry may send us: not to the machine that we run on, nor to what only that can reach.
+"""Where a server may send us: no nearer to this machine than the server is itself.
 
-A registry names the URLs of its token service, of redirects and of foreign layers. One on the internet that names a
-loopback or link-local address would have us ask services for it that it can't reach itself, such as a cloud's metadata.
+A registry names the URLs of its token service, of redirects and of foreign layers. One on the internet that names an
+address of this machine or its network would have us ask services for it that it can't reach itself, such as a cloud's
+metadata. The address is checked that is connected to, after a name was looked up: a name may change its address.
 """
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import socket
+import threading
+from enum import IntEnum
 from typing import TypeAlias
-from urllib.parse import urlsplit
-
-from ociexport.errors import RegistryError, printable
-from ociexport.registry.dialing import look_up
-from ociexport.registry.failures import redacted
 
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-
-def verify_may_be_sent(
-    url: str, home_url: str, subject: str, *, is_proxied: bool = False, timeout_seconds: float = 15.0
-) -> None:
-    """Return if the server at ``home_url`` may send us to ``url``.
-
-    A host's name is looked up here and once more when the connection is made; who changes it in between gets through,
-    which only a registry that is believed can use. Behind a proxy names are the proxy's business.
-
-    Args:
-        subject: what is asked for, as messages call it.
-        is_proxied: names are not looked up here.
-        timeout_seconds: for a name to be looked up.
-
-    Raises:
-        RegistryError: it points at this machine or its link, and the server itself is not there.
-    """
-    host, home = urlsplit(url).hostname or "", urlsplit(home_url).hostname or ""
-    wait = 0.0 if is_proxied else timeout_seconds
-    inner = _inner_address(host, wait) if host != home else None
-    if inner is None or _inner_address(home, wait) is not None:
-        return
-    raise RegistryError(
-        f"{subject}: {printable(redacted(url))}: a registry on another host may not send its clients to {inner}",
-        url=redacted(url),
-        hint="that is an address of this machine, or one that only this machine can reach",
-    )
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_IPV4_COMPATIBLE = ipaddress.IPv6Network("::/96")
 
 
-def _inner_address(host: str, timeout_seconds: float) -> str | None:
-    """Return the loopback or link-local address that ``host`` stands for; None where there is none."""
+class Nearness(IntEnum):
+    """How near to this machine an address is."""
+
+    INTERNET = 0
+    PRIVATE = 1
+    LINK = 2
+    MACHINE = 3
+    # Groups of machines, which no server is.
+    MULTICAST = 4
+
+
+class ForbiddenAddressError(OSError):
+    """A host has only addresses that the server which named it may not send us to."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(errno.EACCES, f"the address {address} may not be connected to")
+        self.address = address
+
+
+def nearness_of(address: str) -> Nearness:
+    """Return how near an address is; the one within it counts where another stands for it (mapped, 6to4, NAT64)."""
+    parsed = _unwrapped(ipaddress.ip_address(address.partition("%")[0]))
+    if parsed.is_multicast:
+        return Nearness.MULTICAST
+    if parsed.is_loopback or parsed.is_unspecified or parsed in ipaddress.ip_network("0.0.0.0/8"):
+        return Nearness.MACHINE
+    if parsed.is_link_local:
+        return Nearness.LINK
+    return Nearness.INTERNET if parsed.is_global else Nearness.PRIVATE
+
+
+def _unwrapped(address: _Address) -> _Address:
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if (inner := address.ipv4_mapped or address.sixtofour) is not None:
+        return inner
+    # :: and ::1 are addresses of their own.
+    if address in _NAT64 or (address in _IPV4_COMPATIBLE and int(address) > 1):
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address
+
+
+def literal_nearness(host: str) -> Nearness | None:
+    """Return how near a host is by its spelling, in any form that a resolver takes; None for a name to be looked up."""
     if host == "localhost" or host.endswith(".localhost"):
-        return host
-    for address in _addresses_of(host, timeout_seconds):
-        mapped = getattr(address, "ipv4_mapped", None) or address
-        if mapped.is_loopback or mapped.is_link_local or mapped.is_unspecified:
-            return str(mapped)
-    return None
-
-
-def _addresses_of(host: str, timeout_seconds: float) -> list[_Address]:
+        return Nearness.MACHINE
     try:
-        return [ipaddress.ip_address(host)]
+        return nearness_of(host)
     except ValueError:
-        if not timeout_seconds:
-            return []
+        pass
     try:
-        found = look_up(host, 0, timeout_seconds)
-    except OSError:
-        # It has no address for us; the request itself will tell.
-        return []
-    return [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
+        # 127.1, 0x7f000001 and 2130706433 are all 127.0.0.1.
+        return nearness_of(socket.inet_ntoa(socket.inet_aton(host)))
+    except (OSError, UnicodeError):
+        return None
+
+
+class SeenAddresses:
+    """How near the servers were that we connected to; used by several threads.
+
+    What a name's server may name is judged by where it was, and not by what its name says later.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, int], Nearness] = {}
+        self._lock = threading.Lock()
+
+    def add(self, host: str, port: int, address: str) -> None:
+        """Remember that ``host`` was connected to at ``address``; the farthest counts."""
+        nearness = nearness_of(address)
+        with self._lock:
+            self._seen[host, port] = min(nearness, self._seen.get((host, port), nearness))
+
+    def limit(self, host: str, port: int) -> Nearness:
+        """Return how near ``host`` may be from now on: a name that was far away does not come nearer."""
+        with self._lock:
+            return self._seen.get((host, port), Nearness.MULTICAST)
+
+    def nearness(self, host: str, port: int) -> Nearness:
+        """Return how near ``host`` is; one that only a proxy has connected to counts as far, unless it is literal."""
+        with self._lock:
+            seen = self._seen.get((host, port))
+        if seen is None:
+            seen = literal_nearness(host)
+        return Nearness.INTERNET if seen is None else seen

@@ -19,7 +19,8 @@ from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 from ociexport.errors import AuthenticationError, InvalidImageError, quoted
 from ociexport.jsonfields import JsonObject, parse_json_object
 from ociexport.registry.credentials import Credentials
-from ociexport.registry.failures import is_web_url, redacted
+from ociexport.registry.failures import redacted
+from ociexport.registry.weburl import InvalidUrlError, WebUrl
 
 # Tokens of clouds grow with the groups that a user is in; beyond this no header would carry them.
 MAX_TOKEN_BODY_BYTES = 64 * 1024
@@ -123,12 +124,14 @@ def plan_token_requests(
         AuthenticationError: the challenge names no realm that can be asked.
     """
     got = challenge.parameters.get("realm", "")
-    if not is_web_url(got):
+    try:
+        # From here on the host is plain, and any parser reads the same one.
+        realm = urlsplit(str(WebUrl.parse(got)))
+    except InvalidUrlError as error:
         shown = quoted(redacted(got)) if got else "none"
         raise AuthenticationError(
             f"{where}: bearer challenge: expected a realm that is an http or https URL, got {shown}"
-        )
-    realm = urlsplit(got)
+        ) from error
     service = challenge.parameters.get("service")
     fields = [("service", service)] if service else []
     if scope:

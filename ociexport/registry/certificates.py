@@ -38,6 +38,14 @@ class TlsSettings(NamedTuple):
 DEFAULT_TLS = TlsSettings()
 
 
+def tls_of_any_host(ca_file: Path | None) -> TlsSettings:
+    """Return what holds for every host of a pull: the authorities that the user names for it (``--cacert``).
+
+    Client certificates and ``--insecure`` are for the registry's host, and not in it.
+    """
+    return TlsSettings(ca_files=() if ca_file is None else (ca_file,))
+
+
 def find_certificates(names: tuple[str, ...], cert_dir: Path | None, certs_dirs: tuple[Path, ...]) -> TlsSettings:
     """Return the certificates for a host.
 

@@ -21,12 +21,14 @@ from urllib3.poolmanager import PoolManager
 from urllib3.response import HTTPResponse
 
 from ociexport.errors import OciexportError, UsageError
+from ociexport.registry.addresses import Nearness, SeenAddresses
 from ociexport.registry.certificates import TlsSettings
 from ociexport.registry.deadlines import Deadline, Deadlines, shut_down
 from ociexport.registry.dialing import open_connection
 from ociexport.registry.failures import StalledError
 from ociexport.registry.librarylogs import cut_secrets, our_request
 from ociexport.registry.socks import ask_socks_proxy, is_socks_url, socks_address
+from ociexport.registry.weburl import WebUrl
 
 # More connections to one host than anybody asks for with --jobs; those beyond are made and thrown away.
 _POOL_CONNECTIONS = 32
@@ -44,6 +46,7 @@ class OpenSockets:
 
     def __init__(self, max_wait_seconds: float) -> None:
         self.deadlines = Deadlines(max_wait_seconds)
+        self.addresses = SeenAddresses()
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._is_over = False
@@ -66,17 +69,36 @@ class OpenSockets:
                 shut_down(opened)
 
 
+class PreparedRequest(requests.PreparedRequest):
+    """A request of requests' that carries the URL it was made from: this is what is dialled."""
+
+    target: WebUrl
+
+
+def prepare(
+    method: str, target: WebUrl, headers: Mapping[str, str] | None = None, body: bytes | None = None
+) -> PreparedRequest:
+    """Return a request to ``target``; requests quotes what it must of the path and query."""
+    prepared = PreparedRequest()
+    prepared.prepare(method=method, url=str(target), headers=headers, data=body)
+    prepared.target = target
+    return prepared
+
+
 class Adapter(HTTPAdapter):
     """Connections that share one `ssl.SSLContext`, ours: requests knows only its own list of authorities.
 
     Args:
         tls: whom to believe.
         sockets: told of each connection.
+        nearest: no direct connection is made to an address that is nearer to this machine. Connections of another
+            adapter, with other limits, are not used.
     """
 
-    def __init__(self, tls: TlsSettings, sockets: OpenSockets) -> None:
+    def __init__(self, tls: TlsSettings, sockets: OpenSockets, nearest: Nearness = Nearness.MULTICAST) -> None:
         self._tls = tls
         self._sockets = sockets
+        self._nearest = nearest
         super().__init__(pool_connections=_POOL_CONNECTIONS, pool_maxsize=_POOL_CONNECTIONS)
         cut_secrets()
 
@@ -93,7 +115,7 @@ class Adapter(HTTPAdapter):
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
         """Make connections that tell `OpenSockets` of themselves."""
         super().init_poolmanager(*arguments, **options)
-        self.poolmanager.pool_classes_by_scheme = _pool_classes(self._sockets)
+        self.poolmanager.pool_classes_by_scheme = _pool_classes(self._sockets, nearest=self._nearest)
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
         """The same for connections through a proxy."""
@@ -114,8 +136,10 @@ class Adapter(HTTPAdapter):
         self, request: requests.PreparedRequest, verify: Any, cert: Any = None
     ) -> tuple[Any, Any]:
         """Use our context in place of requests' settings."""
-        host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
-        return host, {"ssl_context": self._context} if host["scheme"] == "https" else {}
+        # Not requests' own reading of the text: who was approved is who is dialled.
+        target: WebUrl = getattr(request, "target")  # noqa: B009 - see `PreparedRequest`
+        host = {"scheme": target.scheme, "host": target.host, "port": target.port}
+        return host, {"ssl_context": self._context} if target.scheme == "https" else {}
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
         """Leave the connection as it is: its context knows all."""
@@ -166,16 +190,18 @@ def _system_has_authorities() -> bool:
     return any(path.is_file() or any(path.iterdir()) for path in named)
 
 
-def find_issuer(url: str, proxies: Mapping[str, str], timeout_seconds: float) -> str | None:
+def find_issuer(
+    url: WebUrl, proxies: Mapping[str, str], timeout_seconds: float, nearest: Nearness = Nearness.MULTICAST
+) -> str | None:
     """Return who issued the certificate of the server of ``url``, which is not believed; None if that can't be told.
 
     It makes a connection of its own, over which nothing is sent: the one that failed has thrown the certificate away.
     """
     # Who is not believed may as well keep us waiting, byte by byte.
     probe = _IssuerProbe(timeout_seconds)
-    adapter = Adapter(TlsSettings(verify=False), probe)
+    adapter = Adapter(TlsSettings(verify=False), probe, nearest)
     try:
-        adapter.send(requests.Request("GET", url).prepare(), timeout=timeout_seconds, proxies=proxies)
+        adapter.send(prepare("GET", url), timeout=timeout_seconds, proxies=proxies)
     except (OciexportError, requests.RequestException, OSError):
         return probe.issuer
     finally:
@@ -204,22 +230,29 @@ class _IssuerProbe(OpenSockets):
         raise _SeenError("the certificate was seen")
 
 
-def _pool_classes(sockets: OpenSockets, socks_proxy: str | None = None) -> dict[str, type[HTTPConnectionPool]]:
+def _pool_classes(
+    sockets: OpenSockets, socks_proxy: str | None = None, nearest: Nearness | None = None
+) -> dict[str, type[HTTPConnectionPool]]:
     """Return urllib3's pools with connections that tell ``sockets`` of themselves.
 
     Args:
         socks_proxy: the URL of the one that makes them; None for none.
+        nearest: the limit of what is dialled; None where that is a proxy, which the user named.
     """
 
     class Plain(HTTPConnection):
         _deadline: Deadline
 
         def _new_conn(self) -> socket.socket:
-            opened = _dial(self, socks_proxy)
+            host = self.host.strip("[]")
+            limit = None if nearest is None else min(nearest, sockets.addresses.limit(host, self.port))
+            opened = _dial(self, socks_proxy, limit)
+            if limit is not None:
+                sockets.addresses.add(host, self.port, str(opened.getpeername()[0]))
             try:
                 self._deadline.take_copy(opened)
                 if socks_proxy is not None:
-                    ask_socks_proxy(opened, socks_proxy, self.host.strip("[]"), self.port, _seconds_of(self))
+                    ask_socks_proxy(opened, socks_proxy, host, self.port, _seconds_of(self))
             except BaseException:
                 opened.close()
                 raise
@@ -259,11 +292,12 @@ def _pool_classes(sockets: OpenSockets, socks_proxy: str | None = None) -> dict[
     return {"http": PlainPool, "https": SecurePool}
 
 
-def _dial(connection: HTTPConnection, socks_proxy: str | None) -> socket.socket:
+def _dial(connection: HTTPConnection, socks_proxy: str | None, nearest: Nearness | None) -> socket.socket:
     """Connect as urllib3 would, but see `open_connection`; what fails is an `OSError`, which it takes as well."""
     host, port = (connection.host.strip("[]"), connection.port) if socks_proxy is None else socks_address(socks_proxy)
     options = connection.socket_options or ()
-    return open_connection(host, port, timeout_seconds=_seconds_of(connection), options=options)
+    limit = Nearness.MULTICAST if nearest is None else nearest
+    return open_connection(host, port, timeout_seconds=_seconds_of(connection), options=options, nearest=limit)
 
 
 def _seconds_of(connection: HTTPConnection) -> float:

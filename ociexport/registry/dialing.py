@@ -19,6 +19,7 @@ from itertools import zip_longest
 from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
+from ociexport.registry.addresses import ForbiddenAddressError, Nearness, nearness_of
 from ociexport.threads import start_thread
 
 # The next address is tried after so long, while those before it may still answer (RFC 8305, 5).
@@ -59,20 +60,27 @@ def look_up(host: str, port: int, timeout_seconds: float) -> Sequence[AddressInf
 
 
 def open_connection(
-    host: str, port: int, *, timeout_seconds: float, options: Iterable[SocketOption] = ()
+    host: str,
+    port: int,
+    *,
+    timeout_seconds: float,
+    options: Iterable[SocketOption] = (),
+    nearest: Nearness = Nearness.MULTICAST,
 ) -> socket.socket:
     """Return a socket that is connected to ``host`` (a name or an address), in blocking mode.
 
     Args:
         timeout_seconds: for the look-up, and again for the connection.
         options: set before connecting.
+        nearest: addresses that are nearer to this machine are left out.
 
     Raises:
+        ForbiddenAddressError: all its addresses are nearer than ``nearest``.
         socket.gaierror: see `look_up`.
         TimeoutError: no address has answered.
         OSError: what the last of them said.
     """
-    waiting = deque(_interleaved(look_up(host, port, timeout_seconds)))
+    waiting = deque(_interleaved(_allowed(look_up(host, port, timeout_seconds), nearest)))
     deadline = time.monotonic() + timeout_seconds
     failure = OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
     trying: dict[int, socket.socket] = {}
@@ -121,6 +129,13 @@ def _begin(info: AddressInfo, options: Iterable[SocketOption]) -> socket.socket:
         begun.close()
         raise
     return begun
+
+
+def _allowed(infos: Sequence[AddressInfo], nearest: Nearness) -> Sequence[AddressInfo]:
+    allowed = [info for info in infos if nearness_of(str(info[4][0])) <= nearest]
+    if infos and not allowed:
+        raise ForbiddenAddressError(str(infos[0][4][0]))
+    return allowed
 
 
 def _interleaved(infos: Sequence[AddressInfo]) -> list[AddressInfo]:

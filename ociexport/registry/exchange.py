@@ -13,7 +13,7 @@ from requests.structures import CaseInsensitiveDict
 
 from ociexport.errors import RegistryError, TransferError
 from ociexport.numerals import number_in
-from ociexport.registry.certificates import DEFAULT_TLS, TlsSettings
+from ociexport.registry.certificates import TlsSettings
 from ociexport.registry.deadlines import Deadline
 from ociexport.registry.failures import MAX_ERROR_BODY_BYTES, StalledError, error_of_connection, error_of_response
 from ociexport.registry.options import RegistryOptions
@@ -43,7 +43,7 @@ class WireRequest:
         authorization: sent to the origin of ``url`` only.
         accepted: statuses that are no error; others are raised.
         body: of a POST, form encoded; it bears a secret, and is sent to the origin of ``url`` only.
-        tls: for the origin of ``url`` only.
+        tls: for the origin of ``url`` only; None for what holds for every host of a pull.
         retries: whether passing failures are tried again.
         sent_by: the URL of the server that named this one; None for what the user named.
         document_bytes: the body is a document, of which so much is read at once: one that is cut is a passing failure
@@ -58,7 +58,7 @@ class WireRequest:
     authorization: str | None = field(default=None, repr=False)
     accepted: frozenset[int] = frozenset({200})
     body: bytes | None = field(default=None, repr=False)
-    tls: TlsSettings = DEFAULT_TLS
+    tls: TlsSettings | None = None
     retries: bool = True
     sent_by: str | None = None
     document_bytes: int | None = None

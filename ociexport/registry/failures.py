@@ -103,12 +103,6 @@ def has_host(url: str) -> bool:
     return _split(url) is not None
 
 
-def is_web_url(text: str) -> bool:
-    """Whether ``text``, which somebody else wrote, is an http or https URL with a host and, if any, a possible port."""
-    parts = _split(text)
-    return parts is not None and parts.scheme in ("http", "https")
-
-
 def error_of_response(
     *, subject: str, method: str, url: str, status: int, headers: Mapping[str, str], body: bytes
 ) -> RegistryError:
@@ -215,18 +209,30 @@ def _hours(seconds: int) -> str:
 
 
 def error_of_connection(
-    error: BaseException, *, subject: str, method: str, url: str, issuer: str | None = None, proxy: str | None = None
+    error: BaseException,
+    *,
+    subject: str,
+    method: str,
+    url: str,
+    issuer: str | None = None,
+    proxy: str | None = None,
+    host: str = "",
+    is_named_by_user: bool = True,
 ) -> TransferError:
     """Return the error that a broken or impossible connection stands for, to be raised ``from error``.
 
     Args:
         issuer: of a certificate that was not believed.
         proxy: the URL of the one that the connection was made to, if any.
+        host: host and port of ``url``, for a hint about its certificate.
+        is_named_by_user: whether that is the registry or mirror that the user named, and not one that these named.
     """
     for cause in causes(error):
         _cut_secrets(cause)
     url = redacted(url)
     reason, hint = _explain_connection(error)
+    if host and (disbelieved := _disbelieved_certificate(error)) is not None:
+        hint = _certificate_hint(disbelieved, host, is_named_by_user)
     if proxy is not None:
         reason += f" (by the proxy {redacted(proxy).partition('://')[2]})"
     if issuer is not None:
@@ -256,7 +262,20 @@ def was_refused(error: BaseException) -> bool:
 
 def has_wrong_certificate(error: BaseException) -> bool:
     """Whether a server's certificate was not believed."""
-    return any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes(error))
+    return _disbelieved_certificate(error) is not None
+
+
+def _disbelieved_certificate(error: BaseException) -> ssl.SSLCertVerificationError | None:
+    return next((cause for cause in causes(error) if isinstance(cause, ssl.SSLCertVerificationError)), None)
+
+
+def _certificate_hint(error: ssl.SSLCertVerificationError, host: str, is_named_by_user: bool) -> str:
+    """Return what the user can do about the certificate of ``host``; ``--insecure`` is for the registry's own host."""
+    if error.verify_code in _ISSUER_CODES:
+        hint = f"if you trust the issuer of {host}'s certificate, give the issuer's certificate with --cacert FILE"
+    else:
+        hint = f"{host}'s certificate is for another name or time: check the name, and the clock"
+    return f"{hint}; --insecure believes any certificate" if is_named_by_user else hint
 
 
 def is_lasting_tls_error(error: ssl.SSLError) -> bool:
@@ -271,11 +290,7 @@ def _explain_connection(error: BaseException) -> tuple[str, str | None]:
         return str(stalled), "--stall-limit sets how slow a body may be"
     for cause in causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
-            is_issuer = cause.verify_code in _ISSUER_CODES
-            trust = "if you trust who issued it, give that one's certificate with --cacert FILE"
-            name = "the server's certificate is for another name or time: check the registry's name, and the clock"
-            hint = f"{trust if is_issuer else name}; --insecure believes any certificate"
-            return f"the TLS certificate can't be verified: {cause.verify_message}", hint
+            return f"the TLS certificate can't be verified: {cause.verify_message}", None
         if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
             return "the connection was closed too early", None
         if isinstance(cause, ssl.SSLError):

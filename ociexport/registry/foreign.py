@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from ociexport.documents import Descriptor
 from ociexport.errors import RegistryError, RegistryNotFoundError, quoted
 from ociexport.registry.exchange import Answer, WireRequest
-from ociexport.registry.failures import is_web_url, redacted
+from ociexport.registry.failures import redacted
 from ociexport.registry.transport import Transport
+from ociexport.registry.weburl import is_web_url
 
 
 def open_foreign(

@@ -22,10 +22,11 @@ from urllib.parse import urlsplit
 from ociexport.errors import UsageError, quoted
 from ociexport.reference import DEFAULT_REGISTRY, ImageReference
 from ociexport.registry.certificates import DEFAULT_TLS, TlsSettings, find_certificates
-from ociexport.registry.failures import is_web_url, redacted
+from ociexport.registry.failures import redacted
 from ociexport.registry.hosts_toml import HostEntry, read_hosts_toml
 from ociexport.registry.options import RegistryOptions
 from ociexport.registry.registries_conf import RegistriesConf
+from ociexport.registry.weburl import is_web_url
 
 # Docker Hub's name in references is not the host that serves it.
 _DOCKER_HUB_HOST = "registry-1.docker.io"

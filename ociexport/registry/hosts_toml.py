@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 from ociexport.errors import UsageError, quoted
 from ociexport.jsonfields import JsonObject
 from ociexport.registry.certificates import ClientCertificate
-from ociexport.registry.failures import is_web_url, redacted
+from ociexport.registry.failures import has_host, redacted
 from ociexport.registry.tomlfiles import read_toml, wrong_file_is_usage
+from ociexport.registry.weburl import is_web_url
 
 _CAPABILITIES = frozenset({"pull", "resolve", "push"})
 _DEFAULT_CAPABILITIES = ("pull", "resolve")
@@ -87,16 +88,16 @@ def _parse_hosts(item: JsonObject, directory: Path) -> HostsToml:
 
 def _parse_entry(item: JsonObject, url: str, directory: Path) -> HostEntry:
     url = url if "://" in url else f"https://{url}"
-    if not is_web_url(url):
+    # As containerd does: no user is taken from it; credentials are found elsewhere.
+    plain = urlsplit(url)._replace(netloc=urlsplit(url).netloc.rpartition("@")[2]).geturl() if has_host(url) else url
+    if not is_web_url(plain):
         raise UsageError(f"{item.where}: expected an http or https URL, got {quoted(redacted(url))}")
-    # As containerd does; credentials are found elsewhere.
-    url = urlsplit(url)._replace(netloc=urlsplit(url).netloc.rpartition("@")[2]).geturl()
     capabilities = item.texts("capabilities") or _DEFAULT_CAPABILITIES
     unknown = set(capabilities) - _CAPABILITIES
     if unknown:
         raise item.error("capabilities", f"expected pull and resolve, got {quoted(min(unknown))}")
     return HostEntry(
-        url=url,
+        url=plain,
         capabilities=frozenset(capabilities),
         ca_files=tuple(directory / name for names in item.text_lists("ca") for name in names),
         client_certificate=next(_client_certificates(item, directory), None),

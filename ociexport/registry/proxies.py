@@ -8,12 +8,13 @@ from urllib.parse import urlsplit
 import requests
 
 from ociexport.errors import UsageError, quoted
-from ociexport.registry.failures import has_host, is_web_url, redacted
+from ociexport.registry.failures import has_host, redacted
 from ociexport.registry.hosts import is_loopback
 from ociexport.registry.socks import is_socks_url
+from ociexport.registry.weburl import WebUrl
 
 
-def proxies_for(url: str) -> Mapping[str, str]:
+def proxies_for(url: WebUrl) -> Mapping[str, str]:
     """Return the proxy for ``url``, under its scheme; nothing where it is asked directly.
 
     For this machine there is none, by the name of which a proxy knows itself. A proxy without a scheme speaks http, as
@@ -22,18 +23,19 @@ def proxies_for(url: str) -> Mapping[str, str]:
     Raises:
         UsageError: the variable holds no URL of a proxy that we know. It may hold a password, which is not shown.
     """
-    parts = urlsplit(url)
-    if is_loopback(parts.hostname or ""):
+    if is_loopback(url.host):
         return {}
-    proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
+    text = str(url)
+    proxy = requests.utils.select_proxy(text, requests.utils.get_environ_proxies(text))
     if not proxy:
         return {}
     if "://" not in proxy:
         proxy = f"http://{proxy}"
-    if not (is_web_url(proxy) or (is_socks_url(proxy) and has_host(proxy))):
+    # The user wrote it, and it may name a user.
+    if not (has_host(proxy) and (is_socks_url(proxy) or urlsplit(proxy).scheme in ("http", "https"))):
         raise UsageError(
-            f"{parts.scheme.upper()}_PROXY or ALL_PROXY: expected http:// or socks5://HOST[:PORT], "
+            f"{url.scheme.upper()}_PROXY or ALL_PROXY: expected http:// or socks5://HOST[:PORT], "
             f"got {quoted(redacted(proxy))}",
             hint="in a password / is written %2F and @ %40; NO_PROXY=HOST goes there without a proxy",
         )
-    return {parts.scheme: proxy}
+    return {url.scheme: proxy}

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import replace
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from ociexport.errors import AuthenticationError, RegistryError, RegistryNotFoundError, TransferError
 from ociexport.registry.auth import (
@@ -21,13 +21,13 @@ from ociexport.registry.auth import (
     plan_token_requests,
     pull_scope,
 )
-from ociexport.registry.certificates import DEFAULT_TLS
 from ociexport.registry.credentials import Credentials, Finding
 from ociexport.registry.encodings import undo_for_document
 from ociexport.registry.exchange import Answer, WireRequest
-from ociexport.registry.failures import redacted, was_refused
+from ociexport.registry.failures import has_wrong_certificate, redacted, was_refused
 from ociexport.registry.hosts import Endpoint
 from ociexport.registry.transport import Transport
+from ociexport.registry.weburl import WebUrl
 
 # A token is renewed so long before its end, since a request takes time to arrive.
 _RENEWAL_SECONDS = 10
@@ -171,7 +171,7 @@ class RegistrySession:
                 if self._send_ping(api_url, retries=False).status != 400:
                     return api_url
             except RegistryError as error:
-                same_port = urlsplit(api_url).port is not None
+                same_port = WebUrl.parse(api_url).port is not None
                 if error.status is not None or (same_port and was_refused(error)):
                     # The protocol is not what was wrong.
                     self._send_ping(api_url, retries=retries)
@@ -278,20 +278,24 @@ class RegistrySession:
                 url=realm,
                 hint="credentials are not sent in the clear; tell those who run the registry",
             )
-        at_registry = urlsplit(planned.url).netloc == urlsplit(self.endpoint.api_urls[0]).netloc
+        realm_origin = WebUrl.parse(planned.url).origin
+        at_registry = any(realm_origin == WebUrl.parse(api_url).origin for api_url in self.endpoint.api_urls)
         request = WireRequest(
             "GET" if planned.form is None else "POST",
             planned.url,
             subject,
             authorization=planned.authorization,
             body=planned.form,
-            tls=self.endpoint.tls if at_registry else DEFAULT_TLS,
-            sent_by=self.endpoint.api_urls[0],
+            tls=self.endpoint.tls if at_registry else None,
+            sent_by=self._api_url or self.endpoint.api_urls[0],
             document_bytes=MAX_TOKEN_BODY_BYTES + 1,
         )
         try:
             answer = self._transport.send(request)
         except TransferError as error:
+            if has_wrong_certificate(error):
+                # The user can do something about that, and its hint tells what.
+                raise
             raise _whose_fault(error, self.endpoint.host, realm) from error
         except RegistryError as error:
             error.hint = self._explain_refusal(error, repository) or error.hint

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import re
 import threading
-from urllib.parse import SplitResult, urljoin, urlsplit
 
 import requests
 
 import ociexport
 from ociexport.errors import RegistryError, TransferError, printable, quoted
 from ociexport.progress import SILENT, Progress
-from ociexport.registry.addresses import verify_may_be_sent
-from ociexport.registry.certificates import DEFAULT_TLS, TlsSettings
-from ociexport.registry.connections import Adapter, OpenSockets, find_issuer
+from ociexport.registry.addresses import ForbiddenAddressError, Nearness, literal_nearness
+from ociexport.registry.certificates import TlsSettings, tls_of_any_host
+from ociexport.registry.connections import Adapter, OpenSockets, find_issuer, prepare
 from ociexport.registry.exchange import NETWORK_ERRORS, Answer, WireRequest
 from ociexport.registry.failures import (
+    causes,
     error_of_connection,
     has_wrong_certificate,
-    is_web_url,
     reason_of,
     redacted,
     status_line,
@@ -31,6 +30,7 @@ from ociexport.registry.options import DEFAULT_OPTIONS, RegistryOptions
 from ociexport.registry.proxies import proxies_for
 from ociexport.registry.requestlog import LoggedRequest
 from ociexport.registry.retries import backoff_seconds, is_passing_error, is_passing_status, retry_after_seconds
+from ociexport.registry.weburl import InvalidUrlError, WebUrl
 
 # Registries redirect once to their storage, and that perhaps once more to a nearer place.
 MAX_REDIRECTS = 10
@@ -76,13 +76,13 @@ class Transport:
         self.options = options
         self.progress = progress
         self._is_verbose = options.verbose
-        self._adapters: dict[TlsSettings, Adapter] = {}
+        self._adapters: dict[tuple[TlsSettings, Nearness], Adapter] = {}
+        self._tls_of_any_host = tls_of_any_host(options.ca_file)
         self.spare_connections = SpareConnections(MAX_SPARE_CONNECTIONS)
         self._sockets = OpenSockets(options.read_timeout_seconds + options.stall_seconds)
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._warned: set[str] = set()
-        self._verified_hosts: set[tuple[str, str]] = set()
 
     def send(self, request: WireRequest) -> Answer:
         """Return the answer to ``request``, redirects followed and passing failures retried.
@@ -142,35 +142,40 @@ class Transport:
 
     def _send_following(self, request: WireRequest) -> Answer:
         """Send ``request`` and follow its redirects."""
-        url = request.url
-        if request.sent_by is not None:
-            self._verify_may_be_sent(url, request)
+        home = url = _parse(request.url, request)
+        sender = home if request.sent_by is None else _parse(request.sent_by, request)
+        nearest = Nearness.MULTICAST if request.sent_by is None else self._nearness_of(sender)
         for _ in range(MAX_REDIRECTS + 1):
-            answer = self._send_once(request, url)
+            # The server that the user named is where it is, and its name can't come nearer later.
+            limit = Nearness.MULTICAST if url.origin == sender.origin else nearest
+            answer = self._send_once(request, home, url, limit)
             location = answer.headers.get("Location")
             if answer.status not in _REDIRECT_STATUSES or location is None:
                 return answer
             answer.close()
+            # Each server on the way leads no nearer than it is.
+            nearest = min(nearest, self._nearness_of(url))
             url = _redirect_target(request, url, location)
-            self._verify_may_be_sent(url, request)
-            if request.body is not None and not _may_see_secrets(urlsplit(request.url), urlsplit(url)):
-                there = printable(redacted(url))
+            if request.body is not None and not home.may_show_secrets_to(url):
+                there = printable(redacted(str(url)))
                 expected = "expected no redirect of what bears a secret to another server"
                 raise _redirect_error(request, request.url, f"{expected}, got {there}")
         raise _redirect_error(request, request.url, f"expected at most {MAX_REDIRECTS} redirects")
 
-    def _verify_may_be_sent(self, url: str, request: WireRequest) -> None:
-        home = request.sent_by or request.url
-        hosts = urlsplit(url).netloc, urlsplit(home).netloc
-        # Looking up names takes time, and a pull is redirected to the same storage again and again.
-        if hosts not in self._verified_hosts:
-            is_proxied = bool(proxies_for(url))
-            timeout_seconds = self.options.connect_timeout_seconds
-            verify_may_be_sent(url, home, request.subject, is_proxied=is_proxied, timeout_seconds=timeout_seconds)
-            self._verified_hosts.add(hosts)
+    def _nearness_of(self, url: WebUrl) -> Nearness:
+        return self._sockets.addresses.nearness(url.host, url.actual_port)
 
-    def _send_once(self, request: WireRequest, url: str) -> Answer:
-        at_home = _may_see_secrets(urlsplit(request.url), urlsplit(url))
+    def _send_once(self, request: WireRequest, home: WebUrl, url: WebUrl, nearest: Nearness) -> Answer:
+        """Send ``request`` to ``url``, which is ``home`` or where that redirected to.
+
+        Args:
+            nearest: how near to this machine the address may be. Behind a proxy, which looks up names itself, only the
+                spelling of the host is checked.
+        """
+        spelt = literal_nearness(url.host)
+        if spelt is not None and spelt > nearest:
+            raise _may_not_be_sent(request, url, url.host)
+        at_home = home.may_show_secrets_to(url)
         headers = {
             "User-Agent": f"ociexport/{ociexport.__version__}",
             # Digests are of the raw bytes: whoever compresses them on the way changes them.
@@ -183,11 +188,12 @@ class Transport:
         if request.body is not None:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
         proxies = proxies_for(url)
-        logged = LoggedRequest(request.method, url, headers.get("Range"), self.progress) if self._is_verbose else None
+        shown = str(url)
+        logged = LoggedRequest(request.method, shown, headers.get("Range"), self.progress) if self._is_verbose else None
+        tls = request.tls if at_home and request.tls is not None else self._tls_of_any_host
         try:
-            prepared = requests.Request(request.method, url, headers=headers, data=request.body).prepare()
-            response = self._adapter(request.tls if at_home else DEFAULT_TLS).send(
-                prepared,
+            response = self._adapter(tls, nearest).send(
+                prepare(request.method, url, headers, request.body),
                 stream=True,
                 timeout=(self.options.connect_timeout_seconds, self.options.read_timeout_seconds),
                 proxies=proxies,
@@ -195,39 +201,44 @@ class Transport:
         except NETWORK_ERRORS as error:
             if logged is not None:
                 logged.failed(error)
+            forbidden = next((cause for cause in causes(error) if isinstance(cause, ForbiddenAddressError)), None)
+            if forbidden is not None:
+                raise _may_not_be_sent(request, url, forbidden.address) from error
             is_disbelieved = has_wrong_certificate(error)
-            issuer = find_issuer(url, proxies, self.options.connect_timeout_seconds) if is_disbelieved else None
+            seconds = self.options.connect_timeout_seconds
             raise error_of_connection(
                 error,
                 subject=request.subject,
                 method=request.method,
-                url=url,
-                issuer=issuer,
-                proxy=requests.utils.select_proxy(url, proxies),
+                url=shown,
+                issuer=find_issuer(url, proxies, seconds, nearest) if is_disbelieved else None,
+                proxy=requests.utils.select_proxy(shown, proxies),
+                host=url.authority,
+                is_named_by_user=at_home and request.sent_by is None,
             ) from error
         if logged is not None:
             logged.answered(response.status_code)
-        answer = Answer(request, url, response, self.options, is_from_home=at_home, logged=logged)
+        answer = Answer(request, shown, response, self.options, is_from_home=at_home, logged=logged)
         if at_home:
-            self._pass_on_warnings(answer)
+            self._pass_on_warnings(answer, url)
         return answer
 
-    def _adapter(self, tls: TlsSettings) -> Adapter:
+    def _adapter(self, tls: TlsSettings, nearest: Nearness) -> Adapter:
         with self._lock:
             if self._closed.is_set():
                 raise TransferError("the connections were closed")
-            if tls not in self._adapters:
-                self._adapters[tls] = Adapter(tls, self._sockets)
-            return self._adapters[tls]
+            if (tls, nearest) not in self._adapters:
+                self._adapters[tls, nearest] = Adapter(tls, self._sockets, nearest)
+            return self._adapters[tls, nearest]
 
-    def _pass_on_warnings(self, answer: Answer) -> None:
+    def _pass_on_warnings(self, answer: Answer, url: WebUrl) -> None:
         """Tell once what the registry wants people to know.
 
         Spec: distribution-spec 1.1, "Warnings".
         """
         for escaped in _WARNING.findall(answer.headers.get("Warning", "")):
             text = re.sub(r"\\(.)", r"\1", escaped)
-            line = f"{urlsplit(answer.url).netloc.rpartition('@')[2]} says: {printable(text)}"
+            line = f"{url.authority} says: {printable(text)}"
             with self._lock:
                 is_new = line not in self._warned and len(self._warned) < _MAX_WARNINGS
                 if is_new:
@@ -236,27 +247,30 @@ class Transport:
                 self.progress.warn(line)
 
 
-def _redirect_target(request: WireRequest, url: str, location: str) -> str:
+def _parse(text: str, request: WireRequest) -> WebUrl:
     try:
-        target = urljoin(url, location)
-    except ValueError:
-        target = location
-    if not is_web_url(target):
-        raise _redirect_error(request, url, f"expected a redirect to http or https, got {quoted(redacted(target))}")
-    return target
+        return WebUrl.parse(text)
+    except InvalidUrlError as error:
+        raise RegistryError(f"{request.subject}: {error}, got {quoted(redacted(text))}", url=redacted(text)) from error
+
+
+def _redirect_target(request: WireRequest, url: WebUrl, location: str) -> WebUrl:
+    try:
+        return url.join(location)
+    except InvalidUrlError as error:
+        expected = "expected a redirect to http or https and a plain host[:port]"
+        raise _redirect_error(request, str(url), f"{expected}, got {quoted(redacted(location))}") from error
+
+
+def _may_not_be_sent(request: WireRequest, url: WebUrl, address: str) -> RegistryError:
+    shown = redacted(str(url))
+    return RegistryError(
+        f"{request.subject}: {printable(shown)}: a registry on another host may not send its clients to {address}",
+        url=shown,
+        hint="that is an address of this machine, or of a network that the registry itself is not in",
+    )
 
 
 def _redirect_error(request: WireRequest, url: str, message: str) -> RegistryError:
     url = redacted(url)
     return RegistryError(f"{request.subject}: {request.method} {url}: {message}", method=request.method, url=url)
-
-
-def _may_see_secrets(home: SplitResult, there: SplitResult) -> bool:
-    """Whether ``there`` is the same server as ``home``, reached no less safely."""
-    if (home.hostname, _port(home)) == (there.hostname, _port(there)):
-        return home.scheme == there.scheme
-    return home.hostname == there.hostname and (_port(home), _port(there), there.scheme) == (80, 443, "https")
-
-
-def _port(parts: SplitResult) -> int:
-    return parts.port or (443 if parts.scheme == "https" else 80)

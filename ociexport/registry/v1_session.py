@@ -31,10 +31,11 @@ from ociexport.registry.certificates import TlsSettings
 from ociexport.registry.credentials import Finding
 from ociexport.registry.encodings import undo_for_document
 from ociexport.registry.exchange import Answer, WireRequest
-from ociexport.registry.failures import is_web_url
 from ociexport.registry.hosts import Endpoint, tls_for
+from ociexport.registry.options import RegistryOptions
 from ociexport.registry.session import RegistrySession
 from ociexport.registry.transport import Transport
+from ociexport.registry.weburl import WebUrl, is_web_url
 
 MAX_DOCUMENT_BYTES = 4 * 1024 * 1024
 
@@ -83,7 +84,7 @@ class V1Host:
     @property
     def name(self) -> str:
         """Host and port."""
-        return urlsplit(self.base).netloc
+        return WebUrl.parse(self.base).authority
 
     def authorize(self, authorization: str | None) -> None:
         """Send this from now on."""
@@ -203,16 +204,22 @@ class V1Index:
 
     def _host(self, index: V1Host, host: str, token: str, authorization: str | None) -> V1Host:
         base = urlsplit(index.base)._replace(netloc=host, path="/v1").geturl()
+        host = WebUrl.parse(base).authority
         is_index = host == index.name
         own = authorization if is_index else None
         return V1Host(
             base,
             self.transport,
-            self.endpoint.tls if is_index else tls_for(host, self.transport.options),
+            self.endpoint.tls if is_index else _tls_of_named_host(host, self.transport.options),
             headers=self.endpoint.headers if is_index else {},
             authorization=f"Token {token}" if token else own,
             named_by=index.base,
         )
+
+
+def _tls_of_named_host(host: str, options: RegistryOptions) -> TlsSettings:
+    """Return the host's own directory of certificates, and no ``--insecure`` or ``--cert-dir``: the index named it."""
+    return tls_for(host, replace(options, insecure=False, cert_dir=None))
 
 
 def v1_endpoint(endpoint: Endpoint) -> Endpoint:
