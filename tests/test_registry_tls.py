@@ -134,3 +134,69 @@ def test_ipv6_registry_is_reached() -> None:
         fill(registry)
         with mirrored_source(registry) as source:
             assert read_all(source) == BLOB
+
+
+# Whose authorities and certificates hold for which host
+
+
+def test_own_authority_is_believed_for_every_host_of_a_pull(tmp_path: Path) -> None:
+    """The token service and the storage of a private registry have certificates of the same private authority."""
+    authority = Authority.new(tmp_path)
+    with (
+        FakeRegistry(tls=authority.server_context("127.0.0.2"), address="127.0.0.2") as storage,
+        FakeRegistry(auth="bearer", tls=authority.server_context(), redirect_to=storage) as registry,
+    ):
+        fill(registry)
+        # The same server by another name is another host.
+        registry.realm = f"{registry.url.replace('127.0.0.1', 'localhost')}/token"
+        with mirrored_source(registry, ca_file=authority.ca_file) as source:
+            assert read_all(source) == BLOB
+        assert [path for path in registry.paths() if path.startswith("/token")]
+        assert storage.paths()
+
+
+@pytest.mark.parametrize("option", ["insecure", "cert_dir"])
+def test_what_is_for_the_registry_does_not_hold_for_its_storage(tmp_path: Path, option: str) -> None:
+    """Neither --insecure nor --cert-dir: the hint names the host that failed, and what helps there."""
+    authority = Authority.new(tmp_path)
+    with (
+        FakeRegistry(tls=authority.server_context("127.0.0.2"), address="127.0.0.2") as storage,
+        FakeRegistry(tls=authority.server_context(), redirect_to=storage) as registry,
+    ):
+        fill(registry)
+        options = {"insecure": True} if option == "insecure" else {"cert_dir": tmp_path}
+        with mirrored_source(registry, **options) as source, pytest.raises(TransferError) as caught:
+            read_all(source)
+        assert caught.value.hint == (
+            f"if you trust the issuer of {storage.host}'s certificate, give the issuer's certificate with --cacert FILE"
+        )
+        assert storage.requests == []
+
+
+def test_client_certificate_is_not_shown_to_the_storage(tmp_path: Path) -> None:
+    authority = Authority.new(tmp_path)
+    context = _wanting_a_client(authority)
+    with (
+        FakeRegistry(tls=context, address="127.0.0.1") as storage,
+        FakeRegistry(tls=authority.server_context(wants_client=True), redirect_to=storage) as registry,
+    ):
+        fill(registry)
+        options = {"ca_file": authority.ca_file, "cert_dir": tmp_path}
+        with mirrored_source(registry, **options) as source, pytest.raises(TransferError, match="handshake failure"):
+            read_all(source)
+        assert registry.requests
+        assert storage.requests == []
+
+
+def test_token_service_that_is_not_believed_is_named(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    authority, other = Authority.new(tmp_path), Authority.new(tmp_path / "other")
+    with (
+        FakeRegistry(tls=other.server_context("127.0.0.3"), address="127.0.0.3") as tokens,
+        FakeRegistry(auth="bearer", tls=authority.server_context()) as registry,
+    ):
+        registry.realm = f"{tokens.url}/token"
+        with mirrored_source(registry, ca_file=authority.ca_file) as source, pytest.raises(TransferError) as caught:
+            source.fetch_manifest()
+        assert "misconfigured" not in str(caught.value)
+        assert (caught.value.hint or "").startswith(f"if you trust the issuer of {tokens.host}'s certificate, ")
