@@ -53,7 +53,7 @@ class ArchiveFile:
 
     def __enter__(self) -> Self:
         verify_is_file_to_write(self._path)
-        self._fd = open_locked(self._partial_path)
+        self._fd = open_locked(self._partial_path, is_written=True)
         try:
             status = os.fstat(self._fd)
             if status.st_uid != os.geteuid():

@@ -10,13 +10,13 @@ Spec: containers-transports(5), "dir:path".
 from __future__ import annotations
 
 import os
-import stat
 from io import FileIO
 
 from ociexport.digest import ByteStream, Digest
 from ociexport.documents import MAX_MANIFEST_BYTES, Descriptor
-from ociexport.errors import InvalidImageError, NotFoundError, UnsupportedMediaTypeError, locating, quoted
+from ociexport.errors import NotFoundError, UnsupportedMediaTypeError, locating, quoted
 from ociexport.image_list import ListedImage
+from ociexport.layout_directory import LayoutDirectory
 from ociexport.resolve import read_small_blob, verify_manifest_size
 from ociexport.schema1 import digested_bytes
 from ociexport.sources import ImageName, ReceivedManifest, embedded_document
@@ -43,6 +43,7 @@ class ImageDirectory:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self._directory = LayoutDirectory(path)
         if not os.path.isdir(path):
             raise NotFoundError(f"{quoted(path)}: expected a directory of an image, there is no such directory")
         self._verify_version()
@@ -111,18 +112,12 @@ class ImageDirectory:
 
     def _open(self, name: str) -> FileIO | None:
         """Return a file of the directory, unbuffered; None where there is none. The caller closes it."""
-        path = os.path.join(self.path, name)
         try:
-            # Not blocking, since there may be a fifo.
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            return self._directory.open_file(name)
         except FileNotFoundError:
             return None
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise InvalidImageError("expected a file, got something else", where=path)
-        return FileIO(fd, "rb")
 
 
 def is_image_directory(path: str) -> bool:
-    """Whether ``path`` is of such a directory, as its files tell."""
-    return all(os.path.isfile(os.path.join(path, name)) for name in (_VERSION_FILE, _MANIFEST_FILE))
+    """Whether ``path`` is of such a directory, as the names in it tell; what has them is told when it is read."""
+    return all(LayoutDirectory(path).has(name) for name in (_VERSION_FILE, _MANIFEST_FILE))

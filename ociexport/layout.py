@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import stat
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -34,20 +33,25 @@ from ociexport.errors import (
 )
 from ociexport.image_list import MAX_INDEX_BYTES, ListedImage, ListedSource, choose_image, list_images, name_of, named
 from ociexport.jsonfields import parse_json_object
-from ociexport.layout_blob import LayoutBlobWriter
+from ociexport.layout_blob import (
+    BLOBS_DIRECTORY,
+    OWN_DIRECTORY,
+    PARTIAL_DIRECTORY,
+    LayoutBlobWriter,
+    blob_name,
+    partial_name,
+)
+from ociexport.layout_directory import LayoutDirectory
 from ociexport.layout_hold import LayoutHold
-from ociexport.locked_file import open_locked
-from ociexport.newfile import replaced_file, sync_directory
-from ociexport.partial_file import partial_bytes
+from ociexport.partial_file import trusted_bytes
 from ociexport.sources import ImageName, ReceivedManifest
 
 LAYOUT_FILE_CONTENT = b'{"imageLayoutVersion":"1.0.0"}'
 _LAYOUT_FILE = "oci-layout"
 _INDEX_FILE = "index.json"
-_OWN_DIRECTORY = ".ociexport"
-_PARTIAL_DIRECTORY = os.path.join(_OWN_DIRECTORY, "partial")
-_LOCK_FILE = "lock"
-_USERS_FILE = "users"
+_LOCK_FILE = f"{OWN_DIRECTORY}/lock"
+USERS_FILE = f"{OWN_DIRECTORY}/users"
+_UNFINISHED_FILES = (f"{OWN_DIRECTORY}/{_INDEX_FILE}.", f"{OWN_DIRECTORY}/{_LAYOUT_FILE}.")
 _READ_BYTES = 1024 * 1024
 # What a disk or file system says of a file that is there and can't be read: it is as good as not there.
 _DAMAGE = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.ELOOP})
@@ -65,6 +69,7 @@ class ImageLayout:
 
     def __init__(self, path: str | os.PathLike[str], *, cache: BlobCache | None = None) -> None:
         self.path = os.fspath(path)
+        self.directory = LayoutDirectory(self.path)
         self._cache = cache
         if not self.path:
             raise UsageError("layout: expected the path of a directory, got an empty one")
@@ -87,9 +92,8 @@ class ImageLayout:
             InvalidImageError: ``oci-layout`` or ``index.json`` breaks the specification.
         """
         self._verify_layout_file()
-        path = os.path.join(self.path, _INDEX_FILE)
-        item = parse_json_object(_read_file(path, MAX_INDEX_BYTES), where=path)
-        return list_images(item)
+        raw = self.directory.read_file(_INDEX_FILE, MAX_INDEX_BYTES)
+        return list_images(parse_json_object(raw, where=self.directory.path_of(_INDEX_FILE)))
 
     def open_image(self, name: str | None = None) -> ListedSource:
         """Return one image of the layout.
@@ -126,42 +130,44 @@ class ImageLayout:
             NotFoundError: it is not there.
             InvalidImageError: what is there is no file.
         """
-        path = self.blob_path(digest)
         try:
-            # Not blocking, since a hostile layout may have a fifo here.
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            return self.directory.open_file(blob_name(digest))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise NotFoundError(f"{self.path}: blob {digest}: not in the layout") from error
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise InvalidImageError("expected a file, got something else", where=path)
-        return FileIO(fd, "rb")
 
     def blob_path(self, digest: Digest) -> str:
         """Return where the blob is, if it is there."""
-        return os.path.join(self.path, "blobs", digest.algorithm, digest.encoded)
+        return self.directory.path_of(blob_name(digest))
 
     def partial_path(self, digest: Digest) -> str:
         """Return where the blob is while it is written."""
-        return os.path.join(self.path, _PARTIAL_DIRECTORY, f"{digest.algorithm}-{digest.encoded}")
+        return self.directory.path_of(partial_name(digest))
 
     def partial_bytes(self, descriptor: Descriptor) -> int:
         """Return how many bytes an earlier try left of a blob, unverified; 0 where there are none."""
         try:
-            return partial_bytes(self.partial_path(descriptor.digest), descriptor.size)
-        except OSError:
+            with self.directory.open_file(partial_name(descriptor.digest)) as file:
+                return trusted_bytes(file.fileno(), descriptor.size)
+        except (InvalidImageError, OSError):
             return 0
 
-    def partial_files(self) -> list[tuple[str, int]]:
-        """Return the files of blobs that are not complete, whether somebody writes them or not, and their sizes."""
-        with suppress(FileNotFoundError), os.scandir(os.path.join(self.path, _PARTIAL_DIRECTORY)) as entries:
-            return sorted((entry.path, entry.stat(follow_symlinks=False).st_size) for entry in entries)
-        return []
+    def partial_files(self) -> Iterator[tuple[str, os.stat_result]]:
+        """Yield the names of blobs that are not complete, whether somebody writes them or not, and their status.
+
+        Raises:
+            InvalidImageError: their directory is none.
+        """
+        names: list[str] = []
+        with suppress(FileNotFoundError):
+            names = sorted(self.directory.list_names(PARTIAL_DIRECTORY))
+        for name in names:
+            with suppress(FileNotFoundError):  # complete meanwhile
+                yield f"{PARTIAL_DIRECTORY}/{name}", self.directory.status(f"{PARTIAL_DIRECTORY}/{name}")
 
     def _verify_layout_file(self) -> None:
-        path = os.path.join(self.path, _LAYOUT_FILE)
+        path = self.directory.path_of(_LAYOUT_FILE)
         try:
-            raw = _read_file(path, MAX_INDEX_BYTES)
+            raw = self.directory.read_file(_LAYOUT_FILE, MAX_INDEX_BYTES)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise NotFoundError(f"{self.path}: expected an OCI layout, got no {_LAYOUT_FILE} file in it") from error
         version = parse_json_object(raw, where=path).text("imageLayoutVersion")
@@ -178,12 +184,10 @@ class ImageLayout:
         return self._has_own_blob(descriptor) or self._has_cached_blob(descriptor)
 
     def _has_cached_blob(self, descriptor: Descriptor) -> bool:
-        path = self.blob_path(descriptor.digest)
         # Before the layout is made there is no place to put anything.
-        if self._cache is None or not os.path.isdir(os.path.join(self.path, "blobs")):
+        if self._cache is None or not self.directory.has(BLOBS_DIRECTORY):
             return False
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        return self._cache.give(descriptor, path)
+        return self._cache.give(descriptor, self.directory)
 
     def _has_own_blob(self, descriptor: Descriptor) -> bool:
         return self.size_of_valid_blob(descriptor.digest, descriptor.size) is not None
@@ -213,7 +217,7 @@ class ImageLayout:
     def keep_in_cache(self, digest: Digest) -> None:
         """Share a blob that was just verified with other layouts, where there is a cache."""
         if self._cache is not None:
-            self._cache.take(digest, self.blob_path(digest))
+            self._cache.take(digest, self.directory)
 
     def new_blob(self, descriptor: Descriptor) -> LayoutBlobWriter:
         """Return a writer for a blob; at the end of the ``with`` block it is verified and takes its name.
@@ -291,11 +295,6 @@ class ImageLayout:
         finally:
             self._release(hold, (), made)
 
-    @property
-    def users_path(self) -> str:
-        """Where the lock is that all who copy images into the layout share."""
-        return os.path.join(self.path, _OWN_DIRECTORY, _USERS_FILE)
-
     def in_use_error(self) -> UsageError:
         """Return what tells that others are copying images into the layout."""
         return UsageError(
@@ -316,28 +315,26 @@ class ImageLayout:
     def _hold(self) -> tuple[LayoutHold, _Made]:
         """Make the directory a layout that nobody tidies away; returns what had to be made for it."""
         self.verify_is_usable()
-        for name in (_OWN_DIRECTORY, _PARTIAL_DIRECTORY, "blobs"):
-            # A layout that came from elsewhere must not lead what is written and removed in it to another place.
-            if os.path.islink(os.path.join(self.path, name)):
-                raise UsageError(f"{quoted(os.path.join(self.path, name))}: expected a directory, got a link")
-        directories = _missing_directories(self.path)
-        hold = LayoutHold(self.users_path)
-        is_new = not os.path.exists(os.path.join(self.path, _LAYOUT_FILE))
+        self.directory.verify_directories(OWN_DIRECTORY, PARTIAL_DIRECTORY, BLOBS_DIRECTORY)
+        if self._cache is not None:
+            self._cache.verify_is_usable()
+        directories = self.directory.missing_directories()
+        hold = LayoutHold(self.directory, USERS_FILE)
+        is_new = not self.directory.has(_LAYOUT_FILE)
         made = _Made(is_new, directories, None)
         try:
-            for name in (os.path.join("blobs", "sha256"), _PARTIAL_DIRECTORY):
-                os.makedirs(os.path.join(self.path, name), exist_ok=True)
+            for name in (f"{BLOBS_DIRECTORY}/sha256", PARTIAL_DIRECTORY):
+                self.directory.make_directory(name)
             # A blob is not lost in a power cut if its directories are not.
-            for directory in directories:
-                sync_directory(os.path.dirname(directory) or os.curdir)
-            sync_directory(os.path.join(self.path, "blobs"))
+            self.directory.sync_made(directories)
+            self.directory.sync(BLOBS_DIRECTORY)
             # index.json first: what has an oci-layout file is a layout, and a layout has an index.
             with self._locked():
                 for name, content in (
                     (_INDEX_FILE, to_json(_new_index())),
                     (_LAYOUT_FILE, LAYOUT_FILE_CONTENT),
                 ):
-                    if not os.path.exists(os.path.join(self.path, name)):
+                    if not self.directory.has(name):
                         self._replace_file(name, content)
                 made = _Made(is_new, directories, self._read_index_bytes())
         except BaseException:
@@ -356,7 +353,7 @@ class ImageLayout:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Keep all other processes from changing ``index.json``."""
-        fd = open_locked(os.path.join(self.path, _OWN_DIRECTORY, _LOCK_FILE))
+        fd = self.directory.open_locked(_LOCK_FILE)
         try:
             yield
         finally:
@@ -369,7 +366,7 @@ class ImageLayout:
             UsageError: it is something else.
         """
         try:
-            names = set(os.listdir(self.path))
+            names = set(self.directory.list_names(""))
         except FileNotFoundError:
             return
         except NotADirectoryError as error:
@@ -377,7 +374,7 @@ class ImageLayout:
         if _LAYOUT_FILE in names:
             with suppress(NotFoundError):  # gone meanwhile, with whoever had made it in vain
                 self._verify_layout_file()
-        elif names - {"blobs", _INDEX_FILE, _OWN_DIRECTORY}:
+        elif names - {BLOBS_DIRECTORY, _INDEX_FILE, OWN_DIRECTORY}:
             raise UsageError(
                 f"{quoted(self.path)}: expected an OCI layout or an empty directory, got a directory of other files",
                 hint="choose another directory for the layout",
@@ -388,38 +385,34 @@ class ImageLayout:
         # If anything was named meanwhile, it may need what was to be discarded.
         unchanged = self._read_index_bytes() == made.index
         for digest in discarded if unchanged else ():
-            for path in (self.blob_path(digest), self.partial_path(digest)):
+            for name in (blob_name(digest), partial_name(digest)):
                 with suppress(FileNotFoundError):
-                    os.unlink(path)
-        own = os.path.join(self.path, _OWN_DIRECTORY)
+                    self.directory.remove(name)
         with suppress(OSError):  # what is not empty holds partial blobs, and the next try goes on there
-            os.rmdir(os.path.join(self.path, _PARTIAL_DIRECTORY))
-            for name in os.listdir(own):
+            self.directory.remove_directory(PARTIAL_DIRECTORY)
+            for name in (f"{OWN_DIRECTORY}/{name}" for name in self.directory.list_names(OWN_DIRECTORY)):
                 # Nothing but what is ours, whatever else may have come to be there.
-                if name in (_LOCK_FILE, _USERS_FILE) or name.startswith((f"{_INDEX_FILE}.", f"{_LAYOUT_FILE}.")):
-                    os.unlink(os.path.join(own, name))
-            os.rmdir(own)
+                if name in (_LOCK_FILE, USERS_FILE) or name.startswith(_UNFINISHED_FILES):
+                    self.directory.remove(name)
+            self.directory.remove_directory(OWN_DIRECTORY)
         if not made.layout or self._read_raw_index()[1]:
             return
-        blobs = os.path.join(self.path, "blobs")
         with suppress(OSError):
-            for name in os.listdir(blobs):
-                os.rmdir(os.path.join(blobs, name))
-            os.rmdir(blobs)
-            os.unlink(os.path.join(self.path, _LAYOUT_FILE))
-            os.unlink(os.path.join(self.path, _INDEX_FILE))
-            for directory in reversed(made.directories):
-                os.rmdir(directory)
+            for name in self.directory.list_names(BLOBS_DIRECTORY):
+                self.directory.remove_directory(f"{BLOBS_DIRECTORY}/{name}")
+            self.directory.remove_directory(BLOBS_DIRECTORY)
+            self.directory.remove(_LAYOUT_FILE)
+            self.directory.remove(_INDEX_FILE)
+            self.directory.remove_made(made.directories)
 
     def _replace_file(self, name: str, content: bytes) -> None:
         """Write a file in place of the one that may be there; a reader sees the old or the new, never a part."""
         # Not beside it: who looks whether this is a layout at the same moment should see only what a layout has.
-        with replaced_file(os.path.join(self.path, name), aside=os.path.join(self.path, _OWN_DIRECTORY)) as file:
-            file.write(content)
+        self.directory.write_file(name, content, aside=OWN_DIRECTORY)
 
     def _read_index_bytes(self) -> bytes | None:
         try:
-            return _read_file(os.path.join(self.path, _INDEX_FILE), MAX_INDEX_BYTES)
+            return self.directory.read_file(_INDEX_FILE, MAX_INDEX_BYTES)
         except FileNotFoundError:
             return None
 
@@ -430,7 +423,7 @@ class ImageLayout:
             return _new_index(), []
         last, known = self._last_index
         if raw != last:
-            item = parse_json_object(raw, where=os.path.join(self.path, _INDEX_FILE))
+            item = parse_json_object(raw, where=self.directory.path_of(_INDEX_FILE))
             known = [Descriptor.from_json(entry) for entry in item.objects("manifests")]
             del item  # which takes as much memory as the one below
         index: dict[str, Any] = json.loads(raw)
@@ -475,15 +468,6 @@ def _is_replaced(old: Descriptor, descriptor: Descriptor, name: ImageName) -> bo
     return known.full is None and known.tag in (None, name.tag)
 
 
-def _missing_directories(path: str) -> tuple[str, ...]:
-    """Return ``path`` and its parents, as far as they are not there, outermost first."""
-    missing = []
-    while path and not os.path.lexists(path):
-        missing.append(path)
-        path = os.path.dirname(path)
-    return tuple(reversed(missing))
-
-
 def _new_index() -> dict[str, Any]:
     return {"schemaVersion": 2, "mediaType": mediatypes.OCI_INDEX, "manifests": []}
 
@@ -491,11 +475,3 @@ def _new_index() -> dict[str, Any]:
 def to_json(value: object) -> bytes:
     """Return a document of a layout, as short as it can be."""
     return json.dumps(value, separators=(",", ":")).encode("ascii")
-
-
-def _read_file(path: str, max_bytes: int) -> bytes:
-    with open(path, "rb") as file:
-        raw = file.read(max_bytes + 1)
-    if len(raw) > max_bytes:
-        raise InvalidImageError(f"expected at most {max_bytes} bytes, got more", where=path)
-    return raw

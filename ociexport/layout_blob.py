@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from ociexport.digest import Chunk, Digest
 from ociexport.documents import Descriptor
 from ociexport.errors import InvalidImageError
-from ociexport.locked_file import open_locked
-from ociexport.newfile import sync_directory
+from ociexport.layout_directory import LayoutDirectory
 from ociexport.partial_file import PartialFile
 
 if TYPE_CHECKING:
@@ -17,11 +16,26 @@ if TYPE_CHECKING:
     from typing import Self
 
 
+OWN_DIRECTORY = ".ociexport"
+PARTIAL_DIRECTORY = f"{OWN_DIRECTORY}/partial"
+BLOBS_DIRECTORY = "blobs"
+
+
+def blob_name(digest: Digest) -> str:
+    """Return the name that a blob has in a layout or a cache; image-layout.md, "Blobs"."""
+    return f"{BLOBS_DIRECTORY}/{digest.algorithm}/{digest.encoded}"
+
+
+def partial_name(digest: Digest) -> str:
+    """Return the name that a blob has while it is written."""
+    return f"{PARTIAL_DIRECTORY}/{digest.algorithm}-{digest.encoded}"
+
+
 class BlobPlaces(Protocol):
     """What is asked of a layout; see `ImageLayout`."""
 
-    def blob_path(self, digest: Digest) -> str: ...
-    def partial_path(self, digest: Digest) -> str: ...
+    @property
+    def directory(self) -> LayoutDirectory: ...
     def has_blob(self, descriptor: Descriptor) -> bool: ...
     def size_of_valid_blob(self, digest: Digest) -> int | None: ...
     def keep_in_cache(self, digest: Digest) -> None: ...
@@ -39,15 +53,16 @@ class LayoutBlobWriter:
         self._layout = layout
         self._digest = digest
         self._size = size
-        self._path = layout.partial_path(digest)
+        self._directory = layout.directory
+        self._name = partial_name(digest)
         self.is_complete = False
 
     def __enter__(self) -> Self:
-        self._fd = open_locked(self._path)
+        self._fd = self._directory.open_locked(self._name, is_written=True)
         try:
             self.is_complete = self._is_there()
             # What an earlier try left is hashed, since a file is not to be trusted for its length.
-            self._file = PartialFile(self._fd, self._path, self._digest, self._size)
+            self._file = PartialFile(self._fd, self._directory.path_of(self._name), self._digest, self._size)
         except BaseException:
             os.close(self._fd)
             raise
@@ -88,11 +103,11 @@ class LayoutBlobWriter:
     ) -> None:
         try:
             if self.is_complete:
-                os.unlink(self._path)
+                self._directory.remove(self._name)
             elif error is None:
                 self._finish()
             elif isinstance(error, InvalidImageError) or not self.offset:
-                os.unlink(self._path)
+                self._directory.remove(self._name)
         finally:
             os.close(self._fd)
 
@@ -100,13 +115,14 @@ class LayoutBlobWriter:
         try:
             self._file.verify()
         except InvalidImageError:
-            os.unlink(self._path)
+            self._directory.remove(self._name)
             raise
         os.fsync(self._fd)
-        path = self._layout.blob_path(self._digest)
-        if not os.path.isdir(os.path.dirname(path)):
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            sync_directory(os.path.dirname(os.path.dirname(path)))
-        os.rename(self._path, path)
-        sync_directory(os.path.dirname(path))
+        name = blob_name(self._digest)
+        algorithm = os.path.dirname(name)
+        if not self._directory.has(algorithm):
+            self._directory.make_directory(algorithm)
+            self._directory.sync(os.path.dirname(algorithm))
+        self._directory.rename(self._name, name)
+        self._directory.sync(algorithm)
         self._layout.keep_in_cache(self._digest)

@@ -5,20 +5,21 @@ from __future__ import annotations
 import fcntl
 import os
 import weakref
-from contextlib import suppress
+from contextlib import closing, suppress
 
-from ociexport.locked_file import open_locked
+from ociexport.layout_directory import LayoutDirectory
 
 
 class LayoutHold:
     """Keeps a layout from being tidied away by other threads and processes, until it is closed.
 
     Args:
-        path: of the lock file; it and its directory are made. Whoever is tidying up is waited for.
+        directory: of the layout.
+        name: of the lock file in it; it and its directory are made. Whoever is tidying up is waited for.
     """
 
-    def __init__(self, path: str) -> None:
-        self._fd = _open_shared(path)
+    def __init__(self, directory: LayoutDirectory, name: str) -> None:
+        self._fd = _open_shared(directory, name)
         self._closer = weakref.finalize(self, os.close, self._fd)
 
     def is_alone(self) -> bool:
@@ -34,23 +35,22 @@ class LayoutHold:
         self._closer()
 
 
-def is_held(path: str) -> bool:
-    """Whether somebody holds the layout whose lock file is at ``path``; nothing is written to find out."""
+def is_held(directory: LayoutDirectory, name: str) -> bool:
+    """Whether somebody holds the layout whose lock file has this name; nothing is written to find out."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        file = directory.open_file(name)
     except FileNotFoundError:
         return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # as in `LayoutHold.is_alone`
-        return True
-    finally:
-        os.close(fd)
+    with closing(file):
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # as in `LayoutHold.is_alone`
+            return True
     return False
 
 
-def _open_shared(path: str) -> int:
+def _open_shared(directory: LayoutDirectory, name: str) -> int:
     while True:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        directory.make_directory(os.path.dirname(name))
         with suppress(FileNotFoundError):  # the directory was tidied away meanwhile
-            return open_locked(path, shared=True)
+            return directory.open_locked(name, shared=True)

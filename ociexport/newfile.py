@@ -12,7 +12,6 @@ import fcntl
 import hashlib
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
@@ -174,32 +173,16 @@ def errors_named(path: str, partial: str) -> Iterator[None]:
         raise
 
 
-def link_file(source: str, path: str) -> None:
-    """Give the file ``source`` the name ``path`` too, and the place of what has it.
-
-    Raises:
-        OSError: the file system has no such links, or not here.
-    """
-    directory, name = os.path.split(os.path.abspath(path))
-    fd = os.open(directory, _PLACE_ONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        # With a directory's descriptor, a relative source would be looked for there, not where we are.
-        with _named(path):
-            _link_over(os.path.abspath(source), fd, name, follow_symlinks=False)
-    finally:
-        os.close(fd)
-
-
-def _link_over(source: str, fd: int, name: str, *, follow_symlinks: bool) -> None:
+def _link_over(source: str, fd: int, name: str) -> None:
     # With descriptors it is linkat(2), which alone follows what stands in /proc for a file without a name.
     with suppress(FileExistsError):
-        os.link(source, name, src_dir_fd=fd, dst_dir_fd=fd, follow_symlinks=follow_symlinks)
+        os.link(source, name, src_dir_fd=fd, dst_dir_fd=fd, follow_symlinks=True)
         return
     aside = _aside(name)
     # A process may have been killed between the two calls, and another may do the same at this moment.
     for beside in (aside, aside, *(_random(aside) for _ in range(_MAX_TRIES))):
         try:
-            os.link(source, beside, src_dir_fd=fd, dst_dir_fd=fd, follow_symlinks=follow_symlinks)
+            os.link(source, beside, src_dir_fd=fd, dst_dir_fd=fd, follow_symlinks=True)
         except FileExistsError:
             with suppress(OSError):
                 os.unlink(beside, dir_fd=fd)
@@ -255,7 +238,7 @@ def _open_nameless(directory_fd: int) -> int | None:
 def _give_name(fd: int, directory_fd: int, name: str, mode: int) -> None:
     """Give the nameless file its name; where nobody may make links, as on Android, a copy of it has that."""
     try:
-        _link_over(f"/proc/self/fd/{fd}", directory_fd, name, follow_symlinks=True)
+        _link_over(f"/proc/self/fd/{fd}", directory_fd, name)
     except OSError as error:
         if error.errno not in NO_LINK:
             raise
@@ -267,9 +250,7 @@ def _give_name(fd: int, directory_fd: int, name: str, mode: int) -> None:
 
 
 @contextmanager
-def _renamed_to(
-    name: str, fd: int, aside: str, mode: int, *, path: str, directory_fd: int | None = None
-) -> Iterator[BinaryIO]:
+def _renamed_to(name: str, fd: int, aside: str, mode: int, *, path: str, directory_fd: int) -> Iterator[BinaryIO]:
     """Give the new file ``aside``, which takes the name ``name`` when the ``with`` block ends well."""
     try:
         with open(fd, "wb", buffering=_BUFFER_BYTES) as file:
@@ -320,19 +301,6 @@ def _remove_leftover(directory_fd: int, aside: str) -> None:
         return
     finally:
         os.close(fd)
-
-
-@contextmanager
-def replaced_file(path: str, *, aside: str) -> Iterator[BinaryIO]:
-    """The same of a file that is in any case one, written in the directory ``aside``, whose owner takes leftovers away.
-
-    The name is synced too.
-    """
-    directory, name = os.path.split(path)
-    fd, temporary = tempfile.mkstemp(prefix=f"{name}.", dir=aside)
-    with _renamed_to(path, fd, temporary, 0o644, path=path) as file:
-        yield file
-    sync_directory(directory)
 
 
 def sync_directory(path: str) -> None:

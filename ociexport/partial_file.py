@@ -43,7 +43,7 @@ class PartialFile:
         # Where the mark is; None while there is none.
         self._mark_at: int | None = None
         self._verifier = Verifier(digest, size, subject="")
-        os.ftruncate(fd, _trusted_bytes(fd, size))
+        os.ftruncate(fd, trusted_bytes(fd, size))
         while chunk := os.pread(fd, _READ_BYTES, self.offset):
             self._verifier.update(chunk)
 
@@ -116,20 +116,8 @@ class PartialFile:
             raise
 
 
-def partial_bytes(path: str, size: int) -> int:
-    """Return how many bytes the file of a blob that is not complete has in their order; 0 where it has none.
-
-    Raises:
-        OSError: it is not there, or can't be read.
-    """
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        return _trusted_bytes(fd, size)
-    finally:
-        os.close(fd)
-
-
-def _trusted_bytes(fd: int, size: int | None) -> int:
+def trusted_bytes(fd: int, size: int | None) -> int:
+    """Return how many bytes the file of a blob that is not complete has in their order; 0 where it has none."""
     length = os.fstat(fd).st_size
     if size is None or length <= size:
         return length

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from ociexport.errors import NotFoundError, UsageError, printable, quoted
 from ociexport.image_directory import ImageDirectory, is_image_directory
 from ociexport.layout import ImageLayout
+from ociexport.layout_directory import LayoutDirectory
 from ociexport.reference import ImageReference, as_path, is_path, names_registry
 from ociexport.sources import ImageSource
 
@@ -188,7 +189,7 @@ def _path_of(text: str) -> str:
 
 
 def _is_layout(path: str) -> bool:
-    return os.path.isfile(os.path.join(path, "oci-layout"))
+    return LayoutDirectory(path).has("oci-layout")
 
 
 def _is_stream(path: str) -> bool:

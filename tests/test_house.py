@@ -88,6 +88,27 @@ def test_each_part_has_one_door(foreign: tuple[str, ...], doors: tuple[str, ...]
     assert users <= set(doors)
 
 
+LAYOUT_MODULES = [
+    *("layout.py", "layout_blob.py", "layout_hold.py", "blob_cache.py", "partial_file.py", "image_directory.py"),
+    *(f"verification/{name}.py" for name in ("stores", "garbage", "advice", "subjects", "repairing")),
+]
+NAMING_CALLS = re.compile(
+    r"open|io\.open|shutil\..+|tempfile\..+|.*\.(read|write)_(bytes|text)|"
+    r"os\.(open|stat|lstat|listdir|scandir|walk|unlink|remove|rename|replace|link|symlink|readlink|mk\w+|makedirs|"
+    r"rmdir|removedirs|truncate|chmod|chown|utime)|os\.path\.(exists|lexists|is\w+|getsize|samefile|realpath)"
+)
+# The directory itself, which the user named.
+NAMING_CALLS_OF_THE_TOP = {("image_directory.py", "os.path.isdir")}
+
+
+@pytest.mark.parametrize("name", LAYOUT_MODULES)
+def test_files_of_a_layout_are_reached_through_its_directory_alone(name: str) -> None:
+    """STYLE: one door for each effect; that of a layout follows no link."""
+    nodes = ast.walk(ast.parse((PACKAGE / name).read_text()))
+    calls = {ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)}
+    assert {one for one in calls if NAMING_CALLS.fullmatch(one) and (name, one) not in NAMING_CALLS_OF_THE_TOP} == set()
+
+
 def test_only_the_command_line_prints() -> None:
     printing = []
     for path in MODULES:

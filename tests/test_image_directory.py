@@ -122,7 +122,7 @@ def test_fifo_and_endless_manifest_stop_nobody(tmp_path: Path) -> None:
     os.mkfifo(source / "manifest.json")
     error = refused(source)
     assert isinstance(error, InvalidImageError)
-    assert str(error) == f"{source}/manifest.json: expected a file, got something else"
+    assert str(error) == f"{source}/manifest.json: expected a file, got a fifo"
     (source / "manifest.json").unlink()
     with (source / "manifest.json").open("wb") as file:
         file.truncate(5 * 1024 * 1024)

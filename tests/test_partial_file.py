@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from ociexport.digest import Digest
 from ociexport.errors import DigestMismatchError
-from ociexport.partial_file import PartialFile, partial_bytes
+from ociexport.partial_file import PartialFile, trusted_bytes
 
 BLOB = bytes(range(250)) * 20
 SIZE = len(BLOB)
@@ -66,7 +66,7 @@ def test_after_a_crash_only_the_beginning_is_trusted(fd: int, path: Path) -> Non
     file.place(BLOB[3000:], 3000)
     file.write(BLOB[:1000])
     assert path.stat().st_size > SIZE
-    assert partial_bytes(str(path), SIZE) == 1000
+    assert trusted_bytes(fd, SIZE) == 1000
     again = opened(fd, path)
     assert again.offset == 1000
     assert path.read_bytes() == BLOB[:1000]
@@ -77,9 +77,9 @@ def test_after_a_crash_only_the_beginning_is_trusted(fd: int, path: Path) -> Non
 def test_beginning_grows_with_what_is_taken(fd: int, path: Path) -> None:
     file = opened(fd, path)
     file.place(BLOB[:3000], 0)
-    assert partial_bytes(str(path), SIZE) == 0
+    assert trusted_bytes(fd, SIZE) == 0
     file.take(3000)
-    assert partial_bytes(str(path), SIZE) == 3000
+    assert trusted_bytes(fd, SIZE) == 3000
 
 
 def test_restart_forgets_what_came_ahead(fd: int, path: Path) -> None:
@@ -113,7 +113,7 @@ def test_mark_that_lies_is_found_out_at_the_end(fd: int, path: Path) -> None:
 )
 def test_file_that_is_too_long_for_any_other_reason_is_begun_anew(fd: int, path: Path, end: bytes) -> None:
     path.write_bytes(BLOB + end)
-    assert partial_bytes(str(path), SIZE) == 0
+    assert trusted_bytes(fd, SIZE) == 0
     assert opened(fd, path).offset == 0
     assert path.read_bytes() == b""
 
@@ -170,4 +170,4 @@ def test_where_the_mark_can_not_be_written_no_bytes_come_ahead(fd: int, path: Pa
                 file.place(BLOB[1000:2000], 1000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert partial_bytes(str(path), SIZE) == 0
+    assert trusted_bytes(fd, SIZE) == 0

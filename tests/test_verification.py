@@ -22,6 +22,7 @@ from tests.image_builder import (
     build_index,
 )
 from tests.memory_source import member
+from tests.system_parts import require, run
 
 IMAGE = build_image([[member("a", b"x")], [member("b")]])
 OTHER = build_image([[member("c")]], platform=ARM64)
@@ -198,31 +199,48 @@ def test_blob_that_is_no_file_is_told(layout: DamagedLayout) -> None:
         [
             f"wrong: blobs/sha256/{FIRST.digest.encoded}: expected a file that a digest names",
             f"wrong: blobs/sha256/{SECOND.digest.encoded}: expected a file that a digest names",
-            "wrong: one: manifest <one>: layer 1 of 2 (<one layer 1>): expected a file, got something else",
-            "wrong: one: manifest <one>: layer 2 of 2 (<one layer 2>): expected a file, got something else",
+            "wrong: one: manifest <one>: layer 1 of 2 (<one layer 1>): expected a file, got a fifo",
+            "wrong: one: manifest <one>: layer 2 of 2 (<one layer 2>): expected a file, got a directory",
         ]
     )
 
 
-def test_link_in_the_place_of_a_blob_is_told_and_followed(layout: DamagedLayout, tmp_path: Path) -> None:
+def test_link_in_the_place_of_a_blob_is_wrong_and_not_followed(layout: DamagedLayout, tmp_path: Path) -> None:
     layout.write(one=IMAGE)
     layout.blob(FIRST.digest).rename(tmp_path / "elsewhere")
     layout.blob(FIRST.digest).symlink_to(tmp_path / "elsewhere")
-    assert layout.findings() == [f"note: blobs/sha256/{FIRST.digest.encoded}: a link to elsewhere"]
     layout.blob(SECOND.digest).unlink()
     layout.blob(SECOND.digest).symlink_to(layout.blob(SECOND.digest).name)
-    assert layout.findings()[-1] == (
-        "wrong: one: manifest <one>: layer 2 of 2 (<one layer 2>): can't be read: Too many levels of symbolic links"
-    )
+    assert layout.findings() == [
+        "wrong: one: manifest <one>: layer 1 of 2 (<one layer 1>): expected a file, got a link",
+        "wrong: one: manifest <one>: layer 2 of 2 (<one layer 2>): expected a file, got a link",
+    ]
 
 
+@pytest.mark.parametrize("name", ["blobs", "blobs/sha256"])
+def test_link_in_the_place_of_a_directory_is_wrong_and_not_followed(
+    layout: DamagedLayout, tmp_path: Path, name: str
+) -> None:
+    layout.write(one=IMAGE)
+    (layout.path / name).rename(tmp_path / "elsewhere")
+    (layout.path / name).symlink_to(tmp_path / "elsewhere")
+    assert layout.findings() == [
+        "wrong: one: manifest <one>: expected a directory, got a link",
+        f"wrong: {name}: expected a directory, got a link",
+    ]
+
+
+@pytest.mark.system
 def test_unreadable_blob_is_a_finding(layout: DamagedLayout) -> None:
     layout.write(one=IMAGE)
-    layout.blob(FIRST.digest).unlink()
-    layout.blob(FIRST.digest).symlink_to("/proc/self/mem")
-    assert layout.findings()[-1] == (
-        "wrong: one: manifest <one>: layer 1 of 2 (<one layer 1>): can't be read: Input/output error"
-    )
+    require("mount", "umount", root=True)
+    # A file of the kernel's that may be opened and can't be read.
+    run("mount", "--bind", f"/proc/{os.getpid()}/mem", layout.blob(FIRST.digest))
+    try:
+        found = layout.findings()
+    finally:
+        run("umount", layout.blob(FIRST.digest))
+    assert found == ["wrong: one: manifest <one>: layer 1 of 2 (<one layer 1>): can't be read: Input/output error"]
 
 
 # What is left over.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 from ociexport.digest import Digest
@@ -11,7 +10,7 @@ from ociexport.errors import InvalidImageError, NotFoundError
 from ociexport.jsonfields import parse_json_object
 from ociexport.layout import ImageLayout
 from ociexport.verification.loose_documents import digests_in
-from ociexport.verification.stores import INDEX_FILE, layout_blobs, read_layout_file
+from ociexport.verification.stores import INDEX_FILE, LayoutStore, layout_blobs
 from ociexport.verification.verifying import Verification
 
 _MAX_LISTED_MANIFESTS = 10
@@ -33,7 +32,7 @@ def advice_for(path: str, verification: Verification) -> Iterator[str]:
 def has_member(path: str, name: str, member: str) -> bool:
     """Whether one of a layout's two files can be read, and has what it must have."""
     try:
-        return member in parse_json_object(read_layout_file(os.path.join(path, name)), where="").members
+        return member in parse_json_object(LayoutStore(ImageLayout(path)).read_file(name), where="").members
     except (NotFoundError, InvalidImageError):
         return False
 
@@ -41,7 +40,7 @@ def has_member(path: str, name: str, member: str) -> bool:
 def _unnamed_manifests(path: str) -> list[Digest]:
     """Return the manifests and indexes in a layout that no other one there names."""
     layout, found, named = ImageLayout(path), [], set()
-    for entry in layout_blobs(path):
+    for entry in layout_blobs(layout.directory):
         if entry.digest is None or entry.status.st_size > MAX_MANIFEST_BYTES:
             continue
         try:

@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
-from ociexport.errors import InvalidImageError, UsageError, quoted
-from ociexport.layout import ImageLayout
+from ociexport.errors import InvalidImageError
+from ociexport.layout import USERS_FILE, ImageLayout
+from ociexport.layout_blob import BLOBS_DIRECTORY, OWN_DIRECTORY, PARTIAL_DIRECTORY
 from ociexport.layout_hold import is_held
 from ociexport.verification.findings import Findings
 from ociexport.verification.stores import BlobEntry, LayoutStore, layout_blobs, read_roots
@@ -76,28 +77,20 @@ def collect_garbage(path: str | os.PathLike[str], *, dry_run: bool = False) -> G
     """
     layout = ImageLayout(path)
     layout.read_images()
-    _verify_no_links(layout.path)
-    if dry_run and is_held(layout.users_path):
+    # What is elsewhere may be others' as well.
+    layout.directory.verify_directories(OWN_DIRECTORY, PARTIAL_DIRECTORY, BLOBS_DIRECTORY)
+    if dry_run and is_held(layout.directory, USERS_FILE):
         raise layout.in_use_error()
     with nullcontext() if dry_run else layout.hold_alone():
         walk = _walk(layout)
         dropped = []
-        for file in (*_unnamed_blobs(layout.path, walk), *_unfinished_blobs(layout)):
+        for file in (*_unnamed_blobs(layout, walk), *_unfinished_blobs(layout)):
             if not dry_run:
                 with suppress(FileNotFoundError):
-                    os.unlink(os.path.join(layout.path, file.path))
+                    layout.directory.remove(file.path)
             dropped.append(file)
-        there = {entry.digest for entry in layout_blobs(layout.path)}
+        there = {entry.digest for entry in layout_blobs(layout.directory)}
     return GarbageResult(tuple(dropped), len(walk.reached & there))
-
-
-def _verify_no_links(path: str) -> None:
-    """Return if what is in ``blobs`` is in the layout: what is elsewhere may be others' as well."""
-    blobs = os.path.join(path, "blobs")
-    names = os.listdir(blobs) if os.path.isdir(blobs) else []
-    for place in (blobs, *(os.path.join(blobs, name) for name in names)):
-        if os.path.islink(place):
-            raise UsageError(f"{quoted(place)}: expected a directory, got a link")
 
 
 def _walk(layout: ImageLayout) -> Walk:
@@ -119,9 +112,9 @@ def _walk(layout: ImageLayout) -> Walk:
     return walk
 
 
-def _unnamed_blobs(path: str, walk: Walk) -> Iterator[Dropped]:
+def _unnamed_blobs(layout: ImageLayout, walk: Walk) -> Iterator[Dropped]:
     kept = walk.reached
-    for entry in layout_blobs(path):
+    for entry in layout_blobs(layout.directory):
         if entry.digest not in kept and (entry.digest is not None or _is_unfinished(entry)):
             yield _dropped(entry.path, entry.status)
 
@@ -131,10 +124,9 @@ def _is_unfinished(entry: BlobEntry) -> bool:
 
 
 def _unfinished_blobs(layout: ImageLayout) -> Iterator[Dropped]:
-    for path, _ in layout.partial_files():
-        status = os.lstat(path)
+    for name, status in layout.partial_files():
         if stat.S_ISREG(status.st_mode):
-            yield _dropped(os.path.relpath(path, layout.path), status)
+            yield _dropped(name, status)
 
 
 def _dropped(path: str, status: os.stat_result) -> Dropped:

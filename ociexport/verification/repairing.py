@@ -24,7 +24,7 @@ from ociexport.errors import (
 )
 from ociexport.fetch import DEFAULT_JOBS, BlobFetch, BlobToFetch, verify_jobs
 from ociexport.layout import LAYOUT_FILE_CONTENT, ImageLayout
-from ociexport.newfile import new_file
+from ociexport.layout_blob import blob_name
 from ociexport.progress import SILENT, Progress
 from ociexport.source_names import LayoutName, parse_source_name, path_meant_by, source_text
 from ociexport.sources import ImageSource
@@ -271,8 +271,7 @@ class _Repair:
 
     def mend_layout_file(self) -> None:
         """Write the ``oci-layout`` file."""
-        with new_file(os.path.join(self._layout.path, LAYOUT_FILE)) as file:
-            file.write(LAYOUT_FILE_CONTENT)
+        self._layout.directory.write_file(LAYOUT_FILE, LAYOUT_FILE_CONTENT, aside="")
         self.repaired.append(RepairedBlob(LAYOUT_FILE, None, len(LAYOUT_FILE_CONTENT), _SPECIFICATION))
 
     def begin_round(
@@ -303,7 +302,7 @@ class _Repair:
         before = len(self.repaired)
         waiting = dict(broken)
         for digest, blob in broken.items():
-            if os.path.isdir(self._layout.blob_path(digest)):
+            if self._layout.directory.has_directory(blob_name(digest)):
                 waiting[digest].reasons.append("a directory is in its place")
                 self._give_up(waiting.pop(digest))
             elif self._layout.has_blob(blob.descriptor):  # 1

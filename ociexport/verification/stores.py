@@ -21,6 +21,8 @@ from ociexport.errors import InvalidDigestError, InvalidImageError, NotFoundErro
 from ociexport.image_list import MAX_INDEX_BYTES, ListedSource, name_of, shown_name
 from ociexport.jsonfields import JsonObject, parse_json_object
 from ociexport.layout import ImageLayout
+from ociexport.layout_blob import BLOBS_DIRECTORY
+from ociexport.layout_directory import LayoutDirectory
 from ociexport.sources import BlobOpener
 from ociexport.verification.findings import Findings, Kind
 from ociexport.verification.names import verify_names
@@ -29,7 +31,6 @@ from ociexport.verification.walk import Root
 
 LAYOUT_FILE = "oci-layout"
 INDEX_FILE = "index.json"
-_BLOBS = "blobs"
 
 
 class Store(Protocol):
@@ -73,15 +74,18 @@ class LayoutStore:
 
     def read_file(self, name: str) -> bytes:
         """Return ``oci-layout`` or ``index.json``; see `Store`."""
-        return read_layout_file(os.path.join(self.layout.path, name))
+        try:
+            return self.layout.directory.read_file(name, MAX_INDEX_BYTES)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise NotFoundError(f"{quoted(self.layout.directory.path_of(name))}: not there") from error
 
     def list_blobs(self, findings: Findings) -> Iterator[Digest]:
         """Yield what is in ``blobs/``; see `Store`."""
-        for entry in layout_blobs(self.layout.path):
+        for entry in layout_blobs(self.layout.directory):
             if entry.digest is not None:
-                if entry.is_link:
-                    findings.add(Kind.LAYOUT, entry.path, "a link to elsewhere", is_wrong=False, digest=entry.digest)
                 yield entry.digest
+            elif entry.is_link and entry.path.count("/") < 2:
+                findings.add(Kind.LAYOUT, entry.path, "expected a directory, got a link")
             else:
                 findings.add(Kind.LAYOUT, entry.path, "expected a file that a digest names")
 
@@ -101,27 +105,31 @@ class BlobEntry:
     status: os.stat_result
 
 
-def layout_blobs(layout: str) -> Iterator[BlobEntry]:
+def layout_blobs(layout: LayoutDirectory) -> Iterator[BlobEntry]:
     """Yield what is in the directories for algorithms, in order; and what stands in the place of one."""
-    for algorithm in sorted(_listed(os.path.join(layout, _BLOBS))):
-        directory = os.path.join(layout, _BLOBS, algorithm)
-        if not os.path.isdir(directory):
-            yield BlobEntry(posixpath.join(_BLOBS, algorithm), None, os.path.islink(directory), os.lstat(directory))
+    if layout.has(BLOBS_DIRECTORY) and not layout.has_directory(BLOBS_DIRECTORY):
+        status = layout.status(BLOBS_DIRECTORY)
+        yield BlobEntry(BLOBS_DIRECTORY, None, stat.S_ISLNK(status.st_mode), status)
+        return
+    for algorithm, status in _entries_of(layout, BLOBS_DIRECTORY):
+        directory = posixpath.join(BLOBS_DIRECTORY, algorithm)
+        if not stat.S_ISDIR(status.st_mode):
+            yield BlobEntry(directory, None, stat.S_ISLNK(status.st_mode), status)
             continue
-        for name in sorted(_listed(directory)):
-            path = posixpath.join(_BLOBS, algorithm, name)
-            with suppress(FileNotFoundError):  # gone meanwhile
-                status = os.lstat(os.path.join(layout, path))
-                is_link = stat.S_ISLNK(status.st_mode)
-                is_blob = is_link or stat.S_ISREG(status.st_mode)
-                yield BlobEntry(path, _digest_of(algorithm, name) if is_blob else None, is_link, status)
+        for name, status_there in _entries_of(layout, directory):
+            is_link = stat.S_ISLNK(status_there.st_mode)
+            is_blob = is_link or stat.S_ISREG(status_there.st_mode)
+            digest = _digest_of(algorithm, name) if is_blob else None
+            yield BlobEntry(posixpath.join(directory, name), digest, is_link, status_there)
 
 
-def _listed(directory: str) -> list[str]:
-    try:
-        return os.listdir(directory)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+def _entries_of(layout: LayoutDirectory, directory: str) -> Iterator[tuple[str, os.stat_result]]:
+    names: list[str] = []
+    with suppress(FileNotFoundError, NotADirectoryError):
+        names = sorted(layout.list_names(directory))
+    for name in names:
+        with suppress(FileNotFoundError):  # gone meanwhile
+            yield name, layout.status(posixpath.join(directory, name))
 
 
 def _digest_of(algorithm: str, encoded: str) -> Digest | None:
@@ -129,22 +137,6 @@ def _digest_of(algorithm: str, encoded: str) -> Digest | None:
         return Digest(algorithm, encoded)
     except InvalidDigestError:
         return None
-
-
-def read_layout_file(path: str) -> bytes:
-    """Return a small file of a layout; see `Store.read_file`."""
-    try:
-        # Not blocking, since a hostile layout may have a fifo here.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise NotFoundError(f"{quoted(path)}: not there") from error
-    with open(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise InvalidImageError("expected a file, got something else", where=path)
-        raw = file.read(MAX_INDEX_BYTES + 1)
-    if len(raw) > MAX_INDEX_BYTES:
-        raise InvalidImageError(f"expected at most {MAX_INDEX_BYTES} bytes, got more", where=path)
-    return raw
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +162,9 @@ class ArchiveStore:
     def list_blobs(self, findings: Findings) -> Iterator[Digest]:
         """Yield what is in ``blobs/``; see `Store`."""
         for name in self.members.names:
-            if not name.startswith(f"{_BLOBS}/"):
+            if not name.startswith(f"{BLOBS_DIRECTORY}/"):
                 continue
-            algorithm, _, encoded = name.removeprefix(f"{_BLOBS}/").partition("/")
+            algorithm, _, encoded = name.removeprefix(f"{BLOBS_DIRECTORY}/").partition("/")
             digest = _digest_of(algorithm, encoded)
             if digest is None:
                 findings.add(Kind.LAYOUT, printable(name), "expected a file that a digest names")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from ociexport.archive_members import ArchiveMembers
@@ -11,6 +11,7 @@ from ociexport.digest import Digest
 from ociexport.documents import Descriptor
 from ociexport.errors import InvalidImageError, NotFoundError, quoted
 from ociexport.layout import ImageLayout
+from ociexport.layout_blob import BLOBS_DIRECTORY, PARTIAL_DIRECTORY
 from ociexport.mediatypes import without_parameters
 from ociexport.progress import Progress
 from ociexport.source_names import ArchiveName, LayoutName, RegistryName, open_source, parse_source_name, source_text
@@ -91,10 +92,10 @@ class WholeLayout:
     is_remote = False
 
     def __init__(self, path: str) -> None:
-        if not any(os.path.lexists(os.path.join(path, name)) for name in (LAYOUT_FILE, INDEX_FILE, "blobs")):
+        self.layout = ImageLayout(path)
+        if not any(map(self.layout.directory.has, (LAYOUT_FILE, INDEX_FILE, BLOBS_DIRECTORY))):
             raise NotFoundError(f"{quoted(path)}: expected an OCI layout, there is none")
         self.place = path
-        self.layout = ImageLayout(path)
         self._store = LayoutStore(self.layout)
 
     def read_roots(self, findings: Findings, progress: Progress) -> list[Root]:
@@ -102,12 +103,16 @@ class WholeLayout:
         verify_layout_file(self._store, findings)
         return read_roots(self._store, findings)
 
-    def list_blobs(self, findings: Findings) -> Iterable[Digest]:
-        """Return what is in ``blobs/``; see `Subject`. What is unfinished is told too."""
-        for path, size in self.layout.partial_files():
-            message = f"{size} bytes of a blob that a pull did not finish"
-            findings.add(Kind.UNFINISHED, os.path.relpath(path, self.place), message, is_wrong=False)
-        return self._store.list_blobs(findings)
+    def list_blobs(self, findings: Findings) -> Iterator[Digest]:
+        """Yield what is in ``blobs/``; see `Subject`. What is unfinished is told too."""
+        try:
+            for name, status in self.layout.partial_files():
+                message = f"{status.st_size} bytes of a blob that a pull did not finish"
+                findings.add(Kind.UNFINISHED, name, message, is_wrong=False)
+        except InvalidImageError as error:
+            # The images are as they are; only a pull into the layout is refused.
+            findings.add(Kind.LAYOUT, PARTIAL_DIRECTORY, error.message, is_wrong=False)
+        yield from self._store.list_blobs(findings)
 
     def open_blob(self, digest: Digest) -> BlobOpener:
         """Return the layout."""
