@@ -1,8 +1,5 @@
 """A read-only registry over an OCI layout: what the far side of an air gap runs, so that docker and podman can pull.
 
-A repository is called by the image's full name without its registry (``docker.io/library/alpine:3`` is served as
-``library/alpine:3``), or by the layout directory's name where an image has only a tag.
-
 Spec: distribution-spec 1.1, "Pull", "Content Discovery"; RFC 9110 14, "Range Requests".
 """
 
@@ -12,174 +9,43 @@ import json
 import os
 import re
 import socket
-import threading
-from dataclasses import dataclass
+import time
+from contextlib import suppress
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BufferedIOBase
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote, urlsplit
 
 from ociexport import __version__, mediatypes
 from ociexport.digest import Digest
-from ociexport.documents import MAX_MANIFEST_BYTES, Descriptor, Index, Manifest, parse_document
-from ociexport.errors import InvalidDigestError, InvalidImageError, InvalidReferenceError, NotFoundError, OciexportError
+from ociexport.errors import (
+    InvalidDigestError,
+    InvalidReferenceError,
+    NotFoundError,
+    OciexportError,
+    quoted,
+)
 from ociexport.layout import ImageLayout
+from ociexport.layout_catalog import LayoutCatalog
 from ociexport.numerals import MAX_SIZE, number_up_to
-from ociexport.reference import ImageReference
-from ociexport.resolve import MAX_INDEX_DEPTH, read_small_blob
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from io import FileIO
 
 _PATH_PATTERN = re.compile(r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs|referrers|tags)/(?P<selector>[^/]+)")
 _RANGE_PATTERN = re.compile(r"bytes=(\d{0,19})-(\d{0,19})")
+# RFC 9110 5.5: what a header's value may be; nothing that we send needs more than ASCII, or more bytes.
+_HEADER_VALUE_PATTERN = re.compile(r"[!-~](?:[ -~]{0,8190}[!-~])?")
+# RFC 9112 5: a header, or the empty line after the last one.
+_HEADER_LINE_PATTERN = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*)?\r?\n")
+_MAX_LINE_BYTES = 64 * 1024
+# What a client may still be sending while an answer ends the connection; a closed socket would take the answer away.
+_MAX_LINGER_BYTES = 1024 * 1024
+_LINGER_SECONDS = 2
 # distribution's own default page; a client may ask for less.
 _MAX_PAGE = 1000
 _IDLE_SECONDS = 60
-
-
-@dataclass(frozen=True, slots=True)
-class _Content:
-    """What ``index.json`` gives, read once for each change of the file.
-
-    Args:
-        tags: repository → tag → descriptor.
-        manifests: digest → descriptor of each manifest and index that ``index.json`` leads to. They belong to every
-            repository, since a signature or SBOM in a layout has no name of its own.
-        blobs: digests of the configs and layers that the manifests name.
-    """
-
-    tags: dict[str, dict[str, Descriptor]]
-    manifests: dict[Digest, Descriptor]
-    blobs: set[Digest]
-
-
-class LayoutCatalog:
-    """The repositories, tags and manifests of a layout, as a registry shows them; read again when it changes."""
-
-    def __init__(self, layout: ImageLayout) -> None:
-        self._layout = layout
-        self._lock = threading.Lock()
-        self._stamp: tuple[int, int, int] | None = None
-        self._content = _Content({}, {}, set())
-        # Tells what is no layout in the words of all commands.
-        layout.read_images()
-        self._read()
-
-    def repositories(self) -> list[str]:
-        """Return the names of all repositories, sorted."""
-        return sorted(self._read().tags)
-
-    def tags(self, repository: str) -> list[str]:
-        """Return the tags of ``repository``, sorted as the specification has it.
-
-        Raises:
-            NotFoundError: there is no such repository.
-        """
-        tags = self._read().tags.get(repository)
-        if tags is None:
-            raise NotFoundError(f"repository {repository}: not in the layout")
-        return sorted(tags)
-
-    def find_manifest(self, repository: str, selector: str) -> Descriptor:
-        """Return the manifest or index that a tag or digest names.
-
-        Raises:
-            NotFoundError: there is none, or no such repository.
-        """
-        content = self._read()
-        tags = content.tags.get(repository)
-        if tags is None:
-            raise NotFoundError(f"repository {repository}: not in the layout")
-        found = content.manifests.get(Digest.parse(selector)) if ":" in selector else tags.get(selector)
-        if found is None:
-            raise NotFoundError(f"manifest {repository}:{selector}: not in the layout")
-        return found
-
-    def open_blob(self, repository: str, digest: Digest) -> FileIO:
-        """Return the blob's file, if ``repository`` is there and a manifest of the layout names the blob.
-
-        Raises:
-            NotFoundError: none does, or the layout does not have it.
-        """
-        content = self._read()
-        if repository not in content.tags or digest not in content.blobs:
-            raise NotFoundError(f"blob {digest}: not in {repository}")
-        return self._layout.open_file(digest)
-
-    def referrers(self, subject: Digest, artifact_type: str | None) -> list[dict[str, object]]:
-        """Return descriptors of the manifests whose subject is ``subject``."""
-        found = []
-        for descriptor in self._read().manifests.values():
-            document = self._parse(descriptor)
-            if document is None or document.subject is None or document.subject.digest != subject:
-                continue
-            kind = document.artifact_type or (document.config.media_type if isinstance(document, Manifest) else None)
-            if artifact_type in (None, kind):
-                described = Descriptor(
-                    document.media_type,
-                    document.digest,
-                    len(document.raw),
-                    artifact_type=kind,
-                    annotations=document.annotations,
-                )
-                found.append(described.to_json())
-        return found
-
-    def read_manifest(self, descriptor: Descriptor) -> bytes:
-        """Return a manifest's bytes, verified."""
-        return read_small_blob(self._layout, descriptor, MAX_MANIFEST_BYTES, f"manifest {descriptor.digest}")
-
-    def _read(self) -> _Content:
-        status = os.stat(os.path.join(self._layout.path, "index.json"))
-        stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
-        with self._lock:
-            if stamp != self._stamp:
-                self._content = self._collect()
-                self._stamp = stamp
-            return self._content
-
-    def _collect(self) -> _Content:
-        content = _Content({}, {}, set())
-        for descriptor, name in self._layout.read_images():
-            repository, tag = self._repository_of(name.full, name.tag)
-            tags = content.tags.setdefault(repository, {})
-            if tag is not None:
-                tags[tag] = descriptor
-            self._collect_manifest(content, descriptor, MAX_INDEX_DEPTH)
-        return content
-
-    def _repository_of(self, full: str | None, tag: str | None) -> tuple[str, str | None]:
-        if full is not None:
-            try:
-                reference = ImageReference.parse(full)
-            except InvalidReferenceError:
-                pass
-            else:
-                return reference.repository, reference.tag
-        base = os.path.basename(os.path.abspath(self._layout.path)).lower()
-        return re.sub(r"[^a-z0-9]+", "-", base).strip("-") or "layout", tag
-
-    def _collect_manifest(self, content: _Content, descriptor: Descriptor, depth_left: int) -> None:
-        if descriptor.digest in content.manifests:
-            return
-        document = self._parse(descriptor)
-        if document is None:
-            return
-        content.manifests[descriptor.digest] = document.descriptor
-        if isinstance(document, Index):
-            if depth_left:
-                for entry in document.manifests:
-                    self._collect_manifest(content, entry, depth_left - 1)
-            return
-        content.blobs.update(blob.digest for blob in (document.config, *document.layers))
-
-    def _parse(self, descriptor: Descriptor) -> Index | Manifest | None:
-        """Return the document; None where the layout lacks it (which is legal) or it is of another kind."""
-        try:
-            return parse_document(self.read_manifest(descriptor), descriptor.media_type, descriptor.digest)
-        except (NotFoundError, InvalidImageError):
-            return None
 
 
 class LayoutServer(ThreadingHTTPServer):
@@ -235,6 +101,20 @@ class _ApiError(OciexportError):
         self.code = code
 
 
+class _RecordedLines(BufferedIOBase):
+    """Reads lines, and keeps them as they came; the library unfolds and divides what it keeps."""
+
+    def __init__(self, file: BufferedIOBase) -> None:
+        self._file = file
+        self.lines: list[bytes] = []
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """Return the next line."""
+        line = self._file.readline(size)
+        self.lines.append(line)
+        return line
+
+
 class _Handler(BaseHTTPRequestHandler):
     """One connection."""
 
@@ -245,10 +125,98 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = 64 * 1024
     disable_nagle_algorithm = True
     server: LayoutServer
+    raw_requestline: bytes
+    # Whether the client may be sending still when the connection ends.
+    _is_lingering = False
+
+    def parse_request(self) -> bool:
+        """Read the head of a request; returns False where the connection ends, after an answer.
+
+        Spec: RFC 9112 2.2, 3.2, 5, 6.3.
+        """
+        self.command, self.requestline = "", ""
+        if not self.raw_requestline.strip():
+            # One empty line before a request is none of it.
+            self.raw_requestline = self.rfile.readline(_MAX_LINE_BYTES + 1)
+        try:
+            if not self.raw_requestline.strip():
+                raise _ApiError(400, "UNSUPPORTED", "expected a request, got an empty line")
+            if len(self.raw_requestline) > _MAX_LINE_BYTES:
+                raise _ApiError(414, "UNSUPPORTED", f"expected a path of at most {_MAX_LINE_BYTES} bytes")
+            if len(self.raw_requestline.split()) == 2:
+                raise _ApiError(400, "UNSUPPORTED", "expected HTTP/1.0 or HTTP/1.1, got no version")
+            rfile = self.rfile
+            self.rfile = head = _RecordedLines(rfile)
+            try:
+                if not super().parse_request():
+                    return False
+            finally:
+                self.rfile = rfile
+            self._verify_head(head.lines)
+        except _ApiError as error:
+            self._refuse(error)
+            return False
+        return True
+
+    def handle_expect_100(self) -> bool:
+        """Send nothing: the client gets the answer itself, and need not send the body."""
+        return True
+
+    def _verify_head(self, lines: list[bytes]) -> None:
+        """Return if everybody who reads the head finds the same body after it.
+
+        Raises:
+            _ApiError: somebody might not.
+        """
+        if not all(_HEADER_LINE_PATTERN.fullmatch(line) for line in lines):
+            raise _ApiError(400, "UNSUPPORTED", "expected headers of one line each, got something else")
+        hosts = self.headers.get_all("Host", [])
+        if len(hosts) > 1 or (not hosts and self.request_version == "HTTP/1.1"):
+            raise _ApiError(400, "UNSUPPORTED", f"expected one Host header, got {len(hosts)}")
+        lengths = self.headers.get_all("Content-Length", [])
+        if len(lengths) > 1 or not all(length.isascii() and length.isdigit() for length in lengths):
+            raise _ApiError(400, "SIZE_INVALID", "Content-Length: expected one number")
+        if "Transfer-Encoding" in self.headers and lengths:
+            raise _ApiError(400, "SIZE_INVALID", "expected Content-Length or Transfer-Encoding, got both")
+
+    def _pass_over_body(self) -> None:
+        """Have the answer be the connection's last, where a body follows that nobody wants."""
+        if "Transfer-Encoding" in self.headers or self.headers.get("Content-Length", "0").strip("0"):
+            self._end_connection()
+
+    def _end_connection(self) -> None:
+        self.close_connection = True
+        self._is_lingering = True
+
+    def finish(self) -> None:
+        """Send what was answered, and give the client time to read it before the connection is closed."""
+        with suppress(OSError):
+            if self._is_lingering:
+                self.wfile.flush()
+                self.connection.shutdown(socket.SHUT_WR)
+                self.connection.settimeout(_LINGER_SECONDS)
+                end, left = time.monotonic() + _LINGER_SECONDS, _MAX_LINGER_BYTES
+                while left > 0 and time.monotonic() < end and (chunk := self.connection.recv(64 * 1024)):
+                    left -= len(chunk)
+        super().finish()
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Refuse what the library could not read, in the form of all our errors."""
+        if code == HTTPStatus.NOT_IMPLEMENTED:
+            code, message = HTTPStatus.METHOD_NOT_ALLOWED, "this registry is read-only"
+        self._refuse(_ApiError(code, "UNSUPPORTED", message or HTTPStatus(code).phrase))
+
+    def _refuse(self, error: _ApiError) -> None:
+        """Answer what is no request; what follows it can't be told from its body."""
+        # Before the head was read, the library would send no headers.
+        self.request_version = self.protocol_version
+        self._end_connection()
+        self._send_error(error)
 
     def do_GET(self) -> None:
         """Answer a GET or HEAD."""
         try:
+            self._pass_over_body()
             self._answer()
         except _ApiError as error:
             self._send_error(error)
@@ -263,8 +231,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Refuse to change anything."""
-        # What the client would send is not read, so the connection can't be used again.
-        self.close_connection = True
+        # What the client sends is not read, so the connection can't be used again.
+        self._end_connection()
         self._send_error(_ApiError(405, "UNSUPPORTED", "this registry is read-only"))
 
     do_PUT = do_PATCH = do_DELETE = do_POST  # noqa: N815 - as above
@@ -273,8 +241,11 @@ class _Handler(BaseHTTPRequestHandler):
         """Keep quiet; the command line says what is served."""
 
     def _answer(self) -> None:
-        url = urlsplit(self.path)
-        query = parse_qs(url.query)
+        try:
+            url = urlsplit(self.path)
+            query = parse_qs(url.query)
+        except ValueError as error:
+            raise _ApiError(400, "UNSUPPORTED", f"expected a path, got {quoted(self.path)}") from error
         if url.path in ("/v2/", "/v2"):
             self._send(200, b"{}", "application/json")
         elif url.path == "/v2/_catalog":
@@ -364,6 +335,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def _send_head(self, status: int, content_type: str, length: int, headers: dict[str, str]) -> None:
+        """Send the head of an answer.
+
+        Raises:
+            _ApiError: the layout gave a value that can't stand in a header; nothing was sent.
+        """
+        for name, value in {"Content-Type": content_type, **headers}.items():
+            if not _HEADER_VALUE_PATTERN.fullmatch(value):
+                raise _ApiError(500, "UNKNOWN", f"the layout is broken: {name}: can't be sent: {quoted(value)}")
         self.send_response(status)
         self.send_header("Docker-Distribution-API-Version", "registry/2.0")
         self.send_header("Content-Type", content_type)

@@ -89,7 +89,16 @@ def test_each_part_has_one_door(foreign: tuple[str, ...], doors: tuple[str, ...]
 
 
 LAYOUT_MODULES = [
-    *("layout.py", "layout_blob.py", "layout_hold.py", "blob_cache.py", "partial_file.py", "image_directory.py"),
+    *(
+        "layout.py",
+        "layout_blob.py",
+        "layout_hold.py",
+        "layout_catalog.py",
+        "blob_cache.py",
+        "partial_file.py",
+        "image_directory.py",
+        "server.py",
+    ),
     *(f"verification/{name}.py" for name in ("stores", "garbage", "advice", "subjects", "repairing")),
 ]
 NAMING_CALLS = re.compile(

@@ -8,7 +8,7 @@ import sys
 
 from ociexport.cli.exit_codes import OK
 from ociexport.cli.json_option import add_json_argument, print_json
-from ociexport.errors import UsageError, quoted
+from ociexport.errors import UsageError, escaped, quoted
 from ociexport.layout import ImageLayout
 from ociexport.numerals import number_in
 from ociexport.server import LayoutServer
@@ -57,7 +57,9 @@ def _tell(options: argparse.Namespace, server: LayoutServer) -> None:
         sys.stdout.write(f"{server.address}\n")
     sys.stdout.flush()
     for image in () if options.quiet else images:
-        print(f"ociexport: serving {image}", file=sys.stderr)
+        print(f"ociexport: serving {escaped(image)}", file=sys.stderr)
+    for tag in () if options.quiet else server.catalog.unusable_tags():
+        print(f"ociexport: not served by name: {quoted(tag)}: no tag that a registry can have", file=sys.stderr)
 
 
 def parse_address(text: str) -> tuple[str, int]:
