@@ -126,8 +126,8 @@ def _meant(images: Sequence[ListedImage], name: str, typed: str) -> str | None:
 
 def _find_by_digest_or_position(place: str, images: Sequence[ListedImage], text: str) -> Descriptor | Digest:
     if (position := number_up_to(text, len(images))) is not None:
-        if position >= len(images):
-            raise NotFoundError(f"{place}: expected an image at position {position}, there are {len(images)}")
+        if position == len(images):
+            raise NotFoundError(f"{place}: expected an image at position {quoted(text)}, there are {position}")
         return images[position][0]
     digest = Digest.parse(text)
     for descriptor, _ in images:

@@ -17,6 +17,8 @@ from ociexport.registry.logins import Compat, login_file
 from tests.fake_registry import FakeRegistry, Fault
 from tests.image_builder import build_image
 from tests.memory_source import member
+from tests.ordinary_user import GID, UID
+from tests.system_parts import require
 
 USERS = {"user": "pass"}
 
@@ -110,6 +112,21 @@ def test_link_to_the_file_stays_a_link(home: Path, monkeypatch: pytest.MonkeyPat
         assert _login(monkeypatch, "--authfile", str(home / "link.json"), registry.host) == 0
         assert (home / "link.json").is_symlink()
         assert registry.host in (home / "real.json").read_text()
+
+
+def test_link_of_another_user_is_not_written_through(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    require(root=True)
+    mine = home / "mine.json"
+    mine.write_text("{}")
+    link = home / "auth.json"
+    link.symlink_to(mine)
+    os.chown(link, UID, GID, follow_symlinks=False)
+    with FakeRegistry(auth="basic", users=USERS) as registry:
+        assert _login(monkeypatch, "--authfile", str(link), registry.host) == 2
+    assert mine.read_text() == "{}"
+    assert "expected no link of another user" in capsys.readouterr().err
 
 
 def test_file_of_another_kind_is_left_alone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ def run_in_shell(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--version"], ["--help"], ["pull", "--help-all"], ["help", "sources"], ["inspect", "layout"]],
+    [["--version"], ["--help"], ["pull", "--help-all"], ["help", "sources"], ["inspect", "./layout"]],
     ids=" ".join,
 )
 def test_reader_that_has_read_enough_ends_the_command_without_a_word(
@@ -124,11 +124,11 @@ def test_output_that_somebody_made_non_blocking_is_written_whole(tmp_path: Path)
 
 def test_names_go_out_as_they_are_whatever_the_locale(layout: Path, tmp_path: Path) -> None:
     home = tmp_path
-    ended = run_in_shell('"$@"', "unpack", "layout", "rööt", "--platform=linux/amd64", home=home, **NO_UTF8)
+    ended = run_in_shell('"$@"', "unpack", "./layout", "rööt", "--platform=linux/amd64", home=home, **NO_UTF8)
     assert ended.returncode == 0
     (tmp_path / "rööt" / "ä").write_bytes(b"")
     (Path(os.fsdecode(os.fsencode(tmp_path) + "/rööt/".encode() + b"\xff"))).write_bytes(b"")
-    ended = run_in_shell('"$@"', "diff", "rööt", "layout", "--platform=linux/amd64", home=home, **NO_UTF8)
+    ended = run_in_shell('"$@"', "diff", "rööt", "./layout", "--platform=linux/amd64", home=home, **NO_UTF8)
     assert (ended.returncode, ended.stdout) == (1, "A ä\nA \\xff\n".encode())
     ended = run_in_shell('"$@"', "help", "references", home=home, **NO_UTF8)
     assert (ended.returncode, "ghcr.io/team/app@sha256:…".encode() in ended.stdout) == (0, True)
@@ -151,7 +151,7 @@ def test_name_that_the_locale_can_not_write_is_told(layout: Path, tmp_path: Path
     (tmp_path / "my.toml").write_text("[unpack]\nevents = 'ü'\n")
     variables = {"OCIEXPORT_CONFIG": f"{tmp_path}/my.toml", **NO_UTF8}
     ended = run_in_shell(
-        '"$@"', "unpack", "layout", "rootfs", "--platform=linux/amd64", "-q", home=tmp_path, **variables
+        '"$@"', "unpack", "./layout", "rootfs", "--platform=linux/amd64", "-q", home=tmp_path, **variables
     )
     assert (ended.returncode, ended.stderr) == (
         1,
@@ -161,12 +161,12 @@ def test_name_that_the_locale_can_not_write_is_told(layout: Path, tmp_path: Path
 
 
 def test_events_that_can_not_be_written_are_told(layout: Path, tmp_path: Path) -> None:
-    ended = run_in_shell('"$@"', "verify", "layout", "--events", "/dev/full", "-q", home=tmp_path)
+    ended = run_in_shell('"$@"', "verify", "./layout", "--events", "/dev/full", "-q", home=tmp_path)
     assert (ended.returncode, ended.stderr) == (9, b"ociexport: error: /dev/full: No space left on device\n")
-    ended = run_in_shell('"$@" 7>/dev/full', "verify", "layout", "--events", "7", "-q", home=tmp_path)
+    ended = run_in_shell('"$@" 7>/dev/full', "verify", "./layout", "--events", "7", "-q", home=tmp_path)
     assert (ended.returncode, ended.stderr) == (9, b"ociexport: error: file descriptor 7: No space left on device\n")
 
 
 def test_file_that_can_not_be_begun_is_told_by_its_own_name(layout: Path, tmp_path: Path) -> None:
-    ended = run_in_shell('"$@"', "pull", "layout", "--out", "x", "--digestfile", "none/d", "-q", home=tmp_path)
+    ended = run_in_shell('"$@"', "pull", "./layout", "--out", "x", "--digestfile", "none/d", "-q", home=tmp_path)
     assert (ended.returncode, ended.stderr) == (3, b"ociexport: error: none/d: No such file or directory\n")

@@ -223,7 +223,7 @@ def test_ambiguous_and_unknown_names_list_what_there_is(layout: ImageLayout) -> 
         (None, UsageError, f"{layout}: expected one image, there are: {listed}"),
         ("1", UsageError, f"{layout}: expected one image '1', there are: {listed}"),
         ("3", NotFoundError, f"{layout}: expected image '3', there are: {listed}"),
-        ("@7", NotFoundError, f"{layout}: expected an image at position 7, there are 2"),
+        ("@7", NotFoundError, f"{layout}: expected an image at position '7', there are 2"),
     ):
         with pytest.raises(kind) as caught:
             layout.open_image(name)

@@ -140,8 +140,16 @@ def alarm() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("place", CODES)
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    # A directory has no other names, and takes its own place.
+    [
+        (place, kind)
+        for place in CODES
+        for kind in KINDS
+        if place not in DIRECTORIES or kind not in ("hard link", "directory")
+    ],
+)
 def test_no_command_leaves_the_layout(
     place: str,
     kind: str,
@@ -150,8 +158,6 @@ def test_no_command_leaves_the_layout(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    if place in DIRECTORIES and kind in ("hard link", "directory"):
-        pytest.skip("no such thing")
     for name, image in (("layout", IMAGE), ("same", IMAGE), ("other", OTHER)):
         write_layout(tmp_path / name, {"1": image})
     victim = tmp_path / "victim"

@@ -46,6 +46,7 @@ ELSEWHERE = {
     ("jsonfields.py", "float(text)"),  # a float of any length is one, and infinity is refused
     ("jsonfields.py", "int(text)"),  # of 308 digits
     ("jsonfields.py", "int(value)"),
+    ("addresses.py", "int(address)"),
     ("registry_options.py", "float(text)"),
     ("retries.py", "float(delay)"),
 }

@@ -309,7 +309,7 @@ def test_only_layouts_are_repaired(layout: DamagedLayout, tmp_path: Path) -> Non
         assert str(caught.value) == f"repair: expected a layout, got '{source}'"
         assert caught.value.hint == (
             "an archive is written anew: ociexport pull SRC --out FILE.tar; "
-            "or convert it: ociexport pull FILE.tar --out LAYOUT"
+            "or convert it: ociexport pull ./FILE.tar --out LAYOUT"
         )
     with pytest.raises(NotFoundError):
         repair(tmp_path / "none")

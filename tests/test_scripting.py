@@ -155,10 +155,10 @@ def test_looking(tmp_path: Path) -> None:
         [member("etc/.wh.hostname")],
     ]
     write_layout(tmp_path / "layout", {"1": build_image(layers)})
-    assert differences(_SHOWN["ls"], printed(tmp_path, "ls", "layout", "/etc")) == []
-    assert differences(_LAYERS, printed(tmp_path, "ls", "layout", "--layers")) == []
-    assert differences(_SHOWN["which-layer"], printed(tmp_path, "which-layer", "layout", "/etc/same")) == []
-    assert printed(tmp_path, "which-layer", "layout", "/etc/hostname")["file"] is None
+    assert differences(_SHOWN["ls"], printed(tmp_path, "ls", "./layout", "/etc")) == []
+    assert differences(_LAYERS, printed(tmp_path, "ls", "./layout", "--layers")) == []
+    assert differences(_SHOWN["which-layer"], printed(tmp_path, "which-layer", "./layout", "/etc/same")) == []
+    assert printed(tmp_path, "which-layer", "./layout", "/etc/hostname")["file"] is None
 
 
 def test_verify(tmp_path: Path, layout: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ociexport.errors import UsageError
+from ociexport.hostpath import real_path
 from ociexport.jsonfields import JsonObject
 from ociexport.newfile import new_file
 from ociexport.reference import DEFAULT_REGISTRY
@@ -71,7 +72,7 @@ def write_login(file: LoginFile, registry: str, credentials: Credentials) -> str
     docker has it.
 
     Raises:
-        UsageError: the file is of another kind.
+        UsageError: the file is of another kind, or a link of another user leads to it.
         AuthenticationError: the helper is missing or fails.
         OSError: the file can't be written; it is as it was.
     """
@@ -135,7 +136,7 @@ def _read_members(path: Path) -> dict[str, Any]:
 
 def _write_members(path: Path, members: dict[str, Any]) -> None:
     """Replace the file at once, or leave it as it was; only its owner may read it."""
-    path = path.resolve()
+    path = Path(real_path(str(path)))
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with new_file(str(path), mode=0o600) as file:
         file.write(json.dumps(members, indent="\t", ensure_ascii=False).encode() + b"\n")

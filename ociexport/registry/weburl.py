@@ -14,6 +14,7 @@ from urllib3.exceptions import LocationParseError
 from urllib3.util import parse_url
 
 from ociexport.errors import RegistryError
+from ociexport.numerals import number_in
 
 _URL = re.compile(r"(https?)://([^/?#]*)([^\x00-\x1f\x7f]*)", re.IGNORECASE | re.ASCII)
 # A host as it is written: letters of any script, which IDNA makes ASCII.
@@ -59,7 +60,7 @@ class WebUrl:
         except LocationParseError as error:
             raise InvalidUrlError("expected an http or https URL with a host that can be") from error
         host = (dialled.host or "").lower().removesuffix(".")
-        if not _HOST.fullmatch(host) or dialled.auth is not None or (written[1] and not 0 < int(written[1]) < 65536):
+        if not _HOST.fullmatch(host) or dialled.auth is not None or (written[1] and not number_in(written[1], 65535)):
             raise InvalidUrlError("expected an http or https URL with a plain host[:port]")
         return cls(matched[1].lower(), host.strip("[]"), dialled.port, matched[3])
 
