@@ -15,7 +15,7 @@ export PYTHONDONTWRITEBYTECODE =
 .PHONY: demo test test-all coverage check lint types build wheel bench fuzz clean
 
 demo: $(VENV)/.ready
-	$(RUN) -m tests.demo $(IMAGE)
+	$(RUN) -m tests.support.demo $(IMAGE)
 
 # The quick ones; those marked slow are apart.
 test: $(VENV)/.ready

@@ -9,9 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ociexport.choice import PlatformChoice
-    from ociexport.digest import Digest
-    from ociexport.documents import Descriptor, Platform
     from ociexport.errors import (
         AuthenticationError,
         DiffIdMismatchError,
@@ -33,104 +30,107 @@ if TYPE_CHECKING:
         UnsupportedMediaTypeError,
         UsageError,
     )
-    from ociexport.inspection import Inspection, inspect
-    from ociexport.layout import ImageLayout
-    from ociexport.looking.content import open_file, open_files
-    from ociexport.looking.listing import ListedFile, ListedLayer, list_files, list_layers
-    from ociexport.looking.provenance import PathTrace, trace_path
-    from ociexport.looking.subject import Access
-    from ociexport.many import PullOutcome, pull_many
-    from ociexport.platforms import parse_platform
-    from ociexport.progress import Progress
-    from ociexport.progress_events import EventProgress, ProgressEvent
-    from ociexport.pull_result import PullResult
-    from ociexport.reference import ImageReference
-    from ociexport.registry.credentials import Credentials
+    from ociexport.images.choose import PlatformChoice
+    from ociexport.images.signatures import SignaturePolicy, VerificationKey
+    from ociexport.images.source import ImageDestination, ImageName, ImageSource, ReceivedManifest
+    from ociexport.inspection.access import Access
+    from ociexport.inspection.inspect import Inspection, inspect
+    from ociexport.inspection.list_files import ListedFile, ListedLayer, list_files, list_layers
+    from ociexport.inspection.open_files import open_file, open_files
+    from ociexport.inspection.trace_path import PathTrace, trace_path
+    from ociexport.layers.limits import Limits
+    from ociexport.layers.selection import PathSelection
+    from ociexport.registry.auth.credentials import Credentials
     from ociexport.registry.options import Mirror, RegistryOptions
-    from ociexport.signatures import SignaturePolicy, VerificationKey
-    from ociexport.source_names import open_source
-    from ociexport.sources import ImageDestination, ImageName, ImageSource, ReceivedManifest
-    from ociexport.transfer import pull
-    from ociexport.tree.layers import UnpackOptions, UnpackResult, unpack
-    from ociexport.tree.limits import Limits
-    from ociexport.tree.metadata import IdMap, XattrMode
-    from ociexport.tree.selection import PathSelection
+    from ociexport.rootfs.disk.metadata import IdMap, XattrMode
+    from ociexport.rootfs.unpack import UnpackOptions, UnpackResult, unpack
+    from ociexport.spec.descriptor import Descriptor, Platform
+    from ociexport.spec.digest import Digest
+    from ociexport.spec.platforms import parse_platform
+    from ociexport.spec.reference import ImageReference
+    from ociexport.storage.layout.layout import ImageLayout
+    from ociexport.system.progress.events import EventProgress, ProgressEvent
+    from ociexport.system.progress.protocol import Progress
+    from ociexport.transfer.pull import pull
+    from ociexport.transfer.pull_many import PullOutcome, pull_many
+    from ociexport.transfer.result import PullResult
+    from ociexport.transfer.sources.names import open_source
     from ociexport.verification.findings import Finding
-    from ociexport.verification.repairing import PlannedRepair, RepairedBlob, RepairResult, UnrepairedBlob, repair
-    from ociexport.verification.verifying import Verification, verify
+    from ociexport.verification.repair import PlannedRepair, RepairedBlob, RepairResult, UnrepairedBlob, repair
+    from ociexport.verification.verify import Verification, verify
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Access": "ociexport.looking.subject",
+    "Access": "ociexport.inspection.access",
     "AuthenticationError": "ociexport.errors",
-    "Credentials": "ociexport.registry.credentials",
-    "Descriptor": "ociexport.documents",
+    "Credentials": "ociexport.registry.auth.credentials",
+    "Descriptor": "ociexport.spec.descriptor",
     "DiffIdMismatchError": "ociexport.errors",
-    "Digest": "ociexport.digest",
+    "Digest": "ociexport.spec.digest",
     "DigestMismatchError": "ociexport.errors",
-    "EventProgress": "ociexport.progress_events",
+    "EventProgress": "ociexport.system.progress.events",
     "Finding": "ociexport.verification.findings",
-    "IdMap": "ociexport.tree.metadata",
-    "ImageDestination": "ociexport.sources",
-    "ImageLayout": "ociexport.layout",
-    "ImageName": "ociexport.sources",
-    "ImageReference": "ociexport.reference",
-    "ImageSource": "ociexport.sources",
-    "Inspection": "ociexport.inspection",
+    "IdMap": "ociexport.rootfs.disk.metadata",
+    "ImageDestination": "ociexport.images.source",
+    "ImageLayout": "ociexport.storage.layout.layout",
+    "ImageName": "ociexport.images.source",
+    "ImageReference": "ociexport.spec.reference",
+    "ImageSource": "ociexport.images.source",
+    "Inspection": "ociexport.inspection.inspect",
     "InvalidDigestError": "ociexport.errors",
     "InvalidImageError": "ociexport.errors",
     "InvalidReferenceError": "ociexport.errors",
     "LimitExceededError": "ociexport.errors",
-    "Limits": "ociexport.tree.limits",
-    "ListedFile": "ociexport.looking.listing",
-    "ListedLayer": "ociexport.looking.listing",
+    "Limits": "ociexport.layers.limits",
+    "ListedFile": "ociexport.inspection.list_files",
+    "ListedLayer": "ociexport.inspection.list_files",
     "Mirror": "ociexport.registry.options",
     "NoMatchingPlatformError": "ociexport.errors",
     "NotFoundError": "ociexport.errors",
     "OciexportError": "ociexport.errors",
-    "PathSelection": "ociexport.tree.selection",
-    "PathTrace": "ociexport.looking.provenance",
-    "PlannedRepair": "ociexport.verification.repairing",
-    "Platform": "ociexport.documents",
-    "PlatformChoice": "ociexport.choice",
-    "Progress": "ociexport.progress",
-    "ProgressEvent": "ociexport.progress_events",
-    "PullOutcome": "ociexport.many",
-    "PullResult": "ociexport.pull_result",
+    "PathSelection": "ociexport.layers.selection",
+    "PathTrace": "ociexport.inspection.trace_path",
+    "PlannedRepair": "ociexport.verification.repair",
+    "Platform": "ociexport.spec.descriptor",
+    "PlatformChoice": "ociexport.images.choose",
+    "Progress": "ociexport.system.progress.protocol",
+    "ProgressEvent": "ociexport.system.progress.events",
+    "PullOutcome": "ociexport.transfer.pull_many",
+    "PullResult": "ociexport.transfer.result",
     "RateLimitError": "ociexport.errors",
-    "ReceivedManifest": "ociexport.sources",
+    "ReceivedManifest": "ociexport.images.source",
     "RegistryError": "ociexport.errors",
     "RegistryNotFoundError": "ociexport.errors",
     "RegistryOptions": "ociexport.registry.options",
-    "RepairResult": "ociexport.verification.repairing",
-    "RepairedBlob": "ociexport.verification.repairing",
+    "RepairResult": "ociexport.verification.repair",
+    "RepairedBlob": "ociexport.verification.repair",
     "SignatureError": "ociexport.errors",
-    "SignaturePolicy": "ociexport.signatures",
+    "SignaturePolicy": "ociexport.images.signatures",
     "SizeMismatchError": "ociexport.errors",
     "TransferError": "ociexport.errors",
-    "UnpackOptions": "ociexport.tree.layers",
-    "UnpackResult": "ociexport.tree.layers",
-    "UnrepairedBlob": "ociexport.verification.repairing",
+    "UnpackOptions": "ociexport.rootfs.unpack",
+    "UnpackResult": "ociexport.rootfs.unpack",
+    "UnrepairedBlob": "ociexport.verification.repair",
     "UnsafeEntryError": "ociexport.errors",
     "UnsupportedMediaTypeError": "ociexport.errors",
     "UsageError": "ociexport.errors",
-    "Verification": "ociexport.verification.verifying",
-    "VerificationKey": "ociexport.signatures",
-    "XattrMode": "ociexport.tree.metadata",
-    "inspect": "ociexport.inspection",
-    "list_files": "ociexport.looking.listing",
-    "list_layers": "ociexport.looking.listing",
-    "open_file": "ociexport.looking.content",
-    "open_files": "ociexport.looking.content",
-    "open_source": "ociexport.source_names",
-    "parse_platform": "ociexport.platforms",
-    "pull": "ociexport.transfer",
-    "pull_many": "ociexport.many",
-    "repair": "ociexport.verification.repairing",
-    "trace_path": "ociexport.looking.provenance",
-    "unpack": "ociexport.tree.layers",
-    "verify": "ociexport.verification.verifying",
+    "Verification": "ociexport.verification.verify",
+    "VerificationKey": "ociexport.images.signatures",
+    "XattrMode": "ociexport.rootfs.disk.metadata",
+    "inspect": "ociexport.inspection.inspect",
+    "list_files": "ociexport.inspection.list_files",
+    "list_layers": "ociexport.inspection.list_files",
+    "open_file": "ociexport.inspection.open_files",
+    "open_files": "ociexport.inspection.open_files",
+    "open_source": "ociexport.transfer.sources.names",
+    "parse_platform": "ociexport.spec.platforms",
+    "pull": "ociexport.transfer.pull",
+    "pull_many": "ociexport.transfer.pull_many",
+    "repair": "ociexport.verification.repair",
+    "trace_path": "ociexport.inspection.trace_path",
+    "unpack": "ociexport.rootfs.unpack",
+    "verify": "ociexport.verification.verify",
 }
 
 __all__ = [

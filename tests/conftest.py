@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.fake_registry import FakeRegistry
-from tests.puller import Puller
-from tests.unpacker import Unpacker, resolver, unpacker_in
+from tests.support.fake_registry import FakeRegistry
+from tests.support.puller import Puller
+from tests.support.unpacker import Unpacker, resolver, unpacker_in
 
 # How long an example takes says how busy the machine is. The gate makes the same examples each time: what it refuses, a
 # developer can see. At home each run looks for new ones.

@@ -1,4 +1,4 @@
-"""The house: a module imports only from rows above it, and each effect has one door."""
+"""The house: imports point downward only, from room to room, and each effect has one door."""
 
 from __future__ import annotations
 
@@ -16,11 +16,24 @@ PROJECT = Path(__file__).parent.parent
 PACKAGE = PROJECT / "ociexport"
 MODULES = sorted(path.relative_to(PROJECT) for path in PACKAGE.rglob("*.py"))
 
-
-def rows() -> list[str]:
-    """Return the rows of the picture in docs/architecture.md: modules and packages right beneath ``ociexport/``."""
-    picture = (PROJECT / "docs" / "architecture.md").read_text().partition("```\nociexport/\n")[2].partition("```")[0]
-    return re.findall(r"^  (\w+)(?:\.py|/)", picture, flags=re.M)
+# Lowest first. Rooms on one line do not import each other.
+FLOORS = (
+    "errors",
+    "spec",
+    "system",
+    "images",
+    "layers",
+    "storage",
+    "registry",
+    "transfer",
+    "rootfs inspection verification",
+    "cli",
+)
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
+# Of `transfer`, the rooms above it may only ask what a name means; pull() is not for them.
+ONLY_SOURCES = ("rootfs", "inspection", "verification")
+# Not a room: the package's own files.
+DOORSTEP = ("__init__", "__main__")
 
 
 def module_name(path: Path) -> str:
@@ -39,92 +52,81 @@ def imports_of(path: Path) -> Iterator[str]:
 
 
 def own_imports_of(path: Path) -> set[str]:
-    """Return the modules of ours that a file imports; the package's own name is everywhere."""
-    known = {module_name(module) for module in MODULES} - {"ociexport"}
+    """Return the modules of ours that a file imports."""
+    known = {module_name(module) for module in MODULES if module.stem != "__init__"}
     return {name for name in imports_of(path) if name in known}
 
 
-def row_of(name: str) -> str:
+def room_of(name: str) -> str:
     return name.split(".")[1]
 
 
-def test_picture_shows_every_module() -> None:
-    there = {path.parts[1].removesuffix(".py") for path in MODULES} - {"__main__"}
-    assert sorted(rows()) == sorted(there)
+def may_import(room: str, name: str) -> bool:
+    other = room_of(name)
+    if room in ONLY_SOURCES and other == "transfer":
+        return name.startswith("ociexport.transfer.sources.")
+    return room == other or FLOOR_OF[other] < FLOOR_OF[room]
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if path.stem not in ("__init__", "__main__")], ids=str)
-def test_module_imports_only_from_rows_above(path: Path) -> None:
-    order = {row: number for number, row in enumerate(rows())}
-    own = order[row_of(module_name(path))]
-    below = sorted(name for name in own_imports_of(path) if order[row_of(name)] > own)
-    assert below == []
+@pytest.mark.xfail(reason="files are split and merged next")
+def test_the_package_is_its_rooms() -> None:
+    """HOUSE: what lies at the top reads as the architecture."""
+    there = {path.name.removesuffix(".py") for path in PACKAGE.iterdir() if path.name != "__pycache__"}
+    assert there == {*FLOOR_OF, *DOORSTEP, "py.typed"}
 
 
-@pytest.mark.parametrize("package", ["registry", "tree", "looking", "cli"])
-def test_no_circles_within_a_package(package: str) -> None:
-    within = [path for path in MODULES if path.parts[1] == package]
-    TopologicalSorter({module_name(path): own_imports_of(path) for path in within}).prepare()
+@pytest.mark.xfail(reason="files are split and merged next")
+def test_the_map_shows_every_room() -> None:
+    drawn = (
+        (PROJECT / "docs/developing/architecture.md").read_text().partition("```\nociexport/\n")[2].partition("```")[0]
+    )
+    lines = [line for line in drawn.splitlines() if line.startswith("  ") and line[2:3].strip()]
+    names = [line.split()[0].removesuffix("/").removesuffix(".py") for line in lines]
+    assert [name for name in names if name in FLOOR_OF] == list(FLOOR_OF)
+
+
+@pytest.mark.xfail(reason="files are split and merged next")
+def test_imports_point_downward() -> None:
+    upward = [
+        f"{path} imports {name}"
+        for path in MODULES
+        if path.stem not in DOORSTEP
+        for name in sorted(own_imports_of(path))
+        if not may_import(room_of(module_name(path)), name)
+    ]
+    assert upward == []
+
+
+def test_no_circles_within_a_room() -> None:
+    """Imports within functions count: none is there to break a circle."""
+    TopologicalSorter({module_name(path): own_imports_of(path) for path in MODULES}).prepare()
 
 
 @pytest.mark.parametrize(
-    ("foreign", "doors"),
+    ("foreign", "door"),
     [
-        (("requests", "urllib3"), ("registry",)),
-        (("tqdm",), ("progress_display",)),
-        (("magic", "pylibmagic"), ("contentkind",)),
-        (("isal", "backports"), ("compression",)),
-        (("argparse",), ("cli",)),
+        (("requests", "urllib3"), "ociexport.registry"),
+        (("tqdm",), "ociexport.system.progress.display"),
+        (("magic", "pylibmagic"), "ociexport.contentkind"),
+        (("isal", "backports"), "ociexport.system.compression"),
+        (("cryptography",), "ociexport.images.signatures"),
+        (("argparse",), "ociexport.cli"),
     ],
 )
-def test_each_part_has_one_door(foreign: tuple[str, ...], doors: tuple[str, ...]) -> None:
+def test_each_part_has_one_door(foreign: tuple[str, ...], door: str) -> None:
     """STYLE: one door for each effect."""
-    users = {
-        row_of(module_name(path))
-        for path in MODULES
-        if path.parent != Path("ociexport") or path.stem != "__init__"
-        if any(name.split(".")[0] in foreign for name in imports_of(path))
-    }
-    assert users <= set(doors)
-
-
-LAYOUT_MODULES = [
-    *(
-        "layout.py",
-        "layout_blob.py",
-        "layout_hold.py",
-        "layout_catalog.py",
-        "blob_cache.py",
-        "partial_file.py",
-        "image_directory.py",
-        "server.py",
-    ),
-    *(f"verification/{name}.py" for name in ("stores", "garbage", "advice", "subjects", "repairing")),
-]
-NAMING_CALLS = re.compile(
-    r"open|io\.open|shutil\..+|tempfile\..+|.*\.(read|write)_(bytes|text)|"
-    r"os\.(open|stat|lstat|listdir|scandir|walk|unlink|remove|rename|replace|link|symlink|readlink|mk\w+|makedirs|"
-    r"rmdir|removedirs|truncate|chmod|chown|utime)|os\.path\.(exists|lexists|is\w+|getsize|samefile|realpath)"
-)
-# The directory itself, which the user named.
-NAMING_CALLS_OF_THE_TOP = {("image_directory.py", "os.path.isdir")}
-
-
-@pytest.mark.parametrize("name", LAYOUT_MODULES)
-def test_files_of_a_layout_are_reached_through_its_directory_alone(name: str) -> None:
-    """STYLE: one door for each effect; that of a layout follows no link."""
-    nodes = ast.walk(ast.parse((PACKAGE / name).read_text()))
-    calls = {ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)}
-    assert {one for one in calls if NAMING_CALLS.fullmatch(one) and (name, one) not in NAMING_CALLS_OF_THE_TOP} == set()
+    users = {module_name(path) for path in MODULES if any(name.split(".")[0] in foreign for name in imports_of(path))}
+    assert [name for name in sorted(users) if not f"{name}.".startswith(f"{door}.")] == []
 
 
 def test_only_the_command_line_prints() -> None:
-    printing = []
-    for path in MODULES:
-        for node in ast.walk(ast.parse((PROJECT / path).read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
-                printing.append(path.parts[1])
-    assert set(printing) <= {"cli", "progress_display.py"}
+    printing = {
+        module_name(path)
+        for path in MODULES
+        for node in ast.walk(ast.parse((PROJECT / path).read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    }
+    assert {name for name in printing if room_of(name) != "cli"} <= {"ociexport.system.progress.display"}
 
 
 HEAVY = ("requests", "urllib3", "isal", "tqdm", "magic", "argparse", "json", "hashlib")
@@ -156,21 +158,57 @@ def test_long_files_say_why() -> None:
     assert [str(path) for path, reason in reasons.items() if "long file" not in reason] == []
 
 
+LAYOUT_MODULES = [
+    *(
+        "storage/layout/layout.py",
+        "storage/layout/layout_blob.py",
+        "storage/layout/hold.py",
+        "registry/catalog.py",
+        "storage/layout/cache.py",
+        "storage/layout/blobs.py",
+        "storage/directory.py",
+        "registry/server.py",
+    ),
+    *(f"verification/{name}.py" for name in ("stores", "garbage", "advice", "targets", "repair")),
+]
+
+
+NAMING_CALLS = re.compile(
+    r"open|io\.open|shutil\..+|tempfile\..+|.*\.(read|write)_(bytes|text)|"
+    r"os\.(open|stat|lstat|listdir|scandir|walk|unlink|remove|rename|replace|link|symlink|readlink|mk\w+|makedirs|"
+    r"rmdir|removedirs|truncate|chmod|chown|utime)|os\.path\.(exists|lexists|is\w+|getsize|samefile|realpath)"
+)
+
+
+# The directory itself, which the user named.
+NAMING_CALLS_OF_THE_TOP = {("storage/directory.py", "os.path.isdir")}
+
+
+@pytest.mark.parametrize("name", LAYOUT_MODULES)
+def test_files_of_a_layout_are_reached_through_its_directory_alone(name: str) -> None:
+    """STYLE: one door for each effect; that of a layout follows no link."""
+    nodes = ast.walk(ast.parse((PACKAGE / name).read_text()))
+    calls = {ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)}
+    assert {one for one in calls if NAMING_CALLS.fullmatch(one) and (name, one) not in NAMING_CALLS_OF_THE_TOP} == set()
+
+
 # Who reads the ``data`` of a descriptor, and of what: configs, layers, and blobs that a repair writes and verifies. No
 # manifest is among them but in `embedded_document`, for whoever reads one elsewhere passes what checks its signature.
 READERS_OF_DATA = {
-    ("ociexport.sources", "embedded_document"),
-    ("ociexport.resolve", "read_raw_config"),
-    ("ociexport.fetch", "blobs_of"),
+    ("ociexport.images.source", "embedded_document"),
+    ("ociexport.images.resolve", "read_raw_config"),
+    ("ociexport.images.fetch", "blobs_of"),
     ("ociexport.verification.walk", "_follow_config"),
     ("ociexport.verification.walk", "_read_config"),
-    ("ociexport.verification.repairing", "begin_round"),
-    ("ociexport.verification.repairing", "_fetch"),
+    ("ociexport.verification.repair", "begin_round"),
+    ("ociexport.verification.repair", "_fetch"),
 }
+
+
 READERS_OF_EMBEDDED_DOCUMENTS = {
     ("ociexport.registry.client", "fetch_manifest"),
-    ("ociexport.image_list", "fetch_manifest"),
-    ("ociexport.image_directory", "fetch_manifest"),
+    ("ociexport.storage.index", "fetch_manifest"),
+    ("ociexport.storage.directory", "fetch_manifest"),
 }
 
 

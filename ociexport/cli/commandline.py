@@ -14,7 +14,7 @@ from ociexport.cli.configuration import apply_configuration
 from ociexport.cli.parser import CommandParser
 from ociexport.cli.spelling import refuse_command
 
-# name: one line of help. The module is ociexport.cli.<name>, with underscores for dashes.
+# name: one line of help. The module is ociexport.cli.commands.<name>, with underscores for dashes.
 COMMANDS = {
     "pull": "fetch images into an OCI layout, or an archive for docker load",
     "unpack": "apply an image's layers to a new root filesystem",
@@ -132,7 +132,7 @@ def new_parser(loaded: Collection[str]) -> tuple[CommandParser, dict[str, Comman
         )
         commands[name] = command
         if name in loaded:
-            module = importlib.import_module(f"ociexport.cli.{name.replace('-', '_')}")
+            module = importlib.import_module(f"ociexport.cli.commands.{name.replace('-', '_')}")
             command.add_argument("-q", "--quiet", action="store_true", help="print warnings and errors only")
             module.add_arguments(command)
             command.add_help_all()

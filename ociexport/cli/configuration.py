@@ -17,7 +17,7 @@ from pathlib import Path
 from ociexport.cli.parser import CommandParser
 from ociexport.cli.spelling import closest
 from ociexport.errors import UsageError, printable, quoted
-from ociexport.home import configuration_home
+from ociexport.system.environment import configuration_home
 
 _PREFIX = "OCIEXPORT_"
 _FILE_VARIABLE = "OCIEXPORT_CONFIG"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import ociexport
 import ociexport.errors
 from ociexport.cli.exit_codes import HUNG_UP, INTERRUPTED, READER_GONE, TERMINATED
-from ociexport.cli.streams import OUTPUT_NAME, give_up_output, prepare_streams
+from ociexport.cli.process import OUTPUT_NAME, give_up_output, prepare_streams
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import NoReturn
 
-    from ociexport.progress_events import EventLines
+    from ociexport.system.progress.events import EventLines
 
 # Python looks for cycles of garbage after every 700 new objects; a start makes a hundred thousand that stay. Looking
 # seldom takes a tenth off it, and what is left lying until then is small: bytes are no part of cycles.
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _open_events(options: Namespace | None) -> None:
-    from ociexport.cli.progress_option import open_events  # noqa: PLC0415 - few ask for events
+    from ociexport.cli.options.progress import open_events  # noqa: PLC0415 - few ask for events
 
     if options is not None:
         open_events(options)
@@ -100,7 +100,7 @@ def _open_events(options: Namespace | None) -> None:
 
 def _end_events(events: EventLines, code: int, error: BaseException | None) -> int:
     """Write the last event; returns the exit code, which is not 0 where it could not be written."""
-    from ociexport.cli.reporting import one_line  # noqa: PLC0415 - few ask for events
+    from ociexport.cli.errors import one_line  # noqa: PLC0415 - few ask for events
 
     try:
         events.write("ended", {"exitCode": code, **({"message": one_line(error)} if error is not None else {})})
@@ -133,7 +133,7 @@ def _report(error: BaseException, options: Namespace | None = None) -> int:
         return _report_end(*(("hung up", HUNG_UP) if error.number == signal.SIGHUP else ("terminated", TERMINATED)))
     if isinstance(error, KeyboardInterrupt):
         return _report_end("interrupted", INTERRUPTED)
-    from ociexport.cli.reporting import path_hint_of, proof_of, report_error  # noqa: PLC0415 - only an error needs it
+    from ociexport.cli.errors import path_hint_of, proof_of, report_error  # noqa: PLC0415 - only an error needs it
 
     images = _images_of(options)
     if len(images) != 1:
@@ -149,7 +149,7 @@ def _images_of(options: Namespace | None) -> list[str]:
 
 def _warn_of_path(image: str) -> None:
     """Tell that an image is taken from a registry where the working directory has images of that name."""
-    from ociexport.source_names import path_meant_by  # noqa: PLC0415 - not every command has an image
+    from ociexport.transfer.sources.names import path_meant_by  # noqa: PLC0415 - not every command has an image
 
     path = path_meant_by(image)
     if path is not None:

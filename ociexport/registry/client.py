@@ -13,12 +13,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from ociexport import mediatypes
-from ociexport.companions import referrers_tag
 from ociexport.contentkind import describe_content
-from ociexport.digest import ByteStream, Digest, Verifier
-from ociexport.document_budget import DocumentBudget
-from ociexport.documents import MAX_MANIFEST_BYTES, Descriptor
 from ociexport.errors import (
     DigestMismatchError,
     InvalidDigestError,
@@ -30,28 +25,33 @@ from ociexport.errors import (
     TransferError,
     locating,
 )
-from ociexport.progress import SILENT, Progress
-from ociexport.reference import ImageReference
-from ociexport.registry.blobs import range_headers, whole_size
-from ociexport.registry.credentials import Finding
-from ociexport.registry.encodings import undo_for_document
-from ociexport.registry.exchange import Answer
-from ociexport.registry.failures import redacted
-from ociexport.registry.foreign import open_foreign
-from ociexport.registry.hosts import Endpoint, Route, endpoint_for, routes_for
+from ociexport.images.budget import DocumentBudget
+from ociexport.images.companions import referrers_tag
+from ociexport.images.resolve import verify_manifest_size
+from ociexport.images.source import ImageName, ReceivedManifest, embedded_document
+from ociexport.registry.auth.credentials import Finding
+from ociexport.registry.download.foreign import open_foreign
+from ociexport.registry.download.ranges import open_blob_stream
+from ociexport.registry.download.stream import range_headers, whole_size
+from ociexport.registry.hosts.registries_conf import RegistriesConf, read_registries_conf
+from ociexport.registry.hosts.routes import Endpoint, Route, endpoint_for, routes_for
+from ociexport.registry.http.encodings import undo_for_document
+from ociexport.registry.http.failures import redacted
+from ociexport.registry.http.messages import Answer
+from ociexport.registry.http.transport import Transport
 from ociexport.registry.options import DEFAULT_OPTIONS, RegistryOptions
-from ociexport.registry.ranges import open_blob_stream
 from ociexport.registry.referrers import ReferrersPage, next_query, read_referrers
-from ociexport.registry.registries_conf import RegistriesConf, read_registries_conf
 from ociexport.registry.session import RegistrySession
 from ociexport.registry.tags import list_tags, nearest_tag
-from ociexport.registry.transport import Transport
-from ociexport.resolve import verify_manifest_size
-from ociexport.schema1 import digested_bytes
-from ociexport.sources import ImageName, ReceivedManifest, embedded_document
+from ociexport.spec import mediatypes
+from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor
+from ociexport.spec.digest import ByteStream, Digest, Verifier
+from ociexport.spec.docker_schema1 import digested_bytes
+from ociexport.spec.reference import ImageReference
+from ociexport.system.progress.protocol import SILENT, Progress
 
 if TYPE_CHECKING:
-    from ociexport.registry.v1_images import V1Repository
+    from ociexport.registry.v1.repository import V1Repository
 
 _MANIFEST_HEADERS = {"Accept": ", ".join(mediatypes.ACCEPTED_MANIFESTS)}
 _REFERRERS_HEADERS = {"Accept": mediatypes.OCI_INDEX}
@@ -129,7 +129,7 @@ class RegistryClient:
         if is_given and self.options.credentials is not None:
             return Finding(self.options.credentials, "the command line")
         # Reads files and runs helpers: few registries ask.
-        from ociexport.registry.authfiles import search_credentials  # noqa: PLC0415
+        from ociexport.registry.auth.auth_files import search_credentials  # noqa: PLC0415
 
         return search_credentials(endpoint.registry, repository, self.options.authfile)
 
@@ -140,8 +140,8 @@ class RegistryClient:
             AuthenticationError, RegistryNotFoundError, RegistryError: it does not say where.
             UsageError, OSError: a configuration file is wrong or can't be read.
         """
-        from ociexport.registry.v1_images import V1Repository  # noqa: PLC0415 - hardly anybody speaks so
-        from ociexport.registry.v1_session import V1Index, v1_endpoint  # noqa: PLC0415
+        from ociexport.registry.v1.repository import V1Repository  # noqa: PLC0415 - hardly anybody speaks so
+        from ociexport.registry.v1.session import V1Index, v1_endpoint  # noqa: PLC0415
 
         home = self.home(reference)
         endpoint = v1_endpoint(home.endpoint)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ociexport.home import configuration_home
-from ociexport.registry.credentials import Credentials
+from ociexport.registry.auth.credentials import Credentials
+from ociexport.system.environment import configuration_home
 
 
 @dataclass(frozen=True, slots=True)

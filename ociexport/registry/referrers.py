@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 from requests.utils import parse_header_links
 
-from ociexport import mediatypes
-from ociexport.digest import Digest
-from ociexport.document_budget import DocumentBudget
-from ociexport.documents import Descriptor, Index, parse_document
 from ociexport.errors import LimitExceededError, RegistryError
-from ociexport.sources import ReceivedManifest
+from ociexport.images.budget import DocumentBudget
+from ociexport.images.source import ReceivedManifest
+from ociexport.spec import mediatypes
+from ociexport.spec.descriptor import Descriptor, Index, parse_document
+from ociexport.spec.digest import Digest
 
 # Registries send a hundred or more referrers a page; nobody has looked at so many by hand or in a machine.
 MAX_REFERRER_PAGES = 100

@@ -10,7 +10,7 @@ from dataclasses import replace
 from urllib.parse import urlencode
 
 from ociexport.errors import AuthenticationError, RegistryError, RegistryNotFoundError, TransferError
-from ociexport.registry.auth import (
+from ociexport.registry.auth.challenges import (
     MAX_TOKEN_BODY_BYTES,
     Challenge,
     Token,
@@ -21,13 +21,13 @@ from ociexport.registry.auth import (
     plan_token_requests,
     pull_scope,
 )
-from ociexport.registry.credentials import Credentials, Finding
-from ociexport.registry.encodings import undo_for_document
-from ociexport.registry.exchange import Answer, WireRequest
-from ociexport.registry.failures import has_wrong_certificate, redacted, was_refused
-from ociexport.registry.hosts import Endpoint
-from ociexport.registry.transport import Transport
-from ociexport.registry.weburl import WebUrl
+from ociexport.registry.auth.credentials import Credentials, Finding
+from ociexport.registry.hosts.routes import Endpoint
+from ociexport.registry.http.encodings import undo_for_document
+from ociexport.registry.http.failures import has_wrong_certificate, redacted, was_refused
+from ociexport.registry.http.messages import Answer, WireRequest
+from ociexport.registry.http.transport import Transport
+from ociexport.registry.http.web_url import WebUrl
 
 # A token is renewed so long before its end, since a request takes time to arrive.
 _RENEWAL_SECONDS = 10

@@ -12,11 +12,11 @@ from urllib.parse import urlencode
 import requests
 
 from ociexport.errors import InvalidImageError, OciexportError, RegistryError, RegistryNotFoundError, printable
-from ociexport.jsonfields import parse_json_object
-from ociexport.registry.encodings import undo_for_document
-from ociexport.registry.exchange import Answer
-from ociexport.registry.failures import redacted
+from ociexport.registry.http.encodings import undo_for_document
+from ociexport.registry.http.failures import redacted
+from ociexport.registry.http.messages import Answer
 from ociexport.registry.session import RegistrySession
+from ociexport.spec.json_fields import parse_json_object
 
 # distribution and ECR give no more at once; some registries, not asked, give a hundred.
 _TAGS_PER_PAGE = 1000

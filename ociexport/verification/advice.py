@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ociexport.digest import Digest
-from ociexport.documents import MAX_MANIFEST_BYTES
 from ociexport.errors import InvalidImageError, NotFoundError
-from ociexport.jsonfields import parse_json_object
-from ociexport.layout import ImageLayout
-from ociexport.verification.loose_documents import digests_in
+from ociexport.spec.descriptor import MAX_MANIFEST_BYTES
+from ociexport.spec.digest import Digest
+from ociexport.spec.json_fields import parse_json_object
+from ociexport.storage.layout.layout import ImageLayout
+from ociexport.verification.documents import digests_in
 from ociexport.verification.stores import INDEX_FILE, LayoutStore, layout_blobs
-from ociexport.verification.verifying import Verification
+from ociexport.verification.verify import Verification
 
 _MAX_LISTED_MANIFESTS = 10
 

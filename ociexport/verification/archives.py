@@ -5,8 +5,10 @@ Where there is an ``index.json`` it counts; what docker alone wrote has no manif
 
 from __future__ import annotations
 
-from ociexport.archive_members import ArchiveMembers
-from ociexport.docker_archive import (
+from ociexport.errors import InvalidImageError, NotFoundError, escaped, quoted
+from ociexport.images.source import ImageSource
+from ociexport.spec.descriptor import Descriptor
+from ociexport.storage.archive.docker import (
     DOCKER_MANIFEST_FILE,
     REPOSITORIES_FILE,
     count_v1_images,
@@ -14,10 +16,8 @@ from ociexport.docker_archive import (
     open_docker_image,
     open_v1_image,
 )
-from ociexport.documents import Descriptor
-from ociexport.errors import InvalidImageError, NotFoundError, escaped, quoted
-from ociexport.progress import Progress
-from ociexport.sources import ImageSource
+from ociexport.storage.archive.members import ArchiveMembers
+from ociexport.system.progress.protocol import Progress
 from ociexport.verification.findings import Findings, Kind
 from ociexport.verification.stores import INDEX_FILE, ArchiveStore, read_roots, verify_layout_file
 from ociexport.verification.walk import Root

@@ -9,11 +9,11 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from io import BytesIO
 
-from ociexport.digest import ByteStream, Digest, Verifier
 from ociexport.errors import DigestMismatchError, InvalidImageError, NotFoundError
-from ociexport.progress import Progress, ProgressTask
-from ociexport.temporary import TemporaryFileError
-from ociexport.threads import starting_threads
+from ociexport.spec.digest import ByteStream, Digest, Verifier
+from ociexport.system.progress.protocol import Progress, ProgressTask
+from ociexport.system.temporary_files import TemporaryFileError
+from ociexport.system.threads import starting_threads
 from ociexport.verification.findings import Findings, Kind, kind_of, message_of
 from ociexport.verification.layers import ExaminedLayer, LayerExaminer
 from ociexport.verification.walk import NamedBlob

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from ociexport.digest import Digest
-from ociexport.documents import Layer, Manifest, pair_layers
 from ociexport.errors import LimitExceededError, quoted
-from ociexport.mediatypes import is_layer
-from ociexport.tree.limits import Limits, NameBudget
-from ociexport.tree.memorytree import MemoryTree
-from ociexport.tree.outline import LayerOutline
+from ociexport.layers.limits import Limits, NameBudget
+from ociexport.layers.memory_tree import MemoryTree
+from ociexport.layers.record import LayerOutline
+from ociexport.spec.descriptor import Layer, Manifest, pair_layers
+from ociexport.spec.digest import Digest
+from ociexport.spec.mediatypes import is_layer
 from ociexport.verification.blobs import BlobState
 from ociexport.verification.findings import Findings, Kind
 from ociexport.verification.layers import ExaminedLayer, Problem, Problems

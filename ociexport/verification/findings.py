@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from ociexport.digest import Digest
 from ociexport.errors import (
     DiffIdMismatchError,
     DigestMismatchError,
@@ -18,6 +17,7 @@ from ociexport.errors import (
     UnsafeEntryError,
     escaped,
 )
+from ociexport.spec.digest import Digest
 
 
 class Kind(Enum):

@@ -9,14 +9,14 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from ociexport.compression import read_tar_chunks
-from ociexport.digest import ByteStream, Digest
 from ociexport.errors import InvalidImageError, LimitExceededError
-from ociexport.readahead import HashAhead, ReadAhead
-from ociexport.tree.applying import LayerApplier
-from ociexport.tree.limits import Limits
-from ociexport.tree.metadata import Losses
-from ociexport.tree.outline import LayerOutline, OutlineFile
+from ociexport.layers.apply import LayerApplier
+from ociexport.layers.limits import Limits
+from ociexport.layers.record import LayerOutline, OutlineFile
+from ociexport.rootfs.disk.metadata import Losses
+from ociexport.spec.digest import ByteStream, Digest
+from ociexport.system.compression import read_tar_chunks
+from ociexport.system.read_ahead import HashAhead, ReadAhead
 from ociexport.verification.findings import Kind, kind_of
 
 # So many bad entries of a layer are told; a hostile one may have millions.

@@ -9,10 +9,6 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from ociexport import mediatypes
-from ociexport.archive_members import ArchiveMembers
-from ociexport.digest import ByteStream
-from ociexport.documents import Descriptor
 from ociexport.errors import (
     AuthenticationError,
     InvalidReferenceError,
@@ -24,10 +20,15 @@ from ociexport.errors import (
     printable,
     quoted,
 )
-from ociexport.layout import ImageLayout
-from ociexport.progress import SILENT, Progress
-from ociexport.reference import ImageReference, names_registry
-from ociexport.source_names import (
+from ociexport.images.source import BlobOpener, ImageName, ImageSource
+from ociexport.spec import mediatypes
+from ociexport.spec.descriptor import Descriptor
+from ociexport.spec.digest import ByteStream
+from ociexport.spec.reference import ImageReference, names_registry
+from ociexport.storage.archive.members import ArchiveMembers
+from ociexport.storage.layout.layout import ImageLayout
+from ociexport.system.progress.protocol import SILENT, Progress
+from ociexport.transfer.sources.names import (
     ArchiveName,
     LayoutName,
     RegistryName,
@@ -36,7 +37,6 @@ from ociexport.source_names import (
     parse_source_name,
     source_text,
 )
-from ociexport.sources import BlobOpener, ImageName, ImageSource
 from ociexport.verification.archives import read_archive_roots
 from ociexport.verification.findings import Findings
 from ociexport.verification.stores import INDEX_FILE, ArchiveStore

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any, TypeAlias
 
-from ociexport.digest import Digest
 from ociexport.errors import InvalidDigestError, quoted
-from ociexport.jsonfields import type_name
+from ociexport.spec.digest import Digest
+from ociexport.spec.json_fields import type_name
 
 # A place within the document, and what is wrong there.
 Flaw: TypeAlias = tuple[str, str]

@@ -13,19 +13,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from ociexport.archive_members import ArchiveMembers
-from ociexport.archive_source import ArchiveBlobs
-from ociexport.digest import Digest
-from ociexport.documents import Descriptor
 from ociexport.errors import InvalidDigestError, InvalidImageError, NotFoundError, printable, quoted
-from ociexport.image_list import MAX_INDEX_BYTES, ListedSource, name_of, shown_name
-from ociexport.jsonfields import JsonObject, parse_json_object
-from ociexport.layout import ImageLayout
-from ociexport.layout_blob import BLOBS_DIRECTORY
-from ociexport.layout_directory import LayoutDirectory
-from ociexport.sources import BlobOpener
+from ociexport.images.source import BlobOpener
+from ociexport.spec.descriptor import Descriptor
+from ociexport.spec.digest import Digest
+from ociexport.spec.json_fields import JsonObject, parse_json_object
+from ociexport.storage.archive.members import ArchiveMembers
+from ociexport.storage.archive.reader import ArchiveBlobs
+from ociexport.storage.index import MAX_INDEX_BYTES, ListedSource, name_of, shown_name
+from ociexport.storage.layout.layout import ImageLayout
+from ociexport.storage.layout.layout_blob import BLOBS_DIRECTORY
+from ociexport.storage.layout_directory import LayoutDirectory
 from ociexport.verification.findings import Findings, Kind
-from ociexport.verification.names import verify_names
+from ociexport.verification.index_names import verify_names
 from ociexport.verification.schemas import index_flaws, layout_file_flaws
 from ociexport.verification.walk import Root
 

@@ -12,9 +12,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from ociexport import mediatypes
-from ociexport.digest import Digest
-from ociexport.documents import (
+from ociexport.errors import (
+    InvalidImageError,
+    NotFoundError,
+    UnsupportedMediaTypeError,
+    quoted,
+)
+from ociexport.images.resolve import MAX_INDEX_DEPTH, read_small_blob
+from ociexport.images.source import ImageName, ImageSource, told_size_of_blob
+from ociexport.spec import mediatypes
+from ociexport.spec.descriptor import (
     MAX_CONFIG_BYTES,
     MAX_MANIFEST_BYTES,
     Descriptor,
@@ -24,19 +31,12 @@ from ociexport.documents import (
     parse_config,
     parse_document,
 )
-from ociexport.errors import (
-    InvalidImageError,
-    NotFoundError,
-    UnsupportedMediaTypeError,
-    quoted,
-)
-from ociexport.jsonfields import JsonObject, parse_json_object
-from ociexport.platforms import normalize_platform
-from ociexport.resolve import MAX_INDEX_DEPTH, read_small_blob
-from ociexport.schema1 import is_schema1, parse_schema1
-from ociexport.sources import ImageName, ImageSource, told_size_of_blob
+from ociexport.spec.digest import Digest
+from ociexport.spec.docker_schema1 import is_schema1, parse_schema1
+from ociexport.spec.json_fields import JsonObject, parse_json_object
+from ociexport.spec.platforms import normalize_platform
+from ociexport.verification.documents import digests_in, is_foreign, readable_descriptors
 from ociexport.verification.findings import Findings, Kind
-from ociexport.verification.loose_documents import digests_in, is_foreign, readable_descriptors
 from ociexport.verification.schemas import Flaw, config_flaws, index_flaws, manifest_flaws
 
 _DOCUMENTS = mediatypes.INDEXES | mediatypes.MANIFESTS | mediatypes.SCHEMA1_MANIFESTS

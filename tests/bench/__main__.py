@@ -2,7 +2,8 @@
 
     python -m tests.bench [startup] [same] [unpack] [pull] [throttled] [many] [growth]
 
-Each part says what is to be reached beside what was measured. docs/performance.md keeps results and what they taught.
+Each part says what is to be reached beside what was measured. docs/about/performance.md keeps results and what they
+taught.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ociexport.layout import ImageLayout
-from ociexport.platforms import host_platform
-from ociexport.resolve import resolve_manifest
+from ociexport.images.resolve import resolve_manifest
+from ociexport.spec.platforms import host_platform
+from ociexport.storage.layout.layout import ImageLayout
 from tests.bench.bench_image import IMAGE, build_bench_image
 from tests.bench.measuring import Contender, compare, removing
 from tests.bench.throttle import throttled
-from tests.system_parts import docker_registry, run
-from tests.tree_metadata import describe_tree, differences
+from tests.support.system_parts import docker_registry, run
+from tests.support.tree_metadata import describe_tree, differences
 
 _IMAGE_DIRECTORY = Path(".bench")
 _INSTALLED_DIRECTORY = Path(".bench-installed")

@@ -10,8 +10,8 @@ import sys
 import tarfile
 from pathlib import Path
 
-from tests.image_builder import build_image, write_layout
-from tests.memory_source import member
+from tests.support.image_builder import build_image, write_layout
+from tests.support.memory_source import member
 
 
 def write_tiny_image(layout: Path, layers: int, files: int) -> None:

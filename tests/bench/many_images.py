@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tests.image_builder import build_image, write_layout
-from tests.memory_source import member
+from tests.support.image_builder import build_image, write_layout
+from tests.support.memory_source import member
 
 _SHARED = [member("etc/shared", b"shared " * 20_000)]
 

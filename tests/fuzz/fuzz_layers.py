@@ -19,17 +19,17 @@ import tempfile
 import atheris
 
 with atheris.instrument_imports(include=["ociexport"]):
-    from ociexport.compression import read_tar_chunks
-    from ociexport.documents import Platform, parse_config, parse_document
     from ociexport.errors import InvalidImageError, NotFoundError
-    from ociexport.looking.listing import list_files
-    from ociexport.looking.subject import Access
-    from ociexport.tree.entries import TarReader
-    from ociexport.tree.flatten import flatten
-    from ociexport.tree.layers import UnpackOptions, unpack
-    from ociexport.tree.limits import Limits
+    from ociexport.inspection.access import Access
+    from ociexport.inspection.list_files import list_files
+    from ociexport.layers.limits import Limits
+    from ociexport.layers.tar.reader import TarReader
+    from ociexport.rootfs.outputs.tar import flatten
+    from ociexport.rootfs.unpack import UnpackOptions, unpack
+    from ociexport.spec.descriptor import Platform, parse_config, parse_document
+    from ociexport.system.compression import read_tar_chunks
 
-from tests.memory_source import MemorySource, directory, hard_link, member, symlink, tar_of
+from tests.support.memory_source import MemorySource, directory, hard_link, member, symlink, tar_of
 
 _LIMITS = Limits(max_bytes=1 << 22, max_entries=200, max_depth=50)
 

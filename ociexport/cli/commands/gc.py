@@ -1,0 +1,51 @@
+"""`ociexport gc`: drop the blobs of a layout that nothing in it names, and what runs that ended early left."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from ociexport.cli.exit_codes import OK
+from ociexport.cli.options.json import add_json_argument, print_json
+from ociexport.cli.options.progress import progress_from
+from ociexport.errors import escaped
+from ociexport.system.progress.protocol import format_bytes
+from ociexport.verification.garbage import GarbageResult, collect_garbage
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser`` the options of this command."""
+    parser.add_argument("layout", metavar="LAYOUT", help="directory of an OCI layout")
+    parser.add_argument("--dry-run", action="store_true", help="say what would go, and write nothing")
+    add_json_argument(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the path of each file that goes, from the layout on."""
+    result = collect_garbage(options.layout, dry_run=options.dry_run)
+    if options.json:
+        print_json("gc", {"layout": options.layout, "dryRun": options.dry_run, **_to_json(result)})
+    else:
+        for file in result.dropped:
+            sys.stdout.write(f"{escaped(file.path)}\n")
+    progress_from(options).say(f"{escaped(options.layout)}: {_summary(result, dry_run=options.dry_run)}")
+    return OK
+
+
+def _summary(result: GarbageResult, *, dry_run: bool) -> str:
+    if not result.dropped:
+        return f"nothing to drop, {result.kept} blobs kept"
+    files = "1 file" if len(result.dropped) == 1 else f"{len(result.dropped)} files"
+    done = "would be dropped" if dry_run else "dropped"
+    shared = result.size - result.freed
+    stays = f"; {format_bytes(shared)} of it stay on the disk under other names" if shared else ""
+    return f"{files} {done}, {format_bytes(result.size)}{stays}; {result.kept} blobs kept"
+
+
+def _to_json(result: GarbageResult) -> dict[str, object]:
+    return {
+        "dropped": [{"path": file.path, "size": file.size} for file in result.dropped],
+        "droppedBytes": result.size,
+        "freedBytes": result.freed,
+        "keptBlobs": result.kept,
+    }

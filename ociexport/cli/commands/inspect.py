@@ -1,0 +1,96 @@
+"""`ociexport inspect`: what an image is, without its layers."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from contextlib import closing
+
+from ociexport.cli.exit_codes import OK
+from ociexport.cli.options.json import add_json_argument, print_json
+from ociexport.cli.options.platform import add_platform_argument, platform_from
+from ociexport.cli.options.progress import progress_from
+from ociexport.cli.options.registry import add_registry_arguments, registry_options_from
+from ociexport.cli.output.inspection import inspection_lines, listing_lines
+from ociexport.cli.output.inspection_json import inspection_to_json, listing_to_json
+from ociexport.images.resolve import DocumentReader, read_raw_config, resolve_manifest
+from ociexport.images.source import ImageSource, published
+from ociexport.inspection.inspect import inspect_source
+from ociexport.spec.descriptor import Platform
+from ociexport.spec.docker_schema1 import is_schema1
+from ociexport.storage.index import ListedImage, main_images
+from ociexport.transfer.sources.list_names import list_local_images
+from ociexport.transfer.sources.names import ArchiveName, RegistryName, SourceName, open_source, parse_source_name
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser`` the options of this command."""
+    parser.add_argument(
+        "source", metavar="SRC", help="an image reference, a layout (./layout, ./layout:tag) or an archive"
+    )
+    add_platform_argument(parser)
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument(
+        "--raw", action="store_true", help="print the manifest or index as it was served; with --platform, the manifest"
+    )
+    shown.add_argument("--config", action="store_true", help="print the image's config as it was served")
+    add_json_argument(shown)
+    add_registry_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print what the image is; of a layout or archive of several images, with no name given, which there are."""
+    progress = progress_from(options)
+    name = parse_source_name(options.source)
+    images = [] if options.raw or options.config else _several_images(name)
+    if images:
+        if options.json:
+            print_json("inspect", listing_to_json(options.source, images))
+        else:
+            _print_lines(listing_lines(images))
+        return OK
+    with closing(open_source(name, options=registry_options_from(options), progress=progress)) as source:
+        platform = platform_from(options)
+        if options.raw:
+            return _print_bytes(_read_raw(source, platform if options.platform else None))
+        if options.config:
+            return _print_bytes(read_raw_config(source, resolve_manifest(source, platform).manifest))
+        inspection = inspect_source(source, platform, must_fit=options.platform is not None)
+    if inspection.missing is not None:
+        progress.warn(inspection.missing)
+    if options.json:
+        print_json("inspect", inspection_to_json(inspection))
+    else:
+        _print_lines(inspection_lines(inspection))
+    return OK
+
+
+def _several_images(name: SourceName) -> list[ListedImage]:
+    """Return the images of a layout or archive where no name says which of several is meant; else none.
+
+    An archive on standard input can be read once only.
+    """
+    if isinstance(name, RegistryName) or name.image is not None or name == ArchiveName("-", None):
+        return []
+    images = list_local_images(name)
+    main = main_images(images)
+    return images if len({descriptor.digest for descriptor, _ in main}) > 1 else []
+
+
+def _read_raw(source: ImageSource, platform: Platform | None) -> bytes:
+    received = published(source).fetch_manifest()
+    if platform is None or is_schema1(received.raw, received.media_type):
+        # Whatever it is: also what nothing else here understands.
+        return received.raw
+    return resolve_manifest(DocumentReader(source, received), platform).manifest.raw
+
+
+def _print_bytes(raw: bytes) -> int:
+    sys.stdout.buffer.write(raw)
+    return OK
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        sys.stdout.write(f"{line}\n")

@@ -1,0 +1,125 @@
+"""`ociexport login`: try credentials at a registry, and keep them."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import getpass
+import sys
+from contextlib import closing
+from pathlib import Path
+
+from ociexport.cli.exit_codes import OK
+from ociexport.cli.options.json import add_json_argument, print_json
+from ociexport.cli.options.progress import progress_from
+from ociexport.cli.options.registry import add_tls_arguments, add_verbose_argument, is_insecure, read_password
+from ociexport.errors import AuthenticationError, InvalidReferenceError, UsageError
+from ociexport.registry.auth.credentials import Credentials
+from ociexport.registry.options import RegistryOptions
+from ociexport.spec.reference import DEFAULT_REGISTRY, ImageReference
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser`` the options of this command."""
+    add_registry_argument(parser)
+    parser.add_argument("-u", "--username", metavar="USER", help="asked for on a terminal where not given")
+    parser.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
+    add_json_argument(parser)
+    add_verbose_argument(parser)
+    add_tls_arguments(parser.add_argument_group("reaching the registry"))
+
+
+def add_registry_argument(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser`` the arguments that say whose login it is, and where it is kept."""
+    parser.add_argument(
+        "registry", metavar="REGISTRY", nargs="?", default=DEFAULT_REGISTRY, help="host[:port] (default: docker.io)"
+    )
+    parser.add_argument("--authfile", metavar="FILE", type=Path, help="where to keep it")
+    parser.add_argument(
+        "--compat",
+        choices=["docker", "containers"],
+        default="docker",
+        help="keep it where docker does (default), or podman and skopeo",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Log in, and print where the credentials are now."""
+    from ociexport.registry.auth.auth_files import search_credentials  # noqa: PLC0415
+    from ociexport.registry.auth.login import Compat, login_file, write_login  # noqa: PLC0415
+    from ociexport.registry.client import RegistryClient  # noqa: PLC0415 - the wire, which --help does not need
+
+    registry = parse_registry(options.registry)
+    credentials = _ask(options)
+    settings = RegistryOptions(
+        credentials=credentials,
+        plain_http=options.plain_http,
+        insecure=is_insecure(options),
+        ca_file=options.cacert,
+        cert_dir=options.cert_dir,
+        verbose=options.verbose,
+    )
+    with closing(RegistryClient(settings, progress_from(options))) as client:
+        wants_login = client.verify_login(registry)
+    file = login_file(options.authfile, Compat(options.compat))
+    place = write_login(file, registry, credentials)
+    if not options.quiet:
+        believed = "accepted" if wants_login else "not looked at: this registry asks nobody who he is"
+        print(f"ociexport: {registry}: {credentials} {believed}; kept in {place}", file=sys.stderr)
+    # A helper that fails here is told when it is needed.
+    with contextlib.suppress(AuthenticationError):
+        first = search_credentials(registry, "", options.authfile)
+        if first.credentials and first.place != str(file.path):
+            print(
+                f"ociexport: warning: {registry}: {first.place} has credentials for it too, which go before these",
+                file=sys.stderr,
+            )
+    if options.json:
+        members = {"registry": registry, "username": credentials.username, "tried": wants_login, "keptIn": str(place)}
+        print_json("login", members)
+    return OK
+
+
+def parse_registry(text: str) -> str:
+    """Return the registry that ``text`` names, in the form that references have.
+
+    Raises:
+        UsageError: it names none.
+    """
+    name = text.removeprefix("https://").removeprefix("http://").rstrip("/")
+    host, _, path = name.partition("/")
+    if path not in ("", "v1", "v2"):
+        raise UsageError(f"registry: expected host[:port], got '{text}'")
+    try:
+        # A reference knows all names of Docker Hub; the host of one is told from a path by its dot or colon.
+        return ImageReference.parse(f"{host}/login").registry if set(host) & set(".:") else _named(host)
+    except InvalidReferenceError as error:
+        raise UsageError(f"registry: expected host[:port], got '{text}'") from error
+
+
+def _named(host: str) -> str:
+    return ImageReference(host, "login", "latest").registry
+
+
+def _ask_for(prompt: str) -> str:
+    # Not input(), which writes its prompt to standard output.
+    sys.stderr.write(prompt)
+    sys.stderr.flush()
+    return sys.stdin.readline().strip()
+
+
+def _ask(options: argparse.Namespace) -> Credentials:
+    if options.password_stdin:
+        if options.username is None:
+            raise UsageError("--password-stdin: expected --username with it")
+        return Credentials(options.username, read_password())
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "login: expected --username and --password-stdin, or a terminal to ask on, got neither",
+            hint="for example ociexport login registry.example -u alice --password-stdin <password.txt",
+        )
+    username = options.username or _ask_for("Username: ")
+    password = getpass.getpass("Password: ")
+    if not username or not password:
+        raise UsageError("login: expected a user and a password, got nothing")
+    return Credentials(username, password)

@@ -1,0 +1,207 @@
+"""`ociexport pull`: fetch images into an OCI layout or an archive."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from contextlib import ExitStack, closing
+from typing import BinaryIO
+
+from ociexport.cli.configuration import leave_out_configured
+from ociexport.cli.exit_codes import OK
+from ociexport.cli.options.json import add_json_argument
+from ociexport.cli.options.out import add_out_arguments, is_archive, is_pipe, opened_out
+from ociexport.cli.options.platform import add_platforms_arguments, choice_from
+from ociexport.cli.options.progress import add_progress_arguments, progress_from
+from ociexport.cli.options.registry import add_registry_arguments, registry_options_from
+from ociexport.cli.options.signatures import add_signature_arguments, signature_policy_from, signed_source
+from ociexport.cli.output.pull import PullReport, tell_plan
+from ociexport.errors import OciexportError, UsageError, locating, quoted
+from ociexport.images.fetch import DEFAULT_JOBS, MAX_JOBS
+from ociexport.images.source import ImageSource
+from ociexport.storage.layout.cache import BlobCache
+from ociexport.storage.layout.layout import ImageLayout
+from ociexport.system.files import new_file
+from ociexport.system.sourcedate import source_date_epoch
+from ociexport.transfer.pull import copy_image
+from ociexport.transfer.sources.names import LayoutName, SourceName, SourceOpener, parse_source_name
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser`` the options of this command."""
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="an image reference, or another source of an image")
+    add_out_arguments(parser)
+    add_platforms_arguments(parser)
+    parser.add_argument(
+        "--referrers", action="store_true", help="bring along what is about the image: signatures, SBOMs, attestations"
+    )
+    parser.add_argument(
+        "-j",
+        "--jobs",
+        metavar="N",
+        type=int,
+        default=DEFAULT_JOBS,
+        help=f"blobs to fetch side by side (default: {DEFAULT_JOBS})",
+    )
+    parser.add_argument("--cache", metavar="DIR", help="share blobs with other layouts through this directory")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would be fetched and written, and whether there is room"
+    )
+    parser.add_argument("--digestfile", metavar="FILE", help="write the digest of each image to FILE, one a line")
+    add_json_argument(parser)
+    add_signature_arguments(parser)
+    add_progress_arguments(parser)
+    add_registry_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Pull the images, and print the digest of each as ``name@digest``; all names are parsed before anything is sent.
+
+    Into a layout each is pulled for itself: one that fails is told and the others come nevertheless; the code is that
+    of the first failure. An archive holds all of them or does not appear.
+    """
+    if not 1 <= options.jobs <= MAX_JOBS:
+        raise UsageError(f"--jobs: expected 1 to {MAX_JOBS}, got {options.jobs}")
+    names = [parse_source_name(image) for image in options.images]
+    is_into_archive = is_archive(options)
+    if is_into_archive:
+        leave_out_configured(options, "cache")
+    if options.decompress or options.legacy:
+        leave_out_configured(options, "referrers")
+    if options.dry_run and (options.decompress or options.legacy):
+        raise UsageError(
+            f"--dry-run: expected no --{'legacy' if options.legacy else 'decompress'}, got it",
+            hint="how large a layer becomes is known when it is there",
+        )
+    if options.dry_run and options.v1:
+        raise UsageError(
+            "--dry-run: expected no --v1, got it", hint="what an image there becomes is known when its layers are there"
+        )
+    pull = _pull_into_archive if is_into_archive else _pull_into_layout
+    progress = progress_from(options)
+    with ExitStack() as stack:
+        report = PullReport(
+            progress,
+            # Standard output may be the archive.
+            sys.stderr if is_pipe(options.out) else sys.stdout,
+            place="standard output" if options.out == "-" else options.out,
+            as_json=options.json,
+            digests=_open_digest_file(options, stack),
+        )
+        opener = SourceOpener(options=registry_options_from(options), progress=progress)
+        return pull(options, names, stack.enter_context(closing(opener)), report)
+
+
+def _open_digest_file(options: argparse.Namespace, stack: ExitStack) -> BinaryIO | None:
+    if options.digestfile is None or options.dry_run:
+        return None
+    return stack.enter_context(new_file(options.digestfile))
+
+
+def _pull_into_archive(
+    options: argparse.Namespace, names: list[SourceName], sources: SourceOpener, report: PullReport
+) -> int:
+    if options.cache:
+        raise UsageError("pull: --cache goes with a layout, not with an archive")
+    platform = choice_from(options)
+    with ExitStack() as stack:
+        opened = _open_all(options, names, sources, stack)
+        if options.dry_run:
+            from ociexport.transfer.plan import plan_pull  # noqa: PLC0415 - only a dry run needs it
+
+            out = options.out if not is_pipe(options.out) else None
+            plan = plan_pull(opened, out, platform=platform, progress=report.progress, referrers=options.referrers)
+            return tell_plan(plan, options)
+        from ociexport.transfer.copy_to_archive import copy_to_archive  # noqa: PLC0415 - a layout does without
+
+        seconds = source_date_epoch() or 0
+        with opened_out(options) as out:
+            results = copy_to_archive(
+                opened,
+                out,
+                platform=platform,
+                jobs=options.jobs,
+                progress=report.progress,
+                seconds=seconds,
+                decompress=options.decompress,
+                legacy=options.legacy,
+                referrers=options.referrers,
+            )
+    report.add(*results)
+    report.end()
+    return OK
+
+
+def _pull_into_layout(
+    options: argparse.Namespace, names: list[SourceName], sources: SourceOpener, report: PullReport
+) -> int:
+    cache = BlobCache(options.cache) if options.cache else None
+    layout = ImageLayout(options.out, cache=cache)
+    layout.verify_is_usable()
+    for name in names:
+        _verify_is_another(name, layout)
+    platform = choice_from(options)
+    if options.dry_run:
+        from ociexport.transfer.plan import plan_pull  # noqa: PLC0415 - as above
+
+        with ExitStack() as stack:
+            opened = _open_all(options, names, sources, stack)
+            # Without its cache, from which a layout takes what it is asked for.
+            uncached = ImageLayout(options.out)
+            plan = plan_pull(
+                opened,
+                (uncached, cache),
+                platform=platform,
+                progress=report.progress,
+                referrers=options.referrers,
+            )
+        return tell_plan(plan, options)
+
+    policy = signature_policy_from(options)
+
+    def pull_one(name: SourceName) -> None:
+        with closing(signed_source(sources.open(name), policy)) as source:
+            result = copy_image(
+                source,
+                layout,
+                platform=platform,
+                jobs=options.jobs,
+                progress=report.progress,
+                decompress=options.decompress,
+                referrers=options.referrers,
+            )
+        report.add(result)
+
+    if len(names) == 1:
+        pull_one(names[0])
+        report.end()
+        return OK
+    for name, shown in zip(names, options.images, strict=True):
+        try:
+            with locating(f"image {quoted(shown)}"):
+                pull_one(name)
+        except OciexportError as error:
+            report.add_failure(shown, error)
+    report.end()
+    return report.code
+
+
+def _open_all(
+    options: argparse.Namespace, names: list[SourceName], sources: SourceOpener, stack: ExitStack
+) -> list[ImageSource]:
+    policy = signature_policy_from(options)
+    return [stack.enter_context(closing(signed_source(sources.open(name), policy))) for name in names]
+
+
+def _verify_is_another(name: SourceName, layout: ImageLayout) -> None:
+    """Return if ``name`` is not of the very layout that is to be written: ``pull alpine -o alpine`` means the registry.
+
+    Raises:
+        UsageError: it is.
+    """
+    if isinstance(name, LayoutName) and os.path.isdir(layout.path) and os.path.samefile(name.path, layout.path):
+        raise UsageError(
+            f"{quoted(name.path)}: expected an image from elsewhere, got the layout that --out names",
+            hint="docker:// before a reference tells that it is one",
+        )

@@ -1,0 +1,76 @@
+"""`ociexport serve`: serve an OCI layout as a read-only registry."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+
+from ociexport.cli.exit_codes import OK
+from ociexport.cli.options.json import add_json_argument, print_json
+from ociexport.errors import UsageError, escaped, quoted
+from ociexport.registry.server import LayoutServer
+from ociexport.spec.numerals import number_in
+from ociexport.storage.layout.layout import ImageLayout
+
+_DEFAULT_ADDRESS = "127.0.0.1:5000"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser`` the options of this command."""
+    parser.add_argument("layout", metavar="LAYOUT", help="directory of an OCI layout")
+    parser.add_argument(
+        "--addr",
+        metavar="HOST:PORT",
+        default=_DEFAULT_ADDRESS,
+        help=f"address to listen on; port 0 takes a free one (default: {_DEFAULT_ADDRESS})",
+    )
+    add_json_argument(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve until Ctrl-C or SIGTERM; prints what can be pulled from where."""
+    host, port = parse_address(options.addr)
+    # A server is ended by a signal as a matter of course.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
+    with LayoutServer(ImageLayout(options.layout), host, port) as server:
+        try:
+            _tell(options, server)
+            server.serve_forever()
+        except KeyboardInterrupt:
+            return OK
+    return OK
+
+
+def _tell(options: argparse.Namespace, server: LayoutServer) -> None:
+    """Print the address on standard output, since a script that took port 0 reads it there, and what is served."""
+    images = [
+        f"{server.address}/{repository}:{tag}"
+        for repository in server.catalog.repositories()
+        for tag in server.catalog.tags(repository)
+    ]
+    if options.json:
+        print_json("serve", {"address": server.address, "images": images})
+    else:
+        sys.stdout.write(f"{server.address}\n")
+    sys.stdout.flush()
+    for image in () if options.quiet else images:
+        print(f"ociexport: serving {escaped(image)}", file=sys.stderr)
+    for tag in () if options.quiet else server.catalog.unusable_tags():
+        print(f"ociexport: not served by name: {quoted(tag)}: no tag that a registry can have", file=sys.stderr)
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Return host and port of ``host:port`` or ``[IPv6]:port``; a missing host is 127.0.0.1.
+
+    Raises:
+        UsageError: it is of another form.
+    """
+    host, colon, port = text.rpartition(":")
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    number = number_in(port, 65535)
+    if not colon or number is None or (":" in host and not is_bracketed):
+        raise UsageError(f"--addr {quoted(text)}: expected HOST:PORT", hint="for example --addr 127.0.0.1:5000")
+    return host.strip("[]") or "127.0.0.1", number

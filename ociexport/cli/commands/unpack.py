@@ -1,0 +1,258 @@
+"""`ociexport unpack`: apply an image's layers to a new root filesystem."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from ociexport.cli.allocation import reuse_freed_memory
+from ociexport.cli.options.json import add_json_argument
+from ociexport.cli.options.limits import add_limit_arguments, limits_from
+from ociexport.cli.options.platform import add_platform_argument, platform_from
+from ociexport.cli.options.progress import add_progress_arguments, progress_from
+from ociexport.cli.options.registry import add_registry_arguments, registry_options_from
+from ociexport.cli.options.signatures import add_signature_arguments, signature_policy_from, signed_source
+from ociexport.cli.output.unpack import print_result
+from ociexport.errors import UsageError
+from ociexport.images.source import ImageSource, servers_of
+from ociexport.layers.selection import PathSelection
+from ociexport.rootfs.disk.metadata import IdMap, XattrMode
+from ociexport.rootfs.disk.userns import enter_user_namespace
+from ociexport.rootfs.unpack import UnpackOptions, unpack
+from ociexport.system.files import new_file
+from ociexport.system.host_paths import is_within, real_path, verify_outside
+from ociexport.system.progress.protocol import Progress, format_bytes
+from ociexport.system.sourcedate import source_date_epoch
+from ociexport.transfer.sources.names import open_source
+
+if TYPE_CHECKING:
+    from ociexport.rootfs.outputs.tar import FlattenResult
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser`` the options of this command."""
+    parser.add_argument("source", metavar="SRC", help="a layout (./layout, ./layout:tag, oci:…) or an image reference")
+    parser.add_argument("rootfs", metavar="ROOTFS", nargs="?", help="directory to make; absent or empty")
+    parser.add_argument(
+        "--to-tar", metavar="FILE|-", help="instead of ROOTFS, write its content as one tar; - is standard output"
+    )
+    add_platform_argument(parser)
+    parser.add_argument(
+        "--replace", action="store_true", help="swap a ROOTFS that is there for the new one, in one step"
+    )
+    parser.add_argument(
+        "--include",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help="unpack only these paths; '**' crosses slashes",
+    )
+    parser.add_argument("--exclude", metavar="PATTERN", action="append", default=[], help="leave these paths out")
+    parser.add_argument(
+        "--bundle", action="store_true", help="make ROOTFS an OCI runtime bundle: config.json and rootfs"
+    )
+    parser.add_argument(
+        "--run-files", metavar="DIR", help="write what chroot, bwrap and systemd-nspawn need to run the image's command"
+    )
+    parser.add_argument("--receipt", metavar="FILE", help="write what was unpacked and proven, as JSON")
+    parser.add_argument(
+        "--no-preflight", dest="preflight", action="store_false", help="do not look first whether there is room"
+    )
+    parser.add_argument(
+        "--sync",
+        action="store_true",
+        help="have ROOTFS on the disk itself, for a loss of power, before it gets its name",
+    )
+    _add_metadata_arguments(parser.add_argument_group("metadata"))
+    add_limit_arguments(parser)
+    add_json_argument(parser)
+    add_signature_arguments(parser)
+    add_progress_arguments(parser)
+    add_registry_arguments(parser)
+
+
+def _add_metadata_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--keep-dirlinks",
+        action="store_true",
+        help="keep a symlink to a directory where a later layer has a directory",
+    )
+    group.add_argument("--sparse", action="store_true", help="make holes of blocks of zeros")
+    group.add_argument(
+        "--xattrs",
+        choices=[mode.value for mode in XattrMode],
+        default=XattrMode.WARN.value,
+        help="xattrs that the file system refuses: an error, a warning (default), or none are set at all",
+    )
+    group.add_argument(
+        "--devices",
+        choices=["skip", "placeholder"],
+        default="skip",
+        help="devices that can't be made: left out (default), or empty files",
+    )
+    group.add_argument(
+        "--owners", metavar="FILE", help="write the owners that the image says, as an mtree specification"
+    )
+    group.add_argument(
+        "--userns", action="store_true", help="as an ordinary user: true owners, by this user's subordinate ids"
+    )
+    for kind in ("uid", "gid"):
+        group.add_argument(
+            f"--{kind}-map",
+            metavar="IMAGE:HOST[:SIZE]",
+            action="append",
+            default=[],
+            help=f"give the image's {kind}s these on the host; may be repeated",
+        )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Unpack, and print the manifest's digest."""
+    if (options.rootfs is None) == (options.to_tar is None):
+        raise UsageError(
+            f"unpack: expected either ROOTFS or --to-tar, got {'neither' if options.rootfs is None else 'both'}",
+            hint="for example ociexport unpack debian:12 ./rootfs",
+        )
+    reuse_freed_memory()
+    if options.to_tar is not None:
+        return _write_tar(options)
+    # Before there is a user namespace, in which nobody knows whose a link is.
+    options.tree = real_path(options.rootfs)
+    _verify_places(options)
+    if options.userns and os.geteuid() != 0:
+        options.rootfs = options.tree
+        options.run_files = real_path(options.run_files) if options.run_files is not None else None
+        enter_user_namespace()
+    unpack_options = UnpackOptions(
+        keep_dirlinks=options.keep_dirlinks,
+        holes=options.sparse,
+        xattrs=XattrMode(options.xattrs),
+        placeholder_devices=options.devices == "placeholder",
+        uid_map=IdMap.parse(tuple(options.uid_map)) if options.uid_map else None,
+        gid_map=IdMap.parse(tuple(options.gid_map)) if options.gid_map else None,
+        limits=limits_from(options),
+        selection=_selection_from(options),
+        replace=options.replace,
+        sync=options.sync,
+        preflight=options.preflight,
+        bundle=options.bundle,
+        find_account=options.run_files is not None,
+        owners_file=options.owners,
+    )
+    progress, began = progress_from(options), time.monotonic()
+    with closing(_open_signed(options, progress)) as source:
+        result = unpack(
+            source, options.rootfs, platform=platform_from(options), options=unpack_options, progress=progress
+        )
+    # Once more, now that the tree is there: by what other name it may be reached was not known before.
+    _verify_places(options)
+    if options.run_files is not None and result.account is not None:
+        from ociexport.rootfs.run.files import write_run_files  # noqa: PLC0415 - only this option needs it
+
+        rootfs = os.path.join(options.rootfs, "rootfs") if options.bundle else options.rootfs
+        write_run_files(options.run_files, rootfs, result.config, result.account)
+    if options.receipt is not None:
+        from ociexport.rootfs.receipt import write_receipt  # noqa: PLC0415 - as above
+
+        write_receipt(options.receipt, result, source.display_name, options.rootfs, servers_of(source))
+    progress.say(
+        f"{source.display_name}: image {result.config_digest} in {options.rootfs}: {result.entries} entries, "
+        f"{format_bytes(result.tar_bytes)} unpacked, {time.monotonic() - began:.1f} s"
+    )
+    print_result(options, source.display_name, result)
+    return 0
+
+
+def _verify_places(options: argparse.Namespace) -> None:
+    """Return if what is written beside the tree can be, and is not in it: told before the tree is begun.
+
+    Raises:
+        UsageError: it is in the tree, or leads through it.
+        OSError: there is no directory for it, or a directory in the place of a file, or the other way round.
+    """
+    bundle = options.tree if options.bundle else None
+    tree = os.path.join(options.tree, "rootfs") if options.bundle else options.tree
+    if options.owners is not None:  # begun before there is a bundle
+        _verify_place(options.owners, options.tree, "--owners")
+    if options.receipt is not None:
+        _verify_place(options.receipt, tree, "--receipt", bundle=bundle)
+    if options.run_files is not None:
+        _verify_place(options.run_files, tree, "--run-files", bundle=bundle, is_directory=True)
+
+
+def _verify_place(path: str, tree: str, option: str, *, bundle: str | None = None, is_directory: bool = False) -> None:
+    verify_outside(path, tree, option, bundle=bundle, is_directory=is_directory)
+    parent = os.path.dirname(os.path.abspath(path))
+    if bundle is not None and is_within(real_path(parent), bundle):
+        return  # which is made later
+    if not os.path.isdir(parent):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    if os.path.exists(path) and os.path.isdir(path) != is_directory:
+        code = errno.ENOTDIR if is_directory else errno.EISDIR
+        raise OSError(code, os.strerror(code), path)
+
+
+def _open_signed(options: argparse.Namespace, progress: Progress) -> ImageSource:
+    policy = signature_policy_from(options)
+    source = open_source(options.source, options=registry_options_from(options), progress=progress)
+    return signed_source(source, policy)
+
+
+def _selection_from(options: argparse.Namespace) -> PathSelection | None:
+    return PathSelection.parse(tuple(options.include), tuple(options.exclude))
+
+
+def _write_tar(options: argparse.Namespace) -> int:
+    """Write the flattened tar; under its name only when all of it is proven."""
+    for flag, value in (
+        ("--replace", options.replace),
+        ("--sync", options.sync),
+        ("--bundle", options.bundle),
+        ("--run-files", options.run_files),
+        ("--receipt", options.receipt),
+        ("--owners", options.owners),
+        ("--userns", options.userns),
+    ):
+        if value:
+            raise UsageError(f"{flag}: expected ROOTFS beside it, got --to-tar")
+    if options.to_tar == "-":
+        if sys.stdout.isatty():
+            raise UsageError(
+                "--to-tar -: expected a file or a pipe on standard output, got a terminal",
+                hint="for example --to-tar - | tar -tv",
+            )
+        name, result = _flatten(options, sys.stdout.buffer.write)
+        sys.stdout.buffer.flush()
+    else:
+        with new_file(options.to_tar) as file:
+            name, result = _flatten(options, file.write)
+    print_result(options, name, result)
+    return 0
+
+
+def _flatten(options: argparse.Namespace, write: Callable[[bytes | memoryview], object]) -> tuple[str, FlattenResult]:
+    from ociexport.rootfs.outputs.tar import flatten  # noqa: PLC0415 - a tree on disk does without
+
+    progress = progress_from(options)
+    epoch = source_date_epoch()
+    with closing(_open_signed(options, progress)) as source:
+        result = flatten(
+            source,
+            write,
+            platform=platform_from(options),
+            limits=limits_from(options),
+            selection=_selection_from(options),
+            keep_dirlinks=options.keep_dirlinks,
+            max_mtime_ns=None if epoch is None else epoch * 1_000_000_000,
+            progress=progress,
+        )
+    for line in result.losses.lines():
+        progress.warn(line)
+    progress.say(f"{options.to_tar}: {source.display_name}, {result.entries} entries")
+    return source.display_name, result

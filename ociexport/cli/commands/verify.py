@@ -1,0 +1,182 @@
+"""`ociexport verify`: say all that is wrong with a layout, an archive or an image in a registry."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from ociexport.cli.exit_codes import INTEGRITY, OK
+from ociexport.cli.options.json import add_json_argument, print_json
+from ociexport.cli.options.limits import add_limit_arguments, limits_from
+from ociexport.cli.options.platform import named_choice_from
+from ociexport.cli.options.progress import add_progress_arguments, progress_from
+from ociexport.cli.options.registry import add_registry_arguments, registry_options_from
+from ociexport.errors import UsageError, escaped
+from ociexport.system.progress.protocol import Progress
+from ociexport.verification.findings import Finding
+from ociexport.verification.repair import RepairResult, repair
+from ociexport.verification.verify import Verification, verify
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser`` the options of this command."""
+    parser.add_argument(
+        "source",
+        metavar="SRC",
+        help="a layout or archive (all of it, or ./layout:tag), - for standard input, or an image reference",
+    )
+    parser.add_argument(
+        "--deep", action="store_true", help="inflate all layers too, prove their diff_ids, and apply them in memory"
+    )
+    parser.add_argument(
+        "--repair",
+        action="store_true",
+        help="fetch again what is broken or missing in a layout, from what --from names",
+    )
+    parser.add_argument(
+        "--from",
+        dest="origins",
+        metavar="SRC",
+        action="append",
+        default=[],
+        help="with --repair, look here: an image reference, a layout, an archive; or a registry (registry.example/), "
+        "for names on it in the layout's index.json; may be repeated",
+    )
+    parser.add_argument(
+        "--cache", metavar="DIR", help="with --repair, take blobs from this directory that layouts share"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="with --repair, say what would be fetched from whom, and write nothing"
+    )
+    parser.add_argument("--strict", action="store_true", help="what an index names must be there too")
+    parser.add_argument(
+        "--platform",
+        metavar="OS/ARCH[/VARIANT]",
+        action="append",
+        default=[],
+        help="look at these only; may be repeated (default: all of a layout or archive; of a registry this machine's)",
+    )
+    parser.add_argument("-a", "--all", action="store_true", help="look at all platforms in a registry too")
+    add_json_argument(parser)
+    add_limit_arguments(parser)
+    add_progress_arguments(parser)
+    add_registry_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print a line for each finding; the exit code is 7 where one of them is wrong."""
+    progress = progress_from(options)
+    if options.repair:
+        return _repair(options, progress)
+    for option, is_given in (
+        ("--from", options.origins),
+        ("--cache", options.cache),
+        ("--dry-run", options.dry_run),
+    ):
+        if is_given:
+            raise UsageError(f"{option}: expected --repair with it", hint="see ociexport verify --help")
+    found = verify(
+        options.source,
+        strict=options.strict,
+        deep=options.deep,
+        limits=limits_from(options),
+        platform=named_choice_from(options),
+        progress=progress,
+        registry=registry_options_from(options),
+    )
+    if options.json:
+        print_json("verify", {"source": options.source, **_to_json(found)})
+    return _tell(options, found, progress)
+
+
+def _repair(options: argparse.Namespace, progress: Progress) -> int:
+    """Print a line for each blob that was repaired, or would be, and then what is found afterwards."""
+    result = repair(
+        options.source,
+        origins=options.origins,
+        cache=options.cache,
+        strict=options.strict,
+        deep=options.deep,
+        limits=limits_from(options),
+        platform=named_choice_from(options),
+        dry_run=options.dry_run,
+        progress=progress,
+        registry=registry_options_from(options),
+    )
+    if options.json and options.dry_run:
+        members = {**_to_json(result.verification), **_plan_to_json(result)}
+        print_json("verify", {"source": options.source, "dryRun": True, **members})
+    elif options.json:
+        members = {**_to_json(result.verification), **_repairs_to_json(result)}
+        print_json("verify", {"source": options.source, **members})
+    else:
+        for line in (*result.repaired, *result.planned):
+            sys.stdout.write(f"{line}\n")
+    for line in (*map(str, result.unrepaired), *result.advice):
+        progress.warn(escaped(line))
+    return _tell(options, result.verification, progress)
+
+
+def _tell(options: argparse.Namespace, found: Verification, progress: Progress) -> int:
+    if not options.json:
+        for finding in found.findings:
+            sys.stdout.write(f"{finding}\n")
+    progress.say(f"{escaped(options.source)}: {found}")
+    return OK if found.is_right else INTEGRITY
+
+
+def _plan_to_json(result: RepairResult) -> dict[str, object]:
+    return {
+        "planned": [
+            {
+                "place": one.place,
+                "size": one.size,
+                "asked": list(one.asked),
+                "notAsked": list(one.not_asked),
+                **({"digest": str(one.digest)} if one.digest is not None else {}),
+            }
+            for one in result.planned
+        ],
+        "advice": list(result.advice),
+    }
+
+
+def _repairs_to_json(result: RepairResult) -> dict[str, object]:
+    return {
+        "repaired": [
+            {
+                "place": blob.place,
+                "size": blob.size,
+                "from": blob.origin,
+                **({"digest": str(blob.digest)} if blob.digest is not None else {}),
+            }
+            for blob in result.repaired
+        ],
+        "unrepaired": [
+            {"place": blob.place, "digest": str(blob.digest), "reasons": list(blob.reasons)}
+            for blob in result.unrepaired
+        ],
+        "advice": list(result.advice),
+    }
+
+
+def _to_json(found: Verification) -> dict[str, object]:
+    return {
+        "right": found.is_right,
+        "images": found.images,
+        "documents": found.documents,
+        "blobs": found.blobs,
+        "readBytes": found.read_bytes,
+        **({"layers": found.layers, "tarBytes": found.tar_bytes} if found.layers is not None else {}),
+        "findings": [_finding_to_json(finding) for finding in found.findings],
+    }
+
+
+def _finding_to_json(finding: Finding) -> dict[str, object]:
+    return {
+        "kind": finding.kind.value,
+        "wrong": finding.is_wrong,
+        "place": finding.place,
+        "message": finding.message,
+        **({"digest": str(finding.digest)} if finding.digest is not None else {}),
+    }

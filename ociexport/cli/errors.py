@@ -1,0 +1,132 @@
+"""How an error is told: one line, a hint where the user can act, and the exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import sys
+from typing import TypeGuard
+
+from ociexport.cli.exit_codes import exit_code_of
+from ociexport.errors import (
+    MAX_QUOTED_CHARACTERS,
+    InvalidImageError,
+    InvalidReferenceError,
+    RegistryError,
+    TransferError,
+    UnsupportedMediaTypeError,
+    escaped,
+)
+from ociexport.spec.reference import as_path
+from ociexport.transfer.sources.names import path_meant_by
+
+# Linux takes no longer path in a call; an image may have them, and they are made by descriptor.
+_PATH_MAX = 4096
+# What meets a broken image, and how deep it has looked.
+_MET_BY = {"pull": "", "inspect": "", "unpack": "--deep ", "diff": "--deep "}
+
+
+def report_error(error: BaseException, proof: str | None = None, path_hint: str | None = None) -> int:
+    """Tell ``error`` on standard error; returns the code that the command is to end with.
+
+    Args:
+        proof: the command that says all that is wrong with the image, where there is one.
+        path_hint: what `path_hint_of` says; it goes before what the error itself says.
+    """
+    print(f"ociexport: error: {one_line(error)}", file=sys.stderr)
+    hint = path_hint or _hint_of(error, proof)
+    if hint:
+        print(f"hint: {escaped(hint)}", file=sys.stderr)
+    return exit_code_of(error)
+
+
+def path_hint_of(error: BaseException, image: str) -> str | None:
+    """Return how to type the image where a path was meant, and a reference of that name leads nowhere."""
+    if not isinstance(error, RegistryError | InvalidReferenceError):
+        return None
+    path = path_meant_by(image)
+    if path is None and os.path.exists(image):
+        path = as_path(image)
+    return f"a path begins with ./: {path}" if path is not None else None
+
+
+def proof_of(command: str, image: str) -> str | None:
+    """Return the command that says all that is wrong with ``image`` after ``command`` has met something."""
+    if image == "-" or command not in _MET_BY:
+        return None
+    return f"ociexport verify {_MET_BY[command]}{shlex.quote(image)}"
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's message on one line; an `OSError`'s with the file's name first."""
+    if isinstance(error, OSError) and error.strerror:
+        names = [_shown(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+        if _is_directory_gone(error):
+            names.insert(0, "the working directory")
+        text = ": ".join([*names, error.strerror])
+    elif isinstance(error, UnicodeEncodeError):
+        text = f"{error.object!a}: expected a name that the locale can write, got one beyond {error.encoding}"
+    elif isinstance(error, MemoryError):
+        text = "not enough memory"
+    else:
+        text = str(error) or type(error).__name__
+    return escaped(" ".join(text.split("\n")))
+
+
+def _hint_of(error: BaseException, proof: str | None) -> str | None:
+    """Return what the user can do: as the error itself says or, where it says nothing, as all of its kind have it."""
+    if hint := getattr(error, "hint", None):
+        return str(hint)
+    if _is_directory_gone(error):
+        return "somebody removed it; cd to one that is there"
+    if isinstance(error, UnicodeEncodeError):
+        return "PYTHONUTF8=1 makes names UTF-8 whatever the locale"
+    if _is_disk_full(error):
+        # Small files use up inodes before bytes, as the error then says.
+        unit = "-i" if "inodes" in (error.strerror or "") else "-h"
+        return f"see what is free: df {unit} {shlex.quote(_nearest_directory(_path_of(error)))}"
+    if isinstance(error, TransferError) and error.url:
+        scheme, _, rest = error.url.partition("://")
+        # Quoted, since a redirect may have named the host, and a shell takes what a host may not be called.
+        server = shlex.quote(f"{scheme}://{rest.partition('/')[0]}/v2/")
+        return f"see whether it can be reached from here: curl -I {server}"
+    if isinstance(error, InvalidImageError) and not isinstance(error, UnsupportedMediaTypeError) and proof:
+        return f"{proof} says all that is wrong with it"
+    return None
+
+
+def _is_disk_full(error: BaseException) -> TypeGuard[OSError]:
+    """Whether a directory's disk has no room, and not a device or a stream as /dev/full."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return False
+    path = _path_of(error)
+    return os.sep in path and (not os.path.exists(path) or os.path.isfile(path) or os.path.isdir(path))
+
+
+def _nearest_directory(path: str) -> str:
+    """Return the lowest directory above ``path`` that is there: what could not be written may be cleared away."""
+    while path and not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return path or "."
+
+
+def _path_of(error: OSError) -> str:
+    return os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+
+
+def _shown(name: str | bytes) -> str:
+    """Return a file's name; of one that no call would take, both ends."""
+    text = os.fsdecode(name)
+    return text if len(text) <= _PATH_MAX else f"{text[:MAX_QUOTED_CHARACTERS]}…{text[-MAX_QUOTED_CHARACTERS:]}"
+
+
+def _is_directory_gone(error: BaseException) -> bool:
+    """Whether something is not there because the working directory is not."""
+    if not isinstance(error, FileNotFoundError) or os.path.isabs(_path_of(error)):
+        return False
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False

@@ -1,0 +1,132 @@
+"""What ``inspect`` prints for people: one thing a line, names in front, nothing that a terminal would obey."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+
+from ociexport.errors import escaped, printable
+from ociexport.inspection.inspect import InspectedImage, Inspection, attested_by
+from ociexport.spec.descriptor import Descriptor, Document, HistoryEntry, ImageConfig, Index
+from ociexport.storage.index import ListedImage, shown_name
+from ociexport.system.progress.protocol import format_bytes
+
+_NAME_COLUMNS = 15
+
+
+def inspection_lines(inspection: Inspection) -> Iterator[str]:
+    """Yield the lines; those of one manifest come after those of the index that lists it."""
+    yield _line("name", printable(inspection.name))
+    top = inspection.top
+    if isinstance(top, Index):
+        yield from _document_lines("digest", top, top.annotations)
+        yield from _section("platforms", map(_platform_line, inspection.manifests))
+        yield from _section("attestations", map(_attestation_line, inspection.attestations))
+    if inspection.image is not None:
+        if isinstance(top, Index):
+            yield ""
+        yield from _image_lines(inspection.image, "manifest" if isinstance(top, Index) else "digest")
+
+
+def listing_lines(images: Iterable[ListedImage]) -> Iterator[str]:
+    """Yield a line for each image of a layout or archive."""
+    for descriptor, name in images:
+        shown = "" if name.full is None and name.tag is None else f"  {escaped(shown_name(descriptor, name))}"
+        platform = f"  {descriptor.platform}" if descriptor.platform is not None else ""
+        yield f"{descriptor.digest}  {printable(descriptor.media_type) or '-'}{platform}{shown}"
+
+
+def _document_lines(name: str, document: Document, annotations: Mapping[str, str]) -> Iterator[str]:
+    yield _line(name, str(document.digest))
+    yield _line("media type", document.media_type)
+    yield from _section("annotations", _map_lines(annotations))
+
+
+def _platform_line(entry: Descriptor) -> str:
+    what = str(entry.platform) if entry.platform is not None else printable(entry.artifact_type or entry.media_type)
+    return f"{what:<18} {entry.digest}  {format_bytes(entry.size)}"
+
+
+def _attestation_line(entry: Descriptor) -> str:
+    return f"{entry.digest}  {format_bytes(entry.size)}, of {printable(attested_by(entry))}"
+
+
+def _image_lines(image: InspectedImage, name: str) -> Iterator[str]:
+    manifest = image.manifest
+    yield from _document_lines(name, manifest, manifest.annotations)
+    if manifest.artifact_type:
+        yield _line("artifact type", printable(manifest.artifact_type))
+    if manifest.subject is not None:
+        yield _line("subject", str(manifest.subject.digest))
+    if image.platform is not None:
+        yield _line("platform", str(image.platform))
+    if manifest.config is not None:
+        yield _line("config", f"{manifest.config.digest}  {printable(manifest.config.media_type)}")
+    if image.config is not None:
+        yield from _config_lines(image.config)
+    yield _line("layers" if image.config is not None else "blobs", _count(len(manifest.layers), image.size))
+    yield from (f"  {line}" for line in _layer_lines(image))
+
+
+def _config_lines(config: ImageConfig) -> Iterator[str]:
+    container = config.container
+    for name, text in (
+        ("created", config.created),
+        ("author", config.author),
+        ("user", container.user),
+        ("working dir", container.working_dir),
+        ("stop signal", container.stop_signal),
+    ):
+        if text:
+            yield _line(name, escaped(text))
+    for name, words in (("entrypoint", container.entrypoint), ("cmd", container.cmd)):
+        if words:
+            yield _line(name, escaped(json.dumps(words, ensure_ascii=False)))
+    for name, items in (("ports", container.exposed_ports), ("volumes", container.volumes)):
+        if items:
+            yield _line(name, escaped(", ".join(items)))
+    yield from _section("env", map(escaped, container.env))
+    yield from _section("labels", _map_lines(container.labels))
+
+
+def _layer_lines(image: InspectedImage) -> Iterator[str]:
+    """Yield the layers and the steps that made them, oldest first; a dash stands for a step that made no layer."""
+    told = set()
+    for line in image.history:
+        if line.layer is not None:
+            told.add(line.layer)
+            yield _layer_line(line.layer, image.manifest.layers[line.layer - 1])
+        yield f"{'  ' if line.layer is not None else '- '} {shown_step(line.entry)}"
+    for number, descriptor in enumerate(image.manifest.layers, start=1):
+        if number not in told:
+            yield _layer_line(number, descriptor)
+
+
+def shown_step(step: HistoryEntry) -> str:
+    """Return what a step of the history did, as a line may show it."""
+    return printable(" ".join((step.created_by or step.comment or "(not said)").split()))
+
+
+def _layer_line(number: int, descriptor: Descriptor) -> str:
+    return f"{number:<2} {descriptor.digest}  {format_bytes(descriptor.size)}  {printable(descriptor.media_type)}"
+
+
+def _count(layers: int, size: int) -> str:
+    return f"{layers}, {format_bytes(size)}"
+
+
+def _map_lines(texts: Mapping[str, str]) -> Iterator[str]:
+    for key in sorted(texts):
+        yield f"{escaped(key)}={escaped(texts[key])}"
+
+
+def _section(name: str, lines: Iterable[str]) -> Iterator[str]:
+    """Yield a name and, indented, what belongs to it; nothing where that is nothing."""
+    for number, line in enumerate(lines):
+        if number == 0:
+            yield f"{name}:"
+        yield f"  {line}"
+
+
+def _line(name: str, text: str) -> str:
+    return f"{name + ':':<{_NAME_COLUMNS}}{text}"

@@ -1,0 +1,200 @@
+"""What `ociexport pull` tells of what it did, or would do: for people, as JSON, and as a file of digests."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from typing import TYPE_CHECKING, BinaryIO, TextIO
+
+from ociexport.cli.errors import one_line, proof_of, report_error
+from ociexport.cli.exit_codes import DISK, OK, exit_code_of
+from ociexport.cli.options.json import print_json, to_json_text
+from ociexport.errors import OciexportError
+from ociexport.system.progress.protocol import Progress, format_bytes
+
+if TYPE_CHECKING:
+    from ociexport.transfer.plan import PlannedBlob, PlannedImage, PullPlan
+    from ociexport.transfer.result import PulledManifest, PullResult
+
+
+class PullReport:
+    """Tells of each image when it is there, and of all at the end.
+
+    Args:
+        progress: told what people want to know.
+        out: where the data goes.
+        place: where the images go, for people.
+        as_json: whether that is one JSON object.
+        digests: a file for the digests, one a line.
+
+    Attributes:
+        code: that the command is to end with: of the first failure.
+    """
+
+    def __init__(self, progress: Progress, out: TextIO, *, place: str, as_json: bool, digests: BinaryIO | None) -> None:
+        self.progress = progress
+        self._began = time.monotonic()
+        self._place = place
+        self._out = out
+        self._is_json = as_json
+        self._digests = digests
+        self._results: list[PullResult] = []
+        self._failures: list[dict[str, object]] = []
+        self.code = OK
+
+    def add(self, *results: PullResult) -> None:
+        """Tell of images that are there, and came together."""
+        seconds, self._began = time.monotonic() - self._began, time.monotonic()
+        self._results += results
+        for result in results:
+            self.progress.say(
+                f"{result.name}: {_what_it_is(result)} in {self._place}: {_how_it_came(result)}, {seconds:.1f} s"
+            )
+            if not self._is_json:
+                self._out.write(f"{result.reference}\n")
+                self._out.flush()
+
+    def add_failure(self, image: str, error: OciexportError) -> None:
+        """Tell of an image that did not come, although others may."""
+        code = report_error(error, proof_of("pull", image))
+        self.code = self.code or code
+        self._failures.append({"image": image, "error": one_line(error), "exitCode": exit_code_of(error)})
+
+    def end(self) -> None:
+        """Tell what is told of all images together."""
+        if self._digests is not None:
+            self._digests.writelines(f"{result.digest}\n".encode() for result in self._results)
+        if self._is_json:
+            images = [_result_to_json(result) for result in self._results]
+            self._out.write(to_json_text("pull", {"images": images, "failures": self._failures}))
+            self._out.flush()
+
+
+def _what_it_is(result: PullResult) -> str:
+    if result.digest != result.manifest_digest:
+        return f"index {result.digest} of {len(result.manifests)} manifests"
+    if result.is_image:
+        return f"image {result.config_digest}"
+    return f"artifact {result.digest}"
+
+
+def _how_it_came(result: PullResult) -> str:
+    fetched = f"{result.fetched_blobs} blobs ({format_bytes(result.fetched_bytes)}) fetched"
+    if result.companions:
+        fetched = f"with {len(result.companions)} that are about it, {fetched}"
+    return f"{fetched}, {result.reused_blobs} ({format_bytes(result.reused_bytes)}) already there"
+
+
+def _result_to_json(result: PullResult) -> dict[str, object]:
+    return {
+        "name": result.name,
+        "reference": result.reference,
+        "digest": str(result.digest),
+        "manifests": [_manifest_to_json(manifest) for manifest in result.manifests],
+        "fetchedBlobs": result.fetched_blobs,
+        "fetchedBytes": result.fetched_bytes,
+        "reusedBlobs": result.reused_blobs,
+        "reusedBytes": result.reused_bytes,
+        "companions": [str(digest) for digest in result.companions],
+    }
+
+
+def _manifest_to_json(manifest: PulledManifest) -> dict[str, object]:
+    return {
+        "digest": str(manifest.digest),
+        "configDigest": str(manifest.config_digest),
+        "isImage": manifest.is_image,
+        "platform": manifest.platform.to_json() if manifest.platform is not None else None,
+    }
+
+
+def tell_plan(plan: PullPlan, options: argparse.Namespace) -> int:
+    """Print what a pull would do; returns the code that the pull would end with, as far as that is known."""
+    if options.json:
+        print_json("pull", {"dryRun": True, **_plan_to_json(plan, options.out)})
+    else:
+        for image in plan.images:
+            _print_image(image)
+        blobs = [blob for image in plan.images for blob in image.blobs]
+        missing = [blob for blob in blobs if not blob.is_there]
+        print(
+            f"to fetch: {len(missing)} blobs ({format_bytes(plan.fetch_bytes)}), "
+            f"{len(blobs) - len(missing)} already there"
+        )
+        free = f", {format_bytes(plan.free_bytes)} are free" if plan.free_bytes is not None else ""
+        print(f"to write: {format_bytes(plan.write_bytes)} into {_described(options)}{free}")
+    if plan.fits or plan.free_bytes is None:
+        return OK
+    report_error(
+        OSError(
+            f"{options.out}: expected room for {format_bytes(plan.write_bytes)}, "
+            f"got {format_bytes(plan.free_bytes)} free"
+        )
+    )
+    return DISK
+
+
+def _print_image(planned: PlannedImage) -> None:
+    image = planned.image
+    print(f"image {image.source.display_name}: {planned.converted or image.listed.digest}")
+    if planned.served_by is not None:
+        print(f"  from {planned.served_by}, asked as {planned.credentials or 'nobody: no credentials were wanted'}")
+    for one in image.manifests:
+        what = "a manifest to be made of it" if planned.converted is not None else f"manifest {one.manifest.digest}"
+        print(f"  {what}" + (f" for {one.platform}" if one.platform is not None else ""))
+    for blob in planned.blobs:
+        print(f"  {blob.title}: {format_bytes(blob.descriptor.size)}, {_state_of(blob)}")
+    if planned.replaces is not None:
+        print(f"  its name moves from {planned.replaces}")
+
+
+def _state_of(blob: PlannedBlob) -> str:
+    if blob.is_there:
+        return "already there"
+    if blob.there_bytes:
+        return f"to go on at {blob.there_bytes} of {blob.descriptor.size} bytes"
+    return "to fetch"
+
+
+def _described(options: argparse.Namespace) -> str:
+    out = "standard output" if options.out == "-" else options.out
+    return out if os.path.lexists(options.out) or options.out == "-" else f"{out}, which is new"
+
+
+def _plan_to_json(plan: PullPlan, out: str) -> dict[str, object]:
+    return {
+        "images": [
+            {
+                "name": planned.image.source.display_name,
+                "digest": str(planned.converted or planned.image.listed.digest),
+                "servedBy": planned.served_by,
+                "credentials": planned.credentials,
+                "manifests": [
+                    {
+                        # Of what is to be converted they are known only when the layers are there.
+                        "digest": str(one.manifest.digest) if planned.converted is None else None,
+                        "configDigest": str(one.manifest.config.digest) if planned.converted is None else None,
+                        "isImage": one.config is not None,
+                        "platform": one.platform.to_json() if one.platform is not None else None,
+                    }
+                    for one in planned.image.manifests
+                ],
+                "blobs": [
+                    {
+                        "title": blob.title,
+                        "digest": str(blob.descriptor.digest),
+                        "size": blob.descriptor.size,
+                        "thereBytes": blob.there_bytes,
+                    }
+                    for blob in planned.blobs
+                ],
+                "replaces": str(planned.replaces) if planned.replaces is not None else None,
+            }
+            for planned in plan.images
+        ],
+        "out": out,
+        "fetchBytes": plan.fetch_bytes,
+        "writeBytes": plan.write_bytes,
+        "freeBytes": plan.free_bytes,
+    }

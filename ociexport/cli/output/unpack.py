@@ -1,0 +1,50 @@
+"""What `ociexport unpack` tells when it is done: the manifest's digest, or all of it as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from ociexport.cli.options.json import to_json_text
+from ociexport.rootfs.unpack import UnpackResult
+from ociexport.system.files import is_stream
+
+if TYPE_CHECKING:
+    from ociexport.rootfs.outputs.tar import FlattenResult
+
+
+def print_result(options: argparse.Namespace, source: str, result: UnpackResult | FlattenResult) -> None:
+    """Print what was unpacked; on standard error where standard output is the tar itself, and only as JSON there.
+
+    Args:
+        options: of the command.
+        source: how messages call the image.
+        result: of the work.
+    """
+    # A stream may be standard output by another name.
+    is_stdout_taken = options.to_tar is not None and (options.to_tar == "-" or is_stream(options.to_tar))
+    out = sys.stderr if is_stdout_taken else sys.stdout
+    if options.json:
+        out.write(to_json_text("unpack", _result_to_json(options, source, result)))
+    elif not is_stdout_taken:
+        out.write(f"{result.manifest_digest}\n")
+
+
+def _result_to_json(
+    options: argparse.Namespace, source: str, result: UnpackResult | FlattenResult
+) -> dict[str, object]:
+    return {
+        "source": source,
+        "rootfs": options.rootfs,
+        "tar": options.to_tar,
+        "platform": result.config.platform.to_json(),
+        "manifestDigest": str(result.manifest_digest),
+        "configDigest": str(result.config.digest),
+        "layers": [
+            {"digest": str(layer.descriptor.digest), "size": layer.descriptor.size, "diffId": str(layer.diff_id)}
+            for layer in result.layers
+        ],
+        "entries": result.entries,
+        "losses": list(result.losses.lines()),
+    }

@@ -1,0 +1,235 @@
+"""From a source and a platform to one image: reference → index → platform → manifest → config."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ociexport.errors import (
+    DigestMismatchError,
+    LimitExceededError,
+    SizeMismatchError,
+    UnsupportedMediaTypeError,
+    locating,
+    quoted,
+)
+from ociexport.images.budget import DocumentBudget
+from ociexport.images.source import BlobOpener, ImageSource, ReceivedManifest, is_worth_another_try
+from ociexport.spec import mediatypes
+from ociexport.spec.descriptor import (
+    MAX_CONFIG_BYTES,
+    MAX_MANIFEST_BYTES,
+    Descriptor,
+    ImageConfig,
+    Index,
+    Layer,
+    Manifest,
+    Platform,
+    pair_layers,
+    parse_config,
+    parse_document,
+)
+from ociexport.spec.digest import Digest, VerifyingReader
+from ociexport.spec.platforms import select_manifest
+
+# Indexes may hold indexes; nobody honest goes deeper than two, and a cycle is impossible by digest, but a chain is not.
+MAX_INDEX_DEPTH = 5
+
+
+class ResolvedManifest(NamedTuple):
+    """The manifest that was chosen, and what led to it.
+
+    Args:
+        indexes: outermost first.
+        entries: of each index the one that was taken.
+        platform: what the last index says that the manifest is for; None where there is none or it says nothing.
+    """
+
+    manifest: Manifest
+    indexes: tuple[Index, ...]
+    entries: tuple[Descriptor, ...]
+    platform: Platform | None
+
+
+class DocumentReader:
+    """Reads the manifests and indexes of one source, each once, and no more than an honest image has.
+
+    Args:
+        source: that they come from; stays open.
+        top: what the source itself names, where it was fetched, and counted, before.
+        budget: of all that is read; where not given one of its own.
+    """
+
+    def __init__(
+        self, source: ImageSource, top: ReceivedManifest | None = None, budget: DocumentBudget | None = None
+    ) -> None:
+        self.source = source
+        self.budget = budget or DocumentBudget(source.display_name)
+        self._received = top
+        self._known: dict[Digest, Index | Manifest] = {}
+        self._top: Index | Manifest | None = None
+
+    @property
+    def top(self) -> Index | Manifest:
+        """What the source itself names."""
+        if self._top is None:
+            received = self._received
+            if received is None:
+                received = self.source.fetch_manifest()
+                self.budget.take(received.raw)
+            self._top = parse_document(received.raw, received.media_type, received.digest)
+            self._known[self._top.digest] = self._top
+        return self._top
+
+    def read_entry(self, index: Index, entry: Descriptor) -> Index | Manifest:
+        """Return the document that ``entry`` of ``index`` names."""
+        if entry.digest not in self._known:
+            received = self.fetch_entry(index, entry)
+            self._known[entry.digest] = parse_document(received.raw, received.media_type, received.digest)
+        return self._known[entry.digest]
+
+    def fetch_entry(self, index: Index, entry: Descriptor) -> ReceivedManifest:
+        """Return what ``entry`` of ``index`` names as it came, whatever it is."""
+        received = fetch_entry(self.source, index, entry)
+        self.budget.take(received.raw)
+        return received
+
+
+def resolve_manifest(source: ImageSource | DocumentReader, platform: Platform) -> ResolvedManifest:
+    """Return the manifest in ``source`` that runs on ``platform``; a source of one manifest is taken as it is.
+
+    Raises:
+        NoMatchingPlatformError: lists the platforms there are.
+        InvalidImageError: a document breaks the specification.
+        NotFoundError, RegistryError: the source does not give a document.
+    """
+    documents = source if isinstance(source, DocumentReader) else DocumentReader(source)
+    indexes: list[Index] = []
+    entries: list[Descriptor] = []
+    document = documents.top
+    while isinstance(document, Index):
+        verify_index_depth(indexes)
+        indexes.append(document)
+        entries.append(select_manifest(document, platform))
+        document = documents.read_entry(document, entries[-1])
+    return ResolvedManifest(document, tuple(indexes), tuple(entries), entries[-1].platform if entries else None)
+
+
+def verify_index_depth(indexes: Sequence[Index]) -> None:
+    """Return if there may be another index within ``indexes``, outermost first.
+
+    Raises:
+        LimitExceededError: no honest image has so many.
+    """
+    if len(indexes) == MAX_INDEX_DEPTH:
+        raise LimitExceededError(
+            f"indexes within indexes: expected at most {MAX_INDEX_DEPTH}", where=f"manifest {indexes[0].digest}"
+        )
+
+
+def fetch_entry(source: ImageSource, index: Index, entry: Descriptor) -> ReceivedManifest:
+    """Return the document that ``entry`` of ``index`` names; its media type is the entry's, where it has one.
+
+    A source that converts what is published may return another document, with another digest.
+    """
+    with locating(f"manifest {index.digest}"):
+        received = source.fetch_manifest(entry)
+    if received.digest != entry.digest:
+        return received  # converted, so that what the entry says is not said of it
+    return ReceivedManifest(received.raw, entry.media_type or received.media_type, received.digest)
+
+
+def read_config(source: BlobOpener, manifest: Manifest) -> ImageConfig:
+    """Return the image config of ``manifest``, verified.
+
+    Raises:
+        UnsupportedMediaTypeError: the manifest is of an artifact that is no image.
+        DigestMismatchError, SizeMismatchError, InvalidImageError: the config is not what it should be.
+    """
+    verify_is_image(manifest)
+    return parse_config(read_raw_config(source, manifest), manifest.config.digest)
+
+
+def read_raw_config(source: BlobOpener, manifest: Manifest) -> bytes:
+    """Return the config of ``manifest`` as it is stored, verified, whatever it is of.
+
+    Raises:
+        DigestMismatchError, SizeMismatchError: it is not what the manifest says.
+    """
+    descriptor = manifest.config
+    if descriptor.data is not None:
+        return descriptor.data
+    with locating(f"manifest {manifest.digest}"):
+        return read_small_blob(source, descriptor, MAX_CONFIG_BYTES, f"config {descriptor.digest}")
+
+
+def verify_is_image(manifest: Manifest) -> None:
+    """Return if ``manifest`` is of an image that has a root filesystem.
+
+    Raises:
+        UnsupportedMediaTypeError: it is of something else: a helm chart, a signature, an SBOM.
+    """
+    kind = artifact_kind(manifest)
+    if kind is not None:
+        raise UnsupportedMediaTypeError(
+            f"expected an image, got an artifact of type {quoted(kind)}", where=f"manifest {manifest.digest}"
+        )
+
+
+def artifact_kind(manifest: Manifest) -> str | None:
+    """Return the type of what ``manifest`` is of, where that is no image; None for an image."""
+    if manifest.config.media_type and manifest.config.media_type not in mediatypes.IMAGE_CONFIGS:
+        return manifest.artifact_type or manifest.config.media_type
+    if manifest.layers and not any(_may_be_tar(layer.media_type) for layer in manifest.layers):
+        # Signatures, provenance, wasm modules and files of oras may come with an image's config, which says nothing.
+        return manifest.artifact_type or manifest.layers[0].media_type
+    return None
+
+
+def _may_be_tar(media_type: str) -> bool:
+    """Whether a layer may be a tar by its type: one of those we know, or one that says so, or says nothing."""
+    return media_type in mediatypes.LAYERS or not media_type or "tar" in re.split(r"\W", media_type)
+
+
+def read_layers(source: ImageSource, manifest: Manifest) -> tuple[ImageConfig, tuple[Layer, ...]]:
+    """Return the config of ``manifest`` and its layers with their diff_ids."""
+    config = read_config(source, manifest)
+    return config, pair_layers(manifest, config)
+
+
+def read_small_blob(source: BlobOpener, descriptor: Descriptor, max_bytes: int, subject: str) -> bytes:
+    """Return a whole blob, verified; for documents, which are read before anything is known of them.
+
+    What comes over a wire, and is not what it should be, is asked for once more.
+
+    Raises:
+        LimitExceededError: it is declared to be larger than ``max_bytes``.
+        DigestMismatchError, SizeMismatchError: it is not what ``descriptor`` says.
+    """
+    if descriptor.size > max_bytes:
+        raise LimitExceededError(f"expected at most {max_bytes} bytes, got {descriptor.size}", where=subject)
+    try:
+        return _read_blob(source, descriptor, subject)
+    except (DigestMismatchError, SizeMismatchError) as error:
+        if not is_worth_another_try(source, error):
+            raise
+        return _read_blob(source, descriptor, subject)
+
+
+def _read_blob(source: BlobOpener, descriptor: Descriptor, subject: str) -> bytes:
+    with VerifyingReader(source.open_blob(descriptor), descriptor.digest, descriptor.size, subject=subject) as reader:
+        chunks = []
+        while chunk := reader.read(descriptor.size + 1):
+            chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def verify_manifest_size(size: int, where: str) -> None:
+    """Return if a manifest of ``size`` bytes may be read into memory.
+
+    Raises:
+        LimitExceededError: it is larger than any honest one.
+    """
+    if size > MAX_MANIFEST_BYTES:
+        raise LimitExceededError(f"manifest: expected at most {MAX_MANIFEST_BYTES} bytes, got {size}", where=where)

@@ -1,0 +1,391 @@
+"""cosign's signatures, checked with the user's public keys before anything of an image is named.
+
+Signatures lie beside the image: under the tag ``sha256-<hex>.sig``, or as its referrers. Each is over a small document
+that names the digest of the image. What is checked is a bare key's signature; certificates and transparency logs
+("keyless") are not.
+
+Spec: cosign's SIGNATURE_SPEC.md ("Simple Signing"); Sigstore's bundle format 0.3 with a DSSE envelope (DSSE's
+protocol.md, "Signature Definition"; in-toto attestation Statement v1).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ociexport.errors import (
+    InvalidDigestError,
+    InvalidImageError,
+    NotFoundError,
+    OciexportError,
+    SignatureError,
+    UsageError,
+    quoted,
+)
+from ociexport.images.budget import DocumentBudget
+from ociexport.images.companions import CompanionSource, signature_tag
+from ociexport.images.resolve import read_small_blob
+from ociexport.images.source import (
+    ConvertedSource,
+    ImageName,
+    ImageSource,
+    ReceivedManifest,
+    credentials_of,
+    servers_of,
+)
+from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor, Index, Manifest, parse_document
+from ociexport.spec.digest import ByteStream, Digest
+from ociexport.spec.docker_schema1 import is_schema1
+from ociexport.spec.json_fields import JsonObject, parse_json_object
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+
+_SIMPLE_SIGNING = "application/vnd.dev.cosign.simplesigning.v1+json"
+_SIMPLE_SIGNING_KIND = "cosign container image signature"
+_SIGNATURE_ANNOTATION = "dev.cosignproject.cosign/signature"
+_CERTIFICATE_ANNOTATION = "dev.sigstore.cosign/certificate"
+# What referrers with signatures are listed as; `cosign save` says "sigs" of an entry of index.json and no more.
+_SIGNATURE_TYPES = ("application/vnd.dev.cosign.artifact.sig.v1+json", "application/vnd.dev.sigstore.bundle")
+_BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle"
+_IN_TOTO_TYPE = "application/vnd.in-toto+json"
+_SIGN_PREDICATE = "https://sigstore.dev/cosign/sign/v1"
+# A payload has some hundred bytes, a bundle a few kilobytes.
+_MAX_PAYLOAD_BYTES = 1024 * 1024
+# Whoever may push may push signatures without end; nobody honest has so many on one image.
+_MAX_SIGNATURES = 256
+_MIN_RSA_BITS = 2048
+_MAX_KEY_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationKey:
+    """A public key.
+
+    Args:
+        place: where it comes from, for messages.
+        key: of the library that does the arithmetic.
+    """
+
+    place: str
+    key: PublicKeyTypes
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> VerificationKey:
+        """Return the key in a file: PEM, as ``cosign.pub`` is; ECDSA, RSA or Ed25519.
+
+        Raises:
+            UsageError: it is no such key.
+            OSError: the file can't be read.
+        """
+        with open(path, "rb") as file:
+            return cls.parse(file.read(_MAX_KEY_BYTES), os.fspath(path))
+
+    @classmethod
+    def parse(cls, pem: bytes, place: str) -> VerificationKey:
+        """Return the key in ``pem``; see `read`."""
+        try:
+            from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 - few check signatures
+            from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa  # noqa: PLC0415
+            from cryptography.hazmat.primitives.serialization import load_pem_public_key  # noqa: PLC0415
+        except ImportError as error:
+            raise OciexportError(
+                "signatures: expected the library cryptography, it is not installed",
+                hint="pip install 'ociexport[signatures]'",
+            ) from error
+        if b"PRIVATE KEY" in pem:
+            raise UsageError(
+                f"key {quoted(place)}: expected a public key, got a private one",
+                hint="take cosign.pub; whoever has the private key can sign",
+            )
+        try:
+            key = load_pem_public_key(pem)
+        except (ValueError, UnsupportedAlgorithm) as error:
+            what = "a certificate" if b"CERTIFICATE" in pem else "something else"
+            raise UsageError(f"key {quoted(place)}: expected a public key in PEM, got {what}") from error
+        if isinstance(key, rsa.RSAPublicKey) and key.key_size < _MIN_RSA_BITS:
+            raise UsageError(f"key {quoted(place)}: expected at least {_MIN_RSA_BITS} bits, got {key.key_size}")
+        if not isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey):
+            raise UsageError(f"key {quoted(place)}: expected ECDSA, RSA or Ed25519, got another kind")
+        return cls(place, key)
+
+    def has_signed(self, content: bytes, signature: bytes) -> bool:
+        """Whether ``signature`` is this key's, over ``content``."""
+        from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - as in `parse`
+        from cryptography.hazmat.primitives import hashes  # noqa: PLC0415
+        from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa  # noqa: PLC0415
+
+        key = self.key
+        with suppress(InvalidSignature):
+            if isinstance(key, ec.EllipticCurvePublicKey):
+                return _is_ecdsa_signature(key, content, signature)
+            if isinstance(key, rsa.RSAPublicKey):
+                key.verify(signature, content, padding.PKCS1v15(), hashes.SHA256())
+            else:
+                key.verify(signature, content)  # type: ignore[union-attr, call-arg] # Ed25519, as `parse` has seen to
+            return True
+        return False
+
+
+def _is_ecdsa_signature(key: object, content: bytes, signature: bytes) -> bool:
+    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - as in `VerificationKey.parse`
+    from cryptography.hazmat.primitives import hashes  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
+
+    # cosign hashed for every curve with SHA-256, and later with what fits the curve.
+    for algorithm in (hashes.SHA256(), hashes.SHA384(), hashes.SHA512()):
+        with suppress(InvalidSignature):
+            key.verify(signature, content, ec.ECDSA(algorithm))  # type: ignore[attr-defined] # an elliptic curve's
+            return True
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class SignaturePolicy:
+    """Which signatures an image must have.
+
+    Args:
+        keys: a signature by any of them is enough.
+    """
+
+    keys: tuple[VerificationKey, ...]
+
+    def find(self, source: ImageSource, digest: Digest, reasons: list[str]) -> bool:
+        """Whether there is a good signature of ``digest``; what is wrong with the others goes to ``reasons``.
+
+        Raises:
+            RegistryError: the registry does not tell what there is.
+        """
+        if not isinstance(source, CompanionSource):
+            reasons.append("this kind of archive keeps none")
+            return False
+        for number, statement in enumerate(_statements_of(source, digest, reasons)):
+            if number == _MAX_SIGNATURES:
+                reasons.append(f"more than {_MAX_SIGNATURES} signatures, the others were not looked at")
+                return False
+            reason = statement.flaw(digest, self.keys)
+            if reason is None:
+                return True
+            reasons.append(reason)
+        return False
+
+
+class SignedSource:
+    """An image that is given out only with a good signature: an `ImageSource` around another.
+
+    1. A signature of an index covers all that the index names by digest, as it does for cosign: indexes within it,
+       their manifests, and attestations.
+    2. An index without a signature is given out, since it may lead to manifests that are signed. Nothing else is: each
+       manifest that is asked for must then have its own signature, for every platform. ``cosign sign --recursive``
+       makes these.
+
+    What is covered is known by digest, so that a tag that leads elsewhere the next time is checked again.
+
+    Args:
+        source: the image; closed with this one.
+        policy: whose signature it must have.
+    """
+
+    def __init__(self, source: ImageSource, policy: SignaturePolicy) -> None:
+        self._source = source
+        self._policy = policy
+        self._covered: set[Digest] = set()
+        self._reasons: list[str] = []
+
+    @property
+    def display_name(self) -> str:
+        """How messages call the image."""
+        return self._source.display_name
+
+    @property
+    def image_name(self) -> ImageName:
+        """What a copy of the image is to be called."""
+        return self._source.image_name
+
+    @property
+    def wrapped(self) -> ImageSource:
+        """The image, signed or not."""
+        return self._source
+
+    @property
+    def served_by(self) -> Mapping[Digest, str]:
+        """Which host gave which manifest or blob."""
+        return servers_of(self._source)
+
+    @property
+    def credentials(self) -> str | None:
+        """Whom the image was asked for as."""
+        return credentials_of(self._source)
+
+    def fetch_manifest(self, descriptor: Descriptor | None = None) -> ReceivedManifest:
+        """Return a manifest that is signed, or an index; see `ImageSource`.
+
+        Raises:
+            SignatureError: there is no good signature of the manifest, nor of what led to it.
+        """
+        received = self._source.fetch_manifest(descriptor)
+        index = _index_of(received, descriptor)
+        reasons: list[str] = []
+        if received.digest in self._covered or self._policy.find(self._source, received.digest, reasons):
+            self._covered |= {received.digest, *(entry.digest for entry in (index.manifests if index else ()))}
+            return received
+        if descriptor is None:
+            self._reasons = reasons
+        if index is not None:
+            return received
+        places = ", ".join(quoted(key.place) for key in self._policy.keys)
+        found = "; ".join(dict.fromkeys([*self._reasons, *reasons])) or "there is none"
+        raise SignatureError(
+            f"{self.display_name}: manifest {received.digest}: expected a signature by the key in {places}: {found}"
+        )
+
+    def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
+        """Return the blob's bytes; its digest stands in a manifest that is signed."""
+        return self._source.open_blob(descriptor, offset)
+
+    def close(self) -> None:
+        """Close the image."""
+        self._source.close()
+
+
+def _index_of(received: ReceivedManifest, descriptor: Descriptor | None) -> Index | None:
+    """Return the index that was received; None for whatever else some reader may take it for."""
+    types = (received.media_type, (descriptor.media_type if descriptor is not None else "") or received.media_type)
+    if any(is_schema1(received.raw, media_type) for media_type in types):
+        return None
+    with suppress(InvalidImageError):
+        document = parse_document(received.raw, types[1], received.digest)
+        return document if isinstance(document, Index) else None
+    return None
+
+
+def require_signature(source: ImageSource, policy: SignaturePolicy | None) -> ImageSource:
+    """Return ``source`` as it is, or where there is a policy, one that gives out only what is signed.
+
+    What is signed is the image as it is published, before it is converted.
+    """
+    if policy is None:
+        return source
+    if isinstance(source, ConvertedSource):
+        return source.around(SignedSource(source.published, policy))
+    return SignedSource(source, policy)
+
+
+@dataclass(frozen=True, slots=True)
+class _Statement:
+    """Something that was signed.
+
+    Args:
+        content: the bytes that the signature is over.
+        signature: None where there was none to be read.
+        named: digests that the content names; None where it is no statement about an image.
+        is_keyless: whether it came with a certificate.
+    """
+
+    content: bytes
+    signature: bytes | None
+    named: frozenset[str] | None
+    is_keyless: bool
+
+    def flaw(self, digest: Digest, keys: Sequence[VerificationKey]) -> str | None:
+        """Return why this is no signature of ``digest``; None if it is one."""
+        if self.signature is None or self.named is None:
+            return "a signature that can't be read"
+        signature = self.signature
+        if not any(key.has_signed(self.content, signature) for key in keys):
+            if self.is_keyless:
+                return "a signature with a certificate (keyless), which is not checked"
+            return "a signature by another key, or of altered content"
+        if str(digest) not in self.named:
+            return f"a signature of {', '.join(map(quoted, sorted(self.named))) or 'nothing'}"
+        return None
+
+
+def _statements_of(source: CompanionSource, digest: Digest, reasons: list[str]) -> Iterator[_Statement]:
+    """Yield what was signed about ``digest``, or says so; what can't be read is told in ``reasons``."""
+    for manifest in _signature_manifests(source, digest, reasons):
+        for layer in manifest.layers:
+            try:
+                if layer.media_type == _SIMPLE_SIGNING:
+                    yield _read_simple_signing(source, layer)
+                elif layer.media_type.startswith(_BUNDLE_TYPE):
+                    yield _read_bundle(source, layer)
+            except (InvalidImageError, NotFoundError) as error:
+                reasons.append(f"a signature that can't be read ({error})")
+
+
+def _signature_manifests(source: CompanionSource, digest: Digest, reasons: list[str]) -> Iterator[Manifest]:
+    tag = signature_tag(digest)
+    budget = DocumentBudget(f"{source.display_name}: signatures")
+    for received in source.fetch_tagged(tag) if tag is not None else ():
+        budget.take(received.raw)
+        document = parse_document(received.raw, received.media_type, received.digest)
+        if isinstance(document, Manifest):
+            yield document
+    for descriptor in source.fetch_referrers(digest, budget):
+        if descriptor.artifact_type and not descriptor.artifact_type.startswith(_SIGNATURE_TYPES):
+            continue
+        budget.take_size(min(descriptor.size, MAX_MANIFEST_BYTES))
+        yield from _read_referrer(source, descriptor, reasons)
+
+
+def _read_referrer(source: CompanionSource, descriptor: Descriptor, reasons: list[str]) -> Iterator[Manifest]:
+    """Yield the manifest of a referrer, or those in an index that `cosign save` wrote."""
+    try:
+        received = source.fetch_manifest(descriptor)
+        document = parse_document(received.raw, descriptor.media_type or received.media_type, received.digest)
+    except (InvalidImageError, NotFoundError) as error:
+        reasons.append(f"a signature that can't be read ({error})")
+        return
+    if not isinstance(document, Index):
+        yield document
+
+
+def _read_simple_signing(source: ImageSource, layer: Descriptor) -> _Statement:
+    content = read_small_blob(source, layer, _MAX_PAYLOAD_BYTES, f"signature payload {layer.digest}")
+    signature = _decoded(layer.annotations.get(_SIGNATURE_ANNOTATION))
+    critical = parse_json_object(content, where=f"signature payload {layer.digest}").object("critical")
+    named = None
+    if critical.text("type") == _SIMPLE_SIGNING_KIND:
+        named = frozenset({critical.object("image").text("docker-manifest-digest")})
+    return _Statement(content, signature, named, _CERTIFICATE_ANNOTATION in layer.annotations)
+
+
+def _read_bundle(source: ImageSource, layer: Descriptor) -> _Statement:
+    where = f"signature bundle {layer.digest}"
+    raw = read_small_blob(source, layer, _MAX_PAYLOAD_BYTES, where)
+    bundle = parse_json_object(raw, where=where)
+    envelope = bundle.object("dsseEnvelope")
+    kind = envelope.text("payloadType")
+    payload = _decoded(envelope.text("payload")) or b""
+    signatures = [_decoded(item.text("sig")) for item in envelope.objects("signatures")]
+    named = _subjects_of(parse_json_object(payload, where=where)) if kind == _IN_TOTO_TYPE else None
+    content = b"DSSEv1 %d %s %d %s" % (len(kind.encode()), kind.encode(), len(payload), payload)
+    material = bundle.optional_object("verificationMaterial")
+    is_keyless = material is not None and material.optional_object("publicKey") is None
+    return _Statement(content, signatures[0] if signatures else None, named, is_keyless)
+
+
+def _subjects_of(statement: JsonObject) -> frozenset[str] | None:
+    """Return the digests that a statement of a signature is about; None for one about something else."""
+    if statement.text("predicateType") != _SIGN_PREDICATE:
+        return None
+    named = set()
+    for subject in statement.objects("subject"):
+        digests = subject.text_map("digest")
+        for algorithm, encoded in digests.items():
+            with suppress(InvalidDigestError):
+                named.add(str(Digest.parse(f"{algorithm}:{encoded}")))
+    return frozenset(named)
+
+
+def _decoded(text: str | None) -> bytes | None:
+    try:
+        return base64.b64decode(text, validate=True) if text is not None else None
+    except (binascii.Error, ValueError):
+        return None

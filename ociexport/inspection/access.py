@@ -1,0 +1,98 @@
+"""The image that is looked at: of several platforms one, with its layers and the steps that made them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ociexport.images.resolve import read_layers, resolve_manifest
+from ociexport.images.signatures import SignaturePolicy, require_signature
+from ociexport.images.source import ImageSource
+from ociexport.inspection.inspect import history_of, pair_history
+from ociexport.layers.limits import Limits
+from ociexport.spec.descriptor import HistoryEntry, Layer, Platform
+from ociexport.spec.platforms import host_platform
+from ociexport.system.progress.protocol import SILENT, Progress
+from ociexport.transfer.sources.names import open_source
+
+if TYPE_CHECKING:
+    from ociexport.registry.options import RegistryOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How an image is come by.
+
+    Args:
+        platform: of several the one to look at; None for this machine's.
+        progress: told which layers are read.
+        registry: how registries are reached, for an image that is given by name.
+        signatures: which signatures the image must have.
+        limits: how large it may be.
+    """
+
+    platform: Platform | None = None
+    progress: Progress = SILENT
+    registry: RegistryOptions | None = None
+    signatures: SignaturePolicy | None = None
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True)
+class OriginLayer:
+    """A layer, and the step that made it.
+
+    Args:
+        step: None where the image's history does not tell.
+    """
+
+    layer: Layer
+    step: HistoryEntry | None
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """An image whose layers can be read.
+
+    Args:
+        origins: the layers, lowest first.
+    """
+
+    source: ImageSource
+    origins: tuple[OriginLayer, ...]
+    access: Access
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers, lowest first."""
+        return tuple(origin.layer for origin in self.origins)
+
+
+@contextmanager
+def opened(image: str | ImageSource, access: Access | None) -> Iterator[Subject]:
+    """Give the image that is meant; no layer is read yet.
+
+    Args:
+        image: a reference, the name of a layout or archive, or an open source, which stays open.
+
+    Raises:
+        NotFoundError, RegistryError, NoMatchingPlatformError: the image is not to be had.
+        InvalidImageError: a document breaks the specification.
+        SignatureError: it is not signed as it must be.
+    """
+    access = access or Access()
+    if not isinstance(image, str):
+        yield _subject_of(image, access)
+        return
+    with closing(open_source(image, options=access.registry, progress=access.progress)) as source:
+        yield _subject_of(source, access)
+
+
+def _subject_of(source: ImageSource, access: Access) -> Subject:
+    source = require_signature(source, access.signatures)
+    manifest = resolve_manifest(source, access.platform or host_platform()).manifest
+    config, layers = read_layers(source, manifest)
+    history = pair_history(config.history, len(layers))
+    return Subject(source, tuple(OriginLayer(layer, history_of(history, layer.number)) for layer in layers), access)

@@ -1,0 +1,136 @@
+"""Layers read from the top down, until a question about the tree has a certain answer.
+
+A layer is always read to its end: what stands later in a tar replaces what stood before, and its digests are known only
+there. The layers below the one that settles the question are not opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from ociexport.errors import InvalidImageError, locating
+from ociexport.inspection.access import Subject
+from ociexport.layers.apply import LayerApplier
+from ociexport.layers.changes import ChangeKind, ChangeRecorder, LayerChange, replay
+from ociexport.layers.limits import NameBudget
+from ociexport.layers.partial_tree import PartialTree, UnreadLayerError
+from ociexport.rootfs.disk.metadata import Losses
+
+T = TypeVar("T")
+
+# Each try to answer applies all that was read again. Where many layers look as if they settled the question and do not,
+# only so many times what was read is applied, beside some for short layers; the last try, with all, is always made.
+_MAX_REPLAYED_SHARE = 3
+_FREE_REPLAYS = 100_000
+
+_DOING = "reading"
+
+
+class TopDownReader:
+    """Reads the layers of one image, and remembers what they said.
+
+    Args:
+        subject: the image.
+        recorder: keeps what each layer says.
+    """
+
+    def __init__(self, subject: Subject, recorder: ChangeRecorder | None = None) -> None:
+        self._subject = subject
+        self._recorder = recorder or ChangeRecorder(NameBudget(subject.access.limits))
+        self._applier = LayerApplier(self._recorder, subject.access.limits, Losses())
+        # What the layers that were read say, the lowest of them first.
+        self._changes: list[list[LayerChange]] = []
+        self._read = 0
+        self._replayed = 0
+
+    @property
+    def lowest(self) -> int:
+        """Number of the lowest layer that was read."""
+        return len(self._subject.layers) - len(self._changes) + 1
+
+    def read_all(self) -> None:
+        """Read all layers, the next one being fetched while one is read.
+
+        Raises:
+            InvalidImageError: one breaks the specification, its digest or a limit.
+        """
+        access = self._subject.access
+        self._applier.apply_some(self._subject.source, self._subject.layers, access.progress, doing=_DOING)
+        self._changes = self._recorder.changes[:]
+
+    def ask(self, question: Callable[[PartialTree], T]) -> T:
+        """Return the certain answer, having read as many layers as it needs.
+
+        Args:
+            question: raises `UnreadLayerError` where the tree that it gets does not tell.
+
+        Raises:
+            InvalidImageError: a layer that was read breaks the specification, its digest or a limit.
+        """
+        obstacle: _Obstacle | None = None
+        while self.lowest > 1:
+            self._read_next()
+            if obstacle is not None and not obstacle.may_be_settled_by(self._changes[0]):
+                continue
+            if self.lowest > 1 and self._replayed <= _MAX_REPLAYED_SHARE * self._read + _FREE_REPLAYS:
+                tree = self.new_tree()
+                try:
+                    return self._answer(tree, question)
+                except UnreadLayerError as error:
+                    obstacle = _Obstacle(tree, error)
+                except InvalidImageError:
+                    # The layers below may have what is missing.
+                    obstacle = None
+        return self._answer(self.new_tree(), question)
+
+    def new_tree(self) -> PartialTree:
+        """Return what the layers that were read are to be applied to."""
+        limits = self._subject.access.limits
+        return PartialTree(NameBudget(limits), self.lowest, max_depth=limits.max_depth, max_steps=limits.max_steps)
+
+    def replay(self, tree: PartialTree) -> Iterator[tuple[int, LayerChange]]:
+        """Apply the layers that were read to ``tree``; yield the layer's number and each change when it is made."""
+        for number, changes in enumerate(self._changes, start=self.lowest):
+            with locating(str(self._subject.layers[number - 1])):
+                for change in replay(changes, tree):
+                    yield number, change
+        self._applier.finish(tree)
+
+    def _answer(self, tree: PartialTree, question: Callable[[PartialTree], T]) -> T:
+        for _ in self.replay(tree):
+            self._replayed += 1
+        return question(tree)
+
+    def _read_next(self) -> None:
+        layers, access = self._subject.layers, self._subject.access
+        layer = layers[self.lowest - 2]
+        self._applier.apply_some(self._subject.source, (layer,), access.progress, doing=_DOING)
+        self._changes.insert(0, self._recorder.changes[-1])
+        self._read += len(self._changes[0])
+
+
+class _Obstacle:
+    """Why a question has no answer yet. What may settle it is worth a try; what is missed costs one layer more.
+
+    Args:
+        tree: that could not tell.
+        error: what it said.
+    """
+
+    def __init__(self, tree: PartialTree, error: UnreadLayerError) -> None:
+        self._settling = set(tree.unsettled)
+        if error.name is not None:
+            self._settling.add(error.name)
+        # What takes the place of a directory, or of one above, or hides it, hides all that layers below have in it.
+        self._closing = set(error.directory.path.split(b"/"))
+
+    def may_be_settled_by(self, changes: list[LayerChange]) -> bool:
+        """Whether a layer that says this has an entry which may make known what was not."""
+        for change in changes:
+            name = change.path.rpartition(b"/")[2]
+            if name in self._settling or change.kind is ChangeKind.OPAQUE:
+                return True
+            if change.kind is not ChangeKind.DIRECTORY and name in self._closing:
+                return True
+        return False

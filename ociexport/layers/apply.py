@@ -1,0 +1,318 @@
+"""Layers in order onto whatever takes them: a tree on disk, a tree in memory, a tar that is written.
+
+Spec: image-spec 1.1 layer.md, "Applying Changesets", "Whiteouts".
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from typing import Protocol
+
+from ociexport.errors import InvalidImageError, LimitExceededError
+from ociexport.images.source import ImageSource
+from ociexport.layers.limits import Limits
+from ociexport.layers.paths import (
+    AUFS_LINKS,
+    OPAQUE_WHITEOUT,
+    WHITEOUT_META_PREFIX,
+    WHITEOUT_PREFIX,
+    ImagePath,
+    parse_image_path,
+    quoted_path,
+    verify_symlink_target,
+)
+from ociexport.layers.selection import PathSelection
+from ociexport.layers.stream import LayerStream
+from ociexport.layers.tar.reader import Entry, EntryType, TarReader, verify_device
+from ociexport.rootfs.disk.metadata import Losses
+from ociexport.spec.descriptor import Layer
+from ociexport.system.progress.protocol import Progress
+
+# What the kernel says to names and links that only an archive can have brought, not the disk.
+_ARCHIVE_ERRORS = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.EMLINK})
+
+
+# Members of an enumeration take longer to look up than names of a module.
+_FILE, _DIRECTORY, _SYMLINK = EntryType.FILE, EntryType.DIRECTORY, EntryType.SYMLINK
+_HARD_LINK = EntryType.HARD_LINK
+# What a byte of data takes on nearly all file systems.
+_BLOCK_BYTES = 4096
+# How many devices that could not be made are remembered for hard links to them, and paths of how many bytes.
+_MAX_SKIPPED_DEVICES, _MAX_SKIPPED_PATH_BYTES = 10_000, 1024
+
+
+class LayerTarget(Protocol):
+    """What layers are applied to; `Rootfs` documents each call."""
+
+    def begin_layer(self) -> None: ...
+
+    def make_directory(self, path: ImagePath, entry: Entry) -> None: ...
+
+    def write_file(self, path: ImagePath, entry: Entry, data: Iterator[memoryview]) -> None: ...
+
+    def make_symlink(self, path: ImagePath, entry: Entry) -> None: ...
+
+    def make_hard_link(self, path: ImagePath, target: ImagePath) -> None: ...
+
+    def make_device(self, path: ImagePath, entry: Entry) -> None: ...
+
+    def hide(self, path: ImagePath) -> None: ...
+
+    def hide_children(self, path: ImagePath) -> None: ...
+
+
+class LayerTar(Protocol):
+    """The tar of one layer.
+
+    Attributes:
+        tar_bytes: how many came by.
+        failure: what went wrong in the stream itself, and so is no fault of the entry that was being read.
+    """
+
+    @property
+    def tar_bytes(self) -> int: ...
+
+    @property
+    def failure(self) -> InvalidImageError | None: ...
+
+    def __iter__(self) -> Iterator[bytes]: ...
+
+    def count_blocks(self, block_bytes: int) -> None: ...
+
+    def verify_diff_id(self) -> None: ...
+
+
+class LayerApplier:
+    """Applies layers to a target, one after another.
+
+    Args:
+        target: takes what the entries say.
+        limits: how much of it there may be.
+        losses: counts what is left out.
+        selection: which paths are applied; None for all.
+        placeholder_devices: devices that can't be made become empty files.
+        refused: told of each entry that can't be applied, which is left out then; None to raise the first. What is
+            beyond a limit is raised in any case.
+    """
+
+    def __init__(
+        self,
+        target: LayerTarget,
+        limits: Limits,
+        losses: Losses,
+        *,
+        selection: PathSelection | None = None,
+        placeholder_devices: bool = False,
+        refused: Callable[[InvalidImageError], None] | None = None,
+    ) -> None:
+        self._target = target
+        self._limits = limits
+        self._placeholder_devices = placeholder_devices
+        self._selection = selection
+        self._losses = losses
+        self._refused = refused
+        # Hard links to them can't be made either.
+        self._skipped_devices: set[ImagePath] = set()
+        self._has_aufs_links = False
+        self.metadata_bytes = 0
+        # Each segment of a sparse file takes a block of the disk, which its few bytes in the tar do not show.
+        self.block_bytes = 0
+        self.entries = 0
+        self.tar_bytes = 0
+
+    def apply_all(
+        self, source: ImageSource, layers: Sequence[Layer], progress: Progress, *, doing: str = "unpacking"
+    ) -> None:
+        """Apply all ``layers`` of an image, lowest first; see `apply_some`."""
+        self.apply_some(source, layers, progress, doing=doing)
+        self.finish(self._target)
+
+    def apply_some(
+        self, source: ImageSource, layers: Sequence[Layer], progress: Progress, *, doing: str = "unpacking"
+    ) -> None:
+        """Apply ``layers`` in this order, each verified; an error says which layer it is about.
+
+        Args:
+            doing: what people are told that is done.
+        """
+        with progress.phase(doing, sum(layer.descriptor.size for layer in layers)):
+            for layer, stream in _streams_ahead(source, layers, progress, self._limits, doing):
+                with _locating_layer(layer, stream):
+                    self.apply(stream)
+
+    def finish(self, target: LayerTarget) -> None:
+        """Hide from ``target``, which all layers were applied to, what was there for the sake of others only."""
+        if self._has_aufs_links:
+            # As by one more layer: the names that layers gave to these files stay.
+            target.begin_layer()
+            target.hide(AUFS_LINKS)
+
+    def apply(self, stream: LayerTar) -> None:
+        """Apply one layer's changes and verify that they were the right ones.
+
+        Whiteouts hide only what lower layers left, wherever they stand in the tar.
+
+        Raises:
+            UnsafeEntryError: an entry would act outside the tree; that entry was not applied.
+            DigestMismatchError: known only at the end, so the tree is then spoilt; the caller discards it.
+
+        Spec: image-spec 1.1 layer.md, "Applying Changesets", "Whiteouts".
+        """
+        limits = self._limits
+        max_entries, max_tar_bytes = limits.max_entries, limits.max_bytes - self.tar_bytes
+        self._target.begin_layer()
+        reader = TarReader(iter(stream), max_extended_header_bytes=limits.max_extended_header_bytes)
+        for entry in reader:
+            self.entries += 1
+            if self.entries > max_entries or stream.tar_bytes > max_tar_bytes:
+                limits.verify_totals(self.entries, self.tar_bytes + stream.tar_bytes)
+            try:
+                if entry.segments is not None:
+                    self._count_blocks(entry, stream)
+                self._apply_entry(entry, reader)
+            except InvalidImageError as error:
+                if error is stream.failure:
+                    raise
+                error.add_place(f"entry {quoted_path(entry.name)}")
+                if self._refused is None or isinstance(error, LimitExceededError):
+                    raise
+                self._refused(error)
+            except OSError as error:
+                if isinstance(error.filename, str):
+                    raise  # what is written to, such as standard output, has named itself; names in trees are bytes
+                if error.errno not in _ARCHIVE_ERRORS:
+                    error.filename = _placed(error.filename, entry.name)
+                    raise
+                raise InvalidImageError(f"entry {quoted_path(entry.name)}: {error.strerror}") from error
+        reader.drain()
+        stream.verify_diff_id()
+        self.tar_bytes += stream.tar_bytes
+
+    def _apply_entry(self, entry: Entry, reader: TarReader) -> None:
+        name = entry.name
+        if len(name) > 256 or entry.xattrs is not None or len(entry.link_name) > 256:
+            self._count_metadata(entry)
+        path = parse_image_path(name)
+        if WHITEOUT_PREFIX in name and self._apply_whiteout(path, entry, reader):
+            return
+        if self._selection is not None and not self._selection.takes(path):
+            return
+        kind = entry.type
+        if kind is _FILE:
+            self._target.write_file(path, entry, reader.read_data())
+        elif kind is _DIRECTORY:
+            self._target.make_directory(path, entry)
+        elif kind is _SYMLINK:
+            verify_symlink_target(entry.link_name)
+            self._target.make_symlink(path, entry)
+        elif kind is _HARD_LINK:
+            self._make_hard_link(path, parse_image_path(entry.link_name))
+        else:
+            self._make_device(path, entry)
+
+    def _count_metadata(self, entry: Entry) -> None:
+        self._limits.verify_path(entry.name)
+        xattrs = entry.xattrs or {}
+        self.metadata_bytes += len(entry.name) + len(entry.link_name)
+        self.metadata_bytes += sum(len(name) + len(value) for name, value in xattrs.items())
+        self._limits.verify_metadata(self.metadata_bytes)
+
+    def _count_blocks(self, entry: Entry, stream: LayerTar) -> None:
+        self._limits.verify_sparse_size(entry.size)
+        block_bytes = _BLOCK_BYTES * len(entry.segments or ())
+        stream.count_blocks(block_bytes)
+        self.block_bytes += block_bytes
+        self._limits.verify_totals(self.entries, self.tar_bytes + stream.tar_bytes + self.block_bytes)
+
+    def _apply_whiteout(self, path: ImagePath, entry: Entry, reader: TarReader) -> bool:
+        """Hide what a whiteout says; returns False for an ordinary path that only looks like one.
+
+        Spec: image-spec 1.1 layer.md, "Whiteouts", "Opaque Whiteout".
+        """
+        parent, slash, name = path.rpartition(b"/")
+        if name == OPAQUE_WHITEOUT:
+            self._target.hide_children(ImagePath(parent))
+            return True
+        if parent == AUFS_LINKS and entry.type is EntryType.FILE:
+            # Hard links to it follow; moby makes a copy for each, and the files share one inode again here.
+            self._has_aufs_links = True
+            self._target.write_file(path, entry, reader.read_data())
+            return True
+        if any(part.startswith(WHITEOUT_META_PREFIX) for part in path.split(b"/")):
+            return True  # AUFS's own bookkeeping, which means nothing elsewhere
+        if not name.startswith(WHITEOUT_PREFIX):
+            return False
+        hidden = name.removeprefix(WHITEOUT_PREFIX)
+        if hidden in (b"", b".", b".."):
+            raise InvalidImageError("whiteout: expected a name after '.wh.', got none")
+        self._target.hide(ImagePath(parent + slash + hidden))
+        return True
+
+    def _make_hard_link(self, path: ImagePath, target: ImagePath) -> None:
+        is_aufs_link = target.startswith(AUFS_LINKS + b"/")
+        if self._selection is not None and not (is_aufs_link or self._selection.takes(target)):
+            # The file's content went by under a name that was not wanted.
+            self._losses.hard_links += 1
+            return
+        try:
+            self._target.make_hard_link(path, target)
+        except InvalidImageError:
+            if target not in self._skipped_devices:
+                raise
+            self._remember_skipped(path)
+
+    def _make_device(self, path: ImagePath, entry: Entry) -> None:
+        verify_device(entry)
+        try:
+            self._target.make_device(path, entry)
+        except PermissionError:
+            if not self._placeholder_devices:
+                self._losses.devices += 1
+                self._remember_skipped(path)
+                return
+            self._target.write_file(path, entry, iter(()))
+            self._losses.placeholders += 1
+
+    def _remember_skipped(self, path: ImagePath) -> None:
+        if len(self._skipped_devices) < _MAX_SKIPPED_DEVICES and len(path) <= _MAX_SKIPPED_PATH_BYTES:
+            self._skipped_devices.add(path)
+
+
+def _streams_ahead(
+    source: ImageSource, layers: Sequence[Layer], progress: Progress, limits: Limits, doing: str
+) -> Iterator[tuple[Layer, LayerStream]]:
+    """Yield each layer's stream; while one is applied, the next is already being fetched and inflated."""
+    with ExitStack() as stack:
+        following: LayerStream | None = None
+        for number, layer in enumerate(layers):
+            stream = following or stack.enter_context(closing(LayerStream(source, layer, progress, limits, doing)))
+            following = None
+            if number + 1 < len(layers):
+                following = stack.enter_context(
+                    closing(LayerStream(source, layers[number + 1], progress, limits, doing))
+                )
+            yield layer, stream
+            stream.close()
+
+
+def _placed(file_name: object, path: bytes) -> bytes:
+    """Return the path of the entry that an error of the disk was about, which calls by descriptor have one name of."""
+    if isinstance(file_name, bytes) and file_name.startswith(b"xattr "):
+        return path + b": " + file_name
+    return path
+
+
+@contextmanager
+def _locating_layer(layer: Layer, stream: LayerStream) -> Iterator[None]:
+    """Say of an error which layer it is about, and look first whether the blob is what it should be at all."""
+    try:
+        try:
+            yield
+        except InvalidImageError as error:
+            stream.verify_blob_after(error)
+            raise
+    except InvalidImageError as error:
+        error.add_place(str(layer))
+        raise

@@ -1,0 +1,99 @@
+"""Which paths of an image are unpacked: ``--include`` and ``--exclude``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ociexport.errors import UsageError, quoted
+from ociexport.layers.paths import ImagePath
+
+_SPECIAL = re.compile(rb"[*?\[]")
+
+
+@dataclass(frozen=True, slots=True)
+class PathSelection:
+    """A choice of paths by shell patterns, matched against names as the layers write them, links not followed.
+
+    ``*`` and ``?`` stay within one name, ``**`` crosses slashes, ``[…]`` is a set. A pattern that fits a directory fits
+    all that is in it. Without includes everything is included; what is excluded is left out although it is included.
+
+    Args:
+        includes: patterns, without a leading slash.
+        excludes: the same.
+    """
+
+    includes: tuple[re.Pattern[bytes], ...]
+    excludes: tuple[re.Pattern[bytes], ...]
+    parents: frozenset[bytes]
+
+    @classmethod
+    def parse(cls, includes: tuple[str, ...], excludes: tuple[str, ...]) -> PathSelection | None:
+        """Return the choice that patterns mean; None where there are none, which is everything.
+
+        Raises:
+            UsageError: a pattern is empty, or a set in it does not end.
+        """
+        if not includes and not excludes:
+            return None
+        parents: set[bytes] = set()
+        for pattern in includes:
+            parents.update(_fixed_parents(_stripped(pattern)))
+        return cls(tuple(map(_compile, includes)), tuple(map(_compile, excludes)), frozenset(parents))
+
+    def takes(self, path: ImagePath) -> bool:
+        """Whether ``path`` is to be unpacked; directories that lead to what is included are."""
+        if any(pattern.match(path) for pattern in self.excludes):
+            return False
+        return not self.includes or path in self.parents or any(pattern.match(path) for pattern in self.includes)
+
+
+def _stripped(pattern: str) -> bytes:
+    stripped = pattern.removeprefix("./").strip("/")
+    if not stripped:
+        raise UsageError(f"pattern {quoted(pattern)}: expected the path of something in the image")
+    return stripped.encode("utf-8", "surrogateescape")
+
+
+def _fixed_parents(pattern: bytes) -> set[bytes]:
+    """Return the root and the directories that any match of ``pattern`` is in: those before its first special sign."""
+    parts = pattern.split(b"/")[:-1]
+    parents = {b""}
+    for number, part in enumerate(parts, start=1):
+        if _SPECIAL.search(part):
+            break
+        parents.add(b"/".join(parts[:number]))
+    return parents
+
+
+def _compile(pattern: str) -> re.Pattern[bytes]:
+    text = _stripped(pattern)
+    # What stands between two signs that cross slashes.
+    parts = [b""]
+    position = 0
+    while position < len(text):
+        sign = text[position : position + 1]
+        if text.startswith(b"**", position):
+            parts.append(b"")
+            position += 2
+            continue
+        if sign == b"[":
+            end = text.find(b"]", position + 2)
+            if end < 0:
+                raise UsageError(f"pattern {quoted(pattern)}: expected a ']' after '['")
+            members = text[position + 1 : end]
+            negation = b"^" if members[:1] in (b"!", b"^") else b""
+            members = members[len(negation) :]
+            parts[-1] += b"(?!/)[" + negation + re.sub(rb"([\\\[\]^&~|])", rb"\\\1", members) + b"]"
+            position = end + 1
+            continue
+        parts[-1] += {b"*": b"[^/]*?", b"?": b"[^/]"}.get(sign) or re.escape(sign)
+        position += 1
+    try:
+        # The first place where a part fits is as good as any later one, so that no path, of thousands of names as an
+        # image may have them, is tried in more than one way.
+        parts[-1] += rb"(?:/|\Z)"
+        following = b"".join(b"(?>.*?%b)" % part for part in parts[1:])
+        return re.compile(parts[0] + following, re.DOTALL)
+    except re.error as error:
+        raise UsageError(f"pattern {quoted(pattern)}: {error}") from error

@@ -1,0 +1,86 @@
+"""Numbers and checksums in tar headers.
+
+Spec: POSIX.1-2017 pax, "ustar Interchange Format"; GNU tar manual, "Basic Tar Format", for base-256.
+"""
+
+from __future__ import annotations
+
+import zlib
+from functools import lru_cache
+
+from ociexport.errors import InvalidImageError
+from ociexport.layers.paths import quoted_path
+
+
+def parse_number(field: bytes, name: str) -> int:
+    """Return the number in a header field: octal text, or GNU's base-256 for what octal can't hold.
+
+    Raises:
+        InvalidImageError: it is neither.
+    """
+    # As nearly all programs write it: digits to the last byte but one.
+    digits = field[:-1]
+    if digits.isdigit() and field[-1] in (0x00, 0x20):
+        try:
+            return int(digits, 8)
+        except ValueError:  # an 8 or a 9
+            pass
+    if field[0] & 0x80:
+        # The first bit marks the format, the second is the sign of a two's complement number.
+        bits = 8 * len(field) - 1
+        value = int.from_bytes(field, "big") & ((1 << bits) - 1)
+        return value - (1 << bits) if field[0] & 0x40 else value
+    text = field.partition(b"\0")[0].strip(b" ")
+    if not text:
+        return 0
+    # int() would take signs, underscores and other blanks, which no tar program writes.
+    if text.strip(b"01234567"):
+        raise InvalidImageError(f"tar: header field {name}: expected an octal number, got {quoted_path(field)}")
+    return int(text, 8)
+
+
+# Owners, modes, times and checksums repeat from entry to entry; looking one up costs a fraction of parsing it.
+@lru_cache(maxsize=4096)
+def parse_mode_and_owner(fields: bytes) -> tuple[int, int, int]:
+    """Return permission bits, uid and gid of the three fields, which stand side by side.
+
+    Raises:
+        InvalidImageError: one of them is no number.
+    """
+    mode, uid, gid = fields[:8], fields[8:16], fields[16:]
+    return parse_number(mode, "mode") & 0o7777, parse_number(uid, "uid"), parse_number(gid, "gid")
+
+
+@lru_cache(maxsize=4096)
+def parse_mtime(field: bytes) -> int:
+    """Return the time in a header field, in nanoseconds.
+
+    Raises:
+        InvalidImageError: it is no number.
+    """
+    return parse_number(field, "mtime") * 1_000_000_000
+
+
+@lru_cache(maxsize=16384)
+def _adler_of_block_with(field: bytes) -> int:
+    """Return the lower half of Adler-32 of a header that has this checksum, if it is right."""
+    return parse_number(field, "checksum") - 256 + (zlib.adler32(field) & 0xFFFF)
+
+
+def verify_checksum(block: bytes) -> None:
+    """Return if the header's checksum is right: the sum of its bytes, those of the checksum itself taken as spaces.
+
+    Adler-32's lower half is one plus a sum of bytes, modulo 65521, and is computed in C: a fiftieth of the time of
+    `sum`. Where it differs, the slow way decides, which also knows the signed sums of old systems.
+
+    Raises:
+        InvalidImageError: neither sum is the stored one.
+    """
+    if zlib.adler32(block) & 0xFFFF == _adler_of_block_with(block[148:156]):
+        return
+    stored = parse_number(block[148:156], "checksum")
+    others = block[:148] + block[156:]
+    unsigned = sum(others) + 256
+    signed = sum(byte - 256 if byte > 127 else byte for byte in others) + 256
+    if stored not in (unsigned, signed):
+        raise InvalidImageError(f"tar: header checksum: expected {unsigned}, got {stored}")

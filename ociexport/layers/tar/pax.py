@@ -1,0 +1,148 @@
+"""PAX extended header records: what they say about the next entry.
+
+Spec: POSIX.1-2017 pax, "pax Extended Header"; GNU tar manual, "Storing Sparse Files"; libarchive's tar(5).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from typing import TypedDict, cast
+from urllib.parse import unquote_to_bytes
+
+from ociexport.errors import InvalidImageError
+from ociexport.layers.paths import quoted_path
+
+_NANOSECONDS = 1_000_000_000
+_TIME_PATTERN = re.compile(rb"(-?)(\d{1,18})(?:\.(\d*))?")
+_NUMBER_PATTERN = re.compile(rb"\d{1,19}")
+_SCHILY_XATTR = b"SCHILY.xattr."
+_LIBARCHIVE_XATTR = b"LIBARCHIVE.xattr."
+_GNU_SPARSE = b"GNU.sparse."
+# Those that `PaxRecords` has under the same names.
+_SIMPLE_KEYS = frozenset({b"path", b"linkpath", b"uid", b"gid", b"size", b"mtime", b"atime"})
+
+
+class PaxRecords(TypedDict, total=False):
+    """The records that matter here, parsed; ``sparse`` holds GNU's as they are, with the pairs of format 0.0 joined."""
+
+    path: bytes
+    linkpath: bytes
+    uid: int
+    gid: int
+    size: int
+    mtime: int
+    atime: int
+    xattrs: dict[bytes, bytes]
+    sparse: dict[bytes, bytes]
+
+
+def parse_pax_records(data: bytes, inherited: PaxRecords) -> PaxRecords:
+    """Return what the records in ``data`` say beside what is ``inherited``; those of other keys are passed over.
+
+    A record with an empty value takes back what was said before, but for attributes, whose values may be empty.
+
+    Args:
+        inherited: what the global headers before say.
+
+    Raises:
+        InvalidImageError: the records are not of the form ``length key=value\\n``, or a value is not of its type.
+    """
+    records: PaxRecords = {**inherited}
+    xattrs: dict[bytes, bytes] = {}
+    sparse: dict[bytes, bytes] = {}
+    for key, value in _split_records(data):
+        if key.startswith(_SCHILY_XATTR):
+            xattrs[key.removeprefix(_SCHILY_XATTR)] = value
+        elif key.startswith(_LIBARCHIVE_XATTR):
+            # bsdtar writes both forms of the same attribute; the plain one can't be misread, so it is the one kept.
+            xattrs.setdefault(unquote_to_bytes(key.removeprefix(_LIBARCHIVE_XATTR)), _decode_base64(key, value))
+        elif key.startswith(_GNU_SPARSE):
+            _add_sparse_record(sparse, key, value)
+        elif not value:
+            if key in _SIMPLE_KEYS:
+                cast("dict[str, object]", records).pop(key.decode(), None)
+        elif key == b"path":
+            records["path"] = value
+        elif key == b"linkpath":
+            records["linkpath"] = value
+        elif key == b"uid":
+            records["uid"] = parse_decimal(key, value)
+        elif key == b"gid":
+            records["gid"] = parse_decimal(key, value)
+        elif key == b"size":
+            records["size"] = parse_decimal(key, value)
+        elif key == b"mtime":
+            records["mtime"] = _parse_time(key, value)
+        elif key == b"atime":
+            records["atime"] = _parse_time(key, value)
+    if any(b"\0" in name for name in xattrs):
+        raise _broken(b"\0", "names of attributes without NUL")
+    if xattrs:
+        records["xattrs"] = {**inherited.get("xattrs", {}), **xattrs}
+    if sparse:
+        records["sparse"] = sparse
+    return records
+
+
+def _split_records(data: bytes) -> list[tuple[bytes, bytes]]:
+    pairs = []
+    position = 0
+    while position < len(data):
+        space = data.find(b" ", position, position + 20)
+        if space < 0 or not _NUMBER_PATTERN.fullmatch(data, position, space):
+            raise _broken(data[position : position + 20], "a decimal length and a space")
+        end = position + int(data[position:space])
+        if end > len(data) or end <= space or data[end - 1] != 0x0A:
+            raise _broken(data[position : position + 20], "a record of that length that ends with a newline")
+        key, equals, value = data[space + 1 : end - 1].partition(b"=")
+        if not equals or not key:
+            raise _broken(data[space + 1 : end - 1], "key=value")
+        pairs.append((key, value))
+        position = end
+    return pairs
+
+
+def _add_sparse_record(sparse: dict[bytes, bytes], key: bytes, value: bytes) -> None:
+    # Format 0.0 repeats two keys once for each segment; joined, they are the map of format 0.1.
+    if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
+        joined = sparse.get(b"GNU.sparse.map")
+        sparse[b"GNU.sparse.map"] = value if joined is None else joined + b"," + value
+    else:
+        sparse[key] = value
+
+
+def parse_decimal(key: bytes, value: bytes) -> int:
+    """Return the number in a record's value.
+
+    Raises:
+        InvalidImageError: it is none.
+    """
+    if not _NUMBER_PATTERN.fullmatch(value):
+        raise _broken(value, f"a decimal number for {quoted_path(key)}")
+    return int(value)
+
+
+def _parse_time(key: bytes, value: bytes) -> int:
+    """Return a time in nanoseconds; digits beyond are cut towards the past, as POSIX has it."""
+    match = _TIME_PATTERN.fullmatch(value)
+    if match is None:
+        raise _broken(value, f"a time in seconds for {quoted_path(key)}")
+    sign, seconds, fraction = match.groups(default=b"")
+    nanoseconds = int(seconds) * _NANOSECONDS + int(fraction[:9].ljust(9, b"0"))
+    if sign:
+        return -nanoseconds - (1 if fraction[9:].strip(b"0") else 0)
+    return nanoseconds
+
+
+def _decode_base64(key: bytes, value: bytes) -> bytes:
+    try:
+        # libarchive leaves the padding out.
+        return base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
+    except binascii.Error as error:
+        raise _broken(value, f"base64 for {quoted_path(key)}") from error
+
+
+def _broken(got: bytes, expected: str) -> InvalidImageError:
+    return InvalidImageError(f"tar: PAX record: expected {expected}, got {quoted_path(got)}")

@@ -1,0 +1,391 @@
+"""A layer's tar as typed entries: v7, ustar, GNU and PAX headers, from a stream of chunks.
+
+This is our own reader because the standard library's keeps every member in memory, knows neither xattrs nor
+nanoseconds, and costs more than everything else that unpacking does. Whatever the bytes are, the only error that comes
+out is `InvalidImageError`.
+
+Spec: POSIX.1-2017 pax, "pax Interchange Format", "ustar Interchange Format"; GNU tar manual, "Basic Tar Format".
+"""
+
+from __future__ import annotations
+
+import stat
+import struct
+from collections.abc import Iterator
+from enum import Enum
+from typing import NamedTuple
+
+from ociexport.errors import InvalidImageError, LimitExceededError
+from ociexport.layers.paths import quoted_path
+from ociexport.layers.tar.header_fields import parse_mode_and_owner, parse_mtime, parse_number, verify_checksum
+from ociexport.layers.tar.pax import PaxRecords, parse_pax_records
+from ociexport.layers.tar.sparse import (
+    SparseSegments,
+    parse_gnu_sparse_headers,
+    parse_pax_sparse,
+    verify_sparse_segments,
+)
+
+BLOCK_BYTES = 512
+_ZERO_BLOCK = bytes(BLOCK_BYTES)
+
+# PAX records and GNU long names are read into memory; Go's archive/tar draws the line here too.
+MAX_EXTENDED_HEADER_BYTES = 1024 * 1024
+# A chain of headers that announce an entry which never comes would be read forever.
+_MAX_EXTENDED_HEADERS_PER_ENTRY = 16
+# Nobody was seen to write any; a file that has more than a few is rare.
+_MAX_GLOBAL_XATTRS = 64
+# No kernel takes larger numbers; a header can hold 95 bits.
+_MAX_ID = 2**32 - 2
+_MAX_SIZE = 2**63 - 1
+# The kernel counts seconds in 64 bits; file systems clamp what they can't keep.
+_MAX_TIME_NS = 2**62 * 1_000_000_000
+
+
+class EntryType(Enum):
+    """What an entry makes."""
+
+    FILE = "file"
+    DIRECTORY = "directory"
+    SYMLINK = "symlink"
+    HARD_LINK = "hard link"
+    CHARACTER_DEVICE = "character device"
+    BLOCK_DEVICE = "block device"
+    FIFO = "fifo"
+
+
+# What stat(2) calls them; a hard link is what it is linked to.
+FILE_FORMATS = {
+    EntryType.FILE: stat.S_IFREG,
+    EntryType.DIRECTORY: stat.S_IFDIR,
+    EntryType.SYMLINK: stat.S_IFLNK,
+    EntryType.CHARACTER_DEVICE: stat.S_IFCHR,
+    EntryType.BLOCK_DEVICE: stat.S_IFBLK,
+    EntryType.FIFO: stat.S_IFIFO,
+}
+DEVICE_TYPES = frozenset({EntryType.CHARACTER_DEVICE, EntryType.BLOCK_DEVICE})
+# The largest numbers that Linux's dev_t holds.
+_MAX_DEVICE_MAJOR, _MAX_DEVICE_MINOR = 2**12 - 1, 2**20 - 1
+# By the header's type flag. GNU's "D" is a directory with a list of names as its data; "7" is a contiguous file, which
+# POSIX has us treat as any other.
+_ENTRY_TYPES = {
+    b"0": EntryType.FILE,
+    b"\0": EntryType.FILE,
+    b"7": EntryType.FILE,
+    b"S": EntryType.FILE,
+    b"1": EntryType.HARD_LINK,
+    b"2": EntryType.SYMLINK,
+    b"3": EntryType.CHARACTER_DEVICE,
+    b"4": EntryType.BLOCK_DEVICE,
+    b"5": EntryType.DIRECTORY,
+    b"D": EntryType.DIRECTORY,
+    b"6": EntryType.FIFO,
+}
+_DEVICE_FLAGS = frozenset({b"3", b"4"})
+# These have no data, whatever their size says: tar programs disagree, and Go, which most layers come from, reads so.
+_DATALESS_FLAGS = frozenset({b"1", b"2", b"3", b"4", b"5", b"6"})
+
+# Name; mode, uid and gid; size; mtime; link name; magic; prefix.
+_HEADER = struct.Struct("100s 24s 12s 12s 9x 100s 6s 82x 155s 12x")
+
+
+class Entry(NamedTuple):
+    """One file, directory, link or device of a layer.
+
+    Args:
+        type: what it makes.
+        name: as in the tar, any bytes; `paths.parse_image_path` says where it leads.
+        link_name: of a link, as in the tar.
+        mode: permission bits, setuid, setgid and sticky.
+        uid: numeric owner; names are not looked up, since the image's own passwd file is the one that counts.
+        gid: numeric group.
+        size: bytes of the file that it makes, holes included.
+        mtime_ns: nanoseconds since 1970, may be negative.
+        atime_ns: the same for the last access; None where the tar does not tell.
+        xattrs: extended attributes by name.
+        device: major and minor number.
+        segments: where data lies in a sparse file, as (offset, bytes); None for a file without holes.
+    """
+
+    type: EntryType
+    name: bytes
+    link_name: bytes
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime_ns: int
+    atime_ns: int | None
+    xattrs: dict[bytes, bytes] | None
+    device: tuple[int, int]
+    segments: SparseSegments | None
+
+
+def verify_device(entry: Entry) -> None:
+    """Return if the numbers of a device are some that Linux's dev_t holds.
+
+    Raises:
+        InvalidImageError: they are not.
+    """
+    major, minor = entry.device
+    if not (0 <= major <= _MAX_DEVICE_MAJOR and 0 <= minor <= _MAX_DEVICE_MINOR):
+        raise InvalidImageError(f"device: expected numbers that Linux has, got {major}:{minor}")
+
+
+# What a directory is that no layer describes but that others are in: the same image shall give the same tree.
+IMPLIED_DIRECTORY = Entry(EntryType.DIRECTORY, b"", b"", 0o755, 0, 0, 0, 0, None, None, (0, 0), None)
+
+
+class TarReader:
+    """Reads entries from the chunks of a tar, each once and in order.
+
+    Args:
+        chunks: the tar; read to its end by `drain`.
+        max_extended_header_bytes: more in one PAX or GNU extension is refused.
+    """
+
+    def __init__(self, chunks: Iterator[bytes], *, max_extended_header_bytes: int = MAX_EXTENDED_HEADER_BYTES) -> None:
+        self._chunks = chunks
+        self._chunk = b""
+        self._view = memoryview(b"")
+        self._position = 0
+        self._max_extended_header_bytes = max_extended_header_bytes
+        # Bytes of the current entry's data, and of the padding after it, that were not yet read.
+        self._data_left = 0
+        self._padding = 0
+        self._global_records: PaxRecords = {}
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Yield the entries up to the end marker or the end of the chunks; unread data is skipped."""
+        while (entry := self._next_entry()) is not None:
+            yield entry
+
+    def read_data(self) -> Iterator[memoryview]:
+        """Return the current entry's data as stored; of a sparse file, its segments one after another."""
+        start, count = self._position, self._data_left
+        if start + count > len(self._chunk):
+            return self._read_pieces()
+        self._position = start + count
+        self._data_left = 0
+        return iter((self._view[start : start + count],) if count else ())
+
+    def _read_pieces(self) -> Iterator[memoryview]:
+        while self._data_left:
+            available = len(self._chunk) - self._position
+            if not available:
+                self._next_chunk("data")
+                continue
+            count = min(available, self._data_left)
+            start = self._position
+            self._position += count
+            self._data_left -= count
+            yield self._view[start : start + count]
+
+    def drain(self) -> None:
+        """Read to the end of the chunks: what follows the end marker belongs to the diff_id too."""
+        self._take_chunk(b"")
+        for _ in self._chunks:
+            pass
+
+    def _next_entry(self) -> Entry | None:
+        block = self._next_header()
+        if block is None:
+            return None
+        flag = block[156:157]
+        if flag in _ENTRY_TYPES:  # most of them, with nothing before
+            return self._parse_entry(block, flag, self._global_records, None, None)
+        local_records: bytes | None = None
+        gnu_name = gnu_link_name = None
+        for _ in range(_MAX_EXTENDED_HEADERS_PER_ENTRY):
+            size = _parse_size(block)
+            if flag in (b"x", b"X"):
+                # A second one stands in place of the first, to Go and GNU tar alike.
+                local_records = self._read_extension(size)
+            elif flag == b"g":
+                self._global_records = parse_pax_records(self._read_extension(size), self._global_records)
+                self._global_records.pop("sparse", None)  # a map is of one file
+                self._verify_global_xattrs()
+            elif flag == b"L":
+                gnu_name = self._read_extension(size).partition(b"\0")[0] or None
+            elif flag == b"K":
+                gnu_link_name = self._read_extension(size).partition(b"\0")[0] or None
+            elif flag in (b"V", b"N"):  # a volume's label, and long names of a format before GNU tar 1.0
+                self._begin_data(size)
+            else:
+                raise InvalidImageError(f"tar: expected a known entry type, got {quoted_path(flag)}")
+            block = self._next_header()
+            if block is None:
+                raise InvalidImageError("tar: expected an entry after an extended header, got the end")
+            flag = block[156:157]
+            if flag in _ENTRY_TYPES:
+                records = self._global_records
+                if local_records is not None:
+                    records = parse_pax_records(local_records, records)
+                return self._parse_entry(block, flag, records, gnu_name, gnu_link_name)
+        raise LimitExceededError(
+            f"tar: expected at most {_MAX_EXTENDED_HEADERS_PER_ENTRY} extended headers for one entry"
+        )
+
+    def _verify_global_xattrs(self) -> None:
+        """Return if what all entries inherit, and those with attributes of their own have a copy of, is little."""
+        xattrs = self._global_records.get("xattrs", {})
+        if len(xattrs) > _MAX_GLOBAL_XATTRS:
+            raise LimitExceededError(
+                f"tar: global headers: expected at most {_MAX_GLOBAL_XATTRS} attributes, got {len(xattrs)}"
+            )
+        self._verify_header_bytes("global headers", sum(len(name) + len(value) for name, value in xattrs.items()))
+
+    def _verify_header_bytes(self, what: str, count: int) -> None:
+        if count > self._max_extended_header_bytes:
+            raise LimitExceededError(
+                f"tar: {what}: expected at most {self._max_extended_header_bytes} bytes, got {count}",
+                hint="if you trust the image, raise --max-header",
+            )
+
+    def _parse_entry(
+        self, block: bytes, flag: bytes, records: PaxRecords, gnu_name: bytes | None, gnu_link_name: bytes | None
+    ) -> Entry:
+        name, mode_and_owner, size_field, mtime_field, link_name, magic, prefix = _HEADER.unpack(block)
+        kind = _ENTRY_TYPES[flag]
+        name = name.partition(b"\0")[0]
+        link_name = link_name.partition(b"\0")[0] if link_name[0] else b""
+        if prefix[0] and magic == b"ustar\0":
+            # star keeps times in the last bytes of the prefix, and marks its headers with "tar" at the very end.
+            prefix = prefix if block[508:] != b"tar\0" else prefix[:131]
+            name = prefix.partition(b"\0")[0] + b"/" + name
+        mode, uid, gid = parse_mode_and_owner(mode_and_owner)
+        size, mtime_ns = parse_number(size_field, "size"), parse_mtime(mtime_field)
+        xattrs = segments = atime_ns = None
+        if records:
+            name, link_name = records.get("path", name), records.get("linkpath", link_name)
+            uid, gid = records.get("uid", uid), records.get("gid", gid)
+            size = records.get("size", size)
+            mtime_ns, atime_ns = records.get("mtime", mtime_ns), records.get("atime")
+            xattrs = records.get("xattrs")
+        # Where a name is said in both ways, this is how Go reads it, and so docker, containerd and umoci.
+        if gnu_name is not None:
+            name = gnu_name
+        if gnu_link_name is not None:
+            link_name = gnu_link_name
+        if flag in _DATALESS_FLAGS:
+            size = 0
+        elif flag == b"\0" and name[-1:] == b"/":
+            kind = EntryType.DIRECTORY  # so v7 tars, which have no type for directories, tell them
+        if not 0 <= size <= _MAX_SIZE:
+            raise InvalidImageError(f"tar: {quoted_path(name)}: size: expected 0 to {_MAX_SIZE}, got {size}")
+        if not (0 <= uid <= _MAX_ID and 0 <= gid <= _MAX_ID):
+            raise InvalidImageError(
+                f"tar: {quoted_path(name)}: owner: expected ids from 0 to {_MAX_ID}, got {uid}:{gid}"
+            )
+        if not -_MAX_TIME_NS <= mtime_ns <= _MAX_TIME_NS:
+            raise InvalidImageError(f"tar: {quoted_path(name)}: mtime: expected a time of our era, got {mtime_ns} ns")
+        stored_bytes = size
+        if flag == b"S":
+            segments, size = parse_gnu_sparse_headers(block, self._read_block)
+        self._begin_data(stored_bytes)
+        if records and "sparse" in records and kind is EntryType.FILE and segments is None:
+            sparse = records["sparse"]
+            if (found := parse_pax_sparse(sparse, size, self._read_data_block)) is not None:
+                segments, size = found
+                name = sparse.get(b"GNU.sparse.name") or name
+        if segments is not None:
+            verify_sparse_segments(segments, size, self._data_left)
+        device = (0, 0)
+        if flag in _DEVICE_FLAGS:
+            device = (parse_number(block[329:337], "devmajor"), parse_number(block[337:345], "devminor"))
+        # Without the call of Entry's own constructor, which is a function of Python.
+        values = (kind, name, link_name, mode, uid, gid, size, mtime_ns, atime_ns, xattrs, device, segments)
+        return tuple.__new__(Entry, values)
+
+    def _read_data_block(self) -> bytes:
+        """Return the next block of the current entry's data."""
+        if self._data_left < BLOCK_BYTES:
+            raise InvalidImageError("tar: sparse map: expected a block of it, got the end of the entry")
+        self._data_left -= BLOCK_BYTES
+        return self._read_block()
+
+    def _begin_data(self, size: int) -> None:
+        self._data_left = size
+        self._padding = -size % BLOCK_BYTES
+
+    def _read_extension(self, size: int) -> bytes:
+        """Return the data of an extended header."""
+        self._verify_header_bytes("extended header", size)
+        self._begin_data(size)
+        return b"".join(self.read_data())
+
+    def _next_header(self) -> bytes | None:
+        """Return the next header block with a right checksum; None at the end marker or the end of the chunks."""
+        if self._data_left or self._padding:
+            if self._data_left:
+                self._skip(self._data_left)
+                self._data_left = 0
+            self._position += self._padding
+            if self._position > len(self._chunk):
+                self._follow_padding()
+            self._padding = 0
+        position = self._position
+        block = self._chunk[position : position + BLOCK_BYTES]
+        if len(block) == BLOCK_BYTES:
+            self._position = position + BLOCK_BYTES
+        else:
+            block = self._read_block(end_allowed=True)
+            if not block:
+                return None
+        if block == _ZERO_BLOCK:
+            following = self._read_block(end_allowed=True)
+            if following not in (b"", _ZERO_BLOCK):
+                raise InvalidImageError("tar: expected a second zero block at the end, got other bytes")
+            return None
+        verify_checksum(block)
+        return block
+
+    def _read_block(self, *, end_allowed: bool = False) -> bytes:
+        """Return the next 512 bytes; ``b""`` at the end of the chunks, where that is allowed."""
+        parts: list[bytes] = []
+        missing = BLOCK_BYTES
+        while missing:
+            part = self._chunk[self._position : self._position + missing]
+            self._position += len(part)
+            missing -= len(part)
+            parts.append(part)
+            if missing and not self._try_next_chunk():
+                if end_allowed and missing == BLOCK_BYTES:
+                    return b""
+                raise InvalidImageError("tar: expected a block of 512 bytes, got the end of the tar")
+        return b"".join(parts)
+
+    def _skip(self, count: int) -> None:
+        while count:
+            step = min(count, len(self._chunk) - self._position)
+            self._position += step
+            count -= step
+            if count:
+                self._next_chunk("data")
+
+    def _follow_padding(self) -> None:
+        """Go on behind what fills the last block; a writer that was not closed leaves it out at the end of the tar."""
+        while self._position > len(self._chunk):
+            beyond = self._position - len(self._chunk)
+            if not self._try_next_chunk():
+                return
+            self._position = beyond
+
+    def _next_chunk(self, expected: str) -> None:
+        if not self._try_next_chunk():
+            raise InvalidImageError(f"tar: expected {expected} of an entry, got the end of the tar")
+
+    def _try_next_chunk(self) -> bool:
+        self._take_chunk(next(self._chunks, b""))
+        return bool(self._chunk)
+
+    def _take_chunk(self, chunk: bytes) -> None:
+        self._chunk, self._view = chunk, memoryview(chunk)
+        self._position = 0
+
+
+def _parse_size(block: bytes) -> int:
+    size = parse_number(block[124:136], "size")
+    if size < 0:
+        raise InvalidImageError(f"tar: header field size: expected 0 or more, got {size}")
+    return size

@@ -1,0 +1,221 @@
+"""Sparse files in a tar: GNU's old format and the three of its PAX era, all as (offset, bytes) segments.
+
+Spec: GNU tar manual, "Storing Sparse Files", "Old GNU Format", "PAX Format, Versions 0.0, 0.1, 1.0".
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator
+
+from ociexport.errors import InvalidImageError, LimitExceededError
+from ociexport.layers.paths import quoted_path
+from ociexport.layers.tar.header_fields import parse_number
+from ociexport.layers.tar.pax import parse_decimal
+
+# A map is kept in memory: a million segments are a sparse file of terabytes, or an attack.
+MAX_SPARSE_SEGMENTS = 1_000_000
+_MAX_SIZE = 2**63 - 1
+_ZEROS = bytes(64 * 1024)
+# Major and minor version of the formats whose map is in the records; GNU tar 1.14 to 1.15.91 wrote none.
+_MAP_IN_RECORDS = frozenset({(b"", b""), (b"0", b"0"), (b"0", b"1")})
+
+
+class SparseSegments:
+    """Where data lies in a sparse file, as (offset, bytes), one after another; 16 bytes of memory for each."""
+
+    __slots__ = ("_numbers",)
+
+    def __init__(self) -> None:
+        self._numbers = array("q")
+
+    def add(self, offset: int, count: int) -> None:
+        """Add the next.
+
+        Raises:
+            InvalidImageError: the numbers are none that a file can have.
+            LimitExceededError: there are too many.
+        """
+        try:
+            self._numbers.extend((offset, count))
+        except OverflowError as error:
+            raise _disorder(offset, count) from error
+        _verify_count(len(self))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SparseSegments) and self._numbers == other._numbers
+
+    __hash__ = None  # type: ignore[assignment] # as a list has none
+
+    def __repr__(self) -> str:
+        return f"SparseSegments({list(self)})"
+
+    def __len__(self) -> int:
+        return len(self._numbers) // 2
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        numbers = iter(self._numbers)
+        return zip(numbers, numbers, strict=True)
+
+
+def parse_gnu_sparse_headers(block: bytes, read_block: Callable[[], bytes]) -> tuple[SparseSegments, int]:
+    """Return the segments and the real size of a file of type ``S``.
+
+    Args:
+        block: its header, which holds four segments at byte 386, a flag for more, and the real size.
+        read_block: gives the extension blocks that follow, of 21 segments each.
+    """
+    segments = SparseSegments()
+    _add_gnu_segments(segments, block[386:482])
+    size = parse_number(block[483:495], "sparse size")
+    extended = block[482]
+    while extended:
+        block = read_block()
+        _add_gnu_segments(segments, block[:504])
+        extended = block[504]
+    return segments, size
+
+
+def _add_gnu_segments(segments: SparseSegments, numbers: bytes) -> None:
+    for start in range(0, len(numbers), 24):
+        if not numbers[start + 12]:
+            break
+        offset, count = numbers[start : start + 12], numbers[start + 12 : start + 24]
+        segments.add(parse_number(offset, "sparse offset"), parse_number(count, "sparse bytes"))
+
+
+def parse_pax_sparse(
+    sparse: dict[bytes, bytes], size: int, read_block: Callable[[], bytes]
+) -> tuple[SparseSegments, int] | None:
+    """Return the segments of a file and its real size, as GNU's records say; None where they bring no map.
+
+    Without a map the other records say nothing, and neither do those of a version that nobody knows: Go's archive/tar
+    reads so. A size that differs from the data's would have one reader take data for headers.
+
+    Args:
+        sparse: the records.
+        size: of the data, which is the real size where no record says another.
+        read_block: gives the data's next block, for a map in front of the data.
+
+    Raises:
+        InvalidImageError: a number is none, or the map is broken.
+    """
+    version = (sparse.get(b"GNU.sparse.major", b""), sparse.get(b"GNU.sparse.minor", b""))
+    if version == (b"1", b"0"):
+        segments = _read_map_before_data(read_block)
+    elif version in _MAP_IN_RECORDS and sparse.get(b"GNU.sparse.map"):
+        segments = _parse_map_in_records(sparse[b"GNU.sparse.map"])
+    else:
+        return None
+    # Format 1.0 has the second key, those before it the first.
+    for key in (b"GNU.sparse.size", b"GNU.sparse.realsize"):
+        if sparse.get(key):
+            return segments, parse_decimal(key, sparse[key])
+    return segments, size
+
+
+def _parse_map_in_records(text: bytes) -> SparseSegments:
+    """Return the segments of format 0.1, which is format 0.0 with its pairs joined."""
+    numbers = [parse_decimal(b"GNU.sparse.map", number) for number in text.split(b",")]
+    if len(numbers) % 2:
+        raise InvalidImageError(f"tar: sparse map: expected pairs of numbers, got {len(numbers)} numbers")
+    segments = SparseSegments()
+    for offset, count in zip(numbers[::2], numbers[1::2], strict=True):
+        segments.add(offset, count)
+    return segments
+
+
+def _read_map_before_data(read_block: Callable[[], bytes]) -> SparseSegments:
+    """Return the segments of format 1.0: decimal lines in front of the data, padded to whole blocks."""
+    lines = _MapLines(read_block)
+    count = lines.next_number()
+    _verify_count(count)
+    segments = SparseSegments()
+    for _ in range(count):
+        segments.add(lines.next_number(), lines.next_number())
+    return segments
+
+
+class _MapLines:
+    """The numbers of a map, read block by block: where the map ends, the rest of its block is padding."""
+
+    def __init__(self, read_block: Callable[[], bytes]) -> None:
+        self._read_block = read_block
+        self._rest = b""
+
+    def next_number(self) -> int:
+        while b"\n" not in self._rest:
+            if len(self._rest) > 20:
+                raise InvalidImageError(f"tar: sparse map: expected a number, got {quoted_path(self._rest[:20])}")
+            self._rest += self._read_block()
+        line, _, self._rest = self._rest.partition(b"\n")
+        return parse_decimal(b"GNU.sparse map", line)
+
+
+def verify_sparse_segments(segments: SparseSegments, size: int, stored_bytes: int) -> None:
+    """Return if the segments stand in order, without overlap, within the file, and have just the data that is stored.
+
+    Raises:
+        InvalidImageError: they do not.
+    """
+    end = 0
+    for offset, count in segments:
+        if offset < end or count < 0:
+            raise _disorder(offset, count)
+        end = offset + count
+    if not 0 <= size <= _MAX_SIZE:
+        raise InvalidImageError(f"tar: sparse map: expected a size from 0 to {_MAX_SIZE}, got {size}")
+    if end > size:
+        raise InvalidImageError(f"tar: sparse map: expected segments within {size} bytes, got one that ends at {end}")
+    mapped = sum(count for _, count in segments)
+    if mapped != stored_bytes:
+        raise InvalidImageError(f"tar: sparse map: expected segments of {stored_bytes} bytes in all, got {mapped}")
+
+
+def _disorder(offset: int, count: int) -> InvalidImageError:
+    return InvalidImageError(f"tar: sparse map: expected segments in order, got {count} bytes at {offset}")
+
+
+def _verify_count(count: int) -> None:
+    if count > MAX_SPARSE_SEGMENTS:
+        raise LimitExceededError(f"tar: sparse map: expected at most {MAX_SPARSE_SEGMENTS} segments, got {count}")
+
+
+def filled_parts(segments: SparseSegments, size: int, data: Iterator[memoryview]) -> Iterator[bytes | memoryview]:
+    """Yield the content of a sparse file whole, its holes as zeros.
+
+    Args:
+        segments: verified to be those of the data.
+        size: of the file.
+        data: chunks of any size.
+    """
+    position = 0
+    for offset, part in located_parts(segments, data):
+        yield from _zeros(offset - position)
+        yield part
+        position = offset + len(part)
+    yield from _zeros(size - position)
+
+
+def _zeros(count: int) -> Iterator[bytes]:
+    while count:
+        part = min(count, len(_ZEROS))
+        yield _ZEROS[:part]
+        count -= part
+
+
+def located_parts(segments: SparseSegments, data: Iterator[memoryview]) -> Iterator[tuple[int, memoryview]]:
+    """Yield the data of a sparse file, which the tar has in one piece, in parts, each with its offset in the file.
+
+    Args:
+        segments: verified to be those of the data.
+        data: chunks of any size.
+    """
+    chunk = memoryview(b"")
+    for segment_offset, count in segments:
+        offset, end = segment_offset, segment_offset + count
+        while offset < end:
+            chunk = chunk or next(data)
+            part, chunk = chunk[: end - offset], chunk[end - offset :]
+            yield offset, part
+            offset += len(part)

@@ -1,0 +1,182 @@
+"""Which request answers a challenge; sends nothing itself.
+
+A registry that wants to know who asks answers 401 with a challenge. ``Basic`` is answered with name and password,
+``Bearer`` with a token, which is had from the realm that the challenge names.
+
+Spec: RFC 9110 11.6.1; distribution "Docker Registry v2 authentication via central service" and "OAuth2 Token
+Authentication".
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
+
+from ociexport.errors import AuthenticationError, InvalidImageError, quoted
+from ociexport.registry.auth.credentials import Credentials
+from ociexport.registry.http.failures import redacted
+from ociexport.registry.http.web_url import InvalidUrlError, WebUrl
+from ociexport.spec.json_fields import JsonObject, parse_json_object
+
+# Tokens of clouds grow with the groups that a user is in; beyond this no header would carry them.
+MAX_TOKEN_BODY_BYTES = 64 * 1024
+# What a token that tells no lifetime lives for, "for compatibility with older clients" (token specification).
+DEFAULT_TOKEN_SECONDS = 60
+# A client says what it is to the OAuth2 form of the token service.
+CLIENT_ID = "ociexport"
+
+_WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_SCHEME = re.compile(rf"({_WORD})(?: +|$|(?=,))")
+_PARAMETER = re.compile(rf'({_WORD})[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|({_WORD}))[ \t]*(?=,|$)')
+_TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*[ \t]*(?=,|$)")
+_SEPARATORS = re.compile(r"[ \t,]*")
+
+
+class Challenge(NamedTuple):
+    """One way to authenticate that a server offers; the names of scheme and parameters are in lower case."""
+
+    scheme: str
+    parameters: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRequest:
+    """The request that a token service answers with a token.
+
+    Args:
+        url: realm with query.
+        authorization: header; None for an anonymous token.
+        form: body of a POST; None for a GET.
+    """
+
+    url: str
+    authorization: str | None = field(default=None, repr=False)
+    form: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A bearer token and how long it lives."""
+
+    value: str = field(repr=False)
+    lifetime_seconds: int
+
+
+def parse_challenges(header: str) -> tuple[Challenge, ...]:
+    """Return the challenges in a WWW-Authenticate header, or in several joined by commas; anything else is skipped.
+
+    >>> parse_challenges('Bearer realm="https://a/t",service="x:y,z", Basic realm="b"')[0].parameters["service"]
+    'x:y,z'
+    """
+    challenges: list[Challenge] = []
+    parameters: dict[str, str] = {}
+    position = _skip_separators(header, 0)
+    while position < len(header):
+        if challenges and (match := _PARAMETER.match(header, position)):
+            text = match[3] if match[2] is None else re.sub(r"\\(.)", r"\1", match[2])
+            parameters.setdefault(match[1].lower(), text)
+        elif match := _SCHEME.match(header, position):
+            parameters = {}
+            challenges.append(Challenge(match[1].lower(), parameters))
+            if (token68 := _TOKEN68.match(header, match.end())) and not _PARAMETER.match(header, match.end()):
+                match = token68
+        else:
+            # Not of the grammar: go on after the next comma, since a later challenge may be one that we know.
+            comma = header.find(",", position)
+            position = len(header) if comma < 0 else _skip_separators(header, comma)
+            continue
+        position = _skip_separators(header, match.end())
+    return tuple(challenges)
+
+
+def _skip_separators(header: str, position: int) -> int:
+    match = _SEPARATORS.match(header, position)
+    return match.end() if match else position
+
+
+def pull_scope(repository: str) -> str:
+    """Return the scope that reading ``repository`` needs."""
+    return f"repository:{repository}:pull"
+
+
+def basic_authorization(credentials: Credentials) -> str:
+    """Return the Authorization header of name and password."""
+    pair = f"{credentials.username or ''}:{credentials.password or ''}"
+    return "Basic " + base64.b64encode(pair.encode("utf-8")).decode("ascii")
+
+
+def plan_token_requests(
+    challenge: Challenge, credentials: Credentials, scope: str, *, where: str
+) -> tuple[TokenRequest, ...]:
+    """Return the requests that get a token for ``scope``, to be tried in turn.
+
+    It is a GET. An identity token is exchanged by POST, and by GET in the place of a password where the service knows
+    no POST.
+
+    Args:
+        where: whose challenge it is, as messages call it.
+
+    Raises:
+        AuthenticationError: the challenge names no realm that can be asked.
+    """
+    got = challenge.parameters.get("realm", "")
+    try:
+        # From here on the host is plain, and any parser reads the same one.
+        realm = urlsplit(str(WebUrl.parse(got)))
+    except InvalidUrlError as error:
+        shown = quoted(redacted(got)) if got else "none"
+        raise AuthenticationError(
+            f"{where}: bearer challenge: expected a realm that is an http or https URL, got {shown}"
+        ) from error
+    service = challenge.parameters.get("service")
+    fields = [("service", service)] if service else []
+    if scope:
+        fields.append(("scope", scope))
+    if credentials.identity_token is not None:
+        exchange = {"grant_type": "refresh_token", "client_id": CLIENT_ID, "refresh_token": credentials.identity_token}
+        post = TokenRequest(realm.geturl(), form=urlencode([*fields, *exchange.items()]).encode("ascii"))
+        instead = Credentials(credentials.username or "<token>", credentials.identity_token)
+        return post, _plan_get(realm, fields, instead)
+    return (_plan_get(realm, fields, credentials),)
+
+
+def _plan_get(realm: SplitResult, fields: list[tuple[str, str]], credentials: Credentials) -> TokenRequest:
+    authorization = None
+    if credentials.username is not None:
+        fields = [*fields, ("account", credentials.username)]
+        authorization = basic_authorization(credentials)
+    query = urlencode([*parse_qsl(realm.query, keep_blank_values=True), *fields])
+    return TokenRequest(urlunsplit(realm._replace(query=query, fragment="")), authorization)
+
+
+def parse_token(raw: bytes, where: str) -> Token:
+    """Return the token in a token service's answer; it is called ``token`` or ``access_token``.
+
+    Args:
+        where: whose answer it is, as messages call it.
+
+    Raises:
+        AuthenticationError: there is none.
+    """
+    try:
+        item = parse_json_object(raw, where=where)
+        value = item.optional_text("token") or item.optional_text("access_token")
+    except InvalidImageError as error:
+        raise AuthenticationError(str(error)) from error
+    if value is None:
+        raise AuthenticationError(f"{where}: expected a 'token' or 'access_token', got neither")
+    if not value.isascii() or not value.isprintable():
+        raise AuthenticationError(f"{where}: token: expected printable ASCII, got something else")
+    return Token(value, _lifetime_seconds(item))
+
+
+def _lifetime_seconds(item: JsonObject) -> int:
+    try:
+        return max(item.integer("expires_in"), 0)
+    except InvalidImageError:
+        # It is missing, or a text or a fraction: no reason to give up when a token is at hand.
+        return DEFAULT_TOKEN_SECONDS

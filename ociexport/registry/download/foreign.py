@@ -1,0 +1,52 @@
+"""Foreign layers: blobs that a registry does not keep, and that are to be had from somewhere else.
+
+Windows base layers were so for their licence's sake. They are fetched only for who asks for it, with no credentials.
+
+Spec: image-spec 1.1 descriptor.md, "urls"; layer.md, "Non-Distributable Layers".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ociexport.errors import RegistryError, RegistryNotFoundError, quoted
+from ociexport.registry.http.failures import redacted
+from ociexport.registry.http.messages import Answer, WireRequest
+from ociexport.registry.http.transport import Transport
+from ociexport.registry.http.web_url import is_web_url
+from ociexport.spec.descriptor import Descriptor
+
+
+def open_foreign(
+    descriptor: Descriptor, headers: Mapping[str, str], missing: RegistryNotFoundError, transport: Transport
+) -> Answer:
+    """Return an answer with the bytes of a foreign layer, from the first URL that has it.
+
+    Args:
+        headers: the Range that is wanted; empty for all.
+        missing: what the registry said; raised where foreign layers are not wanted.
+
+    Raises:
+        RegistryError: no URL gives it, or what it says is not to be asked.
+    """
+    if not transport.options.foreign:
+        urls = ", ".join(quoted(redacted(url)) for url in descriptor.urls)
+        missing.hint = f"a foreign layer, which its registry does not keep; --foreign fetches it from {urls}"
+        raise missing
+    failure: RegistryError = missing
+    for url in descriptor.urls:
+        if not is_web_url(url):
+            continue
+        request = WireRequest(
+            "GET",
+            url,
+            f"foreign layer {descriptor.digest}",
+            headers=headers,
+            accepted=frozenset({200, 206, 416}) if headers else frozenset({200}),
+            sent_by=missing.url,
+        )
+        try:
+            return transport.send(request)
+        except RegistryError as error:
+            failure = error
+    raise failure

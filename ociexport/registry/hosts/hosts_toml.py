@@ -1,0 +1,122 @@
+"""hosts.toml: where containerd is told of a registry's mirrors.
+
+Spec: containerd, docs/hosts.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ociexport.errors import UsageError, quoted
+from ociexport.registry.hosts.toml import read_toml, wrong_file_is_usage
+from ociexport.registry.http.certificates import ClientCertificate
+from ociexport.registry.http.failures import has_host, redacted
+from ociexport.registry.http.web_url import is_web_url
+from ociexport.spec.json_fields import JsonObject
+
+_CAPABILITIES = frozenset({"pull", "resolve", "push"})
+_DEFAULT_CAPABILITIES = ("pull", "resolve")
+
+
+@dataclass(frozen=True, slots=True)
+class HostEntry:
+    """One host that is asked.
+
+    Args:
+        url: ``https://mirror.example``, perhaps with a path.
+        capabilities: ``resolve`` for tags, ``pull`` for what has a digest.
+        override_path: whether the URL's path is the API's root already, with no ``/v2`` to be added.
+        headers: they may hold secrets.
+    """
+
+    url: str
+    capabilities: frozenset[str]
+    ca_files: tuple[Path, ...] = ()
+    client_certificate: ClientCertificate | None = None
+    skip_verify: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    override_path: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HostsToml:
+    """What the file for one registry says.
+
+    Args:
+        server: in the place of the registry; None for the registry itself.
+    """
+
+    server: HostEntry | None = None
+    mirrors: tuple[HostEntry, ...] = ()
+
+
+def read_hosts_toml(registry: str, directories: tuple[Path, ...]) -> HostsToml:
+    """Return what the first file for ``registry`` says, or the one for all registries.
+
+    Raises:
+        UsageError: it is not as the document has it; the place is told.
+        OSError: it can't be read.
+    """
+    for directory in directories:
+        for name in _directory_names(registry):
+            item = read_toml(directory / name / "hosts.toml")
+            if item is not None:
+                with wrong_file_is_usage():
+                    return _parse_hosts(item, directory / name)
+    return HostsToml()
+
+
+def _directory_names(registry: str) -> Iterator[str]:
+    """Yield the names of the directory for ``registry``; some file systems take no colon."""
+    host, colon, port = registry.rpartition(":")
+    if colon and port.isdigit():
+        yield f"{host}_{port}_"
+    yield registry
+    yield "_default"
+
+
+def _parse_hosts(item: JsonObject, directory: Path) -> HostsToml:
+    hosts = item.optional_object("host")
+    urls = hosts.keys if hosts is not None else ()
+    mirrors = tuple(_parse_entry(hosts.object(url), url, directory) for url in urls) if hosts is not None else ()
+    server = item.optional_text("server")
+    return HostsToml(_parse_entry(item, server, directory) if server is not None else None, mirrors)
+
+
+def _parse_entry(item: JsonObject, url: str, directory: Path) -> HostEntry:
+    url = url if "://" in url else f"https://{url}"
+    # As containerd does: no user is taken from it; credentials are found elsewhere.
+    plain = urlsplit(url)._replace(netloc=urlsplit(url).netloc.rpartition("@")[2]).geturl() if has_host(url) else url
+    if not is_web_url(plain):
+        raise UsageError(f"{item.where}: expected an http or https URL, got {quoted(redacted(url))}")
+    capabilities = item.texts("capabilities") or _DEFAULT_CAPABILITIES
+    unknown = set(capabilities) - _CAPABILITIES
+    if unknown:
+        raise item.error("capabilities", f"expected pull and resolve, got {quoted(min(unknown))}")
+    return HostEntry(
+        url=plain,
+        capabilities=frozenset(capabilities),
+        ca_files=tuple(directory / name for names in item.text_lists("ca") for name in names),
+        client_certificate=next(_client_certificates(item, directory), None),
+        skip_verify=item.boolean("skip_verify"),
+        headers=_headers(item.optional_object("header")),
+        override_path=item.boolean("override_path"),
+    )
+
+
+def _headers(item: JsonObject | None) -> dict[str, str]:
+    """Return the headers, whose values are strings or lists of strings."""
+    if item is None:
+        return {}
+    return {name: ", ".join(text for texts in item.text_lists(name) for text in texts) for name in item.keys}
+
+
+def _client_certificates(item: JsonObject, directory: Path) -> Iterator[ClientCertificate]:
+    """Yield the pairs in ``client``: a file with both, a list of such, or a list of lists of certificate and key."""
+    for pair in item.text_lists("client"):
+        if not 1 <= len(pair) <= 2:
+            raise item.error("client", f"expected a certificate and its key, got {len(pair)} names")
+        yield ClientCertificate(directory / pair[0], directory / pair[1] if len(pair) == 2 and pair[1] else None)

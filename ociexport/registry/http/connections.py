@@ -1,0 +1,305 @@
+"""The connections beneath the transport: their TLS settings, and the end of all of them at once."""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+import ssl
+import threading
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.poolmanager import PoolManager
+from urllib3.response import HTTPResponse
+
+from ociexport.errors import OciexportError, UsageError
+from ociexport.registry.http.addresses import Nearness, SeenAddresses
+from ociexport.registry.http.certificates import TlsSettings
+from ociexport.registry.http.deadlines import Deadline, Deadlines, shut_down
+from ociexport.registry.http.dialing import open_connection
+from ociexport.registry.http.failures import StalledError
+from ociexport.registry.http.librarylogs import cut_secrets, our_request
+from ociexport.registry.http.socks import ask_socks_proxy, is_socks_url, socks_address
+from ociexport.registry.http.web_url import WebUrl
+
+# More connections to one host than anybody asks for with --jobs; those beyond are made and thrown away.
+_POOL_CONNECTIONS = 32
+
+# Where nobody has said how long a connection may take to be made.
+_DEFAULT_TIMEOUT_SECONDS = 15.0
+
+
+class OpenSockets:
+    """All sockets that are in use, so that a thread that waits in one of them can be told to give up.
+
+    Args:
+        max_wait_seconds: after which it is told so in any case.
+    """
+
+    def __init__(self, max_wait_seconds: float) -> None:
+        self.deadlines = Deadlines(max_wait_seconds)
+        self.addresses = SeenAddresses()
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self._is_over = False
+
+    def add(self, opened: socket.socket | None) -> None:
+        """Remember a socket for as long as it is used."""
+        if opened is None:
+            return
+        with self._lock:
+            self._sockets.add(opened)
+            if self._is_over:
+                shut_down(opened)
+
+    def shut_down(self) -> None:
+        """End all reads and writes, in whatever thread."""
+        self.deadlines.stop()
+        with self._lock:
+            self._is_over = True
+            for opened in list(self._sockets):
+                shut_down(opened)
+
+
+class PreparedRequest(requests.PreparedRequest):
+    """A request of requests' that carries the URL it was made from: this is what is dialled."""
+
+    target: WebUrl
+
+
+def prepare(
+    method: str, target: WebUrl, headers: Mapping[str, str] | None = None, body: bytes | None = None
+) -> PreparedRequest:
+    """Return a request to ``target``; requests quotes what it must of the path and query."""
+    prepared = PreparedRequest()
+    prepared.prepare(method=method, url=str(target), headers=headers, data=body)
+    prepared.target = target
+    return prepared
+
+
+class Adapter(HTTPAdapter):
+    """Connections that share one `ssl.SSLContext`, ours: requests knows only its own list of authorities.
+
+    Args:
+        tls: whom to believe.
+        sockets: told of each connection.
+        nearest: no direct connection is made to an address that is nearer to this machine. Connections of another
+            adapter, with other limits, are not used.
+    """
+
+    def __init__(self, tls: TlsSettings, sockets: OpenSockets, nearest: Nearness = Nearness.MULTICAST) -> None:
+        self._tls = tls
+        self._sockets = sockets
+        self._nearest = nearest
+        super().__init__(pool_connections=_POOL_CONNECTIONS, pool_maxsize=_POOL_CONNECTIONS)
+        cut_secrets()
+
+    def send(self, *arguments: Any, **options: Any) -> requests.Response:
+        """Send a request, whose query shows in no log."""
+        with our_request():
+            return super().send(*arguments, **options)
+
+    @functools.cached_property
+    def _context(self) -> ssl.SSLContext:
+        """Made when first used: reading all authorities takes longer than a small image."""
+        return new_context(self._tls)
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        """Make connections that tell `OpenSockets` of themselves."""
+        super().init_poolmanager(*arguments, **options)
+        self.poolmanager.pool_classes_by_scheme = _pool_classes(self._sockets, nearest=self._nearest)
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
+        """The same for connections through a proxy."""
+        if is_socks_url(proxy):
+            # As if there were none, but for the way that connections are made.
+            manager = self.proxy_manager.setdefault(
+                proxy, PoolManager(num_pools=_POOL_CONNECTIONS, maxsize=_POOL_CONNECTIONS)
+            )
+            manager.pool_classes_by_scheme = _pool_classes(self._sockets, proxy)
+            return manager
+        if proxy.lower().startswith("https"):
+            options["proxy_ssl_context"] = self._context
+        manager = super().proxy_manager_for(proxy, **options)
+        manager.pool_classes_by_scheme = _pool_classes(self._sockets)
+        return manager
+
+    def build_connection_pool_key_attributes(
+        self, request: requests.PreparedRequest, verify: Any, cert: Any = None
+    ) -> tuple[Any, Any]:
+        """Use our context in place of requests' settings."""
+        # Not requests' own reading of the text: who was approved is who is dialled.
+        target: WebUrl = getattr(request, "target")  # noqa: B009 - see `PreparedRequest`
+        host = {"scheme": target.scheme, "host": target.host, "port": target.port}
+        return host, {"ssl_context": self._context} if target.scheme == "https" else {}
+
+    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
+        """Leave the connection as it is: its context knows all."""
+
+
+def new_context(tls: TlsSettings) -> ssl.SSLContext:
+    """Return what connections with ``tls`` are made with.
+
+    The system's authorities are OpenSSL's, which ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` replace; ``REQUESTS_CA_BUNDLE``
+    and ``CURL_CA_BUNDLE`` do so as well, since people set them for Python programs. A machine that has none at all
+    gets those that come with requests.
+
+    Raises:
+        UsageError: a file holds no certificate, or not the key that belongs to it.
+    """
+    bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if bundle:
+        _load(context, Path(bundle), "REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE")
+    else:
+        context.load_default_certs()
+        if not _system_has_authorities():
+            context.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)
+    for path in tls.ca_files:
+        _load(context, path, "certificate authority")
+    if pair := tls.client_certificate:
+        try:
+            context.load_cert_chain(pair.certificate, pair.key)
+        except OSError as error:
+            raise UsageError(f"{pair.certificate}: expected a client certificate with its key: {error}") from error
+    if not tls.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _load(context: ssl.SSLContext, path: Path, what: str) -> None:
+    try:
+        context.load_verify_locations(cafile=None if path.is_dir() else path, capath=path if path.is_dir() else None)
+    except OSError as error:
+        raise UsageError(f"{path}: expected certificates ({what}): {error}") from error
+
+
+def _system_has_authorities() -> bool:
+    paths = ssl.get_default_verify_paths()
+    # None where they do not exist, which typeshed does not know.
+    named = [Path(name) for name in (paths.cafile, paths.capath) if name]
+    return any(path.is_file() or any(path.iterdir()) for path in named)
+
+
+def find_issuer(
+    url: WebUrl, proxies: Mapping[str, str], timeout_seconds: float, nearest: Nearness = Nearness.MULTICAST
+) -> str | None:
+    """Return who issued the certificate of the server of ``url``, which is not believed; None if that can't be told.
+
+    It makes a connection of its own, over which nothing is sent: the one that failed has thrown the certificate away.
+    """
+    # Who is not believed may as well keep us waiting, byte by byte.
+    probe = _IssuerProbe(timeout_seconds)
+    adapter = Adapter(TlsSettings(verify=False), probe, nearest)
+    try:
+        adapter.send(prepare("GET", url), timeout=timeout_seconds, proxies=proxies)
+    except (OciexportError, requests.RequestException, OSError):
+        return probe.issuer
+    finally:
+        probe.shut_down()
+        adapter.close()
+    return None
+
+
+class _SeenError(OciexportError):
+    """The certificate was seen; never leaves this module."""
+
+
+class _IssuerProbe(OpenSockets):
+    """Looks at the certificate of the first connection, and ends it."""
+
+    issuer: str | None = None
+
+    def add(self, opened: socket.socket | None) -> None:
+        try:
+            # Public from Python 3.13 on; before, the same method stands on the object beneath.
+            chain = getattr(opened, "_sslobj").get_unverified_chain()  # noqa: B009 - and no stub knows it
+            names = dict(name for names in chain[0].get_info()["issuer"] for name in names)
+            self.issuer = ", ".join(filter(None, (names.get("commonName"), names.get("organizationName")))) or None
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError):
+            self.issuer = None
+        raise _SeenError("the certificate was seen")
+
+
+def _pool_classes(
+    sockets: OpenSockets, socks_proxy: str | None = None, nearest: Nearness | None = None
+) -> dict[str, type[HTTPConnectionPool]]:
+    """Return urllib3's pools with connections that tell ``sockets`` of themselves.
+
+    Args:
+        socks_proxy: the URL of the one that makes them; None for none.
+        nearest: the limit of what is dialled; None where that is a proxy, which the user named.
+    """
+
+    class Plain(HTTPConnection):
+        _deadline: Deadline
+
+        def _new_conn(self) -> socket.socket:
+            host = self.host.strip("[]")
+            limit = None if nearest is None else min(nearest, sockets.addresses.limit(host, self.port))
+            opened = _dial(self, socks_proxy, limit)
+            if limit is not None:
+                sockets.addresses.add(host, self.port, str(opened.getpeername()[0]))
+            try:
+                self._deadline.take_copy(opened)
+                if socks_proxy is not None:
+                    ask_socks_proxy(opened, socks_proxy, host, self.port, _seconds_of(self))
+            except BaseException:
+                opened.close()
+                raise
+            return opened
+
+        def connect(self) -> None:
+            self._deadline = sockets.deadlines.watch()
+            with self._deadline.waiting(has_begun=False):
+                super().connect()
+            self._deadline.take(self.sock)
+            sockets.add(self.sock)
+
+        def getresponse(self) -> HTTPResponse:  # type: ignore[override] # as urllib3's own
+            response = None
+            try:
+                with self._deadline.waiting():
+                    response = super().getresponse()
+            except StalledError:
+                if response is not None:
+                    response.close()
+                raise
+            response.deadline = self._deadline  # type: ignore[attr-defined] # for who reads the body
+            return response
+
+    class Secure(Plain, HTTPSConnection):
+        def connect(self) -> None:
+            super().connect()
+            # Else urllib3 warns of each unverified request: those who say --insecure know.
+            self.is_verified = True
+
+    class PlainPool(HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class SecurePool(HTTPSConnectionPool):
+        ConnectionCls = Secure
+
+    return {"http": PlainPool, "https": SecurePool}
+
+
+def _dial(connection: HTTPConnection, socks_proxy: str | None, nearest: Nearness | None) -> socket.socket:
+    """Connect as urllib3 would, but see `open_connection`; what fails is an `OSError`, which it takes as well."""
+    host, port = (connection.host.strip("[]"), connection.port) if socks_proxy is None else socks_address(socks_proxy)
+    options = connection.socket_options or ()
+    limit = Nearness.MULTICAST if nearest is None else nearest
+    return open_connection(host, port, timeout_seconds=_seconds_of(connection), options=options, nearest=limit)
+
+
+def _seconds_of(connection: HTTPConnection) -> float:
+    """Return how long a connection may take to be made."""
+    return connection.timeout if isinstance(connection.timeout, int | float) else _DEFAULT_TIMEOUT_SECONDS

@@ -1,0 +1,146 @@
+"""Making a connection: a name is looked up within a time, and its addresses are tried side by side.
+
+The system's own look-up can't be interrupted and may take half a minute, so it runs in a thread that is left behind. A
+host whose first address is silent, as of IPv6 on many networks, is reached by its next one a moment later.
+
+Spec: RFC 8305, "Happy Eyeballs", 4 and 5.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import selectors
+import socket
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
+from queue import Empty, SimpleQueue
+from typing import TypeAlias
+
+from ociexport.registry.http.addresses import ForbiddenAddressError, Nearness, nearness_of
+from ociexport.system.threads import start_thread
+
+# The next address is tried after so long, while those before it may still answer (RFC 8305, 5).
+_HEAD_START_SECONDS = 0.25
+
+# What `socket.getaddrinfo` returns: family, kind, protocol, canonical name, address.
+AddressInfo: TypeAlias = tuple[
+    socket.AddressFamily, socket.SocketKind, int, str, tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
+]
+# Of `socket.setsockopt`: level, name, value.
+SocketOption: TypeAlias = tuple[int, int, int | bytes]
+
+
+def look_up(host: str, port: int, timeout_seconds: float) -> Sequence[AddressInfo]:
+    """Return the addresses of ``host``, in the system's order.
+
+    Raises:
+        socket.gaierror: it has none, or nobody has told in time.
+    """
+    answers: SimpleQueue[Sequence[AddressInfo] | Exception] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except OSError as error:
+            answers.put(error)
+        except UnicodeError:
+            answers.put(socket.gaierror(socket.EAI_NONAME, "it is no name of a host"))
+
+    start_thread(ask, name=f"look up {host}")
+    try:
+        answer = answers.get(timeout=timeout_seconds)
+    except Empty as error:
+        raise socket.gaierror(socket.EAI_AGAIN, "no answer from the name service in time") from error
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def open_connection(
+    host: str,
+    port: int,
+    *,
+    timeout_seconds: float,
+    options: Iterable[SocketOption] = (),
+    nearest: Nearness = Nearness.MULTICAST,
+) -> socket.socket:
+    """Return a socket that is connected to ``host`` (a name or an address), in blocking mode.
+
+    Args:
+        timeout_seconds: for the look-up, and again for the connection.
+        options: set before connecting.
+        nearest: addresses that are nearer to this machine are left out.
+
+    Raises:
+        ForbiddenAddressError: all its addresses are nearer than ``nearest``.
+        socket.gaierror: see `look_up`.
+        TimeoutError: no address has answered.
+        OSError: what the last of them said.
+    """
+    waiting = deque(_interleaved(_allowed(look_up(host, port, timeout_seconds), nearest)))
+    deadline = time.monotonic() + timeout_seconds
+    failure = OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+    trying: dict[int, socket.socket] = {}
+    with selectors.DefaultSelector() as selector:
+        try:
+            while waiting or trying:
+                if waiting:
+                    try:
+                        begun = _begin(waiting.popleft(), options)
+                    except OSError as error:
+                        failure = error
+                        continue
+                    trying[begun.fileno()] = begun
+                    selector.register(begun, selectors.EVENT_WRITE)
+                remaining = max(deadline - time.monotonic(), 0)
+                ended = selector.select(min(remaining, _HEAD_START_SECONDS) if waiting else remaining)
+                for key, _ in ended:
+                    selector.unregister(key.fileobj)
+                    begun = trying.pop(key.fd)
+                    code = begun.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                    if code == 0:
+                        begun.setblocking(True)
+                        return begun
+                    begun.close()
+                    failure = OSError(code, os.strerror(code))
+                if not ended and time.monotonic() >= deadline:
+                    raise TimeoutError("timed out")
+            raise failure
+        finally:
+            for other in trying.values():
+                other.close()
+
+
+def _begin(info: AddressInfo, options: Iterable[SocketOption]) -> socket.socket:
+    """Return a socket that is on its way to an address."""
+    family, kind, protocol, _, address = info
+    begun = socket.socket(family, kind, protocol)
+    try:
+        for option in options:
+            begun.setsockopt(*option)
+        begun.setblocking(False)
+        code = begun.connect_ex(address)
+        if code not in (0, errno.EINPROGRESS):
+            raise OSError(code, os.strerror(code))
+    except BaseException:
+        begun.close()
+        raise
+    return begun
+
+
+def _allowed(infos: Sequence[AddressInfo], nearest: Nearness) -> Sequence[AddressInfo]:
+    allowed = [info for info in infos if nearness_of(str(info[4][0])) <= nearest]
+    if infos and not allowed:
+        raise ForbiddenAddressError(str(infos[0][4][0]))
+    return allowed
+
+
+def _interleaved(infos: Sequence[AddressInfo]) -> list[AddressInfo]:
+    """Return the addresses with the families in turn, beginning with that of the first (RFC 8305, 4)."""
+    of_first = [info for info in infos if info[0] == infos[0][0]]
+    others = [info for info in infos if info[0] != infos[0][0]]
+    pairs = zip_longest(of_first, others)
+    return [info for pair in pairs for info in pair if info is not None]

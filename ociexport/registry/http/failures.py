@@ -1,0 +1,342 @@
+"""What went wrong on the wire, in words: one line that names the request, and what the user can do."""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from http import HTTPStatus
+from http.client import BadStatusLine, RemoteDisconnected
+from urllib.parse import SplitResult, urlsplit, urlunsplit
+
+from ociexport.contentkind import describe_content
+from ociexport.errors import (
+    AuthenticationError,
+    InvalidImageError,
+    RateLimitError,
+    RegistryError,
+    RegistryNotFoundError,
+    TransferError,
+    printable,
+    quoted,
+)
+from ociexport.spec.json_fields import parse_json_object
+from ociexport.spec.numerals import number_in
+
+# An error's explanation is short; what is longer is a page for browsers.
+MAX_ERROR_BODY_BYTES = 64 * 1024
+_GZIP_MAGIC = b"\x1f\x8b"
+# zlib's way to say "with gzip's header and trailer".
+_GZIP_WINDOW_BITS = 31
+# More than these say the same thing again.
+_MAX_SHOWN_ERRORS = 3
+
+# In the libraries' messages: what follows the question mark of a URL, and who asks.
+_QUERY = re.compile(r"\?[^\s'\"<>)]+")
+_USER = re.compile(r"(?<=//)[^\s/?#'\"<>]*@")
+# What http.client says where a proxy does not make a tunnel.
+_TUNNEL_FAILED = re.compile(r"Tunnel connection failed: (.*)", re.DOTALL)
+_STATUS = re.compile(r"(?=([0-9]{3}) )(.*)", re.DOTALL)
+# OpenSSL's words for a chain that ends at nobody we know: unable to get the issuer, self-signed, and their like.
+_ISSUER_CODES = frozenset({2, 18, 19, 20, 21})
+
+_WANTS_CERTIFICATE = "the server may want a client certificate: --cert-dir DIR, with NAME.cert and NAME.key in it"
+_REFUSES_CERTIFICATE = (
+    "the server does not accept the client certificate, which is from --cert-dir or a certs.d directory"
+)
+# OpenSSL's reasons for a failure that no wait mends, and what the user can do.
+_TLS_HINTS = {
+    "WRONG_VERSION_NUMBER": "if the registry speaks plain http, use --plain-http",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": _WANTS_CERTIFICATE,
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": _WANTS_CERTIFICATE,
+    "SSLV3_ALERT_BAD_CERTIFICATE": _REFUSES_CERTIFICATE,
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": _REFUSES_CERTIFICATE,
+    "SSLV3_ALERT_CERTIFICATE_REVOKED": _REFUSES_CERTIFICATE,
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": _REFUSES_CERTIFICATE,
+    "TLSV1_ALERT_UNKNOWN_CA": _REFUSES_CERTIFICATE,
+}
+
+
+class StalledError(TimeoutError):
+    """A body came too slowly for too long."""
+
+
+class ProxyRefusalError(ConnectionError):
+    """A proxy makes no connection, and will make none however often it is asked."""
+
+
+def redacted(url: str) -> str:
+    """Return ``url`` as messages may show it: user and query, where signatures stand, are cut."""
+    parts = _split(url)
+    if parts is None or _may_begin_with_a_user(parts):
+        # Where the user ends can't be known: a password may have any characters.
+        scheme, slashes, rest = url.partition("://") if "://" in url else ("", "", url)
+        _, user_end, rest = rest.rpartition("@")
+        shown = f"{scheme}{slashes}{'…@' if user_end and parts else ''}{rest}"
+        return printable(shown.partition("?")[0])
+    host = parts.netloc.rpartition("@")[2]
+    shown = urlunsplit((parts.scheme, host, parts.path, "", ""))
+    safe = printable(shown)
+    return f"{safe}?…" if parts.query else safe
+
+
+def _split(url: str) -> SplitResult | None:
+    """Return the parts of a URL that has a host and, if any, a possible port; None for anything else."""
+    try:
+        parts = urlsplit(url)
+        return parts if parts.hostname and parts.port != 0 else None
+    except ValueError:
+        return None
+
+
+def _may_begin_with_a_user(parts: SplitResult) -> bool:
+    """Whether what seems to be host and port may be a user and the beginning of a password: ``me:1/secret@host``."""
+    has_port_or_user = {":", "@"} & set(parts.netloc.rpartition("]")[2])
+    return bool(has_port_or_user) and "@" in (parts.path or parts.query + parts.fragment)
+
+
+def has_host(url: str) -> bool:
+    """Whether ``url`` is one with a host and, if any, a possible port."""
+    return _split(url) is not None
+
+
+def error_of_response(
+    *, subject: str, method: str, url: str, status: int, headers: Mapping[str, str], body: bytes
+) -> RegistryError:
+    """Return the error that an answer with an error status stands for, to be raised.
+
+    Args:
+        subject: what was asked for, as people call it.
+        url: as sent; it is redacted here.
+        body: its beginning.
+    """
+    url = redacted(url)
+    if status < 400:
+        message = f"{subject}: {method} {url}: expected {status_line(200)}, got {status_line(status)}"
+        return RegistryError(message, method=method, url=url, status=status)
+    codes, explanation = _explain_body(headers.get("Content-Type", ""), body)
+    message = f"{subject}: {method} {url}: {status_line(status)}" + (f": {explanation}" if explanation else "")
+    if is_quota_error(status, codes) and (quota := _describe_quota(headers)):
+        message += f" ({quota})"
+    kind, hint = _kind_and_hint(status, codes)
+    return kind(message, method=method, url=url, status=status, codes=codes, hint=hint)
+
+
+def _kind_and_hint(status: int, codes: tuple[str, ...]) -> tuple[type[RegistryError], str | None]:
+    if status == 401:
+        return AuthenticationError, "log in to this registry, or check the user name and password that you gave"
+    if status == 403:
+        return AuthenticationError, "these credentials may not read this repository, or the registry blocks this client"
+    if status == 404:
+        return RegistryNotFoundError, "check the spelling; some registries answer so for a private repository too"
+    if is_quota_error(status, codes):
+        return RateLimitError, "wait for the quota to renew, log in for a larger one, or use a mirror"
+    if status == 408 or status >= 500:
+        return TransferError, "the registry has trouble; try again later"
+    return RegistryError, None
+
+
+def _explain_body(content_type: str, body: bytes) -> tuple[tuple[str, ...], str]:
+    """Return the registry's own codes, and its words for people.
+
+    Spec: distribution-spec 1.1, "Error Codes".
+    """
+    if not body.strip():
+        return (), ""
+    if body.startswith(_GZIP_MAGIC):
+        # A proxy compresses everything; an error is shown and not believed, so what can be read of it will do.
+        with suppress(zlib.error):
+            body = zlib.decompressobj(_GZIP_WINDOW_BITS).decompress(body, MAX_ERROR_BODY_BYTES)
+    try:
+        item = parse_json_object(body, where="")
+        errors = [
+            (error.optional_text("code") or "", error.optional_text("message") or "")
+            for error in item.objects("errors")
+        ]
+        if not errors:
+            # Gateways in front of registries have shapes of their own.
+            words = (item.optional_text(key) for key in ("message", "details", "error"))
+            return (), printable(next(filter(None, words), ""))
+    except InvalidImageError:
+        if content_type.startswith("text/plain"):
+            return (), printable(body.decode("utf-8", "replace").strip())
+        return (), f"with {describe_content(body)} in place of a registry's error"
+    codes = tuple(code for code, _ in errors if code)
+    shown = (": ".join(filter(None, error)) for error in errors[:_MAX_SHOWN_ERRORS])
+    return codes, "; ".join(printable(text) for text in shown)
+
+
+def status_line(status: int) -> str:
+    """Return a status as people know it: ``503 Service Unavailable``."""
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return f"{status} (no standard status)"
+
+
+def is_quota_error(status: int, codes: tuple[str, ...]) -> bool:
+    """Whether a quota is used up; some registries say so with another status."""
+    return status == 429 or "TOOMANYREQUESTS" in codes
+
+
+def _describe_quota(headers: Mapping[str, str]) -> str:
+    """Return what Docker Hub tells of its quota: ``limit 100 in 6 h, 0 left, counted for 192.0.2.1``.
+
+    Spec: docs.docker.com "Pull usage and limits"; the headers' form is draft-polli-ratelimit-headers'.
+    """
+    limit, _, window = headers.get("RateLimit-Limit", "").partition(";w=")
+    left = headers.get("RateLimit-Remaining", "").partition(";")[0]
+    source = headers.get("Docker-RateLimit-Source", "")
+    parts = [f"limit {limit}"] if limit.isdecimal() else []
+    # A year has fewer seconds.
+    if parts and (seconds := number_in(window, 10**8)) is not None:
+        parts = [f"{parts[0]} in {_hours(seconds)}"]
+    if left.isdecimal():
+        parts.append(f"{left} left")
+    if source:
+        parts.append(f"counted for {printable(source)}")
+    wait = headers.get("Retry-After", "")
+    if wait:
+        parts.append(f"asks to wait: {printable(wait)}" + (" s" if wait.isdecimal() else ""))
+    return ", ".join(parts)
+
+
+def _hours(seconds: int) -> str:
+    return f"{seconds / 3600:g} h" if seconds >= 3600 else f"{seconds} s"
+
+
+def error_of_connection(
+    error: BaseException,
+    *,
+    subject: str,
+    method: str,
+    url: str,
+    issuer: str | None = None,
+    proxy: str | None = None,
+    host: str = "",
+    is_named_by_user: bool = True,
+) -> TransferError:
+    """Return the error that a broken or impossible connection stands for, to be raised ``from error``.
+
+    Args:
+        issuer: of a certificate that was not believed.
+        proxy: the URL of the one that the connection was made to, if any.
+        host: host and port of ``url``, for a hint about its certificate.
+        is_named_by_user: whether that is the registry or mirror that the user named, and not one that these named.
+    """
+    for cause in causes(error):
+        _cut_secrets(cause)
+    url = redacted(url)
+    reason, hint = _explain_connection(error)
+    if host and (disbelieved := _disbelieved_certificate(error)) is not None:
+        hint = _certificate_hint(disbelieved, host, is_named_by_user)
+    if proxy is not None:
+        reason += f" (by the proxy {redacted(proxy).partition('://')[2]})"
+    if issuer is not None:
+        reason += f" (issued by {printable(issuer)})"
+    return TransferError(f"{subject}: {method} {url}: {reason}", method=method, url=url, hint=hint)
+
+
+def _cut_secrets(error: BaseException) -> None:
+    """Take the secrets in URLs out of an error of the libraries beneath, which a traceback shows as it is."""
+    error.args = tuple(without_secrets(text) if isinstance(text, str) else text for text in error.args)
+
+
+def without_secrets(text: str) -> str:
+    """Return ``text`` of a library beneath with users, and what follows the question marks of URLs, cut."""
+    return _USER.sub("", _QUERY.sub("?…", text))
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why a connection broke, in a few words, for a line about a retry."""
+    return _explain_connection(error)[0]
+
+
+def was_refused(error: BaseException) -> bool:
+    """Whether nobody listens at the address."""
+    return any(isinstance(cause, ConnectionRefusedError) for cause in causes(error))
+
+
+def has_wrong_certificate(error: BaseException) -> bool:
+    """Whether a server's certificate was not believed."""
+    return _disbelieved_certificate(error) is not None
+
+
+def _disbelieved_certificate(error: BaseException) -> ssl.SSLCertVerificationError | None:
+    return next((cause for cause in causes(error) if isinstance(cause, ssl.SSLCertVerificationError)), None)
+
+
+def _certificate_hint(error: ssl.SSLCertVerificationError, host: str, is_named_by_user: bool) -> str:
+    """Return what the user can do about the certificate of ``host``; ``--insecure`` is for the registry's own host."""
+    if error.verify_code in _ISSUER_CODES:
+        hint = f"if you trust the issuer of {host}'s certificate, give the issuer's certificate with --cacert FILE"
+    else:
+        hint = f"{host}'s certificate is for another name or time: check the name, and the clock"
+    return f"{hint}; --insecure believes any certificate" if is_named_by_user else hint
+
+
+def is_lasting_tls_error(error: ssl.SSLError) -> bool:
+    """Whether TLS failed for what the two sides are, and not for what happened on the way."""
+    return isinstance(error, ssl.SSLCertVerificationError) or (error.reason or "") in _TLS_HINTS
+
+
+def _explain_connection(error: BaseException) -> tuple[str, str | None]:
+    stalled = next((cause for cause in causes(error) if isinstance(cause, StalledError)), None)
+    if stalled is not None:
+        # We ended it, whatever the libraries then said.
+        return str(stalled), "--stall-limit sets how slow a body may be"
+    for cause in causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"the TLS certificate can't be verified: {cause.verify_message}", None
+        if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+            return "the connection was closed too early", None
+        if isinstance(cause, ssl.SSLError):
+            reason = (cause.reason or str(cause)).replace("_", " ").lower()
+            return f"TLS failed: {reason}", _TLS_HINTS.get(cause.reason or "")
+        if isinstance(cause, socket.gaierror):
+            return f"the host's name can't be resolved: {cause.strerror}", "check the spelling and the name service"
+        if (refusal := _refusal_of_proxy(cause)) is not None:
+            hint = "a proxy's user and password stand in its URL: http://USER:PASSWORD@HOST:PORT"
+            return f"the proxy answers {printable(refusal[2])}", hint if refusal[1] == "407" else None
+        if isinstance(cause, BadStatusLine) and not isinstance(cause, RemoteDisconnected):
+            return f"expected HTTP, got {quoted(str(cause.args[0]).strip())}", None
+        if isinstance(cause, TimeoutError):
+            return "no answer in time", None
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror[0].lower() + cause.strerror[1:], None
+    texts = " ".join(str(cause) for cause in causes(error))
+    if "timed out" in texts:
+        return "no answer in time", None
+    if "IncompleteRead" in texts or "Remote end closed" in texts or "Connection broken" in texts:
+        return "the connection was closed too early", None
+    # Not all who ask have had its secrets cut before.
+    return printable(without_secrets(str(error))), None
+
+
+def is_lasting_proxy_error(error: BaseException) -> bool:
+    """Whether a proxy refuses to make a connection, and will do so again."""
+    if isinstance(error, ProxyRefusalError):
+        return True
+    refusal = _refusal_of_proxy(error)
+    return refusal is not None and refusal[1].startswith("4") and refusal[1] not in ("408", "429")
+
+
+def _refusal_of_proxy(error: BaseException) -> re.Match[str] | None:
+    """Return the status that a proxy answered to CONNECT, and the whole line."""
+    match = _TUNNEL_FAILED.fullmatch(str(error)) if isinstance(error, OSError) else None
+    return match and _STATUS.fullmatch(match[1])
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield the errors beneath ``error``, the innermost first: that one knows what happened."""
+    found: list[BaseException] = []
+    waiting: list[object] = [error]
+    while waiting:
+        candidate = waiting.pop(0)
+        if isinstance(candidate, BaseException) and not any(candidate is known for known in found):
+            found.append(candidate)
+            waiting += [*candidate.args, getattr(candidate, "reason", None), candidate.__cause__, candidate.__context__]
+    yield from reversed(found)

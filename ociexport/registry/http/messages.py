@@ -1,0 +1,225 @@
+"""WireRequest: a request to be sent. Answer: what came back, its body still to be read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import requests
+import urllib3
+from requests.structures import CaseInsensitiveDict
+
+from ociexport.errors import RegistryError, TransferError
+from ociexport.registry.http.certificates import TlsSettings
+from ociexport.registry.http.deadlines import Deadline
+from ociexport.registry.http.failures import MAX_ERROR_BODY_BYTES, StalledError, error_of_connection, error_of_response
+from ociexport.registry.http.logs import LoggedRequest
+from ociexport.registry.options import RegistryOptions
+from ociexport.spec.numerals import number_in
+
+# What the libraries beneath raise when a connection can't be made, or breaks.
+NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+# No longer than any file, nor than what Python takes for a number.
+# A TLS socket that was closed raises ValueError in a thread that reads from it.
+_READ_ERRORS = (*NETWORK_ERRORS, ValueError)
+# The rest of a redirect's or an error's page is read, so that the connection can be used again.
+_DRAINED_BYTES = 16 * 1024
+# A new connection takes no longer.
+_DRAIN_SECONDS = 1.0
+# `read` fills what it was asked for, but keeps nobody waiting longer than this for what has arrived.
+_FILL_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class WireRequest:
+    """A request to be sent.
+
+    Args:
+        subject: what is asked for, as messages call it: ``manifest docker.io/library/alpine:3.20``.
+        headers: sent wherever redirects lead.
+        home_headers: sent to the origin of ``url`` only.
+        authorization: sent to the origin of ``url`` only.
+        accepted: statuses that are no error; others are raised.
+        body: of a POST, form encoded; it bears a secret, and is sent to the origin of ``url`` only.
+        tls: for the origin of ``url`` only; None for what holds for every host of a pull.
+        retries: whether passing failures are tried again.
+        sent_by: the URL of the server that named this one; None for what the user named.
+        document_bytes: the body is a document, of which so much is read at once: one that is cut is a passing failure
+            too. None for a body that the caller reads.
+    """
+
+    method: str
+    url: str
+    subject: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    home_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    authorization: str | None = field(default=None, repr=False)
+    accepted: frozenset[int] = frozenset({200})
+    body: bytes | None = field(default=None, repr=False)
+    tls: TlsSettings | None = None
+    retries: bool = True
+    sent_by: str | None = None
+    document_bytes: int | None = None
+
+
+class Answer:
+    """A response whose body is still to be read, as raw bytes; closed by the caller."""
+
+    def __init__(
+        self,
+        request: WireRequest,
+        url: str,
+        response: requests.Response,
+        options: RegistryOptions,
+        *,
+        is_from_home: bool,
+        logged: LoggedRequest | None = None,
+    ) -> None:
+        self.request = request
+        self.url = url
+        # Whether it comes from the server that was asked, and not from one that it redirected to.
+        self.is_from_home = is_from_home
+        self.status: int = response.status_code
+        self.headers: CaseInsensitiveDict[str] = response.headers
+        self._raw: urllib3.HTTPResponse = response.raw
+        self._deadline: Deadline = getattr(response.raw, "deadline")  # noqa: B009 - ours, which urllib3's stubs lack
+        self._logged = logged
+        self._read_bytes = 0
+        self._error: TransferError | None = None
+        self._document: bytes | None = None
+        self._pace = _Pace(options.min_bytes_per_second, options.stall_seconds)
+
+    @property
+    def content_length(self) -> int | None:
+        """What Content-Length says; None where it is missing or no number, or the body is chunked."""
+        text = self.headers.get("Content-Length", "")
+        return number_in(text) if "Transfer-Encoding" not in self.headers else None
+
+    def header_values(self, name: str) -> list[str]:
+        """Return what each header of this name says, where a comma within one may mean anything."""
+        return list(self._raw.headers.getlist(name))
+
+    def read(self, size: int) -> bytes:
+        """Return up to ``size`` bytes of the body as they were sent, never decoded; ``b""`` at its end.
+
+        Raises:
+            TransferError: the connection broke or stalled; all that had arrived was returned before.
+        """
+        if self._error is not None:
+            raise self._error
+        parts: list[bytes] = []
+        missing = size
+        started = self._deadline.since = time.monotonic()
+        try:
+            while missing and (part := self._raw.read1(missing, decode_content=False)):
+                parts.append(part)
+                missing -= len(part)
+                fill_seconds = _FILL_SECONDS - (time.monotonic() - started)
+                if not missing or fill_seconds <= 0 or not self._may_go_on_within(fill_seconds):
+                    break
+            self._deadline.verify()
+            self._read_bytes += size - missing
+            self._pace.take(size - missing, time.monotonic() - started)
+        except _READ_ERRORS as error:
+            self._error = self._broken(self._deadline.reason_of(error))
+            if not parts:
+                raise self._error from error
+        finally:
+            self._deadline.since = None
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _may_go_on_within(self, seconds: float) -> bool:
+        """Whether the next read keeps nobody waiting longer.
+
+        The end of a body of known length needs no bytes, and that of one in chunks may have been read already.
+        """
+        return not self._raw.length_remaining or self._deadline.arrives_within(seconds)
+
+    def _broken(self, error: BaseException) -> TransferError:
+        if self._logged is not None:
+            self._logged.ended(self._read_bytes, error)
+        self.close()
+        broken = error_of_connection(error, subject=self.request.subject, method=self.request.method, url=self.url)
+        broken.__cause__ = error
+        return broken
+
+    def read_document(self) -> None:
+        """Read the body of a document now, so that `read_up_to` has it; the connection is given back.
+
+        Raises:
+            TransferError: the connection broke or stalled.
+        """
+        if self.request.document_bytes is None:
+            return
+        try:
+            self._document = self.read_up_to(self.request.document_bytes)
+        finally:
+            self.close()
+
+    def read_up_to(self, max_bytes: int) -> bytes:
+        """Return the body's first ``max_bytes``; the connection can be used again if that was all."""
+        if self._document is not None:
+            return self._document[:max_bytes]
+        # Not a list of parts: a server may send single bytes, and each would be an object.
+        body = bytearray()
+        while len(body) < max_bytes and (part := self.read(max_bytes - len(body))):
+            body += part
+        return bytes(body)
+
+    def close(self) -> None:
+        """Give the connection back; it is closed where more bytes are to come than a new one is worth."""
+        missing = self._raw.length_remaining
+        if self._error is None and missing is not None and missing <= _DRAINED_BYTES:
+            self._drain()
+        self._raw.close()
+        self._raw.release_conn()
+        if self._logged is not None:
+            self._logged.ended(self._read_bytes)
+
+    def _drain(self) -> None:
+        """Read the little that is left, unless it keeps us waiting."""
+        started = time.monotonic()
+        with suppress(*_READ_ERRORS), self._deadline.waiting():
+            while self._raw.read1(_DRAINED_BYTES, decode_content=False):
+                if time.monotonic() - started > _DRAIN_SECONDS:
+                    return
+
+    def error(self) -> RegistryError:
+        """Return the error that this answer stands for, with what its body tells; the answer is closed then."""
+        try:
+            body = self.read_up_to(MAX_ERROR_BODY_BYTES)
+        except TransferError:
+            # The status matters more.
+            body = b""
+        finally:
+            self.close()
+        return error_of_response(
+            subject=self.request.subject,
+            method=self.request.method,
+            url=self.url,
+            status=self.status,
+            headers=self.headers,
+            body=body,
+        )
+
+
+class _Pace:
+    """How fast a body comes, as far as we wait for it: what the caller does between two reads is his time."""
+
+    def __init__(self, min_bytes_per_second: int, window_seconds: float) -> None:
+        self._min_bytes_per_second = min_bytes_per_second
+        self._window_seconds = window_seconds
+        self._seconds = 0.0
+        self._bytes = 0
+
+    def take(self, count: int, seconds: float) -> None:
+        """Take note of ``count`` bytes that took ``seconds``; raises StalledError if it was too slow for too long."""
+        self._seconds += seconds
+        self._bytes += count
+        if self._seconds < self._window_seconds:
+            return
+        if self._bytes < self._min_bytes_per_second * self._seconds:
+            raise StalledError(f"stalled: {self._bytes} bytes in {self._seconds:.0f} s")
+        self._seconds, self._bytes = 0.0, 0

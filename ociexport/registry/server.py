@@ -1,0 +1,376 @@
+"""A read-only registry over an OCI layout: what the far side of an air gap runs, so that docker and podman can pull.
+
+Spec: distribution-spec 1.1, "Pull", "Content Discovery"; RFC 9110 14, "Range Requests".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import time
+from contextlib import suppress
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BufferedIOBase
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, quote, urlsplit
+
+from ociexport import __version__
+from ociexport.errors import (
+    InvalidDigestError,
+    InvalidReferenceError,
+    NotFoundError,
+    OciexportError,
+    quoted,
+)
+from ociexport.registry.catalog import LayoutCatalog
+from ociexport.spec import mediatypes
+from ociexport.spec.digest import Digest
+from ociexport.spec.numerals import MAX_SIZE, number_up_to
+from ociexport.storage.layout.layout import ImageLayout
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_PATH_PATTERN = re.compile(r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs|referrers|tags)/(?P<selector>[^/]+)")
+_RANGE_PATTERN = re.compile(r"bytes=(\d{0,19})-(\d{0,19})")
+# RFC 9110 5.5: what a header's value may be; nothing that we send needs more than ASCII, or more bytes.
+_HEADER_VALUE_PATTERN = re.compile(r"[!-~](?:[ -~]{0,8190}[!-~])?")
+# RFC 9112 5: a header, or the empty line after the last one.
+_HEADER_LINE_PATTERN = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*)?\r?\n")
+_MAX_LINE_BYTES = 64 * 1024
+# What a client may still be sending while an answer ends the connection; a closed socket would take the answer away.
+_MAX_LINGER_BYTES = 1024 * 1024
+_LINGER_SECONDS = 2
+# distribution's own default page; a client may ask for less.
+_MAX_PAGE = 1000
+_IDLE_SECONDS = 60
+
+
+class LayoutServer(ThreadingHTTPServer):
+    """Serves a layout until `shutdown`; one thread for each connection.
+
+    Args:
+        layout: what is served.
+        host: address to listen on.
+        port: 0 for one that the kernel chooses.
+
+    Raises:
+        NotFoundError, InvalidImageError: there is no layout, or it is broken.
+        OSError: the address is in use or not ours.
+    """
+
+    daemon_threads = True
+    # Pulls of many images begin at once.
+    request_queue_size = 128
+
+    def __init__(self, layout: ImageLayout, host: str, port: int) -> None:
+        self.catalog = LayoutCatalog(layout)
+        if ":" in host:
+            self.address_family = socket.AF_INET6
+        try:
+            super().__init__((host, port), _Handler)
+        except OSError as error:
+            error.filename = f"{host}:{port}"
+            raise
+
+    @property
+    def address(self) -> str:
+        """``host:port`` as a reference to an image here has it."""
+        host, port = self.server_address[:2]
+        name = host if isinstance(host, str) else bytes(host).decode()
+        return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: a client that went away in the middle is none of our errors."""
+
+
+class _ApiError(OciexportError):
+    """An answer that is an error of the protocol.
+
+    Args:
+        status: of the response.
+        code: distribution-spec's.
+        message: for people.
+    """
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class _RecordedLines(BufferedIOBase):
+    """Reads lines, and keeps them as they came; the library unfolds and divides what it keeps."""
+
+    def __init__(self, file: BufferedIOBase) -> None:
+        self._file = file
+        self.lines: list[bytes] = []
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """Return the next line."""
+        line = self._file.readline(size)
+        self.lines.append(line)
+        return line
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One connection."""
+
+    protocol_version = "HTTP/1.1"
+    server_version = f"ociexport/{__version__}"
+    timeout = _IDLE_SECONDS
+    # Headers and a small body leave in one packet, without waiting for an acknowledgement.
+    wbufsize = 64 * 1024
+    disable_nagle_algorithm = True
+    server: LayoutServer
+    raw_requestline: bytes
+    # Whether the client may be sending still when the connection ends.
+    _is_lingering = False
+
+    def parse_request(self) -> bool:
+        """Read the head of a request; returns False where the connection ends, after an answer.
+
+        Spec: RFC 9112 2.2, 3.2, 5, 6.3.
+        """
+        self.command, self.requestline = "", ""
+        if not self.raw_requestline.strip():
+            # One empty line before a request is none of it.
+            self.raw_requestline = self.rfile.readline(_MAX_LINE_BYTES + 1)
+        try:
+            if not self.raw_requestline.strip():
+                raise _ApiError(400, "UNSUPPORTED", "expected a request, got an empty line")
+            if len(self.raw_requestline) > _MAX_LINE_BYTES:
+                raise _ApiError(414, "UNSUPPORTED", f"expected a path of at most {_MAX_LINE_BYTES} bytes")
+            if len(self.raw_requestline.split()) == 2:
+                raise _ApiError(400, "UNSUPPORTED", "expected HTTP/1.0 or HTTP/1.1, got no version")
+            rfile = self.rfile
+            self.rfile = head = _RecordedLines(rfile)
+            try:
+                if not super().parse_request():
+                    return False
+            finally:
+                self.rfile = rfile
+            self._verify_head(head.lines)
+        except _ApiError as error:
+            self._refuse(error)
+            return False
+        return True
+
+    def handle_expect_100(self) -> bool:
+        """Send nothing: the client gets the answer itself, and need not send the body."""
+        return True
+
+    def _verify_head(self, lines: list[bytes]) -> None:
+        """Return if everybody who reads the head finds the same body after it.
+
+        Raises:
+            _ApiError: somebody might not.
+        """
+        if not all(_HEADER_LINE_PATTERN.fullmatch(line) for line in lines):
+            raise _ApiError(400, "UNSUPPORTED", "expected headers of one line each, got something else")
+        hosts = self.headers.get_all("Host", [])
+        if len(hosts) > 1 or (not hosts and self.request_version == "HTTP/1.1"):
+            raise _ApiError(400, "UNSUPPORTED", f"expected one Host header, got {len(hosts)}")
+        lengths = self.headers.get_all("Content-Length", [])
+        if len(lengths) > 1 or not all(length.isascii() and length.isdigit() for length in lengths):
+            raise _ApiError(400, "SIZE_INVALID", "Content-Length: expected one number")
+        if "Transfer-Encoding" in self.headers and lengths:
+            raise _ApiError(400, "SIZE_INVALID", "expected Content-Length or Transfer-Encoding, got both")
+
+    def _pass_over_body(self) -> None:
+        """Have the answer be the connection's last, where a body follows that nobody wants."""
+        if "Transfer-Encoding" in self.headers or self.headers.get("Content-Length", "0").strip("0"):
+            self._end_connection()
+
+    def _end_connection(self) -> None:
+        self.close_connection = True
+        self._is_lingering = True
+
+    def finish(self) -> None:
+        """Send what was answered, and give the client time to read it before the connection is closed."""
+        with suppress(OSError):
+            if self._is_lingering:
+                self.wfile.flush()
+                self.connection.shutdown(socket.SHUT_WR)
+                self.connection.settimeout(_LINGER_SECONDS)
+                end, left = time.monotonic() + _LINGER_SECONDS, _MAX_LINGER_BYTES
+                while left > 0 and time.monotonic() < end and (chunk := self.connection.recv(64 * 1024)):
+                    left -= len(chunk)
+        super().finish()
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Refuse what the library could not read, in the form of all our errors."""
+        if code == HTTPStatus.NOT_IMPLEMENTED:
+            code, message = HTTPStatus.METHOD_NOT_ALLOWED, "this registry is read-only"
+        self._refuse(_ApiError(code, "UNSUPPORTED", message or HTTPStatus(code).phrase))
+
+    def _refuse(self, error: _ApiError) -> None:
+        """Answer what is no request; what follows it can't be told from its body."""
+        # Before the head was read, the library would send no headers.
+        self.request_version = self.protocol_version
+        self._end_connection()
+        self._send_error(error)
+
+    def do_GET(self) -> None:
+        """Answer a GET or HEAD."""
+        try:
+            self._pass_over_body()
+            self._answer()
+        except _ApiError as error:
+            self._send_error(error)
+        except (InvalidDigestError, InvalidReferenceError) as error:
+            self._send_error(_ApiError(400, "DIGEST_INVALID", str(error)))
+        except (OciexportError, OSError) as error:
+            if isinstance(error, ConnectionError | TimeoutError):
+                raise
+            self._send_error(_ApiError(500, "UNKNOWN", f"the layout is broken: {type(error).__name__}"))
+
+    do_HEAD = do_GET  # noqa: N815 - http.server finds them by these names
+
+    def do_POST(self) -> None:
+        """Refuse to change anything."""
+        # What the client sends is not read, so the connection can't be used again.
+        self._end_connection()
+        self._send_error(_ApiError(405, "UNSUPPORTED", "this registry is read-only"))
+
+    do_PUT = do_PATCH = do_DELETE = do_POST  # noqa: N815 - as above
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep quiet; the command line says what is served."""
+
+    def _answer(self) -> None:
+        try:
+            url = urlsplit(self.path)
+            query = parse_qs(url.query)
+        except ValueError as error:
+            raise _ApiError(400, "UNSUPPORTED", f"expected a path, got {quoted(self.path)}") from error
+        if url.path in ("/v2/", "/v2"):
+            self._send(200, b"{}", "application/json")
+        elif url.path == "/v2/_catalog":
+            self._send_page("repositories", self.server.catalog.repositories(), {}, query, "/v2/_catalog")
+        elif (match := _PATH_PATTERN.fullmatch(url.path)) is not None:
+            self._answer_repository(match["name"], match["kind"], match["selector"], query)
+        else:
+            raise _ApiError(404, "UNSUPPORTED", "no such endpoint")
+
+    def _answer_repository(self, name: str, kind: str, selector: str, query: dict[str, list[str]]) -> None:
+        catalog = self.server.catalog
+        if kind == "tags":
+            if selector != "list":
+                raise _ApiError(404, "UNSUPPORTED", "no such endpoint")
+            try:
+                tags = catalog.tags(name)
+            except NotFoundError as error:
+                raise _ApiError(404, "NAME_UNKNOWN", "repository name not known to registry") from error
+            self._send_page("tags", tags, {"name": name}, query, f"/v2/{quote(name)}/tags/list")
+        elif kind == "manifests":
+            self._send_manifest(name, selector)
+        elif kind == "blobs":
+            self._send_blob(name, Digest.parse(selector))
+        else:
+            artifact_type = query.get("artifactType", [None])[0]
+            found = catalog.referrers(Digest.parse(selector), artifact_type)
+            body = {"schemaVersion": 2, "mediaType": mediatypes.OCI_INDEX, "manifests": found}
+            headers = {"OCI-Filters-Applied": "artifactType"} if artifact_type else {}
+            self._send(200, json.dumps(body).encode(), mediatypes.OCI_INDEX, headers)
+
+    def _send_manifest(self, name: str, selector: str) -> None:
+        try:
+            descriptor = self.server.catalog.find_manifest(name, selector)
+            raw = self.server.catalog.read_manifest(descriptor)
+        except NotFoundError as error:
+            raise _ApiError(404, "MANIFEST_UNKNOWN", "manifest unknown to registry") from error
+        self._send(
+            200,
+            raw,
+            descriptor.media_type or mediatypes.OCI_MANIFEST,
+            {"Docker-Content-Digest": str(descriptor.digest)},
+        )
+
+    def _send_blob(self, name: str, digest: Digest) -> None:
+        try:
+            file = self.server.catalog.open_blob(name, digest)
+        except NotFoundError as error:
+            raise _ApiError(404, "BLOB_UNKNOWN", "blob unknown to registry") from error
+        with file:
+            size = os.fstat(file.fileno()).st_size
+            wanted = parse_range(self.headers.get("Range"), size)
+            start, end = wanted or (0, size)
+            headers = {"Docker-Content-Digest": str(digest), "Accept-Ranges": "bytes"}
+            if wanted is not None:
+                if start >= end:
+                    raise _ApiError(416, "SIZE_INVALID", f"expected a range within {size} bytes")
+                headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+            self._send_head(200 if wanted is None else 206, "application/octet-stream", end - start, headers)
+            if self.command != "HEAD" and end > start:
+                self.wfile.flush()
+                self.connection.sendfile(file, start, end - start)
+
+    def _send_page(
+        self, member: str, items: Sequence[str], body: dict[str, object], query: dict[str, list[str]], path: str
+    ) -> None:
+        """Answer with as many ``items`` as were asked for, after the one named ``last``, and a link to the rest."""
+        last = query.get("last", [""])[0]
+        count = query.get("n", [str(_MAX_PAGE)])[0]
+        limit = number_up_to(count, _MAX_PAGE)
+        if limit is None:
+            raise _ApiError(400, "PAGINATION_NUMBER_INVALID", "n: expected a number")
+        rest = [item for item in items if item > last]
+        page = rest[:limit]
+        headers = {}
+        if page and len(rest) > limit:
+            headers["Link"] = f'<{path}?n={limit}&last={quote(page[-1], safe="")}>; rel="next"'
+        self._send(200, json.dumps({**body, member: page}).encode(), "application/json", headers)
+
+    def _send_error(self, error: _ApiError) -> None:
+        body = json.dumps({"errors": [{"code": error.code, "message": str(error), "detail": None}]})
+        self._send(error.status, body.encode(), "application/json")
+
+    def _send(self, status: int, body: bytes, content_type: str, headers: dict[str, str] | None = None) -> None:
+        self._send_head(status, content_type, len(body), headers or {})
+        if self.command != "HEAD":
+            self.wfile.write(body)
+        self.wfile.flush()
+
+    def _send_head(self, status: int, content_type: str, length: int, headers: dict[str, str]) -> None:
+        """Send the head of an answer.
+
+        Raises:
+            _ApiError: the layout gave a value that can't stand in a header; nothing was sent.
+        """
+        for name, value in {"Content-Type": content_type, **headers}.items():
+            if not _HEADER_VALUE_PATTERN.fullmatch(value):
+                raise _ApiError(500, "UNKNOWN", f"the layout is broken: {name}: can't be sent: {quoted(value)}")
+        self.send_response(status)
+        self.send_header("Docker-Distribution-API-Version", "registry/2.0")
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(length))
+        self.send_header("X-Content-Type-Options", "nosniff")
+        for name, value in headers.items():
+            self.send_header(name, value)
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+
+
+def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """Return the first byte that a Range header asks for and the one after the last.
+
+    Returns:
+        None where there is no header, or one that we need not understand (several ranges, other units): then the
+        whole is sent. An empty range where none of the bytes is there.
+
+    Spec: RFC 9110 14.1.2, "Byte Ranges", 14.2, "Range".
+    """
+    match = _RANGE_PATTERN.fullmatch(header or "")
+    if match is None or match.groups() == ("", ""):
+        return None
+    first, last = (number_up_to(text, MAX_SIZE) for text in match.groups())
+    if first is None:
+        return max(0, size - (last or 0)), size
+    if last is not None and last < first:
+        return None
+    return first, min(last + 1, size) if last is not None else size

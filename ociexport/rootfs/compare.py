@@ -1,0 +1,266 @@
+"""What changed in a root filesystem since it was unpacked: a tree on disk against an image, with no second tree made.
+
+Two passes over the layers, as in `flatten`: the first says what should be where, the second brings the content of files
+past, each compared with the file on disk as it comes by.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+from ociexport.images.resolve import read_layers, resolve_manifest
+from ociexport.images.source import ImageSource
+from ociexport.layers.apply import LayerApplier
+from ociexport.layers.limits import Limits, NameBudget
+from ociexport.layers.memory_tree import MemoryDirectory, MemoryFile, MemoryTree
+from ociexport.layers.tar.reader import FILE_FORMATS, Entry, EntryType
+from ociexport.layers.tar.sparse import located_parts
+from ociexport.layers.targets import PickingTarget
+from ociexport.rootfs.disk.metadata import ROOTLESS_XATTR, Losses, encode_rootless_owner, is_foreign_xattr
+from ociexport.rootfs.disk.procnames import name_in
+from ociexport.rootfs.disk.walk import Descent
+from ociexport.spec.descriptor import Platform
+from ociexport.system.progress.protocol import SILENT, Progress
+
+_READ_BYTES = 1024 * 1024
+# What a file whose content is to be compared takes of memory, beside its path: measured, rounded up.
+_CANDIDATE_BYTES = 250
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Change:
+    """One path that is not as the image has it.
+
+    Args:
+        path: in the root filesystem.
+        kind: ``A`` added, ``D`` deleted, ``T`` another type, ``M`` modified, as git calls them.
+        what: of a modified one what differs: ``content``, ``mode``, ``owner``, ``target``, ``device``, ``links``,
+            ``xattrs``, ``mtime``.
+    """
+
+    path: bytes
+    kind: str
+    what: tuple[str, ...] = ()
+
+
+def compare_tree(
+    root: str,
+    source: ImageSource,
+    *,
+    platform: Platform,
+    limits: Limits,
+    owners: bool = True,
+    progress: Progress = SILENT,
+) -> list[Change]:
+    """Return what in the tree at ``root`` is not as ``source`` has it, sorted by path.
+
+    Times of directories are not compared: whoever adds a file changes its directory's too, and the file is told.
+
+    Args:
+        root: a directory, unpacked from the image or not.
+        owners: whether owners count. What belongs to the ordinary user who compares is root's, or whose it is
+            remembered to be.
+
+    Raises:
+        as `unpack` does; OSError: something can't be read.
+    """
+    manifest = resolve_manifest(source, platform).manifest
+    _, layers = read_layers(source, manifest)
+    budget = NameBudget(limits)
+    tree = MemoryTree(budget, max_depth=limits.max_depth, max_steps=limits.max_steps)
+    LayerApplier(tree, limits, Losses()).apply_all(source, layers, progress)
+    root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        comparison = _Comparison(tree, budget, owners=owners)
+        comparison.compare(root_fd)
+        contents = _ContentComparer(root_fd, comparison.candidates)
+        last_layer = max((place[0] for place in comparison.candidates), default=0)
+        LayerApplier(contents, limits, Losses()).apply_all(source, layers[:last_layer], progress)
+    finally:
+        os.close(root_fd)
+    changes = comparison.changes
+    for path in contents.changed:
+        known = changes.get(path, Change(path, "M"))
+        changes[path] = Change(path, "M", ("content", *known.what))
+    return sorted(changes.values())
+
+
+class _Comparison:
+    """Compares everything but the content of files of the right size.
+
+    Attributes:
+        changes: by path.
+        candidates: files whose content is still to be compared: their place in the layers → path.
+    """
+
+    def __init__(self, tree: MemoryTree, budget: NameBudget, *, owners: bool) -> None:
+        self._budget = budget
+        self.changes: dict[bytes, Change] = {}
+        self.candidates: dict[tuple[int, int], bytes] = {}
+        self._root = tree.root
+        self._owners = owners
+        # Whose a file is that `unpack` made for an ordinary user; root's tree has the image's owners.
+        self._natural_owner = (os.geteuid(), os.getegid()) if os.geteuid() != 0 else None
+        # Which file of the image each inode on disk is, and the other way round: hard links are a pairing.
+        self._inodes: dict[int, tuple[int, int]] = {}
+        self._seen: dict[tuple[int, int], int] = {}
+
+    def compare(self, root_fd: int) -> None:
+        self._compare_node(b".", root_fd, b".", self._root)
+        with closing(Descent(root_fd)) as descent:
+            levels = [self._compare_children(b"", descent.fd, self._root)]
+            while levels:
+                entered = next(levels[-1], None)
+                if entered is not None:
+                    path, name, child = entered
+                    descent.enter(name)
+                    levels.append(self._compare_children(path + b"/", descent.fd, child))
+                    continue
+                levels.pop()
+                if levels:
+                    descent.leave()
+
+    def _compare_children(
+        self, prefix: bytes, fd: int, node: MemoryDirectory
+    ) -> Iterator[tuple[bytes, bytes, MemoryDirectory]]:
+        """Compare what is in a directory; returns the directories in it: path, name and what they should be."""
+        names = set(map(os.fsencode, os.listdir(fd)))
+        directories = []
+        for name in sorted(names | node.children.keys()):
+            path = prefix + name
+            child = node.children.get(name)
+            if child is None:
+                self.changes[path] = Change(path, "A")
+            elif name not in names:
+                self.changes[path] = Change(path, "D")
+            elif self._compare_node(path, fd, name, child) and isinstance(child, MemoryDirectory):
+                directories.append((path, name, child))
+        return iter(directories)
+
+    def _compare_node(self, path: bytes, fd: int, name: bytes, node: MemoryDirectory | MemoryFile) -> bool:
+        """Compare one path; returns whether it has the right type."""
+        entry = node.described
+        status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        if stat.S_IFMT(status.st_mode) != FILE_FORMATS[entry.type]:
+            self.changes[path] = Change(path, "T")
+            return False
+        what = [*self._differences(entry, status, fd, name)]
+        if isinstance(node, MemoryFile):
+            if not self._is_paired(node, status):
+                what.append("links")
+            if node.place is not None and entry.size == status.st_size:
+                self._budget.take(_CANDIDATE_BYTES + len(path))
+                self.candidates.setdefault(node.place, path)
+        if what:
+            self.changes[path] = Change(path, "M", tuple(what))
+        return True
+
+    def _differences(self, entry: Entry, status: os.stat_result, fd: int, name: bytes) -> Iterator[str]:
+        kind = entry.type
+        if kind is EntryType.FILE and entry.size != status.st_size:
+            yield "content"
+        if kind is EntryType.SYMLINK and os.readlink(name, dir_fd=fd) != entry.link_name:
+            yield "target"
+        is_device = kind in (EntryType.CHARACTER_DEVICE, EntryType.BLOCK_DEVICE)
+        if is_device and (os.major(status.st_rdev), os.minor(status.st_rdev)) != entry.device:
+            yield "device"
+        if kind is not EntryType.SYMLINK and stat.S_IMODE(status.st_mode) != entry.mode:
+            yield "mode"
+        xattrs = _xattrs_of(fd, name)
+        remembered = xattrs.pop(ROOTLESS_XATTR, None) if self._natural_owner is not None else None
+        if self._owners and not self._is_owner(entry, status, remembered):
+            yield "owner"
+        if xattrs != _own_xattrs(entry):
+            yield "xattrs"
+        if kind is not EntryType.DIRECTORY and status.st_mtime_ns != entry.mtime_ns:
+            yield "mtime"
+
+    def _is_owner(self, entry: Entry, status: os.stat_result, remembered: bytes | None) -> bool:
+        owner = (status.st_uid, status.st_gid)
+        if owner == (entry.uid, entry.gid):
+            return True
+        if owner != self._natural_owner:
+            return False
+        if entry.type not in (EntryType.FILE, EntryType.DIRECTORY):
+            # Links, pipes and devices have no attributes of a user's to remember it by.
+            return True
+        return remembered == (None if entry.uid == entry.gid == 0 else encode_rootless_owner(entry.uid, entry.gid))
+
+    def _is_paired(self, node: MemoryFile, status: os.stat_result) -> bool:
+        """Whether the names of one file of the image are names of one file on disk, and of no other."""
+        inode = (status.st_dev, status.st_ino)
+        return self._inodes.setdefault(id(node), inode) == inode and self._seen.setdefault(inode, id(node)) == id(node)
+
+
+class _ContentComparer(PickingTarget[bytes]):
+    """Compares the content of files with those on disk as it comes by.
+
+    Attributes:
+        changed: paths whose content differs.
+    """
+
+    def __init__(self, root_fd: int, candidates: dict[tuple[int, int], bytes]) -> None:
+        super().__init__(candidates)
+        self.changed: list[bytes] = []
+        self._root_fd = root_fd
+
+    def take_file(self, wanted: bytes, entry: Entry, data: Iterator[memoryview]) -> None:
+        fd = _open_below(self._root_fd, wanted)
+        try:
+            if not _is_same_content(fd, entry, data):
+                self.changed.append(wanted)
+        finally:
+            os.close(fd)
+
+
+def _is_same_content(fd: int, entry: Entry, data: Iterator[memoryview]) -> bool:
+    if entry.segments is None:
+        return all(os.read(fd, len(chunk)) == chunk for chunk in data)
+    position = 0
+    for offset, part in located_parts(entry.segments, data):
+        if not _is_zero(fd, position, offset) or os.pread(fd, len(part), offset) != part:
+            return False
+        position = offset + len(part)
+    return _is_zero(fd, position, entry.size)
+
+
+def _is_zero(fd: int, start: int, end: int) -> bool:
+    """Whether a file reads as zeros from ``start`` to ``end``, holes or not."""
+    while start < end:
+        chunk = os.pread(fd, min(_READ_BYTES, end - start), start)
+        if not chunk or chunk.strip(b"\0"):
+            return False
+        start += len(chunk)
+    return True
+
+
+def _open_below(root_fd: int, path: bytes) -> int:
+    """Return a descriptor of a file in the tree; no part of its path is a link, as the first pass saw."""
+    *parents, name = path.split(b"/")
+    fd = os.dup(root_fd)
+    for part, flags in [*((parent, _OPEN_DIRECTORY) for parent in parents), (name, _OPEN_FILE)]:
+        try:
+            child_fd = os.open(part, flags, dir_fd=fd)
+        finally:
+            os.close(fd)
+        fd = child_fd
+    return fd
+
+
+def _xattrs_of(fd: int, name: bytes) -> dict[bytes, bytes]:
+    path = name_in(fd, name)
+    try:
+        names = [os.fsencode(key) for key in os.listxattr(path, follow_symlinks=False)]
+        return {key: os.getxattr(path, key, follow_symlinks=False) for key in names if not is_foreign_xattr(key)}
+    except OSError:
+        return {}
+
+
+def _own_xattrs(entry: Entry) -> dict[bytes, bytes]:
+    return {name: value for name, value in (entry.xattrs or {}).items() if not is_foreign_xattr(name)}

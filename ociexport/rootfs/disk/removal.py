@@ -1,0 +1,178 @@
+"""Removing trees by descriptor: never through a link or into a mount, at any depth, with a handful of open files."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ociexport.errors import UsageError, quoted
+from ociexport.rootfs.disk.dirnames import names_in
+from ociexport.rootfs.disk.modes import change_mode
+
+# Deeper directories are first moved up, so that neither descriptors nor the stack grow with the depth of a tree.
+_MAX_DESCENT = 32
+# What systems say of a directory with something in it.
+_NOT_EMPTY = frozenset({errno.ENOTEMPTY, errno.EEXIST})
+_MOUNTS = "/proc/self/mountinfo"
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def verify_no_mounts(directory: str) -> None:
+    """Return if nothing is mounted on or below ``directory``; where the system does not tell, `remove_tree` finds out.
+
+    Args:
+        directory: an absolute path without links.
+
+    Raises:
+        UsageError: something is, such as the /proc or /dev of a chroot that is in use.
+
+    Spec: proc_pid_mountinfo(5), the fifth field.
+    """
+    prefix = os.fsencode(directory).rstrip(b"/") + b"/"
+    for mount in _mount_points():
+        if (mount + b"/").startswith(prefix):
+            raise UsageError(
+                f"{quoted(os.fsdecode(mount))}: expected a directory that can be removed, got a mount point",
+                hint="unmount it first; what is mounted there is left alone",
+            )
+
+
+def is_mount_point(directory: str) -> bool:
+    """Whether something is mounted on ``directory``, also what is of the same file system as its parent.
+
+    Args:
+        directory: as for `verify_no_mounts`.
+    """
+    return os.path.ismount(directory) or os.fsencode(directory) in _mount_points()
+
+
+def is_overlay(fd: int) -> bool:
+    """Whether what is open is on an overlayfs, as all of a container's root is."""
+    device = os.fstat(fd).st_dev
+    number = b"%d:%d" % (os.major(device), os.minor(device))
+    try:
+        with open(_MOUNTS, "rb") as file:
+            return any(line.split(b" ")[2] == number and b" - overlay " in line for line in file)
+    except FileNotFoundError:
+        return False
+
+
+def _mount_points() -> list[bytes]:
+    try:
+        with open(_MOUNTS, "rb") as file:
+            return [_unescaped(line.split(b" ")[4]) for line in file]
+    except FileNotFoundError:
+        return []
+
+
+def _unescaped(path: bytes) -> bytes:
+    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), path)
+
+
+def remove_tree(parent_fd: int, name: bytes) -> None:
+    """Remove whatever stands under ``name`` in the directory ``parent_fd``; nothing is followed out of it.
+
+    Directories that their owner may not write are made writable first, as an ordinary user's unpacked images have them.
+
+    Raises:
+        OSError: something can't be removed (EBUSY: it is a mount point, whose content is not touched); the rest may be
+            gone. Its ``filename`` is the path from ``parent_fd``.
+    """
+    if not _remove_at_once(parent_fd, name):
+        _Remover(parent_fd, name).run()
+
+
+def _remove_at_once(parent_fd: int, name: bytes) -> bool:
+    """Remove a file, link or empty directory, if there is one; returns False for a directory with something in it.
+
+    The kernel refuses to remove a directory that something is mounted on, before it looks whether it is empty. So what
+    is not refused here can be opened without leaving the file system.
+    """
+    try:
+        os.unlink(name, dir_fd=parent_fd)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        # Linux says EISDIR, others EPERM; where it is no directory after all, the error was the true one.
+        if not stat.S_ISDIR(os.stat(name, dir_fd=parent_fd, follow_symlinks=False).st_mode):
+            raise
+    else:
+        return True
+    try:
+        os.rmdir(name, dir_fd=parent_fd)
+    except OSError as error:
+        if error.errno in _NOT_EMPTY:
+            return False
+        raise
+    return True
+
+
+class _Remover:
+    """Removes one directory; those that are too deep are moved into it and removed afterwards."""
+
+    def __init__(self, parent_fd: int, name: bytes) -> None:
+        self._parent_fd = parent_fd
+        self._name = name
+        self._moved = 0
+
+    def run(self) -> None:
+        with _placing_errors(self._name):
+            top_fd = _open_writable(self._parent_fd, self._name)
+            try:
+                while names := names_in(top_fd):
+                    for name in names:
+                        self._remove(top_fd, os.fsencode(name), top_fd, _MAX_DESCENT)
+            finally:
+                os.close(top_fd)
+        os.rmdir(self._name, dir_fd=self._parent_fd)
+
+    def _remove(self, directory_fd: int, name: bytes, top_fd: int, descent_left: int) -> None:
+        if _remove_at_once(directory_fd, name):
+            return
+        fd = _open_writable(directory_fd, name)
+        try:
+            if not descent_left:
+                self._move_up(fd, directory_fd, name, top_fd)
+                return
+            with _placing_errors(name):
+                for child in names_in(fd):
+                    self._remove(fd, os.fsencode(child), top_fd, descent_left - 1)
+        finally:
+            os.close(fd)
+        os.rmdir(name, dir_fd=directory_fd)
+
+    def _move_up(self, fd: int, directory_fd: int, name: bytes, top_fd: int) -> None:
+        """Give a deep directory a new place at the top, where the loop in `run` finds it."""
+        while True:
+            self._moved += 1
+            try:
+                os.mkdir(f".removing-{self._moved}", 0o700, dir_fd=top_fd)
+                os.rename(name, f".removing-{self._moved}", src_dir_fd=directory_fd, dst_dir_fd=top_fd)
+            except FileExistsError:
+                continue
+            return
+
+
+def _open_writable(parent_fd: int, name: bytes) -> int:
+    """Return a descriptor of the directory; its mode is changed where it keeps its owner from emptying it."""
+    if os.geteuid() != 0:
+        mode = os.stat(name, dir_fd=parent_fd, follow_symlinks=False).st_mode
+        if stat.S_ISDIR(mode) and mode & 0o700 != 0o700:
+            # Others may write where the image let them, and plant a link to a file of this user between the two calls.
+            change_mode(parent_fd, name, stat.S_IMODE(mode) | 0o700)
+    return os.open(name, _OPEN_DIRECTORY, dir_fd=parent_fd)
+
+
+@contextmanager
+def _placing_errors(directory: bytes) -> Iterator[None]:
+    """Put the directory before the name of what could not be removed in it."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error.filename, str | bytes):
+            error.filename = os.path.join(directory, os.fsencode(error.filename))
+        raise

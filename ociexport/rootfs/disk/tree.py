@@ -1,0 +1,518 @@
+"""Rootfs: all changes to the tree; can't reach outside it.
+
+Confinement is by descriptor, not by string. Each directory that is used was opened from its parent's descriptor with
+O_NOFOLLOW, and everything is made in it by a single name, so a path can't lead out, whatever links it has. Links in
+parents are resolved within the root: by the kernel (openat2 with RESOLVE_IN_ROOT) where it can, by reading them one by
+one where not.
+
+The tree begins empty and is built where nobody else looks, so the directories that exist are those made here. They are
+kept as nodes: descriptors are shared by the files of a directory, and metadata is set when all layers are applied,
+since every file that is written changes its directory's time. All of it is one long file: whoever wants to know what
+can change the tree reads this and no other.
+
+Spec: image-spec 1.1 layer.md, "Applying Changesets", "Whiteouts".
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import deque
+from collections.abc import Iterator
+
+from ociexport.errors import InvalidImageError, UnsafeEntryError
+from ociexport.layers.kept_names import MarkedDirectory
+from ociexport.layers.limits import MAX_DEPTH, MAX_STEPS, NameBudget, verify_depth, verify_steps, weight_of
+from ociexport.layers.paths import ROOT, ImagePath, quoted_path
+from ociexport.layers.tar.reader import Entry, EntryType
+from ociexport.rootfs.disk.dirnames import names_in
+from ociexport.rootfs.disk.file_data import write_all, write_segments, write_with_holes
+from ociexport.rootfs.disk.linux import is_openat2_available, resolve_in_root
+from ociexport.rootfs.disk.metadata import MetadataWriter
+from ociexport.rootfs.disk.removal import remove_tree
+
+# As many as Linux follows (path_resolution(7)).
+_MAX_LINKS_FOLLOWED = 40
+# Open directories; far below the usual limit of 1024 files, since others are open as well.
+_MAX_OPEN_DIRECTORIES = 256
+# Paths that are remembered, and of how many bytes: a layer may call one directory by any number of names.
+_MAX_KNOWN_PATHS, _MAX_KNOWN_PATH_BYTES = 65_536, 1024
+# The kernel does not tell over how many names links led it: where no target is longer than this, it is a tenth of a
+# millisecond at most, and counts as so many names. Where one is, the way is gone by hand, name by name.
+_MAX_KERNEL_TARGET_BYTES, _KERNEL_STEPS = 256, 64
+# Entries that are now in one deep directory and now in another have each opened anew, from as far up as it was closed:
+# deeper than any honest image's, it counts, and to open one takes as long as so many names.
+_MAX_FREE_OPENS, _STEPS_PER_OPEN = 64, 20
+# What a directory takes of memory beside its name and what layers say of it, and a name that the current layer wrote,
+# which whiteouts spare: measured, rounded up.
+_DIRECTORY_BYTES, _MARK_BYTES = 450, 120
+# Directories that no layer describes but that others are in.
+_IMPLIED_MODE = 0o755
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CREATE_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_DEVICE_TYPES = {EntryType.CHARACTER_DEVICE: 0o020000, EntryType.BLOCK_DEVICE: 0o060000}
+
+
+class _Directory(MarkedDirectory):
+    """A directory of the tree: where it hangs, its descriptor while open, and what is to be set on it in the end."""
+
+    __slots__ = ("children", "created_mode", "entry", "fd")
+
+    parent: _Directory | None
+
+    def __init__(self, name: bytes, parent: _Directory | None, created_mode: int) -> None:
+        super().__init__(name, parent)
+        self.fd: int | None = None
+        self.children: dict[bytes, _Directory] = {}
+        self.created_mode = created_mode
+        self.entry: Entry | None = None
+
+
+class Rootfs:
+    """The tree that layers are applied to.
+
+    Args:
+        root_fd: descriptor of an empty directory that nobody else uses; closed by the caller.
+        metadata: sets owners, modes, times and attributes.
+        budget: bounds the memory for directories, and for the names that a layer writes; what was removed counts on.
+        keep_dirlinks: a directory entry over a link to a directory keeps the link, as umoci has it.
+        holes: blocks of zeros in files become holes.
+        max_depth: directories within directories.
+        max_steps: names that links lead over, for all paths together.
+        use_openat2: None for wherever the kernel has it.
+    """
+
+    def __init__(
+        self,
+        root_fd: int,
+        metadata: MetadataWriter,
+        *,
+        budget: NameBudget,
+        keep_dirlinks: bool = False,
+        holes: bool = False,
+        max_depth: int = MAX_DEPTH,
+        max_steps: int = MAX_STEPS,
+        use_openat2: bool | None = None,
+    ) -> None:
+        self._metadata = metadata
+        self._budget = budget
+        self._keep_dirlinks = keep_dirlinks
+        self._holes = holes
+        self._max_depth = max_depth
+        self._max_steps = max_steps
+        self._steps = 0
+        self._use_openat2 = is_openat2_available() if use_openat2 is None else use_openat2
+        self._root = _Directory(b"", None, 0o700)
+        self._root.fd = root_fd
+        self._open: deque[_Directory] = deque()
+        # Paths as the tar writes them; emptied when what they led through is replaced.
+        self._known: dict[bytes, _Directory] = {ROOT: self._root}
+        self._has_followed_links = False
+        self._layer = 0
+        self._has_lower_layers = False
+
+    def begin_layer(self) -> None:
+        """From here on, whiteouts hide what was written so far."""
+        self._layer += 1
+        # The first layer's whiteouts have nothing to hide, so what it writes needs no marks.
+        self._has_lower_layers = self._layer > 1
+
+    def close(self) -> None:
+        """Close the descriptors of all directories but the root's."""
+        while self._open:
+            self._close_directory(self._open.popleft())
+
+    # What entries do.
+
+    def make_directory(self, path: ImagePath, entry: Entry) -> None:
+        """Make a directory, or give the one that is there new metadata."""
+        if path == ROOT:
+            self._describe(self._root, entry)
+            return
+        parent, name = self._locate(path)
+        node = parent.children.get(name)
+        if node is None:
+            node = self._make_directory(parent, name, path, entry.mode)
+        self._describe(node, entry)
+
+    def write_file(self, path: ImagePath, entry: Entry, data: Iterator[memoryview]) -> None:
+        """Write a file, in place of whatever has its name; what shares an inode with that is not touched."""
+        parent, name = self._locate(path)
+        created_mode = entry.mode & 0o777
+        parent_fd = self._descriptor(parent)
+        try:
+            fd = os.open(name, _CREATE_FILE, created_mode, dir_fd=parent_fd)
+        except FileExistsError:
+            self._remove(parent, name)
+            fd = os.open(name, _CREATE_FILE, created_mode, dir_fd=parent_fd)
+        try:
+            if entry.segments is not None:
+                write_segments(fd, entry, data)
+            elif self._holes:
+                write_with_holes(fd, data)
+            else:
+                for chunk in data:
+                    write_all(fd, chunk)
+            self._metadata.apply_to_file(fd, entry, created_mode)
+        finally:
+            os.close(fd)
+
+    def make_symlink(self, path: ImagePath, entry: Entry) -> None:
+        """Make a symbolic link; its target is data, wherever it points."""
+        if len(entry.link_name) > _MAX_KERNEL_TARGET_BYTES:
+            self._use_openat2 = False
+        parent, name = self._locate(path)
+        parent_fd = self._descriptor(parent)
+        try:
+            os.symlink(entry.link_name, name, dir_fd=parent_fd)
+        except FileExistsError:
+            self._remove(parent, name)
+            os.symlink(entry.link_name, name, dir_fd=parent_fd)
+        self._metadata.apply_to_symlink(parent_fd, name, entry)
+
+    def make_hard_link(self, path: ImagePath, target: ImagePath) -> None:
+        """Give the file at ``target`` one more name; a link there is itself what gets the name."""
+        source_path, _, source_name = target.rpartition(b"/")
+        source = self._directory(source_path, create=False)
+        parent, name = self._locate(path)
+        if source is None or not source_name:
+            raise InvalidImageError(f"hard link: expected a file at {quoted_path(target)}, got none")
+        if source is parent and source_name == name:
+            return
+        # One descriptor more, since opening the second directory may close the first.
+        source_fd = os.dup(self._descriptor(source))
+        try:
+            self._link(source_fd, source_name, parent, name)
+        except FileNotFoundError as error:
+            raise InvalidImageError(f"hard link: expected a file at {quoted_path(target)}, got none") from error
+        except PermissionError as error:
+            if source_name not in source.children:
+                raise
+            raise InvalidImageError(f"hard link: expected a file at {quoted_path(target)}, got a directory") from error
+        finally:
+            os.close(source_fd)
+
+    def make_device(self, path: ImagePath, entry: Entry) -> None:
+        """Make a device node or a fifo.
+
+        Raises:
+            PermissionError: only root may make devices; nothing was changed.
+        """
+        parent, name = self._locate(path)
+        if entry.type is EntryType.FIFO:
+            mode, device = 0o010000, 0
+        else:
+            mode, device = _DEVICE_TYPES[entry.type], os.makedev(*entry.device)
+        parent_fd = self._descriptor(parent)
+        try:
+            os.mknod(name, mode | 0o600, device, dir_fd=parent_fd)
+        except FileExistsError:
+            self._remove(parent, name)
+            os.mknod(name, mode | 0o600, device, dir_fd=parent_fd)
+        self._metadata.apply_to_name(parent_fd, name, entry)
+
+    def hide(self, path: ImagePath) -> None:
+        """Remove what lower layers left at ``path``; what this layer wrote there stays."""
+        parent_path, _, name = path.rpartition(b"/")
+        parent = self._directory(parent_path, create=False)
+        if parent is not None and self._has_lower_layers:
+            self._hide(parent, name)
+
+    def hide_children(self, path: ImagePath) -> None:
+        """Remove what lower layers left in the directory ``path``; what this layer wrote there stays."""
+        node = self._directory(path, create=False)
+        if node is not None and self._has_lower_layers:
+            self._hide_children(node)
+
+    def finish(self) -> None:
+        """Give all directories their metadata, children first, for a parent may end up closed to its owner."""
+        for node in self._children_first():
+            entry = node.entry
+            if entry is None:
+                # Nobody said anything about it; the same image shall give the same tree.
+                os.fchmod(self._descriptor(node), _IMPLIED_MODE)
+                os.utime(self._descriptor(node), ns=(0, 0))
+            elif node.parent is not None and self._metadata.needs_only_times(entry, node.created_mode):
+                self._metadata.set_times(self._descriptor(node.parent), node.name, entry)
+            else:
+                self._metadata.apply_to_file(self._descriptor(node), entry, node.created_mode)
+
+    # What is there, before `finish`.
+
+    def walk(self) -> Iterator[tuple[bytes, Entry | None]]:
+        """Yield the path of each directory, and what the layers say of it; the root's, which is empty, first.
+
+        What is in a directory comes after it, sorted by name. See `files_of` for what is no directory.
+        """
+        waiting = [self._root]
+        while waiting:
+            node = waiting.pop()
+            yield self._path_of_directory(node), node.entry
+            waiting += [node.children[name] for name in sorted(node.children, reverse=True)]
+
+    def files_of(self, directory: bytes) -> Iterator[tuple[bytes, os.stat_result, bytes]]:
+        """Yield name, status and, of a link, target of all that is in a directory but directories, sorted by name."""
+        node = self._directory(directory, create=False)
+        if node is None:
+            return
+        for name in sorted(map(os.fsencode, names_in(self._descriptor(node)))):
+            if name in node.children:
+                continue
+            status = os.stat(name, dir_fd=self._descriptor(node), follow_symlinks=False)
+            is_link = stat.S_ISLNK(status.st_mode)
+            yield name, status, os.readlink(name, dir_fd=self._descriptor(node)) if is_link else b""
+
+    def remove_file(self, directory: bytes, name: bytes) -> None:
+        """Remove what `files_of` said is in a directory."""
+        node = self._directory(directory, create=False)
+        if node is not None:
+            os.unlink(name, dir_fd=self._descriptor(node))
+
+    # Finding directories.
+
+    def _locate(self, path: ImagePath) -> tuple[_Directory, bytes]:
+        """Return the directory that ``path`` is in, made where missing, and its name there, marked as written."""
+        parent_path, _, name = path.rpartition(b"/")
+        if not name:
+            raise UnsafeEntryError("the root itself: expected a directory, got another type of entry")
+        parent = self._known.get(parent_path)
+        if parent is None:
+            parent = self._directory(parent_path, create=True)
+            if parent is None:
+                raise AssertionError("a directory that is created when missing is there")
+        if self._has_lower_layers:
+            self._budget.take(_MARK_BYTES + len(name))
+            parent.mark(name, self._layer)
+        return parent, name
+
+    def _directory(self, path: bytes, *, create: bool) -> _Directory | None:
+        """Return the directory at ``path``, links resolved within the root; None where it is missing and stays so."""
+        known = self._known.get(path)
+        if known is not None:
+            return known
+        node = self._root
+        remaining = deque(path.split(b"/"))
+        links_followed = 0
+        while remaining:
+            part = remaining.popleft()
+            if part in (b"", b"."):
+                continue
+            if part == b"..":
+                node = node.parent or node
+                continue
+            child = node.children.get(part)
+            if child is None:
+                target = self._read_link(node, part)
+                if target is not None:
+                    links_followed += 1
+                    if links_followed > _MAX_LINKS_FOLLOWED:
+                        raise InvalidImageError(f"{quoted_path(path)}: expected at most {_MAX_LINKS_FOLLOWED} links")
+                    self._has_followed_links = True
+                    real = self._resolve_by_kernel(node, part)
+                    if real is not None:
+                        node, target = self._root, real
+                    elif target.startswith(b"/"):
+                        node = self._root
+                    steps = target.split(b"/")
+                    self._count_steps(len(steps) if real is None else _KERNEL_STEPS)
+                    remaining.extendleft(reversed(steps))
+                    continue
+                if not create:
+                    return None
+                child = self._make_implied(node, part)
+            node = child
+        if len(path) <= _MAX_KNOWN_PATH_BYTES:
+            if len(self._known) >= _MAX_KNOWN_PATHS:
+                self._known = {ROOT: self._root}
+            self._known[path] = node
+        return node
+
+    def _count_steps(self, count: int) -> None:
+        self._steps += count
+        verify_steps(self._steps, self._max_steps)
+
+    def _resolve_by_kernel(self, node: _Directory, name: bytes) -> bytes | None:
+        """Return the real path of the directory that a link leads to; None to go the way by hand."""
+        if not self._use_openat2 or self._root.fd is None:
+            return None
+        try:
+            return resolve_in_root(self._root.fd, self._path_of(node, name))
+        except OSError:
+            # Too long for one system call, no directory, or a circle of links: by hand it works or gets its message.
+            return None
+
+    def _read_link(self, node: _Directory, name: bytes) -> bytes | None:
+        """Return where a link leads; None where nothing has this name, or something else has."""
+        try:
+            return os.readlink(name, dir_fd=self._descriptor(node))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return None
+
+    def _make_implied(self, node: _Directory, name: bytes) -> _Directory:
+        """Make a directory that only others are in, in place of what a lower layer left under its name.
+
+        Raises:
+            InvalidImageError: this very layer made something else of it: a file or device can't be a parent.
+
+        Spec: image-spec 1.1 layer.md, "Change Types": what a layer adds in a directory says that there is one, and so
+            overlayfs, where docker and containerd unpack each layer by itself, shows a directory.
+        """
+        verify_depth(node.depth + 1, self._max_depth)
+        try:
+            os.mkdir(name, 0o700, dir_fd=self._descriptor(node))
+        except FileExistsError as error:
+            if not self._has_lower_layers or node.is_written(name, self._layer):
+                path = quoted_path(self._path_of(node, name))
+                raise InvalidImageError(f"parent {path}: expected a directory") from error
+            self._remove(node, name)
+            os.mkdir(name, 0o700, dir_fd=self._descriptor(node))
+        if self._has_lower_layers:
+            node.mark(name, self._layer)
+        return self._add_directory(node, name, 0o700)
+
+    def _path_of_directory(self, node: _Directory) -> bytes:
+        return b"" if node.parent is None else self._path_of(node.parent, node.name)
+
+    def _path_of(self, node: _Directory, name: bytes) -> bytes:
+        parts = [name]
+        while node.parent is not None:
+            parts.append(node.name)
+            node = node.parent
+        return b"/".join(reversed(parts))
+
+    def _descriptor(self, node: _Directory) -> int:
+        """Return an open descriptor of ``node``, good until the next call."""
+        if node.fd is not None:
+            return node.fd
+        closed = [node]
+        while (parent := closed[-1].parent) is not None and parent.fd is None:
+            closed.append(parent)
+        if parent is None:
+            raise AssertionError("the root is always open")
+        if len(closed) > _MAX_FREE_OPENS:
+            self._count_steps(_STEPS_PER_OPEN * len(closed))
+        fd = parent.fd
+        while closed:
+            node = closed.pop()
+            node.fd = fd = os.open(node.name, _OPEN_DIRECTORY, dir_fd=fd)
+            self._open.append(node)
+            if len(self._open) > _MAX_OPEN_DIRECTORIES:
+                self._close_directory(self._open.popleft())
+        if fd is None:
+            raise AssertionError("the last directory of the row was opened")
+        return fd
+
+    @staticmethod
+    def _close_directory(node: _Directory) -> None:
+        if node.fd is not None:
+            os.close(node.fd)
+            node.fd = None
+
+    # Changing directories.
+
+    def _make_directory(self, parent: _Directory, name: bytes, path: ImagePath, mode: int) -> _Directory:
+        verify_depth(parent.depth + 1, self._max_depth)
+        created_mode = mode & 0o777 | 0o700
+        parent_fd = self._descriptor(parent)
+        try:
+            os.mkdir(name, created_mode, dir_fd=parent_fd)
+        except FileExistsError:
+            if self._keep_dirlinks and (linked := self._linked_directory(parent, name, path)) is not None:
+                return linked
+            self._remove(parent, name)
+            os.mkdir(name, created_mode, dir_fd=self._descriptor(parent))
+        return self._add_directory(parent, name, created_mode)
+
+    def _add_directory(self, parent: _Directory, name: bytes, created_mode: int) -> _Directory:
+        self._budget.take(_DIRECTORY_BYTES + len(name))
+        node = parent.children[name] = _Directory(name, parent, created_mode)
+        return node
+
+    def _describe(self, node: _Directory, entry: Entry) -> None:
+        """Keep what a layer says of a directory until all layers are applied."""
+        self._budget.take(weight_of(entry) - (weight_of(node.entry) if node.entry is not None else 0))
+        node.entry = entry
+
+    def _linked_directory(self, parent: _Directory, name: bytes, path: ImagePath) -> _Directory | None:
+        try:
+            os.readlink(name, dir_fd=self._descriptor(parent))
+        except OSError:
+            return None
+        try:
+            return self._directory(path, create=False)
+        except InvalidImageError:
+            return None
+
+    def _link(self, source_fd: int, source_name: bytes, parent: _Directory, name: bytes) -> None:
+        parent_fd = self._descriptor(parent)
+        try:
+            os.link(source_name, name, src_dir_fd=source_fd, dst_dir_fd=parent_fd, follow_symlinks=False)
+        except FileExistsError:
+            if _is_same_file(source_fd, source_name, parent_fd, name):
+                return
+            os.stat(source_name, dir_fd=source_fd, follow_symlinks=False)
+            self._remove(parent, name)
+            os.link(source_name, name, src_dir_fd=source_fd, dst_dir_fd=parent_fd, follow_symlinks=False)
+
+    def _remove(self, parent: _Directory, name: bytes) -> None:
+        """Remove whatever has this name, with all that is in it."""
+        node = parent.children.pop(name, None)
+        if node is not None:
+            self._forget(node)
+        elif self._has_followed_links:
+            # It may have been a link that known paths lead through.
+            self._forget_paths()
+        remove_tree(self._descriptor(parent), name)
+
+    def _forget(self, node: _Directory) -> None:
+        nodes = [node]
+        while nodes:
+            gone = nodes.pop()
+            nodes.extend(gone.children.values())
+            if gone.fd is not None:
+                self._open.remove(gone)
+                self._close_directory(gone)
+        self._forget_paths()
+
+    def _forget_paths(self) -> None:
+        self._known = {ROOT: self._root}
+        self._has_followed_links = False
+
+    # What whiteouts do.
+
+    def _hide(self, parent: _Directory, name: bytes) -> None:
+        if not parent.is_written(name, self._layer):
+            self._remove(parent, name)
+        elif (node := parent.children.get(name)) is not None:
+            self._hide_children(node)
+
+    def _hide_children(self, node: _Directory) -> None:
+        nodes = [node]
+        while nodes:
+            node = nodes.pop()
+            if not node.may_hold_lower(self._layer):
+                continue
+            for name in map(os.fsencode, names_in(self._descriptor(node))):
+                if not node.is_written(name, self._layer):
+                    self._remove(node, name)
+                elif (child := node.children.get(name)) is not None:
+                    nodes.append(child)
+
+    def _children_first(self) -> Iterator[_Directory]:
+        # Depth first, so that what is above a directory is open still when its turn comes.
+        order, waiting = [], [self._root]
+        while waiting:
+            node = waiting.pop()
+            order.append(node)
+            waiting.extend(node.children.values())
+        return reversed(order)
+
+
+def _is_same_file(first_fd: int, first_name: bytes, second_fd: int, second_name: bytes) -> bool:
+    first = os.stat(first_name, dir_fd=first_fd, follow_symlinks=False)
+    return os.path.samestat(first, os.stat(second_name, dir_fd=second_fd, follow_symlinks=False))

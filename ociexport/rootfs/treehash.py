@@ -1,0 +1,170 @@
+"""One digest of a whole tree, the same for two equal trees.
+
+The digest is SHA-256 over one record for each path, in the byte order of paths, the root being ``.``. A record is a row
+of fields, each written as its length in bytes (decimal), a colon, and the bytes, and ends with a newline:
+
+1. the path;
+2. the type: ``file``, ``directory``, ``symlink``, ``fifo``, ``character device``, ``block device``, ``socket``;
+3. the mode in octal, ``-`` for links;
+4. ``uid:gid``;
+5. of a file its size and the SHA-256 of its content, of a link its target, of a device ``major:minor``, else nothing;
+6. of a file with several names in the tree the first of them, if this is another one, else nothing;
+7. for each extended attribute, in byte order, its name and its value, but for those that belong to the machine, which
+   `unpack` leaves out;
+8. where asked for, the time of modification in nanoseconds.
+
+Nothing is followed, and only descriptors are used, so what changes meanwhile can't lead out of the tree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import closing
+
+from ociexport.rootfs.disk.metadata import is_foreign_xattr
+from ociexport.rootfs.disk.procnames import name_in
+from ociexport.rootfs.disk.walk import Descent
+from ociexport.spec.digest import Digest
+
+_READ_BYTES = 1024 * 1024
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_TYPES = {
+    stat.S_IFREG: b"file",
+    stat.S_IFDIR: b"directory",
+    stat.S_IFLNK: b"symlink",
+    stat.S_IFIFO: b"fifo",
+    stat.S_IFCHR: b"character device",
+    stat.S_IFBLK: b"block device",
+    stat.S_IFSOCK: b"socket",
+}
+
+
+def hash_tree(root: str | os.PathLike[str], *, mtimes: bool = False) -> Digest:
+    """Return the digest of the tree at ``root``.
+
+    Args:
+        root: a directory; a link to one is followed.
+        mtimes: whether times count too.
+
+    Raises:
+        OSError: something can't be read.
+    """
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return _TreeHasher(mtimes=mtimes).run(fd)
+    finally:
+        os.close(fd)
+
+
+class _TreeHasher:
+    def __init__(self, *, mtimes: bool) -> None:
+        self._mtimes = mtimes
+        self._hash = hashlib.sha256()
+        # The first name of each file that has several.
+        self._first_names: dict[tuple[int, int], bytes] = {}
+
+    def run(self, root_fd: int) -> Digest:
+        self._add(b".", os.fstat(root_fd), b"", _xattrs(root_fd))
+        for path, parent_fd, name in _walk(root_fd):
+            self._add_path(path, parent_fd, name)
+        return Digest("sha256", self._hash.hexdigest())
+
+    def _add_path(self, path: bytes, parent_fd: int, name: bytes) -> None:
+        status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+        if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
+            flags = _OPEN_DIRECTORY if stat.S_ISDIR(status.st_mode) else _OPEN_FILE
+            fd = os.open(name, flags, dir_fd=parent_fd)
+            try:
+                self._add(path, status, _content(fd, status), _xattrs(fd))
+            finally:
+                os.close(fd)
+            return
+        content = b""
+        if stat.S_ISLNK(status.st_mode):
+            content = os.readlink(name, dir_fd=parent_fd)
+        elif stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
+            content = b"%d:%d" % (os.major(status.st_rdev), os.minor(status.st_rdev))
+        # What can't be opened without side effects is reached by the kernel's own name of its directory.
+        self._add(path, status, content, _xattrs(name_in(parent_fd, name)))
+
+    def _add(self, path: bytes, status: os.stat_result, content: bytes, xattrs: list[tuple[bytes, bytes]]) -> None:
+        kind = stat.S_IFMT(status.st_mode)
+        first_name = b""
+        if status.st_nlink > 1 and kind != stat.S_IFDIR:
+            first_name = self._first_names.setdefault((status.st_dev, status.st_ino), path)
+            if first_name == path:
+                # Other names may be out of the tree, as where a backup or another tree shares its files.
+                first_name = b""
+        fields = [
+            path,
+            _TYPES.get(kind, b"other"),
+            b"-" if kind == stat.S_IFLNK else b"%o" % stat.S_IMODE(status.st_mode),
+            b"%d:%d" % (status.st_uid, status.st_gid),
+            content,
+            first_name,
+            *(part for xattr in xattrs for part in xattr),
+        ]
+        if self._mtimes:
+            fields.append(b"%d" % status.st_mtime_ns)
+        self._hash.update(b"".join(b"%d:%s" % (len(field), field) for field in fields) + b"\n")
+
+
+def _walk(root_fd: int) -> Iterator[tuple[bytes, int, bytes]]:
+    """Yield path, parent's descriptor and name of everything below a directory, in the byte order of paths."""
+    with closing(Descent(root_fd)) as descent:
+        levels = [(b"", _sorted_entries(descent.fd))]
+        while levels:
+            prefix, entries = levels[-1]
+            entry = next(entries, None)
+            if entry is None:
+                levels.pop()
+                if levels:
+                    descent.leave()
+                continue
+            name, is_content = entry
+            if is_content:
+                descent.enter(name)
+                levels.append((prefix + name + b"/", _sorted_entries(descent.fd)))
+            else:
+                yield prefix + name, descent.fd, name
+
+
+def _sorted_entries(directory_fd: int) -> Iterator[tuple[bytes, bool]]:
+    """Yield the names in a directory, and each directory's a second time where its content belongs.
+
+    ``a-b`` comes before ``a/b``, so the content of ``a`` is sorted as ``a/``.
+    """
+    entries = []
+    with os.scandir(directory_fd) as scanned:
+        for item in scanned:
+            name = os.fsencode(item.name)
+            entries.append((name, name, False))
+            if item.is_dir(follow_symlinks=False):
+                entries.append((name + b"/", name, True))
+    entries.sort()
+    return ((name, is_content) for _, name, is_content in entries)
+
+
+def _content(fd: int, status: os.stat_result) -> bytes:
+    if stat.S_ISDIR(status.st_mode):
+        return b""
+    digest = hashlib.sha256()
+    while chunk := os.read(fd, _READ_BYTES):
+        digest.update(chunk)
+    return b"%d:%s" % (status.st_size, digest.hexdigest().encode())
+
+
+def _xattrs(target: int | bytes) -> list[tuple[bytes, bytes]]:
+    if not hasattr(os, "listxattr"):
+        return []
+    follow = isinstance(target, int)
+    try:
+        names = sorted(map(os.fsencode, os.listxattr(target, follow_symlinks=follow)))
+    except OSError:
+        return []  # a file system without them
+    own = (name for name in names if not is_foreign_xattr(name))
+    return [(name, os.getxattr(target, name, follow_symlinks=follow)) for name in own]

@@ -1,0 +1,299 @@
+"""unpack(): layers in order, whiteouts, diff_ids."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ociexport.errors import OciexportError, UsageError
+from ociexport.images.resolve import read_layers, resolve_manifest
+from ociexport.images.source import ImageSource
+from ociexport.layers.apply import LayerApplier
+from ociexport.layers.limits import Limits, NameBudget
+from ociexport.layers.selection import PathSelection
+from ociexport.rootfs.disk.metadata import IdMap, Losses, MetadataPolicy, MetadataWriter, XattrMode
+from ociexport.rootfs.disk.preflight import explain_full_disk, missing_features, scarce_inodes, verify_room
+from ociexport.rootfs.disk.staging import staged_directory, verify_is_vacant
+from ociexport.rootfs.disk.tree import Rootfs
+from ociexport.spec.descriptor import ImageConfig, Layer, Platform
+from ociexport.spec.digest import Digest
+from ociexport.spec.platforms import host_platform
+from ociexport.system.files import new_file
+from ociexport.system.host_paths import real_path, verify_outside
+from ociexport.system.progress.protocol import SILENT, Progress
+
+if TYPE_CHECKING:
+    from ociexport.images.signatures import SignaturePolicy
+    from ociexport.registry.options import RegistryOptions
+    from ociexport.rootfs.disk.owners import OwnersFile
+    from ociexport.rootfs.run.accounts import Account
+
+
+@dataclass(frozen=True, slots=True)
+class UnpackOptions:
+    """How a tree is to be made.
+
+    Args:
+        keep_dirlinks: a directory entry over a link to a directory keeps the link.
+        holes: blocks of zeros in files become holes.
+        xattrs: what becomes of attributes that the file system refuses.
+        placeholder_devices: where devices can't be made, empty files stand in for them.
+        uid_map: None for the image's ids.
+        gid_map: the same for groups.
+        limits: how large the tree may be.
+        use_openat2: None for wherever the kernel has it.
+        selection: which paths are unpacked; None for all.
+        replace: a root filesystem that is there gives way when the new one is complete.
+        sync: the tree is on the disk itself before it gets its name, and its name before an old tree is removed.
+        preflight: whether room and features of the file system are looked at first.
+        bundle: an OCI runtime bundle is made: the tree is ``rootfs`` in it, beside ``config.json``.
+        find_account: whether the result tells whom the config's User means in the tree; a name that is not there is an
+            error then, as it is for a bundle.
+        owners_file: where the owners that the image says are written, as an mtree specification; None for nowhere.
+    """
+
+    keep_dirlinks: bool = False
+    holes: bool = False
+    xattrs: XattrMode = XattrMode.WARN
+    placeholder_devices: bool = False
+    uid_map: IdMap | None = None
+    gid_map: IdMap | None = None
+    limits: Limits = field(default_factory=Limits)
+    use_openat2: bool | None = None
+    selection: PathSelection | None = None
+    replace: bool = False
+    sync: bool = False
+    preflight: bool = True
+    bundle: bool = False
+    find_account: bool = False
+    owners_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UnpackResult:
+    """What was unpacked.
+
+    Args:
+        index_digests: of the indexes that led to the manifest, outermost first.
+        manifest_digest: of the platform's manifest.
+        config: of the image.
+        layers: with their diff_ids, lowest first.
+        entries: of all layers, whiteouts included.
+        tar_bytes: of all layers, uncompressed.
+        losses: what the tree lacks, counted.
+        account: whom the config's User means in the tree; None where nobody asked (a bundle and run files do).
+    """
+
+    index_digests: tuple[Digest, ...]
+    manifest_digest: Digest
+    config: ImageConfig
+    layers: tuple[Layer, ...]
+    entries: int
+    tar_bytes: int
+    losses: Losses
+    account: Account | None
+
+    @property
+    def config_digest(self) -> Digest:
+        """docker's image ID."""
+        return self.config.digest
+
+    @property
+    def platform(self) -> Platform:
+        """What the image says it is for."""
+        return self.config.platform
+
+
+def unpack(
+    image: str | ImageSource,
+    rootfs: str | os.PathLike[str],
+    *,
+    platform: Platform | None = None,
+    options: UnpackOptions | None = None,
+    progress: Progress = SILENT,
+    registry: RegistryOptions | None = None,
+    signatures: SignaturePolicy | None = None,
+) -> UnpackResult:
+    """Make ``rootfs`` the root filesystem of ``image``: every layer applied in order and proven by its diff_id.
+
+    The tree is built beside ``rootfs`` and renamed into place when it is complete; after an error ``rootfs`` is as it
+    was. An ordinary user gets a tree that is all theirs; what was lost is in the result and told to ``progress``.
+
+    Args:
+        image: a reference, the name of a layout, or an open source, which stays open.
+        rootfs: path that is absent or an empty directory; its parent exists.
+        platform: of several the one to take; None for this machine's.
+        options: how the tree is to be made.
+        progress: told what goes on.
+        registry: how registries are reached, for an image that is given by name.
+        signatures: which signatures the image must have.
+
+    Raises:
+        UsageError: ``rootfs`` is in use, or owners can't be as they are asked for.
+        NotFoundError, RegistryError, NoMatchingPlatformError: the image is not to be had.
+        InvalidImageError: a document, blob or tar breaks the specification, its digest or a limit.
+        SignatureError: it is not signed as ``signatures`` wants it; nothing was written.
+        OSError: the disk or file system.
+
+    Spec: image-spec 1.1 layer.md, "Applying Changesets"; config.md, "rootfs".
+    """
+    target = os.fspath(rootfs)
+    platform, options = platform or host_platform(), options or UnpackOptions()
+    if (options.uid_map or options.gid_map) and os.geteuid() != 0:
+        raise UsageError(
+            "id maps: expected root, who may give files away",
+            hint="--userns makes an ordinary user root of subordinate ids",
+        )
+    verify_is_vacant(real_path(target), replace=options.replace)
+    if options.owners_file is not None:
+        verify_outside(options.owners_file, real_path(target), "--owners")
+    if not isinstance(image, str):
+        return _unpack_source(_signed(image, signatures), target, platform, options, progress)
+    from ociexport.transfer.sources.names import open_source  # noqa: PLC0415 - loads the wire, which an open source needs not
+
+    with closing(open_source(image, options=registry, progress=progress)) as source:
+        return _unpack_source(_signed(source, signatures), target, platform, options, progress)
+
+
+def _signed(source: ImageSource, policy: SignaturePolicy | None) -> ImageSource:
+    if policy is None:
+        return source
+    from ociexport.images.signatures import require_signature  # noqa: PLC0415 - few ask for signatures
+
+    return require_signature(source, policy)
+
+
+def _unpack_source(
+    source: ImageSource, target: str, platform: Platform, options: UnpackOptions, progress: Progress
+) -> UnpackResult:
+    resolved = resolve_manifest(source, platform)
+    manifest = resolved.manifest
+    config, layers = read_layers(source, manifest)
+    progress.say(f"{source.display_name}: platform {config.platform}, {len(layers)} layers")
+    losses = Losses()
+    policy = MetadataPolicy(os.geteuid() == 0, options.xattrs, options.uid_map, options.gid_map)
+    budget = NameBudget(options.limits)
+    with (
+        _owners_file(policy, options, budget) as owners,
+        staged_directory(target, replace=options.replace, sync=options.sync) as staged,
+        _tree_directory(staged.fd, options) as root_fd,
+    ):
+        metadata = MetadataWriter(
+            policy,
+            natural_owner=staged.natural_owner,
+            masked_bits=staged.masked_bits,
+            losses=losses,
+            record=None if owners is None else owners.record,
+        )
+        tree = Rootfs(
+            root_fd,
+            metadata,
+            budget=budget,
+            keep_dirlinks=options.keep_dirlinks,
+            holes=options.holes,
+            max_depth=options.limits.max_depth,
+            max_steps=options.limits.max_steps,
+            use_openat2=options.use_openat2,
+        )
+        if options.preflight:
+            _look_before(root_fd, layers, target, options, progress)
+        with closing(tree), _naming_target(target, root_fd):
+            applier = LayerApplier(
+                tree,
+                options.limits,
+                losses,
+                selection=options.selection,
+                # For the file of owners, devices need a place in the tree until it is written.
+                placeholder_devices=options.placeholder_devices or owners is not None,
+            )
+            applier.apply_all(source, layers, progress)
+            if owners is not None:
+                owners.write(tree, losses)
+            tree.finish()
+        account = None
+        if options.bundle or options.find_account:
+            from ociexport.rootfs.run.accounts import find_account  # noqa: PLC0415 - a plain tree needs no account
+
+            account = find_account(root_fd, config.container.user)
+        if options.bundle and account is not None:
+            from ociexport.rootfs.run.bundle import runtime_config  # noqa: PLC0415 - as above
+
+            _write_config_file(staged.fd, runtime_config(config, account))
+    for line in losses.lines():
+        progress.warn(line)
+    return UnpackResult(
+        index_digests=tuple(index.digest for index in resolved.indexes),
+        manifest_digest=manifest.digest,
+        config=config,
+        layers=layers,
+        entries=applier.entries,
+        tar_bytes=applier.tar_bytes,
+        losses=losses,
+        account=account,
+    )
+
+
+@contextmanager
+def _owners_file(policy: MetadataPolicy, options: UnpackOptions, budget: NameBudget) -> Iterator[OwnersFile | None]:
+    """Give the file of owners, if one is asked for: that it can be made is known before the tree is begun."""
+    if options.owners_file is None:
+        yield None
+        return
+    from ociexport.rootfs.disk.owners import OwnersFile  # noqa: PLC0415 - few ask for it
+
+    with new_file(options.owners_file) as file:
+        yield OwnersFile(
+            file,
+            budget,
+            are_owners_kept=policy.keeps_owners,
+            are_placeholders_kept=options.placeholder_devices,
+        )
+
+
+@contextmanager
+def _tree_directory(staged_fd: int, options: UnpackOptions) -> Iterator[int]:
+    """Give a descriptor of the directory that the tree is built in: the staged one, or a bundle's ``rootfs`` in it."""
+    if not options.bundle:
+        yield staged_fd
+        return
+    os.mkdir("rootfs", 0o700, dir_fd=staged_fd)
+    root_fd = os.open("rootfs", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staged_fd)
+    try:
+        yield root_fd
+    finally:
+        os.close(root_fd)
+
+
+def _write_config_file(bundle_fd: int, content: bytes) -> None:
+    fd = os.open("config.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=bundle_fd)
+    with open(fd, "wb") as file:
+        file.write(content)
+    os.fchmod(bundle_fd, 0o755)
+
+
+def _look_before(fd: int, layers: tuple[Layer, ...], target: str, options: UnpackOptions, progress: Progress) -> None:
+    """Refuse what can't fit, and say what the file system can't keep, before anything is written."""
+    if options.selection is None:  # of a part nobody knows the size
+        verify_room(fd, layers, target)
+        for line in scarce_inodes(fd, layers):
+            progress.warn(f"{target}: {line}")
+    for line in missing_features(fd, with_xattrs=options.xattrs is not XattrMode.NONE):
+        progress.warn(f"{target}: {line}")
+
+
+@contextmanager
+def _naming_target(target: str, fd: int) -> Iterator[None]:
+    """Give errors of the disk a place, since those of descriptors have none, and a reason."""
+    try:
+        yield
+    except OSError as error:
+        # A name of bytes is one in the tree; any other is elsewhere: a blob of a layout, a file for events. One that no
+        # system call has raised is the program's own, from a callback.
+        if isinstance(error, OciexportError) or error.errno is None or isinstance(error.filename, str):
+            raise
+        error.filename = os.path.join(target, os.fsdecode(error.filename or b""))
+        explain_full_disk(fd, error)
+        raise

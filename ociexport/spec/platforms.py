@@ -1,0 +1,195 @@
+"""Which manifest of an index fits which platform."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from ociexport.errors import NoMatchingPlatformError, UsageError, quoted
+from ociexport.spec.descriptor import Descriptor, Index, Platform
+from ociexport.spec.numerals import number_in, number_up_to
+
+# What machines and people call an architecture, and what Go calls it.
+_ARCHITECTURES = {
+    "x86_64": ("amd64", None),
+    "x86-64": ("amd64", None),
+    "aarch64": ("arm64", None),
+    "arm64e": ("arm64", None),
+    "armhf": ("arm", "v7"),
+    "armel": ("arm", "v6"),
+    "armv6l": ("arm", "v6"),
+    "armv7l": ("arm", "v7"),
+    "armv8l": ("arm", "v7"),
+    "i386": ("386", None),
+    "i486": ("386", None),
+    "i586": ("386", None),
+    "i686": ("386", None),
+    "loongarch64": ("loong64", None),
+}
+_SYSTEMS = {"macos": "darwin"}
+# What an entry without a variant means, and so what such a variant is worth in a comparison.
+_DEFAULT_VARIANTS = {"arm": "v7", "arm64": "v8", "amd64": "v1"}
+_VARIANT_PATTERN = re.compile(r"v?([0-9]{1,4})")
+_PART_PATTERN = re.compile(r"[A-Za-z0-9_.-]+")
+# containerd's way to ask for more than a name: windows(10.0.17763+win32k)/amd64.
+_SYSTEM_PATTERN = re.compile(r"([A-Za-z0-9_.-]+)\(([A-Za-z0-9_.-]*)((?:\+[A-Za-z0-9_.-]+)*)\)")
+# Windows Server 2022: from here on a newer Windows runs the images of older ones, back to the release with long support
+# before it. Until then host and image have to be of one build.
+_FIRST_BUILD_THAT_RUNS_OLDER = 20348
+_LONG_SUPPORTED_BUILDS = (20348, 26100)
+# What images are published for, in Go's words (GOARCH): these are not misspelt.
+_COMMON = frozenset({"amd64", "arm64", "arm", "386", "ppc64le", "s390x", "riscv64", "loong64", "mips64le", "wasm"})
+# Of difflib's ratio: letters that were swapped (linux/amd46).
+_NEAR = 0.85
+# What a platform of attestations is called: it names no machine.
+_UNKNOWN = "unknown"
+
+
+def parse_platform(text: str) -> Platform:
+    """Return the platform that ``os/arch[/variant]`` means; a bare architecture is one of Linux.
+
+    A version and features of the system may follow its name: ``windows(10.0.17763+win32k)/amd64``.
+
+    Raises:
+        UsageError: ``text`` has no or too many parts.
+    """
+    parts = text.split("/")
+    if len(parts) == 1:
+        parts = ["linux", *parts]
+    system = _SYSTEM_PATTERN.fullmatch(parts[0])
+    if system:
+        parts[0] = system[1]
+    if len(parts) > 3 or not all(_PART_PATTERN.fullmatch(part) for part in parts):
+        raise UsageError(
+            f"platform {quoted(text)}: expected os/arch[/variant]", hint="for example --platform linux/arm64"
+        )
+    platform = Platform(parts[0], parts[1], parts[2] if len(parts) == 3 else None)
+    if system:
+        features = tuple(part for part in system[3].split("+") if part)
+        platform = replace(platform, os_version=system[2] or None, os_features=features)
+    return normalize_platform(platform)
+
+
+def host_platform() -> Platform:
+    """Return the platform that images for this machine have: always Linux, since images for other systems are rare.
+
+    On macOS docker runs images in a Linux machine, and so does whoever unpacks one there.
+    """
+    return normalize_platform(Platform("linux", os.uname().machine or _UNKNOWN))
+
+
+def normalize_platform(platform: Platform) -> Platform:
+    """Return ``platform`` in Go's words: ``x86_64`` is ``amd64``, ``armv7l`` is ``arm/v7``."""
+    system, name = platform.os.lower(), platform.architecture.lower()
+    architecture, variant = _ARCHITECTURES.get(name, (name, None))
+    if platform.variant:
+        variant = platform.variant.lower()
+        if variant[0].isdigit():
+            variant = f"v{variant}"
+    if _DEFAULT_VARIANTS.get(architecture) == variant and architecture != "arm":
+        variant = None
+    return replace(platform, os=_SYSTEMS.get(system, system), architecture=architecture, variant=variant)
+
+
+def select_manifest(index: Index, wanted: Platform) -> Descriptor:
+    """Return the entry of ``index`` that runs best on ``wanted``; the first of equals.
+
+    An entry of a lower variant runs on a machine of a higher one (``arm/v6`` on ``arm/v7``), so the highest that is
+    not above the wanted one is taken, as containerd does. All features of the system that an entry names must be wanted
+    (image-index.md: they are mandatory for the image); versions count on Windows. Attestations are no platforms. An
+    entry without a platform, where it is the only one, is taken as it is.
+
+    Raises:
+        NoMatchingPlatformError: lists the platforms there are.
+    """
+    candidates = [entry for entry in index.manifests if not entry.is_attestation]
+    if len(candidates) == 1 and candidates[0].platform is None:
+        return candidates[0]
+    fitting = [
+        (rank, entry)
+        for entry in candidates
+        if entry.platform is not None and (rank := _rank(normalize_platform(entry.platform), wanted)) is not None
+    ]
+    if not fitting:
+        raise NoMatchingPlatformError(
+            f"manifest {index.digest}: no image for platform {wanted}, there are: {_listed(candidates)}",
+            hint=_hint_for(wanted, candidates),
+        )
+    return max(fitting, key=lambda ranked: ranked[0])[1]
+
+
+def _hint_for(wanted: Platform, entries: Iterable[Descriptor]) -> str | None:
+    """Return what to do: name the platform that was probably meant, where one is near."""
+    # Only an error needs it.
+    from difflib import get_close_matches  # noqa: PLC0415
+
+    names = [str(entry.platform) for entry in entries if entry.platform is not None]
+    near = [] if wanted.architecture in _COMMON else get_close_matches(str(wanted), names, n=1, cutoff=_NEAR)
+    if near:
+        return f"did you mean --platform {near[0]}?"
+    return f"for example --platform {names[0]}" if names else None
+
+
+def fits_platform(offered: Platform, wanted: Platform) -> bool:
+    """Whether what is for ``offered`` runs on ``wanted``; see `select_manifest`."""
+    return _rank(normalize_platform(offered), wanted) is not None
+
+
+def _rank(offered: Platform, wanted: Platform) -> tuple[int, Sequence[int]] | None:
+    """Return how well ``offered`` fits, higher being better; None where it does not run on ``wanted``."""
+    if (offered.os, offered.architecture) != (wanted.os, wanted.architecture):
+        return None
+    if _UNKNOWN in (offered.os, offered.architecture):
+        return None
+    if not _needed_features(offered) <= set(wanted.os_features):
+        return None
+    if wanted.os == "windows" and not _runs_windows(wanted.os_version, offered.os_version):
+        return None
+    version = _version_numbers(offered.os_version)
+    offered_variant, wanted_variant = _variant_number(offered), _variant_number(wanted)
+    if offered_variant is None or wanted_variant is None:
+        return (0, version) if offered.variant == wanted.variant else None
+    return (offered_variant, version) if offered_variant <= wanted_variant else None
+
+
+def _needed_features(offered: Platform) -> set[str]:
+    """Return what the image demands of the system; ``win32k`` only Nano Server lacks, and containerd does not ask."""
+    features = set(offered.os_features)
+    return features - {"win32k"} if offered.os == "windows" else features
+
+
+def _runs_windows(host: str | None, image: str | None) -> bool:
+    """Whether Windows of version ``host`` runs an image of version ``image``; what is not said stands for any.
+
+    Source: Microsoft's table of Windows container version compatibility, as containerd reads it.
+    """
+    if not host or not image:
+        return True
+    wanted, offered = _version_numbers(host), _version_numbers(image)
+    if len(wanted) < 3 or len(offered) < 3:
+        return wanted == offered[: len(wanted)]
+    if wanted[:2] != offered[:2]:
+        return False
+    if wanted[2] < _FIRST_BUILD_THAT_RUNS_OLDER:
+        return wanted[2] == offered[2]
+    oldest = max((build for build in _LONG_SUPPORTED_BUILDS if build < wanted[2]), default=wanted[2])
+    return oldest <= offered[2] <= wanted[2]
+
+
+def _version_numbers(version: str | None) -> list[int]:
+    """Return the numbers of ``10.0.17763.2300``, up to the first part that is none."""
+    numbers = (number_up_to(part, 10**9) for part in (version or "").split("."))
+    return [number for number in itertools.takewhile(lambda number: number is not None, numbers) if number is not None]
+
+
+def _variant_number(platform: Platform) -> int | None:
+    variant = platform.variant or _DEFAULT_VARIANTS.get(platform.architecture, "")
+    match = _VARIANT_PATTERN.fullmatch(variant)
+    return number_in(match[1]) if match else None
+
+
+def _listed(entries: Iterable[Descriptor]) -> str:
+    return ", ".join(dict.fromkeys(str(entry.platform) for entry in entries if entry.platform is not None)) or "none"

@@ -1,0 +1,164 @@
+"""Image references: "alpine:3.20" as registry, repository, tag and digest."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from ociexport.errors import InvalidDigestError, InvalidReferenceError, quoted
+from ociexport.spec.digest import Digest
+from ociexport.spec.numerals import number_in
+
+DEFAULT_REGISTRY = "docker.io"
+DEFAULT_TAG = "latest"
+MAX_REPOSITORY_CHARACTERS = 255
+
+# The grammar of github.com/distribution/reference, rule by rule.
+_PATH_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_DOMAIN_COMPONENT = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
+_HOST = rf"(?:{_DOMAIN_COMPONENT}(?:\.{_DOMAIN_COMPONENT})*|\[[a-fA-F0-9:]+\])"
+_REGISTRY_PATTERN = re.compile(rf"{_HOST}(?::[0-9]+)?")
+_REPOSITORY_PATTERN = re.compile(rf"{_PATH_COMPONENT}(?:/{_PATH_COMPONENT})*")
+_TAG_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+
+# Names that mean Docker Hub to docker.
+_DOCKER_HUB_ALIASES = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
+
+
+# Texts that can only be paths: no reference begins so.
+_PATH_PATTERN = re.compile(r"(?:\.{0,2}/|\.{1,2}$|\.{1,2}[:@])")
+
+
+def is_path(text: str) -> bool:
+    """Whether what a user typed for an image begins as a path does, and no reference does."""
+    return _PATH_PATTERN.match(text) is not None
+
+
+def as_path(path: str) -> str:
+    """Return ``path`` as it is typed for an image: a bare word is a reference, so it begins with ``./`` there."""
+    return path if path == "-" or is_path(path) else f"./{path}"
+
+
+def names_registry(text: str) -> bool:
+    """Whether a reference begins with a registry, and not with a path on Docker Hub."""
+    first, slash, _ = text.partition("@")[0].partition("/")
+    return bool(slash) and bool(set(first) & set(".:[") or first == "localhost" or first != first.lower())
+
+
+@dataclass(frozen=True, slots=True)
+class ImageReference:
+    """Where an image is to be had: a registry, a repository in it, and a tag or a digest or both.
+
+    Where both are given the digest says which bytes; the tag is only a name for people.
+
+    Args:
+        registry: host with optional port, as the user wrote it: ``docker.io``, ``localhost:5000``, ``[::1]:5000``.
+        repository: path in the registry, ``library/alpine``.
+        tag: None only where a digest is given.
+        digest: of the manifest or index.
+
+    Spec: distribution-spec 1.1, "Pulling manifests"; github.com/distribution/reference for the grammar.
+    """
+
+    registry: str
+    repository: str
+    tag: str | None = None
+    digest: Digest | None = None
+
+    def __post_init__(self) -> None:
+        if not _REGISTRY_PATTERN.fullmatch(self.registry):
+            raise InvalidReferenceError(f"registry: expected host[:port], got {quoted(self.registry)}")
+        port = self.registry.rpartition(":")[2]
+        if port.isdigit() and not number_in(port, 65535):
+            raise InvalidReferenceError(f"registry port: expected 1 to 65535, got {quoted(port)}")
+        if self.repository != self.repository.lower():
+            raise InvalidReferenceError(f"repository: must be lower case, got {quoted(self.repository)}")
+        if not _REPOSITORY_PATTERN.fullmatch(self.repository):
+            raise InvalidReferenceError(
+                f"repository: expected lower-case letters, digits and single separators, got {quoted(self.repository)}"
+            )
+        if len(self.repository) > MAX_REPOSITORY_CHARACTERS:
+            raise InvalidReferenceError(
+                f"repository: expected at most {MAX_REPOSITORY_CHARACTERS} characters, got {len(self.repository)}"
+            )
+        if self.tag is not None and not _TAG_PATTERN.fullmatch(self.tag):
+            raise InvalidReferenceError(
+                f"tag: expected up to 128 letters, digits, '_', '.' and '-', got {quoted(self.tag)}"
+            )
+        if self.tag is None and self.digest is None:
+            raise InvalidReferenceError("reference: expected a tag or a digest, got neither")
+
+    @classmethod
+    def parse(cls, text: str) -> ImageReference:
+        """Return the reference that ``text`` means, with docker's defaults filled in.
+
+        ``alpine`` is ``docker.io/library/alpine:latest``. The first part is a registry if it has a dot, a colon or
+        brackets, or is ``localhost``; everything else is a path on Docker Hub.
+
+        Raises:
+            InvalidReferenceError: ``text`` does not parse; the message tells which part.
+        """
+        try:
+            return cls._parse(text)
+        except (InvalidReferenceError, InvalidDigestError) as error:
+            raise InvalidReferenceError(
+                f"image reference {quoted(text)}: {error}", hint=cls._meant(text) or error.hint
+            ) from error
+
+    @classmethod
+    def _meant(cls, text: str) -> str | None:
+        """Return as a hint what was probably meant by what does not parse: without a scheme, or in lower case."""
+        name, at, digest = text.removeprefix("https://").removeprefix("http://").partition("@")
+        path, slash, last = name.rpartition("/")
+        last, colon, tag = last.partition(":")
+        meant = f"{path.lower()}{slash}{last.lower()}{colon}{tag}{at}{digest}"
+        try:
+            cls._parse(meant)
+        except (InvalidReferenceError, InvalidDigestError):
+            return None
+        return f"did you mean {meant}?" if meant != text else None
+
+    @classmethod
+    def _parse(cls, text: str) -> ImageReference:
+        if re.fullmatch(r"[0-9a-f]{64}", text):
+            # docker refuses this too: it could as well be meant as an image ID.
+            raise InvalidReferenceError("repository: 64 hexadecimal digits are no name")
+        name, at, digest_text = text.partition("@")
+        digest = Digest.parse(digest_text) if at else None
+        registry, _, path = name.partition("/")
+        if not names_registry(text):
+            registry, path = DEFAULT_REGISTRY, name
+        path, colon, tag_text = path.partition(":")
+        tag = tag_text if colon else None
+        if registry in _DOCKER_HUB_ALIASES:
+            registry = DEFAULT_REGISTRY
+            # What is no name stays as the user wrote it, for the message.
+            if "/" not in path and _REPOSITORY_PATTERN.fullmatch(path):
+                path = f"library/{path}"
+        if tag is None and digest is None:
+            tag = DEFAULT_TAG
+        return cls(registry, path, tag, digest)
+
+    @property
+    def name(self) -> str:
+        """Registry and repository, ``docker.io/library/alpine``."""
+        return f"{self.registry}/{self.repository}"
+
+    @property
+    def manifest_selector(self) -> str:
+        """What stands after ``/manifests/``: the digest where there is one, else the tag."""
+        return str(self.digest) if self.digest is not None else str(self.tag)
+
+    @property
+    def is_docker_hub(self) -> bool:
+        """Whether docker would ask Docker Hub."""
+        return self.registry == DEFAULT_REGISTRY
+
+    def with_digest(self, digest: Digest) -> ImageReference:
+        """Return the same repository and tag, pinned to ``digest``."""
+        return replace(self, digest=digest)
+
+    def __str__(self) -> str:
+        tag = f":{self.tag}" if self.tag is not None else ""
+        digest = f"@{self.digest}" if self.digest is not None else ""
+        return f"{self.name}{tag}{digest}"

@@ -1,0 +1,142 @@
+"""Archives as sources: which kind one is, is told by what is in it.
+
+One with ``index.json`` is a layout. One with ``manifest.json`` alone is docker's, of any version since 1.10, or of
+podman, skopeo, crane or kaniko. One with ``repositories`` alone is of docker before 1.10.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ociexport.errors import InvalidImageError, NotFoundError
+from ociexport.images.source import ImageSource
+from ociexport.spec.descriptor import Descriptor
+from ociexport.spec.digest import ByteStream, Digest
+from ociexport.spec.json_fields import parse_json_object
+from ociexport.storage.archive.docker import (
+    DOCKER_MANIFEST_FILE,
+    REPOSITORIES_FILE,
+    list_docker_images,
+    list_v1_images,
+    open_docker_image,
+    open_v1_image,
+)
+from ociexport.storage.archive.members import ArchiveMembers
+from ociexport.storage.index import MAX_INDEX_BYTES, ListedImage, ListedSource, choose_image, list_images
+from ociexport.system.progress.protocol import SILENT, Progress
+
+_INDEX_FILE = "index.json"
+
+
+def open_archive_image(path: str, name: str | None = None, progress: Progress = SILENT) -> ImageSource:
+    """Return one image of an archive; the caller closes it.
+
+    Args:
+        path: of the archive; ``-`` is standard input.
+        name: a tag, a reference, ``@sha256:…`` or ``@N`` (position in the archive); None where there is only one image.
+        progress: told where a manifest had to be made.
+
+    Raises:
+        NotFoundError: there is no such file, or no such image in it; the message lists the names there are.
+        UsageError: several images fit.
+        InvalidImageError: it is no archive of images, or a damaged one.
+    """
+    members = ArchiveMembers.open(path)
+    try:
+        return _open_image(members, name, progress)
+    except BaseException:
+        members.close()
+        raise
+
+
+def _open_image(members: ArchiveMembers, name: str | None, progress: Progress) -> ImageSource:
+    is_dockers = DOCKER_MANIFEST_FILE in members
+    if _INDEX_FILE in members:
+        source = _open_layout_image(members, name)
+        # Docker has written indexes of what it did not save; what it did save is in its own list.
+        if source.is_there or not is_dockers:
+            return source
+    if is_dockers:
+        return open_docker_image(members, name, progress)
+    if REPOSITORIES_FILE in members:
+        return open_v1_image(members, name, progress)
+    raise _no_archive_error(members)
+
+
+def list_archive_images(path: str) -> list[ListedImage]:
+    """Return the images of an archive and their names; of docker's, the digest is the image ID.
+
+    Raises:
+        NotFoundError: there is no such file.
+        InvalidImageError: it is no archive of images, or a damaged one.
+    """
+    members = ArchiveMembers.open(path)
+    try:
+        is_dockers = DOCKER_MANIFEST_FILE in members
+        if _INDEX_FILE in members:
+            images = _list_layout_images(members)
+            # As in `_open_image`: docker has listed what it did not save.
+            if not is_dockers or all(_blob_file(descriptor.digest) in members for descriptor, _ in images):
+                return images
+        if is_dockers:
+            return list_docker_images(members)
+        if REPOSITORIES_FILE in members:
+            return list_v1_images(members)
+        raise _no_archive_error(members)
+    finally:
+        members.close()
+
+
+def _no_archive_error(members: ArchiveMembers) -> InvalidImageError:
+    return InvalidImageError(
+        f"expected an archive of images, got a tar without {_INDEX_FILE} and {DOCKER_MANIFEST_FILE}",
+        where=members.place,
+    )
+
+
+def _list_layout_images(members: ArchiveMembers) -> list[ListedImage]:
+    where = f"{members.place}: {_INDEX_FILE}"
+    return list_images(parse_json_object(members.read(_INDEX_FILE, MAX_INDEX_BYTES), where=where))
+
+
+def _open_layout_image(members: ArchiveMembers, name: str | None) -> ArchiveLayoutSource:
+    images = _list_layout_images(members)
+    found = choose_image(members.place, images, name, typed=members.typed)
+    if isinstance(found, Digest):
+        found = Descriptor("", found, members.size_of(_blob_file(found)))
+    return ArchiveLayoutSource(members, found, images)
+
+
+class ArchiveLayoutSource(ListedSource):
+    """One image of a layout in an archive."""
+
+    def __init__(self, members: ArchiveMembers, descriptor: Descriptor, images: Sequence[ListedImage]) -> None:
+        super().__init__(members.place, ArchiveBlobs(members), descriptor, images)
+        self._members = members
+        self._file = _blob_file(descriptor.digest)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the archive has the image's manifest or index."""
+        return self._file in self._members
+
+    def close(self) -> None:
+        """Close the archive."""
+        self._members.close()
+
+
+class ArchiveBlobs:
+    """Opens the blobs of a layout in an archive."""
+
+    def __init__(self, members: ArchiveMembers) -> None:
+        self._members = members
+
+    def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
+        file = _blob_file(descriptor.digest)
+        if file not in self._members:
+            raise NotFoundError(f"{self._members.place}: blob {descriptor.digest}: not in the archive")
+        return self._members.open_file(file, offset)
+
+
+def _blob_file(digest: Digest) -> str:
+    return f"blobs/{digest.algorithm}/{digest.encoded}"

@@ -1,0 +1,240 @@
+"""Archives as destinations: a file, whose blobs arrive side by side, or a stream, to which they go in order.
+
+Neither needs a temporary copy: the plan says where each blob is to be, so that it is written to its place as it
+arrives. A file is written aside and takes its name when it is complete; a stream that breaks off lacks its last
+entries, without which nobody takes it for an archive.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, BinaryIO
+
+from ociexport.errors import InvalidImageError, NotFoundError, OciexportError, UsageError, printable, quoted
+from ociexport.images.fetch import BlobToFetch, read_chunks
+from ociexport.spec.descriptor import Descriptor
+from ociexport.spec.digest import Chunk, Digest, Verifier
+from ociexport.storage.archive.plan import ArchiveEntry, ArchivePlan
+from ociexport.storage.layout.blobs import read_back, write_at
+from ociexport.system.files import partial_name
+from ociexport.system.locks import open_locked
+from ociexport.system.progress.protocol import Progress
+from ociexport.system.read_ahead import ReadAhead
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+_READ_BYTES = 1024 * 1024
+# So many chunks of 1 MiB may wait for the reader of a pipe.
+_PIECES_AHEAD = 8
+
+
+class ArchiveFile:
+    """An archive that is being written to a file; a `BlobStore` for the plan's blobs, within its ``with`` block.
+
+    It stands in ``PATH.partial`` until all is there. After an error that another try may mend that file stays, and the
+    next try takes the blobs in it that are whole.
+
+    Args:
+        path: of the archive; a file that is there is replaced.
+        plan: what it is to hold.
+    """
+
+    def __init__(self, path: str, plan: ArchivePlan) -> None:
+        self._path = path
+        self._partial_path = partial_name(path)
+        self._plan = plan
+        self._missing = plan.blobs
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        verify_is_file_to_write(self._path)
+        self._fd = open_locked(self._partial_path, is_written=True)
+        try:
+            status = os.fstat(self._fd)
+            if status.st_uid != os.geteuid():
+                raise UsageError(f"{quoted(self._partial_path)}: expected a file of our own, got somebody else's")
+            if status.st_size != self._plan.size:
+                os.ftruncate(self._fd, 0)
+                os.ftruncate(self._fd, self._plan.size)
+            for entry in self._plan.entries:
+                write_at(self._fd, entry.header + (entry.content or b""), entry.offset)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        return self
+
+    def has_blob(self, descriptor: Descriptor) -> bool:
+        """Whether an earlier try left the whole blob in its place: its bytes are read and verified."""
+        entry = self._missing.get(descriptor.digest)
+        if entry is None:
+            return True
+        if self._has_hole(entry):
+            return False
+        verifier = Verifier(descriptor.digest, descriptor.size, subject="")
+        for offset in range(0, entry.size, _READ_BYTES):
+            size = min(_READ_BYTES, entry.size - offset)
+            verifier.update(os.pread(self._fd, size, entry.content_offset + offset))
+        try:
+            verifier.verify()
+        except InvalidImageError:
+            return False
+        self._note_whole(descriptor.digest)
+        return True
+
+    @contextmanager
+    def new_blob(self, descriptor: Descriptor) -> Iterator[ArchiveBlobWriter]:
+        """Give a writer for a blob; at the end of the ``with`` block it is verified.
+
+        Raises:
+            DigestMismatchError, SizeMismatchError: at the end: the bytes were others.
+        """
+        # A descriptor of its own: the archive's may be closed, and its number be another file's, before a thread ends.
+        fd = os.dup(self._fd)
+        try:
+            place = self._plan.blobs[descriptor.digest].content_offset
+            writer = ArchiveBlobWriter(fd, self._partial_path, descriptor, place)
+            yield writer
+            writer.verify()
+        finally:
+            os.close(fd)
+        self._note_whole(descriptor.digest)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self._finish()
+            elif isinstance(error, InvalidImageError | NotFoundError) or self._missing == self._plan.blobs:
+                os.unlink(self._partial_path)
+        finally:
+            os.close(self._fd)
+
+    def _finish(self) -> None:
+        if self._missing:
+            raise OciexportError(f"{quoted(self._path)}: expected all blobs, {len(self._missing)} are missing")
+        for entry in self._plan.entries:
+            # A file that an earlier try left may hold anything between the blobs.
+            write_at(self._fd, entry.padding, entry.content_offset + entry.size)
+        write_at(self._fd, self._plan.end, self._plan.size - len(self._plan.end))
+        os.fsync(self._fd)
+        os.rename(self._partial_path, self._path)
+
+    def _has_hole(self, entry: ArchiveEntry) -> bool:
+        """Whether a part of the entry was never written, which saves reading it where the file system tells."""
+        with suppress(OSError):
+            return os.lseek(self._fd, entry.content_offset, os.SEEK_HOLE) < entry.content_offset + entry.size
+        return False
+
+    def _note_whole(self, digest: Digest) -> None:
+        with self._lock:
+            self._missing.pop(digest, None)
+
+
+class ArchiveBlobWriter:
+    """Writes one blob to its place in an archive."""
+
+    is_complete = False
+
+    def __init__(self, fd: int, path: str, descriptor: Descriptor, place: int) -> None:
+        self._fd = fd
+        self._path = path
+        self._descriptor = descriptor
+        self._place = place
+        self.restart()
+
+    @property
+    def offset(self) -> int:
+        """How many bytes are written."""
+        return self._verifier.seen_bytes
+
+    def restart(self) -> None:
+        """Forget what is written."""
+        self._verifier = Verifier(self._descriptor.digest, self._descriptor.size, subject="")
+
+    def write(self, chunk: Chunk, /) -> None:
+        """Take the next bytes; raises SizeMismatchError before there are too many for the place."""
+        place = self._place + self.offset
+        self._verifier.update(chunk)
+        write_at(self._fd, chunk, place)
+
+    def place(self, chunk: Chunk, offset: int, /) -> None:
+        """Write bytes ahead of their turn; see `PlacingWriter`."""
+        write_at(self._fd, chunk, self._place + offset)
+
+    def take(self, count: int, /) -> None:
+        """Take the next bytes, which were placed; see `PlacingWriter`."""
+        for chunk in read_back(self._fd, self._place + self.offset, count, self._path):
+            self._verifier.update(chunk)
+
+    def verify(self) -> None:
+        """Return if all bytes were written and were the right ones."""
+        self._verifier.verify()
+
+
+def write_to_stream(out: BinaryIO, plan: ArchivePlan, blobs: Sequence[BlobToFetch], progress: Progress) -> None:
+    """Write an archive to ``out`` in one pass, each blob verified as it goes by.
+
+    Args:
+        out: a pipe or whatever takes bytes; not closed.
+        blobs: where those of the plan come from.
+
+    Raises:
+        DigestMismatchError, SizeMismatchError: a blob is not what it should be; ``out`` has a part of an archive.
+    """
+    origins = {blob.descriptor.digest: blob for blob in blobs}
+    pieces = ReadAhead(_pieces_of(plan, origins, progress), _PIECES_AHEAD, "fetch")
+    with progress.phase("fetching", sum(blob.descriptor.size for blob in blobs)):
+        try:
+            for piece in pieces:
+                out.write(piece)
+            out.flush()
+        finally:
+            pieces.stop()
+
+
+def _pieces_of(
+    plan: ArchivePlan, origins: Mapping[Digest, BlobToFetch], progress: Progress
+) -> Generator[bytes, None, None]:
+    for entry in plan.entries:
+        yield entry.header
+        if entry.content is not None or entry.digest is None:
+            yield entry.content or b""
+        else:
+            yield from _verified_chunks(origins[entry.digest], progress)
+        yield entry.padding
+    yield plan.end
+
+
+def _verified_chunks(blob: BlobToFetch, progress: Progress) -> Iterator[bytes]:
+    verifier = Verifier(blob.descriptor.digest, blob.descriptor.size, subject=blob.label)
+    descriptor = blob.descriptor
+    with progress.task(blob.title, descriptor.size, digest=descriptor.digest) as task:
+        for chunk in read_chunks(blob, 0):
+            verifier.update(chunk)
+            yield chunk
+            task.advance(len(chunk))
+        verifier.verify()
+
+
+def verify_is_file_to_write(path: str) -> None:
+    """Return if an archive may take the name ``path``.
+
+    Raises:
+        UsageError: a directory or something else has it that is no file.
+    """
+    if os.path.lexists(path) and not os.path.isfile(path):
+        what = "a directory" if os.path.isdir(path) else "something else"
+        raise UsageError(f"{quoted(path)}: expected a file or nothing, got {what}")
+    partial = partial_name(path)
+    if os.path.lexists(partial) and (os.path.islink(partial) or not os.path.isfile(partial)):
+        what = "a link" if os.path.islink(partial) else "a directory" if os.path.isdir(partial) else "something else"
+        raise UsageError(
+            f"{quoted(partial)}: expected a file or nothing, got {what}",
+            hint=f"{printable(path)} is written there until it is complete",
+        )

@@ -1,0 +1,123 @@
+"""ImageDirectory: what skopeo calls ``dir:``, one image as the files of a directory; a source.
+
+``manifest.json`` is the manifest or index byte for byte; blobs stand beside it under their hex digits, and an index's
+manifests as ``<hex>.manifest.json``. There is no name in it. skopeo, buildah and ``podman save --format docker-dir``
+write it.
+
+Spec: containers-transports(5), "dir:path".
+"""
+
+from __future__ import annotations
+
+import os
+from io import FileIO
+
+from ociexport.errors import NotFoundError, UnsupportedMediaTypeError, locating, quoted
+from ociexport.images.resolve import read_small_blob, verify_manifest_size
+from ociexport.images.source import ImageName, ReceivedManifest, embedded_document
+from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor
+from ociexport.spec.digest import ByteStream, Digest
+from ociexport.spec.docker_schema1 import digested_bytes
+from ociexport.storage.index import ListedImage
+from ociexport.storage.layout_directory import LayoutDirectory
+
+_MANIFEST_FILE = "manifest.json"
+_VERSION_FILE = "version"
+_VERSION_PREFIX = "Directory Transport Version: "
+_MAX_VERSION_BYTES = 1024
+_NO_NAME = ImageName(None, None)
+
+
+class ImageDirectory:
+    """The image in a directory; an `ImageSource`.
+
+    Args:
+        path: of the directory.
+
+    Raises:
+        NotFoundError: there is no such directory, or no image in it.
+        UnsupportedMediaTypeError: it is of a version that is still to come.
+    """
+
+    image_name = _NO_NAME
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._directory = LayoutDirectory(path)
+        if not os.path.isdir(path):
+            raise NotFoundError(f"{quoted(path)}: expected a directory of an image, there is no such directory")
+        self._verify_version()
+
+    @property
+    def display_name(self) -> str:
+        """The directory's path."""
+        return self.path
+
+    def fetch_manifest(self, descriptor: Descriptor | None = None) -> ReceivedManifest:
+        """Return ``manifest.json``, or the manifest of an index that ``descriptor`` names, verified."""
+        if descriptor is None:
+            raw = self._read_manifest()
+            with locating(self.path):
+                return ReceivedManifest(raw, None, Digest.of(digested_bytes(raw, None)))
+        if (embedded := embedded_document(descriptor)) is not None:
+            return embedded
+        with locating(self.path):
+            raw = read_small_blob(self, descriptor, MAX_MANIFEST_BYTES, f"manifest {descriptor.digest}")
+        return ReceivedManifest(raw, descriptor.media_type, descriptor.digest)
+
+    def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
+        """Return the file that holds a blob, or a manifest of an index, from ``offset`` on."""
+        digest = descriptor.digest
+        # Until version 1.1 layers were called .tar; a digest of another algorithm than SHA-256 may be told by its name.
+        names = (
+            digest.encoded,
+            f"{digest.encoded}.manifest.json",
+            f"{digest.encoded}.tar",
+            f"{digest.algorithm}-{digest.encoded}",
+        )
+        for name in names:
+            file = self._open(name)
+            if file is not None:
+                file.seek(offset)
+                return file
+        raise NotFoundError(f"{self.path}: blob {digest}: not in the directory")
+
+    def read_images(self) -> list[ListedImage]:
+        """Return the image, which has no name."""
+        raw = self._read_manifest()
+        return [(Descriptor("", Digest.of(raw), len(raw)), _NO_NAME)]
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+    def _read_manifest(self) -> bytes:
+        file = self._open(_MANIFEST_FILE)
+        if file is None:
+            raise NotFoundError(f"{self.path}: expected the directory of an image, got no {_MANIFEST_FILE} in it")
+        with file:
+            verify_manifest_size(os.fstat(file.fileno()).st_size, self.path)
+            return file.read(MAX_MANIFEST_BYTES)
+
+    def _verify_version(self) -> None:
+        file = self._open(_VERSION_FILE)
+        if file is None:  # as the oldest ones are
+            return
+        with file:
+            text = file.read(_MAX_VERSION_BYTES).decode("utf-8", "replace").strip()
+        if not text.startswith(f"{_VERSION_PREFIX}1."):
+            raise UnsupportedMediaTypeError(
+                f"expected {quoted(f'{_VERSION_PREFIX}1.…')}, got {quoted(text)}",
+                where=os.path.join(self.path, _VERSION_FILE),
+            )
+
+    def _open(self, name: str) -> FileIO | None:
+        """Return a file of the directory, unbuffered; None where there is none. The caller closes it."""
+        try:
+            return self._directory.open_file(name)
+        except FileNotFoundError:
+            return None
+
+
+def is_image_directory(path: str) -> bool:
+    """Whether ``path`` is of such a directory, as the names in it tell; what has them is told when it is read."""
+    return all(LayoutDirectory(path).has(name) for name in (_VERSION_FILE, _MANIFEST_FILE))

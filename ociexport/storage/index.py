@@ -1,0 +1,272 @@
+"""The images that an ``index.json`` lists: their names, and which one is meant.
+
+Spec: image-spec 1.1 image-layout.md, "index.json file"; annotations.md; containerd's ``images/annotations.go``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import TypeAlias
+
+from ociexport.errors import (
+    InvalidImageError,
+    InvalidReferenceError,
+    NotFoundError,
+    UsageError,
+    locating,
+    printable,
+    quoted,
+)
+from ociexport.images.budget import DocumentBudget
+from ociexport.images.companions import is_companion_tag, referrers_tag
+from ociexport.images.resolve import read_small_blob
+from ociexport.images.source import BlobOpener, ImageName, ReceivedManifest, embedded_document
+from ociexport.spec import mediatypes
+from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor, Index, Manifest, parse_document
+from ociexport.spec.digest import ByteStream, Digest
+from ociexport.spec.json_fields import JsonObject
+from ociexport.spec.numerals import number_up_to
+from ociexport.spec.reference import ImageReference, as_path
+
+# Of an ``index.json``; one of 20,000 images stays below it, and below the number of values that JSON may have.
+MAX_INDEX_BYTES = 32 * 1024 * 1024
+
+# What names are kept in (image-spec annotations.md; containerd's images/annotations.go).
+REF_NAME_ANNOTATION = "org.opencontainers.image.ref.name"
+FULL_NAME_ANNOTATION = "io.containerd.image.name"
+
+# How cosign save tells what is what (its pkg/oci/layout/index.go).
+SIGNATURES_ENTRY = ("kind", "dev.cosignproject.cosign/sigs")
+
+ListedImage: TypeAlias = tuple[Descriptor, ImageName]
+# Of difflib's ratio: a letter or two of a tag (lates, 3.2O).
+_NEAR = 0.6
+
+
+def list_images(index: JsonObject) -> list[ListedImage]:
+    """Return what ``index.json`` lists: descriptors, and the names that they have.
+
+    Raises:
+        InvalidImageError: it breaks the specification.
+    """
+    images = []
+    for entry in index.objects("manifests"):
+        descriptor = Descriptor.from_json(entry)
+        images.append((descriptor, name_of(descriptor)))
+    return images
+
+
+def choose_image(
+    place: str, images: Sequence[ListedImage], name: str | None, *, typed: str | None = None
+) -> Descriptor | Digest:
+    """Return the image that ``name`` means; a digest where that is of what is not listed, but may be there.
+
+    Args:
+        place: how messages call the layout.
+        typed: how users do, where that is something else.
+        name: a tag, a full reference, ``@sha256:…`` or ``@N`` (position in ``images``); None where there is only one.
+            Of a tag or reference with a digest the digest counts.
+
+    Raises:
+        NotFoundError: there is no such image; the message lists the names there are.
+        UsageError: several images fit.
+    """
+    if name is not None and "@" in name and all(known.tag != name for _, known in images):
+        return _find_by_digest_or_position(place, images, name.partition("@")[2])
+    return _find_by_name(place, images, name, typed or as_path(place))
+
+
+def main_images(images: Sequence[ListedImage]) -> Sequence[ListedImage]:
+    """Return what is meant where no name is given: all but what is about others of them, if anything is left then."""
+    return [image for image in images if not _is_companion(*image)] or images
+
+
+def _is_companion(descriptor: Descriptor, name: ImageName) -> bool:
+    if name.tag is not None or name.full is not None:
+        return name.tag is not None and is_companion_tag(name.tag)
+    # crane lists images with the type of their configs.
+    kind = descriptor.artifact_type
+    return (kind is not None and kind not in mediatypes.IMAGE_CONFIGS) or SIGNATURES_ENTRY in (
+        descriptor.annotations.items()
+    )
+
+
+def _find_by_name(place: str, images: Sequence[ListedImage], name: str | None, typed: str) -> Descriptor:
+    if name is None:
+        fitting = main_images(images)
+    else:
+        full = _normalized(name)
+        fitting = [image for image in images if image[1].full is not None and image[1].full in (name, full)]
+        fitting = fitting or [image for image in images if image[1].tag == name]
+    if not fitting:
+        wanted = f"image {quoted(name)}" if name is not None else "an image"
+        raise NotFoundError(
+            f"{place}: expected {wanted}, there are: {_listed(images)}", hint=_meant(images, name or "", typed)
+        )
+    if len({descriptor.digest for descriptor, _ in fitting}) > 1:
+        what = "one image" if name is None else f"one image {quoted(name)}"
+        raise UsageError(
+            f"{place}: expected {what}, there are: {_listed(fitting)}",
+            hint=f"name one of them, for example {typed}:{shown_name(*fitting[0])}",
+        )
+    return fitting[0][0]
+
+
+def _meant(images: Sequence[ListedImage], name: str, typed: str) -> str | None:
+    """Return as a hint which image was probably meant; None where none is near."""
+    # Only an error needs it.
+    from difflib import get_close_matches  # noqa: PLC0415
+
+    names = [text for _, known in images for text in (known.tag, known.full) if text is not None]
+    near = get_close_matches(name, names, n=1, cutoff=_NEAR)
+    return f"did you mean {typed}:{near[0]}?" if near else None
+
+
+def _find_by_digest_or_position(place: str, images: Sequence[ListedImage], text: str) -> Descriptor | Digest:
+    if (position := number_up_to(text, len(images))) is not None:
+        if position == len(images):
+            raise NotFoundError(f"{place}: expected an image at position {quoted(text)}, there are {position}")
+        return images[position][0]
+    digest = Digest.parse(text)
+    for descriptor, _ in images:
+        if descriptor.digest == digest:
+            return descriptor
+    # A platform's manifest is not listed where the index that lists it is.
+    return digest
+
+
+class ListedSource:
+    """One image of a layout, in a directory or an archive; an `ImageSource`.
+
+    Args:
+        place: how messages call the layout.
+        blobs: opens its blobs; closed by the caller.
+        descriptor: of the image, with its names.
+        images: all that the layout lists.
+    """
+
+    def __init__(
+        self, place: str, blobs: BlobOpener, descriptor: Descriptor, images: Sequence[ListedImage] = ()
+    ) -> None:
+        self._place = place
+        self._blobs = blobs
+        self._descriptor = descriptor
+        self._images = images
+
+    @property
+    def display_name(self) -> str:
+        """The layout's path and the image's name."""
+        return f"{self._place}:{printable(shown_name(self._descriptor, self.image_name))}"
+
+    @property
+    def image_name(self) -> ImageName:
+        """What ``index.json`` calls the image."""
+        return name_of(self._descriptor)
+
+    def fetch_manifest(self, descriptor: Descriptor | None = None) -> ReceivedManifest:
+        """Return the manifest or index that ``descriptor`` names, verified; without one, the image's own."""
+        wanted = descriptor or self._descriptor
+        if (embedded := embedded_document(wanted)) is not None:
+            return embedded
+        with locating(self._place):
+            raw = read_small_blob(self._blobs, wanted, MAX_MANIFEST_BYTES, f"manifest {wanted.digest}")
+        return ReceivedManifest(raw, wanted.media_type, wanted.digest)
+
+    def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
+        """Return the blob's file."""
+        return self._blobs.open_blob(descriptor, offset)
+
+    def fetch_tagged(self, tag: str) -> Iterator[ReceivedManifest]:
+        """Yield what the layout lists under ``tag``, whatever the repository; see `CompanionSource`."""
+        for descriptor, name in self._images:
+            if tag in (name.tag, (name.full or "").rpartition(":")[2]):
+                with suppress(NotFoundError):  # listed, but not brought along
+                    yield self.fetch_manifest(descriptor)
+
+    def fetch_referrers(self, digest: Digest, budget: DocumentBudget) -> Iterator[Descriptor]:
+        """Yield descriptors of what refers to ``digest``; see `CompanionSource`.
+
+        They are listed in ``index.json`` for themselves, or in an index under the referrers tag. An entry of
+        ``cosign save``, which says of signatures no more than that they are some, is yielded for any digest.
+        """
+        for received in self.fetch_tagged(referrers_tag(digest)):
+            budget.take(received.raw)
+            listed = parse_document(received.raw, received.media_type, received.digest)
+            yield from listed.manifests if isinstance(listed, Index) else ()
+        for descriptor, _ in self._images:
+            if SIGNATURES_ENTRY in descriptor.annotations.items():
+                yield descriptor
+            elif (document := self._read_listed(descriptor)) and document.subject and document.subject.digest == digest:
+                yield replace(descriptor, artifact_type=_artifact_type_of(document), annotations=document.annotations)
+
+    def _read_listed(self, descriptor: Descriptor) -> Index | Manifest | None:
+        """Return a document that is listed; None where it is not there, or damaged: that is another image's matter."""
+        with suppress(NotFoundError, InvalidImageError):
+            received = self.fetch_manifest(descriptor)
+            return parse_document(received.raw, received.media_type, received.digest)
+        return None
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+
+def _artifact_type_of(document: Index | Manifest) -> str | None:
+    """Return what a registry lists a referrer as.
+
+    Spec: distribution-spec 1.1, "Listing Referrers".
+    """
+    config_type = document.config.media_type if isinstance(document, Manifest) else None
+    return document.artifact_type or config_type
+
+
+def named(descriptor: Descriptor, name: ImageName) -> Descriptor:
+    """Return the entry of ``index.json`` for an image: both annotations that names are kept in, for all readers."""
+    annotations = dict(descriptor.annotations)
+    annotations.pop(REF_NAME_ANNOTATION, None)
+    annotations.pop(FULL_NAME_ANNOTATION, None)
+    if name.tag is not None:
+        annotations[REF_NAME_ANNOTATION] = name.tag
+    if name.full is not None:
+        annotations[FULL_NAME_ANNOTATION] = name.full
+    return replace(descriptor, annotations=annotations)
+
+
+def name_of(descriptor: Descriptor) -> ImageName:
+    """Return the name in an entry of ``index.json``, whichever tool wrote it.
+
+    Where it is a full one, its tag is told as well: a copy is to have both, for readers of either.
+    """
+    ref_name = descriptor.annotations.get(REF_NAME_ANNOTATION) or None
+    full = descriptor.annotations.get(FULL_NAME_ANNOTATION) or None
+    if full is None and ref_name is not None and ("/" in ref_name or ":" in ref_name):
+        # crane and podman write the full reference where others write the tag, and skopeo what its user typed: app:1.
+        full = _normalized(ref_name)
+        ref_name = None if full is not None else ref_name
+    if full is not None and ref_name is None:
+        ref_name = _tag_of(full)
+    return ImageName(ref_name, full)
+
+
+def _tag_of(full: str) -> str | None:
+    try:
+        return ImageReference.parse(full).tag
+    except InvalidReferenceError:
+        return None
+
+
+def _normalized(name: str) -> str | None:
+    try:
+        return str(ImageReference.parse(name))
+    except InvalidReferenceError:
+        return None
+
+
+def shown_name(descriptor: Descriptor, name: ImageName) -> str:
+    """Return what an image is called, or its digest as it stands after the place where it is."""
+    return name.full or name.tag or f"@{descriptor.digest}"
+
+
+def _listed(images: Sequence[ListedImage]) -> str:
+    return ", ".join(printable(shown_name(*image)) for image in images) or "none"

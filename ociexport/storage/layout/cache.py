@@ -1,0 +1,71 @@
+"""A cache of blobs that several layouts share: each blob is fetched once, and lies on the disk once where that can be.
+
+The directory holds ``blobs/<algorithm>/<encoded>`` as a layout does. What is in it is hashed each time it is used.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from ociexport.errors import InvalidImageError
+from ociexport.spec.descriptor import Descriptor
+from ociexport.spec.digest import Digest, Verifier
+from ociexport.storage.layout.layout_blob import BLOBS_DIRECTORY, blob_name
+from ociexport.storage.layout_directory import LayoutDirectory
+
+_READ_BYTES = 1024 * 1024
+
+
+class BlobCache:
+    """The cache in one directory, which is made when the first blob comes in.
+
+    Args:
+        path: of the directory.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self._directory = LayoutDirectory(self.path)
+
+    def verify_is_usable(self) -> None:
+        """Return if no directory within the cache is a link, since links are not followed.
+
+        Raises:
+            UsageError: one is.
+        """
+        self._directory.verify_directories(BLOBS_DIRECTORY)
+
+    def blob_path(self, digest: Digest) -> str:
+        """Return where the blob is, if it is there."""
+        return self._directory.path_of(blob_name(digest))
+
+    def give(self, descriptor: Descriptor, target: LayoutDirectory) -> bool:
+        """Put the blob into a layout, which is there; returns False where the cache has it not, or damaged.
+
+        It is a hard link or shares its blocks where the file system can, and else is a copy.
+        """
+        if not self.has(descriptor):
+            return False
+        target.make_directory(os.path.dirname(blob_name(descriptor.digest)))
+        target.share_file(self._directory, blob_name(descriptor.digest))
+        return True
+
+    def has(self, descriptor: Descriptor) -> bool:
+        """Whether the blob is here, and valid: its bytes are read."""
+        verifier = Verifier(descriptor.digest, descriptor.size, subject="")
+        try:
+            with self._directory.open_file(blob_name(descriptor.digest)) as file:
+                while chunk := file.read(_READ_BYTES):
+                    verifier.update(chunk)
+            verifier.verify()
+        except (InvalidImageError, OSError):
+            return False
+        return True
+
+    def take(self, digest: Digest, source: LayoutDirectory) -> None:
+        """Keep a verified blob of a layout for others; nothing is said where the cache can't be written."""
+        name = blob_name(digest)
+        with suppress(InvalidImageError, OSError):
+            self._directory.make_directory(os.path.dirname(name))
+            self._directory.share_file(source, name)

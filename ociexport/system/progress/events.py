@@ -1,0 +1,162 @@
+"""Progress for programs: each thing that happens is an event, given to a callback or written as a line of JSON."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import BinaryIO, Literal, TypeAlias
+
+from ociexport.spec.digest import Digest
+from ociexport.system.progress.protocol import SILENT, Progress, ProgressPhase, ProgressTask
+
+# Of a task under way: often enough to draw it, and no load for who reads.
+_UPDATE_SECONDS = 0.1
+_VERSION = 1
+
+EventKind: TypeAlias = Literal[
+    "phaseStarted", "phaseEnded", "taskStarted", "taskAdvanced", "taskEnded", "taskFailed", "said", "warned"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressEvent:
+    """Something that happened.
+
+    Args:
+        kind: ``taskAdvanced`` comes at most ten times a second of each task.
+        title: of the phase or task; None for what was said.
+        message: what was said or warned of, and what a task failed of; None else.
+        digest: of the blob that a task is about.
+        done_bytes: how many bytes of the task went by, with those that need not come.
+        total_bytes: of the phase or task; None where nobody knows.
+    """
+
+    kind: EventKind
+    title: str | None = None
+    message: str | None = None
+    digest: Digest | None = None
+    done_bytes: int | None = None
+    total_bytes: int | None = None
+
+
+class EventProgress:
+    """Gives each event to a callback, one at a time, and passes it on to another progress.
+
+    Args:
+        on_event: called from several threads, but never by two at once; what it raises stops the work.
+        inner: told the same.
+    """
+
+    def __init__(self, on_event: Callable[[ProgressEvent], object], inner: Progress = SILENT) -> None:
+        self._on_event = on_event
+        self._inner = inner
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def phase(self, title: str, total_bytes: int) -> Iterator[ProgressPhase]:
+        self.emit(ProgressEvent("phaseStarted", title, total_bytes=total_bytes))
+        with self._inner.phase(title, total_bytes) as phase:
+            yield phase
+        self.emit(ProgressEvent("phaseEnded", title))
+
+    @contextmanager
+    def task(self, title: str, total_bytes: int | None, *, digest: Digest | None = None) -> Iterator[ProgressTask]:
+        self.emit(ProgressEvent("taskStarted", title, digest=digest, done_bytes=0, total_bytes=total_bytes))
+        with self._inner.task(title, total_bytes, digest=digest) as inner:
+            task = _EventTask(self, inner, title, total_bytes, digest)
+            try:
+                yield task
+            except BaseException as error:
+                self.emit(task.event("taskFailed", str(error) or type(error).__name__))
+                raise
+        self.emit(task.event("taskEnded"))
+
+    def say(self, line: str) -> None:
+        self.emit(ProgressEvent("said", message=line))
+        self._inner.say(line)
+
+    def warn(self, line: str) -> None:
+        self.emit(ProgressEvent("warned", message=line))
+        self._inner.warn(line)
+
+    def emit(self, event: ProgressEvent) -> None:
+        """Give ``event`` to the callback."""
+        with self._lock:
+            self._on_event(event)
+
+
+class _EventTask:
+    def __init__(
+        self, progress: EventProgress, inner: ProgressTask, title: str, total_bytes: int | None, digest: Digest | None
+    ) -> None:
+        self._progress = progress
+        self._inner = inner
+        self._title = title
+        self._total_bytes = total_bytes
+        self._digest = digest
+        self._done_bytes = 0
+        self._next_update = 0.0
+
+    def advance(self, count: int) -> None:
+        self._inner.advance(count)
+        self._take_note_of(count)
+
+    def resume(self, count: int) -> None:
+        self._inner.resume(count)
+        self._take_note_of(count)
+
+    def _take_note_of(self, count: int) -> None:
+        self._done_bytes += count
+        now = time.monotonic()
+        if now >= self._next_update:
+            self._next_update = now + _UPDATE_SECONDS
+            self._progress.emit(self.event("taskAdvanced"))
+
+    def event(self, kind: EventKind, message: str | None = None) -> ProgressEvent:
+        """Return an event of this task."""
+        return ProgressEvent(kind, self._title, message, self._digest, self._done_bytes, self._total_bytes)
+
+
+class EventLines:
+    """Writes events as lines of JSON, each complete when it is written; a callback for `EventProgress`.
+
+    Members are those of `ProgressEvent` in camelCase, without those that are None; ``time`` is in seconds since 1970.
+    The first line is ``{"event": "started", "eventsVersion": 1}``.
+
+    Args:
+        file: unbuffered. Who reads it may end before we do: then nothing more is written.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._is_open = True
+        self.write("started", {"eventsVersion": _VERSION})
+
+    def __call__(self, event: ProgressEvent) -> None:
+        """Write one event."""
+        members = {
+            "title": event.title,
+            "message": event.message,
+            "digest": str(event.digest) if event.digest is not None else None,
+            "doneBytes": event.done_bytes,
+            "totalBytes": event.total_bytes,
+        }
+        self.write(event.kind, {name: value for name, value in members.items() if value is not None})
+
+    def write(self, event: str, members: dict[str, object]) -> None:
+        """Write one line."""
+        if not self._is_open:
+            return
+        line = json.dumps({"event": event, "time": round(time.time(), 3), **members}) + "\n"
+        try:
+            self._file.write(line.encode())
+        except BrokenPipeError:
+            self._is_open = False
+        except OSError as error:
+            name = self._file.name
+            error.filename = name if isinstance(name, str) else f"file descriptor {name}"
+            raise

@@ -1,0 +1,119 @@
+"""copy_to_archive(): several images into one archive, which holds all of them or does not appear."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import BinaryIO
+
+from ociexport.errors import locating
+from ociexport.images.choose import PlatformChoice
+from ociexport.images.fetch import DEFAULT_JOBS, BlobFetch, BlobToFetch, verify_jobs
+from ociexport.images.prepare import PreparedImage, prepare_image
+from ociexport.images.source import ImageSource
+from ociexport.spec import mediatypes
+from ociexport.spec.descriptor import Platform
+from ociexport.spec.digest import Digest
+from ociexport.storage.archive.legacy_plan import plan_legacy_archive, verify_fits_legacy
+from ociexport.storage.archive.plan import ArchivePlan, plan_archive
+from ociexport.storage.archive.writer import ArchiveFile, verify_is_file_to_write, write_to_stream
+from ociexport.storage.layout.spool import spool_beside, spool_elsewhere
+from ociexport.system.files import errors_named, partial_name
+from ociexport.system.progress.protocol import SILENT, Progress
+from ociexport.transfer.companions import each_once, prepare_companions, verify_keeps_digests
+from ociexport.transfer.decompress import PlainLayerStore, diff_ids_of
+from ociexport.transfer.plain_image import with_plain_layers
+from ociexport.transfer.result import PullResult, results_of, with_companions
+
+
+def copy_to_archive(
+    sources: Sequence[ImageSource],
+    out: str | BinaryIO,
+    *,
+    platform: Platform | PlatformChoice,
+    jobs: int = DEFAULT_JOBS,
+    progress: Progress = SILENT,
+    seconds: int = 0,
+    decompress: bool = False,
+    legacy: bool = False,
+    referrers: bool = False,
+) -> list[PullResult]:
+    """Copy images into one archive, which holds all of them or does not appear; blobs that they share once.
+
+    Args:
+        sources: each gives one image; they stay open.
+        out: path of a file, which is replaced; or a stream, to which blobs go one after another.
+        seconds: time of all entries, since 1970.
+        decompress: whether layers are kept as plain tars, which are written aside first: a tar says sizes beforehand.
+        legacy: whether it is for engines before Docker 1.10: no layout, but directories of plain layers. No manifest is
+            kept; the results tell the published ones.
+        referrers: whether signatures, SBOMs and what else is about the images come along.
+
+    Raises:
+        as `pull` does; of what was written to a stream nothing can be taken back.
+    """
+    verify_jobs(jobs)
+    verify_keeps_digests(referrers=referrers, changes=decompress or legacy)
+    if isinstance(out, str):
+        verify_is_file_to_write(out)
+    images = []
+    companions: list[list[PreparedImage]] = []
+    for source in sources:
+        with locating(source.display_name) if len(sources) > 1 else nullcontext():
+            images.append(prepare_image(source, platform, None, progress))
+            companions.append(prepare_companions(images[-1], None, progress) if referrers else [])
+    for image in images if legacy else ():
+        verify_fits_legacy(image)
+    if not decompress and not legacy:
+        _warn_of_zstd(images, progress)
+        everything = [*images, *each_once(companions)]
+        plan = plan_archive(everything, seconds=seconds)
+        results = results_of(images, images, _write_archive(plan, everything, out, jobs, progress))
+        return list(map(with_companions, results, companions))
+    with _errors_of(out), spool_beside(out) if isinstance(out, str) else spool_elsewhere() as spool:
+        plain = PlainLayerStore(spool, diff_ids_of(images))
+        progress.say(f"layers are decompressed in {spool.path} first")
+        inflation = BlobFetch(plain, progress)
+        inflation.run([blob for blob in _blobs_of(images) if plain.is_compressed(blob.descriptor.digest)], jobs)
+        written = [with_plain_layers(image, plain, SILENT if legacy else progress) for image in images]
+        planned = plan_legacy_archive(written, seconds=seconds) if legacy else plan_archive(written, seconds=seconds)
+        fetches = _write_archive(planned, written, out, jobs, progress)
+    return results_of(images, images if legacy else written, [inflation, *fetches])
+
+
+def _warn_of_zstd(images: Iterable[PreparedImage], progress: Progress) -> None:
+    for image in images:
+        if any(blob.descriptor.media_type in mediatypes.ZSTD_LAYERS for blob in image.blobs):
+            progress.say(
+                f"{image.source.display_name}: has layers in zstd, which docker before 23 can't load; "
+                "--decompress makes them plain"
+            )
+
+
+def _write_archive(
+    plan: ArchivePlan, images: Sequence[PreparedImage], out: str | BinaryIO, jobs: int, progress: Progress
+) -> list[BlobFetch]:
+    """Write the archive of ``images``; returns what fetched their blobs, nothing where they went to a stream."""
+    origins = {blob.descriptor.digest: blob for blob in _blobs_of(images)}
+    blobs = [origins[digest] for digest in plan.blobs]
+    if not isinstance(out, str):
+        write_to_stream(out, plan, blobs, progress)
+        return []
+    with _errors_of(out), ArchiveFile(out, plan) as archive:
+        fetch = BlobFetch(archive, progress)
+        fetch.run(blobs, jobs)
+    return [fetch]
+
+
+def _errors_of(out: str | BinaryIO) -> AbstractContextManager[None]:
+    """Return what has errors of what is written beside the archive tell of the archive itself."""
+    return errors_named(out, partial_name(out)) if isinstance(out, str) else nullcontext()
+
+
+def _blobs_of(images: Iterable[PreparedImage]) -> list[BlobToFetch]:
+    """Return the blobs of all images, each once; of several sources the first counts."""
+    blobs: dict[Digest, BlobToFetch] = {}
+    for image in images:
+        for blob in image.blobs:
+            blobs.setdefault(blob.descriptor.digest, blob)
+    return list(blobs.values())

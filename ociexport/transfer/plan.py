@@ -1,0 +1,182 @@
+"""plan_pull(): what a pull would fetch and write, found out without writing anything."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ociexport.errors import NotFoundError
+from ociexport.images.choose import PlatformChoice
+from ociexport.images.fetch import BlobToFetch
+from ociexport.images.prepare import PreparedImage, prepare_image
+from ociexport.images.source import ImageSource, credentials_of, servers_of
+from ociexport.spec.descriptor import Descriptor, Platform
+from ociexport.spec.digest import Digest
+from ociexport.storage.archive.plan import plan_archive
+from ociexport.storage.layout.cache import BlobCache
+from ociexport.storage.layout.layout import ImageLayout
+from ociexport.system.progress.protocol import Progress
+from ociexport.transfer.companions import prepare_companions
+from ociexport.transfer.sources.convert import ConvertingSource
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedBlob:
+    """One config or layer that a pull is about.
+
+    Args:
+        title: what it is, for people.
+        there_bytes: how many bytes need not be fetched: all of a blob that is there, or what an earlier try left.
+    """
+
+    title: str
+    descriptor: Descriptor
+    there_bytes: int
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the whole blob is there and valid."""
+        return self.there_bytes == self.descriptor.size
+
+    @property
+    def missing_bytes(self) -> int:
+        """How many bytes are to be fetched."""
+        return self.descriptor.size - self.there_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedImage:
+    """What a pull of one image would do.
+
+    Args:
+        image: whose manifests and configs were read.
+        served_by: host that gave the manifest; None for a source on this machine.
+        credentials: who was asked as, and where that was found; None where nobody asked.
+        blobs: those that no image before it in the same pull brings.
+        replaces: the digest that the name stands for at the destination now; None where it is new or the same.
+        converted: the digest of the published manifest, where that is to be converted. The new ones' digests are not
+            known then, before the layers are there; those in ``image`` mean nothing, and its configs are not listed.
+    """
+
+    image: PreparedImage
+    served_by: str | None
+    credentials: str | None
+    blobs: tuple[PlannedBlob, ...]
+    replaces: Digest | None
+    converted: Digest | None
+
+
+@dataclass(frozen=True, slots=True)
+class PullPlan:
+    """What a pull would do.
+
+    Args:
+        images: in the order of the wish.
+        write_bytes: how many bytes it would write: what is fetched, or the whole archive.
+        free_bytes: how many are free where it would write; None where nobody knows, or for a pipe.
+    """
+
+    images: tuple[PlannedImage, ...]
+    write_bytes: int
+    free_bytes: int | None
+
+    @property
+    def fetch_bytes(self) -> int:
+        """How many bytes are to be fetched."""
+        return sum(blob.missing_bytes for image in self.images for blob in image.blobs)
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is room for it, as far as anybody knows."""
+        return self.free_bytes is None or self.write_bytes <= self.free_bytes
+
+
+# Where a pull goes: a layout with the cache that it shares, or an archive's path; None for a pipe.
+PlannedDestination: TypeAlias = tuple[ImageLayout, BlobCache | None] | str | None
+
+
+def plan_pull(
+    sources: Sequence[ImageSource],
+    out: PlannedDestination,
+    *,
+    platform: Platform | PlatformChoice,
+    progress: Progress,
+    referrers: bool = False,
+) -> PullPlan:
+    """Return what pulling ``sources`` into ``out`` would do. Manifests and configs are read, and nothing is written.
+
+    What comes along with an image (``referrers``) is planned as images of its own, behind it.
+
+    Raises:
+        as `ociexport.transfer.pull.pull` does before its first blob.
+    """
+    layout, cache = out if isinstance(out, tuple) else (None, None)
+    brought: set[Digest] = set()
+    planned = []
+    for source in sources:
+        if isinstance(source, ConvertingSource):
+            source.only_plan()
+        images = [prepare_image(source, platform, layout, progress)]
+        images += prepare_companions(images[0], layout, progress) if referrers else []
+        for image in images:
+            converted = source.converted.get(image.listed.digest) if isinstance(source, ConvertingSource) else None
+            blobs = [
+                blob
+                for blob in image.blobs
+                if blob.descriptor.digest not in brought and not (converted is not None and blob.content is not None)
+            ]
+            brought |= {blob.descriptor.digest for blob in blobs}
+            planned.append(
+                PlannedImage(
+                    image=image,
+                    served_by=servers_of(source).get(image.listed.digest),
+                    credentials=credentials_of(source),
+                    blobs=tuple(_plan_blob(blob, layout, cache) for blob in blobs),
+                    replaces=_replaced_by(image, layout) if layout is not None and converted is None else None,
+                    converted=converted,
+                )
+            )
+    if layout is None:
+        write_bytes = plan_archive([one.image for one in planned]).size
+    else:
+        write_bytes = sum(blob.missing_bytes for image in planned for blob in image.blobs)
+    path = layout.path if layout is not None else out
+    return PullPlan(tuple(planned), write_bytes, _free_bytes(path) if isinstance(path, str) else None)
+
+
+def _plan_blob(blob: BlobToFetch, layout: ImageLayout | None, cache: BlobCache | None) -> PlannedBlob:
+    descriptor = blob.descriptor
+    there = 0
+    if layout is not None:
+        if layout.has_blob(descriptor) or (cache is not None and cache.has(descriptor)):
+            there = descriptor.size
+        else:
+            there = layout.partial_bytes(descriptor)
+    return PlannedBlob(blob.title, descriptor, there)
+
+
+def _replaced_by(image: PreparedImage, layout: ImageLayout) -> Digest | None:
+    try:
+        listed = layout.read_images()
+    except NotFoundError:
+        return None
+    for descriptor, name in listed:
+        if name.full is not None and name.full == image.name.full and descriptor.digest != image.listed.digest:
+            return descriptor.digest
+    return None
+
+
+def _free_bytes(path: str) -> int | None:
+    """Return how many bytes are free for us where ``path`` is, or is to be."""
+    place = os.path.abspath(path)
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    try:
+        status = os.statvfs(place)
+    except OSError:
+        return None
+    # ramfs and some network file systems tell nothing, and say 0 of 0.
+    free = status.f_bfree if os.geteuid() == 0 else status.f_bavail
+    return free * status.f_frsize if status.f_blocks else None

@@ -1,0 +1,158 @@
+"""pull_many(): a list of images, on any `concurrent.futures.Executor`: threads, processes, or other machines.
+
+What goes to a worker and comes back can be pickled: names, options, results, errors. The layout may lie on a file
+system that the machines share, as far as it has locks: workers then share blobs as processes on one machine do.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from ociexport.errors import OciexportError
+from ociexport.images.choose import PlatformChoice
+from ociexport.images.fetch import DEFAULT_JOBS, verify_jobs
+from ociexport.spec.descriptor import Platform
+from ociexport.spec.platforms import host_platform
+from ociexport.storage.layout.cache import BlobCache
+from ociexport.storage.layout.layout import ImageLayout
+from ociexport.system.progress.protocol import SILENT, Progress
+from ociexport.system.threads import starting_threads
+from ociexport.transfer.pull import copy_image
+from ociexport.transfer.result import PullResult
+from ociexport.transfer.sources.names import SourceOpener, parse_source_name
+
+if TYPE_CHECKING:
+    from ociexport.registry.options import RegistryOptions
+
+# Each has its own jobs; more would only wait for one another on one machine's network.
+DEFAULT_WORKERS = 4
+
+LayoutOf: TypeAlias = str | os.PathLike[str] | Callable[[str], str | os.PathLike[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class PullOutcome:
+    """What became of one image of a list: a result or an error.
+
+    Args:
+        image: as it was given.
+        result: None where it did not come.
+        error: None where it did.
+    """
+
+    image: str
+    result: PullResult | None
+    error: OciexportError | OSError | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """One image to pull; goes to a worker, so that it holds nothing but values."""
+
+    image: str
+    layout: str
+    platform: Platform | PlatformChoice
+    jobs: int
+    registry: RegistryOptions | None
+    cache: str | None
+
+
+def pull_many(
+    images: Iterable[str],
+    layout: LayoutOf,
+    *,
+    executor: Executor | None = None,
+    platform: Platform | PlatformChoice | None = None,
+    jobs: int = DEFAULT_JOBS,
+    registry: RegistryOptions | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    progress: Progress = SILENT,
+) -> Iterator[PullOutcome]:
+    """Pull ``images`` into one layout or several, and yield what became of each, as it becomes of it.
+
+    An image that fails keeps no other from coming. Who stops iterating gets no more than what is under way.
+
+    Args:
+        images: references or other names of sources.
+        layout: directory of the layout for all, or what gives that of each image.
+        executor: whose workers pull, and who shuts it down is the caller; None for threads of our own, which share
+            connections and logins.
+        platform: of several the one to take, or which of them; None for this machine's, here.
+        jobs: how many blobs of one image are fetched side by side.
+        registry: how registries are reached. It goes to the workers with its credentials, if it has any; each worker
+            finds those of files on its own machine.
+        cache: directory with blobs that the layouts share.
+        progress: told a line of each image; with threads of our own, all else too.
+
+    Raises:
+        UsageError: before anything is sent: a name does not parse, or ``jobs`` is out of range.
+        whatever ``executor`` raises where it can't do its work.
+    """
+    verify_jobs(jobs)
+    orders = []
+    for image in images:
+        parse_source_name(image)
+        place = layout(image) if callable(layout) else layout
+        orders.append(
+            _Order(
+                image,
+                os.fspath(place),
+                platform or host_platform(),
+                jobs,
+                registry,
+                os.fspath(cache) if cache is not None else None,
+            )
+        )
+    return _outcomes_of(orders, executor, progress)
+
+
+def _outcomes_of(orders: list[_Order], executor: Executor | None, progress: Progress) -> Iterator[PullOutcome]:
+    with ExitStack() as stack:
+        if executor is None and orders:
+            workers = ThreadPoolExecutor(DEFAULT_WORKERS, thread_name_prefix="pull")
+            stack.callback(workers.shutdown, cancel_futures=True)
+            opener = stack.enter_context(closing(SourceOpener(options=orders[0].registry, progress=progress)))
+            with starting_threads():
+                futures = [workers.submit(_pull_with, order, opener, progress) for order in orders]
+        elif executor is not None:
+            futures = [executor.submit(_pull_alone, order) for order in orders]
+        else:
+            return
+        stack.callback(_cancel_all, futures)
+        for future in as_completed(futures):
+            outcome = future.result()
+            if executor is not None:
+                progress.say(_told(outcome))
+            yield outcome
+
+
+def _cancel_all(futures: list[Future[PullOutcome]]) -> None:
+    for future in futures:
+        future.cancel()
+
+
+def _pull_alone(order: _Order) -> PullOutcome:
+    """Pull in a worker that may be another process, on another machine."""
+    with closing(SourceOpener(options=order.registry)) as opener:
+        return _pull_with(order, opener, SILENT)
+
+
+def _pull_with(order: _Order, opener: SourceOpener, progress: Progress) -> PullOutcome:
+    destination = ImageLayout(order.layout, cache=BlobCache(order.cache) if order.cache is not None else None)
+    try:
+        with closing(opener.open(parse_source_name(order.image))) as source:
+            result = copy_image(source, destination, platform=order.platform, jobs=order.jobs, progress=progress)
+    except (OciexportError, OSError) as error:
+        return PullOutcome(order.image, None, error)
+    return PullOutcome(order.image, result, None)
+
+
+def _told(outcome: PullOutcome) -> str:
+    if outcome.result is None:
+        return f"{outcome.image}: {outcome.error}"
+    return f"{outcome.result.reference}: {outcome.result.fetched_blobs} blobs fetched"

@@ -1,0 +1,205 @@
+"""verify(): whether what is there is what was published, with all findings at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ociexport.images.choose import PlatformChoice
+from ociexport.images.source import ImageSource
+from ociexport.layers.limits import Limits
+from ociexport.layers.record import OutlineFile
+from ociexport.spec.descriptor import Descriptor, Index, Platform
+from ociexport.spec.digest import Digest
+from ociexport.spec.platforms import host_platform, select_manifest
+from ociexport.system.progress.protocol import SILENT, Progress, format_bytes
+from ociexport.verification.blobs import BlobState, BlobToCheck, add_blob_findings, blob_to_check, check_blobs
+from ociexport.verification.chains import add_artifact_notes, add_layer_findings, diff_ids_by_layer
+from ociexport.verification.findings import Finding, Findings, Kind
+from ociexport.verification.layers import LayerExaminer
+from ociexport.verification.targets import Subject, open_subject
+from ociexport.verification.walk import NamedBlob, Walk
+
+if TYPE_CHECKING:
+    from ociexport.registry.options import RegistryOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was looked at and found.
+
+    Args:
+        findings: in the order of the images; see `ociexport.verification.findings`.
+        images: that the source lists.
+        documents: manifests, indexes and configs that were read and are what their digests say.
+        blobs: layers and whatever else was hashed.
+        read_bytes: of documents and blobs.
+        layers: that were inflated, each once; None where nobody asked for it.
+        tar_bytes: of them, uncompressed.
+    """
+
+    findings: tuple[Finding, ...]
+    images: int
+    documents: int
+    blobs: int
+    read_bytes: int
+    layers: int | None = None
+    tar_bytes: int = 0
+
+    @property
+    def is_right(self) -> bool:
+        """Whether nothing is wrong; there may be findings that are only worth telling."""
+        return not any(finding.is_wrong for finding in self.findings)
+
+    def __str__(self) -> str:
+        """Return what was looked at, and what came of it, as one line."""
+        wrong = sum(finding.is_wrong for finding in self.findings)
+        looked = (
+            f"{_counted(self.images, 'image')}, {_counted(self.documents, 'document')} and "
+            f"{_counted(self.blobs, 'blob')} looked at, {format_bytes(self.read_bytes)}"
+        )
+        if self.layers is not None:
+            looked += f"; {_counted(self.layers, 'layer')} inflated and applied, {format_bytes(self.tar_bytes)}"
+        return f"{looked}: {f'{wrong} wrong' if wrong else 'all right'}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """How a source is to be looked at; see `verify`."""
+
+    strict: bool = False
+    deep: bool = False
+    limits: Limits = field(default_factory=Limits)
+    platform: Platform | PlatformChoice | None = None
+
+
+def verify(
+    source: str | os.PathLike[str] | ImageSource,
+    *,
+    strict: bool = False,
+    deep: bool = False,
+    limits: Limits | None = None,
+    platform: Platform | PlatformChoice | None = None,
+    progress: Progress = SILENT,
+    registry: RegistryOptions | None = None,
+) -> Verification:
+    """Return all that is wrong with ``source``: digests, sizes, documents, names, what is missing or left over.
+
+    Args:
+        source: a layout or archive, all of it or one image in it; a reference; or an open source, which stays open.
+        strict: whether what an index names must be there; the specification lets it be elsewhere.
+        deep: whether each layer is inflated too, its diff_id proven, and applied in memory to those beneath, so that
+            the image is known to unpack. Nothing is written but the layers' names, to one temporary file.
+        limits: what no honest image exceeds, for ``deep``; None for those that `unpack` has.
+        platform: of several the one to look at, or which; None for all that is in a layout or archive, and this
+            machine's of what is in a registry.
+        progress: told what goes on.
+        registry: how registries are reached.
+
+    Raises:
+        NotFoundError, RegistryError: there is nothing to look at, or it is not to be had.
+        NoMatchingPlatformError: ``platform`` is not there.
+        OSError: there is no room among temporary files.
+    """
+    wishes = Wishes(strict, deep, limits or Limits(), platform)
+    with closing(open_subject(source, progress=progress, registry=registry)) as subject, closing(OutlineFile()) as file:
+        return verify_subject(subject, wishes, {}, file, progress)[0]
+
+
+def verify_subject(
+    subject: Subject, wishes: Wishes, states: dict[Digest, BlobState], outlines: OutlineFile, progress: Progress
+) -> tuple[Verification, Walk]:
+    """Return all that is wrong with ``subject``, and what its documents lead to; see `verify`.
+
+    1. Its lists of images are read, and all documents that they lead to.
+    2. The blobs that these name are hashed, and those that nothing names; layers are looked into on their way.
+    3. The layers of each image are applied to those beneath.
+
+    Args:
+        states: of blobs that were hashed before; the others are added.
+        outlines: where it is kept what layers do.
+    """
+    findings = Findings()
+    roots = subject.read_roots(findings, progress)  # 1
+    walk = Walk(findings, is_strict=wishes.strict, select=_selection(subject, wishes))
+    for root in roots:
+        walk.follow(root)
+    diff_ids = diff_ids_by_layer(walk.images) if wishes.deep else {}  # 2
+    named = [
+        blob_to_check(names, _examiner(names, diff_ids[digest], wishes, outlines) if digest in diff_ids else None)
+        for digest, names in walk.blobs.items()
+    ]
+    left_over = [] if wishes.platform is not None else _left_over(subject, walk, findings)
+    states.update(check_blobs([blob for blob in (*named, *left_over) if not _is_known(blob, states)], progress))
+    add_blob_findings(walk.blobs, states, findings)
+    if wishes.deep:  # 3
+        add_layer_findings(walk.images, states, wishes.limits, findings)
+        add_artifact_notes(walk.artifacts, findings)
+    for blob in left_over:
+        _add_orphan(blob.digest, states[blob.digest], findings)
+    hashed = [states[blob.digest] for blob in (*named, *left_over)]
+    verification = Verification(
+        findings=tuple(findings),
+        images=len(roots),
+        documents=len(walk.documents),
+        blobs=sum(state.kind is not Kind.MISSING for state in hashed),
+        read_bytes=sum(walk.documents.values()) + sum(state.size for state in hashed),
+        layers=sum(state.layer is not None for state in hashed) if wishes.deep else None,
+        tar_bytes=sum(state.layer.tar_bytes for state in hashed if state.layer is not None),
+    )
+    return verification, walk
+
+
+def _examiner(
+    named: Sequence[NamedBlob], diff_ids: frozenset[Digest], wishes: Wishes, outlines: OutlineFile
+) -> LayerExaminer:
+    return LayerExaminer(max(one.descriptor.size for one in named), diff_ids, wishes.limits, outlines)
+
+
+def _is_known(blob: BlobToCheck, states: Mapping[Digest, BlobState]) -> bool:
+    """Whether a blob was hashed before, and looked into where it is a layer that can be."""
+    state = states.get(blob.digest)
+    return state is not None and (blob.examiner is None or state.kind is not None or state.layer is not None)
+
+
+def _selection(subject: Subject, wishes: Wishes) -> Callable[[Index], Sequence[Descriptor]] | None:
+    """Return what selects the entries of an index; None where all are wanted."""
+    platform = wishes.platform or (host_platform() if subject.is_remote else None)
+    if platform is None:
+        return None
+    platforms = (platform,) if isinstance(platform, Platform) else platform.platforms
+    if not platforms:
+        return None
+    return lambda index: list(
+        {entry.digest: entry for entry in (select_manifest(index, p) for p in platforms)}.values()
+    )
+
+
+def _left_over(subject: Subject, walk: Walk, findings: Findings) -> list[BlobToCheck]:
+    """Return the blobs that nothing leads to; they too must be what their names say."""
+    reached = walk.reached
+    return [
+        BlobToCheck(digest, partial(subject.open_blob(digest).open_blob, Descriptor("", digest, 0)))
+        for digest in subject.list_blobs(findings)
+        if digest not in reached
+    ]
+
+
+def _add_orphan(digest: Digest, state: BlobState, findings: Findings) -> None:
+    """Tell of a blob that nothing leads to.
+
+    Spec: image-layout.md, "Content": there may be such blobs, but their content must be what their names say.
+    """
+    place = f"blob {digest}"
+    if state.kind is not None:
+        findings.add(state.kind, place, f"{state.message}; nothing leads to it", digest=digest)
+    else:
+        findings.add(Kind.ORPHAN, place, f"nothing leads to it ({state.size} bytes)", is_wrong=False, digest=digest)

@@ -1,0 +1,136 @@
+"""What a process is begun with: signals, a umask, few threads. None of it is a traceback, and nothing half is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import command_environment, command_line
+from tests.support.memory_source import directory, member
+from tests.support.ordinary_user import open_place, run_as_ordinary_user
+from tests.support.system_parts import require
+
+LAYERS = [[directory("d"), member("d/f", b"1" * 100_000)], [member("g", b"2" * 100_000)]]
+# Each with what it leaves when it ends well.
+COMMANDS = {
+    "unpack": ("unpack", "LAYOUT", "WORK/rootfs"),
+    "unpack --to-tar": ("unpack", "LAYOUT", "--to-tar", "WORK/x.tar"),
+    "unpack --receipt": ("unpack", "LAYOUT", "WORK/rootfs", "--receipt", "WORK/receipt", "--owners", "WORK/owners"),
+    "pull": ("pull", "LAYOUT", "--out", "WORK/copy"),
+    "pull to an archive": ("pull", "LAYOUT", "--out", "WORK/x.tar"),
+    "pull --decompress": ("pull", "LAYOUT", "--out", "WORK/x.tar", "--decompress"),
+    "pull from a registry": ("pull", "127.0.0.1:1/app", "--out", "WORK/copy", "--retry-times=0"),
+    "verify": ("verify", "LAYOUT"),
+    "verify --deep": ("verify", "--deep", "LAYOUT"),
+    "ls": ("ls", "LAYOUT", "/"),
+    "cat": ("cat", "LAYOUT", "g"),
+    "diff": ("diff", "LAYOUT", "LAYOUT"),
+    "which-layer": ("which-layer", "LAYOUT", "g"),
+}
+
+_NO_THREADS = "import resource; resource.setrlimit(resource.RLIMIT_NPROC, (0, 0)); os.environ.clear()"
+
+
+def words_of(command: str, place: Path) -> list[str]:
+    return [
+        word.replace("LAYOUT", str(place / "layout")).replace("WORK", str(place / "work")) for word in COMMANDS[command]
+    ]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_where_no_thread_can_be_started_it_is_one_line(command: str) -> None:
+    """`ulimit -u`, which a batch system or a container sets."""
+    require(root=True)
+    with open_place(LAYERS) as place:
+        ended = run_as_ordinary_user(
+            *words_of(command, place),
+            "-q",
+            begin=_NO_THREADS,
+        )
+        if ended.returncode:
+            line = "ociexport: error: a thread: expected one more, got none from the system\n"
+            assert (ended.returncode, ended.stderr.splitlines(keepends=True)[0][-len(line) :]) == (1, line)
+            assert not os.listdir(place / "work") or command.startswith("pull")
+            assert not [name for name in os.listdir(place / "work") if "partial" in name]
+        assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("diff", "pull from a registry")])
+@pytest.mark.parametrize("umask", ["0o777", "0o700", "0o277"])
+def test_umask_that_takes_all_from_the_user_keeps_nothing_from_being_made(command: str, umask: str) -> None:
+    require(root=True)
+    with open_place(LAYERS) as place:
+        ended = run_as_ordinary_user(*words_of(command, place), "-q", begin=f"os.umask({umask})")
+        assert (ended.returncode, ended.stderr) == (0, "")
+        for path in (place / "work").rglob("*"):
+            assert stat.S_IMODE(path.stat().st_mode) & 0o600 == 0o600
+
+
+def test_nohup_is_respected(tmp_path: Path) -> None:
+    script = (
+        "import os, signal; from ociexport.cli import main as program\n"
+        "def parse(words): os.kill(os.getpid(), signal.SIGHUP); print('goes on')\n"
+        "program._parse = parse; raise SystemExit(program.main([]))"
+    )
+    for is_ignored, code, said in ((True, 0, "goes on\n"), (False, 129, "")):
+        ended = subprocess.run(
+            [sys.executable, "-c", script],
+            env=command_environment(tmp_path),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            preexec_fn=(lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) if is_ignored else None,
+        )
+        assert (ended.returncode, ended.stdout) == (code, said)
+
+
+MODULES = (
+    "cli.main",
+    "cli.streams",
+    "cli.exit_codes",
+    "errors",
+    "cli.commandline",
+    "cli.ls",
+    "cli.reporting",
+    "layout",
+)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_interrupt_while_it_is_loaded_is_one_line(module: str, tmp_path: Path) -> None:
+    """Ctrl-C right after Enter."""
+    script = f"""
+import os, signal, sys
+class Finder:
+    def find_spec(name, path=None, target=None):
+        if name == "ociexport.{module}":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder)
+sys.argv = ["ociexport", "ls", "./none"]
+from ociexport.__main__ import run
+run()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        env=command_environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (130, "ociexport: error: interrupted\n")
+
+
+def test_command_begins_where_an_interrupt_is_caught(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        command_line("--version"), env=command_environment(tmp_path), capture_output=True, timeout=60, check=True
+    )
+    assert ended.stdout.startswith(b"ociexport ")
+    assert "ociexport = ociexport.__main__:run" in (Path(__file__).parent.parents[1] / "setup.cfg").read_text()

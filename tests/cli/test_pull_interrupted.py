@@ -1,0 +1,201 @@
+"""`ociexport pull` that is cut short, and several at once: nothing is lost, and nothing half is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+
+import pytest
+
+from ociexport.spec.digest import Digest
+from ociexport.storage.layout.layout import ImageLayout
+from tests.support.command import command_environment, command_line
+from tests.support.fake_registry import Fault
+from tests.support.image_builder import build_image
+from tests.support.memory_source import member
+from tests.support.puller import Puller
+from tests.support.system_parts import require
+
+LAYERS = [[member("a", b"1" * 3000)], [member("b", b"2" * 5000)], [member("c", b"3")]]
+IMAGE = build_image(LAYERS)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_signal_ends_it_at_once_and_the_next_run_goes_on(
+    puller: Puller, number: signal.Signals, code: int, word: str
+) -> None:
+    image = build_image([[member("big", os.urandom(4_000_000))], [member("b", b"2")]])
+    reference = puller.serve(image)
+    puller.registry.misbehave(image.layers[0].digest.encoded, Fault(stall_after=2_000_000, delay_seconds=60))
+    partial = puller.layout / ".ociexport" / "partial" / f"sha256-{image.layers[0].digest.encoded}"
+    with subprocess.Popen(
+        command_line("pull", reference, "--out", puller.layout, "--platform", "linux/amd64"),
+        env=command_environment(puller.home),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as command:
+        try:
+            wait_for(lambda: partial.exists() and partial.stat().st_size >= 1_000_000)
+            command.send_signal(number)
+            # The registry is silent for twice as long.
+            said = command.communicate(timeout=30)[1]
+        finally:
+            command.kill()
+    assert command.returncode == code
+    assert said.splitlines()[-1] == f"ociexport: error: {word}"
+    assert json.loads((puller.layout / "index.json").read_bytes())["manifests"] == []
+
+    puller.registry.behave()
+    pulled = puller(reference)
+    assert pulled.code == 0
+    assert any(
+        line.startswith(f"ociexport: layer 1/2 {image.layers[0].digest.short}: resumed at ") for line in pulled.lines
+    )
+    assert not (puller.layout / ".ociexport").exists()
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_it_at_once_while_the_name_service_is_silent(puller: Puller, number: signal.Signals) -> None:
+    """The system's own look-up goes on for ten seconds, whatever signals come."""
+    require("unshare", "mount", root=True)
+    configuration = puller.home / "resolv.conf"
+    configuration.write_text("nameserver 127.0.0.57\n")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as service:
+        service.bind(("127.0.0.57", 53))
+        service.settimeout(30)
+        script = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
+        words = command_line("pull", "registry.example.test/app:1", "--out", puller.layout, "-q")
+        with subprocess.Popen(
+            ["unshare", "-m", "sh", "-c", script, configuration, *words],
+            env=command_environment(puller.home),
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as command:
+            service.recv(4096)
+            command.send_signal(number)
+            said = command.communicate(timeout=8)[1]
+    assert said == f"ociexport: error: {'interrupted' if number == signal.SIGINT else 'terminated'}\n"
+
+
+def test_killed_amid_parallel_parts_the_next_run_goes_on(puller: Puller) -> None:
+    """Parts that came ahead of their turn lie in the file already: it is as long as the blob, and has gaps."""
+    image = build_image([[member("big", os.urandom(28 << 20))]], compression="plain")
+    (layer,) = image.layers
+    reference = puller.serve(image)
+    puller.registry.bytes_per_second = 4 << 20
+    layout, partial = ImageLayout(puller.layout), puller.partial(layer)
+    command = subprocess.Popen(
+        command_line("pull", reference, "--out", puller.layout, "-q"), env=command_environment(puller.home)
+    )
+    try:
+        wait_for(lambda: layout.partial_bytes(layer) > 5 << 20 and partial.stat().st_size > layer.size)
+    finally:
+        command.kill()
+    assert command.wait() == -signal.SIGKILL
+    there = layout.partial_bytes(layer)
+    assert 5 << 20 < there < layer.size
+
+    puller.registry.bytes_per_second = None
+    pulled = puller(reference)
+    assert pulled.code == 0
+    assert f"ociexport: layer 1/1 {layer.digest.short}: resumed at {there} of {layer.size} bytes" in pulled.lines
+    assert Digest.of(puller.blob(layer).read_bytes()) == layer.digest
+    assert not (puller.layout / ".ociexport").exists()
+
+
+def test_blob_that_lacks_only_its_name_is_not_fetched_again(puller: Puller) -> None:
+    """kill -9 between the last byte and the name."""
+    reference = puller.serve(IMAGE)
+    for layer in IMAGE.layers[:2]:
+        puller.partial(layer).parent.mkdir(parents=True, exist_ok=True)
+        puller.partial(layer).write_bytes(IMAGE.blobs[layer.digest])
+    damaged = IMAGE.layers[1]
+    puller.partial(damaged).write_bytes(bytes(damaged.size))
+    assert puller(reference).code == 0
+    fetched = [path.rpartition("/")[2] for path in puller.registry.paths() if "/blobs/" in path]
+    assert sorted(fetched) == sorted(map(str, [IMAGE.config.digest, damaged.digest, IMAGE.layers[2].digest]))
+
+
+def test_two_at_once_lose_nothing(puller: Puller) -> None:
+    """containers/image issue 513: parallel copies into one layout lose entries of index.json."""
+    references = [puller.serve(build_image([*LAYERS, [member("n", b"%d" % n)]]), str(n)) for n in range(4)]
+    commands = [
+        subprocess.Popen(
+            command_line("pull", reference, "--out", puller.layout, "-q"),
+            env=command_environment(puller.home),
+            stdout=subprocess.DEVNULL,
+        )
+        for reference in references
+    ]
+    assert [command.wait(60) for command in commands] == [0, 0, 0, 0]
+    names = {entry["annotations"]["org.opencontainers.image.ref.name"] for entry in puller.index}
+    assert names == {"0", "1", "2", "3"}
+    assert not (puller.layout / ".ociexport").exists()
+
+
+def test_two_processes_fetch_a_blob_once(puller: Puller) -> None:
+    image = build_image([[member("big", os.urandom(4_000_000))]])
+    reference = puller.serve(image)
+    puller.registry.bytes_per_second = 4_000_000
+    commands = [
+        subprocess.Popen(
+            command_line("pull", reference, "--out", puller.layout, "-q"),
+            env=command_environment(puller.home),
+            stdout=subprocess.DEVNULL,
+        )
+        for _ in range(3)
+    ]
+    assert [command.wait(60) for command in commands] == [0, 0, 0]
+    assert len([path for path in puller.registry.paths() if path.endswith(str(image.layers[0].digest))]) == 1
+
+
+def test_who_waits_for_a_blob_goes_on_where_the_other_was_killed(puller: Puller) -> None:
+    image = build_image([[member("big", os.urandom(4_000_000))]])
+    (layer,) = image.layers
+    reference = puller.serve(image)
+    puller.registry.misbehave(str(layer.digest), Fault(stall_after=2_000_000, delay_seconds=60), times=1)
+    words = command_line("pull", reference, "--out", puller.layout, "-q")
+    with subprocess.Popen(words, env=command_environment(puller.home)) as first:
+        wait_for(lambda: puller.partial(layer).exists() and puller.partial(layer).stat().st_size >= 1_000_000)
+        with subprocess.Popen(words, env=command_environment(puller.home)) as second:
+            wait_for(lambda: len([path for path in puller.registry.paths() if "/manifests/" in path]) == 2)
+            first.kill()
+            assert second.wait(60) == 0
+    asked = [request for request in puller.registry.requests if request.path.endswith(str(layer.digest))]
+    assert len(asked) == 2
+    assert int(asked[1].headers["range"].removeprefix("bytes=").removesuffix("-")) >= 1_000_000
+    assert Digest.of(puller.blob(layer).read_bytes()) == layer.digest
+
+
+def test_output_that_nobody_reads_is_no_error_of_ours(puller: Puller) -> None:
+    """`ociexport pull … | true`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        ended = subprocess.run(
+            command_line("pull", puller.serve(IMAGE), "--out", puller.layout, "-q"),
+            env=command_environment(puller.home),
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert (ended.returncode, ended.stderr) == (141, "")

@@ -1,0 +1,95 @@
+"""tar.sparse: the maps of sparse files in all their formats, honest and not."""
+
+from __future__ import annotations
+
+import subprocess
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from ociexport.errors import InvalidImageError
+from ociexport.layers.tar.reader import TarReader
+from tests.layers.test_tar_reader import header, member, read_all, tar_of
+
+
+@pytest.fixture
+def sparse_file(tmp_path: Path) -> Path:
+    """A file with data at both ends and in more places than a header holds."""
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        for number in range(40):
+            file.seek(number * 65536)
+            file.write(b"%d" % number)
+        file.truncate(50 * 65536)
+    return path
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--format=gnu"], *(["--format=pax", f"--sparse-version={version}"] for version in ("0.0", "0.1", "1.0"))],
+    ids=["old", "0.0", "0.1", "1.0"],
+)
+def test_sparse_files_of_gnu_tar_keep_their_holes(sparse_file: Path, options: list[str]) -> None:
+    """GNU tar manual, "Storing Sparse Files"."""
+    command = [
+        "tar",
+        "-C",
+        str(sparse_file.parent),
+        "--hole-detection=raw",
+        "-S",
+        *options,
+        "-cf",
+        "-",
+        sparse_file.name,
+    ]
+    tar = subprocess.run(command, check=True, capture_output=True).stdout
+    ((entry, data),) = read_all(tar, 1000)
+    assert entry.name == b"sparse"
+    assert entry.segments is not None
+    rebuilt = bytearray(entry.size)
+    position = 0
+    for offset, count in entry.segments:
+        rebuilt[offset : offset + count] = data[position : position + count]
+        position += count
+    assert position == len(data) < entry.size
+    assert bytes(rebuilt) == sparse_file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "segments",
+    ["0,1024", "512,512,0,512", "0,512,256,512", "9,99999", f"{2**63},512"],
+    ids=["more", "order", "overlap", "beyond", "no file's"],
+)
+def test_lying_sparse_map_is_refused(segments: str) -> None:
+    info = member("a")
+    info.pax_headers = {"GNU.sparse.map": segments, "GNU.sparse.size": "2048"}
+    with pytest.raises(InvalidImageError, match=r"^tar: sparse map: "):
+        read_all(tar_of([(info, b"x" * 512)]))
+
+
+def test_old_sparse_header_with_numbers_that_no_file_has_is_refused() -> None:
+    """GNU tar manual, "Extensions": base 256 holds 95 bits."""
+    segment = b"\x80" + (2**80).to_bytes(11, "big") + b"00000000001\0"
+    block = header(flag=b"S", magic=b"ustar  \0", at_386=segment, at_483=b"00000001000\0")
+    with pytest.raises(InvalidImageError, match=r"^tar: sparse map: expected segments in order, got 1 bytes at 12089"):
+        read_all(block + bytes(1024))
+
+
+def test_long_sparse_map_takes_sixteen_bytes_for_each_segment() -> None:
+    """A map comes with one entry, whatever its length; so it must not take much."""
+    count = 100_000
+    sparse_map = b"%d\n" % count + b"".join(b"%d\n0\n" % (4096 * number) for number in range(count))
+    info = member("a")
+    info.size = len(sparse_map) + -len(sparse_map) % 512
+    info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(4096 * count)}
+    tar = tar_of([(info, sparse_map.ljust(info.size, b"\0"))])
+    tracemalloc.start()
+    try:
+        (entry,) = TarReader(iter([tar]))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert entry.segments is not None
+    assert len(entry.segments) == count
+    assert peak < 3 * 16 * count

@@ -1,0 +1,106 @@
+"""A URL from outside: one host is read in it, which decides and which is dialled."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+import pytest
+import urllib3
+from hypothesis import given
+from hypothesis import strategies as st
+from urllib3.util import parse_url
+
+from ociexport.registry.http.certificates import DEFAULT_TLS
+from ociexport.registry.http.connections import Adapter, OpenSockets, prepare
+from ociexport.registry.http.web_url import InvalidUrlError, WebUrl
+
+HOME = WebUrl.parse("https://registry.example/v2/app/manifests/1")
+
+# What parsers differ about.
+PARTS = [
+    "127.0.0.1", "192.0.2.10", "localhost", "[::1]", "a.example", "%31", "@", ":", "/", "\\", "?", "#", ";", "&", "\t",
+    "\n", "\r", " ", "\x0b", "\x00", "\u3002", "\uff0e", "\u2100", "\uff0f", "\uff20", "\xad", "%40", "%2f", "%5c", ".",
+    "..", "80", "0", "[", "]", "|", "^", "`", "{", "$", "'", '"', "<", "u", "\ud800", "\xa0", "\u200b", "0x7f.1",
+    "2130706433", "xn--", "\u0661", "%00", "b\xfccher.example", "\xdf", "[::ffff:127.0.0.1]", "[fe80::1%25lo]",
+]  # fmt: skip
+SCHEMES = ["https://", "http://", "//", "https:", "https:/", "https:///", "HTTPS://", "/"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://127.0.0.1\\@registry.example/x",
+        "https://127.0.0.1\\x",
+        "https://%31%32%37.0.0.1/x",
+        "https://%6cocalhost/x",
+        "https://user@registry.example/x",
+        "https://user:pass@registry.example/x",
+        "https://@registry.example/x",
+        "https://[fe80::1%25lo]/",
+        "https://a..b/",
+        "https://.../",
+        "https:///x",
+        "https:/x",
+        "https://a b/",
+        "https://a\tb/",
+        "https://a/\r\nX: y",
+        "https://a\ud800/",
+        "https://\u2100.example/",
+        "https://127\u30020\u30020\u30021/",
+        "https://a:0/",
+        "https://a:65536/",
+        "https://a:\u0661/",
+        "https://[::1]x/",
+        "ftp://a/",
+        "a.example/x",
+        "",
+    ],
+)
+def test_url_whose_host_is_not_plain_is_refused(text: str) -> None:
+    with pytest.raises(InvalidUrlError):
+        WebUrl.parse(text)
+    # A reference without a host is one to a path.
+    if text.startswith("https://") and not text.startswith("https:///"):
+        with pytest.raises(InvalidUrlError):
+            HOME.join(text)
+        with pytest.raises(InvalidUrlError):
+            HOME.join(text.removeprefix("https:"))
+
+
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [
+        ("https://Registry.Example./x", "https://registry.example/x"),
+        ("HTTP://localhost.:5000", "http://localhost:5000"),
+        ("https://[::1]:5000/x", "https://[::1]:5000/x"),
+        ("https://my_registry:5000/", "https://my_registry:5000/"),
+        ("https://b\xfccher.example/", "https://xn--bcher-kva.example/"),
+        ("https://a.example:/x", "https://a.example/x"),
+        ("https://a.example/A%2fb%7E?sig=a%2Fb&c=\\@", "https://a.example/A%2fb%7E?sig=a%2Fb&c=\\@"),
+    ],
+)
+def test_host_is_canonical_and_the_rest_stays_as_it_came(text: str, sent: str) -> None:
+    assert str(WebUrl.parse(text)) == sent
+
+
+@given(st.sampled_from(SCHEMES), st.lists(st.sampled_from(PARTS), min_size=1, max_size=6).map("".join))
+def test_host_that_is_judged_is_the_host_that_is_dialled(scheme: str, rest: str) -> None:
+    """The sent URL, read by urlsplit and by urllib3, and the connection itself all have the host of `WebUrl`."""
+    try:
+        url = HOME.join(scheme + rest)
+    except InvalidUrlError:
+        return
+    request = prepare("GET", url)
+    assert request.url is not None
+    read, dialled = urlsplit(request.url), parse_url(request.url)
+    port = url.actual_port
+    assert (read.hostname, read.port or port, read.username) == (url.host, port, None)
+    assert ((dialled.host or "").strip("[]"), dialled.port or port, dialled.auth) == (url.host, port, None)
+    adapter = Adapter(DEFAULT_TLS, OpenSockets(1))
+    # The context would read all authorities.
+    adapter.__dict__["_context"] = None
+    pool = adapter.get_connection_with_tls_context(request, True)
+    assert isinstance(pool, urllib3.HTTPConnectionPool)
+    connection = pool._new_conn()
+    assert (connection.host.strip("[]"), connection.port) == (url.host, port)
+    adapter.close()

@@ -1,0 +1,264 @@
+"""disk.mount_move: a root filesystem in a mount point is complete, or it is told that it is not and cleared."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ociexport.errors import UnsafeEntryError, UsageError
+from ociexport.rootfs.unpack import unpack
+from ociexport.spec.descriptor import Descriptor
+from tests.rootfs.test_staging import COMPLETE, LAYERS, content, unpack_until
+from tests.support.memory_source import Member, MemorySource, directory, member, tar_of
+from tests.support.ordinary_user import GID, UID
+from tests.support.system_parts import mounted
+from tests.support.unpacker import as_ordinary_user
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Path]:
+    with mounted(tmp_path / "rootfs", "-t", "tmpfs", "-o", "mode=755", "tmpfs") as mount:
+        yield mount
+
+
+def source() -> MemorySource:
+    return MemorySource([tar_of(layer) for layer in LAYERS])
+
+
+def empty(mount: Path) -> None:
+    for child in mount.iterdir():
+        if child.is_dir() and not child.is_symlink():
+            shutil.rmtree(child)
+        else:
+            child.unlink()
+
+
+def empty_if_complete(mount: Path) -> None:
+    """Empty the mount point where the killed process had nothing to do any more but to remove its list."""
+    if (
+        not [name for name in partial_names(mount) if not name.endswith(("-moving", "-sealed"))]
+        and (mount / "d").exists()
+    ):
+        assert content(mount) == COMPLETE or set(os.listdir(mount)) == {"d", "h", "l", *partial_names(mount)}
+        empty(mount)
+
+
+def staged_names(mount: Path) -> list[str]:
+    return [name for name in partial_names(mount) if not name.endswith(("-moving", "-sealed"))]
+
+
+def partial_names(mount: Path) -> list[str]:
+    return [name for name in os.listdir(mount) if name.startswith("rootfs.partial-")]
+
+
+def test_kill_before_any_call_leaves_what_the_next_run_clears_from_a_mount_point(mount: Path) -> None:
+    """There is no rename: a part of the tree may be there, beside what tells that; the next run clears it."""
+    states = []
+    call = 0
+    while unpack_until(call, mount, replace=False):
+        state = {path: names for path, names in content(mount).items() if not path.startswith("rootfs.partial")}
+        state[""] = [name for name in state[""] if not name.startswith("rootfs.partial-")]
+        marked = bool(partial_names(mount))
+        assert state in ({"": []}, COMPLETE) or marked
+        states.append(state)
+        # Killed while it clears, too; each run goes on with what the one before it has left.
+        for again in range(2, 40, 6):
+            empty_if_complete(mount)
+            unpack_until(again, mount, replace=False)
+        empty_if_complete(mount)
+        unpack(source(), mount)
+        assert content(mount) == COMPLETE
+        empty(mount)
+        call += 1
+    assert content(mount) == COMPLETE
+    assert {"": ["d"]} in [{"": state[""]} for state in states]  # a part was seen
+    assert COMPLETE in states
+
+
+def test_mount_point_gets_the_metadata_of_the_root(mount: Path) -> None:
+    """Its time too, which every name that is removed from it changes."""
+    layer = [directory(".", 0o711, uid=3, gid=4, xattrs={"trusted.x": b"1"}), *LAYERS[0]]
+    unpack(MemorySource([tar_of(layer)]), mount)
+    status = mount.stat()
+    assert (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (0o711, 3, 4)
+    assert status.st_mtime_ns == 1_000_000_000 * 10**9
+    assert os.getxattr(mount, "trusted.x") == b"1"
+    assert sorted(os.listdir(mount)) == ["d", "gone", "l"]
+
+
+def test_bind_mount_of_the_same_file_system_is_a_mount_point(tmp_path: Path) -> None:
+    """No device number tells it, and a rename over it is refused when all the work is done."""
+    (tmp_path / "other").mkdir()
+    with mounted(tmp_path / "rootfs", "--bind", str(tmp_path / "other")) as mount:
+        unpack(source(), mount)
+        assert content(mount) == COMPLETE
+
+
+def killed_while_moving(mount: Path) -> None:
+    """Leave a part of the tree in the mount point."""
+    call = 0
+    while unpack_until(call, mount, replace=False):
+        if "d" in os.listdir(mount):
+            return
+        empty(mount)
+        call += 1
+    raise AssertionError("never was a part there")
+
+
+@pytest.mark.parametrize("change", ["other", "replaced", "written", "moving", "sealed"])
+def test_what_is_somebody_elses_is_not_taken_back(mount: Path, change: str) -> None:
+    killed_while_moving(mount)
+    match change:
+        case "other":
+            (mount / "other").touch()
+        case "replaced":
+            (mount / "d" / "f").unlink()
+            shutil.rmtree(mount / "d")
+            (mount / "d").mkdir()
+        case "written":
+            (mount / "d" / "own").touch()
+        case _:
+            (name,) = (name for name in os.listdir(mount) if name.endswith(f"-{change}"))
+            os.chown(mount / name, 1, 1)
+    before = content(mount)
+    with pytest.raises(UsageError, match=r"expected no file or an empty directory, got one with \d (entry|entries)$"):
+        unpack(source(), mount)
+    assert content(mount) == before
+
+
+def test_process_that_still_moves_is_let_be(mount: Path) -> None:
+    killed_while_moving(mount)
+    (name,) = staged_names(mount)
+    fd = os.open(mount / name, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        with pytest.raises(UsageError, match="expected no file or an empty directory, got one with"):
+            unpack(source(), mount)
+    finally:
+        os.close(fd)
+    unpack(source(), mount)
+    assert content(mount) == COMPLETE
+
+
+def test_error_while_moving_takes_all_back(mount: Path) -> None:
+    """The file system's own directory has something in it, which the image's can't replace."""
+    (mount / "lost+found").mkdir()
+    (mount / "lost+found" / "1234").touch()
+    layer = [directory(name) for name in ("a", "lost+found", "z")]
+    with pytest.raises(OSError, match="Directory not empty") as caught:
+        unpack(MemorySource([tar_of(layer)]), mount)
+    assert caught.value.filename == str(mount)
+    assert content(mount) == {"": ["lost+found"], "lost+found": ["1234"]}
+    (mount / "lost+found" / "1234").unlink()
+    unpack(MemorySource([tar_of(layer)]), mount)
+    assert sorted(os.listdir(mount)) == ["a", "lost+found", "z"]
+
+
+def test_what_came_meanwhile_is_not_mixed_with_the_tree(mount: Path) -> None:
+    class SlowSource(MemorySource):
+        def open_blob(self, descriptor: Descriptor, offset: int = 0) -> io.BytesIO:
+            if descriptor in self.layers:
+                (mount / "new").touch()
+            return super().open_blob(descriptor, offset)
+
+    with pytest.raises(UsageError, match=r"got one that was just filled$"):
+        unpack(SlowSource([tar_of(layer) for layer in LAYERS]), mount)
+    assert os.listdir(mount) == ["new"]
+
+
+def test_ordinary_user_moves_directories_that_they_may_not_write(tmp_path: Path) -> None:
+    """Whose ".." changes; Fedora's /boot and /proc are such."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        with mounted(Path(name) / "rootfs", "-t", "tmpfs", "-o", f"uid={UID},gid={GID}", "tmpfs") as mount:
+            layer = [directory(".", 0o555), directory("proc", 0o555), directory("proc/1", 0o555), member("f")]
+            as_ordinary_user(lambda: unpack(MemorySource([tar_of(layer)]), mount))
+            assert content(mount) == {"": ["f", "proc"], "proc": ["1"], "proc/1": []}
+            assert [(mount / path).stat().st_mode & 0o777 for path in ("", "proc", "proc/1")] == [0o555] * 3
+            assert mount.stat().st_mtime_ns == 1_000_000_000 * 10**9
+
+
+def forged(mount: Path, seal: bytes) -> list[Member]:
+    """Return an image that has a tree, and what a process that was killed while it moved that tree would have left."""
+    name, time = "rootfs.partial-00000000", 1_700_000_000
+    content = b"40000 %d data\0\0" % (time * 10**9)
+    return [
+        directory("data", mtime=time),
+        directory("data/db"),
+        directory(name),
+        member(f"{name}-moving", content, mode=0o600),
+        member(f"{name}-sealed", seal, mode=0o600),
+    ]
+
+
+@pytest.mark.parametrize("name", ["00000000", "0123abcd-moving", "00000000-sealed", "00000000-old"])
+@pytest.mark.parametrize("is_root", [True, False])
+def test_image_that_brings_names_of_ours_is_refused(name: str, is_root: bool) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        owner = "mode=755" if is_root else f"uid={UID},gid={GID}"
+        with mounted(Path(place) / "rootfs", "-t", "tmpfs", "-o", owner, "tmpfs") as mount:
+            layer = [directory("d"), member(f"rootfs.partial-{name}")]
+
+            def run() -> None:
+                with pytest.raises(UnsafeEntryError, match=rf"^'rootfs.partial-{name}': expected a name"):
+                    unpack(MemorySource([tar_of(layer)]), mount)
+
+            run() if is_root else as_ordinary_user(run)
+            assert os.listdir(mount) == []
+
+
+@pytest.mark.parametrize("is_root", [True, False])
+@pytest.mark.parametrize("seal", ["none", "guessed", "copied"])
+def test_list_that_an_image_brings_is_not_believed(is_root: bool, seal: str) -> None:
+    """Unpacked where its names were none of ours, in a file system that is mounted under another name afterwards."""
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        owner = "mode=755" if is_root else f"uid={UID},gid={GID}"
+        with mounted(Path(place) / "other", "-t", "tmpfs", "-o", owner, "tmpfs") as other:
+
+            def run(directory: Path, layer: list[Member]) -> None:
+                if is_root:
+                    unpack(MemorySource([tar_of(layer)]), directory)
+                else:
+                    as_ordinary_user(lambda: unpack(MemorySource([tar_of(layer)]), directory))
+
+            run(other, forged(other, b"1 1\n"))
+            name = "rootfs.partial-00000000"
+            status = (other / f"{name}-moving").stat()
+            if seal == "none":
+                (other / f"{name}-sealed").unlink()
+            elif seal == "guessed":
+                # The number can be guessed, and a time that may be set.
+                (other / f"{name}-sealed").write_bytes(b"%d %d\n" % (status.st_ino, status.st_mtime_ns))
+            else:
+                # A whole tree, copied with all that can be.
+                (other / f"{name}-sealed").write_bytes(b"%d %d\n" % (status.st_ino, status.st_ctime_ns))
+                os.utime(other / f"{name}-moving", ns=(status.st_atime_ns, status.st_mtime_ns))
+            with mounted(Path(place) / "rootfs", "--bind", str(other)) as mount:
+                (mount / "data" / "db" / "customers").touch()
+                with pytest.raises(UsageError, match=r"expected no file or an empty directory, got one with 1 entry$"):
+                    run(mount, [member("new")])
+                assert (mount / "data" / "db" / "customers").exists()
+
+
+def test_list_beside_a_tree_that_is_no_mount_point_moves_nothing(tmp_path: Path) -> None:
+    """As where ROOTFS is in an unpacked tree: what is beside it would be moved into a leftover, and removed."""
+    (tmp_path / "data").mkdir()
+    status = (tmp_path / "data").stat()
+    staged = tmp_path / "rootfs.partial-00000000"
+    staged.mkdir()
+    listed = tmp_path / f"{staged.name}-moving"
+    listed.write_bytes(b"40000 %d data\0\0" % status.st_mtime_ns)
+    listed.chmod(0o600)
+    seal = listed.stat()
+    (tmp_path / f"{staged.name}-sealed").write_bytes(b"%d %d\n" % (seal.st_ino, seal.st_ctime_ns))
+    unpack(source(), tmp_path / "rootfs")
+    assert sorted(os.listdir(tmp_path)) == ["data", "rootfs"]

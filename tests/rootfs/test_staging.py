@@ -1,0 +1,117 @@
+"""disk.staging: killed at whatever moment, what has the name of a root filesystem is complete."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import signal
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from ociexport.rootfs.unpack import UnpackOptions, unpack
+from tests.support.memory_source import MemorySource, directory, hard_link, member, symlink, tar_of
+
+LAYERS = [
+    [directory("d", 0o555), member("d/f", b"1"), member("gone", b"1"), symlink("l", "d")],
+    [member(".wh.gone"), hard_link("h", "d/f"), directory("d/e"), member("d/e/f", b"2")],
+]
+COMPLETE = {"d": ["e", "f"], "d/e": ["f"], "": ["d", "h", "l"]}
+# Calls that change a directory, or come before one that does.
+_EVENTS = frozenset(
+    {"ctypes.dlsym", "open", "os.chmod", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink"}
+)
+
+
+def unpack_until(call: int, rootfs: Path, *, replace: bool) -> bool:
+    """Unpack in a process that is killed before it makes that call; returns whether it was."""
+    child = os.fork()
+    if child == 0:
+        left = call
+
+        def count(event: str, _words: tuple[object, ...]) -> None:
+            nonlocal left
+            if event in _EVENTS:
+                left -= 1
+                if left < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        source = MemorySource([tar_of(layer) for layer in LAYERS])
+        sys.addaudithook(count)
+        try:
+            unpack(source, rootfs, options=UnpackOptions(replace=replace, use_openat2=False))
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
+def content(rootfs: Path) -> dict[str, list[str]]:
+    return {
+        str(path.relative_to(rootfs)).removeprefix("."): sorted(os.listdir(path))
+        for path in (rootfs, *rootfs.rglob("*"))
+        if path.is_dir() and not path.is_symlink()
+    }
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+@pytest.mark.parametrize("replace", [True, False])
+def test_kill_before_any_call_leaves_the_old_or_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replace: bool, can_exchange: bool
+) -> None:
+    """Where two names can't change places in one step, the old one is gone for a moment; never is anything mixed."""
+    if not can_exchange:
+        monkeypatch.setattr(ctypes, "CDLL", lambda *_words, **_keywords: SimpleNamespace())  # a C library without it
+    rootfs = tmp_path / "rootfs"
+    old = {"": ["old"], "old": ["file"]}
+    allowed: list[object] = [COMPLETE, old] if replace else [COMPLETE]
+    if not (replace and can_exchange):
+        allowed.append(None)
+    seen: list[object] = []
+    call = 0
+    was_killed = True
+    while was_killed:
+        if replace and not rootfs.exists():
+            (rootfs / "old").mkdir(parents=True)
+            (rootfs / "old" / "file").touch()
+        elif not replace and rootfs.exists():
+            rootfs.rename(tmp_path / f"done-{call}")
+        was_killed = unpack_until(call, rootfs, replace=replace)
+        state = content(rootfs) if rootfs.exists() else None
+        seen.append(state)
+        call += 1
+    assert call > 20
+    assert content(rootfs) == COMPLETE
+    assert [state for state in seen if state not in allowed] == []
+    assert all(state in seen for state in allowed)
+    names = {name.partition("-")[0] for name in os.listdir(tmp_path)}
+    assert names <= {"rootfs", "done"}
+    if replace and can_exchange:
+        assert os.listdir(tmp_path) == ["rootfs"]
+
+
+def test_file_system_without_locks_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS without its lock daemon; whether a leftover's process is alive nobody knows there, so it stays."""
+
+    def flock(_fd: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    leftover = tmp_path / "rootfs.partial-00000000"
+    leftover.mkdir()
+    monkeypatch.setattr(fcntl, "flock", flock)
+    unpack(MemorySource([tar_of(LAYERS[0])]), tmp_path / "rootfs")
+    assert sorted(os.listdir(tmp_path)) == ["rootfs", leftover.name]
+
+
+def test_name_of_many_bytes_is_a_name(tmp_path: Path) -> None:
+    """255 bytes of it are 85 signs in Chinese, and what it is built under has to be one, too."""
+    rootfs = tmp_path / ("\u6839" * 85)
+    unpack(MemorySource([tar_of(LAYERS[0])]), rootfs)
+    assert os.listdir(tmp_path) == [rootfs.name]
+    assert unpack_until(30, tmp_path / ("\u6839" * 84), replace=False)
+    unpack(MemorySource([tar_of(LAYERS[0])]), tmp_path / ("\u6839" * 84))
+    assert len(os.listdir(tmp_path)) == 2
