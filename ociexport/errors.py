@@ -23,6 +23,8 @@
 Local `OSError`s pass through as they are: the command line turns them into one line too.
 
 A message gives place, subject, expected, got, in that order; `hint`, where the user can act, says what to do.
+
+`describe_content` says what unexpected bytes are, in libmagic's words: it knows every format there is.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ from contextlib import contextmanager
 
 # What a registry or an archive wrote may be of any length; a message quotes so much of it.
 MAX_QUOTED_CHARACTERS = 200
+# libmagic tells by the beginning of a file; the tar magic stands at byte 257.
+_MAX_LOOKED_AT_BYTES = 4096
 
 
 class OciexportError(Exception):
@@ -183,3 +187,17 @@ def escaped(text: str) -> str:
         character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
         for character in text
     )
+
+
+def describe_content(content: bytes) -> str:
+    """Return what ``content`` is, for an error message: ``HTML document, ASCII text``."""
+    try:
+        # pylibmagic brings the C library as a wheel and must be imported first: it tells python-magic where that is.
+        import pylibmagic  # noqa: F401, PLC0415 - heavy, and only an error needs it
+        import magic  # isort: skip # noqa: PLC0415
+
+        description = str(magic.from_buffer(content[:_MAX_LOOKED_AT_BYTES]))
+    except (ImportError, OSError):
+        # An error about the real trouble must not be lost because this machine's libmagic is broken.
+        return f"{len(content)} bytes of something else"
+    return description

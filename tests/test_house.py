@@ -107,7 +107,7 @@ def test_no_circles_within_a_room() -> None:
     [
         (("requests", "urllib3"), "ociexport.registry"),
         (("tqdm",), "ociexport.system.progress.display"),
-        (("magic", "pylibmagic"), "ociexport.contentkind"),
+        (("magic", "pylibmagic"), "ociexport.errors"),
         (("isal", "backports"), "ociexport.system.compression"),
         (("cryptography",), "ociexport.images.signatures"),
         (("argparse",), "ociexport.cli"),
@@ -161,7 +161,7 @@ def test_long_files_say_why() -> None:
 LAYOUT_MODULES = [
     *(
         "storage/layout/layout.py",
-        "storage/layout/layout_blob.py",
+        "storage/layout/blobs.py",
         "storage/layout/hold.py",
         "registry/catalog.py",
         "storage/layout/cache.py",

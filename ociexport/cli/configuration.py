@@ -3,7 +3,10 @@
 What counts, first to last: the command line; ``OCIEXPORT_<OPTION>`` in the environment; the table of the command in the
 file; the file's top level; what ``--help`` says. The file is ``OCIEXPORT_CONFIG``, or else the user's
 ``~/.config/ociexport/ociexport.toml``, or else the machine's ``/etc/ociexport/ociexport.toml``. A file in the working
-directory is not read: who unpacks what somebody else made would obey them.
+directory is not read: a user who unpacks somebody else's files would obey them.
+
+`OPTION_NAMES` lists the options of all commands, so that a wrong name is told without loading them; a test compares
+them.
 """
 
 from __future__ import annotations
@@ -24,6 +27,17 @@ _FILE_VARIABLE = "OCIEXPORT_CONFIG"
 _TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off", ""})
 # A configuration is a screenful; this keeps a wrong file from filling the memory.
 _MAX_BYTES = 1024 * 1024
+OPTION_NAMES = frozenset(
+    """
+    addr all authfile bundle ca-file cacert cache cert-dir compat config connect-timeout creds decompress deep devices
+    digestfile directory dry-run events exclude follow foreign format from gid-map header include insecure jobs json
+    keep-dirlinks latest layer layers legacy long max-depth max-files max-header max-memory max-metadata max-path
+    max-ratio max-size max-wait mirror mtimes no-owners no-preflight no-progress null out owners password-stdin
+    plain-http platform quiet raw read-timeout receipt recursive referrers registry-token repair replace retry-delay
+    retry-times run-files sparse stall-limit stream strict sync tls-verify to-tar uid-map username userns v1 verbose
+    verify-key xattrs
+    """.split()  # noqa: SIM905 - one name a line would be a page
+)
 
 
 def apply_configuration(
@@ -115,7 +129,6 @@ def _warn_of_unknown(environment: Mapping[str, str], actions: Collection[str]) -
     unknown = ours - {_FILE_VARIABLE} - set(map(_variable_of, actions))
     if not unknown:
         return
-    from ociexport.cli.option_names import OPTION_NAMES  # noqa: PLC0415 - most have no variables, or the command's own
 
     for variable in sorted(unknown.difference(map(_variable_of, OPTION_NAMES))):
         name = variable.removeprefix(_PREFIX).lower().replace("_", "-")
@@ -130,7 +143,6 @@ def _verify_is_known(path: Path, settings: Mapping[str, object], commands: Colle
     Raises:
         UsageError: it is neither, and so would count for nothing.
     """
-    from ociexport.cli.option_names import OPTION_NAMES  # noqa: PLC0415 - as above
 
     for name in sorted(settings.keys() - set(commands) - OPTION_NAMES):
         is_table = isinstance(settings[name], dict)

@@ -12,11 +12,11 @@ from ociexport.inspection.access import Access, OriginLayer, Subject, opened
 from ociexport.inspection.find_path import find, parse_path
 from ociexport.inspection.top_down import TopDownReader
 from ociexport.layers.apply import LayerApplier
-from ociexport.layers.changes import ChangeKind, ChangeRecorder, LayerChange
 from ociexport.layers.limits import NameBudget
 from ociexport.layers.memory_tree import MemoryDirectory, Node
 from ociexport.layers.partial_tree import PartialTree
 from ociexport.layers.paths import quoted_path
+from ociexport.layers.record import ChangeKind, ChangeRecorder, LayerChange
 from ociexport.layers.tar.reader import Entry, EntryType
 from ociexport.rootfs.disk.metadata import Losses
 

@@ -21,11 +21,11 @@ from ociexport.inspection.find_path import find, parse_path
 from ociexport.inspection.spool import Spool
 from ociexport.inspection.top_down import TopDownReader
 from ociexport.layers.apply import LayerApplier
-from ociexport.layers.changes import ChangeRecorder
 from ociexport.layers.limits import NameBudget
 from ociexport.layers.memory_tree import MemoryDirectory, MemoryFile
 from ociexport.layers.partial_tree import PartialTree
 from ociexport.layers.paths import ImagePath, quoted_path
+from ociexport.layers.record import ChangeRecorder
 from ociexport.layers.tar.reader import Entry
 from ociexport.layers.tar.sparse import filled_parts
 from ociexport.layers.targets import PassingTarget

@@ -12,9 +12,9 @@ from typing import TypeVar
 from ociexport.errors import InvalidImageError, locating
 from ociexport.inspection.access import Subject
 from ociexport.layers.apply import LayerApplier
-from ociexport.layers.changes import ChangeKind, ChangeRecorder, LayerChange, replay
 from ociexport.layers.limits import NameBudget
 from ociexport.layers.partial_tree import PartialTree, UnreadLayerError
+from ociexport.layers.record import ChangeKind, ChangeRecorder, LayerChange, replay
 from ociexport.rootfs.disk.metadata import Losses
 
 T = TypeVar("T")

@@ -13,9 +13,9 @@ from ociexport.inspection.access import Access, OriginLayer, Subject, opened
 from ociexport.inspection.find_path import find, parse_path
 from ociexport.inspection.list_files import ListedFile
 from ociexport.inspection.top_down import TopDownReader
-from ociexport.layers.changes import LayerChange
 from ociexport.layers.memory_tree import MemoryDirectory, MemoryTree, Node
 from ociexport.layers.partial_tree import PartialTree, UnreadLayerError
+from ociexport.layers.record import LayerChange
 from ociexport.layers.tar.reader import Entry
 
 

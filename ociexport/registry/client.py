@@ -13,7 +13,6 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from ociexport.contentkind import describe_content
 from ociexport.errors import (
     DigestMismatchError,
     InvalidDigestError,
@@ -23,6 +22,7 @@ from ociexport.errors import (
     RegistryNotFoundError,
     SizeMismatchError,
     TransferError,
+    describe_content,
     locating,
 )
 from ociexport.images.budget import DocumentBudget

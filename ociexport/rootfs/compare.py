@@ -20,8 +20,8 @@ from ociexport.layers.memory_tree import MemoryDirectory, MemoryFile, MemoryTree
 from ociexport.layers.tar.reader import FILE_FORMATS, Entry, EntryType
 from ociexport.layers.tar.sparse import located_parts
 from ociexport.layers.targets import PickingTarget
+from ociexport.rootfs.disk.linux import name_in
 from ociexport.rootfs.disk.metadata import ROOTLESS_XATTR, Losses, encode_rootless_owner, is_foreign_xattr
-from ociexport.rootfs.disk.procnames import name_in
 from ociexport.rootfs.disk.walk import Descent
 from ociexport.spec.descriptor import Platform
 from ociexport.system.progress.protocol import SILENT, Progress

@@ -21,8 +21,8 @@ from datetime import UTC, datetime
 from ociexport import __version__
 from ociexport.rootfs.unpack import UnpackResult
 from ociexport.spec.digest import Digest
+from ociexport.system.environment import source_date_epoch
 from ociexport.system.files import new_file
-from ociexport.system.sourcedate import source_date_epoch
 
 _RECEIPT_VERSION = 1
 

@@ -146,7 +146,7 @@ class Verifier:
         """Say where a page came in place of the bytes: from a login, a proxy, a captive portal."""
         if not self._head.lstrip().startswith(b"<"):
             return ""
-        from ociexport.contentkind import describe_content  # noqa: PLC0415 - loads libmagic, which only errors need
+        from ociexport.errors import describe_content  # noqa: PLC0415 - loads libmagic, which only errors need
 
         return f" ({describe_content(self._head)})"
 

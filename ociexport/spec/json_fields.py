@@ -244,7 +244,7 @@ def _kind_of(raw: bytes) -> str:
     """Say what unexpected bytes are: ``an HTML document`` tells more than a parser's column number."""
     if not raw.strip():
         return "nothing"
-    from ociexport.contentkind import describe_content  # noqa: PLC0415 - loads libmagic, which only this path needs
+    from ociexport.errors import describe_content  # noqa: PLC0415 - loads libmagic, which only this path needs
 
     return describe_content(raw)
 

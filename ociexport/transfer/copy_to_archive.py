@@ -21,8 +21,7 @@ from ociexport.storage.layout.spool import spool_beside, spool_elsewhere
 from ociexport.system.files import errors_named, partial_name
 from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.transfer.companions import each_once, prepare_companions, verify_keeps_digests
-from ociexport.transfer.decompress import PlainLayerStore, diff_ids_of
-from ociexport.transfer.plain_image import with_plain_layers
+from ociexport.transfer.decompress import PlainLayerStore, diff_ids_of, with_plain_layers
 from ociexport.transfer.result import PullResult, results_of, with_companions
 
 

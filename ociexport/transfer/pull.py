@@ -162,7 +162,7 @@ def copy_image(
             raise
         written = image
         if plain is not None:
-            from ociexport.transfer.plain_image import with_plain_layers  # noqa: PLC0415 - as above
+            from ociexport.transfer.decompress import with_plain_layers  # noqa: PLC0415 - as above
 
             written = with_plain_layers(image, plain, progress)
         for copy in (*companions, written):  # 3

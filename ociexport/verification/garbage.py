@@ -17,9 +17,9 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
 from ociexport.errors import InvalidImageError
+from ociexport.storage.layout.blobs import BLOBS_DIRECTORY, OWN_DIRECTORY, PARTIAL_DIRECTORY
 from ociexport.storage.layout.hold import is_held
 from ociexport.storage.layout.layout import USERS_FILE, ImageLayout
-from ociexport.storage.layout.layout_blob import BLOBS_DIRECTORY, OWN_DIRECTORY, PARTIAL_DIRECTORY
 from ociexport.verification.findings import Findings
 from ociexport.verification.stores import BlobEntry, LayoutStore, layout_blobs, read_roots
 from ociexport.verification.walk import Walk

@@ -25,9 +25,9 @@ from ociexport.layers.limits import Limits
 from ociexport.layers.record import OutlineFile
 from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.digest import Digest
+from ociexport.storage.layout.blobs import blob_name
 from ociexport.storage.layout.cache import BlobCache
 from ociexport.storage.layout.layout import LAYOUT_FILE_CONTENT, ImageLayout
-from ociexport.storage.layout.layout_blob import blob_name
 from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.transfer.sources.names import LayoutName, parse_source_name, path_meant_by, source_text
 from ociexport.verification.advice import advice_for, has_member

@@ -21,8 +21,8 @@ from ociexport.spec.json_fields import JsonObject, parse_json_object
 from ociexport.storage.archive.members import ArchiveMembers
 from ociexport.storage.archive.reader import ArchiveBlobs
 from ociexport.storage.index import MAX_INDEX_BYTES, ListedSource, name_of, shown_name
+from ociexport.storage.layout.blobs import BLOBS_DIRECTORY
 from ociexport.storage.layout.layout import ImageLayout
-from ociexport.storage.layout.layout_blob import BLOBS_DIRECTORY
 from ociexport.storage.layout_directory import LayoutDirectory
 from ociexport.verification.findings import Findings, Kind
 from ociexport.verification.index_names import verify_names

@@ -12,8 +12,8 @@ from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest
 from ociexport.spec.mediatypes import without_parameters
 from ociexport.storage.archive.members import ArchiveMembers
+from ociexport.storage.layout.blobs import BLOBS_DIRECTORY, PARTIAL_DIRECTORY
 from ociexport.storage.layout.layout import ImageLayout
-from ociexport.storage.layout.layout_blob import BLOBS_DIRECTORY, PARTIAL_DIRECTORY
 from ociexport.system.progress.protocol import Progress
 from ociexport.transfer.sources.names import (
     ArchiveName,

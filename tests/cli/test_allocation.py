@@ -31,6 +31,6 @@ def _page_faults(before: str) -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such settings")
 def test_chunks_come_from_memory_that_was_freed() -> None:
     """mallopt(3): 600 MiB in chunks touch few new pages; each chunk has 256."""
-    reuse = "from ociexport.cli.allocation import reuse_freed_memory; reuse_freed_memory()"
+    reuse = "from ociexport.cli.process import reuse_freed_memory; reuse_freed_memory()"
     assert _page_faults(reuse) < 20_000
     assert _page_faults("") > 60_000

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from ociexport.cli.commandline import EXAMPLES, new_parser, parse_command_line
-from ociexport.cli.configuration import apply_configuration, configuration_path
-from ociexport.cli.option_names import OPTION_NAMES
+from ociexport.cli.configuration import OPTION_NAMES, apply_configuration, configuration_path
 from ociexport.cli.parser import long_options
 from ociexport.errors import UsageError
 from tests.support.command import run_command

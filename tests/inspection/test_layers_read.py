@@ -24,8 +24,8 @@ from ociexport.inspection.access import Access
 from ociexport.inspection.list_files import list_files, list_layers
 from ociexport.inspection.open_files import copy_files, open_file, open_files
 from ociexport.inspection.trace_path import Touch, trace_path
-from ociexport.layers.changes import ChangeKind
 from ociexport.layers.limits import Limits
+from ociexport.layers.record import ChangeKind
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import ByteStream
 from ociexport.spec.platforms import parse_platform

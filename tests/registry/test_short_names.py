@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ociexport.registry.hosts.short_names import parse_image
+from ociexport.registry.hosts.registries_conf import parse_image
 
 CONF = """
 unqualified-search-registries = ["registry.fedoraproject.org"]

@@ -26,7 +26,7 @@ def test_user_whom_the_system_does_not_know_can_run_every_command(tmp_path: Path
     require(root=True)
     script = """
     import os, sys, tomllib
-    import ociexport.registry.auth.auth_files, ociexport.registry.hosts.short_names
+    import ociexport.registry.auth.auth_files, ociexport.registry.hosts.registries_conf
     from ociexport.cli.commandline import COMMANDS, new_parser
     from ociexport.cli.main import main
     from ociexport.system.environment import home_directory

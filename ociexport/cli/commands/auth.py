@@ -10,7 +10,7 @@ from ociexport.cli.exit_codes import OK
 from ociexport.cli.options.json import add_json_argument, print_json
 from ociexport.registry.auth.auth_files import search_credentials
 from ociexport.registry.auth.credentials import Finding
-from ociexport.registry.hosts.short_names import parse_image
+from ociexport.registry.hosts.registries_conf import parse_image
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,8 +12,7 @@ from ociexport.cli.options.json import add_json_argument, print_json
 from ociexport.cli.options.platform import add_platform_argument, platform_from
 from ociexport.cli.options.progress import progress_from
 from ociexport.cli.options.registry import add_registry_arguments, registry_options_from
-from ociexport.cli.output.inspection import inspection_lines, listing_lines
-from ociexport.cli.output.inspection_json import inspection_to_json, listing_to_json
+from ociexport.cli.output.inspection import inspection_lines, inspection_to_json, listing_lines, listing_to_json
 from ociexport.images.resolve import DocumentReader, read_raw_config, resolve_manifest
 from ociexport.images.source import ImageSource, published
 from ociexport.inspection.inspect import inspect_source

@@ -21,7 +21,7 @@ from ociexport.cli.options.json import add_json_argument, print_json_list
 from ociexport.cli.output.listing import layer_lines, long_line, named_path
 from ociexport.errors import UsageError
 from ociexport.inspection.list_files import ListedFile, ListedLayer, list_files, list_layers
-from ociexport.layers.changes import ChangeKind, LayerChange
+from ociexport.layers.record import ChangeKind, LayerChange
 from ociexport.spec.numerals import number_up_to
 
 

@@ -22,8 +22,8 @@ from ociexport.images.fetch import DEFAULT_JOBS, MAX_JOBS
 from ociexport.images.source import ImageSource
 from ociexport.storage.layout.cache import BlobCache
 from ociexport.storage.layout.layout import ImageLayout
+from ociexport.system.environment import source_date_epoch
 from ociexport.system.files import new_file
-from ociexport.system.sourcedate import source_date_epoch
 from ociexport.transfer.pull import copy_image
 from ociexport.transfer.sources.names import LayoutName, SourceName, SourceOpener, parse_source_name
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from ociexport.cli.allocation import reuse_freed_memory
 from ociexport.cli.options.json import add_json_argument
 from ociexport.cli.options.limits import add_limit_arguments, limits_from
 from ociexport.cli.options.platform import add_platform_argument, platform_from
@@ -19,16 +18,17 @@ from ociexport.cli.options.progress import add_progress_arguments, progress_from
 from ociexport.cli.options.registry import add_registry_arguments, registry_options_from
 from ociexport.cli.options.signatures import add_signature_arguments, signature_policy_from, signed_source
 from ociexport.cli.output.unpack import print_result
+from ociexport.cli.process import reuse_freed_memory
 from ociexport.errors import UsageError
 from ociexport.images.source import ImageSource, servers_of
 from ociexport.layers.selection import PathSelection
 from ociexport.rootfs.disk.metadata import IdMap, XattrMode
 from ociexport.rootfs.disk.userns import enter_user_namespace
 from ociexport.rootfs.unpack import UnpackOptions, unpack
+from ociexport.system.environment import source_date_epoch
 from ociexport.system.files import new_file
 from ociexport.system.host_paths import is_within, real_path, verify_outside
 from ociexport.system.progress.protocol import Progress, format_bytes
-from ociexport.system.sourcedate import source_date_epoch
 from ociexport.transfer.sources.names import open_source
 
 if TYPE_CHECKING:

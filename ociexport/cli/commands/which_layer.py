@@ -19,7 +19,7 @@ from ociexport.cli.options.access import (
 from ociexport.cli.options.json import add_json_argument, print_json
 from ociexport.cli.output.inspection import shown_step
 from ociexport.inspection.trace_path import PathTouch, PathTrace, Touch, trace_path
-from ociexport.layers.changes import ChangeKind, LayerChange
+from ociexport.layers.record import ChangeKind, LayerChange
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

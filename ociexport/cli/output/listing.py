@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from ociexport.cli.options.access import shown_path, shown_time
 from ociexport.cli.output.inspection import shown_step
 from ociexport.inspection.list_files import ListedFile, ListedLayer
-from ociexport.layers.changes import ChangeKind, LayerChange
+from ociexport.layers.record import ChangeKind, LayerChange
 from ociexport.layers.tar.reader import DEVICE_TYPES, FILE_FORMATS, EntryType
 from ociexport.system.progress.protocol import format_bytes
 

@@ -1,4 +1,4 @@
-"""registries.conf: where podman, skopeo and buildah are told of mirrors, moved and blocked registries.
+"""registries.conf: where podman, skopeo and buildah read mirrors, moved and blocked registries and short names.
 
 Spec: containers-registries.conf(5), version 2.
 """
@@ -17,7 +17,7 @@ from ociexport.errors import InvalidDigestError, InvalidReferenceError, UsageErr
 from ociexport.registry.hosts.toml import read_toml, wrong_file_is_usage
 from ociexport.spec.digest import Digest
 from ociexport.spec.json_fields import JsonObject
-from ociexport.spec.reference import ImageReference
+from ociexport.spec.reference import ImageReference, names_registry
 from ociexport.system.environment import configuration_home
 
 ENVIRONMENT_FILE = "CONTAINERS_REGISTRIES_CONF"
@@ -201,3 +201,21 @@ def _parse_mirror(item: JsonObject, *, digest_only: bool) -> _Mirror:
     if pull not in _PULL_FROM_MIRROR:
         raise item.error("pull-from-mirror", f"expected one of {', '.join(_PULL_FROM_MIRROR)}, got {quoted(pull)}")
     return _Mirror(item.text("location"), item.boolean("insecure"), pull)
+
+
+def parse_image(text: str) -> ImageReference:
+    """Return the reference that ``text`` means, with the aliases of registries.conf; else docker's defaults.
+
+    Raises:
+        InvalidReferenceError: ``text`` does not parse.
+        UsageError: registries.conf is wrong.
+
+    Spec: containers-registries.conf(5), "Short-name aliases".
+    """
+    if names_registry(text):
+        return ImageReference.parse(text)
+    name = text.partition("@")[0]
+    path, slash, last = name.rpartition("/")
+    name = path + slash + last.partition(":")[0]
+    full = read_registries_conf().aliases.get(name, name)
+    return ImageReference.parse(full + text[len(name) :])

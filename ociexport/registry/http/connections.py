@@ -26,7 +26,7 @@ from ociexport.registry.http.certificates import TlsSettings
 from ociexport.registry.http.deadlines import Deadline, Deadlines, shut_down
 from ociexport.registry.http.dialing import open_connection
 from ociexport.registry.http.failures import StalledError
-from ociexport.registry.http.librarylogs import cut_secrets, our_request
+from ociexport.registry.http.logs import cut_secrets, our_request
 from ociexport.registry.http.socks import ask_socks_proxy, is_socks_url, socks_address
 from ociexport.registry.http.web_url import WebUrl
 

@@ -12,7 +12,6 @@ from http import HTTPStatus
 from http.client import BadStatusLine, RemoteDisconnected
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
-from ociexport.contentkind import describe_content
 from ociexport.errors import (
     AuthenticationError,
     InvalidImageError,
@@ -20,6 +19,7 @@ from ociexport.errors import (
     RegistryError,
     RegistryNotFoundError,
     TransferError,
+    describe_content,
     printable,
     quoted,
 )

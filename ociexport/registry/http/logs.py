@@ -1,14 +1,23 @@
-"""What goes over the wire, a line for each request, for who wants to see it (``--verbose``).
+"""What is logged of requests: a line for each with ``--verbose``, and what urllib3 logs by itself.
 
-No line holds a secret: of URLs the user and the query are cut, of headers there is only the range that was asked for.
+No line holds a secret: of URLs the user and the query are cut, of headers only the range is shown. urllib3 tells each
+request to the logger of its module; a program that turns that on writes it to a file that others read, so the same is
+cut from these records. What urllib3 logs for others in the same program stays as it is.
 """
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from ociexport.registry.http.failures import reason_of, redacted, status_line
+from ociexport.registry.http.failures import reason_of, redacted, status_line, without_secrets
 from ociexport.system.progress.protocol import Progress, format_bytes
+
+_LOGGERS = ("urllib3.connection", "urllib3.connectionpool", "urllib3.util.retry")
+_here = threading.local()
 
 
 class LoggedRequest:
@@ -43,3 +52,29 @@ class LoggedRequest:
 
     def _milliseconds(self) -> str:
         return f"{(time.monotonic() - self._began) * 1000:.0f} ms"
+
+
+@contextmanager
+def our_request() -> Iterator[None]:
+    """Have what this thread's libraries log meanwhile show no queries."""
+    _here.is_ours = True
+    try:
+        yield
+    finally:
+        _here.is_ours = False
+
+
+def _cut(record: logging.LogRecord) -> bool:
+    if getattr(_here, "is_ours", False):
+        record.msg, record.args = without_secrets(record.getMessage()), None
+        # A traceback would show them again, and what a server sent in place of headers.
+        record.exc_info = None
+    return True
+
+
+def cut_secrets() -> None:
+    """Put this in force, once for all; it changes nothing that is logged outside of `our_request`."""
+    for name in _LOGGERS:
+        logger = logging.getLogger(name)
+        if _cut not in logger.filters:
+            logger.addFilter(_cut)

@@ -1,6 +1,11 @@
-"""Linux's openat2 system call, which Python's `os` does not have: a path resolved by the kernel within a root.
+"""System calls that Python's `os` lacks, or has in a form that follows links.
 
-Spec: openat2(2), RESOLVE_IN_ROOT; Linux 5.6.
+- `resolve_in_root`: openat2, a path resolved by the kernel within a root (openat2(2), RESOLVE_IN_ROOT; Linux 5.6).
+- `change_mode`: a mode set by name, never through a link (fchmodat(2), "flags"; openat(2), O_PATH).
+- `name_of`, `name_in`: names in /proc of what is open, where Linux takes names only (proc_pid_fd(5)).
+- `names_in`: the names that are in an open directory now. btrfs shows through a descriptor what was there when it was
+  opened (Linux 6.6, "btrfs: fix infinite directory reads"); only a rewind, or a new descriptor, shows what came since.
+- `exchange_names`, `sync_file_system`: renameat2(2), RENAME_EXCHANGE; syncfs(2).
 """
 
 from __future__ import annotations
@@ -19,6 +24,11 @@ _RESOLVE_IN_ROOT = 0x10
 _O_PATH = getattr(os, "O_PATH", 0)
 # struct open_how: flags, mode, resolve.
 _OPEN_HOW = struct.Struct("QQQ")
+_DESCRIPTORS = b"/proc/self/fd"
+_OPEN_AGAIN = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_RENAME_EXCHANGE = 2
+# What kernels and file systems say that can't: no such call, no such flag, not on this file system.
+_UNSUPPORTED = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP})
 
 
 @cache
@@ -75,3 +85,88 @@ def _openat2(root_fd: int, path: bytes) -> int:
 @cache
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
+
+
+def change_mode(parent_fd: int, name: bytes, mode: int) -> None:
+    """Set the mode of what has this name, and is not opened for it; a link's target keeps its own.
+
+    Raises:
+        OSError: also where it is a link, and the system knows no modes of links.
+    """
+    if os.chmod in os.supports_follow_symlinks:
+        os.chmod(name, mode, dir_fd=parent_fd, follow_symlinks=False)
+        return
+    fd = os.open(name, _O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd)
+    try:
+        os.chmod(name_of(fd), mode)
+    finally:
+        os.close(fd)
+
+
+def name_of(fd: int) -> bytes:
+    """Return a name of what is open, be it with O_PATH.
+
+    Raises:
+        OSError: there is no /proc, as in a chroot where nobody mounted it.
+    """
+    if not os.path.isdir(_DESCRIPTORS):
+        raise OSError(errno.ENOSYS, "devices, pipes and links with attributes need /proc, which is not mounted")
+    return b"%b/%d" % (_DESCRIPTORS, fd)
+
+
+def name_in(directory_fd: int, name: bytes) -> bytes:
+    """Return a name of what is called ``name`` in an open directory; whoever uses it does not follow a link there.
+
+    Raises:
+        OSError: as `name_of` does.
+    """
+    return b"%b/%b" % (name_of(directory_fd), name)
+
+
+def names_in(fd: int) -> list[str]:
+    """Return all names in the directory ``fd``, in no order.
+
+    Raises:
+        OSError: they can't be read.
+    """
+    try:
+        fresh_fd = os.open(b".", _OPEN_AGAIN, dir_fd=fd)
+    except PermissionError:
+        # Its mode was changed since it was opened, as an ordinary user's is in the end.
+        os.lseek(fd, 0, os.SEEK_SET)
+        return os.listdir(fd)
+    try:
+        return os.listdir(fresh_fd)
+    finally:
+        os.close(fresh_fd)
+
+
+def exchange_names(directory_fd: int, first: bytes, second: bytes) -> bool:
+    """Let two names in one directory change places; returns False where this system can't.
+
+    Raises:
+        OSError: it could, but not with these.
+    """
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    if renameat2(directory_fd, first, directory_fd, second, _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _UNSUPPORTED:
+        return False
+    raise OSError(number, os.strerror(number), first, None, second)
+
+
+def sync_file_system(fd: int) -> None:
+    """Return when all that was written to the file system of ``fd`` is on its disk.
+
+    Raises:
+        OSError: something could not be written.
+    """
+    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if syncfs is None:
+        os.sync()
+    elif syncfs(fd) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

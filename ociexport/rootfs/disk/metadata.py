@@ -15,8 +15,7 @@ from ociexport.errors import UsageError, quoted
 from ociexport.layers.paths import quoted_path
 from ociexport.layers.tar.reader import DEVICE_TYPES, Entry
 from ociexport.rootfs.disk.inode_record import InodeRecord
-from ociexport.rootfs.disk.modes import change_mode
-from ociexport.rootfs.disk.procnames import name_in
+from ociexport.rootfs.disk.linux import change_mode, name_in
 
 # Attributes that mean something only on the system that the image was built on (umoci and containers/storage skip the
 # same): a foreign label breaks SELinux, and overlay's would be taken for its own bookkeeping.

@@ -25,8 +25,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ociexport.rootfs.disk.dirnames import names_in
-from ociexport.rootfs.disk.modes import change_mode
+from ociexport.rootfs.disk.linux import change_mode, names_in
 
 # A file system's own; where a whole one is the destination, it counts as empty with it.
 TOLERATED_IN_MOUNT = frozenset({"lost+found"})

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ociexport.errors import UsageError, quoted
-from ociexport.rootfs.disk.dirnames import names_in
-from ociexport.rootfs.disk.modes import change_mode
+from ociexport.rootfs.disk.linux import change_mode, names_in
 
 # Deeper directories are first moved up, so that neither descriptors nor the stack grow with the depth of a tree.
 _MAX_DESCENT = 32

@@ -14,8 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from ociexport.errors import NotFoundError, UnsafeEntryError, UsageError, quoted
-from ociexport.rootfs.disk.dirnames import names_in
-from ociexport.rootfs.disk.exchange import exchange_names, sync_file_system
+from ociexport.rootfs.disk.linux import exchange_names, names_in, sync_file_system
 from ociexport.rootfs.disk.mount_move import (
     LIST_SUFFIX,
     SEAL_SUFFIX,

@@ -26,9 +26,8 @@ from ociexport.layers.kept_names import MarkedDirectory
 from ociexport.layers.limits import MAX_DEPTH, MAX_STEPS, NameBudget, verify_depth, verify_steps, weight_of
 from ociexport.layers.paths import ROOT, ImagePath, quoted_path
 from ociexport.layers.tar.reader import Entry, EntryType
-from ociexport.rootfs.disk.dirnames import names_in
 from ociexport.rootfs.disk.file_data import write_all, write_segments, write_with_holes
-from ociexport.rootfs.disk.linux import is_openat2_available, resolve_in_root
+from ociexport.rootfs.disk.linux import is_openat2_available, names_in, resolve_in_root
 from ociexport.rootfs.disk.metadata import MetadataWriter
 from ociexport.rootfs.disk.removal import remove_tree
 

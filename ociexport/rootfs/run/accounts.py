@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ociexport.errors import InvalidImageError, quoted
-from ociexport.rootfs.disk.opening import open_regular_file
+from ociexport.rootfs.disk.walk import open_regular_file
 from ociexport.spec.numerals import number_in
 
 # A passwd file of a hundred thousand accounts stays below it; it is read into memory.

@@ -11,7 +11,7 @@ from contextlib import suppress
 from ociexport.errors import InvalidImageError
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest, Verifier
-from ociexport.storage.layout.layout_blob import BLOBS_DIRECTORY, blob_name
+from ociexport.storage.layout.blobs import BLOBS_DIRECTORY, blob_name
 from ociexport.storage.layout_directory import LayoutDirectory
 
 _READ_BYTES = 1024 * 1024

@@ -41,17 +41,17 @@ from ociexport.storage.index import (
     name_of,
     named,
 )
-from ociexport.storage.layout.blobs import trusted_bytes
-from ociexport.storage.layout.cache import BlobCache
-from ociexport.storage.layout.hold import LayoutHold
-from ociexport.storage.layout.layout_blob import (
+from ociexport.storage.layout.blobs import (
     BLOBS_DIRECTORY,
     OWN_DIRECTORY,
     PARTIAL_DIRECTORY,
     LayoutBlobWriter,
     blob_name,
     partial_name,
+    trusted_bytes,
 )
+from ociexport.storage.layout.cache import BlobCache
+from ociexport.storage.layout.hold import LayoutHold
 from ociexport.storage.layout_directory import LayoutDirectory
 
 LAYOUT_FILE_CONTENT = b'{"imageLayoutVersion":"1.0.0"}'
