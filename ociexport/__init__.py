@@ -31,8 +31,10 @@ if TYPE_CHECKING:
         UsageError,
     )
     from ociexport.images.choose import PlatformChoice
-    from ociexport.images.signatures import SignaturePolicy, VerificationKey
-    from ociexport.images.source import ImageDestination, ImageName, ImageSource, ReceivedManifest
+    from ociexport.images.destination import ImageDestination
+    from ociexport.images.keys import VerificationKey
+    from ociexport.images.signatures import SignaturePolicy
+    from ociexport.images.source import ImageName, ImageSource, ReceivedManifest
     from ociexport.inspection.access import Access
     from ociexport.inspection.inspect import Inspection, inspect
     from ociexport.inspection.list_files import ListedFile, ListedLayer, list_files, list_layers
@@ -40,8 +42,7 @@ if TYPE_CHECKING:
     from ociexport.inspection.trace_path import PathTrace, trace_path
     from ociexport.layers.limits import Limits
     from ociexport.layers.selection import PathSelection
-    from ociexport.registry.auth.credentials import Credentials
-    from ociexport.registry.options import Mirror, RegistryOptions
+    from ociexport.registry.options import Credentials, Mirror, RegistryOptions
     from ociexport.rootfs.disk.metadata import IdMap, XattrMode
     from ociexport.rootfs.unpack import UnpackOptions, UnpackResult, unpack
     from ociexport.spec.descriptor import Descriptor, Platform
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
     from ociexport.transfer.pull import pull
     from ociexport.transfer.pull_many import PullOutcome, pull_many
     from ociexport.transfer.result import PullResult
-    from ociexport.transfer.sources.names import open_source
+    from ociexport.transfer.sources.open import open_source
     from ociexport.verification.findings import Finding
     from ociexport.verification.repair import PlannedRepair, RepairedBlob, RepairResult, UnrepairedBlob, repair
     from ociexport.verification.verify import Verification, verify
@@ -64,7 +65,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Access": "ociexport.inspection.access",
     "AuthenticationError": "ociexport.errors",
-    "Credentials": "ociexport.registry.auth.credentials",
+    "Credentials": "ociexport.registry.options",
     "Descriptor": "ociexport.spec.descriptor",
     "DiffIdMismatchError": "ociexport.errors",
     "Digest": "ociexport.spec.digest",
@@ -72,7 +73,7 @@ _HOMES = {
     "EventProgress": "ociexport.system.progress.events",
     "Finding": "ociexport.verification.findings",
     "IdMap": "ociexport.rootfs.disk.metadata",
-    "ImageDestination": "ociexport.images.source",
+    "ImageDestination": "ociexport.images.destination",
     "ImageLayout": "ociexport.storage.layout.layout",
     "ImageName": "ociexport.images.source",
     "ImageReference": "ociexport.spec.reference",
@@ -116,14 +117,14 @@ _HOMES = {
     "UnsupportedMediaTypeError": "ociexport.errors",
     "UsageError": "ociexport.errors",
     "Verification": "ociexport.verification.verify",
-    "VerificationKey": "ociexport.images.signatures",
+    "VerificationKey": "ociexport.images.keys",
     "XattrMode": "ociexport.rootfs.disk.metadata",
     "inspect": "ociexport.inspection.inspect",
     "list_files": "ociexport.inspection.list_files",
     "list_layers": "ociexport.inspection.list_files",
     "open_file": "ociexport.inspection.open_files",
     "open_files": "ociexport.inspection.open_files",
-    "open_source": "ociexport.transfer.sources.names",
+    "open_source": "ociexport.transfer.sources.open",
     "parse_platform": "ociexport.spec.platforms",
     "pull": "ociexport.transfer.pull",
     "pull_many": "ociexport.transfer.pull_many",

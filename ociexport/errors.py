@@ -201,3 +201,8 @@ def describe_content(content: bytes) -> str:
         # An error about the real trouble must not be lost because this machine's libmagic is broken.
         return f"{len(content)} bytes of something else"
     return description
+
+
+def quoted_path(path: bytes) -> str:
+    """Return a path of any bytes as a message may show it."""
+    return quoted(path.decode("utf-8", "backslashreplace"))

@@ -109,7 +109,7 @@ def test_no_circles_within_a_room() -> None:
         (("tqdm",), "ociexport.system.progress.display"),
         (("magic", "pylibmagic"), "ociexport.errors"),
         (("isal", "backports"), "ociexport.system.compression"),
-        (("cryptography",), "ociexport.images.signatures"),
+        (("cryptography",), "ociexport.images.keys"),
         (("argparse",), "ociexport.cli"),
     ],
 )
@@ -197,7 +197,7 @@ def test_files_of_a_layout_are_reached_through_its_directory_alone(name: str) ->
 READERS_OF_DATA = {
     ("ociexport.images.source", "embedded_document"),
     ("ociexport.images.resolve", "read_raw_config"),
-    ("ociexport.images.fetch", "blobs_of"),
+    ("ociexport.images.wanted_blobs", "blobs_of"),
     ("ociexport.verification.walk", "_follow_config"),
     ("ociexport.verification.walk", "_read_config"),
     ("ociexport.verification.repair", "begin_round"),
@@ -206,7 +206,7 @@ READERS_OF_DATA = {
 
 
 READERS_OF_EMBEDDED_DOCUMENTS = {
-    ("ociexport.registry.client", "fetch_manifest"),
+    ("ociexport.registry.source", "fetch_manifest"),
     ("ociexport.storage.index", "fetch_manifest"),
     ("ociexport.storage.directory", "fetch_manifest"),
 }

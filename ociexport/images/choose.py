@@ -20,8 +20,9 @@ from ociexport.errors import (
 from ociexport.images.resolve import DocumentReader, ResolvedManifest, resolve_manifest, verify_index_depth
 from ociexport.images.source import ReceivedManifest
 from ociexport.spec import mediatypes
-from ociexport.spec.descriptor import ATTESTED_ANNOTATION, Descriptor, Index, Manifest, Platform
+from ociexport.spec.descriptor import ATTESTED_ANNOTATION, Descriptor, Platform
 from ociexport.spec.digest import Digest
+from ociexport.spec.manifest import Index, Manifest
 from ociexport.spec.platforms import fits_platform, select_manifest
 
 # An index of 4 MiB has room for twenty thousand entries; nobody honest lists a tenth of that.

@@ -4,91 +4,29 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from queue import Empty, SimpleQueue
-from typing import NamedTuple
 
 from ociexport.errors import (
     DiffIdMismatchError,
     DigestMismatchError,
-    InvalidImageError,
-    NotFoundError,
     OciexportError,
-    RegistryError,
     SizeMismatchError,
     UsageError,
     locating,
-    quoted,
 )
-from ociexport.images.source import BlobOpener, BlobStore, BlobWriter, ImageSource, PlacingStream, PlacingWriter
-from ociexport.spec.descriptor import Descriptor, ImageConfig, Manifest
-from ociexport.spec.digest import ByteStream, Digest
+from ociexport.images.destination import BlobStore, BlobWriter, PlacingStream, PlacingWriter
+from ociexport.images.wanted_blobs import CHUNK_BYTES, BlobToFetch, open_stream
+from ociexport.spec.digest import Digest
 from ociexport.system.progress.protocol import Progress
 from ociexport.system.threads import ThreadLimitError, start_thread
 
 DEFAULT_JOBS = 4
 # More connections than any registry grants one client.
 MAX_JOBS = 64
-# What is read, hashed and written at once; larger chunks bring nothing, smaller ones more hand-overs of the lock.
-_CHUNK_BYTES = 1024 * 1024
 # How long the others have to end when one has failed; SIGINT and SIGTERM shall end the process within a second.
 _STOP_SECONDS = 0.7
-
-
-class BlobToFetch(NamedTuple):
-    """A blob to fetch, from where, and how messages call it.
-
-    Args:
-        content: its bytes where they are known already, from a document that holds them or from reading the config.
-    """
-
-    source: BlobOpener
-    descriptor: Descriptor
-    label: str
-    title: str
-    content: bytes | None
-
-
-def blobs_of(source: ImageSource, manifest: Manifest, config: ImageConfig | None) -> list[BlobToFetch]:
-    """Return each blob of the image once; the config's bytes, which were read before, are not fetched again.
-
-    Raises:
-        InvalidImageError: the same digest is said to have several sizes.
-    """
-    count = len(manifest.layers)
-    kind = "layer" if config is not None else "blob"
-    digest = manifest.config.digest
-    content = config.raw if config is not None else manifest.config.data
-    blobs = {digest: BlobToFetch(source, manifest.config, f"config {digest}", f"config {digest.short}", content)}
-    for number, layer in enumerate(manifest.layers, start=1):
-        label = f"{kind} {number} of {count} ({layer.digest})"
-        title = f"{kind} {number}/{count} {layer.digest.short}"
-        known = blobs.setdefault(layer.digest, BlobToFetch(source, layer, label, title, layer.data))
-        if known.descriptor.size != layer.size:
-            raise InvalidImageError(
-                f"size: expected {known.descriptor.size}, as for the same digest before, got {layer.size}",
-                where=f"manifest {manifest.digest}: {label}",
-            )
-    return list(blobs.values())
-
-
-def unite_blobs(images: Iterable[Iterable[BlobToFetch]]) -> list[BlobToFetch]:
-    """Return the blobs of several images or platforms, each once, in order.
-
-    Raises:
-        InvalidImageError: two say different sizes of the same digest.
-    """
-    united: dict[Digest, BlobToFetch] = {}
-    for blobs in images:
-        for blob in blobs:
-            known = united.setdefault(blob.descriptor.digest, blob)
-            if known.descriptor.size != blob.descriptor.size:
-                expected, got = known.descriptor.size, blob.descriptor.size
-                raise InvalidImageError(
-                    f"size: expected {expected}, as for the same digest before, got {got}", where=blob.label
-                )
-    return list(united.values())
 
 
 class _StoppedError(OciexportError):
@@ -235,36 +173,13 @@ def _write_rest(blob: BlobToFetch, writer: BlobWriter) -> Generator[int, None, N
         writer.write(rest)
         yield len(rest)
         return
-    with closing(_open_stream(blob, writer.offset)) as stream:
+    with closing(open_stream(blob, writer.offset)) as stream:
         if isinstance(stream, PlacingStream) and isinstance(writer, PlacingWriter):
             yield from stream.write_to(writer)
             return
-        while chunk := stream.read(_CHUNK_BYTES):
+        while chunk := stream.read(CHUNK_BYTES):
             writer.write(chunk)
             yield len(chunk)
-
-
-def read_chunks(blob: BlobToFetch, offset: int) -> Iterator[bytes]:
-    """Yield the blob's bytes from ``offset`` on, as they come; nothing is verified."""
-    if blob.content is not None:
-        yield blob.content[offset:]
-        return
-    with closing(_open_stream(blob, offset)) as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            yield chunk
-
-
-def _open_stream(blob: BlobToFetch, offset: int) -> ByteStream:
-    descriptor = blob.descriptor
-    try:
-        return blob.source.open_blob(descriptor, offset)
-    except NotFoundError as error:
-        if not descriptor.urls:
-            error.hint = "the image names a blob that is not there: whoever has the image should push it again"
-        elif not isinstance(error, RegistryError):  # which knows more of it
-            urls = ", ".join(map(quoted, descriptor.urls))
-            error.hint = f"a foreign layer, to be had from {urls}"
-        raise
 
 
 def verify_jobs(jobs: int) -> None:

@@ -8,12 +8,15 @@ from typing import NamedTuple
 
 from ociexport.errors import InvalidImageError, UnsupportedMediaTypeError, quoted
 from ociexport.images.choose import ChosenDocuments, ChosenManifest, PlatformChoice, choose_documents, verify_fits_all
-from ociexport.images.fetch import BlobToFetch, blobs_of, unite_blobs
+from ociexport.images.destination import ImageDestination
 from ociexport.images.resolve import DocumentReader, artifact_kind, read_config
-from ociexport.images.source import ImageDestination, ImageName, ImageSource, ReceivedManifest
+from ociexport.images.source import ImageName, ImageSource, ReceivedManifest
+from ociexport.images.wanted_blobs import BlobToFetch, blobs_of, unite_blobs
 from ociexport.spec import mediatypes
-from ociexport.spec.descriptor import Descriptor, ImageConfig, Manifest, Platform, pair_layers
+from ociexport.spec.config import ImageConfig, pair_layers
+from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.digest import Digest
+from ociexport.spec.manifest import Manifest
 from ociexport.spec.platforms import fits_platform, host_platform, normalize_platform
 from ociexport.system.progress.protocol import Progress
 

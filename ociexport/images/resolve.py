@@ -17,20 +17,10 @@ from ociexport.errors import (
 from ociexport.images.budget import DocumentBudget
 from ociexport.images.source import BlobOpener, ImageSource, ReceivedManifest, is_worth_another_try
 from ociexport.spec import mediatypes
-from ociexport.spec.descriptor import (
-    MAX_CONFIG_BYTES,
-    MAX_MANIFEST_BYTES,
-    Descriptor,
-    ImageConfig,
-    Index,
-    Layer,
-    Manifest,
-    Platform,
-    pair_layers,
-    parse_config,
-    parse_document,
-)
+from ociexport.spec.config import MAX_CONFIG_BYTES, ImageConfig, Layer, pair_layers, parse_config
+from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor, Platform
 from ociexport.spec.digest import Digest, VerifyingReader
+from ociexport.spec.manifest import Index, Manifest, parse_document
 from ociexport.spec.platforms import select_manifest
 
 # Indexes may hold indexes; nobody honest goes deeper than two, and a cycle is impossible by digest, but a chain is not.

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,13 +21,12 @@ from ociexport.errors import (
     InvalidDigestError,
     InvalidImageError,
     NotFoundError,
-    OciexportError,
     SignatureError,
-    UsageError,
     quoted,
 )
 from ociexport.images.budget import DocumentBudget
 from ociexport.images.companions import CompanionSource, signature_tag
+from ociexport.images.keys import VerificationKey
 from ociexport.images.resolve import read_small_blob
 from ociexport.images.source import (
     ConvertedSource,
@@ -38,13 +36,14 @@ from ociexport.images.source import (
     credentials_of,
     servers_of,
 )
-from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor, Index, Manifest, parse_document
+from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor
 from ociexport.spec.digest import ByteStream, Digest
 from ociexport.spec.docker_schema1 import is_schema1
 from ociexport.spec.json_fields import JsonObject, parse_json_object
+from ociexport.spec.manifest import Index, Manifest, parse_document
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+    pass
 
 _SIMPLE_SIGNING = "application/vnd.dev.cosign.simplesigning.v1+json"
 _SIMPLE_SIGNING_KIND = "cosign container image signature"
@@ -59,90 +58,6 @@ _SIGN_PREDICATE = "https://sigstore.dev/cosign/sign/v1"
 _MAX_PAYLOAD_BYTES = 1024 * 1024
 # Whoever may push may push signatures without end; nobody honest has so many on one image.
 _MAX_SIGNATURES = 256
-_MIN_RSA_BITS = 2048
-_MAX_KEY_BYTES = 64 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class VerificationKey:
-    """A public key.
-
-    Args:
-        place: where it comes from, for messages.
-        key: of the library that does the arithmetic.
-    """
-
-    place: str
-    key: PublicKeyTypes
-
-    @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> VerificationKey:
-        """Return the key in a file: PEM, as ``cosign.pub`` is; ECDSA, RSA or Ed25519.
-
-        Raises:
-            UsageError: it is no such key.
-            OSError: the file can't be read.
-        """
-        with open(path, "rb") as file:
-            return cls.parse(file.read(_MAX_KEY_BYTES), os.fspath(path))
-
-    @classmethod
-    def parse(cls, pem: bytes, place: str) -> VerificationKey:
-        """Return the key in ``pem``; see `read`."""
-        try:
-            from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 - few check signatures
-            from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa  # noqa: PLC0415
-            from cryptography.hazmat.primitives.serialization import load_pem_public_key  # noqa: PLC0415
-        except ImportError as error:
-            raise OciexportError(
-                "signatures: expected the library cryptography, it is not installed",
-                hint="pip install 'ociexport[signatures]'",
-            ) from error
-        if b"PRIVATE KEY" in pem:
-            raise UsageError(
-                f"key {quoted(place)}: expected a public key, got a private one",
-                hint="take cosign.pub; whoever has the private key can sign",
-            )
-        try:
-            key = load_pem_public_key(pem)
-        except (ValueError, UnsupportedAlgorithm) as error:
-            what = "a certificate" if b"CERTIFICATE" in pem else "something else"
-            raise UsageError(f"key {quoted(place)}: expected a public key in PEM, got {what}") from error
-        if isinstance(key, rsa.RSAPublicKey) and key.key_size < _MIN_RSA_BITS:
-            raise UsageError(f"key {quoted(place)}: expected at least {_MIN_RSA_BITS} bits, got {key.key_size}")
-        if not isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey):
-            raise UsageError(f"key {quoted(place)}: expected ECDSA, RSA or Ed25519, got another kind")
-        return cls(place, key)
-
-    def has_signed(self, content: bytes, signature: bytes) -> bool:
-        """Whether ``signature`` is this key's, over ``content``."""
-        from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - as in `parse`
-        from cryptography.hazmat.primitives import hashes  # noqa: PLC0415
-        from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa  # noqa: PLC0415
-
-        key = self.key
-        with suppress(InvalidSignature):
-            if isinstance(key, ec.EllipticCurvePublicKey):
-                return _is_ecdsa_signature(key, content, signature)
-            if isinstance(key, rsa.RSAPublicKey):
-                key.verify(signature, content, padding.PKCS1v15(), hashes.SHA256())
-            else:
-                key.verify(signature, content)  # type: ignore[union-attr, call-arg] # Ed25519, as `parse` has seen to
-            return True
-        return False
-
-
-def _is_ecdsa_signature(key: object, content: bytes, signature: bytes) -> bool:
-    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - as in `VerificationKey.parse`
-    from cryptography.hazmat.primitives import hashes  # noqa: PLC0415
-    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
-
-    # cosign hashed for every curve with SHA-256, and later with what fits the curve.
-    for algorithm in (hashes.SHA256(), hashes.SHA384(), hashes.SHA512()):
-        with suppress(InvalidSignature):
-            key.verify(signature, content, ec.ECDSA(algorithm))  # type: ignore[attr-defined] # an elliptic curve's
-            return True
-    return False
 
 
 @dataclass(frozen=True, slots=True)

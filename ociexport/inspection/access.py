@@ -12,10 +12,11 @@ from ociexport.images.signatures import SignaturePolicy, require_signature
 from ociexport.images.source import ImageSource
 from ociexport.inspection.inspect import history_of, pair_history
 from ociexport.layers.limits import Limits
-from ociexport.spec.descriptor import HistoryEntry, Layer, Platform
+from ociexport.spec.config import HistoryEntry, Layer
+from ociexport.spec.descriptor import Platform
 from ociexport.spec.platforms import host_platform
 from ociexport.system.progress.protocol import SILENT, Progress
-from ociexport.transfer.sources.names import open_source
+from ociexport.transfer.sources.open import open_source
 
 if TYPE_CHECKING:
     from ociexport.registry.options import RegistryOptions

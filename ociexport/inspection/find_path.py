@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from difflib import get_close_matches
 
-from ociexport.errors import InvalidImageError, NotFoundError, UsageError
+from ociexport.errors import InvalidImageError, NotFoundError, UsageError, quoted_path
 from ociexport.layers.memory_tree import MemoryDirectory, Node
 from ociexport.layers.partial_tree import PartialTree, UnreadLayerError
-from ociexport.layers.paths import quoted_path
 
 # Of difflib's ratio: a letter too many or too few.
 _NEAR = 0.72

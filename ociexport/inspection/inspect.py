@@ -14,25 +14,15 @@ from ociexport.errors import NoMatchingPlatformError, NotFoundError, Unsupported
 from ociexport.images.resolve import MAX_INDEX_DEPTH, DocumentReader, read_config, resolve_manifest
 from ociexport.images.source import ImageSource, ReceivedManifest, published
 from ociexport.spec import mediatypes
-from ociexport.spec.descriptor import (
-    ATTESTED_ANNOTATION,
-    Descriptor,
-    Document,
-    HistoryEntry,
-    ImageConfig,
-    Index,
-    Layer,
-    Manifest,
-    Platform,
-    pair_layers,
-    parse_config,
-)
+from ociexport.spec.config import HistoryEntry, ImageConfig, Layer, pair_layers, parse_config
+from ociexport.spec.descriptor import ATTESTED_ANNOTATION, Descriptor, Platform
 from ociexport.spec.docker_schema1 import is_schema1, parse_schema1
 from ociexport.spec.docker_v1 import config_from_v1
+from ociexport.spec.manifest import Document, Index, Manifest
 from ociexport.spec.platforms import host_platform
 from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.transfer.sources.convert import layers_of
-from ociexport.transfer.sources.names import open_source
+from ociexport.transfer.sources.open import open_source
 
 if TYPE_CHECKING:
     from ociexport.registry.options import RegistryOptions

@@ -6,19 +6,18 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ociexport.errors import NotFoundError
+from ociexport.errors import NotFoundError, quoted_path
 from ociexport.images.source import ImageSource
 from ociexport.inspection.access import Access, OriginLayer, Subject, opened
 from ociexport.inspection.find_path import find, parse_path
 from ociexport.inspection.top_down import TopDownReader
 from ociexport.layers.apply import LayerApplier
 from ociexport.layers.limits import NameBudget
+from ociexport.layers.losses import Losses
 from ociexport.layers.memory_tree import MemoryDirectory, Node
 from ociexport.layers.partial_tree import PartialTree
-from ociexport.layers.paths import quoted_path
 from ociexport.layers.record import ChangeKind, ChangeRecorder, LayerChange
 from ociexport.layers.tar.reader import Entry, EntryType
-from ociexport.rootfs.disk.metadata import Losses
 
 # What Linux gives every link.
 _SYMLINK_MODE = 0o777

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import IO
 
-from ociexport.errors import LimitExceededError, UsageError
+from ociexport.errors import LimitExceededError, UsageError, quoted_path
 from ociexport.images.source import ImageSource
 from ociexport.inspection.access import Access, Subject, opened
 from ociexport.inspection.find_path import find, parse_path
@@ -22,14 +22,14 @@ from ociexport.inspection.spool import Spool
 from ociexport.inspection.top_down import TopDownReader
 from ociexport.layers.apply import LayerApplier
 from ociexport.layers.limits import NameBudget
+from ociexport.layers.losses import Losses
 from ociexport.layers.memory_tree import MemoryDirectory, MemoryFile
 from ociexport.layers.partial_tree import PartialTree
-from ociexport.layers.paths import ImagePath, quoted_path
+from ociexport.layers.paths import ImagePath
 from ociexport.layers.record import ChangeRecorder
 from ociexport.layers.tar.reader import Entry
 from ociexport.layers.tar.sparse import filled_parts
 from ociexport.layers.targets import PassingTarget
-from ociexport.rootfs.disk.metadata import Losses
 from ociexport.spec.digest import Chunk
 
 # Files of a wanted name that one layer may have kept; a layer of a thousand is read twice rather.

@@ -13,9 +13,9 @@ from ociexport.errors import InvalidImageError, locating
 from ociexport.inspection.access import Subject
 from ociexport.layers.apply import LayerApplier
 from ociexport.layers.limits import NameBudget
+from ociexport.layers.losses import Losses
 from ociexport.layers.partial_tree import PartialTree, UnreadLayerError
 from ociexport.layers.record import ChangeKind, ChangeRecorder, LayerChange, replay
-from ociexport.rootfs.disk.metadata import Losses
 
 T = TypeVar("T")
 

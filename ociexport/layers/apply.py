@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from typing import Protocol
 
-from ociexport.errors import InvalidImageError, LimitExceededError
+from ociexport.errors import InvalidImageError, LimitExceededError, quoted_path
 from ociexport.images.source import ImageSource
 from ociexport.layers.limits import Limits
+from ociexport.layers.losses import Losses
 from ociexport.layers.paths import (
     AUFS_LINKS,
     OPAQUE_WHITEOUT,
@@ -20,14 +21,12 @@ from ociexport.layers.paths import (
     WHITEOUT_PREFIX,
     ImagePath,
     parse_image_path,
-    quoted_path,
     verify_symlink_target,
 )
 from ociexport.layers.selection import PathSelection
 from ociexport.layers.stream import LayerStream
 from ociexport.layers.tar.reader import Entry, EntryType, TarReader, verify_device
-from ociexport.rootfs.disk.metadata import Losses
-from ociexport.spec.descriptor import Layer
+from ociexport.spec.config import Layer
 from ociexport.system.progress.protocol import Progress
 
 # What the kernel says to names and links that only an archive can have brought, not the disk.

@@ -9,10 +9,10 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TypeAlias
 
-from ociexport.errors import InvalidImageError, UnsafeEntryError
+from ociexport.errors import InvalidImageError, UnsafeEntryError, quoted_path
 from ociexport.layers.kept_names import MarkedDirectory
 from ociexport.layers.limits import MAX_DEPTH, MAX_STEPS, NameBudget, verify_depth, verify_steps, weight_of
-from ociexport.layers.paths import ROOT, ImagePath, quoted_path
+from ociexport.layers.paths import ROOT, ImagePath
 from ociexport.layers.tar.reader import IMPLIED_DIRECTORY, Entry, EntryType
 
 _MAX_LINKS_FOLLOWED = 40

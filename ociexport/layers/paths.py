@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NewType
 
-from ociexport.errors import InvalidImageError, UnsafeEntryError, quoted
+from ociexport.errors import InvalidImageError, UnsafeEntryError, quoted_path
 
 # A path inside an image: components joined by single slashes, without "." and "..", ``b""`` being the root itself.
 # Only `Rootfs` turns one into a place on the host.
@@ -67,8 +67,3 @@ def verify_symlink_target(target: bytes) -> None:
         raise InvalidImageError(f"symlink: expected a target, got {quoted_path(target)}")
     if len(target) > _MAX_TARGET_BYTES:
         raise InvalidImageError(f"symlink: expected a target of at most {_MAX_TARGET_BYTES} bytes, got {len(target)}")
-
-
-def quoted_path(path: bytes) -> str:
-    """Return a path of any bytes as a message may show it."""
-    return quoted(path.decode("utf-8", "backslashreplace"))

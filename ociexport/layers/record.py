@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from typing import IO, NamedTuple
 
-from ociexport.errors import InvalidImageError, LimitExceededError
+from ociexport.errors import InvalidImageError, LimitExceededError, quoted_path
 from ociexport.layers.apply import LayerTarget
 from ociexport.layers.limits import NameBudget, weight_of
-from ociexport.layers.paths import ROOT, ImagePath, quoted_path
+from ociexport.layers.paths import ROOT, ImagePath
 from ociexport.layers.tar.reader import Entry, EntryType
 from ociexport.system.temporary_files import TemporaryFileError, open_temporary_file
 

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator
 from ociexport.errors import DiffIdMismatchError, InvalidImageError, LimitExceededError
 from ociexport.images.source import ImageSource
 from ociexport.layers.limits import Limits
-from ociexport.spec.descriptor import Layer
+from ociexport.spec.config import Layer
 from ociexport.spec.digest import VerifyingReader
 from ociexport.system.compression import COMPRESSED_CHUNK_BYTES, read_tar_chunks
 from ociexport.system.progress.protocol import Progress

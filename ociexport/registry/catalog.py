@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from ociexport.errors import InvalidImageError, InvalidReferenceError, NotFoundError
 from ociexport.images.resolve import MAX_INDEX_DEPTH, read_small_blob
-from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor, Index, Manifest, parse_document
+from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor
 from ociexport.spec.digest import Digest
+from ociexport.spec.manifest import Index, Manifest, parse_document
 from ociexport.spec.reference import DEFAULT_REGISTRY, ImageReference
 from ociexport.storage.layout.layout import ImageLayout
 

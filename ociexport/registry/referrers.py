@@ -14,8 +14,9 @@ from ociexport.errors import LimitExceededError, RegistryError
 from ociexport.images.budget import DocumentBudget
 from ociexport.images.source import ReceivedManifest
 from ociexport.spec import mediatypes
-from ociexport.spec.descriptor import Descriptor, Index, parse_document
+from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest
+from ociexport.spec.manifest import Index, parse_document
 
 # Registries send a hundred or more referrers a page; nobody has looked at so many by hand or in a machine.
 MAX_REFERRER_PAGES = 100

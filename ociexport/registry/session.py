@@ -21,13 +21,14 @@ from ociexport.registry.auth.challenges import (
     plan_token_requests,
     pull_scope,
 )
-from ociexport.registry.auth.credentials import Credentials, Finding
+from ociexport.registry.auth.credentials import Finding
 from ociexport.registry.hosts.routes import Endpoint
 from ociexport.registry.http.encodings import undo_for_document
 from ociexport.registry.http.failures import has_wrong_certificate, redacted, was_refused
 from ociexport.registry.http.messages import Answer, WireRequest
 from ociexport.registry.http.transport import Transport
 from ociexport.registry.http.web_url import WebUrl
+from ociexport.registry.options import Credentials
 
 # A token is renewed so long before its end, since a request takes time to arrive.
 _RENEWAL_SECONDS = 10

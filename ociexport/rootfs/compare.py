@@ -16,12 +16,13 @@ from ociexport.images.resolve import read_layers, resolve_manifest
 from ociexport.images.source import ImageSource
 from ociexport.layers.apply import LayerApplier
 from ociexport.layers.limits import Limits, NameBudget
+from ociexport.layers.losses import Losses, is_foreign_xattr
 from ociexport.layers.memory_tree import MemoryDirectory, MemoryFile, MemoryTree
 from ociexport.layers.tar.reader import FILE_FORMATS, Entry, EntryType
 from ociexport.layers.tar.sparse import located_parts
 from ociexport.layers.targets import PickingTarget
 from ociexport.rootfs.disk.linux import name_in
-from ociexport.rootfs.disk.metadata import ROOTLESS_XATTR, Losses, encode_rootless_owner, is_foreign_xattr
+from ociexport.rootfs.disk.metadata import ROOTLESS_XATTR, encode_rootless_owner
 from ociexport.rootfs.disk.walk import Descent
 from ociexport.spec.descriptor import Platform
 from ociexport.system.progress.protocol import SILENT, Progress

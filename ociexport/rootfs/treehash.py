@@ -24,8 +24,8 @@ import stat
 from collections.abc import Iterator
 from contextlib import closing
 
+from ociexport.layers.losses import is_foreign_xattr
 from ociexport.rootfs.disk.linux import name_in
-from ociexport.rootfs.disk.metadata import is_foreign_xattr
 from ociexport.rootfs.disk.walk import Descent
 from ociexport.spec.digest import Digest
 

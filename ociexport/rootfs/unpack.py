@@ -13,12 +13,14 @@ from ociexport.images.resolve import read_layers, resolve_manifest
 from ociexport.images.source import ImageSource
 from ociexport.layers.apply import LayerApplier
 from ociexport.layers.limits import Limits, NameBudget
+from ociexport.layers.losses import Losses
 from ociexport.layers.selection import PathSelection
-from ociexport.rootfs.disk.metadata import IdMap, Losses, MetadataPolicy, MetadataWriter, XattrMode
+from ociexport.rootfs.disk.metadata import IdMap, MetadataPolicy, MetadataWriter, XattrMode
 from ociexport.rootfs.disk.preflight import explain_full_disk, missing_features, scarce_inodes, verify_room
 from ociexport.rootfs.disk.staging import staged_directory, verify_is_vacant
 from ociexport.rootfs.disk.tree import Rootfs
-from ociexport.spec.descriptor import ImageConfig, Layer, Platform
+from ociexport.spec.config import ImageConfig, Layer
+from ociexport.spec.descriptor import Platform
 from ociexport.spec.digest import Digest
 from ociexport.spec.platforms import host_platform
 from ociexport.system.files import new_file
@@ -152,7 +154,7 @@ def unpack(
         verify_outside(options.owners_file, real_path(target), "--owners")
     if not isinstance(image, str):
         return _unpack_source(_signed(image, signatures), target, platform, options, progress)
-    from ociexport.transfer.sources.names import open_source  # noqa: PLC0415 - loads the wire, which an open source needs not
+    from ociexport.transfer.sources.open import open_source  # noqa: PLC0415 - loads the wire, which an open source needs not
 
     with closing(open_source(image, options=registry, progress=progress)) as source:
         return _unpack_source(_signed(source, signatures), target, platform, options, progress)

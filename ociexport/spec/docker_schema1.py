@@ -20,10 +20,10 @@ from typing import NamedTuple
 
 from ociexport.errors import InvalidDigestError, InvalidImageError, LimitExceededError, locating
 from ociexport.spec import mediatypes
-from ociexport.spec.descriptor import Document
 from ociexport.spec.digest import Digest
 from ociexport.spec.docker_v1 import MAX_V1_LAYERS, V1Document, parse_v1_document, verify_v1_chain
 from ociexport.spec.json_fields import JsonObject, parse_json_object
+from ociexport.spec.manifest import Document
 
 _SIGNATURES = "signatures"
 

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from ociexport.errors import NoMatchingPlatformError, UsageError, quoted
-from ociexport.spec.descriptor import Descriptor, Index, Platform
+from ociexport.spec.descriptor import Descriptor, Platform
+from ociexport.spec.manifest import Index
 from ociexport.spec.numerals import number_in, number_up_to
 
 # What machines and people call an architecture, and what Go calls it.

@@ -24,9 +24,10 @@ from ociexport.images.companions import is_companion_tag, referrers_tag
 from ociexport.images.resolve import read_small_blob
 from ociexport.images.source import BlobOpener, ImageName, ReceivedManifest, embedded_document
 from ociexport.spec import mediatypes
-from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor, Index, Manifest, parse_document
+from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor
 from ociexport.spec.digest import ByteStream, Digest
 from ociexport.spec.json_fields import JsonObject
+from ociexport.spec.manifest import Index, Manifest, parse_document
 from ociexport.spec.numerals import number_up_to
 from ociexport.spec.reference import ImageReference, as_path
 

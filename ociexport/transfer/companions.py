@@ -16,9 +16,10 @@ from ociexport.errors import InvalidReferenceError, LimitExceededError, NotFound
 from ociexport.images.budget import DocumentBudget
 from ociexport.images.choose import PlatformChoice
 from ociexport.images.companions import CompanionSource, companion_source, companion_tags
+from ociexport.images.destination import ImageDestination
 from ociexport.images.prepare import PreparedImage, prepare_image
 from ociexport.images.resolve import DocumentReader
-from ociexport.images.source import ImageDestination, ImageName, ReceivedManifest
+from ociexport.images.source import ImageName, ReceivedManifest
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import ByteStream, Digest
 from ociexport.spec.reference import ImageReference

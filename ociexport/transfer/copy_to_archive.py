@@ -8,9 +8,10 @@ from typing import BinaryIO
 
 from ociexport.errors import locating
 from ociexport.images.choose import PlatformChoice
-from ociexport.images.fetch import DEFAULT_JOBS, BlobFetch, BlobToFetch, verify_jobs
+from ociexport.images.fetch import DEFAULT_JOBS, BlobFetch, verify_jobs
 from ociexport.images.prepare import PreparedImage, prepare_image
 from ociexport.images.source import ImageSource
+from ociexport.images.wanted_blobs import BlobToFetch
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import Platform
 from ociexport.spec.digest import Digest

@@ -16,12 +16,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ociexport.errors import DiffIdMismatchError, DigestMismatchError, InvalidImageError, LimitExceededError
-from ociexport.images.fetch import BlobToFetch, unite_blobs
+from ociexport.images.destination import BlobWriter
 from ociexport.images.prepare import PreparedImage, PreparedManifest, name_of_copy
-from ociexport.images.source import BlobWriter, ReceivedManifest
+from ociexport.images.source import ReceivedManifest
+from ociexport.images.wanted_blobs import BlobToFetch, unite_blobs
 from ociexport.spec import mediatypes
-from ociexport.spec.descriptor import ATTESTED_ANNOTATION, Descriptor, Manifest, pair_layers, parse_document
+from ociexport.spec.config import pair_layers
+from ociexport.spec.descriptor import ATTESTED_ANNOTATION, Descriptor
 from ociexport.spec.digest import Chunk, Digest, Verifier
+from ociexport.spec.manifest import Manifest, parse_document
 from ociexport.storage.layout.blobs import LayoutBlobWriter
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.system.compression import read_tar_chunks, verify_ratio

@@ -9,9 +9,9 @@ from typing import TypeAlias
 
 from ociexport.errors import NotFoundError
 from ociexport.images.choose import PlatformChoice
-from ociexport.images.fetch import BlobToFetch
 from ociexport.images.prepare import PreparedImage, prepare_image
 from ociexport.images.source import ImageSource, credentials_of, servers_of
+from ociexport.images.wanted_blobs import BlobToFetch
 from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.digest import Digest
 from ociexport.storage.archive.plan import plan_archive

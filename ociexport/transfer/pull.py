@@ -1,30 +1,27 @@
-"""pull(): choose, fetch side by side, verify, hand to the destination."""
+"""pull(): one image, by its name or from an open source, into a layout, an archive or an open destination."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 from ociexport.errors import (
-    InvalidImageError,
-    NotFoundError,
     UsageError,
 )
 from ociexport.images.choose import PlatformChoice
-from ociexport.images.fetch import DEFAULT_JOBS, BlobFetch, unite_blobs, verify_jobs
-from ociexport.images.prepare import prepare_image
-from ociexport.images.source import ImageDestination, ImageSource
+from ociexport.images.destination import ImageDestination
+from ociexport.images.fetch import DEFAULT_JOBS
+from ociexport.images.source import ImageSource
 from ociexport.spec.descriptor import Platform
-from ociexport.spec.digest import Digest
 from ociexport.spec.platforms import host_platform
 from ociexport.spec.reference import ImageReference
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.system.progress.protocol import SILENT, Progress
-from ociexport.transfer.result import PullResult, results_of, with_companions
-from ociexport.transfer.sources.convert import ConvertingSource
-from ociexport.transfer.sources.names import RegistryName, open_source
+from ociexport.transfer.copy import copy_image
+from ociexport.transfer.result import PullResult
+from ociexport.transfer.sources.names import RegistryName
+from ociexport.transfer.sources.open import open_source
 
 if TYPE_CHECKING:
     from ociexport.images.signatures import SignaturePolicy
@@ -110,68 +107,3 @@ def pull(
         decompress=decompress,
         referrers=referrers,
     )
-
-
-def copy_image(
-    source: ImageSource,
-    destination: ImageDestination,
-    *,
-    platform: Platform | PlatformChoice,
-    jobs: int = DEFAULT_JOBS,
-    progress: Progress = SILENT,
-    decompress: bool = False,
-    referrers: bool = False,
-) -> PullResult:
-    """Copy one image from any source to any destination; see `pull`.
-
-    1. The manifests of the platforms are found and parsed, and the configs read: nothing is written for a bad image.
-    2. Configs and layers that are there and valid are left alone; the others are fetched side by side.
-    3. A manifest is written when all it names is there, an index after its manifests, and the name last.
-
-    What is about the image goes the same way, and is named before it.
-
-    Raises:
-        as `pull` does; UsageError: ``decompress`` is for layouts.
-    """
-    verify_jobs(jobs)
-    if decompress and not isinstance(destination, ImageLayout):
-        raise UsageError("decompress: expected a layout or an archive as destination")
-    if referrers:
-        from ociexport.transfer.companions import prepare_companions, verify_keeps_digests  # noqa: PLC0415 - few ask for it
-
-        verify_keeps_digests(referrers=referrers, changes=decompress)
-    brought: Collection[Digest] = ()
-    if isinstance(source, ConvertingSource) and isinstance(destination, ImageLayout) and not decompress:
-        source.keep_layers_in(destination, jobs)
-        brought = source.layers
-    image = prepare_image(source, platform, destination, progress)  # 1
-    companions = prepare_companions(image, destination, progress) if referrers else []
-    plain = None
-    if decompress and isinstance(destination, ImageLayout):
-        from ociexport.transfer.decompress import PlainLayerStore, diff_ids_of  # noqa: PLC0415 - few ask for plain layers
-
-        plain = PlainLayerStore(destination, diff_ids_of([image]))
-    fetch = BlobFetch(plain or destination, progress)
-    with destination.begin() as use:
-        try:
-            blobs = unite_blobs([image.blobs, *(companion.blobs for companion in companions)])
-            fetch.run([blob for blob in blobs if blob.descriptor.digest not in brought], jobs)  # 2
-        except (InvalidImageError, NotFoundError):
-            # The image is not as it should be, so nothing of it is to stay. After all else the next try goes on here.
-            use.discard(map(plain.stored_digest, fetch.begun) if plain else fetch.begun)
-            raise
-        written = image
-        if plain is not None:
-            from ociexport.transfer.decompress import with_plain_layers  # noqa: PLC0415 - as above
-
-            written = with_plain_layers(image, plain, progress)
-        for copy in (*companions, written):  # 3
-            for document in copy.documents:
-                destination.write_manifest(document)
-            destination.write_name(copy.listed, copy.name)
-    return with_companions(results_of([image], [written], [*_conversions([source]), fetch])[0], companions)
-
-
-def _conversions(sources: Iterable[ImageSource]) -> list[BlobFetch]:
-    """Return what has fetched layers before their images were known."""
-    return [fetch for source in sources if isinstance(source, ConvertingSource) for fetch in source.fetches]

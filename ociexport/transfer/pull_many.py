@@ -22,9 +22,10 @@ from ociexport.storage.layout.cache import BlobCache
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.system.threads import starting_threads
-from ociexport.transfer.pull import copy_image
+from ociexport.transfer.copy import copy_image
 from ociexport.transfer.result import PullResult
-from ociexport.transfer.sources.names import SourceOpener, parse_source_name
+from ociexport.transfer.sources.names import parse_source_name
+from ociexport.transfer.sources.open import SourceOpener
 
 if TYPE_CHECKING:
     from ociexport.registry.options import RegistryOptions

@@ -14,8 +14,9 @@ from ociexport.errors import LimitExceededError, quoted
 from ociexport.layers.limits import Limits, NameBudget
 from ociexport.layers.memory_tree import MemoryTree
 from ociexport.layers.record import LayerOutline
-from ociexport.spec.descriptor import Layer, Manifest, pair_layers
+from ociexport.spec.config import Layer, pair_layers
 from ociexport.spec.digest import Digest
+from ociexport.spec.manifest import Manifest
 from ociexport.spec.mediatypes import is_layer
 from ociexport.verification.blobs import BlobState
 from ociexport.verification.findings import Findings, Kind

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from ociexport.errors import InvalidImageError, LimitExceededError
 from ociexport.layers.apply import LayerApplier
 from ociexport.layers.limits import Limits
+from ociexport.layers.losses import Losses
 from ociexport.layers.record import LayerOutline, OutlineFile
-from ociexport.rootfs.disk.metadata import Losses
 from ociexport.spec.digest import ByteStream, Digest
 from ociexport.system.compression import read_tar_chunks
 from ociexport.system.read_ahead import HashAhead, ReadAhead

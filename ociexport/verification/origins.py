@@ -32,11 +32,11 @@ from ociexport.transfer.sources.names import (
     ArchiveName,
     LayoutName,
     RegistryName,
-    SourceOpener,
     has_transport,
     parse_source_name,
     source_text,
 )
+from ociexport.transfer.sources.open import SourceOpener
 from ociexport.verification.archives import read_archive_roots
 from ociexport.verification.findings import Findings
 from ociexport.verification.stores import INDEX_FILE, ArchiveStore

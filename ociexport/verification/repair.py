@@ -19,8 +19,9 @@ from ociexport.errors import (
     quoted,
 )
 from ociexport.images.choose import PlatformChoice
-from ociexport.images.fetch import DEFAULT_JOBS, BlobFetch, BlobToFetch, verify_jobs
+from ociexport.images.fetch import DEFAULT_JOBS, BlobFetch, verify_jobs
 from ociexport.images.source import ImageSource
+from ociexport.images.wanted_blobs import BlobToFetch
 from ociexport.layers.limits import Limits
 from ociexport.layers.record import OutlineFile
 from ociexport.spec.descriptor import Descriptor, Platform

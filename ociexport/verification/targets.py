@@ -15,14 +15,8 @@ from ociexport.storage.archive.members import ArchiveMembers
 from ociexport.storage.layout.blobs import BLOBS_DIRECTORY, PARTIAL_DIRECTORY
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.system.progress.protocol import Progress
-from ociexport.transfer.sources.names import (
-    ArchiveName,
-    LayoutName,
-    RegistryName,
-    open_source,
-    parse_source_name,
-    source_text,
-)
+from ociexport.transfer.sources.names import ArchiveName, LayoutName, RegistryName, parse_source_name, source_text
+from ociexport.transfer.sources.open import open_source
 from ociexport.verification.archives import read_archive_roots
 from ociexport.verification.findings import Findings, Kind
 from ociexport.verification.stores import (

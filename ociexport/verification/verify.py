@@ -13,8 +13,9 @@ from ociexport.images.choose import PlatformChoice
 from ociexport.images.source import ImageSource
 from ociexport.layers.limits import Limits
 from ociexport.layers.record import OutlineFile
-from ociexport.spec.descriptor import Descriptor, Index, Platform
+from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.digest import Digest
+from ociexport.spec.manifest import Index
 from ociexport.spec.platforms import host_platform, select_manifest
 from ociexport.system.progress.protocol import SILENT, Progress, format_bytes
 from ociexport.verification.blobs import BlobState, BlobToCheck, add_blob_findings, blob_to_check, check_blobs

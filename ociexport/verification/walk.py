@@ -21,19 +21,12 @@ from ociexport.errors import (
 from ociexport.images.resolve import MAX_INDEX_DEPTH, read_small_blob
 from ociexport.images.source import ImageName, ImageSource, told_size_of_blob
 from ociexport.spec import mediatypes
-from ociexport.spec.descriptor import (
-    MAX_CONFIG_BYTES,
-    MAX_MANIFEST_BYTES,
-    Descriptor,
-    ImageConfig,
-    Index,
-    Manifest,
-    parse_config,
-    parse_document,
-)
+from ociexport.spec.config import MAX_CONFIG_BYTES, ImageConfig, parse_config
+from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor
 from ociexport.spec.digest import Digest
 from ociexport.spec.docker_schema1 import is_schema1, parse_schema1
 from ociexport.spec.json_fields import JsonObject, parse_json_object
+from ociexport.spec.manifest import Index, Manifest, parse_document
 from ociexport.spec.platforms import normalize_platform
 from ociexport.verification.documents import digests_in, is_foreign, readable_descriptors
 from ociexport.verification.findings import Findings, Kind

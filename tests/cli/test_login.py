@@ -12,8 +12,8 @@ import pytest
 
 from ociexport.cli.main import main
 from ociexport.registry.auth.auth_files import search_credentials
-from ociexport.registry.auth.credentials import Credentials
 from ociexport.registry.auth.login import Compat, login_file
+from ociexport.registry.options import Credentials
 from tests.support.fake_registry import FakeRegistry, Fault
 from tests.support.image_builder import build_image
 from tests.support.memory_source import member

@@ -26,7 +26,9 @@ with atheris.instrument_imports(include=["ociexport"]):
     from ociexport.layers.tar.reader import TarReader
     from ociexport.rootfs.outputs.tar import flatten
     from ociexport.rootfs.unpack import UnpackOptions, unpack
-    from ociexport.spec.descriptor import Platform, parse_config, parse_document
+    from ociexport.spec.config import parse_config
+    from ociexport.spec.descriptor import Platform
+    from ociexport.spec.manifest import parse_document
     from ociexport.system.compression import read_tar_chunks
 
 from tests.support.memory_source import MemorySource, directory, hard_link, member, symlink, tar_of

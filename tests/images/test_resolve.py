@@ -16,7 +16,8 @@ from ociexport.errors import (
 )
 from ociexport.images.resolve import MAX_INDEX_DEPTH, read_config, read_layers, read_small_blob, resolve_manifest
 from ociexport.spec import mediatypes
-from ociexport.spec.descriptor import Descriptor, Manifest, Platform, parse_document
+from ociexport.spec.descriptor import Descriptor, Platform
+from ociexport.spec.manifest import Manifest, parse_document
 from tests.support.image_builder import AMD64, ARM64, BuiltImage, build_artifact, build_image, build_index
 from tests.support.memory_source import member
 

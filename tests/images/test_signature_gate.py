@@ -22,8 +22,9 @@ from ociexport import verify
 from ociexport.cli.main import main
 from ociexport.errors import SignatureError
 from ociexport.images.choose import PlatformChoice, choose_documents
+from ociexport.images.keys import VerificationKey
 from ociexport.images.resolve import DocumentReader
-from ociexport.images.signatures import SignaturePolicy, SignedSource, VerificationKey, require_signature
+from ociexport.images.signatures import SignaturePolicy, SignedSource, require_signature
 from ociexport.images.source import ImageName, ImageSource, ReceivedManifest
 from ociexport.inspection.inspect import inspect
 from ociexport.spec import mediatypes
@@ -33,7 +34,7 @@ from ociexport.system.progress.protocol import SILENT
 from ociexport.transfer.companions import Companion
 from ociexport.transfer.pull import pull
 from ociexport.transfer.sources.convert import ConvertingSource
-from ociexport.transfer.sources.names import open_source
+from ociexport.transfer.sources.open import open_source
 from tests.support.fake_registry import FakeRegistry
 from tests.support.image_builder import (
     AMD64,

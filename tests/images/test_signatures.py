@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from ociexport.errors import LimitExceededError, RegistryError, SignatureError, UsageError
 from ociexport.images.choose import PlatformChoice
-from ociexport.images.signatures import SignaturePolicy, VerificationKey
+from ociexport.images.keys import VerificationKey
+from ociexport.images.signatures import SignaturePolicy
 from ociexport.rootfs.unpack import unpack
 from ociexport.spec import mediatypes
 from ociexport.spec.digest import Digest

@@ -11,7 +11,7 @@ import pytest
 from ociexport.errors import AuthenticationError, UsageError
 from ociexport.registry.auth import helpers
 from ociexport.registry.auth.auth_files import search_credentials
-from ociexport.registry.auth.credentials import ANONYMOUS, Credentials
+from ociexport.registry.options import ANONYMOUS, Credentials
 
 USER_PASS = "dXNlcjpwYTpzcw=="  # user:pa:ss
 USER = Credentials("user", "pa:ss")

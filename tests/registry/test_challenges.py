@@ -17,7 +17,7 @@ from ociexport.registry.auth.challenges import (
     plan_token_requests,
     pull_scope,
 )
-from ociexport.registry.auth.credentials import ANONYMOUS, Credentials
+from ociexport.registry.options import ANONYMOUS, Credentials
 
 SCOPE = pull_scope("library/app")
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from ociexport.errors import UsageError
-from ociexport.registry.auth.credentials import ANONYMOUS, Credentials, auth_places, parse_user_and_password
+from ociexport.registry.auth.credentials import auth_places, parse_user_and_password
+from ociexport.registry.options import ANONYMOUS, Credentials
 
 
 def _places(authfile: str | None = None, **environment: str) -> list[str]:

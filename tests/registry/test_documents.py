@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from ociexport.errors import AuthenticationError, InvalidImageError, TransferError
-from ociexport.registry.client import RegistryClient, RegistrySource, open_registry_source
+from ociexport.registry.client import RegistryClient
 from ociexport.registry.http.certificates import TlsSettings
 from ociexport.registry.http.messages import WireRequest
 from ociexport.registry.http.transport import Transport
 from ociexport.registry.options import RegistryOptions
+from ociexport.registry.source import RegistrySource, open_registry_source
 from ociexport.rootfs.unpack import unpack
 from ociexport.spec.reference import ImageReference
 from ociexport.system.progress.display import PlainProgress

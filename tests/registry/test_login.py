@@ -10,7 +10,7 @@ from ociexport.errors import (
     AuthenticationError,
     TransferError,
 )
-from ociexport.registry.auth.credentials import Credentials
+from ociexport.registry.options import Credentials
 from tests.support.fake_registry import FakeRegistry, Fault
 from tests.support.wire_images import BLOB, MANIFEST, USER, blob_in, error_of, image_source, read_all
 

@@ -11,9 +11,9 @@ import pytest
 
 from ociexport.cli.main import main
 from ociexport.errors import DigestMismatchError, RegistryError, RegistryNotFoundError
-from ociexport.registry.auth.credentials import Credentials
-from ociexport.registry.client import RegistryClient, RegistrySource, open_registry_source
-from ociexport.registry.options import Mirror, RegistryOptions
+from ociexport.registry.client import RegistryClient
+from ociexport.registry.options import Credentials, Mirror, RegistryOptions
+from ociexport.registry.source import RegistrySource, open_registry_source
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest

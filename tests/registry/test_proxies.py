@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from ociexport.errors import TransferError, UsageError
-from ociexport.registry.client import open_registry_source
 from ociexport.registry.options import RegistryOptions
+from ociexport.registry.source import open_registry_source
 from ociexport.spec import mediatypes
 from ociexport.spec.reference import ImageReference
 from tests.support.fake_registry import FakeRegistry

@@ -8,9 +8,9 @@ import random
 
 import pytest
 
-from ociexport.registry.client import open_registry_source
 from ociexport.registry.download import ranges
 from ociexport.registry.options import RegistryOptions
+from ociexport.registry.source import open_registry_source
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.reference import ImageReference

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from ociexport.errors import RegistryNotFoundError, SizeMismatchError, TransferError
-from ociexport.registry.client import RegistryClient, RegistrySource, open_registry_source
+from ociexport.registry.client import RegistryClient
 from ociexport.registry.download import ranges
 from ociexport.registry.http.transport import MAX_SPARE_CONNECTIONS
 from ociexport.registry.options import RegistryOptions
+from ociexport.registry.source import RegistrySource, open_registry_source
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest, VerifyingReader

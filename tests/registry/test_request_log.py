@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from ociexport.errors import TransferError
-from ociexport.registry.auth.credentials import Credentials
-from ociexport.registry.client import open_registry_source
-from ociexport.registry.options import Mirror, RegistryOptions
+from ociexport.registry.options import Credentials, Mirror, RegistryOptions
+from ociexport.registry.source import open_registry_source
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.reference import ImageReference

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from ociexport.errors import AuthenticationError, RegistryError, RegistryNotFoundError
-from ociexport.registry.auth.credentials import Credentials
-from ociexport.registry.client import RegistryClient, open_registry_source
-from ociexport.registry.options import RegistryOptions
+from ociexport.registry.client import RegistryClient
+from ociexport.registry.options import Credentials, RegistryOptions
+from ociexport.registry.source import open_registry_source
 from ociexport.spec import mediatypes
 from ociexport.spec.reference import ImageReference
 from tests.support.fake_registry import FakeRegistry, Fault

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from ociexport.errors import InvalidImageError, UnsupportedMediaTypeError
 from ociexport.spec import mediatypes
-from ociexport.spec.descriptor import Descriptor, Index, Manifest, Platform, pair_layers, parse_config, parse_document
+from ociexport.spec.config import pair_layers, parse_config
+from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.digest import Digest
 from ociexport.spec.json_fields import parse_json_object
+from ociexport.spec.manifest import Index, Manifest, parse_document
 from tests.spec.test_json_fields import JSON_VALUES
 from tests.support.image_builder import ARM64, build_artifact, build_image, build_index, to_json
 from tests.support.memory_source import member

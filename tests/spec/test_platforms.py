@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from ociexport.errors import NoMatchingPlatformError, UsageError
 from ociexport.spec import mediatypes
-from ociexport.spec.descriptor import Descriptor, Index, Platform
+from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.digest import Digest
+from ociexport.spec.manifest import Index
 from ociexport.spec.platforms import host_platform, normalize_platform, parse_platform, select_manifest
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ociexport.storage.layout.layout import ImageLayout
+from ociexport.transfer.copy import copy_image
 from ociexport.transfer.copy_to_archive import copy_to_archive
-from ociexport.transfer.pull import copy_image
 from tests.support.image_builder import (
     AMD64,
     ARM64,

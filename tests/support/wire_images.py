@@ -9,9 +9,8 @@ import pytest
 from ociexport.errors import (
     OciexportError,
 )
-from ociexport.registry.auth.credentials import Credentials
-from ociexport.registry.client import RegistrySource, open_registry_source
-from ociexport.registry.options import RegistryOptions
+from ociexport.registry.options import Credentials, RegistryOptions
+from ociexport.registry.source import RegistrySource, open_registry_source
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.reference import ImageReference

@@ -14,7 +14,7 @@ from ociexport.images.resolve import resolve_manifest
 from ociexport.rootfs.unpack import unpack
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.transfer.pull import pull
-from ociexport.transfer.sources.names import open_source
+from ociexport.transfer.sources.open import open_source
 from ociexport.verification.verify import verify
 from tests.support.image_builder import AMD64
 from tests.support.interchange import (

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from ociexport.registry.client import RegistrySource, open_registry_source
 from ociexport.registry.options import Mirror, RegistryOptions
-from ociexport.spec.descriptor import Manifest, parse_document
+from ociexport.registry.source import RegistrySource, open_registry_source
+from ociexport.spec.manifest import Manifest, parse_document
 from ociexport.spec.reference import ImageReference
 from tests.support.image_builder import build_image, write_layout
 from tests.support.memory_source import member

@@ -12,12 +12,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from ociexport.errors import LimitExceededError, SignatureError, UsageError
 from ociexport.images.choose import PlatformChoice
-from ociexport.images.signatures import SignaturePolicy, VerificationKey
+from ociexport.images.keys import VerificationKey
+from ociexport.images.signatures import SignaturePolicy
 from ociexport.spec import mediatypes
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.transfer.copy_to_archive import copy_to_archive
 from ociexport.transfer.pull import pull
-from ociexport.transfer.sources.names import open_source
+from ociexport.transfer.sources.open import open_source
 from ociexport.verification.verify import verify
 from tests.support.command import run_command
 from tests.support.fake_registry import FakeRegistry, Fault

@@ -12,13 +12,14 @@ import pytest
 
 import ociexport
 from ociexport.errors import DigestMismatchError, UnsupportedMediaTypeError
-from ociexport.registry.client import open_registry_source
+from ociexport.registry.source import open_registry_source
 from ociexport.spec import mediatypes
-from ociexport.spec.descriptor import parse_config, parse_document
+from ociexport.spec.config import parse_config
 from ociexport.spec.digest import Digest
+from ociexport.spec.manifest import parse_document
 from ociexport.spec.reference import ImageReference
 from ociexport.storage.layout.layout import ImageLayout
-from ociexport.transfer.sources.names import open_source
+from ociexport.transfer.sources.open import open_source
 from tests.support.command import run_command
 from tests.support.converted_image import DIFF_IDS, IMAGE, LAYERS, A, B, made
 from tests.support.fake_registry import FakeRegistry
@@ -184,7 +185,7 @@ def test_config_is_written_as_docker_writes_it(registry: FakeRegistry) -> None:
     """Its digest is docker's image ID, so that each byte counts: members in order, HTML's own characters escaped."""
     source = open_source(IMAGE.serve(registry, "library/old"))
     manifest = parse_document(source.fetch_manifest().raw, None)
-    assert isinstance(manifest, ociexport.spec.descriptor.Manifest)
+    assert isinstance(manifest, ociexport.spec.manifest.Manifest)
     raw = source.open_blob(manifest.config).read(10_000)
     source.close()
     assert parse_config(raw).digest == manifest.config.digest

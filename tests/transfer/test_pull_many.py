@@ -15,8 +15,7 @@ import pytest
 
 from ociexport import errors
 from ociexport.errors import InvalidImageError, NotFoundError, OciexportError, RegistryError, UsageError
-from ociexport.registry.auth.credentials import Credentials
-from ociexport.registry.options import RegistryOptions
+from ociexport.registry.options import Credentials, RegistryOptions
 from ociexport.spec.descriptor import Platform
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.transfer.pull_many import PullOutcome, pull_many

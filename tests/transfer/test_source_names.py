@@ -18,11 +18,11 @@ from ociexport.transfer.sources.names import (
     DirectoryName,
     LayoutName,
     RegistryName,
-    open_source,
     parse_source_name,
     path_meant_by,
     source_text,
 )
+from ociexport.transfer.sources.open import open_source
 from tests.support.fake_registry import FakeRegistry
 
 

@@ -12,11 +12,10 @@ from ociexport.cli.options.platform import add_platform_argument, platform_from
 from ociexport.cli.options.progress import add_progress_arguments, progress_from
 from ociexport.cli.options.registry import add_registry_arguments, registry_options_from
 from ociexport.cli.options.signatures import add_signature_arguments, signature_policy_from, signed_source
-from ociexport.errors import NotFoundError, quoted
+from ociexport.errors import NotFoundError, quoted, quoted_path
 from ociexport.layers.limits import Limits
-from ociexport.layers.paths import quoted_path
 from ociexport.rootfs.compare import Change, compare_tree
-from ociexport.transfer.sources.names import open_source
+from ociexport.transfer.sources.open import open_source
 
 _DIFFERENT = 1
 

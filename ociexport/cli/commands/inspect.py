@@ -20,7 +20,8 @@ from ociexport.spec.descriptor import Platform
 from ociexport.spec.docker_schema1 import is_schema1
 from ociexport.storage.index import ListedImage, main_images
 from ociexport.transfer.sources.list_names import list_local_images
-from ociexport.transfer.sources.names import ArchiveName, RegistryName, SourceName, open_source, parse_source_name
+from ociexport.transfer.sources.names import ArchiveName, RegistryName, SourceName, parse_source_name
+from ociexport.transfer.sources.open import open_source
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

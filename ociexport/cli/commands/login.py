@@ -14,8 +14,7 @@ from ociexport.cli.options.json import add_json_argument, print_json
 from ociexport.cli.options.progress import progress_from
 from ociexport.cli.options.registry import add_tls_arguments, add_verbose_argument, is_insecure, read_password
 from ociexport.errors import AuthenticationError, InvalidReferenceError, UsageError
-from ociexport.registry.auth.credentials import Credentials
-from ociexport.registry.options import RegistryOptions
+from ociexport.registry.options import Credentials, RegistryOptions
 from ociexport.spec.reference import DEFAULT_REGISTRY, ImageReference
 
 

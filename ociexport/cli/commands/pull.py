@@ -24,8 +24,9 @@ from ociexport.storage.layout.cache import BlobCache
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.system.environment import source_date_epoch
 from ociexport.system.files import new_file
-from ociexport.transfer.pull import copy_image
-from ociexport.transfer.sources.names import LayoutName, SourceName, SourceOpener, parse_source_name
+from ociexport.transfer.copy import copy_image
+from ociexport.transfer.sources.names import LayoutName, SourceName, parse_source_name
+from ociexport.transfer.sources.open import SourceOpener
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -29,7 +29,7 @@ from ociexport.system.environment import source_date_epoch
 from ociexport.system.files import new_file
 from ociexport.system.host_paths import is_within, real_path, verify_outside
 from ociexport.system.progress.protocol import Progress, format_bytes
-from ociexport.transfer.sources.names import open_source
+from ociexport.transfer.sources.open import open_source
 
 if TYPE_CHECKING:
     from ociexport.rootfs.outputs.tar import FlattenResult

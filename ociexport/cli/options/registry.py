@@ -9,8 +9,8 @@ from pathlib import Path
 from ociexport.cli.configuration import leave_out_configured
 from ociexport.cli.options.counts import count_from
 from ociexport.errors import UsageError, quoted
-from ociexport.registry.auth.credentials import Credentials, parse_user_and_password
-from ociexport.registry.options import DEFAULT_OPTIONS, Mirror, RegistryOptions
+from ociexport.registry.auth.credentials import parse_user_and_password
+from ociexport.registry.options import DEFAULT_OPTIONS, Credentials, Mirror, RegistryOptions
 
 
 def add_registry_arguments(parser: argparse.ArgumentParser) -> None:

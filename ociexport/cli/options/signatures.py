@@ -29,7 +29,8 @@ def signature_policy_from(options: argparse.Namespace) -> SignaturePolicy | None
     """
     if not options.verify_key:
         return None
-    from ociexport.images.signatures import SignaturePolicy, VerificationKey  # noqa: PLC0415 - few ask for signatures
+    from ociexport.images.keys import VerificationKey  # noqa: PLC0415 - few ask for signatures
+    from ociexport.images.signatures import SignaturePolicy  # noqa: PLC0415 - few ask for signatures
 
     return SignaturePolicy(tuple(map(VerificationKey.read, options.verify_key)))
 

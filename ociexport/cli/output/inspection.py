@@ -14,7 +14,9 @@ from ociexport.inspection.inspect import (
     attested_by,
     history_of,
 )
-from ociexport.spec.descriptor import Descriptor, Document, HistoryEntry, ImageConfig, Index, Manifest
+from ociexport.spec.config import HistoryEntry, ImageConfig
+from ociexport.spec.descriptor import Descriptor
+from ociexport.spec.manifest import Document, Index, Manifest
 from ociexport.storage.index import ListedImage, shown_name
 from ociexport.system.progress.protocol import format_bytes
 

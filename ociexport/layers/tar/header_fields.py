@@ -8,8 +8,7 @@ from __future__ import annotations
 import zlib
 from functools import lru_cache
 
-from ociexport.errors import InvalidImageError
-from ociexport.layers.paths import quoted_path
+from ociexport.errors import InvalidImageError, quoted_path
 
 
 def parse_number(field: bytes, name: str) -> int:

@@ -11,8 +11,7 @@ import re
 from typing import TypedDict, cast
 from urllib.parse import unquote_to_bytes
 
-from ociexport.errors import InvalidImageError
-from ociexport.layers.paths import quoted_path
+from ociexport.errors import InvalidImageError, quoted_path
 
 _NANOSECONDS = 1_000_000_000
 _TIME_PATTERN = re.compile(rb"(-?)(\d{1,18})(?:\.(\d*))?")

@@ -15,8 +15,7 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import NamedTuple
 
-from ociexport.errors import InvalidImageError, LimitExceededError
-from ociexport.layers.paths import quoted_path
+from ociexport.errors import InvalidImageError, LimitExceededError, quoted_path
 from ociexport.layers.tar.header_fields import parse_mode_and_owner, parse_mtime, parse_number, verify_checksum
 from ociexport.layers.tar.pax import PaxRecords, parse_pax_records
 from ociexport.layers.tar.sparse import (

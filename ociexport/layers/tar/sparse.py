@@ -8,8 +8,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator
 
-from ociexport.errors import InvalidImageError, LimitExceededError
-from ociexport.layers.paths import quoted_path
+from ociexport.errors import InvalidImageError, LimitExceededError, quoted_path
 from ociexport.layers.tar.header_fields import parse_number
 from ociexport.layers.tar.pax import parse_decimal
 

@@ -9,8 +9,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterable
 from urllib.parse import quote_from_bytes
 
-from ociexport.errors import SizeMismatchError
-from ociexport.layers.paths import quoted_path
+from ociexport.errors import SizeMismatchError, quoted_path
 from ociexport.layers.tar.reader import BLOCK_BYTES, Entry, EntryType
 
 _FLAGS = {

@@ -9,14 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ociexport.errors import InvalidImageError, UsageError
-from ociexport.registry.auth.credentials import (
-    ENVIRONMENT_CONTENT,
-    AuthPlace,
-    Credentials,
-    Finding,
-    auth_places,
-)
+from ociexport.registry.auth.credentials import ENVIRONMENT_CONTENT, AuthPlace, Finding, auth_places
 from ociexport.registry.auth.helpers import fetch_from_helper
+from ociexport.registry.options import Credentials
 from ociexport.spec.json_fields import JsonObject, parse_json_object
 from ociexport.spec.reference import DEFAULT_REGISTRY
 

@@ -17,9 +17,9 @@ from typing import NamedTuple
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
 from ociexport.errors import AuthenticationError, InvalidImageError, quoted
-from ociexport.registry.auth.credentials import Credentials
 from ociexport.registry.http.failures import redacted
 from ociexport.registry.http.web_url import InvalidUrlError, WebUrl
+from ociexport.registry.options import Credentials
 from ociexport.spec.json_fields import JsonObject, parse_json_object
 
 # Tokens of clouds grow with the groups that a user is in; beyond this no header would carry them.

@@ -18,46 +18,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from ociexport.errors import UsageError
+from ociexport.registry.options import ANONYMOUS, Credentials
 from ociexport.system.environment import configuration_home, home_directory
 
 ENVIRONMENT_CONTENT = "DOCKER_AUTH_CONFIG"
 ENVIRONMENT_FILE = "REGISTRY_AUTH_FILE"
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """What a registry is told about who asks; all None for nobody. Its repr shows no secret.
-
-    Args:
-        username: for basic authentication, with ``password``.
-        password: or an access token in its place.
-        identity_token: an OAuth2 refresh token, to be exchanged at the registry's token service.
-        registry_token: a bearer token to be sent as it is.
-    """
-
-    username: str | None = None
-    password: str | None = field(default=None, repr=False)
-    identity_token: str | None = field(default=None, repr=False)
-    registry_token: str | None = field(default=None, repr=False)
-
-    def __bool__(self) -> bool:
-        return self != ANONYMOUS
-
-    def __str__(self) -> str:
-        """Who asks, for people."""
-        if self.username is not None:
-            return f"user {self.username}"
-        if self.identity_token is not None:
-            return "the holder of an identity token"
-        return "the holder of a registry token" if self.registry_token is not None else "nobody"
-
-
-ANONYMOUS = Credentials()
 
 
 class Finding(NamedTuple):

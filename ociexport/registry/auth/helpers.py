@@ -14,7 +14,7 @@ import re
 import subprocess
 
 from ociexport.errors import AuthenticationError, InvalidImageError, quoted
-from ociexport.registry.auth.credentials import Credentials
+from ociexport.registry.options import Credentials
 from ociexport.spec.json_fields import parse_json_object
 
 # A helper may ask its user to open a key ring; it shall not keep a pull in CI for ever.

@@ -13,13 +13,9 @@ from typing import Any
 
 from ociexport.errors import UsageError
 from ociexport.registry.auth.auth_files import DOCKER_HUB_KEYS, helper_for, parse_auth_config, server_name
-from ociexport.registry.auth.credentials import (
-    ENVIRONMENT_FILE,
-    Credentials,
-    containers_auth_paths,
-    docker_config_path,
-)
+from ociexport.registry.auth.credentials import ENVIRONMENT_FILE, containers_auth_paths, docker_config_path
 from ociexport.registry.auth.helpers import erase_from_helper, store_in_helper
+from ociexport.registry.options import Credentials
 from ociexport.spec.json_fields import JsonObject
 from ociexport.spec.reference import DEFAULT_REGISTRY
 from ociexport.system.files import new_file

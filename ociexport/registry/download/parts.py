@@ -13,7 +13,7 @@ import time
 from typing import Generic, Protocol, TypeVar
 
 from ociexport.errors import OciexportError
-from ociexport.images.source import PlacingWriter
+from ociexport.images.destination import PlacingWriter
 from ociexport.registry.download.stream import BlobStream, OpenFrom
 from ociexport.registry.http.transport import Transport
 from ociexport.system.temporary_files import open_temporary_file

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from ociexport.images.source import PlacingWriter
+from ociexport.images.destination import PlacingWriter
 from ociexport.registry.download.parts import (
     PART_BYTES,
     WRITTEN_AT_ONCE_BYTES,

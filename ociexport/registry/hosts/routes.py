@@ -13,7 +13,6 @@ by whom the configuration allows to.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -22,6 +21,7 @@ from urllib.parse import urlsplit
 from ociexport.errors import UsageError, quoted
 from ociexport.registry.hosts.hosts_toml import HostEntry, read_hosts_toml
 from ociexport.registry.hosts.registries_conf import RegistriesConf
+from ociexport.registry.http.addresses import is_loopback
 from ociexport.registry.http.certificates import DEFAULT_TLS, TlsSettings, find_certificates
 from ociexport.registry.http.failures import redacted
 from ociexport.registry.http.web_url import is_web_url
@@ -193,13 +193,3 @@ def host_name(registry: str) -> str:
     if registry.startswith("["):
         return registry[1:].partition("]")[0]
     return registry.partition(":")[0]
-
-
-def is_loopback(name: str) -> bool:
-    """Whether a host name or address is this machine's own by its spelling."""
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False

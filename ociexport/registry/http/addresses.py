@@ -105,3 +105,13 @@ class SeenAddresses:
         if seen is None:
             seen = literal_nearness(host)
         return Nearness.INTERNET if seen is None else seen
+
+
+def is_loopback(name: str) -> bool:
+    """Whether a host name or address is this machine's own by its spelling."""
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import requests
 
 from ociexport.errors import UsageError, quoted
-from ociexport.registry.hosts.routes import is_loopback
+from ociexport.registry.http.addresses import is_loopback
 from ociexport.registry.http.failures import has_host, redacted
 from ociexport.registry.http.socks import is_socks_url
 from ociexport.registry.http.web_url import WebUrl

@@ -16,9 +16,11 @@ from io import BytesIO, FileIO
 from typing import TYPE_CHECKING
 
 from ociexport.errors import DigestMismatchError, NotFoundError, SizeMismatchError, UsageError, locating
-from ociexport.images.fetch import BlobFetch, BlobToFetch
+from ociexport.images.destination import BlobWriter
+from ociexport.images.fetch import BlobFetch
 from ociexport.images.make_manifest import compute_diff_id, layer_type_of, make_manifest
-from ociexport.images.source import BlobWriter, ImageName, ReceivedManifest
+from ociexport.images.source import ImageName, ReceivedManifest
+from ociexport.images.wanted_blobs import BlobToFetch
 from ociexport.registry.client import RegistryClient
 from ociexport.registry.v1.repository import V1Layer, V1Repository
 from ociexport.spec import mediatypes

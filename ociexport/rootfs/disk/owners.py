@@ -14,9 +14,9 @@ from base64 import b64encode
 from typing import BinaryIO
 
 from ociexport.layers.limits import NameBudget
+from ociexport.layers.losses import Losses, is_foreign_xattr
 from ociexport.layers.tar.reader import DEVICE_TYPES, FILE_FORMATS, IMPLIED_DIRECTORY, Entry, EntryType
 from ociexport.rootfs.disk.inode_record import InodeRecord
-from ociexport.rootfs.disk.metadata import Losses, is_foreign_xattr
 from ociexport.rootfs.disk.tree import Rootfs
 
 _TYPES = {

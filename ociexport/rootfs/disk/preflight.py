@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from ociexport.spec.descriptor import Layer
+from ociexport.spec.config import Layer
 from ociexport.system.progress.protocol import format_bytes
 
 # The second is the same name as the first to a file system that folds case; the third is another one in any case.

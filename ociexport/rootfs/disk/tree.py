@@ -21,10 +21,10 @@ import stat
 from collections import deque
 from collections.abc import Iterator
 
-from ociexport.errors import InvalidImageError, UnsafeEntryError
+from ociexport.errors import InvalidImageError, UnsafeEntryError, quoted_path
 from ociexport.layers.kept_names import MarkedDirectory
 from ociexport.layers.limits import MAX_DEPTH, MAX_STEPS, NameBudget, verify_depth, verify_steps, weight_of
-from ociexport.layers.paths import ROOT, ImagePath, quoted_path
+from ociexport.layers.paths import ROOT, ImagePath
 from ociexport.layers.tar.reader import Entry, EntryType
 from ociexport.rootfs.disk.file_data import write_all, write_segments, write_with_holes
 from ociexport.rootfs.disk.linux import is_openat2_available, names_in, resolve_in_root

@@ -18,14 +18,15 @@ from ociexport.images.resolve import read_layers, resolve_manifest
 from ociexport.images.source import ImageSource
 from ociexport.layers.apply import LayerApplier
 from ociexport.layers.limits import Limits, NameBudget
+from ociexport.layers.losses import Losses, count_xattr, is_foreign_xattr
 from ociexport.layers.memory_tree import MemoryDirectory, MemoryFile, MemoryTree
 from ociexport.layers.selection import PathSelection
 from ociexport.layers.tar.reader import Entry, EntryType
 from ociexport.layers.tar.sparse import filled_parts
 from ociexport.layers.tar.writer import TarWriter
 from ociexport.layers.targets import PickingTarget
-from ociexport.rootfs.disk.metadata import Losses, count_xattr, is_foreign_xattr
-from ociexport.spec.descriptor import ImageConfig, Layer, Platform
+from ociexport.spec.config import ImageConfig, Layer
+from ociexport.spec.descriptor import Platform
 from ociexport.spec.digest import Digest
 from ociexport.system.progress.protocol import SILENT, Progress
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 
 from ociexport.rootfs.run.accounts import Account
-from ociexport.spec.descriptor import ImageConfig
+from ociexport.spec.config import ImageConfig
 
 _RUNTIME_SPEC_VERSION = "1.0.2"
 # What docker and runc leave a container's root; more has to be asked for.

@@ -15,7 +15,7 @@ from contextlib import suppress
 from ociexport.errors import InvalidImageError, quoted
 from ociexport.rootfs.run.accounts import Account
 from ociexport.rootfs.run.bundle import command_of, environment_of, working_dir_of
-from ociexport.spec.descriptor import ImageConfig
+from ociexport.spec.config import ImageConfig
 from ociexport.system.files import new_file_in
 from ociexport.system.host_paths import real_path
 

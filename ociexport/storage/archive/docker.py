@@ -19,7 +19,8 @@ from ociexport.images.budget import DocumentBudget
 from ociexport.images.make_manifest import compute_diff_id, layer_type_of, make_manifest
 from ociexport.images.source import ImageName, ReceivedManifest
 from ociexport.spec import mediatypes
-from ociexport.spec.descriptor import MAX_CONFIG_BYTES, Descriptor, parse_config
+from ociexport.spec.config import MAX_CONFIG_BYTES, parse_config
+from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import ByteStream, Digest
 from ociexport.spec.docker_v1 import MAX_V1_LAYERS, V1Document, config_from_v1, parse_v1_document
 from ociexport.spec.json_fields import parse_json_as

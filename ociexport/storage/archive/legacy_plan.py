@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ociexport.errors import UnsupportedMediaTypeError, UsageError
-from ociexport.images.fetch import BlobToFetch
 from ociexport.images.prepare import PreparedImage
-from ociexport.spec.descriptor import ImageConfig
+from ociexport.images.wanted_blobs import BlobToFetch
+from ociexport.spec.config import ImageConfig
 from ociexport.spec.digest import Digest
 from ociexport.storage.archive.plan import ArchiveContent, ArchivePlan, lay_out, tagged_images
 from ociexport.storage.layout.layout import to_json

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ociexport.errors import InvalidImageError, InvalidReferenceError
-from ociexport.images.fetch import BlobToFetch
 from ociexport.images.prepare import PreparedImage, PreparedManifest
 from ociexport.images.source import ImageName
+from ociexport.images.wanted_blobs import BlobToFetch
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest

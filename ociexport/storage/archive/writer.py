@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, BinaryIO
 
 from ociexport.errors import InvalidImageError, NotFoundError, OciexportError, UsageError, printable, quoted
-from ociexport.images.fetch import BlobToFetch, read_chunks
+from ociexport.images.wanted_blobs import BlobToFetch, read_chunks
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Chunk, Digest, Verifier
 from ociexport.storage.archive.plan import ArchiveEntry, ArchivePlan

@@ -17,9 +17,10 @@ from dataclasses import replace
 from io import BytesIO
 
 from ociexport.errors import InvalidImageError, NotFoundError, locating
-from ociexport.images.fetch import BlobFetch, BlobToFetch
+from ociexport.images.fetch import BlobFetch
 from ociexport.images.make_manifest import compute_diff_id, layer_type_of, make_manifest
 from ociexport.images.source import ImageName, ImageSource, ReceivedManifest, credentials_of, servers_of, size_of_blob
+from ociexport.images.wanted_blobs import BlobToFetch
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import ByteStream, Digest

@@ -10,14 +10,8 @@ from ociexport.spec.reference import as_path
 from ociexport.storage.directory import ImageDirectory
 from ociexport.storage.index import ListedImage, shown_name
 from ociexport.storage.layout.layout import ImageLayout
-from ociexport.transfer.sources.names import (
-    ArchiveName,
-    DirectoryName,
-    LayoutName,
-    RegistryName,
-    new_client,
-    parse_source_name,
-)
+from ociexport.transfer.sources.names import ArchiveName, DirectoryName, LayoutName, RegistryName, parse_source_name
+from ociexport.transfer.sources.open import new_client
 
 if TYPE_CHECKING:
     from ociexport.registry.options import RegistryOptions

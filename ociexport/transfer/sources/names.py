@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from ociexport.errors import NotFoundError, UsageError, printable, quoted
-from ociexport.images.source import ImageSource
+from ociexport.errors import UsageError, printable, quoted
 from ociexport.spec.reference import ImageReference, as_path, is_path, names_registry
-from ociexport.storage.directory import ImageDirectory, is_image_directory
-from ociexport.storage.layout.layout import ImageLayout
+from ociexport.storage.directory import is_image_directory
 from ociexport.storage.layout_directory import LayoutDirectory
 
 if TYPE_CHECKING:
-    from ociexport.registry.client import RegistryClient
-    from ociexport.registry.options import RegistryOptions
-    from ociexport.system.progress.protocol import Progress
+    pass
 
 # Skopeo's names for transports, and regctl's; what stands behind them is told apart below.
 _REGISTRY_PREFIX = "docker://"
@@ -203,98 +197,3 @@ def _splits(text: str) -> Iterator[tuple[str, str | None]]:
     for match in re.finditer(r"[:@]", text):
         name = text[match.start() :]
         yield text[: match.start()], name if name.startswith("@") else name[1:]
-
-
-def open_source(
-    name: str | SourceName, *, options: RegistryOptions | None = None, progress: Progress | None = None
-) -> ImageSource:
-    """Return the source that ``name`` means; the caller closes it.
-
-    Args:
-        name: see `parse_source_name`.
-        options: how registries are reached.
-        progress: told of retries.
-
-    Raises:
-        NotFoundError: there is no such layout or archive, or no such image in it. A registry is asked only later.
-        InvalidImageError: what is there is no layout or archive of images.
-    """
-    if isinstance(name, str):
-        name = parse_source_name(name)
-    if isinstance(name, RegistryName):
-        return _open_remote(name.reference, new_client(options, progress), progress, owns_client=True)
-    return _open_local(name, progress)
-
-
-class SourceOpener:
-    """Opens sources for one run, for several threads; those in registries share connections and logins.
-
-    Args:
-        options: how registries are reached.
-        progress: told of retries.
-    """
-
-    def __init__(self, *, options: RegistryOptions | None = None, progress: Progress | None = None) -> None:
-        self._options = options
-        self._progress = progress
-        self._lock = threading.Lock()
-        self._client: RegistryClient | None = None
-
-    def open(self, name: SourceName) -> ImageSource:
-        """Return the source that ``name`` means; the caller closes it before this opener. Raises as `open_source`."""
-        if not isinstance(name, RegistryName):
-            return _open_local(name, self._progress)
-        with self._lock:
-            if self._client is None:
-                self._client = new_client(self._options, self._progress)
-        return _open_remote(name.reference, self._client, self._progress, owns_client=False)
-
-    def close(self) -> None:
-        """Close all connections."""
-        if self._client is not None:
-            self._client.close()
-
-
-def _open_local(name: LayoutName | ArchiveName | DirectoryName, progress: Progress | None) -> ImageSource:
-    if isinstance(name, DirectoryName):
-        return converting(ImageDirectory(name.path), progress)
-    if isinstance(name, ArchiveName):
-        # Costs more than a layout needs.
-        from ociexport.storage.archive.reader import open_archive_image  # noqa: PLC0415
-        from ociexport.system.progress.protocol import SILENT  # noqa: PLC0415
-
-        return converting(open_archive_image(name.path, name.image, progress or SILENT), progress)
-    if not os.path.isdir(name.path):
-        # What may not be looked into is not called missing.
-        with suppress(FileNotFoundError, NotADirectoryError):
-            os.stat(name.path)
-        raise NotFoundError(f"{quoted(name.path)}: expected an OCI layout, there is no such directory")
-    return converting(ImageLayout(name.path).open_image(name.image), progress)
-
-
-def _open_remote(
-    reference: ImageReference, client: RegistryClient, progress: Progress | None, *, owns_client: bool
-) -> ImageSource:
-    if not client.options.v1:
-        return converting(client.source(reference, owns_client=owns_client), progress)
-    from ociexport.registry.v1.source import V1Source  # noqa: PLC0415 - hardly anybody speaks so
-
-    return V1Source(reference, client, client.progress, owns_client=owns_client)
-
-
-def converting(source: ImageSource, progress: Progress | None) -> ImageSource:
-    """Return ``source`` as one that converts an image of Docker's schema 1."""
-    from ociexport.system.progress.protocol import SILENT  # noqa: PLC0415
-    from ociexport.transfer.sources.convert import ConvertingSource  # noqa: PLC0415 - as above
-
-    return ConvertingSource(source, progress or SILENT)
-
-
-def new_client(options: RegistryOptions | None, progress: Progress | None) -> RegistryClient:
-    """Return what registries are reached with; the caller closes it."""
-    # The wire costs a tenth of a second to import, which a layout need not pay.
-    from ociexport.registry.client import RegistryClient  # noqa: PLC0415
-    from ociexport.registry.options import DEFAULT_OPTIONS  # noqa: PLC0415
-    from ociexport.system.progress.protocol import SILENT  # noqa: PLC0415
-
-    return RegistryClient(options or DEFAULT_OPTIONS, progress or SILENT)

@@ -1,0 +1,68 @@
+"""What an image has and an output can't hold, counted."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ociexport.errors import quoted_path
+
+# Attributes that mean something only on the system that the image was built on (umoci and containers/storage skip the
+# same): a foreign label breaks SELinux, and overlay's would be taken for its own bookkeeping.
+# XFS lists its own form of the ACLs to root, beside the one that all file systems have.
+_SKIPPED_XATTRS = frozenset(
+    {b"security.selinux", b"system.nfs4_acl", b"trusted.SGI_ACL_FILE", b"trusted.SGI_ACL_DEFAULT"}
+)
+_SKIPPED_XATTR_PREFIXES = (b"trusted.overlay.", b"user.overlay.")
+# How many names are counted apart, and of how many bytes (xattr(7): XATTR_NAME_MAX).
+_MAX_COUNTED_NAMES, _MAX_COUNTED_NAME_BYTES = 1000, 255
+_OTHER_NAMES = b"others"
+HAS_XATTRS = hasattr(os, "setxattr")
+
+
+@dataclass(slots=True)
+class Losses:
+    """What the tree lacks of what the layers said, counted; each reason is one line in the end."""
+
+    owners: int = 0
+    devices: int = 0
+    placeholders: int = 0
+    hard_links: int = 0
+    refused_xattrs: Counter[bytes] = field(default_factory=Counter)
+    skipped_xattrs: Counter[bytes] = field(default_factory=Counter)
+
+    def lines(self) -> Iterator[str]:
+        """Yield a line for each kind of loss."""
+        if self.owners:
+            yield f"owners: {self.owners} files of other users than root are this user's, who may not give them away"
+        if self.devices:
+            yield f"devices: {self.devices} left out, which only root can make"
+        if self.placeholders:
+            yield f"devices: {self.placeholders} made as empty files, since only root can make devices"
+        if self.hard_links:
+            yield f"hard links: {self.hard_links} left out, whose files are under names that were not selected"
+        if self.refused_xattrs:
+            yield f"xattrs: {self.refused_xattrs.total()} that could not be set here: {_names(self.refused_xattrs)}"
+        if self.skipped_xattrs:
+            yield (
+                f"xattrs: {self.skipped_xattrs.total()} left out, which belong to the machine that built the image: "
+                f"{_names(self.skipped_xattrs)}"
+            )
+
+
+def count_xattr(counts: Counter[bytes], name: bytes) -> None:
+    """Count an attribute; a layer may have any number of them, and one name may be as long as an extended header."""
+    name = name[:_MAX_COUNTED_NAME_BYTES]
+    counts[name if name in counts or len(counts) < _MAX_COUNTED_NAMES else _OTHER_NAMES] += 1
+
+
+def _names(counts: Counter[bytes]) -> str:
+    shown = [quoted_path(name).strip("'") for name, _ in counts.most_common(5) if name is not _OTHER_NAMES]
+    return ", ".join(shown) + (", …" if len(counts) > len(shown) else "")
+
+
+def is_foreign_xattr(name: bytes) -> bool:
+    """Whether an attribute means something only on the machine that the image was built on, and so is left out."""
+    return name in _SKIPPED_XATTRS or name.startswith(_SKIPPED_XATTR_PREFIXES)

@@ -1,0 +1,341 @@
+"""An image in a registry, as an ImageSource."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
+
+from ociexport.errors import (
+    DigestMismatchError,
+    InvalidDigestError,
+    InvalidImageError,
+    OciexportError,
+    RegistryError,
+    RegistryNotFoundError,
+    SizeMismatchError,
+    describe_content,
+    locating,
+)
+from ociexport.images.budget import DocumentBudget
+from ociexport.images.companions import referrers_tag
+from ociexport.images.resolve import verify_manifest_size
+from ociexport.images.source import ImageName, ReceivedManifest, embedded_document
+from ociexport.registry.client import _T, RegistryClient
+from ociexport.registry.download.foreign import open_foreign
+from ociexport.registry.download.ranges import open_blob_stream
+from ociexport.registry.download.stream import range_headers, whole_size
+from ociexport.registry.hosts.routes import Route
+from ociexport.registry.http.encodings import undo_for_document
+from ociexport.registry.http.failures import redacted
+from ociexport.registry.http.messages import Answer
+from ociexport.registry.options import DEFAULT_OPTIONS, RegistryOptions
+from ociexport.registry.referrers import ReferrersPage, next_query, read_referrers
+from ociexport.spec import mediatypes
+from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor
+from ociexport.spec.digest import ByteStream, Digest, Verifier
+from ociexport.spec.docker_schema1 import digested_bytes
+from ociexport.spec.reference import ImageReference
+from ociexport.system.progress.protocol import SILENT, Progress
+
+_MANIFEST_HEADERS = {"Accept": ", ".join(mediatypes.ACCEPTED_MANIFESTS)}
+_REFERRERS_HEADERS = {"Accept": mediatypes.OCI_INDEX}
+_WHOLE = frozenset({200})
+_PART = frozenset({200, 206, 416})
+
+
+class RegistrySource:
+    """One image in a registry; an `ImageSource`.
+
+    Args:
+        reference: of the image; what it names by digest is verified against it.
+        routes: to it, the registry's own last.
+        client: closed with the source where ``owns_client``.
+    """
+
+    def __init__(
+        self, reference: ImageReference, routes: tuple[Route, ...], client: RegistryClient, *, owns_client: bool
+    ) -> None:
+        self.reference = reference
+        self._routes = routes
+        self._client = client
+        self._owns_client = owns_client
+        # All of them, the last one at the end: a blob may come from several.
+        self._servers: dict[Digest, list[str]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def display_name(self) -> str:
+        """The reference in full."""
+        return str(self.reference)
+
+    @property
+    def image_name(self) -> ImageName:
+        """The tag, and the full name with it; of an image known by its digest only, the name with that."""
+        tag = self.reference.tag
+        return ImageName(tag, f"{self.reference.name}:{tag}" if tag is not None else str(self.reference))
+
+    @property
+    def served_by(self) -> Mapping[Digest, str]:
+        """Which host gave which manifest or blob; of several that gave a part each the last."""
+        with self._lock:
+            return {digest: hosts[-1] for digest, hosts in self._servers.items()}
+
+    @property
+    def credentials(self) -> str | None:
+        """Whom the registry or mirror that gave the manifest was asked as; no secret. None where it did not ask."""
+        hosts = set(self.served_by.values())
+        served = next((route for route in self._routes if route.endpoint.host in hosts), None)
+        finding = self._client.session(served).used_finding(served.repository) if served is not None else None
+        return str(finding) if finding is not None else None
+
+    def fetch_manifest(self, descriptor: Descriptor | None = None) -> ReceivedManifest:
+        """Return the manifest or index that ``descriptor`` names, or the reference; verified.
+
+        Raises:
+            RegistryNotFoundError: there is none.
+            DigestMismatchError, SizeMismatchError: it is not the one that was asked for.
+            LimitExceededError: it is larger than any honest one.
+
+        Spec: distribution-spec 1.1, "Pulling manifests".
+        """
+        if (embedded := embedded_document(descriptor)) is not None:
+            return embedded
+        wanted = descriptor.digest if descriptor is not None else self.reference.digest
+        subject = f"manifest {descriptor.digest}" if descriptor is not None else f"image {self.reference}"
+        routes = [route for route in self._routes if (route.serves_digests if wanted else route.resolves_tags)]
+
+        def fetch(route: Route) -> ReceivedManifest:
+            # Where registries.conf has moved the image, it may have another tag there, or be known by its digest.
+            there = route.reference or self.reference
+            expected = wanted if wanted is not None else there.digest
+            selector = str(expected) if expected is not None else there.manifest_selector
+            answer = self._get_document(route, f"/manifests/{selector}", subject, _MANIFEST_HEADERS)
+            raw = _manifest_of(answer, subject)
+            media_type = answer.headers.get("Content-Type")
+            with locating(subject):
+                digested = digested_bytes(raw, media_type)
+            if expected is None:
+                digest = _verify_announced_digest(answer, digested, subject)
+                _verify_is_document(answer, raw)
+            else:
+                # An index says the size of what is served, which is longer than what was signed of it.
+                size = descriptor.size if descriptor is not None and digested is raw else None
+                verifier = Verifier(expected, size, subject=subject)
+                verifier.update(digested)
+                verifier.verify()
+                digest = expected
+            self._note(digest, route)
+            return ReceivedManifest(raw, media_type, digest)
+
+        try:
+            try:
+                return self._first_that_succeeds(routes, fetch)
+            except (DigestMismatchError, SizeMismatchError) as error:
+                self.tell_wrong_bytes(error)
+                return fetch(routes[-1])
+        except RegistryNotFoundError as error:
+            if wanted is None and "NAME_UNKNOWN" not in error.codes:
+                self._client.suggest_tag(self.reference, error)
+            raise
+
+    def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
+        """Return the blob's bytes as stored, from ``offset`` on; a connection that breaks is made again.
+
+        A mirror that has given this blob before is not asked again: the bytes that it gave were the wrong ones.
+
+        Raises:
+            RegistryNotFoundError: there is no such blob; RegistryError: at once or in ``read``.
+
+        Spec: distribution-spec 1.1, "Pulling blobs"; RFC 9110 14, "Range Requests".
+        """
+        subject = f"blob {descriptor.digest}"
+        with self._lock:
+            blamed = set(self._servers.get(descriptor.digest, ()))
+        routes = [
+            route
+            for route in self._routes
+            if route.serves_digests and not (route.is_mirror and route.endpoint.host in blamed)
+        ]
+
+        def open_from(position: int, end: int | None) -> Answer:
+            headers = range_headers(position, end)
+
+            def open_at(route: Route) -> Answer:
+                answer = self._get(
+                    route,
+                    f"/blobs/{descriptor.digest}",
+                    subject=subject,
+                    headers=headers,
+                    accepted=_PART if headers else _WHOLE,
+                )
+                self._note(descriptor.digest, route)
+                return answer
+
+            try:
+                return self._first_that_succeeds(routes, open_at)
+            except RegistryNotFoundError as error:
+                if not descriptor.urls:
+                    raise
+                return open_foreign(descriptor, headers, error, self._client.transport)
+
+        return open_blob_stream(open_from, descriptor.size, offset, self._client.transport, subject)
+
+    def tell_wrong_bytes(self, error: OciexportError) -> None:
+        """Tell that they are asked for once more: a proxy may have altered them."""
+        self._client.progress.warn(f"{error}; fetching it once more, from the beginning")
+
+    def size_of_blob(self, digest: Digest) -> int:
+        """Return how many bytes a blob has, of which only the digest is known.
+
+        Its first byte is asked for, since not every storage that a registry redirects to answers a HEAD. Where a server
+        gives neither parts nor lengths, all of it is read.
+
+        Raises:
+            RegistryNotFoundError: there is no such blob.
+
+        Spec: RFC 9110 14.4, "Content-Range".
+        """
+        subject = f"blob {digest}"
+        routes = [route for route in self._routes if route.serves_digests]
+
+        def ask(route: Route) -> int:
+            answer = self._get(route, f"/blobs/{digest}", subject=subject, headers=range_headers(0, 1), accepted=_PART)
+            with closing(answer):
+                return whole_size(answer)
+
+        return self._first_that_succeeds(routes, ask)
+
+    def fetch_tagged(self, tag: str) -> Iterator[ReceivedManifest]:
+        """Yield what the repository has under ``tag``; see `CompanionSource`."""
+        try:
+            yield self._client.source(replace(self.reference, tag=tag, digest=None)).fetch_manifest()
+        except RegistryNotFoundError:
+            return
+
+    def fetch_referrers(self, digest: Digest, budget: DocumentBudget) -> Iterator[Descriptor]:
+        """Yield descriptors of what refers to ``digest``; see `CompanionSource`.
+
+        Spec: distribution-spec 1.1, "Listing Referrers".
+        """
+        subject = f"referrers of {digest}"
+        routes = [route for route in self._routes if route.serves_digests]
+
+        def fetch_page(query: str) -> ReferrersPage:
+            def fetch(route: Route) -> ReferrersPage:
+                path = f"/referrers/{digest}" + (f"?{query}" if query else "")
+                answer = self._get_document(route, path, subject, _REFERRERS_HEADERS)
+                raw = _manifest_of(answer, subject)
+                received = ReceivedManifest(raw, answer.headers.get("Content-Type"), Digest.of(raw))
+                return ReferrersPage(received, next_query(answer.headers))
+
+            return self._first_that_succeeds(routes, fetch)
+
+        return read_referrers(digest, fetch_page, lambda: self.fetch_tagged(referrers_tag(digest)), budget)
+
+    def close(self) -> None:
+        """Close the connections, unless other sources use them too."""
+        if self._owns_client:
+            self._client.close()
+
+    def _get(
+        self,
+        route: Route,
+        path: str,
+        *,
+        subject: str,
+        headers: Mapping[str, str],
+        accepted: frozenset[int] = _WHOLE,
+        document_bytes: int | None = None,
+    ) -> Answer:
+        return self._client.session(route).get(
+            route.repository,
+            path,
+            subject=subject,
+            headers=headers,
+            accepted=accepted,
+            # Where there are others to ask, nobody is asked twice.
+            retries=not route.is_mirror,
+            document_bytes=document_bytes,
+        )
+
+    def _get_document(self, route: Route, path: str, subject: str, headers: Mapping[str, str]) -> Answer:
+        return self._get(route, path, subject=subject, headers=headers, document_bytes=MAX_MANIFEST_BYTES + 1)
+
+    def _first_that_succeeds(self, routes: list[Route], action: Callable[[Route], _T]) -> _T:
+        """Return what ``action`` returns for the first route that it succeeds for; the last one's error is raised."""
+        *mirrors, last = [route for route in routes if not self._client.is_down(route)]
+        for route in mirrors:
+            try:
+                return action(route)
+            except (RegistryError, InvalidImageError) as error:
+                self._client.pass_over(route, error)
+        return action(last)
+
+    def _note(self, digest: Digest, route: Route) -> None:
+        host = route.endpoint.host
+        with self._lock:
+            self._servers[digest] = [*(other for other in self._servers.get(digest, ()) if other != host), host]
+
+
+def open_registry_source(
+    reference: ImageReference,
+    *,
+    options: RegistryOptions = DEFAULT_OPTIONS,
+    progress: Progress = SILENT,
+    client: RegistryClient | None = None,
+) -> RegistrySource:
+    """Return a source for the image that ``reference`` names; nothing is sent before it is used.
+
+    Args:
+        options: how registries are reached.
+        progress: told of retries, of mirrors that are passed over, and of registries' warnings.
+        client: shared with other sources and closed by the caller, in the place of options and progress.
+
+    Raises:
+        UsageError, OSError: a configuration file is wrong or can't be read.
+    """
+    if client is not None:
+        return client.source(reference)
+    return RegistryClient(options, progress).source(reference, owns_client=True)
+
+
+def _manifest_of(answer: Answer, subject: str) -> bytes:
+    """Return a manifest's bytes as they were stored, and no more than an honest one has."""
+    raw = answer.read_up_to(MAX_MANIFEST_BYTES + 1)
+    verify_manifest_size(max(len(raw), answer.content_length or 0), subject)
+    raw = undo_for_document(raw, answer)
+    verify_manifest_size(len(raw), subject)
+    return raw
+
+
+def _verify_is_document(answer: Answer, raw: bytes) -> None:
+    """Return if what a tag led to may be a manifest, and is no page of somebody else.
+
+    Raises:
+        InvalidImageError: it is one.
+    """
+    if raw.lstrip()[:1] != b"{":
+        kind = describe_content(raw) if raw.strip() else "nothing"
+        raise InvalidImageError(
+            f"GET {redacted(answer.url)}: expected a manifest, got {kind}",
+            where=answer.request.subject,
+            hint="it may be the page of a login or a proxy, and no registry that answers there",
+        )
+
+
+def _verify_announced_digest(answer: Answer, raw: bytes, subject: str) -> Digest:
+    """Return our own digest of ``raw``; where the registry announced one that we can read, they must agree."""
+    try:
+        announced = Digest.parse(answer.headers.get("Docker-Content-Digest", "").strip())
+    except InvalidDigestError:
+        # It is missing, or of an algorithm that is not registered; our own is what counts.
+        return Digest.of(raw)
+    digest = Digest.of(raw, announced.algorithm)
+    if digest != announced:
+        with locating(subject):
+            raise DigestMismatchError(
+                f"digest mismatch: expected {announced}, as its Docker-Content-Digest announces, got {digest}"
+            )
+    return digest
