@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ociexport.system.version import __version__
+
 if TYPE_CHECKING:
     from ociexport.errors import (
         AuthenticationError,
@@ -60,7 +62,6 @@ if TYPE_CHECKING:
     from ociexport.verification.repair import PlannedRepair, RepairedBlob, RepairResult, UnrepairedBlob, repair
     from ociexport.verification.verify import Verification, verify
 
-__version__ = "0.1.0"
 
 _HOMES = {
     "Access": "ociexport.inspection.access",

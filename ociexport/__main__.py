@@ -8,7 +8,7 @@ import os
 def run() -> None:
     """Run the command; who presses Ctrl-C before it is loaded gets no traceback."""
     try:
-        from ociexport.cli.main import run as run_command  # noqa: PLC0415 - what is loaded outside can't be caught
+        from ociexport.cli.main import run as run_command  # noqa: PLC0415 - start-up: what is loaded outside can't be caught
     except KeyboardInterrupt:
         os.write(2, b"ociexport: error: interrupted\n")
         os._exit(130)

@@ -193,8 +193,8 @@ def describe_content(content: bytes) -> str:
     """Return what ``content`` is, for an error message: ``HTML document, ASCII text``."""
     try:
         # pylibmagic brings the C library as a wheel and must be imported first: it tells python-magic where that is.
-        import pylibmagic  # noqa: F401, PLC0415 - heavy, and only an error needs it
-        import magic  # isort: skip # noqa: PLC0415
+        import pylibmagic  # noqa: F401, PLC0415 - start-up: heavy, and only an error needs it
+        import magic  # isort: skip # noqa: PLC0415 - start-up: as above
 
         description = str(magic.from_buffer(content[:_MAX_LOOKED_AT_BYTES]))
     except (ImportError, OSError):

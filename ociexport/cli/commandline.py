@@ -9,10 +9,10 @@ import argparse
 import importlib
 from collections.abc import Collection
 
-import ociexport
 from ociexport.cli.configuration import apply_configuration
 from ociexport.cli.parser import CommandParser
 from ociexport.cli.spelling import refuse_command
+from ociexport.system.version import __version__
 
 # name: one line of help. The module is ociexport.cli.commands.<name>, with underscores for dashes.
 COMMANDS = {
@@ -121,7 +121,7 @@ def new_parser(loaded: Collection[str]) -> tuple[CommandParser, dict[str, Comman
         epilog="ociexport help TOPIC explains references, platforms, sources, paths, credentials, configuration, exit "
         "codes.",
     )
-    parser.add_argument("--version", action="version", version=f"ociexport {ociexport.__version__}")
+    parser.add_argument("--version", action="version", version=f"ociexport {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
     commands = {}
     for name, summary in COMMANDS.items():

@@ -170,7 +170,7 @@ def _read_file(path: Path) -> dict[str, object]:
         raw = file.read(_MAX_BYTES + 1)
     if len(raw) > _MAX_BYTES:
         raise UsageError(f"{path}: expected at most {_MAX_BYTES} bytes, got more")
-    import tomllib  # noqa: PLC0415 - most users have no such file
+    import tomllib  # noqa: PLC0415 - start-up: most users have no such file
 
     try:
         return tomllib.loads(raw.decode())

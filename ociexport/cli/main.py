@@ -12,10 +12,11 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-import ociexport
 import ociexport.errors
 from ociexport.cli.exit_codes import HUNG_UP, INTERRUPTED, READER_GONE, TERMINATED
 from ociexport.cli.process import OUTPUT_NAME, give_up_output, prepare_streams
+from ociexport.errors import OciexportError
+from ociexport.system.version import __version__
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _warn_of_path(image)
         code = int(options.run(options)) if options is not None else 0
         sys.stdout.flush()
-    except (ociexport.OciexportError, OSError, MemoryError, UnicodeError, KeyboardInterrupt, _Terminated) as raised:
+    except (OciexportError, OSError, MemoryError, UnicodeError, KeyboardInterrupt, _Terminated) as raised:
         error = raised
         try:
             code = _report(error, options)
@@ -92,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _open_events(options: Namespace | None) -> None:
-    from ociexport.cli.options.progress import open_events  # noqa: PLC0415 - few ask for events
+    from ociexport.cli.options.progress import open_events  # noqa: PLC0415 - start-up: few ask for events
 
     if options is not None:
         open_events(options)
@@ -100,7 +101,7 @@ def _open_events(options: Namespace | None) -> None:
 
 def _end_events(events: EventLines, code: int, error: BaseException | None) -> int:
     """Write the last event; returns the exit code, which is not 0 where it could not be written."""
-    from ociexport.cli.errors import one_line  # noqa: PLC0415 - few ask for events
+    from ociexport.cli.errors import one_line  # noqa: PLC0415 - start-up: few ask for events
 
     try:
         events.write("ended", {"exitCode": code, **({"message": one_line(error)} if error is not None else {})})
@@ -112,7 +113,7 @@ def _end_events(events: EventLines, code: int, error: BaseException | None) -> i
 def _parse(words: list[str]) -> Namespace | None:
     """Return the options of a command; None where the words asked for something to read, which was printed."""
     if words == ["--version"]:
-        print(f"ociexport {ociexport.__version__}")
+        print(f"ociexport {__version__}")
         return None
     from ociexport.cli.commandline import parse_command_line  # noqa: PLC0415 - a third of the start-up
 
@@ -133,7 +134,7 @@ def _report(error: BaseException, options: Namespace | None = None) -> int:
         return _report_end(*(("hung up", HUNG_UP) if error.number == signal.SIGHUP else ("terminated", TERMINATED)))
     if isinstance(error, KeyboardInterrupt):
         return _report_end("interrupted", INTERRUPTED)
-    from ociexport.cli.errors import path_hint_of, proof_of, report_error  # noqa: PLC0415 - only an error needs it
+    from ociexport.cli.errors import path_hint_of, proof_of, report_error  # noqa: PLC0415 - start-up: only an error needs it
 
     images = _images_of(options)
     if len(images) != 1:
@@ -149,7 +150,7 @@ def _images_of(options: Namespace | None) -> list[str]:
 
 def _warn_of_path(image: str) -> None:
     """Tell that an image is taken from a registry where the working directory has images of that name."""
-    from ociexport.transfer.sources.names import path_meant_by  # noqa: PLC0415 - not every command has an image
+    from ociexport.transfer.sources.names import path_meant_by  # noqa: PLC0415 - start-up: not every command has an image
 
     path = path_meant_by(image)
     if path is not None:

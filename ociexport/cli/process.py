@@ -66,7 +66,7 @@ class _Standard(io.FileIO):
         while rest:
             written = super().write(rest)
             if written is None:
-                import select  # noqa: PLC0415 - hardly ever needed
+                import select  # noqa: PLC0415 - start-up: hardly ever needed
 
                 select.select([], [self], [])
             rest = rest[written or 0 :]

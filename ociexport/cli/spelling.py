@@ -47,7 +47,7 @@ _COMMANDS_ELSEWHERE = {
 
 def closest(word: str, known: Iterable[str]) -> str | None:
     """Return which of ``known`` was probably meant by ``word``; None where none is near."""
-    from difflib import get_close_matches  # noqa: PLC0415 - only a mistake needs it
+    from difflib import get_close_matches  # noqa: PLC0415 - start-up: only a mistake needs it
 
     return next(iter(get_close_matches(word, list(known), n=1, cutoff=_NEAR)), None)
 

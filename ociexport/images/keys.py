@@ -43,9 +43,9 @@ class VerificationKey:
     def parse(cls, pem: bytes, place: str) -> VerificationKey:
         """Return the key in ``pem``; see `read`."""
         try:
-            from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 - few check signatures
-            from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa  # noqa: PLC0415
-            from cryptography.hazmat.primitives.serialization import load_pem_public_key  # noqa: PLC0415
+            from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 - start-up: few check signatures
+            from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa  # noqa: PLC0415 - start-up: as above
+            from cryptography.hazmat.primitives.serialization import load_pem_public_key  # noqa: PLC0415 - start-up: as above
         except ImportError as error:
             raise OciexportError(
                 "signatures: expected the library cryptography, it is not installed",
@@ -69,9 +69,9 @@ class VerificationKey:
 
     def has_signed(self, content: bytes, signature: bytes) -> bool:
         """Whether ``signature`` is this key's, over ``content``."""
-        from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - as in `parse`
-        from cryptography.hazmat.primitives import hashes  # noqa: PLC0415
-        from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa  # noqa: PLC0415
+        from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - start-up: as in `parse`
+        from cryptography.hazmat.primitives import hashes  # noqa: PLC0415 - start-up: as above
+        from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa  # noqa: PLC0415 - start-up: as above
 
         key = self.key
         with suppress(InvalidSignature):
@@ -86,9 +86,9 @@ class VerificationKey:
 
 
 def _is_ecdsa_signature(key: object, content: bytes, signature: bytes) -> bool:
-    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - as in `VerificationKey.parse`
-    from cryptography.hazmat.primitives import hashes  # noqa: PLC0415
-    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
+    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - start-up: as in `VerificationKey.parse`
+    from cryptography.hazmat.primitives import hashes  # noqa: PLC0415 - start-up: as above
+    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415 - start-up: as above
 
     # cosign hashed for every curve with SHA-256, and later with what fits the curve.
     for algorithm in (hashes.SHA256(), hashes.SHA384(), hashes.SHA512()):

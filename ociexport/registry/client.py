@@ -1,14 +1,9 @@
-"""RegistryClient: the registries of a run. RegistrySource: one image in one of them.
-
-It is one long file, since the two know each other: a source is what the client's connections and tokens give of one
-image.
-"""
+"""RegistryClient: what all images of a run share of their registries: connections, tokens, mirrors that are down."""
 
 from __future__ import annotations
 
 import functools
 import threading
-from typing import TYPE_CHECKING, TypeVar
 
 from ociexport.errors import (
     OciexportError,
@@ -20,16 +15,9 @@ from ociexport.registry.hosts.routes import Endpoint, Route, endpoint_for, route
 from ociexport.registry.http.transport import Transport
 from ociexport.registry.options import DEFAULT_OPTIONS, RegistryOptions
 from ociexport.registry.session import RegistrySession
-from ociexport.registry.source import RegistrySource
-from ociexport.registry.tags import list_tags, nearest_tag
+from ociexport.registry.tags import nearest_tag
 from ociexport.spec.reference import ImageReference
 from ociexport.system.progress.protocol import SILENT, Progress
-
-if TYPE_CHECKING:
-    from ociexport.registry.v1.repository import V1Repository
-
-
-_T = TypeVar("_T")
 
 
 class RegistryClient:
@@ -52,18 +40,6 @@ class RegistryClient:
     def registries_conf(self) -> RegistriesConf:
         """Read when first needed, and once."""
         return read_registries_conf(self.options.registries_conf)
-
-    def source(self, reference: ImageReference, *, owns_client: bool = False) -> RegistrySource:
-        """Return a source for the image that ``reference`` names; nothing is sent before it is used.
-
-        Raises:
-            UsageError, OSError: a configuration file is wrong or can't be read.
-        """
-        routes = routes_for(reference, self.options, self.registries_conf)
-        if self.options.verbose and len(routes) > 1:
-            *mirrors, last = (route.endpoint.host for route in routes)
-            self.progress.say(f"image {reference}: asked of {', '.join(mirrors)}, then of {last}")
-        return RegistrySource(reference, routes, self, owns_client=owns_client)
 
     def home(self, reference: ImageReference) -> Route:
         """Return the way to the registry itself, for what a mirror knows only in part.
@@ -91,41 +67,23 @@ class RegistryClient:
             key = (endpoint, route.is_mirror)
             if key not in self._sessions:
                 unasked = given.registry_token if given is not None else None
-                search = functools.partial(self._search, endpoint, given is not None)
+                search = functools.partial(self.search, endpoint, given is not None)
                 self._sessions[key] = RegistrySession(endpoint, search, self.transport, unasked=unasked)
             return self._sessions[key]
 
-    def _search(self, endpoint: Endpoint, is_given: bool, repository: str) -> Finding:
+    def search(self, endpoint: Endpoint, is_given: bool, repository: str) -> Finding:
+        """Return the credentials for a repository, and where they were found.
+
+        Args:
+            is_given: whether the user's own (``--creds``) are for this server.
+        """
         # What the user gave is for the registry that was named, and not for its mirrors.
         if is_given and self.options.credentials is not None:
             return Finding(self.options.credentials, "the command line")
         # Reads files and runs helpers: few registries ask.
-        from ociexport.registry.auth.auth_files import search_credentials  # noqa: PLC0415
+        from ociexport.registry.auth.auth_files import search_credentials  # noqa: PLC0415 - start-up: as above
 
         return search_credentials(endpoint.registry, repository, self.options.authfile)
-
-    def v1_repository(self, reference: ImageReference) -> V1Repository:
-        """Return the repository of ``reference`` where Docker's first protocol finds it; the index is asked for that.
-
-        Raises:
-            AuthenticationError, RegistryNotFoundError, RegistryError: it does not say where.
-            UsageError, OSError: a configuration file is wrong or can't be read.
-        """
-        from ociexport.registry.v1.repository import V1Repository  # noqa: PLC0415 - hardly anybody speaks so
-        from ociexport.registry.v1.session import V1Index, v1_endpoint  # noqa: PLC0415
-
-        home = self.home(reference)
-        endpoint = v1_endpoint(home.endpoint)
-        search = functools.partial(self._search, endpoint, self.options.credentials is not None)
-        hosts = V1Index(endpoint, search, self.transport).find_hosts(home.repository, f"image {reference}")
-        return V1Repository(reference.name, home.repository, hosts, self.transport, self.progress)
-
-    def list_tags(self, reference: ImageReference) -> tuple[str, ...]:
-        """Return all tags of the repository that ``reference`` is in; see `ociexport.registry.tags.list_tags`."""
-        if self.options.v1:
-            return tuple(self.v1_repository(reference).list_tags())
-        home = self.home(reference)
-        return list_tags(self.session(home), home.repository, reference.name)
 
     def suggest_tag(self, reference: ImageReference, error: OciexportError) -> None:
         """Make the tag that was probably meant by the one that was not found the hint of ``error``."""

@@ -17,7 +17,6 @@ from io import BufferedIOBase
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote, urlsplit
 
-from ociexport import __version__
 from ociexport.errors import (
     InvalidDigestError,
     InvalidReferenceError,
@@ -30,6 +29,7 @@ from ociexport.spec import mediatypes
 from ociexport.spec.digest import Digest
 from ociexport.spec.numerals import MAX_SIZE, number_up_to
 from ociexport.storage.layout.layout import ImageLayout
+from ociexport.system.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
+from typing import TypeVar
 
 from ociexport.errors import (
     DigestMismatchError,
@@ -22,11 +23,11 @@ from ociexport.images.budget import DocumentBudget
 from ociexport.images.companions import referrers_tag
 from ociexport.images.resolve import verify_manifest_size
 from ociexport.images.source import ImageName, ReceivedManifest, embedded_document
-from ociexport.registry.client import _T, RegistryClient
+from ociexport.registry.client import RegistryClient
 from ociexport.registry.download.foreign import open_foreign
 from ociexport.registry.download.ranges import open_blob_stream
 from ociexport.registry.download.stream import range_headers, whole_size
-from ociexport.registry.hosts.routes import Route
+from ociexport.registry.hosts.routes import Route, routes_for
 from ociexport.registry.http.encodings import undo_for_document
 from ociexport.registry.http.failures import redacted
 from ociexport.registry.http.messages import Answer
@@ -43,6 +44,8 @@ _MANIFEST_HEADERS = {"Accept": ", ".join(mediatypes.ACCEPTED_MANIFESTS)}
 _REFERRERS_HEADERS = {"Accept": mediatypes.OCI_INDEX}
 _WHOLE = frozenset({200})
 _PART = frozenset({200, 206, 416})
+
+_T = TypeVar("_T")
 
 
 class RegistrySource:
@@ -210,7 +213,7 @@ class RegistrySource:
     def fetch_tagged(self, tag: str) -> Iterator[ReceivedManifest]:
         """Yield what the repository has under ``tag``; see `CompanionSource`."""
         try:
-            yield self._client.source(replace(self.reference, tag=tag, digest=None)).fetch_manifest()
+            yield registry_source(self._client, replace(self.reference, tag=tag, digest=None)).fetch_manifest()
         except RegistryNotFoundError:
             return
 
@@ -279,6 +282,19 @@ class RegistrySource:
             self._servers[digest] = [*(other for other in self._servers.get(digest, ()) if other != host), host]
 
 
+def registry_source(client: RegistryClient, reference: ImageReference, *, owns_client: bool = False) -> RegistrySource:
+    """Return a source for the image that ``reference`` names; nothing is sent before it is used.
+
+    Raises:
+        UsageError, OSError: a configuration file is wrong or can't be read.
+    """
+    routes = routes_for(reference, client.options, client.registries_conf)
+    if client.options.verbose and len(routes) > 1:
+        *mirrors, last = (route.endpoint.host for route in routes)
+        client.progress.say(f"image {reference}: asked of {', '.join(mirrors)}, then of {last}")
+    return RegistrySource(reference, routes, client, owns_client=owns_client)
+
+
 def open_registry_source(
     reference: ImageReference,
     *,
@@ -297,8 +313,8 @@ def open_registry_source(
         UsageError, OSError: a configuration file is wrong or can't be read.
     """
     if client is not None:
-        return client.source(reference)
-    return RegistryClient(options, progress).source(reference, owns_client=True)
+        return registry_source(client, reference)
+    return registry_source(RegistryClient(options, progress), reference, owns_client=True)
 
 
 def _manifest_of(answer: Answer, subject: str) -> bytes:

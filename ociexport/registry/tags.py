@@ -62,7 +62,7 @@ def nearest_tag(session: RegistrySession, repository: str, tag: str) -> str | No
     except OciexportError:
         return None
     others = [printable(other) for other in tags if other != tag]
-    from difflib import get_close_matches  # noqa: PLC0415 - only who has mistyped a tag needs it
+    from difflib import get_close_matches  # noqa: PLC0415 - start-up: only who has mistyped a tag needs it
 
     near = get_close_matches(tag, others, n=1, cutoff=_NEAR)
     return near[0] if near else None

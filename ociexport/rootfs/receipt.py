@@ -18,11 +18,11 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from ociexport import __version__
 from ociexport.rootfs.unpack import UnpackResult
 from ociexport.spec.digest import Digest
 from ociexport.system.environment import source_date_epoch
 from ociexport.system.files import new_file
+from ociexport.system.version import __version__
 
 _RECEIPT_VERSION = 1
 

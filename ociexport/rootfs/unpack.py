@@ -154,7 +154,7 @@ def unpack(
         verify_outside(options.owners_file, real_path(target), "--owners")
     if not isinstance(image, str):
         return _unpack_source(_signed(image, signatures), target, platform, options, progress)
-    from ociexport.transfer.sources.open import open_source  # noqa: PLC0415 - loads the wire, which an open source needs not
+    from ociexport.transfer.sources.open import open_source  # noqa: PLC0415 - start-up: loads the wire, which an open source needs not
 
     with closing(open_source(image, options=registry, progress=progress)) as source:
         return _unpack_source(_signed(source, signatures), target, platform, options, progress)
@@ -163,7 +163,7 @@ def unpack(
 def _signed(source: ImageSource, policy: SignaturePolicy | None) -> ImageSource:
     if policy is None:
         return source
-    from ociexport.images.signatures import require_signature  # noqa: PLC0415 - few ask for signatures
+    from ociexport.images.signatures import require_signature  # noqa: PLC0415 - start-up: few ask for signatures
 
     return require_signature(source, policy)
 
@@ -217,11 +217,11 @@ def _unpack_source(
             tree.finish()
         account = None
         if options.bundle or options.find_account:
-            from ociexport.rootfs.run.accounts import find_account  # noqa: PLC0415 - a plain tree needs no account
+            from ociexport.rootfs.run.accounts import find_account  # noqa: PLC0415 - start-up: a plain tree needs no account
 
             account = find_account(root_fd, config.container.user)
         if options.bundle and account is not None:
-            from ociexport.rootfs.run.bundle import runtime_config  # noqa: PLC0415 - as above
+            from ociexport.rootfs.run.bundle import runtime_config  # noqa: PLC0415 - start-up: as above
 
             _write_config_file(staged.fd, runtime_config(config, account))
     for line in losses.lines():
@@ -244,7 +244,7 @@ def _owners_file(policy: MetadataPolicy, options: UnpackOptions, budget: NameBud
     if options.owners_file is None:
         yield None
         return
-    from ociexport.rootfs.disk.owners import OwnersFile  # noqa: PLC0415 - few ask for it
+    from ociexport.rootfs.disk.owners import OwnersFile  # noqa: PLC0415 - start-up: few ask for it
 
     with new_file(options.owners_file) as file:
         yield OwnersFile(

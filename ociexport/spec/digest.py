@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from ociexport.errors import DigestMismatchError, InvalidDigestError, SizeMismatchError, quoted
+from ociexport.errors import DigestMismatchError, InvalidDigestError, SizeMismatchError, describe_content, quoted
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -146,8 +146,6 @@ class Verifier:
         """Say where a page came in place of the bytes: from a login, a proxy, a captive portal."""
         if not self._head.lstrip().startswith(b"<"):
             return ""
-        from ociexport.errors import describe_content  # noqa: PLC0415 - loads libmagic, which only errors need
-
         return f" ({describe_content(self._head)})"
 
 

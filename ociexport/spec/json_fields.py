@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ociexport.errors import InvalidImageError, LimitExceededError, quoted
+from ociexport.errors import InvalidImageError, LimitExceededError, describe_content, quoted
 
 # Half of a surrogate pair is no character, and could not be written again; Go reads U+FFFD, and so do we.
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -244,8 +244,6 @@ def _kind_of(raw: bytes) -> str:
     """Say what unexpected bytes are: ``an HTML document`` tells more than a parser's column number."""
     if not raw.strip():
         return "nothing"
-    from ociexport.errors import describe_content  # noqa: PLC0415 - loads libmagic, which only this path needs
-
     return describe_content(raw)
 
 

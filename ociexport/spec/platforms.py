@@ -125,7 +125,7 @@ def select_manifest(index: Index, wanted: Platform) -> Descriptor:
 def _hint_for(wanted: Platform, entries: Iterable[Descriptor]) -> str | None:
     """Return what to do: name the platform that was probably meant, where one is near."""
     # Only an error needs it.
-    from difflib import get_close_matches  # noqa: PLC0415
+    from difflib import get_close_matches  # noqa: PLC0415 - start-up: as above
 
     names = [str(entry.platform) for entry in entries if entry.platform is not None]
     near = [] if wanted.architecture in _COMMON else get_close_matches(str(wanted), names, n=1, cutoff=_NEAR)

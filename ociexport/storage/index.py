@@ -118,7 +118,7 @@ def _find_by_name(place: str, images: Sequence[ListedImage], name: str | None, t
 def _meant(images: Sequence[ListedImage], name: str, typed: str) -> str | None:
     """Return as a hint which image was probably meant; None where none is near."""
     # Only an error needs it.
-    from difflib import get_close_matches  # noqa: PLC0415
+    from difflib import get_close_matches  # noqa: PLC0415 - start-up: as above
 
     names = [text for _, known in images for text in (known.tag, known.full) if text is not None]
     near = get_close_matches(name, names, n=1, cutoff=_NEAR)

@@ -244,16 +244,16 @@ def _format_of(head: bytes) -> tuple[str, Callable[[], _Decompressor]] | None:
 
 
 def _new_gzip_decompressor() -> _Decompressor:
-    from isal import igzip_lib  # noqa: PLC0415
+    from isal import igzip_lib  # noqa: PLC0415 - start-up: only some runs need it
 
     return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
 
 
 def _new_zstd_decompressor() -> _Decompressor:
     if sys.version_info >= (3, 14):
-        from compression import zstd  # noqa: PLC0415
+        from compression import zstd  # noqa: PLC0415 - start-up: only some runs need it
     else:
-        from backports import zstd  # noqa: PLC0415
+        from backports import zstd  # noqa: PLC0415 - start-up: only some runs need it
 
     return zstd.ZstdDecompressor()
 
@@ -261,14 +261,14 @@ def _new_zstd_decompressor() -> _Decompressor:
 def _errors_of(name: str) -> tuple[type[Exception], ...]:
     """Return what the decompressor called ``name`` raises on damaged data."""
     if name == "gzip":
-        from isal import igzip_lib  # noqa: PLC0415
+        from isal import igzip_lib  # noqa: PLC0415 - start-up: only some runs need it
 
         return (cast("type[Exception]", igzip_lib.IsalError),)  # its stub declares an instance
     if name == "zstd":
         if sys.version_info >= (3, 14):
-            from compression import zstd  # noqa: PLC0415
+            from compression import zstd  # noqa: PLC0415 - start-up: only some runs need it
         else:
-            from backports import zstd  # noqa: PLC0415
+            from backports import zstd  # noqa: PLC0415 - start-up: only some runs need it
 
         return (zstd.ZstdError,)
     return (lzma.LZMAError, OSError, EOFError)

@@ -44,7 +44,7 @@ def copy_image(
     if decompress and not isinstance(destination, ImageLayout):
         raise UsageError("decompress: expected a layout or an archive as destination")
     if referrers:
-        from ociexport.transfer.companions import prepare_companions, verify_keeps_digests  # noqa: PLC0415 - few ask for it
+        from ociexport.transfer.companions import prepare_companions, verify_keeps_digests  # noqa: PLC0415 - start-up: few ask for it
 
         verify_keeps_digests(referrers=referrers, changes=decompress)
     brought: Collection[Digest] = ()
@@ -55,7 +55,7 @@ def copy_image(
     companions = prepare_companions(image, destination, progress) if referrers else []
     plain = None
     if decompress and isinstance(destination, ImageLayout):
-        from ociexport.transfer.decompress import PlainLayerStore, diff_ids_of  # noqa: PLC0415 - few ask for plain layers
+        from ociexport.transfer.decompress import PlainLayerStore, diff_ids_of  # noqa: PLC0415 - start-up: few ask for plain layers
 
         plain = PlainLayerStore(destination, diff_ids_of([image]))
     fetch = BlobFetch(plain or destination, progress)
@@ -69,7 +69,7 @@ def copy_image(
             raise
         written = image
         if plain is not None:
-            from ociexport.transfer.decompress import with_plain_layers  # noqa: PLC0415 - as above
+            from ociexport.transfer.decompress import with_plain_layers  # noqa: PLC0415 - start-up: as above
 
             written = with_plain_layers(image, plain, progress)
         for copy in (*companions, written):  # 3

@@ -78,11 +78,11 @@ def pull(
                 signatures=signatures,
             )
     if signatures is not None:
-        from ociexport.images.signatures import require_signature  # noqa: PLC0415 - few ask for signatures
+        from ociexport.images.signatures import require_signature  # noqa: PLC0415 - start-up: few ask for signatures
 
         image = require_signature(image, signatures)
     if isinstance(out, str | os.PathLike) and os.fspath(out).endswith(".tar"):
-        from ociexport.transfer.copy_to_archive import copy_to_archive  # noqa: PLC0415 - a layout does without
+        from ociexport.transfer.copy_to_archive import copy_to_archive  # noqa: PLC0415 - start-up: a layout does without
 
         path = os.fspath(out)
         return copy_to_archive(

@@ -23,6 +23,7 @@ from ociexport.rootfs.unpack import unpack
 from ociexport.spec.reference import ImageReference
 from ociexport.system.progress.display import PlainProgress
 from ociexport.transfer.pull import pull
+from ociexport.transfer.sources.list_names import tags_of
 from tests.support.fake_registry import FakeRegistry, Fault
 from tests.support.image_builder import AMD64, build_image
 from tests.support.memory_source import member
@@ -69,7 +70,7 @@ def test_document_that_is_cut_is_asked_for_again(
 def test_list_of_tags_that_is_cut_is_asked_for_again(registry: FakeRegistry) -> None:
     client = RegistryClient(RegistryOptions(retry_delay_seconds=0))
     registry.misbehave("/tags/list", Fault(cut_after=3), times=3)
-    assert client.list_tags(ImageReference.parse(f"{registry.host}/library/app")) == ("1",)
+    assert tags_of(client, ImageReference.parse(f"{registry.host}/library/app")) == ("1",)
     client.close()
 
 

@@ -18,7 +18,7 @@ from ociexport.registry.client import RegistryClient
 from ociexport.registry.download import ranges
 from ociexport.registry.http.transport import MAX_SPARE_CONNECTIONS
 from ociexport.registry.options import RegistryOptions
-from ociexport.registry.source import RegistrySource, open_registry_source
+from ociexport.registry.source import RegistrySource, open_registry_source, registry_source
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest, VerifyingReader
@@ -186,7 +186,7 @@ def test_machine_without_threads_reads_over_fewer_connections(started: int, monk
 
     monkeypatch.setattr(threading.Thread, "start", start_some)
     with FakeRegistry() as registry, closing(RegistryClient()) as client:
-        source = client.source(ImageReference.parse(f"{registry.host}/a:1"))
+        source = registry_source(client, ImageReference.parse(f"{registry.host}/a:1"))
         assert _read_all(source, registry) == BLOB
         assert names != []
         _wait_for_the_threads()

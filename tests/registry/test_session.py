@@ -10,7 +10,7 @@ import pytest
 from ociexport.errors import AuthenticationError, RegistryError, RegistryNotFoundError
 from ociexport.registry.client import RegistryClient
 from ociexport.registry.options import Credentials, RegistryOptions
-from ociexport.registry.source import open_registry_source
+from ociexport.registry.source import open_registry_source, registry_source
 from ociexport.spec import mediatypes
 from ociexport.spec.reference import ImageReference
 from tests.support.fake_registry import FakeRegistry, Fault
@@ -85,7 +85,8 @@ def test_tokens_are_kept_for_each_repository_and_registry() -> None:
             for each, repository in [(registry, "a"), (registry, "b"), (other, "a")]:
                 each.add_manifest(repository, "1", MANIFEST, mediatypes.OCI_MANIFEST)
                 assert (
-                    client.source(ImageReference.parse(f"{each.host}/{repository}:1")).fetch_manifest().raw == MANIFEST
+                    registry_source(client, ImageReference.parse(f"{each.host}/{repository}:1")).fetch_manifest().raw
+                    == MANIFEST
                 )
         client.close()
         scopes = [request.query["scope"] for request in registry.requests if request.path == "/token"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from ociexport.cli.commandline import COMMANDS, new_parser
 from ociexport.cli.exit_codes import OK
 from ociexport.cli.topics import TOPICS
 from ociexport.errors import OciexportError
@@ -32,14 +33,11 @@ def run(options: argparse.Namespace) -> int:
         OciexportError: the library that makes it is not installed.
     """
     try:
-        import shtab  # noqa: PLC0415 - nothing else needs it
+        import shtab  # noqa: PLC0415 - start-up: nothing else needs it
     except ImportError as error:
         raise OciexportError(
             "completion: expected the library shtab, it is not installed", hint="pip install 'ociexport[completion]'"
         ) from error
-    # It has the commands, and so is below this module.
-    from ociexport.cli.commandline import COMMANDS, new_parser  # noqa: PLC0415
-
     parser, _ = new_parser(COMMANDS)
     _complete_places(parser)
     sys.stdout.write(shtab.complete(parser, options.shell) + "\n")
@@ -48,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _complete_places(parser: argparse.ArgumentParser) -> None:
     """Have files and directories completed where a word may be one; names in registries nobody knows beforehand."""
-    import shtab  # noqa: PLC0415 - see `run`
+    import shtab  # noqa: PLC0415 - start-up: see `run`
 
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):

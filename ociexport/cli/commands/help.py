@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from ociexport.cli.commandline import COMMANDS, new_parser
 from ociexport.cli.exit_codes import OK
 from ociexport.cli.spelling import closest
 from ociexport.cli.topics import TOPICS
@@ -22,9 +23,6 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UsageError: there is neither such a topic nor such a command.
     """
-    # It has the commands, and so is below this module.
-    from ociexport.cli.commandline import COMMANDS, new_parser  # noqa: PLC0415
-
     topic = options.topic
     if topic in TOPICS:
         sys.stdout.write(TOPICS[topic])

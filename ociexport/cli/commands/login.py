@@ -44,9 +44,9 @@ def add_registry_argument(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Log in, and print where the credentials are now."""
-    from ociexport.registry.auth.auth_files import search_credentials  # noqa: PLC0415
-    from ociexport.registry.auth.login import Compat, login_file, write_login  # noqa: PLC0415
-    from ociexport.registry.client import RegistryClient  # noqa: PLC0415 - the wire, which --help does not need
+    from ociexport.registry.auth.auth_files import search_credentials  # noqa: PLC0415 - start-up: only some runs need it
+    from ociexport.registry.auth.login import Compat, login_file, write_login  # noqa: PLC0415 - start-up: as above
+    from ociexport.registry.client import RegistryClient  # noqa: PLC0415 - start-up: the wire, which --help does not need
 
     registry = parse_registry(options.registry)
     credentials = _ask(options)

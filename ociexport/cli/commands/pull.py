@@ -109,12 +109,12 @@ def _pull_into_archive(
     with ExitStack() as stack:
         opened = _open_all(options, names, sources, stack)
         if options.dry_run:
-            from ociexport.transfer.plan import plan_pull  # noqa: PLC0415 - only a dry run needs it
+            from ociexport.transfer.plan import plan_pull  # noqa: PLC0415 - start-up: only a dry run needs it
 
             out = options.out if not is_pipe(options.out) else None
             plan = plan_pull(opened, out, platform=platform, progress=report.progress, referrers=options.referrers)
             return tell_plan(plan, options)
-        from ociexport.transfer.copy_to_archive import copy_to_archive  # noqa: PLC0415 - a layout does without
+        from ociexport.transfer.copy_to_archive import copy_to_archive  # noqa: PLC0415 - start-up: a layout does without
 
         seconds = source_date_epoch() or 0
         with opened_out(options) as out:
@@ -144,7 +144,7 @@ def _pull_into_layout(
         _verify_is_another(name, layout)
     platform = choice_from(options)
     if options.dry_run:
-        from ociexport.transfer.plan import plan_pull  # noqa: PLC0415 - as above
+        from ociexport.transfer.plan import plan_pull  # noqa: PLC0415 - start-up: as above
 
         with ExitStack() as stack:
             opened = _open_all(options, names, sources, stack)

@@ -153,12 +153,12 @@ def run(options: argparse.Namespace) -> int:
     # Once more, now that the tree is there: by what other name it may be reached was not known before.
     _verify_places(options)
     if options.run_files is not None and result.account is not None:
-        from ociexport.rootfs.run.files import write_run_files  # noqa: PLC0415 - only this option needs it
+        from ociexport.rootfs.run.files import write_run_files  # noqa: PLC0415 - start-up: only this option needs it
 
         rootfs = os.path.join(options.rootfs, "rootfs") if options.bundle else options.rootfs
         write_run_files(options.run_files, rootfs, result.config, result.account)
     if options.receipt is not None:
-        from ociexport.rootfs.receipt import write_receipt  # noqa: PLC0415 - as above
+        from ociexport.rootfs.receipt import write_receipt  # noqa: PLC0415 - start-up: as above
 
         write_receipt(options.receipt, result, source.display_name, options.rootfs, servers_of(source))
     progress.say(
@@ -237,7 +237,7 @@ def _write_tar(options: argparse.Namespace) -> int:
 
 
 def _flatten(options: argparse.Namespace, write: Callable[[bytes | memoryview], object]) -> tuple[str, FlattenResult]:
-    from ociexport.rootfs.outputs.tar import flatten  # noqa: PLC0415 - a tree on disk does without
+    from ociexport.rootfs.outputs.tar import flatten  # noqa: PLC0415 - start-up: a tree on disk does without
 
     progress = progress_from(options)
     epoch = source_date_epoch()

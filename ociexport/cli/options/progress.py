@@ -55,7 +55,7 @@ def progress_from(options: argparse.Namespace) -> Progress:
     events = getattr(options, "events", None)
     if events is None:
         return shown
-    from ociexport.system.progress.events import EventProgress  # noqa: PLC0415 - few ask for events
+    from ociexport.system.progress.events import EventProgress  # noqa: PLC0415 - start-up: few ask for events
 
     return EventProgress(events, shown)
 
@@ -72,7 +72,7 @@ def _shown_progress(options: argparse.Namespace) -> Progress:
 
 
 def _events_to(text: str) -> EventLines:
-    from ociexport.system.progress.events import EventLines  # noqa: PLC0415 - as above
+    from ociexport.system.progress.events import EventLines  # noqa: PLC0415 - start-up: as above
 
     # No process has so many.
     if (number := number_up_to(text, 10**9)) is not None:

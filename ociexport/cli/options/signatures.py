@@ -29,8 +29,8 @@ def signature_policy_from(options: argparse.Namespace) -> SignaturePolicy | None
     """
     if not options.verify_key:
         return None
-    from ociexport.images.keys import VerificationKey  # noqa: PLC0415 - few ask for signatures
-    from ociexport.images.signatures import SignaturePolicy  # noqa: PLC0415 - few ask for signatures
+    from ociexport.images.keys import VerificationKey  # noqa: PLC0415 - start-up: few ask for signatures
+    from ociexport.images.signatures import SignaturePolicy  # noqa: PLC0415 - start-up: few ask for signatures
 
     return SignaturePolicy(tuple(map(VerificationKey.read, options.verify_key)))
 
@@ -39,6 +39,6 @@ def signed_source(source: ImageSource, policy: SignaturePolicy | None) -> ImageS
     """Return ``source``, or what takes its image only if it is signed as ``policy`` wants it."""
     if policy is None:
         return source
-    from ociexport.images.signatures import require_signature  # noqa: PLC0415 - as above
+    from ociexport.images.signatures import require_signature  # noqa: PLC0415 - start-up: as above
 
     return require_signature(source, policy)

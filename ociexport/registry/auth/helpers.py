@@ -92,7 +92,7 @@ def _run(name: str, action: str, stdin: str, place: str) -> subprocess.Completed
     except subprocess.TimeoutExpired as error:
         raise _error(name, place, f"no answer in {HELPER_SECONDS} s") from error
     except OSError as error:
-        import shutil  # noqa: PLC0415 - for an error only
+        import shutil  # noqa: PLC0415 - start-up: for an error only
 
         # Of a PATH with a directory that may not be searched, the kernel tells that and not that nothing was found.
         if isinstance(error, PermissionError) and shutil.which(f"docker-credential-{name}", mode=os.F_OK) is None:

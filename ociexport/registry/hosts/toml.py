@@ -21,7 +21,7 @@ def read_toml(path: Path) -> JsonObject | None:
         raw = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    import tomllib  # noqa: PLC0415 - most machines have no such file
+    import tomllib  # noqa: PLC0415 - start-up: most machines have no such file
 
     try:
         return JsonObject(tomllib.loads(raw.decode("utf-8")), str(path))

@@ -11,7 +11,6 @@ import threading
 
 import requests
 
-import ociexport
 from ociexport.errors import RegistryError, TransferError, printable, quoted
 from ociexport.registry.http.addresses import ForbiddenAddressError, Nearness, literal_nearness
 from ociexport.registry.http.certificates import TlsSettings, tls_of_any_host
@@ -31,6 +30,7 @@ from ociexport.registry.http.retries import backoff_seconds, is_passing_error, i
 from ociexport.registry.http.web_url import InvalidUrlError, WebUrl
 from ociexport.registry.options import DEFAULT_OPTIONS, RegistryOptions
 from ociexport.system.progress.protocol import SILENT, Progress
+from ociexport.system.version import __version__
 
 # Registries redirect once to their storage, and that perhaps once more to a nearer place.
 MAX_REDIRECTS = 10
@@ -177,7 +177,7 @@ class Transport:
             raise _may_not_be_sent(request, url, url.host)
         at_home = home.may_show_secrets_to(url)
         headers = {
-            "User-Agent": f"ociexport/{ociexport.__version__}",
+            "User-Agent": f"ociexport/{__version__}",
             # Digests are of the raw bytes: whoever compresses them on the way changes them.
             "Accept-Encoding": "identity",
             **request.headers,

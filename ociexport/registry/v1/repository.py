@@ -8,6 +8,7 @@ Spec: docker 1.6 "Docker Registry API v1", "Images"; docker-registry's ``checksu
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from contextlib import closing
@@ -22,14 +23,16 @@ from ociexport.errors import (
     printable,
     quoted,
 )
+from ociexport.registry.client import RegistryClient
 from ociexport.registry.download.ranges import open_blob_stream
 from ociexport.registry.download.stream import range_headers, whole_size
 from ociexport.registry.http.messages import Answer
 from ociexport.registry.http.transport import Transport
-from ociexport.registry.v1.session import MAX_DOCUMENT_BYTES, V1Host
+from ociexport.registry.v1.session import MAX_DOCUMENT_BYTES, V1Host, V1Index, v1_endpoint
 from ociexport.spec.digest import ByteStream, Digest
 from ociexport.spec.docker_v1 import MAX_V1_LAYERS, V1Document, parse_v1_document, verify_v1_chain, verify_v1_id
 from ociexport.spec.json_fields import parse_json, parse_json_as
+from ociexport.spec.reference import ImageReference
 from ociexport.system.progress.protocol import Progress
 
 _PART = frozenset({200, 206, 416})
@@ -204,3 +207,17 @@ def _id_in(raw: bytes) -> str:
     except InvalidImageError:
         found = None
     return found if isinstance(found, str) else raw[:_MAX_ID_BYTES].decode("ascii", "replace").strip()
+
+
+def find_repository(client: RegistryClient, reference: ImageReference) -> V1Repository:
+    """Return the repository of ``reference`` where Docker's first protocol finds it; the index is asked for that.
+
+    Raises:
+        AuthenticationError, RegistryNotFoundError, RegistryError: it does not say where.
+        UsageError, OSError: a configuration file is wrong or can't be read.
+    """
+    home = client.home(reference)
+    endpoint = v1_endpoint(home.endpoint)
+    search = functools.partial(client.search, endpoint, client.options.credentials is not None)
+    hosts = V1Index(endpoint, search, client.transport).find_hosts(home.repository, f"image {reference}")
+    return V1Repository(reference.name, home.repository, hosts, client.transport, client.progress)

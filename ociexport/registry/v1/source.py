@@ -22,7 +22,7 @@ from ociexport.images.make_manifest import compute_diff_id, layer_type_of, make_
 from ociexport.images.source import ImageName, ReceivedManifest
 from ociexport.images.wanted_blobs import BlobToFetch
 from ociexport.registry.client import RegistryClient
-from ociexport.registry.v1.repository import V1Layer, V1Repository
+from ociexport.registry.v1.repository import V1Layer, V1Repository, find_repository
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import ByteStream, Chunk, Digest
@@ -119,7 +119,7 @@ class V1Source:
             self._client.close()
 
     def _make(self) -> ReceivedManifest:
-        repository = self._client.v1_repository(self.reference)
+        repository = find_repository(self._client, self.reference)
         image_id = repository.find_tag(self.reference.tag or "latest")
         layers = repository.read_layers(image_id)
         self._directory = make_temporary_directory()

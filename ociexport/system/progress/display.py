@@ -124,7 +124,7 @@ class BarProgress:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         # Only a terminal needs it, and it costs a sixth of the start-up.
-        from tqdm import tqdm  # noqa: PLC0415
+        from tqdm import tqdm  # noqa: PLC0415 - start-up: as above
 
         # A lock of threads is enough; tqdm's own is for processes too, and takes a hundredth of a second to make.
         self._tqdm: type[tqdm[object]] = type("_Bars", (tqdm,), {})

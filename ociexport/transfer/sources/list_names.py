@@ -14,7 +14,9 @@ from ociexport.transfer.sources.names import ArchiveName, DirectoryName, LayoutN
 from ociexport.transfer.sources.open import new_client
 
 if TYPE_CHECKING:
+    from ociexport.registry.client import RegistryClient
     from ociexport.registry.options import RegistryOptions
+    from ociexport.spec.reference import ImageReference
     from ociexport.system.progress.protocol import Progress
 
 
@@ -55,7 +57,7 @@ def list_local_images(name: LayoutName | ArchiveName | DirectoryName) -> list[Li
     """
     if isinstance(name, ArchiveName):
         # Costs more than a layout needs.
-        from ociexport.storage.archive.reader import list_archive_images  # noqa: PLC0415
+        from ociexport.storage.archive.reader import list_archive_images  # noqa: PLC0415 - start-up: as above
 
         return list_archive_images(name.path)
     if isinstance(name, DirectoryName):
@@ -75,6 +77,18 @@ def _list_tags(
         )
     client = new_client(options, progress)
     try:
-        return client.list_tags(name.reference)
+        return tags_of(client, name.reference)
     finally:
         client.close()
+
+
+def tags_of(client: RegistryClient, reference: ImageReference) -> tuple[str, ...]:
+    """Return all tags of the repository that ``reference`` is in, in the registry's order; see `list_tags`."""
+    if client.options.v1:
+        from ociexport.registry.v1.repository import find_repository  # noqa: PLC0415 - start-up: few speak v1
+
+        return tuple(find_repository(client, reference).list_tags())
+    from ociexport.registry.tags import list_tags  # noqa: PLC0415 - start-up: the wire, which a layout does without
+
+    home = client.home(reference)
+    return list_tags(client.session(home), home.repository, reference.name)

@@ -147,7 +147,7 @@ def _parse_image(text: str) -> ImageReference:
     if names_registry(text):
         return ImageReference.parse(text)
     # Reads registries.conf, for its short names; nothing else needs it so early.
-    from ociexport.registry.hosts.registries_conf import parse_image  # noqa: PLC0415
+    from ociexport.registry.hosts.registries_conf import parse_image  # noqa: PLC0415 - start-up: as above
 
     return parse_image(text)
 

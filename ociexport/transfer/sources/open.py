@@ -82,8 +82,8 @@ def _open_local(name: LayoutName | ArchiveName | DirectoryName, progress: Progre
         return converting(ImageDirectory(name.path), progress)
     if isinstance(name, ArchiveName):
         # Costs more than a layout needs.
-        from ociexport.storage.archive.reader import open_archive_image  # noqa: PLC0415
-        from ociexport.system.progress.protocol import SILENT  # noqa: PLC0415
+        from ociexport.storage.archive.reader import open_archive_image  # noqa: PLC0415 - start-up: as above
+        from ociexport.system.progress.protocol import SILENT  # noqa: PLC0415 - start-up: as above
 
         return converting(open_archive_image(name.path, name.image, progress or SILENT), progress)
     if not os.path.isdir(name.path):
@@ -98,16 +98,18 @@ def _open_remote(
     reference: ImageReference, client: RegistryClient, progress: Progress | None, *, owns_client: bool
 ) -> ImageSource:
     if not client.options.v1:
-        return converting(client.source(reference, owns_client=owns_client), progress)
-    from ociexport.registry.v1.source import V1Source  # noqa: PLC0415 - hardly anybody speaks so
+        from ociexport.registry.source import registry_source  # noqa: PLC0415 - start-up: the wire, as in `new_client`
+
+        return converting(registry_source(client, reference, owns_client=owns_client), progress)
+    from ociexport.registry.v1.source import V1Source  # noqa: PLC0415 - start-up: few speak v1
 
     return V1Source(reference, client, client.progress, owns_client=owns_client)
 
 
 def converting(source: ImageSource, progress: Progress | None) -> ImageSource:
     """Return ``source`` as one that converts an image of Docker's schema 1."""
-    from ociexport.system.progress.protocol import SILENT  # noqa: PLC0415
-    from ociexport.transfer.sources.convert import ConvertingSource  # noqa: PLC0415 - as above
+    from ociexport.system.progress.protocol import SILENT  # noqa: PLC0415 - start-up: only some runs need it
+    from ociexport.transfer.sources.convert import ConvertingSource  # noqa: PLC0415 - start-up: as above
 
     return ConvertingSource(source, progress or SILENT)
 
@@ -115,8 +117,8 @@ def converting(source: ImageSource, progress: Progress | None) -> ImageSource:
 def new_client(options: RegistryOptions | None, progress: Progress | None) -> RegistryClient:
     """Return what registries are reached with; the caller closes it."""
     # The wire costs a tenth of a second to import, which a layout need not pay.
-    from ociexport.registry.client import RegistryClient  # noqa: PLC0415
-    from ociexport.registry.options import DEFAULT_OPTIONS  # noqa: PLC0415
-    from ociexport.system.progress.protocol import SILENT  # noqa: PLC0415
+    from ociexport.registry.client import RegistryClient  # noqa: PLC0415 - start-up: as above
+    from ociexport.registry.options import DEFAULT_OPTIONS  # noqa: PLC0415 - start-up: as above
+    from ociexport.system.progress.protocol import SILENT  # noqa: PLC0415 - start-up: as above
 
     return RegistryClient(options or DEFAULT_OPTIONS, progress or SILENT)
