@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from ociexport.errors import UsageError, quoted
@@ -41,8 +42,7 @@ class HostEntry:
     override_path: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class HostsToml:
+class HostsToml(NamedTuple):
     """What the file for one registry says.
 
     Args:

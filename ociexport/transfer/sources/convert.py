@@ -18,7 +18,6 @@ from io import BytesIO
 
 from ociexport.errors import InvalidImageError, NotFoundError, locating
 from ociexport.images.fetch import BlobFetch
-from ociexport.images.make_manifest import compute_diff_id, layer_type_of, make_manifest
 from ociexport.images.source import ImageName, ImageSource, ReceivedManifest, credentials_of, servers_of, size_of_blob
 from ociexport.images.wanted_blobs import BlobToFetch
 from ociexport.spec import mediatypes
@@ -27,7 +26,6 @@ from ociexport.spec.digest import ByteStream, Digest
 from ociexport.spec.docker_schema1 import Schema1Manifest, is_schema1, parse_schema1
 from ociexport.spec.docker_v1 import V1Document, config_from_v1
 from ociexport.storage.layout.layout import ImageLayout
-from ociexport.storage.layout.spool import spool_elsewhere
 from ociexport.system.compression import MAGIC_BYTES
 from ociexport.system.progress.protocol import Progress
 
@@ -154,6 +152,8 @@ class ConvertingSource:
     def _make(
         self, documents: Sequence[V1Document], layers: Sequence[Descriptor], diff_ids: Sequence[Digest]
     ) -> ReceivedManifest:
+        from ociexport.images.make_manifest import make_manifest  # noqa: PLC0415 - start-up: few images are of schema 1
+
         config = config_from_v1(documents, diff_ids)
         descriptor = Descriptor(mediatypes.OCI_CONFIG, Digest.of(config), len(config))
         self._configs[descriptor.digest] = config
@@ -162,6 +162,8 @@ class ConvertingSource:
     def _read(self, layers: Sequence[Descriptor]) -> tuple[dict[Digest, str], dict[Digest, Digest]]:
         """Return the media types and diff_ids of the layers, which are here and verified from now on."""
         if self._layout is None:
+            from ociexport.storage.layout.spool import spool_elsewhere  # noqa: PLC0415 - start-up: as in `_make`
+
             self._layout = self._stack.enter_context(spool_elsewhere())
             self._progress.say(f"{self.display_name}: layers are kept in {self._layout.path} until they are used")
         # Until this source is closed nobody tidies up there.
@@ -200,6 +202,8 @@ def _blobs_of(source: ImageSource, layers: Sequence[Descriptor]) -> list[BlobToF
 
 def _told_by_content(layout: ImageLayout, layer: Descriptor) -> tuple[str, Digest]:
     """Return a layer's media type and its diff_id."""
+    from ociexport.images.make_manifest import compute_diff_id, layer_type_of  # noqa: PLC0415 - start-up: as in `_make`
+
     with closing(layout.open_blob(layer)) as blob:
         media_type = layer_type_of(blob.read(MAGIC_BYTES))
     with closing(layout.open_blob(layer)) as blob:
