@@ -74,7 +74,6 @@ def test_the_package_is_its_rooms() -> None:
     assert there == {*FLOOR_OF, *DOORSTEP, "py.typed"}
 
 
-@pytest.mark.xfail(reason="files are split and merged next")
 def test_the_map_shows_every_room() -> None:
     drawn = (
         (PROJECT / "docs/developing/architecture.md").read_text().partition("```\nociexport/\n")[2].partition("```")[0]
