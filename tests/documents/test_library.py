@@ -1,4 +1,4 @@
-"""The library: docs/guide/library.md is run piece by piece, it is typed, and several threads may call at once."""
+"""The library: the blocks of docs/guide/library.md run and are typed, and several threads may call at once."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ def test_pieces_of_the_document_work(tmp_path: Path) -> None:
             if block.heading != _CLUSTER:
                 printed += place.run(block)
     assert "docker.io/library/debian:12@sha256:" in printed
+    assert "linux/" in printed
+    assert "./layout: expected image '13', there are: docker.io/library/debian:12" in printed
     assert 'NAME="Debian GNU/Linux"' in printed
     assert "debian:none image docker.io/library/debian:none: GET " in printed
 
@@ -56,7 +58,7 @@ def test_piece_about_clusters_works(tmp_path: Path) -> None:
 
 
 def test_pieces_of_the_document_are_typed(tmp_path: Path) -> None:
-    """As a program of somebody else meets the package: mypy in strict mode."""
+    """A program that imports the package passes mypy in strict mode."""
     for number, block in enumerate(blocks()):
         (tmp_path / f"piece{number}.py").write_text(block.text)
     ended = subprocess.run(
@@ -66,14 +68,14 @@ def test_pieces_of_the_document_are_typed(tmp_path: Path) -> None:
         timeout=280,
         check=False,
     )
-    # Dask's own types are its own matter.
+    # Errors about Dask's own types are not ours.
     others = ("distributed", "LocalCluster", "[no-untyped-call]")
     found = [line for line in ended.stdout.splitlines() if ": error: " in line]
     assert [line for line in found if not any(other in line for other in others)] == []
 
 
 def test_each_error_is_public() -> None:
-    """Who calls may tell them apart by names that stay."""
+    """A caller can catch each class by a public name."""
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, OciexportError)]
     assert {kind.__name__ for kind in kinds} <= set(ociexport.__all__)
 
@@ -97,7 +99,7 @@ def at_once(calls: list[Callable[[], object]]) -> list[object]:
 
 
 def test_threads_pull_into_one_layout_and_unpack_at_once(tmp_path: Path) -> None:
-    """The layer that they share comes once; each tree is what one alone would have made."""
+    """The shared layer is fetched once, and each tree equals the one that a single call makes."""
     layout = tmp_path / "layout"
     with FakeRegistry() as registry:
         references = [image.serve(registry, "team/app", tag) for tag, image in IMAGES.items()]
@@ -154,7 +156,7 @@ def test_what_a_callback_raises_stops_the_work(tmp_path: Path) -> None:
 
 
 def test_error_of_another_file_keeps_its_name(tmp_path: Path) -> None:
-    """It is not in the tree, whose errors have the tree's place."""
+    """Only errors of files in the tree get the tree's path."""
 
     def on_event(event: ociexport.ProgressEvent) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "events.json")
