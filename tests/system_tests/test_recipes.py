@@ -23,8 +23,8 @@ _PROGRAMS = {
     "bubblewrap": ["bwrap"],
     "systemd-nspawn": ["systemd-nspawn"],
     "runc": ["runc"],
-    "A microVM's root": ["mke2fs", "e2fsck", "debugfs"],
-    "A microVM's root, without being root": ["sqfstar", "unsquashfs"],
+    "A microVM's root file system": ["mke2fs", "e2fsck", "debugfs"],
+    "A microVM's root file system, without root": ["sqfstar", "unsquashfs"],
     "ext4 from a tar": ["mke2fs", "e2fsck"],
     "erofs from a tar": [],
     "Over an air gap, as a registry": ["podman", "skopeo"],
@@ -38,7 +38,7 @@ _NEED_ROOT = {
     "A chroot",
     "systemd-nspawn",
     "runc",
-    "A microVM's root",
+    "A microVM's root file system",
     "Over an air gap, as a registry",
     "Over an air gap, as an archive, and back",
 }
@@ -47,8 +47,8 @@ _SHOWN = {
     "A chroot": 'NAME="Debian GNU/Linux"\nVERSION_ID="12"\nDebian GNU/Linux 12\n',
     "bubblewrap": 'NAME="Debian GNU/Linux"\nVERSION_ID="12"\nDebian GNU/Linux 12\n',
     "systemd-nspawn": 'NAME="Debian GNU/Linux"\nVERSION_ID="12"\n',
-    "A microVM's root": "Mode:  0644",
-    "A microVM's root, without being root": "drwxr-xr-x 0/0 ",
+    "A microVM's root file system": "Mode:  0644",
+    "A microVM's root file system, without root": "drwxr-xr-x 0/0 ",
     "CI without docker": "app 1\n",
 }
 
