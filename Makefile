@@ -1,15 +1,15 @@
-# Each target makes the virtual environment that it needs; a fresh machine needs python3 (3.11 or later) and make only.
+# Each target sets up the virtual environment that it needs; a fresh machine needs only python3 (3.11 or later) and make.
 
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
-# An image to demonstrate with; empty for one that is built and served on this machine.
+# The image for `make demo`; empty for a sample that is built and served on this machine.
 IMAGE ?=
 
-# Tests run on all cores; those of one file share what it made, and stay together.
+# Tests run on all cores; the tests of one file share fixtures and stay in one process.
 PYTEST = $(RUN) -m pytest --numprocesses=auto --dist=loadfile
 
-# Tests and benchmarks start thousands of processes, which should not each compile the package anew.
+# Tests and benchmarks start thousands of processes, which should not each compile the package again.
 export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: demo test test-all coverage check lint types build wheel bench fuzz clean
@@ -17,14 +17,14 @@ export PYTHONDONTWRITEBYTECODE =
 demo: $(VENV)/.ready
 	$(RUN) -m tests.support.demo $(IMAGE)
 
-# The quick ones; those marked slow are apart.
+# All tests except those marked slow.
 test: $(VENV)/.ready
 	$(PYTEST) -m "not slow"
 
 test-all: $(VENV)/.ready
 	$(PYTEST)
 
-# With branches, and with what the commands do that tests start, as ordinary users too: all write where everybody may.
+# Branch coverage, including the commands that tests start. Ordinary users run some, so the directory is writable for all.
 coverage: $(VENV)/.ready
 	data=$$(mktemp -d) && trap 'rm -rf "$$data"' EXIT && chmod 1777 "$$data" && \
 		COVERAGE_FILE="$$data/coverage" $(PYTEST) --cov --cov-report=term-missing:skip-covered
@@ -38,7 +38,7 @@ lint: $(VENV)/.ready
 types: $(VENV)/.ready
 	$(RUN) -m mypy
 
-# Without src/, the tree shadows an installed package, so the wheel is tried from another directory.
+# The source tree would shadow the installed package, so the wheel is tried from another directory.
 build: $(VENV)/.ready
 	rm -rf dist build
 	$(RUN) -m build --quiet
@@ -60,7 +60,7 @@ clean:
 	rm -rf $(VENV) .demo .bench .bench-installed .fuzz build dist *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# setuptools warns of a tree whose package stands beside its tests, at each editable installation.
+# At each editable installation setuptools warns about a package directory beside tests.
 $(VENV)/.ready: pyproject.toml setup.cfg
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade "pip >= 25.1"

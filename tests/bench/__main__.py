@@ -1,9 +1,8 @@
-"""`make bench`: ociexport against its peers, on an image that is built first, in a memory file system.
+"""`make bench`: ociexport compared with other tools, on an image that is built first, in a memory file system.
 
     python -m tests.bench [startup] [same] [unpack] [pull] [throttled] [many] [growth]
 
-Each part says what is to be reached beside what was measured. docs/about/performance.md keeps results and what they
-taught.
+Each part prints the target beside the measurement. docs/about/performance.md keeps the results.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _INSTALLED_DIRECTORY = Path(".bench-installed")
 
 
 def main() -> int:
-    """Run the parts that are named, or all; returns an exit code."""
+    """Run the named parts, or all; return an exit code."""
     parts = {
         "startup": bench_startup,
         "same": check_same,
@@ -48,17 +47,17 @@ def main() -> int:
 
 @functools.cache
 def _ociexport() -> str:
-    """Return the command as its users have it: installed, not run from the tree, which takes longer to start."""
+    """Return the command installed as by a user; run from the tree it would take longer to start."""
     run(sys.executable, "-m", "venv", "--clear", _INSTALLED_DIRECTORY)
     run(_INSTALLED_DIRECTORY / "bin" / "python", "-m", "pip", "install", "--quiet", ".")
     return str(_INSTALLED_DIRECTORY.absolute() / "bin" / "ociexport")
 
 
 def bench_startup() -> None:
-    """`ociexport --version` starts in under three times ``python -c pass``."""
+    """Time `ociexport --version`: under three times ``python -c pass``."""
     python = str(Path(_ociexport()).with_name("python"))
     timings = compare(
-        "start-up; to reach: under 3.00",
+        "start-up; target: under 3.00",
         [
             Contender("ociexport --version", [_ociexport(), "--version"]),
             Contender("python -c pass", [python, "-c", "pass"]),
@@ -77,10 +76,10 @@ def _memory_directory() -> Iterator[Path]:
 
 
 def check_same() -> None:
-    """What is timed is the same work: umoci's tree and ours differ in no metadata and no content.
+    """Check that the timed work is the same: umoci's tree and ours have equal metadata and content.
 
     Raises:
-        AssertionError: they do.
+        AssertionError: they differ.
     """
     built = build_bench_image(_IMAGE_DIRECTORY)
     with _memory_directory() as work:
@@ -90,11 +89,11 @@ def check_same() -> None:
     found = differences(ours, theirs)
     if found:
         raise AssertionError(f"{len(found)} differences to umoci, the first of {min(found)!r}: {found[min(found)]}")
-    print(f"\nthe bench image's {len(ours)} paths are umoci's in all metadata and content")
+    print(f"\nthe {len(ours)} paths of the bench image equal umoci's in all metadata and content")
 
 
 def bench_unpack() -> None:
-    """Unpacking, against umoci, igzip with tar, and inflating alone."""
+    """Time unpacking, with umoci, igzip with tar, and inflating alone for comparison."""
     built = build_bench_image(_IMAGE_DIRECTORY)
     with _memory_directory() as work:
         layout = work / "layout"
@@ -107,7 +106,7 @@ def bench_unpack() -> None:
         inflate = f"{each} >/dev/null; done"
         with _served(layout, work / "registry") as reference:
             compare(
-                "unpack; to reach: umoci 0.23, igzip with tar 0.72, inflating alone 1.7, from the registry 0.80",
+                "unpack; target: umoci 0.23, igzip with tar 0.72, inflating alone 1.7, from the registry 0.80",
                 [
                     Contender("ociexport unpack", [_ociexport(), "unpack", "-q", str(layout), str(target)], clear),
                     Contender(
@@ -127,10 +126,10 @@ def bench_unpack() -> None:
 
 
 def bench_pull() -> None:
-    """Pulling from Debian's registry into a layout, against skopeo."""
+    """Time pulling from Debian's registry into a layout, with skopeo for comparison."""
     built = build_bench_image(_IMAGE_DIRECTORY)
     with _memory_directory() as work, _served(built, work / "registry") as reference:
-        compare("pull; to reach: skopeo 0.5", _pull_contenders(reference, work))
+        compare("pull; target: skopeo 0.5", _pull_contenders(reference, work))
 
 
 def _pull_contenders(reference: str, work: Path) -> list[Contender]:
@@ -146,7 +145,7 @@ def _pull_contenders(reference: str, work: Path) -> list[Contender]:
 
 
 def bench_throttled() -> None:
-    """The same through a proxy that limits each connection to 20 MB/s and delays each request by 50 ms."""
+    """Time the same through a proxy that limits each connection to 20 MB/s and delays each request by 50 ms."""
     built = build_bench_image(_IMAGE_DIRECTORY)
     with (
         _memory_directory() as work,
@@ -154,11 +153,11 @@ def bench_throttled() -> None:
         throttled(reference.partition("/")[0], bytes_per_second=20_000_000, request_delay_seconds=0.05) as proxy,
     ):
         far = f"{proxy}/{reference.partition('/')[2]}"
-        compare("pull, throttled; to reach: skopeo 0.5", _pull_contenders(far, work), runs=3)
+        compare("pull, throttled; target: skopeo 0.5", _pull_contenders(far, work), runs=3)
 
 
 def bench_many() -> None:
-    """Two hundred small images into one layout, against as many runs of skopeo; and half of them, to see it grow."""
+    """Time two hundred small images into one layout, with as many runs of skopeo for comparison, and half as many."""
     with _memory_directory() as work:
         run(sys.executable, "-m", "tests.bench.many_images", work / "images", "200")
         command = [_ociexport(), "serve", str(work / "images"), "--addr", "127.0.0.1:0"]
@@ -179,7 +178,7 @@ def _bench_many(host: str, work: Path) -> None:
     )
     pull = [_ociexport(), "pull", "-q", "--out", str(ours)]
     compare(
-        "200 small images; to reach: skopeo 0.5",
+        "200 small images; target: skopeo 0.5",
         [
             Contender("ociexport pull, 200 images", [*pull, *references], removing(ours)),
             Contender("ociexport pull, 100 of them", [*pull, *references[:100]], removing(ours)),
@@ -190,7 +189,7 @@ def _bench_many(host: str, work: Path) -> None:
 
 
 def bench_growth() -> None:
-    """127 layers, and a great many tiny files: the time grows with their number, the memory hardly."""
+    """Time 127 layers, and very many tiny files: time should grow with their number, memory hardly."""
     for files in (25_000, 50_000, 100_000, 200_000):
         _bench_built(f"{files} tiny files", 1, files)
     for layers in (32, 64, 127):
@@ -200,7 +199,7 @@ def bench_growth() -> None:
 def _bench_built(name: str, layers: int, files: int) -> None:
     with _memory_directory() as work:
         layout, target = work / "layout", work / "rootfs"
-        # In a process of its own: a child's peak counts its parent's memory at the time of the fork.
+        # In a separate process: a child's peak includes its parent's memory at the time of the fork.
         run(sys.executable, "-m", "tests.bench.growth_image", layout, str(layers), str(files))
         contender = Contender(name, [_ociexport(), "unpack", "-q", str(layout), str(target)], removing(target))
         compare(f"growth: {name}", [contender], runs=3)
@@ -208,7 +207,7 @@ def _bench_built(name: str, layers: int, files: int) -> None:
 
 @contextmanager
 def _served(layout: Path, directory: Path) -> Iterator[str]:
-    """Put the image into Debian's registry on loopback; gives its reference."""
+    """Put the image into Debian's registry on loopback; yield its reference."""
     with docker_registry(directory) as host:
         reference = f"{host}/bench/image:1"
         run("skopeo", "copy", "--dest-tls-verify=false", f"oci:{layout}:{IMAGE}", f"docker://{reference}")

@@ -1,7 +1,7 @@
-"""The image that benchmarks are made on: Debian with a toolchain and several large Python packages.
+"""The image for benchmarks: Debian with a toolchain and several large Python packages.
 
-Six layers, 640 MB in gzip, 1.9 GB of tar, 69,000 paths. It is built once, by mmdebstrap, pip and umoci, as
-root, and kept as an OCI layout:
+It has six layers, 640 MB of gzip, 1.9 GB of tar, and 69,000 paths. It is built once, as root, by mmdebstrap, pip and
+umoci, and kept as an OCI layout:
 
     python -m tests.bench.bench_image DIRECTORY
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 
 IMAGE = "bench"
 _TOOLCHAIN = "ca-certificates,build-essential,gfortran,python3,python3-dev,perl,git,cmake"
-# A layer for each row. Wheels for the interpreter that runs this; nothing in the image has to run.
+# One layer for each row. The wheels are for the interpreter that runs this; nothing in the image has to run.
 _PYTHON_LAYERS = (
     ("numpy", "scipy"),
     ("pandas", "scikit-learn"),
@@ -26,7 +26,7 @@ _PYTHON_LAYERS = (
 
 
 def build_bench_image(target: Path) -> Path:
-    """Return the OCI layout in ``target``, built where it is not there yet."""
+    """Return the OCI layout in ``target``, built if it does not exist yet."""
     layout = target / "layout"
     if (target / "complete").exists():
         return layout

@@ -1,4 +1,4 @@
-"""An image of a great many tiny files, or layers of them, for seeing how time and memory grow.
+"""An image of very many tiny files, or of many layers, for measuring how time and memory grow.
 
 python -m tests.bench.growth_image LAYOUT LAYERS FILES_IN_EACH
 """

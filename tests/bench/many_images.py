@@ -1,4 +1,4 @@
-"""A layout of many small images, each of one layer of its own and one that all share.
+"""A layout of many small images, each with one layer of its own and one shared by all.
 
 python -m tests.bench.many_images LAYOUT COUNT
 """
@@ -15,7 +15,7 @@ _SHARED = [member("etc/shared", b"shared " * 20_000)]
 
 
 def write_many_images(layout: Path, count: int) -> None:
-    """Write ``count`` images, called ``registry.example/bench/image-N:1``."""
+    """Write ``count`` images, named ``registry.example/bench/image-N:1``."""
     images = {
         f"registry.example/bench/image-{number}:1": build_image([_SHARED, [member(f"own-{number}", b"x" * 1000)]])
         for number in range(count)

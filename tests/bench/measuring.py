@@ -1,4 +1,4 @@
-"""Commands timed in turn, so that a noisy machine is as noisy for each, and compared by their medians."""
+"""Timing of commands in turn, so that noise affects all alike, and comparison by medians."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Contender:
     """One way to do the job.
 
     Args:
-        name: in the table.
-        command: what is run; its output is thrown away.
-        prepare: done before each run, untimed.
+        name: for the table.
+        command: the command; its output is discarded.
+        prepare: called before each run, not timed.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Timing:
-    """What the runs of one contender took: medians of wall and processor seconds, and the largest peak of memory."""
+    """The result of one contender's runs: medians of wall and CPU seconds, and the largest memory peak."""
 
     wall: float
     processor: float
@@ -37,10 +37,10 @@ class Timing:
 
 
 def compare(title: str, contenders: Sequence[Contender], *, runs: int = 5) -> dict[str, Timing]:
-    """Run all contenders in turn, ``runs`` times; print a table of medians, and ratios to the first."""
+    """Run all contenders in turn, ``runs`` times; print a table of medians and of ratios to the first."""
     samples: dict[str, list[Timing]] = {contender.name: [] for contender in contenders}
     for number in range(runs):
-        # The order changes from run to run: who comes after a large removal finds other memory than who does not.
+        # The order changes from run to run, since a large removal changes the memory that the next contender gets.
         shift = number % len(contenders)
         for contender in [*contenders[shift:], *contenders[:shift]]:
             contender.prepare()
@@ -55,7 +55,7 @@ def compare(title: str, contenders: Sequence[Contender], *, runs: int = 5) -> di
     }
     first = timings[contenders[0].name]
     print(f"\n{title} (median of {runs}, in turn)\n")
-    print("| job | seconds | processor seconds | peak MiB | first is so many times this |")
+    print("| job | seconds | CPU seconds | peak MiB | ratio of the first to this |")
     print("|---|---|---|---|---|")
     for name, timing in timings.items():
         ratio = first.wall / timing.wall
@@ -78,7 +78,7 @@ def _time(command: Sequence[str]) -> Timing:
 
 
 def removing(*paths: Path) -> Callable[[], None]:
-    """Return what removes ``paths`` before a run."""
+    """Return a function that removes ``paths`` before a run."""
 
     def remove() -> None:
         for path in paths:

@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that limits each connection to a rate and delays each request, as a far registry does."""
+"""A TCP proxy on loopback that limits each connection to a rate and delays each request, like a distant registry."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _CHUNK_BYTES = 64 * 1024
 
 @contextmanager
 def throttled(target: str, *, bytes_per_second: int, request_delay_seconds: float) -> Iterator[str]:
-    """Give the ``host:port`` of a proxy to ``target`` for the ``with`` block.
+    """Yield the ``host:port`` of a proxy to ``target`` during the ``with`` block.
 
     Args:
         target: ``host:port``.
-        bytes_per_second: of the answers on one connection.
-        request_delay_seconds: before each packet from the client is passed on; a request is one packet here.
+        bytes_per_second: limit for the answers on one connection.
+        request_delay_seconds: delay of each packet from the client; a request is one packet here.
     """
     host, port = target.split(":")
     listener = socket.create_server(("127.0.0.1", 0), backlog=128)
@@ -48,7 +48,7 @@ def _pump(source: socket.socket, sink: socket.socket, bytes_per_second: int, del
             if delay_seconds:
                 time.sleep(delay_seconds)
             if bytes_per_second:
-                # An idle connection saves nothing up.
+                # An idle connection does not accumulate credit.
                 begun = max(begun, time.monotonic() - (sent + len(chunk)) / bytes_per_second - 0.05)
                 wait = begun + sent / bytes_per_second - time.monotonic()
                 if wait > 0:

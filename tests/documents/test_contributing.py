@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md: the files that a change touches are where it says."""
+"""CONTRIBUTING.md: the files that it lists for each change exist."""
 
 from __future__ import annotations
 

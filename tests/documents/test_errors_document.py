@@ -1,6 +1,6 @@
-"""docs/guide/errors.md: each class and code is in it, and each example is what the command says.
+"""docs/guide/errors.md lists each class and code, and each example is the command's real output.
 
-``python -m tests.documents.test_errors_document`` writes the examples anew.
+``python -m tests.documents.test_errors_document`` rewrites the examples.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def test_each_code_is_in_the_catalogue() -> None:
 
 @contextmanager
 def scene(directory: Path) -> Iterator[dict[str, str]]:
-    """Give the environment of a place where the commands of the document fail as it says."""
+    """Yield the environment of a place where the document's commands fail as shown."""
     with ExitStack() as stack:
         served = {
             "docker.io": FakeRegistry(),
@@ -103,7 +103,7 @@ def scene(directory: Path) -> Iterator[dict[str, str]]:
 
 
 def told(command: str, directory: Path, environment: dict[str, str]) -> tuple[int, str]:
-    """Return the exit code of a command, and what it tells of its error, as a reader meets it."""
+    """Return the exit code of a command, and its error with the names that the document shows."""
     ended = subprocess.run(
         ["bash", "-c", command.replace("ociexport ", f"{_PROGRAM} ", 1)],
         cwd=directory,
@@ -124,14 +124,14 @@ def told(command: str, directory: Path, environment: dict[str, str]) -> tuple[in
 
 
 def sections() -> list[tuple[int, list[str]]]:
-    """Return the code of each section of examples, and its commands."""
+    """Return the exit code and the commands of each section of examples."""
     text = _DOCUMENT.read_text()
     found = re.findall(r"^### (\d+): [^\n]+\n\n```console\n(.*?)^```$", text, re.M | re.S)
     return [(int(code), re.findall(r"^\$ (.*)$", block, re.M)) for code, block in found]
 
 
 def rewritten(directory: Path) -> str:
-    """Return the document with what the commands say now."""
+    """Return the document with the commands' current output."""
     blocks = []
     with scene(directory) as environment:
         for code, commands in sections():

@@ -1,5 +1,5 @@
-"""The manual pages in man/ are made from the commands' options; ``python -m tests.documents.test_man_pages`` writes
-them anew."""
+"""The manual pages in man/ are generated from the commands' options; ``python -m tests.documents.test_man_pages``
+rewrites them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _page(title: str, summary: str, body: str) -> str:
 
 
 def _body_of(command: object, example: str) -> str:
-    """Return what stands below the name: the library's text, without its own head and foot."""
+    """Return the page below NAME: the library's text, without its own header and footer."""
     text = str(Manpage(command, format="single-commands-section"))
     body = text[text.index(".SH SYNOPSIS") :].rstrip()
     return f"{body}\n.SH EXAMPLE\n.nf\n{_escaped(example)}\n.fi\n{_SEE_ALSO}"
@@ -60,7 +60,7 @@ _SEE_ALSO = ".SH SEE ALSO\n\\fBociexport\\fR(1)\n"
 
 
 def _escaped(text: str) -> str:
-    """Return ``text`` as roff shows it: hyphens as they are typed, and no line that begins like a request."""
+    """Return ``text`` escaped for roff: hyphens stay hyphens, and no line begins like a request."""
     text = text.replace("\\", "\\e").replace("-", "\\-")
     return re.sub(r"^([.'])", r"\\&\1", text, flags=re.M)
 

@@ -66,7 +66,7 @@ def test_readme_leads_to_every_document() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT)))
 def test_tests_that_are_named_exist(document: Path) -> None:
-    """A promise that says how it is tested."""
+    """Documents name the tests of their promises."""
     text = document.read_text()
     files = "".join(path.read_text() for path in (PROJECT / "tests").rglob("*.py"))
     functions = set(re.findall(r"^def (test_\w+)", files, flags=re.M))
@@ -76,7 +76,7 @@ def test_tests_that_are_named_exist(document: Path) -> None:
 
 @pytest.mark.system
 def test_commands_of_readme_and_guide_work(tmp_path: Path) -> None:
-    """Typed one after the other by root, in one directory."""
+    """Run one after the other by root, in one directory."""
     require("bash", "busybox", "chroot", "sqfstar", root=True)
     with workplace(tmp_path) as place:
         for block in [*blocks_of("README.md", "sh"), *blocks_of("docs/guide/guide.md", "sh")]:
@@ -87,7 +87,7 @@ def test_commands_of_readme_and_guide_work(tmp_path: Path) -> None:
 @pytest.mark.system
 @pytest.mark.slow
 def test_installation_of_readme_works(tmp_path: Path) -> None:
-    """Without what ociexport depends on, so that only the tools that build it are fetched."""
+    """Without its dependencies, so only the build tools are downloaded."""
     require("bash", "make", "python3")
     clone = tmp_path / "clone"
     clone.mkdir()

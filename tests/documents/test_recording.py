@@ -1,4 +1,4 @@
-"""The picture in the README is a recording: what a terminal showed, and nothing that a page would run."""
+"""The picture in the README is a recording of a real terminal, without scripts."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_picture_shows_frames_in_turn_and_the_last_where_nothing_moves() -> None
 
 
 def test_picture_in_the_readme_is_of_commands_that_there_are() -> None:
-    """Pages show an image without its scripts, so there are none, and nothing from elsewhere."""
+    """Web pages show images without scripts or external resources, so the picture has none."""
     assert "(docs/recording.svg)" in (PROJECT / "README.md").read_text()
     picture = ElementTree.fromstring((PROJECT / "docs" / "recording.svg").read_text())
     assert {element.tag.removeprefix(_SVG) for element in picture.iter()} <= {

@@ -1,4 +1,4 @@
-"""docs/guide/scripting.md: each command's JSON has the members that are shown there, and no others; so have events."""
+"""docs/guide/scripting.md shows exactly the members of each command's JSON, and of each event."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DOCUMENT = "docs/guide/scripting.md"
 _SHOWN = {block.heading: json.loads(block.text) for block in reversed(blocks_of(_DOCUMENT, "json"))}
 _LISTING = json.loads(blocks_of(_DOCUMENT, "json", heading="inspect")[1].text)
 _LAYERS = json.loads(blocks_of(_DOCUMENT, "json", heading="ls")[1].text)
-# What is absent where there is none, as the document says.
+# Members that may be absent, as the document says.
 _MAY_BE_ABSENT = {"variant", "os.version", "os.features", "layers", "tarBytes", "digest", "device", "linkTarget"}
 _OF_FILES_ONLY = {"mode", "uid", "gid", "size", "mtime"}
 IMAGE = build_image([[member("etc/hostname", b"one\n")]])
@@ -44,7 +44,7 @@ CONFIGURED = build_image(
 
 
 def differences(shown: Any, real: Any, place: str = "") -> list[str]:
-    """Return where ``real`` has not the members or types that are shown; null stands for anything."""
+    """Return the differences in members and types from ``shown`` to ``real``; null stands for any type."""
     if shown is None or real is None or shown == {} or real == {}:
         return []
     if type(shown) is not type(real):
@@ -74,7 +74,7 @@ def registry() -> Iterator[FakeRegistry]:
 
 
 def printed(home: Path, *arguments: str | Path, code: int = 0, stdin: str = "") -> Any:
-    """Return the object that the command prints; standard output holds nothing else."""
+    """Return the object that the command prints; standard output has nothing else."""
     ended = subprocess.run(
         command_line(*arguments, "--json"),
         env=command_environment(home, DOCKER_DEFAULT_PLATFORM="linux/amd64"),
@@ -90,11 +90,11 @@ def printed(home: Path, *arguments: str | Path, code: int = 0, stdin: str = "") 
 
 
 def test_each_command_with_json_is_shown() -> None:
-    """A heading for each, of the command's name or one that begins with it."""
+    """Each has a heading that is, or begins with, the command's name."""
     _, commands = new_parser(COMMANDS)
     with_json = {name for name, command in commands.items() if "--json" in long_options(command)}
     assert with_json == {heading.partition(" ")[0] for heading in _SHOWN}
-    # Those without print no results: bytes of the image, scripts, texts.
+    # The others print no results, but bytes of the image, scripts, texts.
     assert commands.keys() - with_json <= {"completion", "help", "cat"}
 
 
@@ -123,7 +123,7 @@ def test_unpack(tmp_path: Path, layout: Path) -> None:
 
 
 def test_archive_on_standard_output_is_all_that_is_there(tmp_path: Path, layout: Path) -> None:
-    """What is told goes to standard error then, as JSON too."""
+    """The JSON object goes to standard error then."""
     for name, flag in (("pull", "--out"), ("unpack", "--to-tar")):
         ended = subprocess.run(
             command_line(name, layout, flag, "-", "--json", "-q"),
@@ -171,7 +171,7 @@ def test_verify(tmp_path: Path, layout: Path) -> None:
 
 
 def test_repair(tmp_path: Path, layout: Path) -> None:
-    """One blob comes from a backup, the other is nowhere."""
+    """One blob comes from a backup, the other can't be found."""
     write_layout(tmp_path / "backup", {"1": IMAGE})
     for place, digest in ((layout, IMAGE.config.digest), (layout, IMAGE.layers[0].digest)):
         (place / "blobs" / "sha256" / digest.encoded).unlink()

@@ -1,10 +1,10 @@
-"""Fuzz what meets bytes from outside: tar headers, decompressors, documents, and the application of a layer to a tree.
+"""Fuzz the readers of untrusted bytes: tar headers, decompressors, documents, and the application of a layer.
 
-Run it for as long as you like, with a corpus that it keeps:
+Run it for any time, with a corpus that it extends:
 
     python -m tests.fuzz.fuzz_layers CORPUS_DIRECTORY -max_total_time=3600 -timeout=20
 
-A foreign exception, or anything outside the tree that is touched, ends it; the input is left in a file ``crash-…``.
+An unexpected exception, or a change outside the tree, ends it; the input is kept in a file ``crash-…``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _LIMITS = Limits(max_bytes=1 << 22, max_entries=200, max_depth=50)
 
 
 def fuzz_one(data: bytes) -> None:
-    """Give ``data`` to one of the readers; its first byte says to which."""
+    """Pass ``data`` to one of the readers, chosen by its first byte."""
     kind, content = data[:1], data[1:]
     with contextlib.suppress(InvalidImageError):
         match kind[0] % 6 if kind else 0:
@@ -60,7 +60,7 @@ def _read_tar(content: bytes) -> None:
     step = 512 + len(content) % 1000
     reader = TarReader(content[start : start + step] for start in range(0, len(content), step))
     for entry in reader:
-        # Of a bomb, as much as the limits would let through.
+        # As much of a bomb as the limits allow.
         if entry.size <= 1 << 20:
             for _ in reader.read_data():
                 pass
@@ -79,7 +79,7 @@ def _base_layer() -> bytes:
 
 
 def _look_into_layers(content: bytes) -> None:
-    """Have ``content`` over an ordinary layer written as one tar, and its names asked for from the top down."""
+    """Write ``content`` over an ordinary layer as one tar, and look up its names from the top down."""
     source = MemorySource([_base_layer(), content], compress=bytes)
     platform = Platform("linux", "amd64")
     with contextlib.suppress(InvalidImageError):
@@ -91,7 +91,7 @@ def _look_into_layers(content: bytes) -> None:
 
 
 def _apply_layers(content: bytes) -> None:
-    """Apply ``content`` as a layer over an ordinary one, beside a file that must stay as it is."""
+    """Apply ``content`` as a layer over an ordinary one, beside a file that must stay unchanged."""
     base = _base_layer()
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as work:
         outside = os.path.join(work, "outside")
@@ -108,7 +108,7 @@ def _apply_layers(content: bytes) -> None:
 
 
 def write_seeds(corpus: str) -> None:
-    """Put a few honest inputs into the corpus, from which the fuzzer finds its way."""
+    """Put a few valid inputs into the corpus, from which the fuzzer starts."""
     os.makedirs(corpus, exist_ok=True)
     tar = tar_of(
         [member("n" * 120, b"x" * 600, xattrs={"user.a": b"1"}), symlink("s", "d"), directory("d"), member(".wh.f")]
@@ -122,7 +122,7 @@ def write_seeds(corpus: str) -> None:
         b"\4" + tar,
         b"\4" + tar_of([(sparse, b"abcdefg"), hard_link("h", "big"), member("d/.wh..wh..opq")]),
     ]
-    # One of each kind of entry, over the ordinary layer and over each other.
+    # One entry of each kind, over the ordinary layer and over each other.
     seeds += [
         b"\4"
         + tar_of(

@@ -1,4 +1,4 @@
-"""The real command in a process of its own, as a user starts it."""
+"""The real command, run in its own process as a user runs it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-# What a developer's machine may have set, and what would then change what is tested.
+# Variables that a developer may have set and that would change the tests.
 _FOREIGN_VARIABLES = (
     "DOCKER_CONFIG",
     "DOCKER_AUTH_CONFIG",
@@ -25,7 +25,7 @@ _FOREIGN_VARIABLES = (
 
 
 def command_environment(home: Path, **variables: str) -> dict[str, str]:
-    """Return an environment in which a user has no settings at all."""
+    """Return an environment without any user settings."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -35,7 +35,7 @@ def command_environment(home: Path, **variables: str) -> dict[str, str]:
 
 
 def command_line(*arguments: str | os.PathLike[str]) -> list[str]:
-    """Return what starts the command; warnings are errors there too."""
+    """Return the words that start the command, with warnings as errors."""
     return [sys.executable, "-W", "error", "-m", "ociexport", *(os.fspath(argument) for argument in arguments)]
 
 
@@ -45,7 +45,7 @@ def run_command(
     variables: Mapping[str, str] | None = None,
     stdin: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``ociexport`` with ``arguments`` and return what came of it."""
+    """Run ``ociexport`` with ``arguments`` and return its result."""
     return subprocess.run(
         command_line(*arguments),
         env=command_environment(home, **(variables or {})),

@@ -1,4 +1,4 @@
-"""An image of schema 1 with a step that made no layer, and what a layout has of it once it is converted."""
+"""An image of schema 1 with a step that made no layer, and the documents that a layout has after the conversion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A layout that tests damage, and what a verification says of it."""
+"""A layout that tests damage, and the findings of a verification."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.image_builder import BuiltImage, Json, descriptor_of, to_json
 
 
 class DamagedLayout:
-    """A layout that a test damages; what is said of it has digests by their names."""
+    """A layout that a test damages; findings show names in place of digests."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -34,7 +34,7 @@ class DamagedLayout:
         return self.path / "blobs" / digest.algorithm / digest.encoded
 
     def spoil(self, digest: Digest, how: str) -> None:
-        """Put something else in the place of a blob, or nothing."""
+        """Damage the blob as ``how`` says, or remove it."""
         path = self.blob(digest)
         content = path.read_bytes()
         path.unlink()
@@ -57,7 +57,7 @@ class DamagedLayout:
         (self.path / "index.json").write_bytes(to_json(index))
 
     def add(self, raw: bytes, media_type: str, *, tag: str = "added", **members: Any) -> Digest:
-        """Put a document beside the images, and list it."""
+        """Add a document and list it in ``index.json``."""
         descriptor = descriptor_of(raw, media_type)
         self.blob(descriptor.digest).write_bytes(raw)
         self.names[str(descriptor.digest)] = f"<{tag}>"

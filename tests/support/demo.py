@@ -1,6 +1,6 @@
 """`make demo`: the main job, shown with the real commands.
 
-Without an image's name a small one is made of what the machine has, and served on loopback by `ociexport serve`:
+Without IMAGE, a small image is built from files of this machine and served on loopback by `ociexport serve`:
 
     python -m tests.support.demo [IMAGE]
 """
@@ -24,7 +24,7 @@ _MAX_SHOWN = 25
 
 
 def main() -> int:
-    """Show pull and unpack; returns an exit code."""
+    """Show pull and unpack; return an exit code."""
     image = sys.argv[1] if len(sys.argv) > 1 else None
     shutil.rmtree(_WORK, ignore_errors=True)
     _WORK.mkdir()
@@ -40,7 +40,7 @@ def main() -> int:
 
 
 def _make_sample(path: Path) -> Path:
-    """Write a layout with an image of three layers: a whiteout, a hard link and a symlink are in it."""
+    """Write a layout with an image of three layers, with a whiteout, a hard link and a symlink."""
     base: list[Member] = [
         directory("bin"),
         directory("etc"),
@@ -62,7 +62,7 @@ def _make_sample(path: Path) -> Path:
 
 
 class _Served:
-    """`ociexport serve` in a process of its own; gives its address."""
+    """`ociexport serve` in its own process; yields its address."""
 
     def __init__(self, layout: Path) -> None:
         command = [sys.executable, "-m", "ociexport", "serve", str(layout), "--addr", "127.0.0.1:0"]
@@ -102,7 +102,7 @@ def _show_tree(rootfs: Path) -> None:
 
 def _run_in_chroot(rootfs: Path) -> None:
     if os.geteuid() != 0:
-        print("not root, so nothing is run in a chroot")
+        print("not root: skipping the chroot")
         return
     command = ["chroot", str(rootfs), "/bin/sh", "-c", 'echo "in the chroot: $(cat /etc/motd 2>/dev/null || echo yes)"']
     if (rootfs / "bin" / "busybox").exists():
@@ -110,7 +110,7 @@ def _run_in_chroot(rootfs: Path) -> None:
     print("$", " ".join(command[:-1]), f"'{command[-1]}'", flush=True)
     result = subprocess.run(command, check=False)
     if result.returncode:
-        print("(no shell in it that runs on this machine)")
+        print("(the image has no shell that runs on this machine)")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The commands that a document shows, run as a reader would run them, with stand-ins for the public images."""
+"""The commands that a document shows, run as a reader runs them, with stand-ins for the public images."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tests.support.stand_ins import PUBLIC_KEY, Images, configuration_for, free_
 PROJECT = Path(__file__).parent.parent.parent
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 _HEADING = re.compile(r"^#+ (.+)$", re.M)
-# What documents show a server to listen on; here each gets a port that is free.
+# The address at which servers listen in documents; it is replaced by a free port.
 _SHOWN_ADDRESS = "127.0.0.1:5000"
 
-# What differs from a reader's shell. A server goes into the background, and is there when its address is printed.
-# docker is podman, with a store of its own. make says what it would do, and does not do it: what it does are the tests.
+# The differences from a reader's shell. A server runs in the background, and listens once its address is printed.
+# docker is podman, with its own store. make is a dry run, since it would run the tests.
 _PREAMBLE = r"""
 set -euo pipefail
 trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "${store:-}"' EXIT
@@ -44,7 +44,7 @@ class Block:
     """A fenced block of a document.
 
     Args:
-        heading: the nearest one above it.
+        heading: the nearest heading above it.
         language: what follows the fence.
     """
 
@@ -61,7 +61,7 @@ def blocks_of(document: str, *languages: str, heading: str | None = None) -> lis
     """Return the blocks of a document of the project that are in one of ``languages``, in order.
 
     Args:
-        heading: only those right under it.
+        heading: only blocks directly under this heading.
     """
     path = PROJECT / document
     text = path.read_text()
@@ -73,7 +73,7 @@ def blocks_of(document: str, *languages: str, heading: str | None = None) -> lis
 
 
 class Workplace:
-    """A directory in which a reader types what documents show."""
+    """A directory in which the commands of documents are run."""
 
     def __init__(self, directory: Path, environment: Mapping[str, str], port: int) -> None:
         self.directory = directory
@@ -81,10 +81,10 @@ class Workplace:
         self._port = port
 
     def run(self, block: Block, *, directory: Path | None = None) -> str:
-        """Run a block in ``sh`` or ``python`` that must end well; return what it printed.
+        """Run a block in ``sh`` or ``python`` that must succeed; return its output.
 
         Args:
-            directory: where, if not in this place.
+            directory: where to run it; None for this workplace.
         """
         text = block.text.replace(_SHOWN_ADDRESS, f"127.0.0.1:{self._port}")
         command = ["bash", "-c", _PREAMBLE + text] if block.language == "sh" else [sys.executable, "-c", text]
@@ -111,12 +111,12 @@ def workplace(
     through: Callable[[str], AbstractContextManager[str]] = nullcontext,
     **variables: str,
 ) -> Iterator[Workplace]:
-    """Give a place to type in, where ``ociexport`` is on PATH and the public images are this machine's.
+    """Yield a workplace with ``ociexport`` on PATH, where the public images are served by this machine.
 
     Args:
-        images: what is served; None for `stand_ins`.
-        through: gives the address by which the server at an address is reached.
-        variables: of the environment.
+        images: the images to serve; None for `stand_ins`.
+        through: returns the address through which a server is reached, from the server's own address.
+        variables: added to the environment.
     """
     home, programs = directory / "home", directory / "programs"
     for path in (home, programs, directory / "work"):

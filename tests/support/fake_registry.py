@@ -1,6 +1,6 @@
 """A registry on loopback that misbehaves on request.
 
-It is a `ThreadingHTTPServer` in a thread of its own, on a port that the kernel chose; it stops with its ``with`` block.
+It is a `ThreadingHTTPServer` in its own thread, on a port that the kernel chooses; it stops with its ``with`` block.
 
     with FakeRegistry() as registry:
         layer = registry.add_blob(layer_bytes)                              # -> Digest
@@ -9,30 +9,30 @@ It is a `ThreadingHTTPServer` in a thread of its own, on a port that the kernel 
         ...
         assert registry.paths("GET") == ["/v2/", "/v2/library/app/manifests/1.0", ...]
 
-What it is, by constructor arguments that can be changed later as attributes:
+Its properties are constructor arguments, which can be changed later as attributes:
 
-    auth="basic" | "bearer"   asks for it; `users` are {name: password}; with none of them anybody gets a token
-    service=…                 the bearer challenge's service; it holds colons and commas unless told otherwise
+    auth="basic" | "bearer"   requires it; `users` are {name: password}; without users every client gets a token
+    service=…                 the bearer challenge's service; the default contains colons and commas
     token_member="token"      or "access_token"
-    realm=…                   the token service's URL, when it is not ours
-    ranges=False              knows no Range requests
+    realm=…                   the token service's URL; the default is this server's own
+    ranges=False              does not support Range requests
     redirect_to=other         blobs are answered by 307 to /storage/… of ``other``, a second FakeRegistry, which has the
-                              same blobs and refuses requests that bear an Authorization, as S3 does
-    chunked=True              bodies of blobs come with no Content-Length
-    bytes_per_second=…        each connection is limited so
-    tags_per_page=…           lists of tags come in pages of at most so many, with a link to the next
-    tls=ssl_context           speaks https with it; tests/support/tls.py makes one
+                              same blobs and refuses requests with an Authorization header, as S3 does
+    chunked=True              bodies of blobs have no Content-Length
+    bytes_per_second=…        limits each connection
+    tags_per_page=…           lists of tags have pages of at most this length, with a link to the next
+    tls=ssl_context           uses https; tests/support/tls.py makes a context
 
-What it does wrong, by rules: the first rule that fits a request answers it, and counts down:
+Its faults are rules: the first rule that matches a request answers it, and counts down:
 
-    registry.misbehave("/blobs/", Fault(cut_after=1000))                    # every blob, each time, is cut short
-    registry.misbehave(str(layer), Fault(status=503), times=2)              # twice, then well
+    registry.misbehave("/blobs/", Fault(cut_after=1000))                    # cut every blob, each time
+    registry.misbehave(str(layer), Fault(status=503), times=2)              # twice, then answer correctly
     registry.misbehave("/manifests/", Fault(status=403, body=b'{"errors": […]}'))
     registry.misbehave("/blobs/", Fault(headers={"Content-Encoding": "gzip"}, change=gzip.compress))
     registry.misbehave("/manifests/", Fault(headers={"Docker-Content-Digest": "sha256:" + 64 * "0"}))
 
-All requests that arrived are kept in `requests`, oldest first; `faults_met` counts those that were answered by a rule.
-It is one long file, since every test of the wire looks into it for what a registry can do wrong.
+`requests` keeps all requests, oldest first; `faults_met` counts the requests that a rule answered.
+It is one long file, since every test of the wire looks up there how a registry can misbehave.
 """
 
 from __future__ import annotations
@@ -64,20 +64,20 @@ _ENDLESS_SECONDS = 0.01
 
 @dataclass(frozen=True)
 class Fault:
-    """One way to answer wrongly; what is not given is as it should be.
+    """One way to answer wrongly; the rest of the answer is right.
 
     Args:
-        status: instead of the right one; the body is then ``body`` or empty.
-        headers: added, or put in the place of the right ones; None takes one away, a list is several of one name.
-        body: instead of the right one.
-        change: makes another body of the right one; Content-Length fits what it returns.
-        cut_after: so many bytes of the body are sent, then the connection is closed in good order.
-        reset_after: so many bytes of the body are sent, then the connection is reset; -1 resets before the headers.
-        stall_after: so many bytes of the body are sent, then nothing for ``delay_seconds``, then the rest.
-        trickle_seconds: each byte of the body comes so long after the one before it.
-        delay_seconds: before the headers, unless ``stall_after`` is given.
-        raw: sent in place of all, then the connection is closed.
-        endless: sent after ``raw``, again and again, until the client goes away.
+        status: replaces the right status; the body is then ``body`` or empty.
+        headers: added, or replacing the right ones; None removes a header, a list repeats it.
+        body: replaces the right body.
+        change: returns a changed body; Content-Length matches it.
+        cut_after: bytes of the body that are sent before the connection is closed in good order.
+        reset_after: bytes of the body that are sent before the connection is reset; -1 resets before the headers.
+        stall_after: bytes of the body that are sent before a pause of ``delay_seconds``; then the rest is sent.
+        trickle_seconds: pause between the bytes of the body.
+        delay_seconds: pause before the headers, unless ``stall_after`` is given.
+        raw: replaces the whole answer; then the connection is closed.
+        endless: sent after ``raw``, again and again, until the client disconnects.
     """
 
     status: int | None = None
@@ -158,7 +158,7 @@ class FakeRegistry:
         self.refresh_tokens: dict[str, str] = {}
         self.blobs: dict[str, bytes] = {}
         self.manifests: dict[tuple[str, str], tuple[bytes, str | None]] = {}
-        # What is announced for documents whose digest is not of all their bytes, by the digest of these.
+        # Digests to announce for documents whose digest does not cover all their bytes, by the digest of all bytes.
         self.digests: dict[Digest, Digest] = {}
         self.requests: list[Request] = []
         self.faults_met = 0
@@ -168,16 +168,16 @@ class FakeRegistry:
         self._lock = threading.Lock()
         self._server: _Server | None = None
 
-    # What it holds
+    # Content
 
     def add_blob(self, raw: bytes, digest: Digest | None = None) -> Digest:
-        """Hold ``raw`` in every repository; ``digest``, where given, is the name it goes by, right or wrong."""
+        """Store ``raw`` in every repository, under ``digest`` if given, right or wrong."""
         name = digest or Digest.of(raw)
         self.blobs[str(name)] = raw
         return name
 
     def add_manifest(self, repository: str, tag: str | None, raw: bytes, media_type: str | None) -> Digest:
-        """Hold ``raw`` under its digest and ``tag``; ``media_type`` is its Content-Type."""
+        """Store ``raw`` under its digest and ``tag``; ``media_type`` is its Content-Type."""
         digest = Digest.of(raw)
         for selector in (tag, str(digest)):
             if selector is not None:
@@ -193,22 +193,22 @@ class FakeRegistry:
         method: str | None = None,
         when: Callable[[Request], bool] = lambda request: True,
     ) -> None:
-        """Answer requests whose path has ``pattern`` (a pattern of `re`) with ``fault``, always or so many times."""
+        """Answer requests whose path has ``pattern`` (a pattern of `re`) with ``fault``, always or ``times`` times."""
         self._rules.append(_Rule(pattern, fault, times, method, when))
 
     def behave(self) -> None:
-        """Forget all rules."""
+        """Remove all rules."""
         self._rules.clear()
 
     def revoke_tokens(self) -> None:
-        """Accept none of the tokens given out so far."""
+        """Reject all tokens issued so far."""
         self._tokens.clear()
 
-    # What it saw
+    # Requests
 
     @property
     def host(self) -> str:
-        """Host and port, as they stand in an image reference."""
+        """Host and port, as in an image reference."""
         name = f"[{self.address}]" if ":" in self.address else self.address
         return f"{name}:{self.port}"
 
@@ -222,10 +222,10 @@ class FakeRegistry:
         return f"{'https' if self.tls else 'http'}://{self.host}"
 
     def paths(self, method: str | None = None) -> list[str]:
-        """The paths that were asked for, oldest first."""
+        """The requested paths, oldest first."""
         return [request.path for request in self.requests if method in (None, request.method)]
 
-    # Life
+    # Start and stop
 
     def __enter__(self) -> Self:
         self._server = _Server(self)
@@ -314,7 +314,7 @@ class FakeRegistry:
     # Authentication
 
     def _challenge_for(self, request: Request) -> str | None:
-        """Return the challenge that ``request`` must answer first; None where it may pass."""
+        """Return the challenge that ``request`` must answer first; None if the request may pass."""
         given = request.headers.get("authorization", "")
         if self.auth == "basic":
             return None if self._user_of(given) else 'Basic realm="the registry, of course"'
@@ -355,7 +355,7 @@ class FakeRegistry:
             members["expires_in"] = self.token_seconds
         return _Answer(200, json.dumps(members).encode(), {"Content-Type": "application/json"})
 
-    # Called by the handler
+    # Called by the request handler
 
     def _take(self, request: Request) -> tuple[_Answer, Fault]:
         with self._lock:
@@ -394,14 +394,14 @@ class _Server(ThreadingHTTPServer):
         super().__init__((registry.address, 0), _Handler)
 
     def server_bind(self) -> None:
-        """Bind without the look-up of the host's name that `HTTPServer` makes: it may wait for a name server."""
+        """Bind without `HTTPServer`'s lookup of the host's name, which may wait for a name server."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = self.registry.address, int(self.server_address[1])
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: clients that go away in mid-body are what we are for."""
+        """Log nothing: clients that disconnect during a body are expected."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -411,7 +411,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         if self.server.registry.tls is not None:
-            # Here and not at accept: the greeting of one client must not keep the others waiting.
+            # Not in accept(): the TLS handshake of one client must not block the others.
             self.request.settimeout(self.timeout)
             self.request = self.server.registry.tls.wrap_socket(self.request, server_side=True)
         super().setup()
@@ -505,10 +505,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _reset(self) -> None:
         self.close_connection = True
-        # Lingering for no time makes close send RST instead of FIN.
+        # With a linger time of zero, close sends RST instead of FIN.
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        # Closed beneath the server, which would say good-bye with FIN first.
+        # Closed behind the server's back; the server would send FIN first.
         os.close(self.connection.detach())
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""

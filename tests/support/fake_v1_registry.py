@@ -7,16 +7,16 @@
 
 Constructor arguments, which can be changed later as attributes:
 
-    endpoints=[other]         an index: says that images are on these FakeV1Registry, and gives a token for them
-    token="…"                 what it gives, and what it wants as an endpoint; one that is no index takes any
-    users={name: password}    lets only these ask
-    checksums=True            says X-Docker-Payload-Checksum with each JSON
-    ranges=False              knows no Range requests
+    endpoints=[other]         an index: names these FakeV1Registry as hosts of images, and issues a token for them
+    token="…"                 the token it issues, and requires as an endpoint; without an index, any is accepted
+    users={name: password}    accepts only these users
+    checksums=True            sends X-Docker-Payload-Checksum with each JSON
+    ranges=False              does not support Range requests
     cookies=True              a token is good for one request, and a cookie from then on, as with Docker Hub
 
-What it does wrong: ``registry.answers[path] = (status, headers, body)`` answers in the place of what is right; and
-``registry.cut[path] = [100, 200]`` cuts the next answers after so many bytes. Of layers it says in a Content-Range that
-they are ``bytes_not_told`` shorter than they are.
+Its faults: ``registry.answers[path] = (status, headers, body)`` replaces the right answer;
+``registry.cut[path] = [100, 200]`` cuts the next answers after this many bytes; its Content-Range declares layers
+``bytes_not_told`` shorter than they are.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class FakeV1Registry:
         self._used_tokens: set[str] = set()
 
     def add_image(self, repository: str, tag: str, documents: Sequence[dict[str, Any]], layers: Sequence[bytes]) -> str:
-        """Hold an image of these layers, lowest first; returns its ID."""
+        """Store an image of these layers, lowest first; return its ID."""
         ids = [str(document["id"]) for document in documents]
         for number, (layer_id, document, layer) in enumerate(zip(ids, documents, layers, strict=True)):
             self.documents[layer_id] = json.dumps(document).encode()
@@ -91,7 +91,7 @@ class FakeV1Registry:
 
     @property
     def paths(self) -> list[str]:
-        """The paths that were asked for, oldest first."""
+        """The requested paths, oldest first."""
         return [request.path for request in self.requests]
 
     def __enter__(self) -> Self:
@@ -107,7 +107,7 @@ class FakeV1Registry:
         self._server.server_close()
 
     def answer(self, request: V1Request) -> Answer:
-        """Return what is right, or what ``answers`` has."""
+        """Return the right answer, or the one in ``answers``."""
         if request.path in self.answers:
             return self.answers[request.path]
         if request.path in ("/v1/", "/v1/_ping"):
@@ -210,4 +210,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""

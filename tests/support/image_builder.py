@@ -1,4 +1,4 @@
-"""Images from literals: layers, config, manifest and index, right in everything unless a test wants it wrong.
+"""Images from literals: layers, config, manifest and index, all valid unless a test changes something.
 
     image = build_image([[member("etc/hostname", b"box\\n")], [member("etc/.wh.hostname")]])
     image = build_image(layers, compression="zstd", media_types="docker", platform=Platform("linux", "arm64"))
@@ -6,12 +6,12 @@
     image = build_image(layers, edit_config=lambda config: config["rootfs"]["diff_ids"].pop())
     index = build_index([build_image(layers, platform=ARM64), build_image(layers, platform=AMD64)])
 
-Members of layers are made by `tests.support.memory_source`: files, links, devices, xattrs, owners, modes, times. A
-layer may be given as bytes too: a tar, or what no tar is.
+`tests.support.memory_source` makes members of layers: files, links, devices, xattrs, owners, modes, times. A layer may
+also be given as bytes: a tar, or anything else.
 
-An image is put where a test needs it: `image.serve(registry, "library/app", "1.0")`, `image.source()` in memory, or
-`write_layout(path, {"1.0": image})`, written by this file alone, so that a bug in `ociexport.storage.layout.layout`
-can't hide itself.
+A test serves the image by `image.serve(registry, "library/app", "1.0")`, uses it in memory by `image.source()`, or
+writes it by `write_layout(path, {"1.0": image})`. That function does not use the package, so it can't hide a bug in
+`ociexport.storage.layout.layout`.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ _LAYER_TYPES: Mapping[tuple[str, str], str] = {
 
 @dataclass(frozen=True)
 class BuiltImage:
-    """An image or an index with all that it needs; tests may alter `blobs` and `documents`.
+    """An image or an index with its documents and blobs; tests may alter `blobs` and `documents`.
 
     Args:
         descriptor: of the outermost document.
         documents: manifests and indexes by digest, with their media types.
-        blobs: configs and layers by the digest that their descriptors say.
+        blobs: configs and layers by the digest in their descriptors.
         config: of the image; of an index's last image.
         layers: of the image, lowest first; of an index's last image.
         diff_ids: the true ones.
@@ -88,7 +88,7 @@ class BuiltImage:
         return {*self.documents, *self.blobs}
 
     def serve(self, registry: FakeRegistry, repository: str, tag: str | None = "latest") -> str:
-        """Put the image into ``registry``; returns its reference."""
+        """Put the image into ``registry``; return its reference."""
         for digest, raw in self.blobs.items():
             registry.add_blob(raw, digest)
         for digest, (raw, media_type) in self.documents.items():
@@ -101,7 +101,7 @@ class BuiltImage:
 
 
 class BuiltSource:
-    """A built image as an `ImageSource`; it counts what is read from it."""
+    """A built image as an `ImageSource`; it counts reads."""
 
     def __init__(self, image: BuiltImage, name: ImageName) -> None:
         self.image = image
@@ -121,7 +121,7 @@ class BuiltSource:
         return BytesIO(self.image.blobs[descriptor.digest][offset:])
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""
 
 
 def build_image(
@@ -139,9 +139,9 @@ def build_image(
         layers: tars, or the members of tars, lowest first.
         compression: of all layers, or of each.
         media_types: ``legacy`` is Docker's with the config under ``application/octet-stream``.
-        platform: that the config says.
-        edit_config: alters the config before it is written, to say something else or something wrong.
-        edit_manifest: the same for the manifest; what it says of its blobs is what they go by.
+        platform: written to the config.
+        edit_config: changes the config before it is written, validly or not.
+        edit_manifest: the same for the manifest; blobs are stored under the digests that it then has.
     """
     tars = [layer if isinstance(layer, bytes) else tar_of(layer) for layer in layers]
     kinds = [compression] * len(tars) if isinstance(compression, str) else list(compression)
@@ -176,7 +176,7 @@ def build_image(
     for item, raw in zip(
         [manifest.get("config", {}), *manifest.get("layers", ())], [raw_config, *stored], strict=False
     ):
-        # A descriptor that says another digest gets the true bytes under it: what must be noticed is the hash.
+        # A changed digest in a descriptor names the true bytes, so only hashing reveals the mismatch.
         if _is_digest(item.get("digest")):
             blobs.setdefault(Digest.parse(item["digest"]), raw)
     document = to_json(manifest)
@@ -197,7 +197,7 @@ def build_index(
     media_types: Literal["oci", "docker"] = "oci",
     edit_index: Callable[[Json], object] = lambda index: None,
 ) -> BuiltImage:
-    """Return an index of ``images``, each under the platform that it was built for."""
+    """Return an index of ``images``, each with the platform it was built for."""
     media_type = mediatypes.OCI_INDEX if media_types == "oci" else mediatypes.DOCKER_MANIFEST_LIST
     index: Json = {
         "schemaVersion": 2,
@@ -219,7 +219,7 @@ def build_index(
 
 
 def build_artifact(content: bytes, *, artifact_type: str = "application/vnd.example.chart") -> BuiltImage:
-    """Return what is no image: one blob of a type of its own, with the empty config.
+    """Return an artifact, not an image: one blob of a special type, with the empty config.
 
     Spec: image-spec 1.1 manifest.md, "Guidelines for Artifact Usage".
     """
@@ -244,7 +244,7 @@ def build_artifact(content: bytes, *, artifact_type: str = "application/vnd.exam
 
 
 def build_attestation(image: BuiltImage) -> BuiltImage:
-    """Return what BuildKit attaches to ``image``: a manifest of an in-toto statement, to stand in the same index.
+    """Return BuildKit's attestation for ``image``: a manifest of an in-toto statement, for the same index.
 
     Spec: moby/buildkit docs/attestations/attestation-storage.md.
     """
@@ -288,7 +288,7 @@ def build_attestation(image: BuiltImage) -> BuiltImage:
 
 
 def write_layout(path: str | os.PathLike[str], images: Mapping[str, BuiltImage]) -> None:
-    """Write an OCI layout as the specification has it; the keys of ``images`` are tags, or full names with a slash.
+    """Write an OCI layout by the specification; the keys of ``images`` are tags, or full names with a slash.
 
     Spec: image-spec 1.1 image-layout.md.
     """
@@ -310,12 +310,12 @@ def write_layout(path: str | os.PathLike[str], images: Mapping[str, BuiltImage])
 
 
 def descriptor_of(content: bytes, media_type: str) -> Descriptor:
-    """Return a true descriptor of ``content``."""
+    """Return a correct descriptor of ``content``."""
     return Descriptor(media_type, Digest.of(content), len(content))
 
 
 def to_json(value: object) -> bytes:
-    """Return a document's bytes, with the spaces that registries' clients are used to."""
+    """Return a document's bytes, indented as docker writes them."""
     return json.dumps(value, indent=3).encode()
 
 

@@ -1,7 +1,7 @@
-"""Which tool reads what we write, and what we read of theirs: each cell of the tables in docs/guide/interchange.md.
+"""Which tools read our files, and which of theirs we read: each cell of the tables in docs/guide/interchange.md.
 
-A cell is something to do with the real tool, and `tests.system_tests.test_interchange` does it. The tables are made
-from these lists, so that they can't say what no test has seen.
+A cell is an action with the real tool, which `tests.system_tests.test_interchange` runs. The tables are generated
+from these lists, so they contain only what a test has run.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from tests.support.real_tools import containerd, dockerd, podman, skopeo_copy
 from tests.support.system_parts import require, run
 
 BASE = [directory("etc"), member("etc/a", b"1"), hard_link("etc/b", "etc/a"), member("old", b"2")]
-# A layer that is there twice, a whiteout, and links.
+# A layer that occurs twice, a whiteout, and links.
 IMAGE = build_image([BASE, [member(".wh.old"), symlink("c", "etc/b")], BASE])
 OTHER = build_image([BASE, [member("other", b"3")]])
 INDEX = build_index([IMAGE, build_image([BASE], platform=ARM64), build_attestation(IMAGE)])
 NAMES = {"docker.io/library/app:1": IMAGE, "ghcr.io/team/other:2": OTHER}
 TAGS = ("1", "2")
 
-# What a tool found: the names that it has, as it calls them, with image IDs.
+# What a tool found: names, in its own spelling, with image IDs.
 Found: TypeAlias = Mapping[str, str]
 Reader: TypeAlias = Callable[[Path, Path], Found]
 
@@ -45,7 +45,7 @@ OUTPUTS = (LAYOUT, ARCHIVE, PLAIN, LEGACY)
 
 
 def write_output(output: str, place: Path) -> Path:
-    """Write both images as ``output`` says; returns where they are."""
+    """Write both images in the form ``output``; return their place."""
     sources = [image.source(tag, name) for (name, image), tag in zip(NAMES.items(), TAGS, strict=True)]
     if output == LAYOUT:
         for source in sources:
@@ -56,7 +56,7 @@ def write_output(output: str, place: Path) -> Path:
     return path
 
 
-# Those who read what we write
+# Tools that read what we write
 
 
 def _by_skopeo(transport: str, *names: str) -> Reader:
@@ -107,7 +107,7 @@ def _by_umoci(place: Path, work: Path) -> Found:
     for tag, name in (("1", "c"), ("2", "other")):
         run("umoci", "unpack", "--image", f"{place}:{tag}", work / tag)
         assert (work / tag / "rootfs" / name).is_file()
-    # It tells no image IDs, but what it unpacked is right.
+    # It shows no image IDs, but the unpacked tree is compared.
     return {tag: str(image.config.digest) for tag, image in zip(TAGS, NAMES.values(), strict=True)}
 
 
@@ -134,18 +134,18 @@ READERS: Mapping[str, tuple[Mapping[str, Reader], tuple[str, ...]]] = {
 }
 
 
-# Those whose writing we read
+# Tools whose files we read
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a tool wrote, and what of it is the same as before.
+    """What a tool wrote, and which part of it is unchanged.
 
     Args:
-        source: as it is typed.
-        image: that it is of.
-        keeps: the digest of the manifest, the image ID, or the layers' content alone.
-        name: that it has.
+        source: name of the source, as a user types it.
+        image: the image that was written.
+        keeps: the manifest's digest, the image ID, or only the layers' content.
+        name: name of the image in the source.
     """
 
     source: str
@@ -216,7 +216,7 @@ def _from_docker(work: Path) -> list[Written]:
 
 
 def _from_umoci(work: Path) -> list[Written]:
-    """Write what umoci makes of an image and a file that it puts on top."""
+    """Write an image to which umoci added a file."""
     require("umoci", root=True)
     copy_image(IMAGE.source("1"), ImageLayout(work / "saved"), platform=AMD64)
     (work / "file").write_bytes(b"put there by umoci")

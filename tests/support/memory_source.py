@@ -1,4 +1,4 @@
-"""An image in memory as an ImageSource: layers from lists of tar members, all documents made to fit them."""
+"""An image in memory as an ImageSource: layers from lists of tar members, and documents that match them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Member = tuple[tarfile.TarInfo, bytes]
 
 
 def member(name: str, content: bytes = b"", **fields: Any) -> Member:
-    """Return a tar member of our own; ``fields`` are TarInfo's, and ``xattrs`` a dict."""
+    """Return a tar member; ``fields`` are those of TarInfo, and ``xattrs`` is a dict."""
     info = tarfile.TarInfo(name)
     info.mtime = 1_000_000_000
     xattrs = fields.pop("xattrs", {})
@@ -57,17 +57,17 @@ def tar_of(members: Iterable[Member]) -> bytes:
 
 
 def sloppy_gzip(tar: bytes) -> bytes:
-    """Return ``tar`` in gzip, fast and the same each time."""
+    """Return ``tar`` compressed with gzip, quickly and deterministically."""
     return gzip.compress(tar, 1, mtime=0)
 
 
 class MemorySource:
-    """One image, whose blobs a test may alter after it was made.
+    """One image, whose blobs a test may alter.
 
     Args:
         tars: the layers, uncompressed, lowest first.
-        compress: what is stored of each.
-        diff_ids: what the config says; None for the truth.
+        compress: returns the stored form of a layer.
+        diff_ids: those in the config; None for the true ones.
     """
 
     display_name = "memory"
@@ -111,4 +111,4 @@ class MemorySource:
         return io.BytesIO(self.blobs[descriptor.digest][offset:])
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""

@@ -1,4 +1,4 @@
-"""The command as an ordinary user runs it, for tests that root runs."""
+"""The command run as an ordinary user, for tests that run as root."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tests.support.image_builder import build_image, write_layout
 from tests.support.memory_source import Member
 from tests.support.system_parts import require
 
-# Debian's "nobody"; any other would do as well.
+# Debian's "nobody"; any other user would do.
 UID = GID = 65534
 
-# All is imported before the user changes: the interpreter may be where only root can read.
+# All modules are imported before the user changes, since only root may be able to read them.
 _SCRIPT = textwrap.dedent(
     f"""
     import bz2, contextlib, ctypes, encodings.unicode_escape, io, lzma, os, sys
@@ -46,7 +46,7 @@ _SCRIPT = textwrap.dedent(
 
 
 def run_as_ordinary_user(*words: str | Path, begin: str = "") -> subprocess.CompletedProcess[str]:
-    """Run ``ociexport`` with ``words`` as `UID`, in a process that does ``begin`` first."""
+    """Run ``ociexport`` with ``words`` as `UID`, in a process that runs ``begin`` first."""
     return subprocess.run(
         [sys.executable, "-c", _SCRIPT, *map(str, words)],
         env={**os.environ, "BEGIN": begin},
@@ -59,8 +59,8 @@ def run_as_ordinary_user(*words: str | Path, begin: str = "") -> subprocess.Comp
 
 @contextmanager
 def open_place(layers: Sequence[Iterable[Member]]) -> Iterator[Path]:
-    """Yield a directory with ``work``, which everybody may write, and ``layout``, which everybody may read."""
-    # Not pytest's own, which is for its user only.
+    """Yield a directory with ``work``, which every user may write, and ``layout``, which every user may read."""
+    # Not in pytest's directory, which other users can't enter.
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         place.chmod(0o755)
@@ -72,7 +72,7 @@ def open_place(layers: Sequence[Iterable[Member]]) -> Iterator[Path]:
 
 @contextmanager
 def subordinate_ids_of(text: str) -> Iterator[None]:
-    """Give the ordinary user what ``text`` says, as /etc/subuid and /etc/subgid have it, for the time of a test."""
+    """Give the ordinary user the subordinate ids in ``text`` (the format of /etc/subuid), during a test."""
     require("newuidmap", "newgidmap")
     files = [Path("/etc/subuid"), Path("/etc/subgid")]
     before = [path.read_text() if path.exists() else None for path in files]

@@ -1,4 +1,4 @@
-"""The most memory that the command takes, as the kernel measures it; run as a program, this is that command."""
+"""The peak memory of the command, measured by the kernel; run as a program, this module is that command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.command import command_environment
 
 
 class Measured(NamedTuple):
-    """What came of a command, and how many bytes it took more than the interpreter alone."""
+    """The result of a command, and how many bytes more than the interpreter it took."""
 
     status: int
     stderr: str
@@ -21,7 +21,7 @@ class Measured(NamedTuple):
 
 
 def peak_of(*arguments: str | os.PathLike[str], home: Path, cwd: Path | None = None) -> Measured:
-    """Run ``ociexport`` with ``arguments`` in a process of its own."""
+    """Run ``ociexport`` with ``arguments`` in its own process."""
     project = Path(__file__).parent.parent.parent
     ended = subprocess.run(
         [sys.executable, "-m", "tests.support.peak_memory", *(os.fspath(argument) for argument in arguments)],
@@ -38,7 +38,7 @@ def peak_of(*arguments: str | os.PathLike[str], home: Path, cwd: Path | None = N
 
 
 def _status_bytes(member: str) -> int:
-    # Not getrusage: its maximum is also of the process that this one was forked from.
+    # Not getrusage: its maximum includes the process that this one was forked from.
     with open("/proc/self/status") as lines:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(member))
 

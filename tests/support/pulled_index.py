@@ -1,4 +1,4 @@
-"""A layout to be damaged and repaired: an index of two platforms that came from a registry."""
+"""A layout to damage and repair: an index of two platforms, pulled from a registry."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FIRST, SECOND = IMAGE.layers
 
 
 def pull_all(registry: FakeRegistry, layout: DamagedLayout) -> DamagedLayout:
-    """Return ``layout`` with both platforms, as pull writes them; what was asked for is forgotten."""
+    """Return ``layout`` with both platforms, as pull writes them; the registry's log of requests is cleared."""
     pull(INDEX.serve(registry, "library/app", "1"), layout.path, platform=PlatformChoice())
     registry.requests.clear()
     return layout

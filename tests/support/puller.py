@@ -1,4 +1,4 @@
-"""`ociexport pull` as a user runs it, against a registry on loopback, into a layout in an empty directory."""
+"""`ociexport pull` run by a user, from a registry on loopback into a layout in an empty directory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Pulled:
 
     @property
     def errors(self) -> list[str]:
-        """What was told but for the progress."""
+        """Standard error without the progress."""
         return [line for line in self.lines if line.startswith(("ociexport: error: ", "hint: "))]
 
     @property
@@ -33,7 +33,7 @@ class Pulled:
 
 
 class Puller:
-    """Runs ``ociexport pull``; in what it says the registry's address is REGISTRY, the layout LAYOUT, seconds are N."""
+    """Runs ``ociexport pull``; in its output REGISTRY stands for the registry, LAYOUT for the layout, N for seconds."""
 
     def __init__(self, registry: FakeRegistry, home: Path) -> None:
         self.registry = registry
@@ -56,11 +56,11 @@ class Puller:
         return image.serve(self.registry, "library/app", tag)
 
     def blob(self, descriptor: Descriptor) -> Path:
-        """Return where the layout has the blob."""
+        """Return the blob's path in the layout."""
         return Path(ImageLayout(self.layout).blob_path(descriptor.digest))
 
     def partial(self, descriptor: Descriptor) -> Path:
-        """Return where the layout has what came of the blob."""
+        """Return the path of the partial blob in the layout."""
         return Path(ImageLayout(self.layout).partial_path(descriptor.digest))
 
     @property

@@ -1,4 +1,4 @@
-"""Tools that load what we write and save what we read: each with a store of its own, which is gone afterwards.
+"""Tools that load what we write and save what we read, each with its own store, which is removed afterwards.
 
 with podman() as run: run("load", "-i", archive)
 with containerd() as ctr: ctr("images", "import", archive)
@@ -22,22 +22,22 @@ from tests.support.system_parts import require, run
 
 Run: TypeAlias = Callable[..., str]
 
-# What a daemon may take to start on a busy machine.
+# The time that a daemon may need to start on a busy machine.
 _START_SECONDS = 60
-# podman and buildah want to find files of their own, where the tests have none.
+# podman and buildah need configuration files, which the tests do not have.
 _UNWANTED = ("CONTAINERS_REGISTRIES_CONF", "DOCKER_CONFIG")
 
 
 @contextmanager
 def _short_directory(prefix: str) -> Iterator[Path]:
-    """Give a directory with a short path: podman refuses more than 50 characters, and sockets little more than 100."""
+    """Yield a directory with a short path: podman refuses over 50 characters, and sockets over about 100."""
     with TemporaryDirectory(prefix=prefix) as name:
         yield Path(name)
 
 
 @contextmanager
 def podman(program: str = "podman") -> Iterator[Run]:
-    """Give what runs podman, or buildah, as root with a store of its own."""
+    """Yield a function that runs podman, or buildah, as root with its own store."""
     require(program, root=True)
     with _short_directory("store-") as store:
         options = ("--root", store / "root", "--runroot", store / "run", "--storage-driver", "vfs")
@@ -46,7 +46,7 @@ def podman(program: str = "podman") -> Iterator[Run]:
 
 @contextmanager
 def containerd() -> Iterator[Run]:
-    """Run containerd, and give what runs ``ctr`` for it."""
+    """Run containerd, and yield a function that runs ``ctr`` on it."""
     require("containerd", "ctr", root=True)
     with _short_directory("containerd-") as store:
         socket = store / "socket"
@@ -57,9 +57,9 @@ def containerd() -> Iterator[Run]:
 
 @contextmanager
 def dockerd() -> Iterator[Run]:
-    """Run docker's daemon without any network, and give what runs ``docker`` for it.
+    """Run docker's daemon without a network, and yield a function that runs ``docker`` on it.
 
-    Where it finds itself not able to start a test is skipped in CI too: not every machine lets it.
+    If the daemon can't start, the test is skipped, in CI too: not every machine permits it.
     """
     require("dockerd", "docker", "containerd", root=True)
     with _short_directory("docker-") as store:
@@ -76,7 +76,7 @@ def dockerd() -> Iterator[Run]:
 
 
 class _NotStartedError(Exception):
-    """A daemon ended, or opened no socket in time; the message is the last it said."""
+    """A daemon ended, or opened no socket in time; the message is its last output."""
 
 
 @contextmanager
@@ -109,8 +109,8 @@ def skopeo_copy(source: str, target: str, *options: str, words: Sequence[str] = 
     """Run ``skopeo copy``.
 
     Args:
-        options: of skopeo itself.
-        words: of ``copy``.
+        options: global options of skopeo.
+        words: arguments of ``copy``.
     """
     require("skopeo")
     run("skopeo", *options, "copy", *words, source, target)

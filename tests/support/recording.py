@@ -1,9 +1,9 @@
-"""The picture in the README: a shell on a terminal, recorded while commands run in it, as an SVG that moves.
+"""The picture in the README: a shell on a terminal, recorded while commands run, as an animated SVG.
 
-    python -m tests.support.recording [FILE]                  docs/recording.svg, where no file is given; as root
+    python -m tests.support.recording [FILE]                  writes docs/recording.svg by default; run as root
 
-The image is Debian by mmdebstrap with Python packages in two more layers, served on this machine at the speed of a line
-of 64 Mbit/s for each connection. What is seen is what the commands wrote, at the time at which they wrote it.
+The image is Debian by mmdebstrap, with Python packages in two more layers, served on this machine at 64 Mbit/s for each
+connection. The picture shows the commands' real output at its real times.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ COMMANDS = (
 COLUMNS, ROWS = 104, 24
 _BYTES_PER_SECOND = 8_000_000
 _PROMPT = "$ "
-# A picture for the eye: a few in a second are enough, and make a small file.
+# A few frames a second are enough for the eye, and keep the file small.
 _FRAME_SECONDS = 0.12
 _KEY_SECONDS = 0.03
 _PAUSE_SECONDS = 1.2
@@ -58,14 +58,14 @@ Screen = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Frame:
-    """What the terminal showed from ``seconds`` on."""
+    """The content of the terminal from ``seconds`` on."""
 
     seconds: float
     lines: Screen
 
 
 class Recorder:
-    """A shell on a terminal of its own."""
+    """A shell on its own terminal."""
 
     def __init__(self, environment: Mapping[str, str], directory: Path) -> None:
         self.frames: list[Frame] = []
@@ -87,7 +87,7 @@ class Recorder:
         self._read_until(self._is_at_prompt)
 
     def type(self, command: str) -> None:
-        """Type a command as a person does, and record until the next prompt."""
+        """Type a command at human speed, and record until the next prompt."""
         for key in command:
             os.write(self._terminal, key.encode())
             self._read_for(_KEY_SECONDS)
@@ -113,7 +113,7 @@ class Recorder:
             self._read_for(_FRAME_SECONDS)
 
     def _read_for(self, seconds: float) -> None:
-        """Read what comes within a time, and keep what is seen at its end, if that is new."""
+        """Read output for some time, and keep the terminal's content at its end if it changed."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             if select.select([self._terminal], [], [], left)[0]:
@@ -124,7 +124,7 @@ class Recorder:
 
 
 def record(place: Workplace, commands: Sequence[str]) -> list[Frame]:
-    """Return what a terminal shows while ``commands`` are typed."""
+    """Return the frames that a terminal shows while ``commands`` are typed."""
     recorder = Recorder(place.environment, place.directory)
     try:
         for command in commands:
@@ -135,10 +135,10 @@ def record(place: Workplace, commands: Sequence[str]) -> list[Frame]:
 
 
 def svg_of(frames: Sequence[Frame]) -> str:
-    """Return an SVG that shows the frames in turn, again and again; what can't move it shows the last.
+    """Return an SVG that shows the frames in a loop; a viewer without animation shows the last one.
 
-    There is no script in it, so that it works as an image in a page: the frames stand in a column, each line once, and
-    the column is moved by style alone.
+    It has no script, so it works as an image in a page: the frames form a column, each line occurs once, and CSS moves
+    the column.
     """
     width, height = round(COLUMNS * _CELL_WIDTH) + 2 * _MARGIN, ROWS * _LINE_HEIGHT + 2 * _MARGIN
     begun, ended = frames[0].seconds, frames[-1].seconds + _LAST_SECONDS
@@ -182,7 +182,7 @@ text {{ font: {_FONT_SIZE}px ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, 
 
 
 def debian_with_packages(work: Path) -> BuiltImage:
-    """Return an image of Debian, with the Python packages that this interpreter has in two more layers."""
+    """Return an image of Debian, with this interpreter's Python packages in two more layers."""
     require("mmdebstrap", root=True)
     run("mmdebstrap", "--variant=minbase", "bookworm", work / "debian.tar")
     packages = sorted(Path(sysconfig.get_path("purelib")).iterdir())
@@ -201,7 +201,7 @@ def _tar_of_packages(packages: Sequence[Path]) -> bytes:
 
 @contextmanager
 def far_registry(work: Path) -> Iterator[Workplace]:
-    """Give a place to type in, whose registry is as far as one on the internet."""
+    """Yield a workplace whose registry is as slow as one on the internet."""
     images: Images = {"registry.example/team/app:1": debian_with_packages(work)}
     with workplace(work, images=images, through=_slowly) as place:
         yield place

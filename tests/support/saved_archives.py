@@ -1,4 +1,4 @@
-"""Archives as docker save of any version, skopeo, podman, crane and kaniko write them, from literals."""
+"""Archives in the formats of docker save (any version), skopeo, podman, crane and kaniko, from literals."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def docker_manifest(config: str, layers: list[str], tags: list[str] | None) -> b
 
 
 def of_docker_1_10(image: BuiltImage = IMAGE, tags: list[str] | None = None) -> Files:
-    """1.10 to 24: a directory for each layer, whose ``layer.tar`` is a link where the layer was there before."""
+    """1.10 to 24: a directory for each layer, whose ``layer.tar`` is a link if the layer occurred before."""
     files: Files = {}
     for number, (layer_id, layer) in enumerate(zip(LAYER_IDS, image.layers, strict=False)):
         files[f"{layer_id}/VERSION"] = b"1.0"
@@ -84,7 +84,7 @@ def of_docker_25_with_an_index_of_more() -> Files:
 
 
 def of_crane(suffix: str = ".tar.gz") -> Files:
-    """crane and kaniko: compressed layers by digest, a config whose name is its digest."""
+    """crane and kaniko: compressed layers named by digest, a config named by its digest."""
     layers = {f"{Digest.of(gzip.compress(tar, mtime=0)).encoded}{suffix}": gzip.compress(tar, mtime=0) for tar in TARS}
     names = [f"{Digest.of(gzip.compress(tar, mtime=0)).encoded}{suffix}" for tar in TARS]
     manifest = docker_manifest(f"sha256:{CONFIG_ID}", names, ["docker.io/library/app:1"])
@@ -92,7 +92,7 @@ def of_crane(suffix: str = ".tar.gz") -> Files:
 
 
 def of_skopeo() -> Files:
-    """skopeo and podman: plain layers by diff_id, and links for those who look for directories."""
+    """skopeo and podman: plain layers named by diff_id, and links for readers that expect directories."""
     names = [f"{diff_id.encoded}.tar" for diff_id in IMAGE.diff_ids]
     layers: Files = dict(zip(names, TARS, strict=True))
     for layer_id, name in zip(LAYER_IDS, names, strict=True):

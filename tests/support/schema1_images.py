@@ -1,9 +1,9 @@
-"""Images of Docker's schema 1, signed as docker signed them: the signature stands within the document.
+"""Images of Docker's schema 1, signed as docker signed them: the signature is inside the document.
 
-    image = build_schema1([[member("a")], None, [member("b")]])      # None is a step that made no layer
+    image = build_schema1([[member("a")], None, [member("b")]])      # None is a step without a layer
     image.serve(registry, "library/old", "1")                        # -> its reference
 
-What the signature is made of is not checked by anybody, so it is no true one.
+No program checks the signature itself, so it is a fake.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ociexport.spec.digest import Digest
 from tests.support.fake_registry import FakeRegistry
 from tests.support.memory_source import Member, tar_of
 
-# What docker put in the place of a layer where a step made none.
+# The layer that docker stored for a step without one.
 EMPTY_LAYER = gzip.compress(bytes(1024), mtime=0)
 
 Json = dict[str, Any]
@@ -31,9 +31,9 @@ class Schema1Image:
     """A manifest of schema 1 and its layers.
 
     Args:
-        raw: the document as it is served.
-        payload: what was signed; the digest is of it.
-        blobs: layers by their digests, those of steps without one included.
+        raw: the served document.
+        payload: the signed part, which the digest covers.
+        blobs: layers by their digests, including those of steps without a layer.
         layers: of the image, lowest first, as stored.
     """
 
@@ -50,7 +50,7 @@ class Schema1Image:
     def serve(
         self, registry: FakeRegistry, repository: str, tag: str | None = "1", media_type: str | None = None
     ) -> str:
-        """Put the image into ``registry``; returns its reference."""
+        """Put the image into ``registry``; return its reference."""
         for digest, raw in self.blobs.items():
             registry.add_blob(raw, digest)
         for selector in (tag, str(self.digest)):
@@ -61,7 +61,7 @@ class Schema1Image:
 
 
 def v1_id(number: int) -> str:
-    """Return the ID of the step with this number, from 1."""
+    """Return the ID of step ``number``, counted from 1."""
     return f"{number:064x}"
 
 
@@ -102,9 +102,9 @@ def build_schema1(
 
     Args:
         steps: tars or members of them, lowest first; None for a step without a layer.
-        top: members of the topmost JSON.
-        edit: alters the manifest before it is signed.
-        edit_documents: alters the JSON of the steps, lowest first.
+        top: members of the topmost step's JSON.
+        edit: changes the manifest before it is signed.
+        edit_documents: changes the JSON of the steps, lowest first.
     """
     tars = [None if step is None else step if isinstance(step, bytes) else tar_of(step) for step in steps]
     stored = [EMPTY_LAYER if tar is None else gzip.compress(tar, 1, mtime=0) if compressed else tar for tar in tars]
@@ -133,7 +133,7 @@ def build_schema1(
 
 
 def sign(payload: bytes, **header: object) -> bytes:
-    """Return ``payload`` with a signature in it, as libtrust writes it; ``header`` alters what that says was signed."""
+    """Return ``payload`` with an embedded signature in libtrust's form; ``header`` changes the signature's header."""
     tail = b"\n}"
     protected = {"formatLength": len(payload) - len(tail), "formatTail": _base64(tail), **header}
     signature = {

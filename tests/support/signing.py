@@ -1,4 +1,4 @@
-"""Signatures as cosign pushes them, by bare keys.
+"""Signatures in the forms that cosign pushes, by plain keys.
 
 They are made with the cryptography library, in the formats that cosign documents (SIGNATURE_SPEC.md, and Sigstore's
 bundle 0.3 with a DSSE envelope), since cosign itself is not in Debian.
@@ -53,7 +53,7 @@ def signature_of(
     annotations: dict[str, str] | None = None,
     subject: bool = False,
 ) -> BuiltImage:
-    """Return the manifest that cosign pushes: a layer for each signature, all over the same payload."""
+    """Return the manifest that cosign pushes: one layer for each signature of the same payload."""
     payload = payload if payload is not None else payload_for(image.digest)
     layer = descriptor_of(payload, SIMPLE_SIGNING)
     raw_config = to_json(

@@ -1,11 +1,11 @@
-"""A soak: pulls with a random fault in each, by the real command, and a valid layout in the end every time.
+"""A soak: the real command pulls with a random fault each time, and must leave a valid layout each time.
 
     python -m tests.support.soak [PULLS] [SEED]
 
-A fault is a body that is cut or reset, an error status that passes, wrong bytes that pass, or a kill -9 of the process
-at any moment, after which the pull is begun again. It is of a layer, the config or the manifest. Of every fourth image
-one layer is so large, and the registry so slow, that it comes over several connections: there one of the parts has the
-fault. Ten pulls in a row go into one layout, so that what one leaves is what the next finds.
+A fault is a body that is cut or reset, a temporary error status, temporarily wrong bytes, or a kill -9 of the process
+at any moment, after which the pull is repeated. It hits a layer, the config or the manifest. Every fourth image has a
+layer so large, and a registry so slow, that the layer comes over several connections; there the fault hits one of the
+parts. Ten pulls in a row go into one layout, so each finds what the previous ones left.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ _MAX_TRIES = 5
 _STATUSES = {"408": 408, "429": 429, "500": 500, "502": 502, "503": 503}
 _FAULTS = ("cut", "reset", "wrong bytes", "kill -9", "error status")
 _LARGE_BYTES = 20 * 1024 * 1024
-# Of each connection, to an image with a large layer: over one it would take over two seconds.
+# The limit of each connection for a large layer, which would take over two seconds on a single one.
 _SLOW_BYTES_PER_SECOND = 8 * 1024 * 1024
-# As `ociexport.registry.download.parts` has them; what comes before the first of them comes alone.
+# As in `ociexport.registry.download.parts`; bytes before the first part come over one connection.
 _PART_BYTES = 4 * 1024 * 1024
 _EVERY_NTH_IS_LARGE = 4
-# A blob that was there already, or a process that was done before it was to be killed.
+# The blob already existed, or the process ended before the kill.
 _NOT_MET = "the fault came too late"
 
 
 def soak(pulls: int, seed: int) -> Counter[str]:
-    """Make so many pulls; returns how many faults of each kind were survived, those in parts of a layer as such.
+    """Make ``pulls`` pulls; return how many faults of each kind were survived, with faults in parts counted separately.
 
     Raises:
-        AssertionError: a pull failed for good, or left a layout that is not whole.
+        AssertionError: a pull failed permanently, or left an incomplete layout.
     """
     generator = random.Random(seed)
     survived: Counter[str] = Counter()
@@ -58,7 +58,7 @@ def soak(pulls: int, seed: int) -> Counter[str]:
             fault = generator.choice(_FAULTS)
             if fault == "error status":
                 fault = generator.choice(list(_STATUSES))
-            # A new registry each time: a fault that was not met, since its blob was there already, shall not wait.
+            # A new registry each time, so an unused fault does not remain for the next pull.
             with FakeRegistry(bytes_per_second=_SLOW_BYTES_PER_SECOND if is_large else None) as registry:
                 reference = image.serve(registry, "soak/image", f"{number}")
                 was_killed = _pull_with(fault, generator, registry, image, reference, layout, is_large=is_large)
@@ -71,7 +71,7 @@ def soak(pulls: int, seed: int) -> Counter[str]:
 
 
 def _some_image(generator: random.Random, number: int, *, is_large: bool) -> BuiltImage:
-    """Return an image of a layer that all share, and some of its own that do not compress; a large one is the last."""
+    """Return an image with a layer that all images share, and incompressible layers of its own; a large one is last."""
     shared = [member("etc/shared", b"shared " * 50_000)]
     own = [
         [member(f"own-{number}-{layer}", generator.randbytes(generator.randrange(1, 1_500_000)))]
@@ -83,7 +83,7 @@ def _some_image(generator: random.Random, number: int, *, is_large: bool) -> Bui
 
 
 def _connections(registry: FakeRegistry, image: BuiltImage) -> int:
-    """Return over how many connections the last layer came."""
+    """Return the number of connections over which the last layer came."""
     path = str(image.layers[-1].digest)
     return len({request.connection for request in registry.requests if path in request.path})
 
@@ -98,7 +98,7 @@ def _pull_with(
     *,
     is_large: bool,
 ) -> bool:
-    """Pull until it ends well; returns whether a process was killed on the way."""
+    """Pull until it succeeds; return whether a process was killed on the way."""
     if is_large:
         blob, size = image.layers[-1], _PART_BYTES
         pattern = str(blob.digest)
@@ -106,7 +106,7 @@ def _pull_with(
         blob = generator.choice([*image.layers, image.config])
         pattern, size = generator.choice([(str(blob.digest), blob.size), ("/manifests/", image.descriptor.size)])
     where = generator.randrange(0, max(1, size))
-    # Of a large layer not in the first part, which shows how fast one connection is.
+    # Not in the first part of a large layer, which measures the speed of one connection.
     first = generator.randrange(1, _LARGE_BYTES // _PART_BYTES) * _PART_BYTES if is_large else 0
 
     def is_hit(request: Request) -> bool:
@@ -129,7 +129,7 @@ def _pull_with(
     for _ in range(_MAX_TRIES):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         if fault == "kill -9":
-            # Start-up takes a third of it; the second try is left alone.
+            # Start-up takes a third of this time; the second try is not killed.
             time.sleep(generator.uniform(0.05, 1.5 if is_large else 0.6))
             process.send_signal(signal.SIGKILL)
             fault = "killed"
@@ -143,7 +143,7 @@ def _pull_with(
 
 
 def _verify_layout(layout: Path, image: BuiltImage, fault: str) -> None:
-    """Check by the specification alone, with none of our own code: every blob hashes to its name, none is missing."""
+    """Check by the specification, without the package's code: every blob hashes to its name, and none is missing."""
     index = json.loads((layout / "index.json").read_bytes())
     named = {entry["digest"] for entry in index["manifests"]}
     if str(image.digest) not in named:

@@ -1,6 +1,6 @@
-"""Stand-ins for the images that documents name: debian, nginx, alpine and a company's, signed, served on loopback.
+"""Stand-ins for the images in documents: debian, nginx, alpine and a company's signed ones, served on loopback.
 
-Each is small and has busybox in it, so that it runs. A registries.conf leads the names of registries here.
+Each is small, and contains busybox to be runnable. A registries.conf redirects the registries' names here.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Images: TypeAlias = Mapping[str, BuiltImage]
 
 @contextmanager
 def served_images(path: Path, images: Images) -> Iterator[str]:
-    """Serve ``images``, by their full names, from a layout that is written to ``path``; gives ``host:port``."""
+    """Serve ``images``, by their full names, from a layout written to ``path``; yield ``host:port``."""
     write_layout(path, images)
     with LayoutServer(ImageLayout(str(path)), "127.0.0.1", 0) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -49,19 +49,19 @@ def served_images(path: Path, images: Images) -> Iterator[str]:
 
 
 def configuration_for(address: str) -> str:
-    """Return a registries.conf that leads to ``address`` whoever names one of `REGISTRIES`."""
+    """Return a registries.conf that redirects each of `REGISTRIES` to ``address``."""
     return "".join(f'[[registry]]\nprefix = "{name}"\nlocation = "{address}"\ninsecure = true\n' for name in REGISTRIES)
 
 
 def free_port() -> int:
-    """Return a port for a server of the reader's own."""
+    """Return a free port, for a server that a document starts."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def stand_ins() -> Images:
-    """Return the images by their full names; those of one row share layers."""
+    """Return the images by their full names; images in one row share layers."""
     debian, alpine = _base("Debian GNU/Linux", "12"), _published([_base("Alpine Linux", "3.20")])
     cleaned = [member("etc/.wh.obsolete"), symlink("etc/message", "motd")]
     app = [
@@ -80,7 +80,7 @@ def stand_ins() -> Images:
 
 
 def _base(name: str, version: str) -> list[Member]:
-    """Return a root file system that runs here, with what systemd-nspawn wants to find in one."""
+    """Return a root file system that runs on this machine, with the files that systemd-nspawn needs."""
     require("busybox")
     busybox = Path(shutil.which("busybox") or "").read_bytes()
     return [

@@ -1,4 +1,4 @@
-"""Blobs put into a layout with no image around them, whole or as far as a transfer came."""
+"""Blobs stored in a layout without an image, complete or partial."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def store(layout: ImageLayout, content: bytes = CONTENT) -> Descriptor:
 
 
 def store_a_part(layout: ImageLayout, part: bytes) -> None:
-    """Write the beginning of the blob as a transfer that breaks does."""
+    """Write the beginning of the blob, as a broken transfer does."""
     with contextlib.suppress(ConnectionError), layout.new_blob(BLOB) as blob:
         blob.write(part)
         raise ConnectionError

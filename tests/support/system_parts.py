@@ -1,6 +1,6 @@
-"""The real parts at the end of the row: docker-registry, skopeo, umoci, mmdebstrap, chroot.
+"""The real programs that system tests use: docker-registry, skopeo, umoci, mmdebstrap, chroot.
 
-Where one is missing a test is skipped with its name; in CI, which installs them all, that is a failure.
+If one is missing, a test is skipped and names it; in CI, which installs them all, the test fails.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ OCIEXPORT = (sys.executable, "-m", "ociexport")
 
 
 def require(*names: str, root: bool = False) -> None:
-    """Return if all programs are there, and this is root where that is needed."""
+    """Return if all programs exist, and the user is root if ``root`` is set."""
     missing = [name for name in names if shutil.which(name) is None]
     if root and os.geteuid() != 0:
         missing.append("root")
@@ -34,7 +34,7 @@ def require(*names: str, root: bool = False) -> None:
 
 
 def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> str:
-    """Run a command that must end well; return its standard output."""
+    """Run a command that must succeed; return its standard output."""
     result = subprocess.run(
         [str(word) for word in command],
         capture_output=True,
@@ -50,7 +50,7 @@ def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> st
 
 @contextmanager
 def mounted(directory: Path, *words: str) -> Iterator[Path]:
-    """Give ``directory`` with a file system mounted on it, as ``words`` tell mount(8)."""
+    """Yield ``directory`` with a file system mounted on it; ``words`` are arguments of mount(8)."""
     require("mount", "umount", root=True)
     directory.mkdir()
     run("mount", *words, directory)
@@ -61,23 +61,23 @@ def mounted(directory: Path, *words: str) -> Iterator[Path]:
 
 
 def wait_for_port(port: int) -> None:
-    """Return when somebody listens on loopback at ``port``."""
+    """Return when a server listens on loopback at ``port``."""
     for _ in range(100):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.1)
-    pytest.fail(f"nobody listens on port {port}")
+    pytest.fail(f"no server listens on port {port}")
 
 
 @contextmanager
 def docker_registry(directory: Path, *, proxy_of: str | None = None, schema1: bool = False) -> Iterator[str]:
-    """Run Debian's docker-registry on loopback; gives its ``host:port``.
+    """Run Debian's docker-registry on loopback; yield its ``host:port``.
 
     Args:
-        directory: where it keeps its blobs.
-        proxy_of: URL of a registry that it is a pull-through cache of.
-        schema1: whether it takes and signs manifests of schema 1.
+        directory: for its blobs.
+        proxy_of: URL of the registry for which it is a pull-through cache.
+        schema1: whether it accepts and signs manifests of schema 1.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""The fake registry keeps its own promises: what the tests of the wire rest on."""
+"""The fake registry behaves as documented; the tests of the wire depend on it."""
 
 from __future__ import annotations
 

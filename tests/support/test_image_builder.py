@@ -1,4 +1,4 @@
-"""image_builder: what the tests build is what other tools take for an image."""
+"""image_builder: other tools accept the images that the tests build."""
 
 from __future__ import annotations
 

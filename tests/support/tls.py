@@ -1,4 +1,4 @@
-"""Certificates for tests, made on the spot by an authority that nobody knows."""
+"""Certificates for tests, issued by a new authority that no system trusts."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import trustme
 
 @dataclass(frozen=True)
 class Authority:
-    """An authority of our own.
+    """A certificate authority.
 
     Args:
-        ca_file: its certificate, to be trusted by a client that is told to.
-        client_cert, client_key: files with a certificate that it issued to a client.
+        ca_file: its certificate.
+        client_cert, client_key: files with a certificate for a client.
     """
 
     ca: trustme.CA
@@ -25,7 +25,7 @@ class Authority:
 
     @classmethod
     def new(cls, directory: Path) -> Authority:
-        """Return a new authority that keeps its files in ``directory``."""
+        """Return a new authority with its files in ``directory``."""
         ca = trustme.CA(organization_name="Example Org", organization_unit_name="Example CA")
         ca_file, cert, key = directory / "ca.crt", directory / "client.cert", directory / "client.key"
         ca.cert_pem.write_to_path(str(ca_file))
@@ -35,7 +35,7 @@ class Authority:
         return cls(ca, ca_file, cert, key)
 
     def server_context(self, *names: str, wants_client: bool = False) -> ssl.SSLContext:
-        """Return what a server with a certificate for ``names`` speaks TLS with."""
+        """Return the TLS context of a server with a certificate for ``names``."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.ca.issue_cert(*(names or ("127.0.0.1", "localhost"))).configure_cert(context)
         if wants_client:

@@ -1,4 +1,4 @@
-"""A tree's full metadata as a value, so that two trees can be compared whole."""
+"""A tree's full metadata as a value, for comparing two trees."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Record:
-    """All that is to be known of one file, directory, link or device.
+    """All metadata of one file, directory, link or device.
 
     Args:
-        group: the first path (in order) of its hard link group; its own for a file with one name.
+        group: the first path (in order) of its hard link group; its own path if it has one name.
     """
 
     type: str
@@ -40,7 +40,7 @@ def describe_tree(root: Path) -> dict[bytes, Record]:
 
 
 def differences(one: dict[bytes, Record], other: dict[bytes, Record]) -> dict[bytes, list[str]]:
-    """Return path → names of what differs; a path that only one tree has differs in ``existence``."""
+    """Return path → names of the differing fields; a path in only one tree differs in ``existence``."""
     result = {}
     for path in sorted(one.keys() | other.keys()):
         if path not in one or path not in other:

@@ -1,4 +1,4 @@
-"""`ociexport unpack` as a process of its own, and an image of two layers for it: a whiteout, a closed directory."""
+"""`ociexport unpack` as a process, and an image of two layers for it, with a whiteout and an unreadable directory."""
 
 from __future__ import annotations
 

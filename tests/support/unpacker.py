@@ -1,4 +1,4 @@
-"""What unpacks layers in tests: beside a directory that must stay as it is, by either resolver, as root or not."""
+"""Unpacking layers in tests: beside a directory that must stay unchanged, by either resolver, as root or not."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from tests.support.ordinary_user import GID, UID
 
 T = TypeVar("T")
 
-# Whoever opens a fifo waits for the other end; no test takes so long.
+# Opening a fifo blocks until the other end is opened; no test takes this long otherwise.
 _PATIENCE_SECONDS = 60
-# What the decompressor needs is loaded before the user changes: it may be where only root can read.
+# The decompressor's modules are loaded before the user changes, since only root may be able to read them.
 assert igzip_lib.DECOMP_GZIP
 
 
 def resolver(name: str) -> bool:
-    """Return what `UnpackOptions.use_openat2` is for one of ``openat2`` and ``walk``."""
+    """Return the `UnpackOptions.use_openat2` for ``openat2`` or ``walk``."""
     if name == "openat2" and not is_openat2_available():
         pytest.skip("this kernel has no openat2")
     return name == "openat2"
 
 
 class Unpacker:
-    """Unpacks into a directory beside a file that must stay as it is.
+    """Unpacks into a directory beside a file that must stay unchanged.
 
     Args:
         place: an empty directory.
-        use_openat2: which resolver is used.
-        as_user: whether root becomes an ordinary user for it.
+        use_openat2: the resolver.
+        as_user: whether to unpack as an ordinary user instead of root.
     """
 
     def __init__(self, place: Path, *, use_openat2: bool, as_user: bool = False) -> None:
@@ -76,7 +76,7 @@ class Unpacker:
             return as_ordinary_user(action) if self.as_user else action()
 
     def tree(self) -> dict[str, str]:
-        """Return path → type and content, for comparing whole."""
+        """Return path → type and content, for comparison."""
         return dict(self._walk(self.rootfs, ""))
 
     def _walk(self, path: Path, prefix: str) -> Iterator[tuple[str, str]]:
@@ -117,13 +117,13 @@ class Unpacker:
 
 @contextmanager
 def unpacker_in(tmp_path: Path, *, use_openat2: bool, as_user: bool = False) -> Iterator[Unpacker]:
-    """Give an `Unpacker`; what is outside is looked at in the end."""
+    """Yield an `Unpacker`; afterwards check that nothing outside changed."""
     if not as_user:
         unpacker = Unpacker(tmp_path, use_openat2=use_openat2)
         yield unpacker
         unpacker.assert_outside_untouched()
         return
-    # pytest's own directory is closed to others.
+    # Other users can't enter pytest's directory.
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         place.chmod(0o755)
@@ -134,13 +134,13 @@ def unpacker_in(tmp_path: Path, *, use_openat2: bool, as_user: bool = False) -> 
 
 @contextmanager
 def _patience() -> Iterator[None]:
-    """Make what would never end an error."""
+    """Raise an error in a test that would never end."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def give_up(_number: int, _frame: FrameType | None) -> None:
-        raise TimeoutError("still not unpacked: something waits, as for the other end of a fifo")
+        raise TimeoutError("the unpack did not end: something blocks, for example the opening of a fifo")
 
     before = signal.signal(signal.SIGALRM, give_up)
     signal.alarm(_PATIENCE_SECONDS)
@@ -152,7 +152,7 @@ def _patience() -> Iterator[None]:
 
 
 def as_ordinary_user(action: Callable[[], T]) -> T:
-    """Return what ``action`` returns, or raise what it raises, in a process of an ordinary user."""
+    """Run ``action`` in a process of an ordinary user; return its result or raise its exception."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

@@ -1,4 +1,4 @@
-"""An image in a registry, and what comes of asking for it, for the tests of the wire."""
+"""An image in a registry, and helpers that request it, for the tests of the wire."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def read_all(source: RegistrySource, descriptor: Descriptor, offset: int = 0, si
 
 
 def error_of(action: Callable[[], object], kind: type[OciexportError]) -> str:
-    """Return the message of the error that ``action`` ends in."""
+    """Return the message of the error that ``action`` raises."""
     with pytest.raises(kind) as caught:
         action()
     assert type(caught.value) is kind

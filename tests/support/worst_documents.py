@@ -1,4 +1,4 @@
-"""JSON that takes as much memory as JSON can: small values, wide characters, names that are all different."""
+"""JSON that takes as much memory as possible: small values, wide characters, distinct names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from ociexport.spec.json_fields import MAX_JSON_VALUES
 
 DIGEST = b"sha256:" + b"0" * 64
-# By what they are: one item of a list, from its number.
+# By kind: a function from an item's number to the item.
 ITEMS: dict[str, Callable[[int], bytes]] = {
     "empty lists": lambda number: b"[]",
     "lists of one": lambda number: b"[0]",
@@ -31,7 +31,7 @@ ITEMS: dict[str, Callable[[int], bytes]] = {
     "saved images": lambda number: b'{"Config":"%06x","Layers":[],"RepoTags":["a:%06x"]}' % (number, number),
     "repositories": lambda number: b'{"Config":"c","Layers":null,"RepoTags":["%06x"]}' % number,
 }
-# What fills a document up to its limit: the characters of one long text.
+# Characters of one long text that fills a document up to its limit.
 FILLERS = {
     "plain": b"x",
     "wide": "\U0001f600".encode(),
@@ -43,7 +43,7 @@ FILLERS = {
 
 
 def worst_lists(max_values: int = MAX_JSON_VALUES) -> Iterator[tuple[str, bytes]]:
-    """Yield lists that have as many values as they may, and what is in them."""
+    """Yield lists with as many values as allowed, and the kind of their values."""
     for name, item in ITEMS.items():
         weight = sum(map(item(0).count, (b",", b":", b"[", b"{"))) + 1
         yield name, b"[" + b",".join(map(item, range((max_values - 20) // weight))) + b"]"

@@ -1,4 +1,4 @@
-"""The whole path on real input: a Debian root, Debian's registry, skopeo and umoci as the other opinion, a chroot."""
+"""The whole path with real programs: a Debian root, Debian's registry, skopeo and umoci for comparison, a chroot."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CAPABILITY = b"\x01\x00\x00\x02\x00\x20\x00\x00" + bytes(12)
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Debian root by mmdebstrap as an image of four layers by umoci; returns the layout."""
+    """Return a layout with an image of four layers by umoci, from a Debian root by mmdebstrap."""
     require("mmdebstrap", "umoci", root=True)
     work = tmp_path_factory.mktemp("image")
     layout, bundle = work / "layout", work / "bundle"
@@ -39,7 +39,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def change_files(root: Path) -> None:
-    """New files of every kind, with owners, modes, times and attributes that are easily lost."""
+    """Add files of every kind, with owners, modes, times and attributes that are easily lost."""
     odd = root / "opt" / "odd"
     odd.mkdir(parents=True)
     (odd / "file").write_bytes(os.urandom(3_000_000))
@@ -66,7 +66,7 @@ def change_files(root: Path) -> None:
 
 
 def remove_and_replace(root: Path) -> None:
-    """Whiteouts, a directory that becomes a file, and a file that becomes a directory."""
+    """Cause whiteouts, replace a directory by a file, and a file by a directory."""
     run("rm", "-rf", root / "usr" / "share" / "doc", root / "opt" / "odd" / "second name")
     run("rm", "-rf", root / "usr" / "share" / "man")
     (root / "usr" / "share" / "man").write_bytes(b"a file now")
@@ -76,7 +76,7 @@ def remove_and_replace(root: Path) -> None:
 
 
 def write_through_links(root: Path) -> None:
-    """A change below /usr/lib only, which /lib is a link to."""
+    """Change only files below /usr/lib, the target of the link /lib."""
     (root / "usr" / "lib" / "later").write_bytes(b"later")
     with (root / "etc" / "hostname").open("ab") as file:
         file.write(b"box\n")
@@ -84,7 +84,7 @@ def write_through_links(root: Path) -> None:
 
 @pytest.fixture(scope="module")
 def registry(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Debian's docker-registry with the image in it, pushed by skopeo; gives the image's reference."""
+    """Run Debian's docker-registry with the image, pushed by skopeo; yield the image's reference."""
     require("docker-registry", "skopeo")
     with docker_registry(tmp_path_factory.mktemp("registry")) as host:
         reference = f"{host}/team/debian:12"
@@ -100,7 +100,7 @@ def pulled(registry: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_pulled_layout_is_valid_and_byte_for_byte(image: Path, registry: str, pulled: Path) -> None:
-    """skopeo reads the layout, and finds the registry's digest in it."""
+    """skopeo reads the layout, and finds the registry's digest."""
     there = json.loads(run("skopeo", "inspect", "--tls-verify=false", f"docker://{registry}"))
     here = json.loads(run("skopeo", "inspect", f"oci:{pulled}"))
     by_tag = json.loads(run("skopeo", "inspect", f"oci:{pulled}:12"))
@@ -122,7 +122,7 @@ def config_of(layout: Path) -> str:
 def rootfs(
     request: pytest.FixtureRequest, registry: str, pulled: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The root filesystem, from the layout and straight from the registry."""
+    """Return the root filesystem, from the layout or directly from the registry."""
     target = tmp_path_factory.mktemp("unpacked") / "rootfs"
     run(*OCIEXPORT, "unpack", str(pulled) if request.param == "layout" else registry, target)
     return target
@@ -133,7 +133,7 @@ def test_rootfs_is_umocis_in_every_detail(rootfs: Path, image: Path, tmp_path: P
     run("umoci", "raw", "unpack", "--image", f"{image}:debian", tmp_path / "umoci")
     ours, theirs = describe_tree(rootfs), describe_tree(tmp_path / "umoci")
     assert len(ours) > 2000
-    # No difference needs an explanation here: umoci wrote all layers, so each directory has an entry of its own.
+    # No difference is allowed: umoci wrote all layers, so each directory has its own entry.
     assert differences(ours, theirs) == {}
     assert ours[b"opt/odd/setuid"].xattrs == {"security.capability": CAPABILITY}
     assert ours[b"opt/odd/file"].group == b"opt/odd/file"
@@ -142,7 +142,7 @@ def test_rootfs_is_umocis_in_every_detail(rootfs: Path, image: Path, tmp_path: P
 
 
 def test_what_is_looked_at_is_what_is_unpacked(rootfs: Path, registry: str) -> None:
-    """`ls` of all, with modes, owners, sizes, times and links; content by name, by link and by hard link."""
+    """`ls` agrees in modes, owners, sizes, times and links; `cat` by name, by link and by hard link."""
     tree = describe_tree(rootfs)
     listed = {
         os.fsencode(file["path"])[1:] if "pathBase64" not in file else base64.b64decode(file["pathBase64"])[1:]: file

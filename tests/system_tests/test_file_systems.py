@@ -1,7 +1,7 @@
-"""tree on the file systems that targets have: the same tree everywhere, and what one can't keep is said.
+"""Trees on the file systems of targets: the same tree everywhere, and warnings about what one can't keep.
 
-Each is made in a file and mounted by a loop device; where there is none, or the kernel lacks a file system, the tests
-are skipped and say so. exFAT, which keeps next to nothing, is in test_tree_preflight.
+Each file system is made in a file and mounted by a loop device. Tests are skipped if there is no loop device, or if the
+kernel lacks the file system. exFAT, which keeps hardly any metadata, is in tests/rootfs/test_preflight.py.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.system_tests.test_umoci_agrees import FIRST, SECOND, THIRD, gnu_tar
 pytestmark = pytest.mark.system
 
 ODD: BuiltImage = build_image([tar_of(FIRST), gnu_tar(SECOND), tar_of(THIRD)])
-# How each is made, and how it is mounted.
+# How each file system is made and mounted.
 MAKERS = {
     "ext4": ("mkfs.ext4", "-q", "-F"),
     "ext4 with small inodes": ("mkfs.ext4", "-q", "-F", "-I", "128"),
@@ -44,7 +44,7 @@ ALL = (*MAKERS, "overlay", "ramfs", "tmpfs")
 
 @contextmanager
 def file_system(name: str, place: Path) -> Iterator[Path]:
-    """Give an empty directory with a file system of this kind mounted on it."""
+    """Yield an empty directory with a file system of this kind mounted on it."""
     disk = place / "disk"
     if name in ("ramfs", "tmpfs"):
         with mounted(disk, "-t", name, "-o", "mode=755", name):
@@ -76,7 +76,7 @@ def file_system(name: str, place: Path) -> Iterator[Path]:
 
 
 class Warnings(SilentProgress):
-    """Keeps what is warned of."""
+    """Keeps warnings."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -86,7 +86,7 @@ class Warnings(SilentProgress):
 
 
 def unpacked(target: Path, *, use_openat2: bool) -> list[str]:
-    """Return what is warned of, without the target's name in front."""
+    """Unpack; return the warnings, without the target's name in front."""
     warnings = Warnings()
     unpack(ODD.source(), target, options=UnpackOptions(use_openat2=use_openat2), progress=warnings)
     return [line.removeprefix(f"{target}: ") for line in warnings.lines]
@@ -94,14 +94,14 @@ def unpacked(target: Path, *, use_openat2: bool) -> list[str]:
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A directory that others may enter, which pytest's own is not."""
+    """A directory that other users may enter, unlike pytest's."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
 
 
 def lacking(name: str, expected: dict[bytes, Record]) -> dict[bytes, list[str]]:
-    """Return how a tree of root's differs there from ``expected``."""
+    """Return the differences between root's tree there and ``expected``."""
     if name == "ramfs":
         return {path: ["xattrs"] for path, record in expected.items() if record.xattrs}
     if name == "ext4 with small inodes":
@@ -110,12 +110,12 @@ def lacking(name: str, expected: dict[bytes, Record]) -> dict[bytes, list[str]]:
             path: ["mtime_ns"] for path, time in times.items() if time % 10**9 or not -(2**31) <= time // 10**9 < 2**31
         }
     if name == "xfs":
-        # Its own form of an ACL, which it lists to root beside the other.
+        # XFS's own form of an ACL, which root sees beside the usual one.
         return {path: ["xattrs"] for path, record in expected.items() if any("acl" in key for key in record.xattrs)}
     return {}
 
 
-# What is said at the beginning, to root and to an ordinary user.
+# The warnings at the beginning, for root and for an ordinary user.
 SAID = {
     "ext4 with small inodes": (TIMES_CUT, TIMES_CUT),
     "ramfs": (
@@ -132,7 +132,7 @@ def is_refusal(line: str) -> bool:
 @pytest.mark.parametrize("way", ["openat2", "walk"])
 @pytest.mark.parametrize("name", ALL)
 def test_tree_is_the_same_but_for_what_is_said(place: Path, name: str, way: str) -> None:
-    """By root and by an ordinary user; beside the target and, as a mount point, in it."""
+    """For root and for an ordinary user; beside the mount point and in it."""
     require("mount", root=True)
     use_openat2 = resolver(way)
     with mounted(place / "reference", "-t", "tmpfs", "tmpfs") as reference, file_system(name, place) as disk:
@@ -165,7 +165,7 @@ def test_tree_is_the_same_but_for_what_is_said(place: Path, name: str, way: str)
 
 
 def test_tree_of_a_lower_layer_is_not_replaced_in_vain(place: Path) -> None:
-    """As in a container whose image has it: overlayfs renames no such directory, which was told when all was done."""
+    """As in a container: overlayfs renames no directory of its lower layer; this was reported only at the end."""
     require("mount", root=True)
     with mounted(place / "below", "-t", "tmpfs", "tmpfs") as below:
         for part in ("lower/old/d", "lower/empty", "upper", "work"):
@@ -189,7 +189,7 @@ def test_tree_of_a_lower_layer_is_not_replaced_in_vain(place: Path) -> None:
 
 @pytest.mark.parametrize("name", ["btrfs", "tmpfs"])
 def test_deep_tree_is_removed_everywhere(place: Path, name: str) -> None:
-    """What is too deep is moved up first, into a directory that is being read."""
+    """Directories that are too deep are first moved up, into a directory that is being read."""
     require("mount", root=True)
     with file_system(name, place) as disk:
         unpack(build_image([[member("/".join("d" * 300) + "/f")]]).source(), disk / "root")
@@ -198,7 +198,7 @@ def test_deep_tree_is_removed_everywhere(place: Path, name: str) -> None:
 
 
 def test_read_only_target_is_told_in_one_line(place: Path) -> None:
-    """As of a squashfs, of a CD, or of what the system made so after an error of the disk."""
+    """For example a squashfs, a CD, or a file system that the kernel made read-only after a disk error."""
     require("mount", "mksquashfs", root=True)
     (place / "content").mkdir()
     run("mksquashfs", place / "content", place / "image", "-quiet")

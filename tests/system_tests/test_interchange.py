@@ -1,5 +1,5 @@
-"""Each cell of docs/guide/interchange.md, done with the real tool; ``python -m tests.system_tests.test_interchange``
-writes the tables."""
+"""Each cell of docs/guide/interchange.md, run with the real tool; ``python -m tests.system_tests.test_interchange``
+rewrites the tables."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _CELLS = [(reader, output) for reader, (cells, _) in READERS.items() for output 
 
 
 def readers_table() -> str:
-    """Return who reads what we write."""
+    """Return the table of tools that read what we write."""
     rows = [
         f"| {reader} | {' | '.join('yes' if output in cells else '' for output in OUTPUTS)} |"
         for reader, (cells, _) in READERS.items()
@@ -49,13 +49,13 @@ def readers_table() -> str:
 
 
 def writers_table() -> str:
-    """Return what we read of others, and what of it stays the same."""
+    """Return the table of what we read from other tools, and of what stays unchanged."""
     rows = [f"| {writer} | {_KEPT[keeps]} |" for writer, (keeps, _) in WRITERS.items()]
     return "\n".join(["| written by | what is kept |", "|---|---|", *rows])
 
 
 def with_tables(text: str) -> str:
-    """Return the document with its tables written anew."""
+    """Return the document with new tables."""
     for name, table in (("readers", readers_table()), ("writers", writers_table())):
         begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
         before, _, rest = text.partition(begin)

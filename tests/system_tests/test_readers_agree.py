@@ -1,7 +1,7 @@
-"""Raw tar headers as umoci, GNU tar and bsdtar read them: where readers differ, we are with umoci, or it is explained.
+"""Raw tar headers as umoci, GNU tar and bsdtar read them: if they differ, we follow umoci, or a comment says why not.
 
-umoci reads layers with Go's archive/tar, as docker, containerd and podman do, so what it makes of a header is what the
-image's publisher has seen. What it refuses and the two others read is read as they do.
+umoci reads layers with Go's archive/tar, as docker, containerd and podman do, so its result is what the image's
+publisher saw. A header that umoci refuses and the other two read is read as they do.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def gnu_long(name: bytes, flag: bytes = b"L") -> bytes:
 
 END = file(b"end") + bytes(1024)
 LINK = {"flag": b"2", "link": b"target"}
-# All readers of the field agree, but some give up: what is said is what umoci makes of it.
+# All readers agree, but some give up: the expected result is umoci's.
 AS_UMOCI = {
     "slash behind a file": file(b"a/") + END,
     "slash behind an old directory": file(b"a/", b"", flag=b"\0") + END,
@@ -110,28 +110,28 @@ AS_UMOCI = {
     "backslash": file(b"x\\a") + END,
     "line break": file(b"x\na") + END,
 }
-# umoci refuses them; GNU tar and bsdtar make the same.
+# umoci refuses these; GNU tar and bsdtar agree.
 AS_TAR = {
     "contiguous file": file(flag=b"7") + END,
     "names in a directory": file(b"a/", b"Yx\0\0", flag=b"D", magic=b"ustar  \0") + END,
     "volume's label": header(name=b"label", flag=b"V", magic=b"ustar  \0") + END,
     "Solaris's extension": pax((b"path", b"long"), flag=b"X") + file() + END,
 }
-# umoci takes them for something; here is what speaks against it.
+# umoci accepts these; each line says why we do not.
 REFUSED = {
-    # "No change" to the kernel: whose file it is would depend on who unpacks it.
+    # The kernel reads it as "no change", so the owner would depend on the user who unpacks.
     "owner -1": pax((b"uid", b"4294967295")) + file() + END,
     "binary owner -1": file(uid=b"\xff" * 8) + END,
-    # POSIX has unsigned numbers only.
+    # POSIX has only unsigned numbers.
     "owner below 0": pax((b"uid", b"-3")) + file() + END,
     "time with a sign": pax((b"mtime", b"+1")) + file() + END,
-    # Something was cut off.
+    # The archive is truncated.
     "extension at the end": file() + pax((b"path", b"p")) + bytes(1024),
 }
 
 
 def without_implied_times(tree: dict[bytes, Record]) -> dict[bytes, Record]:
-    """Return all but the root and the times of parents that no layer names, which umoci leaves as they come."""
+    """Return the tree without its root and without the times of implied parents, which umoci does not set."""
     return {
         path: replace(record, mtime_ns=0) if record.type == "0o40000" else record
         for path, record in tree.items()

@@ -1,4 +1,4 @@
-"""docs/guide/recipes.md: each recipe works as it stands."""
+"""docs/guide/recipes.md: each recipe works unchanged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RECIPES = {
     heading: list(blocks)
     for heading, blocks in groupby(blocks_of("docs/guide/recipes.md", "sh"), lambda block: block.heading)
 }
-# What a recipe starts, beside a shell and its tools.
+# The programs that a recipe needs, besides a shell and its tools.
 _PROGRAMS = {
     "A chroot": ["chroot"],
     "bubblewrap": ["bwrap"],
@@ -42,7 +42,7 @@ _NEED_ROOT = {
     "Over an air gap, as a registry",
     "Over an air gap, as an archive, and back",
 }
-# Of what it prints, what shows that it did what it says.
+# Output that shows that the recipe worked.
 _SHOWN = {
     "A chroot": 'NAME="Debian GNU/Linux"\nVERSION_ID="12"\nDebian GNU/Linux 12\n',
     "bubblewrap": 'NAME="Debian GNU/Linux"\nVERSION_ID="12"\nDebian GNU/Linux 12\n',
@@ -63,7 +63,7 @@ def test_recipe_works(heading: str, tmp_path: Path) -> None:
 
 
 def _skip_where_too_old(heading: str) -> None:
-    """Skip, in CI too, what the tools of Debian 12 can't do yet."""
+    """Skip, in CI too, recipes that the tools of Debian 12 can't run yet."""
     if heading == "ext4 from a tar":
         version = re.search(r"mke2fs ([\d.]+)", run("sh", "-c", "mke2fs -V 2>&1"))
         if version is None or tuple(map(int, version[1].split("."))) < (1, 47, 1):
@@ -73,7 +73,7 @@ def _skip_where_too_old(heading: str) -> None:
 
 
 def test_only_what_is_new_goes_over_the_gap(tmp_path: Path) -> None:
-    """Of the second image: its layer, config, manifest and index; not the layer that both have."""
+    """The tar has the second image's layer, config, manifest and index, but not the layer that both images share."""
     require("bash", "busybox", "tar")
     (block,) = _RECIPES["Over an air gap, only what is new"]
     with workplace(tmp_path) as place:

@@ -1,4 +1,4 @@
-"""The wire against Debian's docker-registry, as itself and as a pull-through cache of another."""
+"""The wire against Debian's docker-registry, both as a registry and as a pull-through cache."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IMAGE = build_image([[member("etc/hostname", b"box\n")], [member("etc/motd", b"h
 
 @pytest.fixture(scope="module")
 def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A docker-registry that skopeo has pushed an image to."""
+    """A docker-registry to which skopeo pushed an image."""
     require("docker-registry", "skopeo")
     directory = tmp_path_factory.mktemp("origin")
     write_layout(directory / "layout", {"1": IMAGE})
@@ -36,7 +36,7 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def _pull_all(source: RegistrySource) -> None:
-    """Read all of the image, and verify it."""
+    """Read and verify the whole image."""
     try:
         received = source.fetch_manifest()
         manifest = parse_document(received.raw, received.media_type)
@@ -73,7 +73,7 @@ def test_a_blob_is_read_from_the_middle(origin: str) -> None:
 
 
 def test_a_fleet_pulls_through_a_cache(origin: str, tmp_path: Path) -> None:
-    """One that is asked for what it has not yet fetches it from its origin; then it serves alone."""
+    """The cache fetches missing blobs from its origin, and then serves them alone."""
     with docker_registry(tmp_path / "cache", proxy_of=f"http://{origin}") as cache:
         for _ in range(2):
             options = RegistryOptions(mirrors=(Mirror(f"http://{cache}", origin),))
@@ -112,7 +112,7 @@ def test_mirror_of_registries_conf_is_asked_first(origin: str, tmp_path: Path) -
 
 
 def test_registry_is_reached_through_microsocks(origin: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What stands for 127.0.0.1 here is a name to us, which the proxy looks up."""
+    """The registry's address is a name, which only the proxy looks up."""
     require("microsocks")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""An image with every odd thing in it, unpacked by umoci and by us; what differs is explained by the specification."""
+"""An image with every oddity we know, unpacked by umoci and by us; the specification explains each difference."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def gnu_tar(members: list[Member]) -> bytes:
 
 # user::rw-, user:1000:rw-, group::r--, mask::rw-, other::r--, as the kernel keeps it.
 ACL = bytes.fromhex("02000000 01000600ffffffff 02000600e8030000 04000400ffffffff 10000600ffffffff 20000400ffffffff")
-# Its map is in front of its data, in a block of its own.
+# The map precedes the data, in its own block.
 SPARSE_1_0 = b"1\n8192\n3\n".ljust(512, b"\0") + b"abc"
 
 
@@ -120,7 +120,7 @@ FIRST: list[Member] = [
     member("becomes-hard-link", b"x"),
 ]
 SECOND: list[Member] = [
-    # kaniko names the root so.
+    # kaniko's name for the root.
     directory("/", 0o755, mtime=20),
     member("three-times", b"a file"),
     member("far", b"in 2286", mtime=10**10),
@@ -166,26 +166,26 @@ def test_odd_image_is_umocis_but_for_what_is_explained(tmp_path: Path) -> None:
     run("umoci", "raw", "unpack", "--image", f"{tmp_path}/layout:odd", tmp_path / "theirs")
     ours, theirs = describe_tree(tmp_path / "ours"), describe_tree(tmp_path / "theirs")
     found = differences(ours, theirs)
-    # No layer names these directories. layer.md does not say what an implied parent's time is: umoci leaves that of
+    # No layer names these directories. layer.md does not define an implied parent's time: umoci leaves that of
     # the moment, we write the epoch, so that the same image gives the same tree.
     assert [found.pop(implied) for implied in (b"names", b"new", b"x")] == [["mtime_ns"]] * 3
-    # The same where the directory above has a default ACL or is setgid: umoci's are the kernel's heirs of it, in the
+    # The same where the directory above has a default ACL or is setgid: umoci's inherit it from the kernel, in the
     # order in which the tar happens to name both; ours are root's, 0755, whatever the order.
     assert found.pop(b"default-acl/implied") == ["mode", "mtime_ns", "xattrs"]
     assert found.pop(b"setgid/implied") == ["mode", "owner", "mtime_ns"]
     implied = ours[b"setgid/implied"]
     assert (implied.mode, implied.owner, implied.mtime_ns, implied.xattrs) == ("0o755", (0, 0), 0, {})
-    # A layer that writes into a directory without naming it says nothing of its time: "Change Types" has the whole
-    # entry for what is modified. We keep what was said; umoci leaves the time of the write where it made a directory.
+    # A layer that writes into a directory without naming it does not set its time: "Change Types" requires the whole
+    # entry for a modified file. We keep the declared time; umoci leaves the time of the write if it made a directory.
     assert found.pop(b"setgid") == found.pop(b".") == ["mtime_ns"]
     assert (ours[b"setgid"].mtime_ns, ours[b"."].mtime_ns) == (5_000_000_000, 20_000_000_000)
-    # Its nanoseconds have 64 bits, and end in 2262; the kernel's seconds have as many.
+    # umoci's nanoseconds have 64 bits, and end in 2262; the kernel's seconds have 64 bits too.
     assert found.pop(b"far") == ["mtime_ns"]
     assert ours[b"far"].mtime_ns == 10**19
-    # layer.md asks for xattrs, and has no word on how a tar bears them: Go knows star's records only, we bsdtar's too.
+    # layer.md requires xattrs, but no format for them: Go knows only star's records, we know bsdtar's too.
     assert found.pop(b"libarchive") == ["xattrs"]
     assert ours[b"libarchive"].xattrs == {"user.odd": b"\1\2"}
-    # An overlay that is mounted with userxattr would take it for its own: umoci passes over trusted.overlay.* alone.
+    # An overlay mounted with userxattr would use it as its own; umoci skips only trusted.overlay.*.
     assert found.pop(b"overlaid") == ["xattrs"]
     assert ours[b"overlaid"].xattrs == {}
     assert found == {}
