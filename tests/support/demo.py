@@ -32,8 +32,8 @@ def main() -> int:
         if image is None:
             address = stack.enter_context(_Served(_make_sample(_WORK / "sample")))
             image = f"{address}/demo/sample:1.0"
-        _show("pull", image, "--out", str(_WORK / "layout"))
-    _show("unpack", str(_WORK / "layout"), str(_WORK / "rootfs"))
+        _show("pull", image, "--out", f"./{_WORK}/layout")
+    _show("unpack", f"./{_WORK}/layout", f"./{_WORK}/rootfs")
     _show_tree(_WORK / "rootfs")
     _run_in_chroot(_WORK / "rootfs")
     return 0
