@@ -1,4 +1,4 @@
-"""What a user can do about what is wrong with a layout and no blob that is fetched again can mend."""
+"""Advice on a layout's problems that no repair can solve."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ociexport.spec.digest import Digest
 from ociexport.spec.json_fields import parse_json_object
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.verification.documents import digests_in
+from ociexport.verification.findings import UNREFERENCED
 from ociexport.verification.stores import INDEX_FILE, LayoutStore, layout_blobs
 from ociexport.verification.verify import Verification
 
@@ -17,20 +18,20 @@ _MAX_LISTED_MANIFESTS = 10
 
 
 def advice_for(path: str, verification: Verification) -> Iterator[str]:
-    """Yield what the user can do about what no repair can mend."""
+    """Yield what the user can do about problems that no repair can solve."""
     if not has_member(path, INDEX_FILE, "manifests"):
         there = [str(digest) for digest in _unnamed_manifests(path)]
         listed = ", ".join(there[:_MAX_LISTED_MANIFESTS]) + (", …" if len(there) > _MAX_LISTED_MANIFESTS else "")
         yield (
-            f"{INDEX_FILE} can't be mended, since nothing else says what images are called: put it aside and pull them "
-            f"again into {path}, which fetches only what is not there; these manifests are there: {listed or 'none'}"
+            f"{INDEX_FILE} can't be repaired, since nothing else records the images' names: move it away and pull the "
+            f"images again into {path}, which fetches only missing blobs; manifests in the layout: {listed or 'none'}"
         )
-    if any(finding.is_wrong and finding.message.endswith("; nothing leads to it") for finding in verification.findings):
-        yield f"ociexport gc {path} drops what nothing leads to"
+    if any(finding.is_wrong and finding.message.endswith(UNREFERENCED) for finding in verification.findings):
+        yield f"ociexport gc {path} removes unreferenced blobs"
 
 
 def has_member(path: str, name: str, member: str) -> bool:
-    """Whether one of a layout's two files can be read, and has what it must have."""
+    """Whether ``oci-layout`` or ``index.json`` can be read and has its required member."""
     try:
         return member in parse_json_object(LayoutStore(ImageLayout(path)).read_file(name), where="").members
     except (NotFoundError, InvalidImageError):
@@ -38,7 +39,7 @@ def has_member(path: str, name: str, member: str) -> bool:
 
 
 def _unnamed_manifests(path: str) -> list[Digest]:
-    """Return the manifests and indexes in a layout that no other one there names."""
+    """Return the manifests and indexes in a layout that no other document there references."""
     layout, found, named = ImageLayout(path), [], set()
     for entry in layout_blobs(layout.directory):
         if entry.digest is None or entry.status.st_size > MAX_MANIFEST_BYTES:

@@ -1,6 +1,6 @@
-"""An archive's images, of whichever kind it is: what a verification begins at.
+"""The images of an archive of any kind, where a verification begins.
 
-Where there is an ``index.json`` it counts; what docker alone wrote has no manifests, so that they are made.
+``index.json`` counts if there is one. Archives in docker's own form have no manifests, so manifests are made for them.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from ociexport.verification.walk import Root
 
 
 def read_archive_roots(members: ArchiveMembers, findings: Findings, progress: Progress) -> list[Root]:
-    """Return the images of an archive, and tell what is wrong with its lists of them.
+    """Return the images of an archive, and report problems in its lists of images.
 
     Raises:
-        InvalidImageError: it is no archive of images.
+        InvalidImageError: it is not an archive of images.
     """
     is_dockers = DOCKER_MANIFEST_FILE in members
     if INDEX_FILE in members:
@@ -45,9 +45,9 @@ def read_archive_roots(members: ArchiveMembers, findings: Findings, progress: Pr
 
 
 def _with_dockers(members: ArchiveMembers, roots: list[Root], findings: Findings, progress: Progress) -> list[Root]:
-    """Return the images of an archive that is a layout and docker's at once.
+    """Return the images of an archive that is both a layout and a docker archive.
 
-    Docker has written indexes of what it did not save; what it did save is in its own list.
+    Docker writes indexes that reference manifests it did not save. Its own list has those it did save.
     """
     there = []
     for root in roots:
@@ -82,7 +82,7 @@ def _docker_roots(members: ArchiveMembers, findings: Findings, progress: Progres
 def _made_roots(
     members: ArchiveMembers, findings: Findings, progress: Progress, count: int, *, is_v1: bool
 ) -> list[Root]:
-    """Return the images for which manifests can be made; why not for the others is told."""
+    """Return the images for which manifests can be made, and report why the others cannot be read."""
     open_image = open_v1_image if is_v1 else open_docker_image
     roots = []
     for number in range(count):

@@ -1,4 +1,4 @@
-"""Blobs read, hashed and compared with what is said of them; several side by side, each once."""
+"""Reads blobs side by side, hashes each once, and compares it with its descriptors."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from ociexport.verification.findings import Findings, Kind, kind_of, message_of
 from ociexport.verification.layers import ExaminedLayer, LayerExaminer
 from ociexport.verification.walk import NamedBlob
 
-# More bring nothing on a disk, and hashing wants a processor each.
+# More threads do not help: each one hashing takes a processor, and the disk is the limit.
 _JOBS = 2
 _READ_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class BlobState:
-    """What a blob was found to be.
+    """The result of reading a blob.
 
     Args:
-        size: bytes that were read.
-        kind: of what is wrong with it in itself; None if it is what its digest says.
-        message: what is wrong.
-        layer: what was found in it, where it is a layer that was looked into.
+        size: number of bytes read.
+        kind: of the problem; None if the bytes match the digest.
+        message: the problem.
+        layer: the result of examining it, if it is a layer and was examined.
     """
 
     size: int
@@ -45,8 +45,8 @@ class BlobToCheck:
     """A blob to read.
 
     Args:
-        sizes: that are said of it; empty where nothing is. After the largest there is no need to go on.
-        examiner: looks into it on its way; None for what is no layer, or only to be hashed.
+        sizes: those that descriptors declare; empty if none does. Reading stops after the largest.
+        examiner: examines the layer as it is read; None to hash the blob only.
     """
 
     digest: Digest
@@ -56,12 +56,12 @@ class BlobToCheck:
 
     @property
     def max_bytes(self) -> int | None:
-        """The largest size that is said."""
+        """The largest declared size."""
         return max(self.sizes, default=None)
 
 
 def blob_to_check(named: Sequence[NamedBlob], examiner: LayerExaminer | None = None) -> BlobToCheck:
-    """Return the blob that all ``named`` name."""
+    """Return the blob that all of ``named`` reference."""
     first = named[0]
     sizes = tuple(one.descriptor.size for one in named if one.has_size)
     sizes = sizes if len(sizes) == len(named) else ()
@@ -69,10 +69,10 @@ def blob_to_check(named: Sequence[NamedBlob], examiner: LayerExaminer | None = N
 
 
 def check_blobs(blobs: Sequence[BlobToCheck], progress: Progress) -> dict[Digest, BlobState]:
-    """Return what each blob is; a few are read side by side.
+    """Return the state of each blob; several are read at a time.
 
     Raises:
-        RegistryError: a registry does not answer, so that nothing can be said.
+        RegistryError: a registry does not answer, so the state is unknown.
     """
     stop = threading.Event()
     with (
@@ -84,7 +84,7 @@ def check_blobs(blobs: Sequence[BlobToCheck], progress: Progress) -> dict[Digest
                 checked = threads.map(lambda blob: (blob.digest, _check(blob, progress, stop)), blobs)
             return dict(checked)
         finally:
-            # After an error or SIGINT the others are not waited for to their ends.
+            # After an error or SIGINT, the other blobs are not read to their ends.
             stop.set()
             threads.shutdown(cancel_futures=True)
 
@@ -92,12 +92,12 @@ def check_blobs(blobs: Sequence[BlobToCheck], progress: Progress) -> dict[Digest
 def add_blob_findings(
     blobs: Mapping[Digest, Sequence[NamedBlob]], states: Mapping[Digest, BlobState], findings: Findings
 ) -> None:
-    """Tell what is wrong with named blobs, where they are first named; and each name that says another size."""
+    """Report problems of referenced blobs at their first reference, and each reference with a wrong size."""
     for digest, named in blobs.items():
         state = states[digest]
         needed = [one for one in named if not one.may_be_absent]
         if state.kind is Kind.MISSING and not needed:
-            findings.add(Kind.ABSENT, named[0].place, "not here, as may be", is_wrong=False, digest=digest)
+            findings.add(Kind.ABSENT, named[0].place, "absent, which is allowed here", is_wrong=False, digest=digest)
         elif state.kind is not None:
             findings.add(state.kind, (needed or named)[0].place, state.message, digest=digest)
         for one in named if state.kind is None else ():
@@ -107,16 +107,16 @@ def add_blob_findings(
 
 
 def total_bytes(states: Iterable[BlobState]) -> int:
-    """Return how many bytes were read."""
+    """Return the number of bytes read."""
     return sum(state.size for state in states)
 
 
 class _CheckedStream:
-    """A blob on its way: hashed and counted as it is read; a `ByteStream`.
+    """A `ByteStream` that hashes and counts a blob as it is read.
 
     Args:
-        max_bytes: after which the end is told, since it is wrong anyway; None where nothing is said.
-        stop: the end is told when it is set.
+        max_bytes: reading ends after this many, since the blob is then too long; None for no limit.
+        stop: reading ends when it is set.
     """
 
     def __init__(
@@ -130,11 +130,11 @@ class _CheckedStream:
 
     @property
     def is_too_long(self) -> bool:
-        """Whether more bytes came than are said."""
+        """Whether the blob is longer than declared."""
         return self._max_bytes is not None and self._verifier.seen_bytes > self._max_bytes
 
     def read(self, size: int = -1, /) -> bytes:
-        """Return the next bytes; ``b""`` at the end, and where to go on makes no sense."""
+        """Return the next bytes; ``b""`` at the end, or when reading on is pointless."""
         if self._stop.is_set() or self.is_too_long:
             return b""
         chunk = self._stream.read(size)
@@ -143,7 +143,7 @@ class _CheckedStream:
         return chunk
 
     def close(self) -> None:
-        """Nothing: the stream belongs to who opened it."""
+        """Do nothing: the caller that opened the stream closes it."""
 
 
 def _check(blob: BlobToCheck, progress: Progress, stop: threading.Event) -> BlobState:
@@ -170,7 +170,7 @@ def _check(blob: BlobToCheck, progress: Progress, stop: threading.Event) -> Blob
             return BlobState(verifier.seen_bytes, Kind.SIZE, message)
         return BlobState(verifier.seen_bytes, Kind.DIGEST, error.message)
     except TemporaryFileError:
-        raise  # our own disk's fault, which says nothing of the blob
+        raise  # a problem of our own disk, not of the blob
     except (NotFoundError, InvalidImageError, OSError) as error:
         return BlobState(verifier.seen_bytes, kind_of(error, Kind.UNREADABLE), message_of(error))
     return BlobState(verifier.seen_bytes, layer=layer)
@@ -182,5 +182,5 @@ def _open(named: NamedBlob) -> ByteStream:
     except NotFoundError:
         if not named.is_listed:
             raise
-        # What is stored is looked at, even where an index holds the document itself.
+        # The stored blob is checked, even if an index embeds the document.
         return BytesIO(named.source.fetch_manifest(replace(named.descriptor, data=None)).raw)

@@ -1,7 +1,8 @@
-"""Layers applied in order, to trees of names in memory: whether each image can be unpacked.
+"""Applies layers in order to trees of names in memory, to see whether each image can be unpacked.
 
-What several images have in common from the lowest layer on is applied once: layers on the same layers beneath give the
-same tree (image-spec 1.1 config.md, "Layer ChainID").
+Layers that several images share, from the lowest on, are applied once, since equal layers give an equal tree (image-
+spec
+1.1 config.md, "Layer ChainID").
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ _LayerKey: TypeAlias = tuple[Digest, Digest]
 
 @dataclass(slots=True)
 class _Step:
-    """A layer on certain layers beneath.
+    """A layer on top of certain lower layers.
 
     Args:
-        outline: what the layer does.
-        entries: of it and all beneath.
-        tar_bytes: the same, with what it takes on a disk beyond them.
-        metadata_bytes: the same.
-        problems: that come of what is beneath, once it was applied.
-        is_applied: whether a tree was made of it.
+        outline: the layer's changes.
+        entries: number of entries in this layer and all lower ones.
+        tar_bytes: their bytes, including disk space beyond the tar's own.
+        metadata_bytes: their attributes and long names.
+        problems: found when it was applied to the lower layers.
+        is_applied: whether it was applied.
     """
 
     outline: LayerOutline
@@ -49,7 +50,7 @@ class _Step:
 
 
 def diff_ids_by_layer(images: Sequence[WalkedImage]) -> dict[Digest, frozenset[Digest]]:
-    """Return the layers that can be looked into, with the diff_ids that images say of each."""
+    """Return the layers that can be examined, with the diff_ids that images declare for each."""
     said: dict[Digest, frozenset[Digest]] = {}
     for image in images:
         for layer in pair_layers(image.manifest, image.config):
@@ -62,9 +63,9 @@ def diff_ids_by_layer(images: Sequence[WalkedImage]) -> dict[Digest, frozenset[D
 def add_layer_findings(
     images: Sequence[WalkedImage], states: Mapping[Digest, BlobState], limits: Limits, findings: Findings
 ) -> None:
-    """Apply all images' layers, and tell what is wrong with them, each where it is first met.
+    """Apply the layers of all images, and report each problem where it first occurs.
 
-    Memory: the names of one tree, and of one more for each layer where images part; ``limits`` bounds all together.
+    Memory: the names of one tree, and of one more tree for each layer where images diverge. ``limits`` bounds the sum.
     """
     lowest: dict[_LayerKey, _Step] = {}
     chains = [_steps_of(image, states, lowest) for image in images]
@@ -75,15 +76,15 @@ def add_layer_findings(
 
 
 def add_artifact_notes(artifacts: Sequence[tuple[str, Manifest]], findings: Findings) -> None:
-    """Tell of manifests that nothing can be proven of but their blobs' digests."""
+    """Note manifests of which only the blobs' digests can be checked."""
     for place, manifest in artifacts:
         kind = manifest.artifact_type or manifest.config.media_type
-        message = f"no image, but of {quoted(kind)}: there are no layers to apply"
+        message = f"an artifact of type {quoted(kind)}, which has no layers to apply"
         findings.add(Kind.MEDIA_TYPE, place, message, is_wrong=False, digest=manifest.digest)
 
 
 def _steps_of(image: WalkedImage, states: Mapping[Digest, BlobState], lowest: dict[_LayerKey, _Step]) -> list[_Step]:
-    """Return the steps of an image, up to the first layer that can't be applied; those that others have are shared."""
+    """Return the steps of an image, up to the first layer that cannot be applied. Images share equal steps."""
     steps: list[_Step] = []
     following, entries, tar_bytes, metadata_bytes = lowest, 0, 0, 0
     for layer in pair_layers(image.manifest, image.config):
@@ -105,10 +106,10 @@ def _examined(layer: Layer, states: Mapping[Digest, BlobState]) -> ExaminedLayer
 
 
 def _apply_all(lowest: Mapping[_LayerKey, _Step], limits: Limits) -> None:
-    """Apply each step once, all that follow it before those beside it.
+    """Apply each step once, depth first.
 
-    The last of the steps that follow one takes over the tree that this one made, the others a copy. Where a limit is
-    met, the step and all that follow it are given up, and others go on.
+    The last step that follows another takes over its tree; the others get copies. A step that exceeds a limit is
+    abandoned together with those that follow it.
     """
     budget = NameBudget(limits)
     waiting: list[tuple[_Step, MemoryTree, bool]] = []
@@ -136,8 +137,8 @@ def _apply_all(lowest: Mapping[_LayerKey, _Step], limits: Limits) -> None:
 def _enter(
     following: Mapping[_LayerKey, _Step], tree: MemoryTree, waiting: list[tuple[_Step, MemoryTree, bool]]
 ) -> None:
-    """Have all ``following`` steps applied to ``tree``, which is given back where there are none."""
-    # What is put in last comes out first.
+    """Schedule the ``following`` steps on ``tree``, which is released if there are none."""
+    # The list is used as a stack.
     waiting += [(step, tree, number == 0) for number, step in enumerate(following.values())]
     if not following:
         tree.release()
@@ -150,10 +151,10 @@ def _add_findings(
     told: set[object],
     findings: Findings,
 ) -> None:
-    """Tell what is wrong with an image's layers, but for what was ``told`` of another image's."""
+    """Report the problems of an image's layers, except those ``told`` for another image."""
     layers = pair_layers(image.manifest, image.config)
     if layers and not any(is_layer(layer.descriptor.media_type) for layer in layers):
-        message = f"no image, but of {quoted(layers[0].descriptor.media_type)}: there are no layers to apply"
+        message = f"an artifact of type {quoted(layers[0].descriptor.media_type)}, which has no layers to apply"
         findings.add(Kind.MEDIA_TYPE, image.place, message, is_wrong=False, digest=image.manifest.digest)
         return
     for number, layer in enumerate(layers):
@@ -166,17 +167,17 @@ def _add_findings(
             place = f"{image.place}: {layer}{': ' if problem.place else ''}{problem.place}"
             findings.add(problem.kind, place, problem.message, digest=digest)
         if not is_layer(layer.descriptor.media_type):
-            message = f"of type {quoted(layer.descriptor.media_type)}, which is not looked into"
+            message = f"of type {quoted(layer.descriptor.media_type)}, which is not examined"
             findings.add(Kind.MEDIA_TYPE, f"{image.place}: {layer}", message, is_wrong=False, digest=digest)
     applied = sum(step.is_applied for step in steps)
     if applied + 1 < len(layers):
         first = layers[applied]
-        message = f"not applied, nor what is above it ({len(layers) - applied - 1} more)"
+        message = f"not applied, nor the layers above it ({len(layers) - applied - 1} more)"
         findings.add(Kind.LAYERS, f"{image.place}: {first}", message, is_wrong=False, digest=first.descriptor.digest)
 
 
 def _problems_of(layer: Layer, states: Mapping[Digest, BlobState], told: set[object]) -> Iterator[Problem]:
-    """Yield what is wrong with a layer whatever is beneath it."""
+    """Yield the problems of a layer that do not depend on lower layers."""
     examined = _examined(layer, states)
     if examined is None:
         return

@@ -1,4 +1,4 @@
-"""What a document names that is flawed, or of a kind that we do not know: as far as it can be told."""
+"""References in documents that are flawed or of an unknown type, as far as they can be read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ociexport.spec.json_fields import JsonObject
 
 
 def readable_descriptors(item: JsonObject, key: str) -> list[Descriptor]:
-    """Return the descriptors under ``key``, one or a list, that are right; the others are told elsewhere."""
+    """Return the valid descriptors under ``key``, one or a list. The flaws of others are reported elsewhere."""
     value = item.members.get(key)
     found = []
     for one in value if isinstance(value, list) else [value]:
@@ -25,12 +25,12 @@ def readable_descriptors(item: JsonObject, key: str) -> list[Descriptor]:
 
 
 def is_foreign(layer: Descriptor) -> bool:
-    """Whether a layer is to be had from elsewhere, so that registries and layouts need not keep it."""
+    """Whether a layer is fetched from its URLs, so that registries and layouts need not have it."""
     return bool(layer.urls) or layer.media_type in mediatypes.FOREIGN_LAYERS
 
 
 def digests_in(value: object) -> Iterator[tuple[Digest, int | None]]:
-    """Yield the digests in a document that look like names of blobs, and the sizes beside them."""
+    """Yield the digests in a document that may reference blobs, with the sizes beside them."""
     waiting = [value]
     while waiting:
         value = waiting.pop()

@@ -1,4 +1,4 @@
-"""What a verification finds: what is wrong, and what is only worth telling."""
+"""Findings of a verification: errors, and notes about things that break nothing."""
 
 from __future__ import annotations
 
@@ -21,36 +21,40 @@ from ociexport.spec.digest import Digest
 
 
 class Kind(Enum):
-    """What a finding is about; the values are stable, for scripts."""
+    """The subject of a finding. The values are stable, since scripts compare them."""
 
-    MISSING = "missing"  # a blob or document that is named is not there
-    ABSENT = "absent"  # the same, where that may be
+    MISSING = "missing"  # a referenced blob or document is missing
+    ABSENT = "absent"  # the same, where the specification allows it
     SIZE = "size"  # more or fewer bytes than the descriptor says
-    DIGEST = "digest"  # other bytes than the digest names
-    UNREADABLE = "unreadable"  # the file system or the tar does not give the bytes
-    DOCUMENT = "document"  # JSON, or members of it, that break the specification
+    DIGEST = "digest"  # the bytes do not match the digest
+    UNREADABLE = "unreadable"  # the file or the archive member cannot be read
+    DOCUMENT = "document"  # JSON that breaks the specification
     MEDIA_TYPE = "media-type"
-    LAYERS = "layers"  # manifest and config do not fit together
-    PLATFORM = "platform"  # index and config say different ones
-    NAME = "name"  # annotations that give names
+    LAYERS = "layers"  # manifest and config disagree
+    PLATFORM = "platform"  # index and config declare different ones
+    NAME = "name"  # annotations that name images
     LAYOUT = "layout"  # oci-layout, index.json, blobs/
-    ORPHAN = "orphan"  # a blob that nothing leads to
-    UNFINISHED = "unfinished"  # what a pull that did not end has left
-    DIFF_ID = "diff-id"  # the uncompressed tar is another one
-    TAR = "tar"  # a layer that can't be applied
-    LIMIT = "limit"  # larger than what any honest image has
+    ORPHAN = "orphan"  # a blob that nothing references
+    UNFINISHED = "unfinished"  # left by an interrupted pull
+    DIFF_ID = "diff-id"  # the uncompressed tar does not match its diff_id
+    TAR = "tar"  # a layer that cannot be applied
+    LIMIT = "limit"  # larger than any honest image
+
+
+# The end of a message about a blob that nothing references.
+UNREFERENCED = "; unreferenced"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was found.
+    """One error or note.
 
     Args:
-        kind: what it is about.
-        place: where, outermost first.
-        message: what is expected and what is there.
-        is_wrong: False for what breaks nothing.
-        digest: of the blob or document that it is about, where there is one.
+        kind: the subject.
+        place: where it was found, outermost first.
+        message: what was expected and what was found.
+        is_wrong: False for a note.
+        digest: of the blob or document concerned, if any.
     """
 
     kind: Kind
@@ -64,7 +68,7 @@ class Finding:
         return escaped(f"{'wrong' if self.is_wrong else 'note'}: {self.place}: {self.message}")
 
 
-# The first class that fits decides.
+# The first matching class decides.
 _KINDS: tuple[tuple[type[Exception], Kind], ...] = (
     (DiffIdMismatchError, Kind.DIFF_ID),
     (DigestMismatchError, Kind.DIGEST),
@@ -77,12 +81,12 @@ _KINDS: tuple[tuple[type[Exception], Kind], ...] = (
 
 
 def kind_of(error: OciexportError | OSError, otherwise: Kind) -> Kind:
-    """Return what an error is about."""
+    """Return the kind of finding that an error stands for."""
     return next((kind for error_type, kind in _KINDS if isinstance(error, error_type)), otherwise)
 
 
 def message_of(error: OciexportError | OSError) -> str:
-    """Return what an error says, without the place, which a finding has itself."""
+    """Return an error's message without its place, since a finding has its own."""
     if isinstance(error, NotFoundError):
         return "not there"
     if isinstance(error, InvalidImageError):
@@ -93,7 +97,7 @@ def message_of(error: OciexportError | OSError) -> str:
 
 
 class Findings:
-    """Collects findings, each once."""
+    """Collects findings and drops repeated ones."""
 
     def __init__(self) -> None:
         self._found: dict[Finding, None] = {}
@@ -102,7 +106,7 @@ class Findings:
         return iter(self._found)
 
     def add(self, kind: Kind, place: str, message: str, *, is_wrong: bool = True, digest: Digest | None = None) -> None:
-        """Take note of something that is wrong, or only worth telling."""
+        """Add a finding."""
         self._found.setdefault(Finding(kind, place, message, is_wrong, digest))
 
     def add_error(
@@ -113,5 +117,5 @@ class Findings:
         otherwise: Kind = Kind.UNREADABLE,
         digest: Digest | None = None,
     ) -> None:
-        """Take note of what an error says."""
+        """Add the finding that an error stands for."""
         self.add(kind_of(error, otherwise), place, message_of(error), digest=digest)

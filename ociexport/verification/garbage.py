@@ -1,8 +1,8 @@
-"""What nothing in a layout leads to, and its removal.
+"""Removes blobs that nothing in a layout references.
 
-What ``index.json`` lists is kept, with all that it names: indexes, manifests, configs, layers, and what a listed
-signature or SBOM is about (``subject``), for without that it says nothing. It is not so the other way: a manifest about
-one that is kept is kept only if ``index.json``, or an index in it, lists it; that is how it is found in a layout.
+Everything reachable from ``index.json`` is kept: indexes, manifests, configs, layers, and the ``subject`` of a listed
+signature or SBOM, which is useless without it. The reverse does not hold: a manifest whose ``subject`` is kept is
+itself kept only if ``index.json``, or an index in it, lists it, since a layout has no other list of referrers.
 
 Spec: image-spec 1.1 image-layout.md, "Content".
 """
@@ -24,18 +24,18 @@ from ociexport.verification.findings import Findings
 from ociexport.verification.stores import BlobEntry, LayoutStore, layout_blobs, read_roots
 from ociexport.verification.walk import Walk
 
-# How tools call a blob that they write, before it is complete: the digest, something after it, perhaps a dot before it.
+# Names that tools give to blobs they have not completed: the digest with a suffix, perhaps with a dot in front.
 _UNFINISHED_NAME = re.compile(r"blobs/(?:sha256/\.?[0-9a-f]{64}|sha512/\.?[0-9a-f]{128})[^/]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A file that went, or would go.
+    """A file that was removed, or would be.
 
     Args:
-        path: from the layout on.
+        path: relative to the layout.
         size: in bytes.
-        freed: how many of them the disk has back; none where the file has other names, in a cache or another layout.
+        freed: bytes returned to the disk; 0 if the file has other hard links, in a cache or another layout.
     """
 
     path: str
@@ -45,39 +45,39 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class GarbageResult:
-    """What went, or would go, and how many blobs are kept."""
+    """Files that were or would be removed, and the number of blobs kept."""
 
     dropped: tuple[Dropped, ...]
     kept: int
 
     @property
     def size(self) -> int:
-        """Bytes of what went."""
+        """Total size of the removed files."""
         return sum(file.size for file in self.dropped)
 
     @property
     def freed(self) -> int:
-        """Bytes that the disk has back."""
+        """Bytes returned to the disk."""
         return sum(file.freed for file in self.dropped)
 
 
 def collect_garbage(path: str | os.PathLike[str], *, dry_run: bool = False) -> GarbageResult:
-    """Remove the blobs of a layout that nothing in its ``index.json`` leads to, and what runs that ended early left.
+    """Remove a layout's blobs that ``index.json`` does not reach, and files that interrupted runs left.
 
-    Nobody pulls into the layout meanwhile: who wants to waits. Other tools than this one do not know of that.
+    A concurrent pull by ociexport waits until this is done. Other tools do not know the lock.
 
     Args:
-        dry_run: whether only to say what would go; nothing is written then, not even a lock.
+        dry_run: only list what would be removed. Nothing is written, not even a lock.
 
     Raises:
         NotFoundError: there is no layout.
-        UsageError: somebody writes to it, or it leads elsewhere by links; nothing was removed.
-        InvalidImageError: a document is damaged, so that nobody knows what it names; nothing was removed.
-        OSError: a file could not be removed; others were.
+        UsageError: a process is writing to it, or one of its directories is a link; nothing was removed.
+        InvalidImageError: a document is damaged, so its references are unknown; nothing was removed.
+        OSError: a file could not be removed; others may have been.
     """
     layout = ImageLayout(path)
     layout.read_images()
-    # What is elsewhere may be others' as well.
+    # Blobs elsewhere may belong to other layouts too.
     layout.directory.verify_directories(OWN_DIRECTORY, PARTIAL_DIRECTORY, BLOBS_DIRECTORY)
     if dry_run and is_held(layout.directory, USERS_FILE):
         raise layout.in_use_error()
@@ -94,7 +94,7 @@ def collect_garbage(path: str | os.PathLike[str], *, dry_run: bool = False) -> G
 
 
 def _walk(layout: ImageLayout) -> Walk:
-    """Follow all that is listed; what is missing names nothing, but what is damaged might name anything.
+    """Follow every listed image. A missing document references nothing; a damaged one might reference anything.
 
     Raises:
         InvalidImageError: a document is damaged.
@@ -105,9 +105,9 @@ def _walk(layout: ImageLayout) -> Walk:
         walk.follow(root)
     for digest in walk.doubtful:
         raise InvalidImageError(
-            f"manifest {digest}: expected a document that tells what it names, got a damaged one; nothing was removed",
+            f"manifest {digest}: expected a readable document, got a damaged one; nothing was removed",
             where=layout.path,
-            hint=f"ociexport verify {layout.path} says what is wrong",
+            hint=f"ociexport verify {layout.path} lists the problems",
         )
     return walk
 

@@ -1,4 +1,4 @@
-"""The names in ``index.json``: whether they can be meant, and whether they mean one image.
+"""Checks that the names in ``index.json`` are valid and that each stands for one image.
 
 Spec: image-spec 1.1 annotations.md, "org.opencontainers.image.ref.name"; containerd's ``images/annotations.go``.
 """
@@ -19,7 +19,7 @@ _REF_NAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 
 
 def verify_names(entries: Sequence[tuple[str, Descriptor]], findings: Findings) -> None:
-    """Tell what is wrong with the names of ``entries``, each with its place in ``index.json``."""
+    """Report invalid and ambiguous names of ``entries``, which are given with their places in ``index.json``."""
     for place, descriptor in entries:
         _verify_ref_name(place, descriptor, findings)
         _verify_full_name(place, descriptor, findings)
@@ -29,7 +29,7 @@ def verify_names(entries: Sequence[tuple[str, Descriptor]], findings: Findings) 
 def _verify_ref_name(place: str, descriptor: Descriptor, findings: Findings) -> None:
     name = descriptor.annotations.get(REF_NAME_ANNOTATION)
     if name is not None and not _REF_NAME.fullmatch(name):
-        # It SHOULD be so, the specification says; a tool may not find it otherwise.
+        # The specification says SHOULD; some tools cannot find other names.
         findings.add(
             Kind.NAME,
             f"{place}: {REF_NAME_ANNOTATION}",
@@ -49,13 +49,11 @@ def _verify_full_name(place: str, descriptor: Descriptor, findings: Findings) ->
         findings.add(Kind.NAME, place, str(error), is_wrong=False)
         return
     if reference.digest is not None and reference.digest != descriptor.digest:
-        findings.add(
-            Kind.NAME, place, f"expected the digest {descriptor.digest}, as of the image, got {reference.digest}"
-        )
+        findings.add(Kind.NAME, place, f"expected the image's digest {descriptor.digest}, got {reference.digest}")
 
 
 def _verify_unique(entries: Sequence[tuple[str, Descriptor]], findings: Findings) -> None:
-    """Tell of entries that have one name; those for several platforms may."""
+    """Report entries that share a name, unless they are for different platforms."""
     first: dict[str, tuple[str, Descriptor]] = {}
     for place, descriptor in entries:
         name = name_of(descriptor)
@@ -68,7 +66,7 @@ def _verify_unique(entries: Sequence[tuple[str, Descriptor]], findings: Findings
         is_wrong = other.digest != descriptor.digest
         what = "another image" if is_wrong else "the same image"
         findings.add(
-            Kind.NAME, place, f"the name {quoted(shown)} is of {what} already, {other_place}", is_wrong=is_wrong
+            Kind.NAME, place, f"the name {quoted(shown)} already belongs to {what}, {other_place}", is_wrong=is_wrong
         )
 
 

@@ -1,6 +1,6 @@
-"""A layer looked into: inflated, hashed as a tar, its entries parsed; without the layers beneath, in any order.
+"""Examines a layer alone: inflates it, hashes the tar and parses its entries. Layers may come in any order.
 
-What of a layer depends on those beneath, such as the targets of hard links, is in `ociexport.verification.chains`.
+Checks that depend on lower layers, such as the targets of hard links, are in `ociexport.verification.chains`.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from ociexport.system.compression import read_tar_chunks
 from ociexport.system.read_ahead import HashAhead, ReadAhead
 from ociexport.verification.findings import Kind, kind_of
 
-# So many bad entries of a layer are told; a hostile one may have millions.
+# A hostile layer may have millions of bad entries; this many are reported.
 _MAX_PROBLEMS = 20
-# Chunks of 1 MiB that wait between two threads.
+# Length of the queue of 1 MiB chunks between two threads.
 _TAR_DEPTH = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with a layer.
+    """A problem of a layer.
 
     Args:
-        place: in the layer; empty for the layer itself.
+        place: within the layer; empty for the layer as a whole.
     """
 
     kind: Kind
@@ -39,7 +39,7 @@ class Problem:
 
 
 class Problems:
-    """Collects what is wrong with a layer, up to a number; the rest is counted."""
+    """Collects the problems of a layer up to a limit, and counts the rest."""
 
     def __init__(self) -> None:
         self._told: list[Problem] = []
@@ -51,7 +51,7 @@ class Problems:
             yield Problem(Kind.TAR, "", f"{self._more} more entries that can't be applied")
 
     def add(self, error: InvalidImageError) -> None:
-        """Take note of an error."""
+        """Add an error."""
         if len(self._told) < _MAX_PROBLEMS:
             self._told.append(Problem(kind_of(error, Kind.TAR), error.where, error.message))
         else:
@@ -60,16 +60,16 @@ class Problems:
 
 @dataclass(frozen=True, slots=True)
 class ExaminedLayer:
-    """What was found in a layer.
+    """The result of examining a layer.
 
     Args:
-        diff_ids: of the tar, by algorithm; empty where the tar could not be had to its end.
-        tar_bytes: of the tar, as far as it could be had.
-        block_bytes: that it takes on a disk beyond those of the tar.
-        entries: that were parsed.
-        metadata_bytes: of their attributes and long names.
-        problems: what is wrong with it, whatever is beneath.
-        outline: what it does; None where it could not be read to its end.
+        diff_ids: of the tar, by algorithm; empty if the tar could not be read to its end.
+        tar_bytes: size of the tar, as far as it could be read.
+        block_bytes: disk space it takes beyond the bytes of the tar.
+        entries: number of parsed entries.
+        metadata_bytes: size of their attributes and long names.
+        problems: those that do not depend on lower layers.
+        outline: the layer's changes; None if it could not be read to its end.
     """
 
     diff_ids: dict[str, Digest]
@@ -83,13 +83,13 @@ class ExaminedLayer:
 
 @dataclass(frozen=True, slots=True)
 class LayerExaminer:
-    """Looks into one layer.
+    """Examines one layer.
 
     Args:
-        size: of the blob, that it is said to have.
-        diff_ids: that are said of it; their algorithms are used.
-        limits: what no honest layer exceeds.
-        outlines: where what the layer does is kept.
+        size: declared size of the blob.
+        diff_ids: those that images declare; the tar is hashed with their algorithms.
+        limits: no honest layer exceeds them.
+        outlines: file that stores the layer's changes.
     """
 
     size: int
@@ -98,13 +98,13 @@ class LayerExaminer:
     outlines: OutlineFile
 
     def examine(self, blob: ByteStream) -> ExaminedLayer:
-        """Return what is in the layer; ``blob`` is read to its end, or up to what is wrong with it.
+        """Return the result for the layer. ``blob`` is read to its end, or up to its first error.
 
-        Memory: a fixed number of chunks, and what the entry at hand has in its headers.
+        Memory: a fixed number of chunks, and the headers of one entry.
 
         Raises:
-            whatever ``blob`` raises but an InvalidImageError: nothing can be said of the layer then.
-            OSError: there is no room for the outline.
+            any error of ``blob`` except InvalidImageError: the state of the layer is then unknown.
+            OSError: the outline could not be written.
         """
         tar = _Tar(blob, self.size, self.diff_ids, self.limits)
         outline, problems = LayerOutline(self.outlines), Problems()
@@ -116,7 +116,7 @@ class LayerExaminer:
             is_whole = True
         except InvalidImageError as error:
             problems.add(error)
-            # The diff_id is of the whole tar, whatever could be parsed of it.
+            # The diff_id covers the whole tar, even if it cannot be parsed to its end.
             if error is not tar.failure and not isinstance(error, LimitExceededError):
                 with suppress(InvalidImageError):
                     tar.drain()
@@ -134,7 +134,7 @@ class LayerExaminer:
 
 
 class _Tar:
-    """The tar of a layer, inflated and hashed in threads ahead; a `LayerTar`."""
+    """A `LayerTar` that is inflated and hashed ahead, in threads."""
 
     def __init__(self, blob: ByteStream, size: int, diff_ids: Iterable[Digest], limits: Limits) -> None:
         self._size = size
@@ -162,12 +162,12 @@ class _Tar:
         self._is_ended = True
 
     def count_blocks(self, block_bytes: int) -> None:
-        """Count what the layer takes on a disk beyond the bytes of its tar; see `LayerStream`."""
+        """Count disk space beyond the bytes of the tar; see `LayerStream`."""
         self._block_bytes += block_bytes
         self._limits.verify_ratio(self.tar_bytes + self._block_bytes, self._size)
 
     def verify_diff_id(self) -> None:
-        """Nothing: images may say different ones, and each is compared for itself."""
+        """Do nothing: images may declare different diff_ids, so each is compared separately."""
 
     def drain(self) -> None:
         """Hash the rest."""

@@ -1,4 +1,4 @@
-"""Where a layout's blobs can be had again: what the user names, and no address that only the layout names."""
+"""Origins of a layout's blobs: sources that the user names, and no address that only the layout contains."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ from ociexport.verification.stores import INDEX_FILE, ArchiveStore
 if TYPE_CHECKING:
     from ociexport.registry.options import RegistryOptions
 
-# A manifest without a type stands in indexes of old tools.
+# Old tools list manifests without a media type.
 _MANIFESTS = mediatypes.INDEXES | mediatypes.MANIFESTS | mediatypes.SCHEMA1_MANIFESTS | {""}
 
 
 @dataclass(slots=True)
 class Origin:
-    """Something that blobs can be had from.
+    """A place to fetch blobs from.
 
     Args:
-        place: how messages call it.
-        openers: asked one after another.
-        failure: why it is not to be asked again; None while it answers.
+        place: its name in messages.
+        openers: tried one after another.
+        failure: why it is not tried again; None while it answers.
     """
 
     place: str
@@ -63,9 +63,9 @@ class Origin:
     failure: OciexportError | None = field(default=None)
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
-        """Return a blob's or document's bytes; the last opener's error is raised where none has it.
+        """Return the bytes of a blob or document. If no opener has it, the last one's error is raised.
 
-        Who could not be reached is not tried again for other blobs, each of which would cost all retries.
+        An origin that cannot be reached is not tried again for other blobs, since each attempt costs all retries.
         """
         if self.failure is not None:
             raise self.failure
@@ -81,19 +81,19 @@ class Origin:
 
 
 class Origins:
-    """What blobs can be had from: what the user says.
+    """The origins that the user allows.
 
-    A layout may be a stranger's, and the full names in its ``index.json`` are addresses, which may be of any host, also
-    of this network's own services. They are asked only if the user names their registry, as ``registry.example/``, or a
-    part of it, as ``registry.example/team/``.
+    A layout may come from a stranger. The full names in its ``index.json`` are addresses of any host, including
+    services of this network. They are asked only if the user names their registry, as in ``registry.example/``, or a
+    part of it, as in ``registry.example/team/``.
 
     Args:
-        wanted: sources by name or open; those that are open stay so; and registries whose names may be asked.
-        registry: how registries are reached.
-        progress: told of retries.
+        wanted: names of sources, open sources, which stay open, and registries whose images may be fetched.
+        registry: options for reaching registries.
+        progress: receives retries.
 
     Raises:
-        NotFoundError, InvalidImageError, UsageError: one of ``wanted`` is not there, or not what its name says.
+        NotFoundError, InvalidImageError, UsageError: one of ``wanted`` does not exist, or is of another kind.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Origins:
             raise
 
     def of(self, names: Iterable[ImageName]) -> list[Origin]:
-        """Return what to ask for what belongs to images of these names, in order."""
+        """Return the origins for blobs of images with these names, in order."""
         allowed = [reference for reference in _references(names) if self._allows(reference)]
         found = list(self._wanted)
         for origin in map(self._of_reference, allowed):
@@ -128,7 +128,7 @@ class Origins:
         return found
 
     def not_allowed(self, names: Iterable[ImageName]) -> list[ImageReference]:
-        """Return the names that could be asked, had the user allowed it."""
+        """Return the names that could be fetched if the user allowed it."""
         return [reference for reference in _references(names) if not self._allows(reference)]
 
     def _allows(self, reference: ImageReference) -> bool:
@@ -164,13 +164,13 @@ class Origins:
         members = self._stack.enter_context(closing(ArchiveMembers.open(path)))
         if INDEX_FILE in members:
             return Origin(members.place, [ArchiveStore(members).opener])
-        # Docker's archives have no digests but those of what is made of them.
+        # Docker's archives have no digests of their own; only the manifests made from them have.
         roots = read_archive_roots(members, Findings(), SILENT)
         return Origin(members.place, [_AnyOfImage(root.source) for root in roots] or [ArchiveStore(members).opener])
 
 
 def _references(names: Iterable[ImageName]) -> Iterator[ImageReference]:
-    """Yield the full names; others write names too, and what is no reference was told by the verification."""
+    """Yield the full names that are references. The verification reports the others."""
     for name in names:
         with suppress(InvalidReferenceError):
             if name.full is not None:
@@ -178,10 +178,10 @@ def _references(names: Iterable[ImageName]) -> Iterator[ImageReference]:
 
 
 def _registry_part(source: str | os.PathLike[str] | ImageSource) -> str | None:
-    """Return the registry, or the part of it, that ``source`` is; None for a source of blobs.
+    """Return the registry, or the part of it, that ``source`` names; None for a source of blobs.
 
     Raises:
-        InvalidReferenceError: no name of an image can begin so.
+        InvalidReferenceError: no image name can begin with it.
         UsageError: a directory has the same name.
     """
     if not isinstance(source, str) or not source.endswith("/") or not names_registry(source):
@@ -197,7 +197,7 @@ def _registry_part(source: str | os.PathLike[str] | ImageSource) -> str | None:
 
 
 class _AnyOfImage:
-    """Opens whatever belongs to an image: a registry keeps manifests and blobs apart."""
+    """Opens blobs and manifests of an image, which a registry serves at different URLs."""
 
     def __init__(self, source: ImageSource) -> None:
         self._source = source
@@ -207,7 +207,7 @@ class _AnyOfImage:
             try:
                 return self._source.open_blob(descriptor, offset)
             except NotFoundError:
-                # What an index names may be of any type.
+                # An index may reference documents of any type.
                 if descriptor.media_type in mediatypes.IMAGE_CONFIGS or mediatypes.is_layer(descriptor.media_type):
                     raise
         return BytesIO(self._source.fetch_manifest(descriptor).raw[offset:])

@@ -1,7 +1,7 @@
-"""repair(): what is broken or missing in a layout is fetched again, from where the user says.
+"""repair(): fetches broken or missing blobs of a layout again, from origins that the user names.
 
-A broken blob stays until the one that takes its place was verified. Others may pull into the layout meanwhile, or
-repair it as well: blobs are written as a pull writes them, under the same locks, and a repair that was cut goes on.
+A broken blob stays until its replacement is verified. Concurrent pulls and repairs are safe: blobs are written as a
+pull writes them, under the same locks, and an interrupted repair continues where it stopped.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ from ociexport.verification.walk import NamedBlob, Walk
 if TYPE_CHECKING:
     from ociexport.registry.options import RegistryOptions
 
-# What to fetch a blob again can mend.
+# Findings that fetching a blob again can resolve.
 _MENDABLE = frozenset({Kind.MISSING, Kind.SIZE, Kind.DIGEST, Kind.UNREADABLE})
 _CACHE = "the cache"
 _SPECIFICATION = "the specification"
-# Of the names that could be asked; a layer that all images share has as many as there are images.
+# Limit of names in a message; a layer that all images share has as many as there are images.
 _MAX_SHOWN_NAMES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class RepairedBlob:
-    """What was repaired.
+    """A blob or file that was repaired.
 
     Args:
         place: where in the layout, outermost first.
         digest: of the blob or document; None for the ``oci-layout`` file.
         size: in bytes.
-        origin: where it came from.
+        origin: its source.
     """
 
     place: str
@@ -68,33 +68,33 @@ class RepairedBlob:
     origin: str
 
     def __str__(self) -> str:
-        """Return what was repaired as one line."""
+        """Return the repair as one line."""
         return escaped(f"repaired: {self.place}: {self.size} bytes from {self.origin}")
 
 
 @dataclass(frozen=True, slots=True)
 class UnrepairedBlob:
-    """What is broken still, and why no origin could help."""
+    """A blob that is still broken, and why each origin failed."""
 
     place: str
     digest: Digest
     reasons: tuple[str, ...]
 
     def __str__(self) -> str:
-        """Return what is broken as one line."""
+        """Return the blob and the reasons as one line."""
         return f"{self.place}: not repaired: {'; '.join(self.reasons)}"
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedRepair:
-    """What a repair would do about something broken.
+    """The planned repair of a blob.
 
     Args:
         place: where in the layout, outermost first.
         digest: of the blob or document; None for the ``oci-layout`` file.
         size: in bytes.
-        asked: whom, in turn, until one has it.
-        not_asked: names in ``index.json`` whose registries the user has not allowed to be asked.
+        asked: origins to try, in order.
+        not_asked: names in ``index.json`` whose registries the user has not allowed.
     """
 
     place: str
@@ -104,7 +104,7 @@ class PlannedRepair:
     not_asked: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Return what would be done as one line."""
+        """Return the plan as one line."""
         if not self.asked:
             return escaped(f"would not be repaired: {self.place}: {_no_origin(self.not_asked)}")
         rest = f"; not asked: {', '.join(self.not_asked)}" if self.not_asked else ""
@@ -113,14 +113,14 @@ class PlannedRepair:
 
 @dataclass(frozen=True, slots=True)
 class RepairResult:
-    """What a repair did, or would do.
+    """The result of a repair or of its dry run.
 
     Args:
         repaired: in order.
-        unrepaired: what is broken still.
-        advice: what the user can do about what no repair can mend.
-        verification: of the layout as it is now.
-        planned: by a dry run. What a broken manifest names is known only after it was repaired.
+        unrepaired: blobs that are still broken.
+        advice: what the user can do about other problems.
+        verification: of the layout after the repair.
+        planned: by a dry run. The references of a broken manifest are known only after its repair.
     """
 
     repaired: tuple[RepairedBlob, ...]
@@ -131,7 +131,7 @@ class RepairResult:
 
     @property
     def is_right(self) -> bool:
-        """Whether nothing is wrong any more."""
+        """Whether no problems are left."""
         return self.verification.is_right
 
 
@@ -149,28 +149,27 @@ def repair(
     progress: Progress = SILENT,
     registry: RegistryOptions | None = None,
 ) -> RepairResult:
-    """Verify a layout, fetch again what is broken or missing, and return what is wrong afterwards.
+    """Verify a layout, fetch broken and missing blobs again, and return the problems that are left.
 
-    Blobs come from ``cache``, then from ``origins``. A full name in ``index.json`` is the address of a registry that
-    whoever made the layout chose: it is asked only where ``origins`` has ``registry.example/`` or a longer part of the
-    name that ends with a slash. After a manifest was mended, what it names is looked at; so on until nothing more can
-    be mended.
+    Blobs come from ``cache``, then from ``origins``. The maker of the layout chose the registries in the full names of
+    ``index.json``: one is asked only if ``origins`` has ``registry.example/`` or a longer part of the name that ends
+    with a slash. The references of a repaired manifest are checked in turn, until nothing more can be repaired.
 
     Args:
         layout: its directory, or one image in it.
-        origins: where to look: references, layouts, archives, or open sources, which stay open; or registries, with a
-            slash at the end, that names in ``index.json`` may lead to.
+        origins: references, layouts, archives, or open sources, which stay open; or registries, with a slash at the
+            end, that names in ``index.json`` may use.
         cache: directory of blobs that layouts share.
         strict, deep, limits, platform: how to verify; see `verify`.
-        jobs: how many blobs are fetched side by side.
-        dry_run: whether only to say what would be fetched, and from whom. Nobody is asked and nothing is written.
-        progress: told what goes on.
-        registry: how registries are reached.
+        jobs: number of blobs fetched at a time.
+        dry_run: only list what would be fetched from where. No request is sent and nothing is written.
+        progress: receives progress.
+        registry: options for reaching registries.
 
     Raises:
         UsageError: not a layout; nothing was written.
-        NotFoundError: there is no layout, or one of ``origins`` is not there.
-        OSError: the disk or file system; what was repaired stays so.
+        NotFoundError: the layout or one of ``origins`` does not exist.
+        OSError: a disk or file system error; finished repairs stay.
     """
     verify_jobs(jobs)
     name = _parse_layout_name(layout)
@@ -222,7 +221,7 @@ def _plan(
         yield PlannedRepair(LAYOUT_FILE, None, len(LAYOUT_FILE_CONTENT), (_SPECIFICATION,))
     for digest, blob in broken.items():
         asked = [origin.place for origin in blob.origins]
-        if asked and asks_urls:  # a registry's source asks them where the registry has it not
+        if asked and asks_urls:  # a registry's source uses them if the registry lacks the blob
             asked += blob.descriptor.urls
         yield PlannedRepair(
             blob.place, digest, blob.descriptor.size, (*([_CACHE] if has_cache else ()), *asked), blob.not_asked
@@ -235,7 +234,7 @@ def _parse_layout_name(layout: str | os.PathLike[str]) -> LayoutName:
         raise UsageError(
             f"repair: expected a layout, got {quoted(os.fspath(layout))}",
             hint=(path_meant_by(os.fspath(layout)) and f"a path begins with ./: {path_meant_by(os.fspath(layout))}")
-            or "an archive is written anew: ociexport pull SRC --out FILE.tar; "
+            or "write the archive again: ociexport pull SRC --out FILE.tar; "
             "or convert it: ociexport pull ./FILE.tar --out LAYOUT",
         )
     return name
@@ -243,7 +242,7 @@ def _parse_layout_name(layout: str | os.PathLike[str]) -> LayoutName:
 
 @dataclass(slots=True)
 class _Broken:
-    """A blob to repair, and whom to ask."""
+    """A blob to repair, and its origins."""
 
     descriptor: Descriptor
     place: str
@@ -253,7 +252,7 @@ class _Broken:
 
 
 class _Repair:
-    """Mends one layout, round by round; each blob is tried in one round only."""
+    """Repairs one layout in rounds; each blob is tried in one round only."""
 
     def __init__(self, layout: ImageLayout, origins: Origins, jobs: int, progress: Progress) -> None:
         self._layout = layout
@@ -266,7 +265,7 @@ class _Repair:
         self.unrepaired: list[UnrepairedBlob] = []
 
     def lacks_layout_file(self) -> bool:
-        """Whether the ``oci-layout`` file is missing or torn, and the rest is a layout."""
+        """Whether the ``oci-layout`` file is missing or damaged in a directory that is otherwise a layout."""
         path = self._layout.path
         return not has_member(path, LAYOUT_FILE, "imageLayoutVersion") and has_member(path, INDEX_FILE, "manifests")
 
@@ -278,7 +277,7 @@ class _Repair:
     def begin_round(
         self, verification: Verification, walk: Walk, states: Mapping[Digest, BlobState]
     ) -> dict[Digest, _Broken]:
-        """Return what is broken and was not tried yet."""
+        """Return the broken blobs that were not tried yet."""
         broken = {}
         for finding in verification.findings:
             digest = finding.digest
@@ -295,10 +294,10 @@ class _Repair:
         return broken
 
     def mend(self, broken: Mapping[Digest, _Broken]) -> bool:
-        """Fetch what can be fetched; returns whether anything could.
+        """Fetch broken blobs, and return whether any was repaired.
 
-        1. What the cache has, or somebody else has mended meanwhile, is taken.
-        2. Of all others the next origin is asked, until one has it or there is no other.
+        1. Blobs that the cache has, or that another process has repaired, are taken.
+        2. For each of the others the next origin is asked, until one has it or none is left.
         """
         before = len(self.repaired)
         waiting = dict(broken)
@@ -323,7 +322,7 @@ class _Repair:
         return len(self.repaired) > before
 
     def _fetch(self, asked: Mapping[Digest, tuple[_Broken, Origin]]) -> dict[Digest, OciexportError | None]:
-        """Ask each blob's origin for it; returns why it could not be had, None where it is there."""
+        """Fetch each blob from its origin; returns the reason of each failure, and None for each success."""
         fetch = BlobFetch(self._layout, self._progress)
         fetch.run_all(
             [
@@ -342,17 +341,17 @@ class _Repair:
 
 
 def _no_origin(not_asked: Sequence[str]) -> str:
-    """Return why nobody is asked, or nobody more, and what the user can do."""
+    """Return why there is no origin, or no further one, and what the user can do."""
     if not not_asked:
-        return "there is no origin to fetch it from: --from SRC says one"
+        return "no origin to fetch it from: name one with --from SRC"
     shown = ", ".join(not_asked[:_MAX_SHOWN_NAMES]) + (", …" if len(not_asked) > _MAX_SHOWN_NAMES else "")
     registries = list(dict.fromkeys(f"--from {name.partition('/')[0]}/" for name in not_asked))
     consent = " ".join(registries[:_MAX_SHOWN_NAMES])
-    return f"index.json names {shown}, which is asked only if you allow it: {consent}"
+    return f"index.json names {shown}, which is used only if you allow it: {consent}"
 
 
 def _next_origin(blob: _Broken) -> Origin | None:
-    """Return whom to ask next, those left out that did not answer before."""
+    """Return the next origin, without those that did not answer before."""
     while blob.origins:
         origin = blob.origins.pop(0)
         if origin.failure is None:
@@ -366,7 +365,7 @@ def _is_mendable(finding: Finding) -> bool:
 
 
 def _named(digest: Digest, walk: Walk, states: Mapping[Digest, BlobState]) -> NamedBlob | None:
-    """Return by whom a broken blob or document is named; None where it is what its digest says, or its size unknown."""
+    """Return the reference to a broken blob or document; None if it is intact, or its size unknown."""
     document = walk.missing.get(digest) or walk.broken.get(digest)
     if document is not None:
         return document

@@ -1,7 +1,7 @@
-"""What members the documents of an image must have, and of which types: all flaws, where parsers stop at the first.
+"""Schemas of an image's documents. They report every flaw, where a parser stops at the first.
 
-What is said here is what the JSON schemas of the specification say. A member that is not required and ``null`` counts
-as absent, since Go writes empty slices and maps so. Members that are not known are no flaws.
+They follow the JSON schemas of the specification. An optional member that is ``null`` counts as absent, since Go writes
+empty slices and maps that way. Unknown members are not flaws.
 
 Spec: image-spec 1.1 descriptor.md, manifest.md, image-index.md, config.md, image-layout.md and ``schema/``.
 """
@@ -19,22 +19,22 @@ from ociexport.errors import InvalidDigestError, quoted
 from ociexport.spec.digest import Digest
 from ociexport.spec.json_fields import type_name
 
-# A place within the document, and what is wrong there.
+# A place within the document, and the flaw there.
 Flaw: TypeAlias = tuple[str, str]
 Check: TypeAlias = Callable[[Any, str], Iterator[Flaw]]
 
-# RFC 6838, "Naming Requirements"; parameters do not belong to it.
+# RFC 6838, "Naming Requirements"; without parameters.
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
 # RFC 3339 section 5.6.
 _DATE_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 _MAX_INT64 = 2**63 - 1
-# So many flaws of a document are told; a hostile one may have hundreds of thousands.
+# A hostile document may have hundreds of thousands of flaws; this many are reported.
 _MAX_FLAWS = 100
 
 
 def _typed(kind: type, wanted: str) -> Check:
     def check(value: Any, place: str) -> Iterator[Flaw]:
-        # A boolean is an integer to Python only.
+        # In Python, a boolean is an integer too.
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             yield place, f"expected {wanted}, got {type_name(value)}"
 
@@ -115,7 +115,7 @@ def _digest(value: Any, place: str) -> Iterator[Flaw]:
 
 
 def _embedded_data(value: Any, place: str) -> Iterator[Flaw]:
-    """Check that a descriptor's ``data`` is base64; that it is what the digest says is seen when it is used."""
+    """Check that a descriptor's ``data`` is base64. Its digest is checked when it is used."""
     yield from _text(value, place)
     if isinstance(value, str):
         try:
@@ -125,7 +125,7 @@ def _embedded_data(value: Any, place: str) -> Iterator[Flaw]:
 
 
 _media_type = _matching(_MEDIA_TYPE, "a media type")
-_date_time = _matching(_DATE_TIME, "a time as RFC 3339 has it")
+_date_time = _matching(_DATE_TIME, "an RFC 3339 time")
 _texts = _list_of(_text)
 _text_map = _map_of(_text)
 _set = _map_of(_any_object)
@@ -189,26 +189,26 @@ _layout_file = _object_of({"imageLayoutVersion": _equal_to("1.0.0")}, {})
 
 
 def index_flaws(document: object) -> Iterator[Flaw]:
-    """Yield what is wrong with an index, ``index.json`` included."""
+    """Yield the flaws of an index, which may be ``index.json``."""
     return _first_flaws(_index(document, ""))
 
 
 def manifest_flaws(document: object) -> Iterator[Flaw]:
-    """Yield what is wrong with a manifest."""
+    """Yield the flaws of a manifest."""
     return _first_flaws(_manifest(document, ""))
 
 
 def config_flaws(document: object) -> Iterator[Flaw]:
-    """Yield what is wrong with an image's config."""
+    """Yield the flaws of an image config."""
     return _first_flaws(_config(document, ""))
 
 
 def layout_file_flaws(document: object) -> Iterator[Flaw]:
-    """Yield what is wrong with an ``oci-layout`` file."""
+    """Yield the flaws of an ``oci-layout`` file."""
     return _first_flaws(_layout_file(document, ""))
 
 
 def _first_flaws(flaws: Iterator[Flaw]) -> Iterator[Flaw]:
     yield from islice(flaws, _MAX_FLAWS)
     if next(flaws, None) is not None:
-        yield "", f"more than {_MAX_FLAWS} flaws; no more are told"
+        yield "", f"more than {_MAX_FLAWS} flaws; the rest is not reported"

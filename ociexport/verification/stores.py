@@ -1,4 +1,4 @@
-"""What holds images and is looked at as a whole: a layout's directory, or an archive.
+"""Stores of images that are verified as a whole: a layout's directory, or an archive.
 
 Spec: image-spec 1.1 image-layout.md.
 """
@@ -34,26 +34,26 @@ INDEX_FILE = "index.json"
 
 
 class Store(Protocol):
-    """Files in the order that the specification of layouts has them."""
+    """Files and blobs in the form of an OCI layout."""
 
     @property
     def place(self) -> str:
-        """How messages call it."""
+        """Its name in messages."""
 
     @property
     def opener(self) -> BlobOpener:
         """Opens its blobs."""
 
     def read_file(self, name: str) -> bytes:
-        """Return one of its two files.
+        """Return ``oci-layout`` or ``index.json``.
 
         Raises:
-            NotFoundError: it is not there.
-            InvalidImageError, OSError: it can't be read.
+            NotFoundError: it does not exist.
+            InvalidImageError, OSError: it cannot be read.
         """
 
     def list_blobs(self, findings: Findings) -> Iterable[Digest]:
-        """Return the digests that files in ``blobs/`` have for names; what else is there is told."""
+        """Return the digests that name files in ``blobs/``, and report other files there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,23 +80,23 @@ class LayoutStore:
             raise NotFoundError(f"{quoted(self.layout.directory.path_of(name))}: not there") from error
 
     def list_blobs(self, findings: Findings) -> Iterator[Digest]:
-        """Yield what is in ``blobs/``; see `Store`."""
+        """Yield the blobs' digests; see `Store`."""
         for entry in layout_blobs(self.layout.directory):
             if entry.digest is not None:
                 yield entry.digest
             elif entry.is_link and entry.path.count("/") < 2:
                 findings.add(Kind.LAYOUT, entry.path, "expected a directory, got a link")
             else:
-                findings.add(Kind.LAYOUT, entry.path, "expected a file that a digest names")
+                findings.add(Kind.LAYOUT, entry.path, "expected a file named by a digest")
 
 
 @dataclass(frozen=True, slots=True)
 class BlobEntry:
-    """Something in ``blobs/`` of a layout.
+    """An entry in ``blobs/`` of a layout.
 
     Args:
-        path: from the layout on.
-        digest: that it has for a name; None for what is no blob.
+        path: relative to the layout.
+        digest: its name; None if it is not a blob.
     """
 
     path: str
@@ -106,7 +106,7 @@ class BlobEntry:
 
 
 def layout_blobs(layout: LayoutDirectory) -> Iterator[BlobEntry]:
-    """Yield what is in the directories for algorithms, in order; and what stands in the place of one."""
+    """Yield the entries of the algorithms' directories, in order, and anything that is not such a directory."""
     if layout.has(BLOBS_DIRECTORY) and not layout.has_directory(BLOBS_DIRECTORY):
         status = layout.status(BLOBS_DIRECTORY)
         yield BlobEntry(BLOBS_DIRECTORY, None, stat.S_ISLNK(status.st_mode), status)
@@ -128,7 +128,7 @@ def _entries_of(layout: LayoutDirectory, directory: str) -> Iterator[tuple[str, 
     with suppress(FileNotFoundError, NotADirectoryError):
         names = sorted(layout.list_names(directory))
     for name in names:
-        with suppress(FileNotFoundError):  # gone meanwhile
+        with suppress(FileNotFoundError):  # removed in the meantime
             yield name, layout.status(posixpath.join(directory, name))
 
 
@@ -152,7 +152,7 @@ class ArchiveStore:
 
     @property
     def opener(self) -> BlobOpener:
-        """What opens the blobs in the archive."""
+        """The opener of the archive's blobs."""
         return ArchiveBlobs(self.members)
 
     def read_file(self, name: str) -> bytes:
@@ -160,20 +160,20 @@ class ArchiveStore:
         return self.members.read(name, MAX_INDEX_BYTES)
 
     def list_blobs(self, findings: Findings) -> Iterator[Digest]:
-        """Yield what is in ``blobs/``; see `Store`."""
+        """Yield the blobs' digests; see `Store`."""
         for name in self.members.names:
             if not name.startswith(f"{BLOBS_DIRECTORY}/"):
                 continue
             algorithm, _, encoded = name.removeprefix(f"{BLOBS_DIRECTORY}/").partition("/")
             digest = _digest_of(algorithm, encoded)
             if digest is None:
-                findings.add(Kind.LAYOUT, printable(name), "expected a file that a digest names")
+                findings.add(Kind.LAYOUT, printable(name), "expected a file named by a digest")
             else:
                 yield digest
 
 
 def verify_layout_file(store: Store, findings: Findings) -> None:
-    """Tell what is wrong with the ``oci-layout`` file."""
+    """Report problems of the ``oci-layout`` file."""
     item = _read_object(store, LAYOUT_FILE, findings)
     if item is not None:
         for where, message in layout_file_flaws(item.members):
@@ -181,7 +181,7 @@ def verify_layout_file(store: Store, findings: Findings) -> None:
 
 
 def read_roots(store: Store, findings: Findings) -> list[Root]:
-    """Return the images that ``index.json`` lists, as far as it can be read, and tell what is wrong with it."""
+    """Return the images that ``index.json`` lists, as far as it can be read, and report its problems."""
     item = _read_object(store, INDEX_FILE, findings)
     if item is None:
         return []
@@ -200,7 +200,7 @@ def read_roots(store: Store, findings: Findings) -> list[Root]:
 
 
 def _entries(item: JsonObject) -> Iterator[tuple[str, Descriptor]]:
-    """Yield the entries that can be read, with their places; the others' flaws are told before."""
+    """Yield the readable entries with their places. The flaws of others are already reported."""
     manifests = item.members.get("manifests")
     for number, entry in enumerate(manifests if isinstance(manifests, list) else ()):
         if isinstance(entry, dict):

@@ -1,4 +1,4 @@
-"""What is verified: a layout, an archive, or one image, wherever it is."""
+"""Targets of a verification: a layout, an archive, or one image of any source."""
 
 from __future__ import annotations
 
@@ -32,45 +32,45 @@ from ociexport.verification.walk import Root
 if TYPE_CHECKING:
     from ociexport.registry.options import RegistryOptions
 
-# What a registry says of a document whose type it does not know.
+# Types that a registry gives to documents of unknown type.
 _GENERAL_TYPES = frozenset({"application/json", "application/octet-stream", "text/plain"})
 
 
 class Subject(Protocol):
-    """What is verified.
+    """A target of a verification.
 
     Attributes:
-        place: how messages call it.
-        is_remote: whether to look at all of it would fetch what nobody asked for.
+        place: its name in messages.
+        is_remote: whether reading all of it would fetch images that the user did not request.
     """
 
     place: str
     is_remote: bool
 
     def read_roots(self, findings: Findings, progress: Progress) -> list[Root]:
-        """Return its images, and tell what is wrong with the lists of them.
+        """Return its images, and report problems in its lists of images.
 
         Raises:
-            NotFoundError, RegistryError: there is nothing to look at.
+            NotFoundError, RegistryError: there is no image to verify.
         """
 
     def list_blobs(self, findings: Findings) -> Iterable[Digest]:
-        """Return all blobs that are there, and tell what is among them that is none; nothing where there is no list."""
+        """Return all stored blobs, and report other files among them; nothing if the target has no list of blobs."""
 
     def open_blob(self, digest: Digest) -> BlobOpener:
-        """Return what opens a blob that `list_blobs` returned."""
+        """Return an opener of the blobs that `list_blobs` returned."""
 
     def close(self) -> None:
-        """Let go of files and connections."""
+        """Close files and connections."""
 
 
 def open_subject(
     source: str | os.PathLike[str] | ImageSource, *, progress: Progress, registry: RegistryOptions | None
 ) -> Subject:
-    """Return what ``source`` means; the caller closes it.
+    """Return the target that ``source`` names; the caller closes it.
 
     Raises:
-        as `open_source` does; that an archive can't be read is a finding, and comes later.
+        as `open_source` does, except for an archive that cannot be read, which becomes a finding later.
     """
     if not isinstance(source, str | os.PathLike):
         return OneImage(published(source), is_owned=False)
@@ -84,10 +84,10 @@ def open_subject(
 
 
 class WholeLayout:
-    """All that is in a layout's directory.
+    """A whole layout directory.
 
     Raises:
-        NotFoundError: it is no layout.
+        NotFoundError: it is not a layout.
     """
 
     is_remote = False
@@ -105,13 +105,13 @@ class WholeLayout:
         return read_roots(self._store, findings)
 
     def list_blobs(self, findings: Findings) -> Iterator[Digest]:
-        """Yield what is in ``blobs/``; see `Subject`. What is unfinished is told too."""
+        """Yield the digests in ``blobs/``; see `Subject`. Unfinished blobs are noted too."""
         try:
             for name, status in self.layout.partial_files():
-                message = f"{status.st_size} bytes of a blob that a pull did not finish"
+                message = f"{status.st_size} bytes of a blob that an interrupted pull left"
                 findings.add(Kind.UNFINISHED, name, message, is_wrong=False)
         except InvalidImageError as error:
-            # The images are as they are; only a pull into the layout is refused.
+            # The images are intact; only a pull into the layout is refused.
             findings.add(Kind.LAYOUT, PARTIAL_DIRECTORY, error.message, is_wrong=False)
         yield from self._store.list_blobs(findings)
 
@@ -120,11 +120,11 @@ class WholeLayout:
         return self.layout
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no file is open."""
 
 
 class WholeArchive:
-    """All that is in an archive, which is opened when its images are asked for."""
+    """A whole archive, which is opened when its images are read."""
 
     is_remote = False
 
@@ -143,13 +143,13 @@ class WholeArchive:
             return []
 
     def list_blobs(self, findings: Findings) -> Iterable[Digest]:
-        """Return what is in ``blobs/``; see `Subject`. Without ``index.json`` these are docker's own affair."""
+        """Return the digests in ``blobs/``; see `Subject`. Without ``index.json``, docker's own list counts."""
         if self._members is None or INDEX_FILE not in self._members:
             return ()
         return ArchiveStore(self._members).list_blobs(findings)
 
     def open_blob(self, digest: Digest) -> BlobOpener:
-        """Return what opens the archive's blobs."""
+        """Return an opener of the archive's blobs."""
         if self._members is None:
             raise AssertionError("blobs are listed before they are opened")
         return ArchiveStore(self._members).opener
@@ -182,7 +182,7 @@ class OneImage:
         return [Root(self._source, descriptor, self.place, received.raw)]
 
     def list_blobs(self, findings: Findings) -> Iterable[Digest]:
-        """Return nothing: what else there is belongs to others."""
+        """Return nothing: other blobs belong to other images."""
         return ()
 
     def open_blob(self, digest: Digest) -> BlobOpener:
@@ -190,6 +190,6 @@ class OneImage:
         return self._source
 
     def close(self) -> None:
-        """Close the source, if nobody else does."""
+        """Close the source, unless the caller does."""
         if self._is_owned:
             self._source.close()

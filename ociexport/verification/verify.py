@@ -1,4 +1,4 @@
-"""verify(): whether what is there is what was published, with all findings at once."""
+"""verify(): checks that stored images are intact, and reports all problems at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ociexport.spec.platforms import host_platform, select_manifest
 from ociexport.system.progress.protocol import SILENT, Progress, format_bytes
 from ociexport.verification.blobs import BlobState, BlobToCheck, add_blob_findings, blob_to_check, check_blobs
 from ociexport.verification.chains import add_artifact_notes, add_layer_findings, diff_ids_by_layer
-from ociexport.verification.findings import Finding, Findings, Kind
+from ociexport.verification.findings import UNREFERENCED, Finding, Findings, Kind
 from ociexport.verification.layers import LayerExaminer
 from ociexport.verification.targets import Subject, open_subject
 from ociexport.verification.walk import NamedBlob, Walk
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What was looked at and found.
+    """The result of a verification.
 
     Args:
         findings: in the order of the images; see `ociexport.verification.findings`.
-        images: that the source lists.
-        documents: manifests, indexes and configs that were read and are what their digests say.
-        blobs: layers and whatever else was hashed.
-        read_bytes: of documents and blobs.
-        layers: that were inflated, each once; None where nobody asked for it.
-        tar_bytes: of them, uncompressed.
+        images: number of images that the source lists.
+        documents: number of manifests, indexes and configs that match their digests.
+        blobs: number of layers and other blobs that were hashed.
+        read_bytes: size of the documents and blobs.
+        layers: number of layers that were inflated, each once; None without ``deep``.
+        tar_bytes: their uncompressed size.
     """
 
     findings: tuple[Finding, ...]
@@ -53,19 +53,19 @@ class Verification:
 
     @property
     def is_right(self) -> bool:
-        """Whether nothing is wrong; there may be findings that are only worth telling."""
+        """Whether no problems were found; there may be notes."""
         return not any(finding.is_wrong for finding in self.findings)
 
     def __str__(self) -> str:
-        """Return what was looked at, and what came of it, as one line."""
+        """Return the numbers and the outcome as one line."""
         wrong = sum(finding.is_wrong for finding in self.findings)
         looked = (
             f"{_counted(self.images, 'image')}, {_counted(self.documents, 'document')} and "
-            f"{_counted(self.blobs, 'blob')} looked at, {format_bytes(self.read_bytes)}"
+            f"{_counted(self.blobs, 'blob')} checked, {format_bytes(self.read_bytes)}"
         )
         if self.layers is not None:
             looked += f"; {_counted(self.layers, 'layer')} inflated and applied, {format_bytes(self.tar_bytes)}"
-        return f"{looked}: {f'{wrong} wrong' if wrong else 'all right'}"
+        return f"{looked}: {f'{wrong} wrong' if wrong else 'no problems found'}"
 
 
 def _counted(count: int, what: str) -> str:
@@ -74,7 +74,7 @@ def _counted(count: int, what: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """How a source is to be looked at; see `verify`."""
+    """Options of a verification; see `verify`."""
 
     strict: bool = False
     deep: bool = False
@@ -92,23 +92,23 @@ def verify(
     progress: Progress = SILENT,
     registry: RegistryOptions | None = None,
 ) -> Verification:
-    """Return all that is wrong with ``source``: digests, sizes, documents, names, what is missing or left over.
+    """Return all problems of ``source``: digests, sizes, documents, names, missing and unreferenced blobs.
 
     Args:
-        source: a layout or archive, all of it or one image in it; a reference; or an open source, which stays open.
-        strict: whether what an index names must be there; the specification lets it be elsewhere.
-        deep: whether each layer is inflated too, its diff_id proven, and applied in memory to those beneath, so that
-            the image is known to unpack. Nothing is written but the layers' names, to one temporary file.
-        limits: what no honest image exceeds, for ``deep``; None for those that `unpack` has.
-        platform: of several the one to look at, or which; None for all that is in a layout or archive, and this
-            machine's of what is in a registry.
-        progress: told what goes on.
-        registry: how registries are reached.
+        source: a layout or archive, or one image in it; a reference; or an open source, which stays open.
+        strict: whether every manifest that an index references must be stored; the specification allows absent ones.
+        deep: also inflate each layer, prove its diff_id, and apply it in memory to the lower layers, so that the image
+            is known to unpack. Only the layers' names are written, to one temporary file.
+        limits: no honest image exceeds them, for ``deep``; None for those of `unpack`.
+        platform: the platforms to verify; None for all in a layout or archive, and for this machine's platform in a
+            registry.
+        progress: receives progress.
+        registry: options for reaching registries.
 
     Raises:
-        NotFoundError, RegistryError: there is nothing to look at, or it is not to be had.
-        NoMatchingPlatformError: ``platform`` is not there.
-        OSError: there is no room among temporary files.
+        NotFoundError, RegistryError: the source does not exist or does not answer.
+        NoMatchingPlatformError: the image has no such ``platform``.
+        OSError: temporary files cannot be written.
     """
     wishes = Wishes(strict, deep, limits or Limits(), platform)
     with closing(open_subject(source, progress=progress, registry=registry)) as subject, closing(OutlineFile()) as file:
@@ -118,15 +118,15 @@ def verify(
 def verify_subject(
     subject: Subject, wishes: Wishes, states: dict[Digest, BlobState], outlines: OutlineFile, progress: Progress
 ) -> tuple[Verification, Walk]:
-    """Return all that is wrong with ``subject``, and what its documents lead to; see `verify`.
+    """Return all problems of ``subject``, and the walk over its documents; see `verify`.
 
-    1. Its lists of images are read, and all documents that they lead to.
-    2. The blobs that these name are hashed, and those that nothing names; layers are looked into on their way.
-    3. The layers of each image are applied to those beneath.
+    1. Its lists of images are read, and all documents that they reach.
+    2. Referenced and unreferenced blobs are hashed; layers are examined at the same time.
+    3. The layers of each image are applied to the lower ones.
 
     Args:
-        states: of blobs that were hashed before; the others are added.
-        outlines: where it is kept what layers do.
+        states: of blobs that were hashed before; others are added.
+        outlines: file that stores the layers' changes.
     """
     findings = Findings()
     roots = subject.read_roots(findings, progress)  # 1
@@ -166,13 +166,13 @@ def _examiner(
 
 
 def _is_known(blob: BlobToCheck, states: Mapping[Digest, BlobState]) -> bool:
-    """Whether a blob was hashed before, and looked into where it is a layer that can be."""
+    """Whether a blob was hashed before, and examined if it is a layer."""
     state = states.get(blob.digest)
     return state is not None and (blob.examiner is None or state.kind is not None or state.layer is not None)
 
 
 def _selection(subject: Subject, wishes: Wishes) -> Callable[[Index], Sequence[Descriptor]] | None:
-    """Return what selects the entries of an index; None where all are wanted."""
+    """Return a function that selects entries of an index; None to select all."""
     platform = wishes.platform or (host_platform() if subject.is_remote else None)
     if platform is None:
         return None
@@ -185,7 +185,7 @@ def _selection(subject: Subject, wishes: Wishes) -> Callable[[Index], Sequence[D
 
 
 def _left_over(subject: Subject, walk: Walk, findings: Findings) -> list[BlobToCheck]:
-    """Return the blobs that nothing leads to; they too must be what their names say."""
+    """Return the unreferenced blobs, which must match their names too."""
     reached = walk.reached
     return [
         BlobToCheck(digest, partial(subject.open_blob(digest).open_blob, Descriptor("", digest, 0)))
@@ -195,12 +195,12 @@ def _left_over(subject: Subject, walk: Walk, findings: Findings) -> list[BlobToC
 
 
 def _add_orphan(digest: Digest, state: BlobState, findings: Findings) -> None:
-    """Tell of a blob that nothing leads to.
+    """Report an unreferenced blob.
 
-    Spec: image-layout.md, "Content": there may be such blobs, but their content must be what their names say.
+    Spec: image-layout.md, "Content": such blobs are allowed, but their content must match their names.
     """
     place = f"blob {digest}"
     if state.kind is not None:
-        findings.add(state.kind, place, f"{state.message}; nothing leads to it", digest=digest)
+        findings.add(state.kind, place, f"{state.message}{UNREFERENCED}", digest=digest)
     else:
-        findings.add(Kind.ORPHAN, place, f"nothing leads to it ({state.size} bytes)", is_wrong=False, digest=digest)
+        findings.add(Kind.ORPHAN, place, f"unreferenced ({state.size} bytes)", is_wrong=False, digest=digest)

@@ -1,9 +1,9 @@
-"""All that an image's documents lead to, and what is wrong with the documents.
+"""Follows all references of an image's documents, and reports the documents' problems.
 
-A document that is wrong in one member is followed in the others: all findings at once. The walk is one class, and so
-one long file, since each kind of document may lead to any other.
+A document with one invalid member is still followed through its other members, so that all problems are found at once.
+The walk is one class, and so one long file, since each kind of document may reference any other.
 
-Spec: image-spec 1.1 image-index.md, manifest.md, config.md; image-layout.md for what need not be there.
+Spec: image-spec 1.1 image-index.md, manifest.md, config.md; image-layout.md for blobs that may be absent.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from ociexport.verification.findings import Findings, Kind
 from ociexport.verification.schemas import Flaw, config_flaws, index_flaws, manifest_flaws
 
 _DOCUMENTS = mediatypes.INDEXES | mediatypes.MANIFESTS | mediatypes.SCHEMA1_MANIFESTS
-# Who stores other things than images under these types does not write an image's config.
+# Artifacts stored under these types do not have an image config.
 _DOUBTFUL_CONFIGS = frozenset({mediatypes.OCI_CONFIG, mediatypes.LEGACY_CONFIG})
 
 
 @dataclass(frozen=True, slots=True)
 class NamedBlob:
-    """A blob that a document names.
+    """A reference to a blob.
 
     Args:
-        place: of the name, for people.
-        source: that the blob is in.
-        image: that it belongs to.
-        may_be_absent: whether an image is whole without it: a foreign layer, or what an unknown document names.
-        has_size: whether the document says the size; if not, the descriptor's means nothing.
-        is_listed: whether an index names it, so that a registry has it among its manifests, whatever it is.
+        place: of the reference, for messages.
+        source: opens the blob.
+        image: the image it belongs to.
+        may_be_absent: whether an image is complete without it: a foreign layer, or a reference in an unknown document.
+        has_size: whether the document declares the size; if not, the descriptor's size is meaningless.
+        is_listed: whether an index references it, so that a registry serves it as a manifest whatever its type.
     """
 
     descriptor: Descriptor
@@ -61,7 +61,7 @@ class NamedBlob:
 
 @dataclass(frozen=True, slots=True)
 class WalkedImage:
-    """A manifest and a config that fit together."""
+    """A manifest and its matching config."""
 
     place: str
     source: ImageSource
@@ -71,11 +71,11 @@ class WalkedImage:
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """Where a walk begins.
+    """The start of a walk.
 
     Args:
-        place: how messages call the image.
-        raw: the document's bytes, verified, where they were read before.
+        place: the image's name in messages.
+        raw: the document's verified bytes, if they were read before.
     """
 
     source: ImageSource
@@ -85,22 +85,21 @@ class Root:
 
 
 class Walk:
-    """Follows documents to all that they name, and collects what is wrong with them.
+    """Follows documents to everything they reference, and collects their problems.
 
     Args:
-        findings: takes what is found.
-        is_strict: whether what an index names must be there. The specification lets it be elsewhere.
-        select: of an index the entries that are followed; None for all.
+        findings: receives the problems.
+        is_strict: whether every manifest that an index references must be stored. The specification allows absent ones.
+        select: returns the entries of an index to follow; None for all.
 
     Attributes:
-        documents: manifests, indexes and configs that were read and are what their digests say, with their sizes.
-        blobs: all other blobs that are named, by whom.
-        broken: documents that are there, but can't be read or are not what they should be: what they would name is not
-            known.
-        doubtful: manifests and indexes that are there but may name more than could be read.
-        images: that are whole as far as their documents go.
-        artifacts: manifests of what is no image, with their places.
-        names: by digest, what the images are called that lead to it.
+        documents: manifests, indexes and configs that match their digests, with their sizes.
+        blobs: all other referenced blobs, with the references.
+        broken: stored documents that cannot be read or do not match their digests: their references are unknown.
+        doubtful: stored manifests and indexes that may have more references than could be read.
+        images: those with complete, valid documents.
+        artifacts: manifests of artifacts that are not images, with their places.
+        names: by digest, the names of the images that reach it.
     """
 
     def __init__(
@@ -126,11 +125,11 @@ class Walk:
 
     @property
     def reached(self) -> set[Digest]:
-        """All that is named."""
+        """All referenced digests."""
         return {*self.documents, *self.blobs, *self.missing, *self.broken}
 
     def follow(self, root: Root) -> None:
-        """Follow an image to all that it names."""
+        """Follow an image to everything it references."""
         named = NamedBlob(root.descriptor, root.place, root.source, root.source.image_name)
         self._top = root
         self._visit(named, ())
@@ -138,7 +137,7 @@ class Walk:
     # One document.
 
     def _visit(self, named: NamedBlob, indexes: tuple[Digest, ...], *, label: str = "") -> bool:
-        """Look at what ``named`` names, if it was not looked at before; returns whether it is there."""
+        """Visit a document unless it was visited before; returns whether it is stored."""
         descriptor = named.descriptor
         self._note_name(named)
         if descriptor.media_type and descriptor.media_type not in _DOCUMENTS:
@@ -163,7 +162,7 @@ class Walk:
     def _fetch(self, named: NamedBlob) -> bytes:
         if self._top is not None and self._top.raw is not None and named.descriptor == self._top.descriptor:
             return self._top.raw
-        # What is stored is looked at, even where an index holds the document itself.
+        # The stored blob is checked, even if an index embeds the document.
         stored = replace(named.descriptor, data=None)
         try:
             return named.source.fetch_manifest(stored).raw
@@ -172,12 +171,12 @@ class Walk:
                 raise
         raw = named.source.fetch_manifest(named.descriptor).raw
         place = f"{named.place}: manifest {stored.digest}"
-        message = "not here as a blob, but embedded in what names it"
+        message = "not stored as a blob, but embedded in the index that references it"
         self._findings.add(Kind.ABSENT, place, message, is_wrong=False, digest=stored.digest)
         return raw
 
     def _read(self, named: NamedBlob, place: str, read: Callable[[], bytes], *, is_entry: bool = False) -> bytes | None:
-        """Return a document's bytes; None where they are not to be had, which is a finding then."""
+        """Return a document's bytes; None if they cannot be read, which is reported."""
         digest = named.descriptor.digest
         try:
             return read()
@@ -185,7 +184,7 @@ class Walk:
             self.missing[digest] = named
             if is_entry and not self._is_strict:
                 self._findings.add(
-                    Kind.ABSENT, place, "not here, as the specification allows", is_wrong=False, digest=digest
+                    Kind.ABSENT, place, "absent, as the specification allows", is_wrong=False, digest=digest
                 )
             else:
                 self._findings.add_error(error, place, digest=digest)
@@ -227,7 +226,7 @@ class Walk:
         self._follow_subject(document.subject, named)
 
     def _follow_schema1(self, raw: bytes, item: JsonObject, named: NamedBlob) -> None:
-        """Follow a manifest of Docker's schema 1, which says neither sizes nor diff_ids."""
+        """Follow a manifest of Docker's schema 1, which declares neither sizes nor diff_ids."""
         digest = named.descriptor.digest
         place = f"{named.place}: manifest {digest}"
         try:
@@ -236,16 +235,16 @@ class Walk:
             self._add_flaws(place, digest, iter(()), otherwise=error)
             self._follow_unknown(item, named)
             return
-        message = "a Docker schema 1 manifest: no sizes and diff_ids to compare with; its signature is not looked at"
+        message = "a Docker schema 1 manifest: no sizes and diff_ids to compare with; its signature is not checked"
         self._findings.add(Kind.MEDIA_TYPE, place, message, is_wrong=False, digest=digest)
         for number, layer in enumerate(manifest.layers, start=1):
             size = None
-            with suppress(NotFoundError):  # as a blob it is looked for again
+            with suppress(NotFoundError):  # reported when the blob is read
                 size = told_size_of_blob(named.source, layer)
             descriptor = Descriptor(mediatypes.OCI_LAYER_GZIP, layer, size or 0)
             label = f"{place}: layer {number} of {len(manifest.layers)} ({layer})"
             self._name_blob(descriptor, label, named, has_size=size is not None)
-        # What stands in the place of layers that are none; no image is less without it.
+        # Placeholders of empty layers; an image is complete without them.
         for layer in dict.fromkeys(step.digest for step in manifest.steps if step.document.is_empty):
             label = f"{place}: blob {layer}"
             descriptor = Descriptor(mediatypes.OCI_LAYER_GZIP, layer, 0)
@@ -268,7 +267,7 @@ class Walk:
             there += self._visit(child, (*indexes, index.digest), label=f"index {index.digest}: ")
             self._compare_platforms(entry, child.place)
         if entries and not there:
-            self._findings.add(Kind.MISSING, place, f"none of its {len(entries)} manifests is there")
+            self._findings.add(Kind.MISSING, place, f"none of its {len(entries)} manifests is stored")
 
     def _follow_manifest(self, manifest: Manifest, named: NamedBlob) -> None:
         place = f"{named.place}: manifest {manifest.digest}"
@@ -281,7 +280,7 @@ class Walk:
             self.images.append(WalkedImage(place, named.source, manifest, config))
 
     def _follow_subject(self, subject: Descriptor | None, named: NamedBlob) -> None:
-        """Follow what a signature or SBOM is about, if it is there: what is listed keeps what it is about."""
+        """Follow the subject of a signature or SBOM if it is stored: a listed referrer keeps its subject."""
         if subject is None or subject.digest in self.missing:
             return
         try:
@@ -289,22 +288,22 @@ class Walk:
         except (NotFoundError, InvalidImageError):
             return  # distribution-spec, "Pushing Manifests with Subject": it need not exist
         except OSError:
-            pass  # which the visit will find again
+            pass  # the visit reports it
         self._visit(NamedBlob(subject, f"{named.place}: subject", named.source, named.image), ())
 
     def _follow_readable(self, item: JsonObject, named: NamedBlob, indexes: tuple[Digest, ...], place: str) -> None:
-        """Follow those descriptors of a flawed document that can be read."""
+        """Follow the readable descriptors of a flawed document."""
         for descriptor in readable_descriptors(item, "manifests"):
             self._visit(NamedBlob(descriptor, named.place, named.source, named.image), indexes or (descriptor.digest,))
         for descriptor in (*readable_descriptors(item, "layers"), *readable_descriptors(item, "config")):
             self._name_blob(descriptor, f"{place}: blob {descriptor.digest}", named, is_foreign(descriptor))
 
-    # What is neither a manifest nor an index.
+    # Blobs that are neither manifests nor indexes.
 
     def _visit_unknown(self, named: NamedBlob) -> None:
-        """Take note of a blob of a type that is none of ours, and of what it names if it is JSON.
+        """Note a blob of unknown type, and its references if it is JSON.
 
-        Spec: image-index.md, "manifests": a type that is not known is no error.
+        Spec: image-index.md, "manifests": an unknown type is not an error.
         """
         descriptor = named.descriptor
         if descriptor.digest in self.blobs:
@@ -320,12 +319,12 @@ class Walk:
             return
         except (InvalidImageError, OSError):
             self.doubtful.add(descriptor.digest)
-            return  # as a blob it is looked at anyway
-        with suppress(InvalidImageError):  # it may be of any kind
+            return  # it is checked as a blob anyway
+        with suppress(InvalidImageError):  # it may have any content
             self._follow_unknown(parse_json_object(raw, where=""), named)
 
     def _follow_unknown(self, item: JsonObject, named: NamedBlob) -> None:
-        """Take note of all that a document of an unknown type, or a damaged one of Docker's first, may name."""
+        """Note every possible reference in a document of unknown type, or in a damaged schema 1 manifest."""
         for digest, size in digests_in(item.members):
             descriptor = Descriptor("application/octet-stream", digest, size or 0)
             place = f"{named.place}: manifest {named.descriptor.digest}: blob {digest}"
@@ -334,7 +333,7 @@ class Walk:
     # Configs.
 
     def _follow_config(self, manifest: Manifest, named: NamedBlob, place: str) -> ImageConfig | None:
-        """Return the image config of ``manifest``; None where there is none, or a wrong one."""
+        """Return the image config of ``manifest``; None if it has none, or an invalid one."""
         descriptor = manifest.config
         label = f"{place}: config {descriptor.digest}"
         kind = descriptor.media_type or mediatypes.LEGACY_CONFIG
@@ -342,7 +341,7 @@ class Walk:
         if kind not in mediatypes.IMAGE_CONFIGS or (not has_layers and manifest.artifact_type):
             if has_layers and not manifest.artifact_type:
                 self._findings.add(
-                    Kind.MEDIA_TYPE, label, f"not of an image, but of type {quoted(kind)}", is_wrong=False
+                    Kind.MEDIA_TYPE, label, f"not an image config, but of type {quoted(kind)}", is_wrong=False
                 )
             self._name_blob(descriptor, label, named, may_be_absent=descriptor.data is not None)
             self.artifacts.append((place, manifest))
@@ -376,7 +375,7 @@ class Walk:
         return config
 
     def _fits(self, manifest: Manifest, config: ImageConfig, place: str) -> bool:
-        """Whether there is a diff_id for each layer; tells where the history has other numbers.
+        """Whether each layer has a diff_id. A history with another number of layers is noted.
 
         Spec: config.md, "rootfs", "history".
         """
@@ -386,7 +385,7 @@ class Walk:
             self._findings.add(
                 Kind.LAYERS,
                 f"{place}: config {config.digest}: history",
-                f"{made} steps that made a layer, but {count} layers",
+                f"{made} steps with a layer, but {count} layers",
                 is_wrong=False,
             )
         if count != len(config.diff_ids):
@@ -398,7 +397,7 @@ class Walk:
         return count == len(config.diff_ids)
 
     def _compare_platforms(self, entry: Descriptor, place: str) -> None:
-        """Tell where an index says of an image that it is for another machine than its config does."""
+        """Note images whose platform in the index differs from the one in their config."""
         image = next((one for one in self.images if one.manifest.digest == entry.digest), None)
         if image is None or entry.platform is None:
             return
@@ -407,11 +406,11 @@ class Walk:
             self._findings.add(
                 Kind.PLATFORM,
                 f"{place}: manifest {entry.digest}",
-                f"listed for {entry.platform}, but its config says {image.config.platform}",
+                f"listed for {entry.platform}, but its config declares {image.config.platform}",
                 is_wrong=False,
             )
 
-    # What all have in common.
+    # Shared by all kinds.
 
     def _name_blob(
         self, descriptor: Descriptor, place: str, named: NamedBlob, may_be_absent: bool = False, has_size: bool = True
@@ -437,7 +436,7 @@ class Walk:
     def _add_flaws(
         self, place: str, digest: Digest, flaws: Iterator[Flaw], *, otherwise: InvalidImageError | None = None
     ) -> None:
-        """Tell the flaws of a document; where there are none, what its parser said ``otherwise``."""
+        """Report the flaws of a document; if there are none, the parser's error ``otherwise``."""
         found = list(flaws)
         if not found and otherwise is not None:
             where = otherwise.where.partition(str(digest))[2].removeprefix(": ") or otherwise.where

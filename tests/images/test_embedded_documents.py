@@ -48,7 +48,7 @@ def test_verify_sees_what_unpack_sees(layout: DamagedLayout, tmp_path: Path) -> 
 def test_what_is_only_embedded_is_told(layout: DamagedLayout) -> None:
     told = [str(one) for one in verify(layout.path).findings]
     assert told
-    assert all(line.endswith("not here as a blob, but embedded in what names it") for line in told)
+    assert all(line.endswith("not stored as a blob, but embedded in the index that references it") for line in told)
 
 
 def test_gc_keeps_what_an_embedded_manifest_names(layout: DamagedLayout) -> None:

@@ -81,7 +81,7 @@ def test_verify_hashes_what_it_names(registry: FakeRegistry) -> None:
     place = f"{registry.host}/library/old:1: manifest {IMAGE.digest}"
     note = (
         f"note: {place}: a Docker schema 1 manifest: no sizes and diff_ids to compare with; "
-        "its signature is not looked at"
+        "its signature is not checked"
     )
     verification = ociexport.verify(reference)
     assert [str(finding) for finding in verification.findings] == [note]

@@ -177,7 +177,7 @@ def test_damaged_compression_is_told_and_the_layers_above_are_looked_into() -> N
     assert deep(image) == [
         f"wrong: {layer_of(image, 1)}: gzip data: expected a complete stream, got one that ends too soon",
         f"wrong: {layer_of(image, 2)}: entry '.wh.': whiteout: expected a name after '.wh.', got none",
-        f"note: {layer_of(image, 1)}: not applied, nor what is above it (1 more)",
+        f"note: {layer_of(image, 1)}: not applied, nor the layers above it (1 more)",
     ]
 
 
@@ -202,7 +202,8 @@ def test_blob_that_is_not_what_its_digest_says_is_told_for_that_alone(layout: Da
         f"wrong: one: manifest <one>: layer 1 of 2 (<one layer 1>): digest mismatch: expected <one layer 1>, "
         f"got {Digest.of(bytes(IMAGE.layers[0].size))}",
         *(
-            f"note: {name}: manifest <{name}>: layer 1 of 2 (<one layer 1>): not applied, nor what is above it (1 more)"
+            f"note: {name}: manifest <{name}>: layer 1 of 2 (<one layer 1>): not applied, "
+            "nor the layers above it (1 more)"
             for name in ("one", "other")
         ),
     ]
@@ -260,9 +261,9 @@ def test_encrypted_and_unknown_layers_are_notes() -> None:
         ),
     )
     assert deep(image) == [
-        f"note: {layer_of(image, 2)}: of type '{encrypted}', which is not looked into",
-        f"note: {layer_of(image, 3)}: of type '{nydus}', which is not looked into",
-        f"note: {layer_of(image, 2)}: not applied, nor what is above it (1 more)",
+        f"note: {layer_of(image, 2)}: of type '{encrypted}', which is not examined",
+        f"note: {layer_of(image, 3)}: of type '{nydus}', which is not examined",
+        f"note: {layer_of(image, 2)}: not applied, nor the layers above it (1 more)",
     ]
 
 
@@ -278,8 +279,8 @@ def test_artifacts_and_attestations_are_notes() -> None:
     chart = build_artifact(b"chart")
     found = verify(build_index([IMAGE, build_attestation(IMAGE), chart]).source(), deep=True)
     assert [(finding.message, finding.is_wrong) for finding in found.findings] == [
-        ("no image, but of 'application/vnd.in-toto+json': there are no layers to apply", False),
-        ("no image, but of 'application/vnd.example.chart': there are no layers to apply", False),
+        ("an artifact of type 'application/vnd.in-toto+json', which has no layers to apply", False),
+        ("an artifact of type 'application/vnd.example.chart', which has no layers to apply", False),
     ]
 
 
@@ -293,6 +294,6 @@ def test_absent_foreign_layer_is_a_note(layout: DamagedLayout) -> None:
     layout.write(one=foreign)
     layout.blob(foreign.layers[0].digest).unlink()
     assert layout.findings(deep=True) == [
-        "note: one: manifest <one>: layer 1 of 2 (<one layer 1>): not here, as may be",
-        "note: one: manifest <one>: layer 1 of 2 (<one layer 1>): not applied, nor what is above it (1 more)",
+        "note: one: manifest <one>: layer 1 of 2 (<one layer 1>): absent, which is allowed here",
+        "note: one: manifest <one>: layer 1 of 2 (<one layer 1>): not applied, nor the layers above it (1 more)",
     ]

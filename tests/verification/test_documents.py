@@ -45,7 +45,7 @@ def test_config_and_manifest_must_have_as_many_layers(layout: DamagedLayout) -> 
     assert layout.findings() == [
         "wrong: one: manifest <one>: config <one config>: expected as many diff_ids as layers, "
         "got 2 layers but 1 diff_ids",
-        "note: two: manifest <two>: config <two config>: history: 2 steps that made a layer, but 1 layers",
+        "note: two: manifest <two>: config <two config>: history: 2 steps with a layer, but 1 layers",
     ]
 
 
@@ -73,7 +73,7 @@ def test_all_flaws_of_a_document_are_told(layout: DamagedLayout) -> None:
     assert [line for line in layout.findings() if line.startswith("wrong")] == [
         f"{place}: architecture: expected a string, got nothing",
         f"{place}: rootfs: type: expected 'layers', got 'tree'",
-        f"{place}: created: expected a time as RFC 3339 has it, got 'yesterday'",
+        f"{place}: created: expected an RFC 3339 time, got 'yesterday'",
         f"{place}: author: expected a string, got an integer",
         f"{place}: config: ExposedPorts['80/tcp']: expected an object, got nothing",
         f"{place}: config: Env: expected a list, got a string",
@@ -130,7 +130,7 @@ def test_manifest_with_the_config_of_something_else_is_told(layout: DamagedLayou
         )
     )
     assert layout.findings() == [
-        "note: one: manifest <one>: config <one config>: not of an image, but of type 'application/x+json'"
+        "note: one: manifest <one>: config <one config>: not an image config, but of type 'application/x+json'"
     ]
 
 
@@ -156,7 +156,7 @@ def test_unknown_documents_are_followed_but_no_error(layout: DamagedLayout) -> N
     )
     layout.add(b"<xml/>", "application/xml", tag="xml")
     assert layout.findings() == [
-        f"note: added: manifest <added>: blob sha256:{'0' * 64}: not here, as may be",
+        f"note: added: manifest <added>: blob sha256:{'0' * 64}: absent, which is allowed here",
     ]
 
 
@@ -166,8 +166,8 @@ def test_dockers_first_manifest_is_followed(layout: DamagedLayout) -> None:
     old = build_schema1([[member("a")], None])
     layout.add(old.raw, old.media_type, tag="old")
     (digest,) = map(Digest.of, old.layers)
-    note = "a Docker schema 1 manifest: no sizes and diff_ids to compare with; its signature is not looked at"
-    absent = f"note: old: manifest <old>: blob {Digest.of(EMPTY_LAYER)}: not here, as may be"
+    note = "a Docker schema 1 manifest: no sizes and diff_ids to compare with; its signature is not checked"
+    absent = f"note: old: manifest <old>: blob {Digest.of(EMPTY_LAYER)}: absent, which is allowed here"
     assert layout.findings() == [
         f"note: old: manifest <old>: {note}",
         f"wrong: old: manifest <old>: layer 1 of 1 ({digest}): not there",
@@ -261,11 +261,11 @@ def test_two_images_of_one_name_are_wrong(layout: DamagedLayout) -> None:
     assert layout.findings() == []
     layout.edit_index(lambda index: index["manifests"][1].pop("platform"))
     assert layout.findings() == [
-        "wrong: index.json: manifests[1]: the name 'one' is of another image already, index.json: manifests[0]"
+        "wrong: index.json: manifests[1]: the name 'one' already belongs to another image, index.json: manifests[0]"
     ]
     layout.edit_index(lambda index: index["manifests"].append(index["manifests"][0]))
     assert layout.findings()[1:] == [
-        "note: index.json: manifests[2]: the name 'one' is of the same image already, index.json: manifests[0]"
+        "note: index.json: manifests[2]: the name 'one' already belongs to the same image, index.json: manifests[0]"
     ]
 
 
@@ -285,7 +285,7 @@ def test_names_that_mean_nothing_are_told(layout: DamagedLayout) -> None:
         "note: index.json: manifests[0]: org.opencontainers.image.ref.name: "
         "expected letters, digits and single separators, got 'my image'",
         "wrong: index.json: manifests[0]: io.containerd.image.name: "
-        f"expected the digest <one>, as of the image, got sha256:{'0' * 64}",
+        f"expected the image's digest <one>, got sha256:{'0' * 64}",
     ]
     layout.edit_index(lambda index: index["manifests"][0].update(annotations={"io.containerd.image.name": "a/UPPER"}))
     assert layout.findings()[0].startswith("note: index.json: manifests[0]: io.containerd.image.name: image reference")

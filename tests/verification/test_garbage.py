@@ -197,10 +197,9 @@ def test_damaged_documents_keep_everything(layout: DamagedLayout, damage: str) -
     with pytest.raises(InvalidImageError) as caught:
         collect_garbage(layout.path)
     assert str(caught.value) == (
-        f"{layout.path}: manifest {digest}: expected a document that tells what it names, got a damaged one; "
-        "nothing was removed"
+        f"{layout.path}: manifest {digest}: expected a readable document, got a damaged one; nothing was removed"
     )
-    assert caught.value.hint == f"ociexport verify {layout.path} says what is wrong"
+    assert caught.value.hint == f"ociexport verify {layout.path} lists the problems"
     assert blobs(layout) == before
 
 

@@ -233,10 +233,10 @@ def test_tag_alone_says_not_where_an_image_came_from(layout: DamagedLayout) -> N
     layout.write(one=IMAGE)
     layout.spoil(FIRST.digest, "cut")
     result = repair(layout.path)
-    assert reasons(result) == ["there is no origin to fetch it from: --from SRC says one"]
+    assert reasons(result) == ["no origin to fetch it from: name one with --from SRC"]
     assert str(result.unrepaired[0]) == (
         f"one: manifest {IMAGE.digest}: layer 1 of 2 ({FIRST.digest}): not repaired: "
-        "there is no origin to fetch it from: --from SRC says one"
+        "no origin to fetch it from: name one with --from SRC"
     )
 
 
@@ -274,8 +274,8 @@ def test_torn_index_is_told_with_what_is_there(layout: DamagedLayout, content: b
     result = repair(layout.path)
     assert (result.repaired, result.is_right) == ((), False)
     assert result.advice == (
-        "index.json can't be mended, since nothing else says what images are called: put it aside and pull them "
-        f"again into {layout.path}, which fetches only what is not there; these manifests are there: {INDEX.digest}",
+        "index.json can't be repaired, since nothing else records the images' names: move it away and pull the "
+        f"images again into {layout.path}, which fetches only missing blobs; manifests in the layout: {INDEX.digest}",
     )
     assert sorted(layout.path.rglob("*")) == before
 
@@ -284,7 +284,7 @@ def test_damaged_orphan_is_for_gc(layout: DamagedLayout) -> None:
     layout.write(one=IMAGE)
     layout.blob(Digest("sha256", "0" * 64)).write_bytes(b"x")
     result = repair(layout.path)
-    assert (result.is_right, result.advice) == (False, (f"ociexport gc {layout.path} drops what nothing leads to",))
+    assert (result.is_right, result.advice) == (False, (f"ociexport gc {layout.path} removes unreferenced blobs",))
 
 
 def test_absent_foreign_layer_is_not_fetched(layout: DamagedLayout, registry: FakeRegistry) -> None:
@@ -309,7 +309,7 @@ def test_only_layouts_are_repaired(layout: DamagedLayout, tmp_path: Path) -> Non
             repair(source)
         assert str(caught.value) == f"repair: expected a layout, got '{source}'"
         assert caught.value.hint == (
-            "an archive is written anew: ociexport pull SRC --out FILE.tar; "
+            "write the archive again: ociexport pull SRC --out FILE.tar; "
             "or convert it: ociexport pull ./FILE.tar --out LAYOUT"
         )
     with pytest.raises(NotFoundError):

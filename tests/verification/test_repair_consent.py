@@ -78,7 +78,7 @@ def test_who_could_be_asked_is_told(layout: DamagedLayout, registry: FakeRegistr
     result = repair(layout.path)
     assert [blob.reasons for blob in result.unrepaired] == [
         (
-            f"index.json names {registry.host}/library/app:1, which is asked only if you allow it: "
+            f"index.json names {registry.host}/library/app:1, which is used only if you allow it: "
             f"--from {registry.host}/",
         )
     ]
@@ -99,7 +99,7 @@ def test_many_names_are_told_in_one_line(layout: DamagedLayout) -> None:
     layout.spoil(IMAGE.digest, "cut")
     (blob,) = repair(layout.path).unrepaired
     assert blob.reasons == (
-        "index.json names r0.example/app:1, r1.example/app:1, r2.example/app:1, …, which is asked only if you allow "
+        "index.json names r0.example/app:1, r1.example/app:1, r2.example/app:1, …, which is used only if you allow "
         "it: --from r0.example/ --from r1.example/ --from r2.example/",
     )
 
@@ -177,7 +177,7 @@ def test_dry_run_tells_who_would_be_asked_and_asks_nobody(
     place = f"{name}: manifest {IMAGE.digest}: layer 1 of 2 ({FIRST.digest})"
     file = "would be repaired: oci-layout: 30 bytes from the specification"
     for origins, told in (
-        ([], f"would not be repaired: {place}: index.json names {name}, which is asked only if you allow it: "
+        ([], f"would not be repaired: {place}: index.json names {name}, which is used only if you allow it: "
              f"--from {registry.host}/"),
         ([f"{registry.host}/"], f"would be repaired: {place}: {FIRST.size} bytes from {name}"),
         (
@@ -257,4 +257,4 @@ def test_strangers_layout_sends_the_command_nowhere(
 ) -> None:
     ended = run_command("verify", layout.path, "--repair", home=tmp_path)
     assert (ended.returncode, registry.requests) == (7, [])
-    assert f"not repaired: index.json names {registry.host}/library/app:1, which is asked only" in ended.stderr
+    assert f"not repaired: index.json names {registry.host}/library/app:1, which is used only" in ended.stderr

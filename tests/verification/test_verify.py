@@ -147,8 +147,8 @@ def test_everything_is_told_at_once(layout: DamagedLayout) -> None:
         "wrong: one: manifest <one>: layer 1 of 2 (<one layer 1>): not there",
         f"wrong: one: manifest <one>: layer 2 of 2 (<one layer 2>): size mismatch: expected {SECOND.size} bytes, got 0",
         # Nobody knows that the damaged manifest named these.
-        f"note: blob <other config>: nothing leads to it ({OTHER.config.size} bytes)",
-        f"note: blob <other layer 1>: nothing leads to it ({OTHER.layers[0].size} bytes)",
+        f"note: blob <other config>: unreferenced ({OTHER.config.size} bytes)",
+        f"note: blob <other layer 1>: unreferenced ({OTHER.layers[0].size} bytes)",
     ]
 
 
@@ -186,7 +186,9 @@ def test_foreign_layer_may_be_absent(layout: DamagedLayout) -> None:
     )
     layout.write(one=foreign)
     layout.blob(foreign.layers[0].digest).unlink()
-    assert layout.findings() == ["note: one: manifest <one>: layer 1 of 2 (<one layer 1>): not here, as may be"]
+    assert layout.findings() == [
+        "note: one: manifest <one>: layer 1 of 2 (<one layer 1>): absent, which is allowed here"
+    ]
     assert verify(layout.path).is_right
 
 
@@ -198,8 +200,8 @@ def test_blob_that_is_no_file_is_told(layout: DamagedLayout) -> None:
     layout.blob(SECOND.digest).mkdir()
     assert sorted(layout.findings()) == sorted(
         [
-            f"wrong: blobs/sha256/{FIRST.digest.encoded}: expected a file that a digest names",
-            f"wrong: blobs/sha256/{SECOND.digest.encoded}: expected a file that a digest names",
+            f"wrong: blobs/sha256/{FIRST.digest.encoded}: expected a file named by a digest",
+            f"wrong: blobs/sha256/{SECOND.digest.encoded}: expected a file named by a digest",
             "wrong: one: manifest <one>: layer 1 of 2 (<one layer 1>): expected a file, got a fifo",
             "wrong: one: manifest <one>: layer 2 of 2 (<one layer 2>): expected a file, got a directory",
         ]
@@ -253,7 +255,7 @@ def test_orphan_is_told_but_no_error(layout: DamagedLayout) -> None:
     digest = Digest.of(b"left")
     layout.blob(digest).write_bytes(b"left")
     found = verify(layout.path)
-    assert [str(finding) for finding in found.findings] == [f"note: blob {digest}: nothing leads to it (4 bytes)"]
+    assert [str(finding) for finding in found.findings] == [f"note: blob {digest}: unreferenced (4 bytes)"]
     assert found.is_right
 
 
@@ -262,9 +264,7 @@ def test_orphan_under_a_wrong_name_is_wrong(layout: DamagedLayout) -> None:
     layout.write(one=IMAGE)
     digest, true = Digest("sha256", "0" * 64), Digest.of(b"left")
     layout.blob(digest).write_bytes(b"left")
-    assert layout.findings() == [
-        f"wrong: blob {digest}: digest mismatch: expected {digest}, got {true}; nothing leads to it"
-    ]
+    assert layout.findings() == [f"wrong: blob {digest}: digest mismatch: expected {digest}, got {true}; unreferenced"]
 
 
 def test_names_that_are_no_digests_are_wrong(layout: DamagedLayout) -> None:
@@ -277,10 +277,10 @@ def test_names_that_are_no_digests_are_wrong(layout: DamagedLayout) -> None:
     (blobs / "md5" / ("0" * 32)).write_bytes(b"")
     (blobs / "file").write_bytes(b"")
     assert layout.findings() == [
-        "wrong: blobs/file: expected a file that a digest names",
-        f"wrong: blobs/md5/{'0' * 32}: expected a file that a digest names",
-        f"wrong: blobs/sha256/{'A' * 64}: expected a file that a digest names",
-        "wrong: blobs/sha256/README: expected a file that a digest names",
+        "wrong: blobs/file: expected a file named by a digest",
+        f"wrong: blobs/md5/{'0' * 32}: expected a file named by a digest",
+        f"wrong: blobs/sha256/{'A' * 64}: expected a file named by a digest",
+        "wrong: blobs/sha256/README: expected a file named by a digest",
     ]
 
 
@@ -290,7 +290,7 @@ def test_unfinished_blobs_are_told(layout: DamagedLayout) -> None:
     partial.mkdir(parents=True)
     (partial / f"sha256-{'0' * 64}").write_bytes(b"part")
     assert layout.findings() == [
-        f"note: .ociexport/partial/sha256-{'0' * 64}: 4 bytes of a blob that a pull did not finish"
+        f"note: .ociexport/partial/sha256-{'0' * 64}: 4 bytes of a blob that an interrupted pull left"
     ]
 
 
@@ -303,9 +303,9 @@ def test_sparse_index_is_told_but_right(layout: DamagedLayout) -> None:
     for digest in OTHER.all_digests:
         layout.blob(digest).unlink()
     layout.edit_index(lambda index: index["manifests"].pop(0))
-    expected = "all (linux/arm64): index <all>: manifest <other>: not"
-    assert layout.findings() == [f"note: {expected} here, as the specification allows"]
-    assert layout.findings(strict=True) == [f"wrong: {expected} there"]
+    expected = "all (linux/arm64): index <all>: manifest <other>:"
+    assert layout.findings() == [f"note: {expected} absent, as the specification allows"]
+    assert layout.findings(strict=True) == [f"wrong: {expected} not there"]
 
 
 def test_index_of_which_nothing_is_there_is_wrong(layout: DamagedLayout) -> None:
@@ -313,7 +313,7 @@ def test_index_of_which_nothing_is_there_is_wrong(layout: DamagedLayout) -> None
     for digest in IMAGE.all_digests | OTHER.all_digests:
         layout.blob(digest).unlink()
     assert [line for line in layout.findings() if line.startswith("wrong")] == [
-        "wrong: all: index <all>: none of its 2 manifests is there"
+        "wrong: all: index <all>: none of its 2 manifests is stored"
     ]
 
 
@@ -339,7 +339,7 @@ def test_platform_of_the_index_is_compared_with_the_configs(layout: DamagedLayou
     layout.write(one=build_index([replace(image, descriptor=replace(image.descriptor, platform=ARM64))]))
     layout.names[str(image.digest)] = "<image>"
     assert layout.findings() == [
-        "note: one (linux/arm64): manifest <image>: listed for linux/arm64, but its config says linux/amd64"
+        "note: one (linux/arm64): manifest <image>: listed for linux/arm64, but its config declares linux/amd64"
     ]
 
 
