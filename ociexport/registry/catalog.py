@@ -1,7 +1,7 @@
-"""LayoutCatalog: the repositories, tags and manifests of a layout, as a registry shows them.
+"""LayoutCatalog: the repositories, tags and manifests of a layout, as a registry presents them.
 
-A repository is called by the image's full name without its registry (``docker.io/library/alpine:3`` is served as
-``library/alpine:3``), or by the layout directory's name where an image has only a tag.
+A repository's name is the image's full name without its registry (``docker.io/library/alpine:3`` is served as
+``library/alpine:3``), or the layout directory's name where an image has only a tag.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Content:
-    """What ``index.json`` gives, read once for each change of the file.
+    """The contents that ``index.json`` leads to, read once for each change of the file.
 
     Args:
         tags: repository → tag → descriptor.
-        manifests: digest → descriptor of each manifest and index that ``index.json`` leads to. They belong to every
+        manifests: digest → descriptor of each manifest and index reachable from ``index.json``. They belong to every
             repository, since a signature or SBOM in a layout has no name of its own.
         blobs: digests of the configs and layers that the manifests name.
-        unusable_tags: what the layout calls images and no registry can.
+        unusable_tags: names that the layout gives to images but that are not valid tags.
     """
 
     tags: dict[str, dict[str, Descriptor]]
@@ -43,14 +43,18 @@ class _Content:
 
 
 class LayoutCatalog:
-    """The repositories, tags and manifests of a layout, as a registry shows them; read again when it changes."""
+    """The repositories, tags and manifests of a layout, as a registry presents them; read again when it changes.
+
+    Raises:
+        NotFoundError, InvalidImageError: there is no layout, or ``index.json`` is broken.
+    """
 
     def __init__(self, layout: ImageLayout) -> None:
         self._layout = layout
         self._lock = threading.Lock()
         self._stamp: tuple[int, int, int] | None = None
         self._content = _Content({}, {}, set(), [])
-        # Tells what is no layout in the words of all commands.
+        # Where this is not a layout, this raises the error that every command reports for it.
         layout.read_images()
         self._read()
 
@@ -59,11 +63,11 @@ class LayoutCatalog:
         return sorted(self._read().tags)
 
     def unusable_tags(self) -> list[str]:
-        """Return what the layout calls images and no registry can; these are served by digest only."""
+        """Return the names in the layout that are not valid tags; these images are served by digest only."""
         return self._read().unusable_tags
 
     def tags(self, repository: str) -> list[str]:
-        """Return the tags of ``repository``, sorted as the specification has it.
+        """Return the tags of ``repository``, in the order that the specification requires.
 
         Raises:
             NotFoundError: there is no such repository.
@@ -77,7 +81,7 @@ class LayoutCatalog:
         """Return the manifest or index that a tag or digest names.
 
         Raises:
-            NotFoundError: there is none, or no such repository.
+            NotFoundError: the repository or the manifest is not in the layout.
         """
         content = self._read()
         tags = content.tags.get(repository)
@@ -89,10 +93,11 @@ class LayoutCatalog:
         return found
 
     def open_blob(self, repository: str, digest: Digest) -> FileIO:
-        """Return the blob's file, if ``repository`` is there and a manifest of the layout names the blob.
+        """Return the blob's file, if ``repository`` exists and a manifest of the layout names the blob.
 
         Raises:
-            NotFoundError: none does, or the layout does not have it, or it is a link or something else than a file.
+            NotFoundError: no such repository, no manifest names the blob, the layout lacks it, or it is not a regular
+                file.
         """
         content = self._read()
         if repository not in content.tags or digest not in content.blobs:
@@ -103,7 +108,7 @@ class LayoutCatalog:
             raise NotFoundError(f"blob {digest}: not in {repository}: {error}") from error
 
     def referrers(self, subject: Digest, artifact_type: str | None) -> list[dict[str, object]]:
-        """Return descriptors of the manifests whose subject is ``subject``."""
+        """Return descriptors of the manifests whose subject is ``subject``; with ``artifact_type`` only those of it."""
         found = []
         for descriptor in self._read().manifests.values():
             document = self._parse(descriptor)
@@ -172,7 +177,7 @@ class LayoutCatalog:
         content.blobs.update(blob.digest for blob in (document.config, *document.layers))
 
     def _parse(self, descriptor: Descriptor) -> Index | Manifest | None:
-        """Return the document; None where the layout lacks it (which is legal) or it is of another kind."""
+        """Return the document; None where the layout lacks it (which is legal) or it is not an index or manifest."""
         try:
             return parse_document(self.read_manifest(descriptor), descriptor.media_type, descriptor.digest)
         except (NotFoundError, InvalidImageError):
@@ -180,7 +185,7 @@ class LayoutCatalog:
 
 
 def _is_tag(text: str) -> bool:
-    """Whether a registry can have such a tag; a layout may call an image anything."""
+    """Whether ``text`` is a valid tag; a layout may give an image any name."""
     try:
         ImageReference(DEFAULT_REGISTRY, "x", text)
     except InvalidReferenceError:

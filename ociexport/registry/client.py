@@ -1,14 +1,11 @@
-"""RegistryClient: what all images of a run share of their registries: connections, tokens, mirrors that are down."""
+"""RegistryClient: the state that all images of a run share: connections, tokens, mirrors that are down."""
 
 from __future__ import annotations
 
 import functools
 import threading
 
-from ociexport.errors import (
-    OciexportError,
-    TransferError,
-)
+from ociexport.errors import OciexportError, TransferError
 from ociexport.registry.auth.credentials import Finding
 from ociexport.registry.hosts.registries_conf import RegistriesConf, read_registries_conf
 from ociexport.registry.hosts.routes import Endpoint, Route, endpoint_for, routes_for
@@ -21,11 +18,11 @@ from ociexport.system.progress.protocol import SILENT, Progress
 
 
 class RegistryClient:
-    """What all sources of a run share: connections, tokens, and which mirrors are down.
+    """The state that all sources of a run share: connections, tokens, and which mirrors are down.
 
     Args:
         options: how registries are reached.
-        progress: told of retries, of mirrors that are passed over, and of registries' warnings.
+        progress: receives retries, skipped mirrors and registries' warnings.
     """
 
     def __init__(self, options: RegistryOptions = DEFAULT_OPTIONS, progress: Progress = SILENT) -> None:
@@ -38,23 +35,23 @@ class RegistryClient:
 
     @functools.cached_property
     def registries_conf(self) -> RegistriesConf:
-        """Read when first needed, and once."""
+        """The configuration files; read once, when first needed."""
         return read_registries_conf(self.options.registries_conf)
 
     def home(self, reference: ImageReference) -> Route:
-        """Return the way to the registry itself, for what a mirror knows only in part.
+        """Return the route to the registry itself, for requests that a mirror can only answer in part.
 
         Raises:
-            UsageError, OSError: a configuration file is wrong or can't be read.
+            UsageError, OSError: a configuration file is invalid or can't be read.
         """
         return routes_for(reference, self.options, self.registries_conf)[-1]
 
     def verify_login(self, registry: str) -> bool:
-        """Return whether ``registry`` looked at the given credentials; that they are right is certain then.
+        """Return True if ``registry`` accepts the given credentials, and False if it asks for none.
 
         Raises:
-            AuthenticationError: it does not accept them.
-            RegistryError: it can't be asked.
+            AuthenticationError: the registry does not accept them.
+            RegistryError: the registry can't be reached.
         """
         endpoint = endpoint_for(registry, self.options)
         return self.session(Route(endpoint, "")).verify_login()
@@ -75,32 +72,33 @@ class RegistryClient:
         """Return the credentials for a repository, and where they were found.
 
         Args:
-            is_given: whether the user's own (``--creds``) are for this server.
+            is_given: whether the credentials of the command line (``--creds``) are for this server.
         """
-        # What the user gave is for the registry that was named, and not for its mirrors.
+        # Credentials from the command line are for the registry in the image's name, not for its mirrors.
         if is_given and self.options.credentials is not None:
             return Finding(self.options.credentials, "the command line")
-        # Reads files and runs helpers: few registries ask.
-        from ociexport.registry.auth.auth_files import search_credentials  # noqa: PLC0415 - start-up: as above
+        from ociexport.registry.auth.auth_files import (  # noqa: PLC0415 - start-up: few registries ask for credentials
+            search_credentials,
+        )
 
         return search_credentials(endpoint.registry, repository, self.options.authfile)
 
     def suggest_tag(self, reference: ImageReference, error: OciexportError) -> None:
-        """Make the tag that was probably meant by the one that was not found the hint of ``error``."""
+        """Set the hint of ``error``, a tag not found, to the tag closest in spelling, if there is one."""
         home = self.home(reference)
         meant = nearest_tag(self.session(home), home.repository, reference.manifest_selector)
         if meant is not None:
             error.hint = f"did you mean {reference.name}:{meant}?"
 
     def is_down(self, route: Route) -> bool:
-        """Whether a mirror has failed in a way that it will fail again."""
+        """Whether a mirror could not be reached, and so is not asked again."""
         return route.is_mirror and route.endpoint in self._down
 
     def pass_over(self, route: Route, error: OciexportError) -> None:
-        """Say that a mirror is passed over, and ask it for nothing more if it can't be reached."""
+        """Report that a mirror is skipped; if it could not be reached, it is not asked again."""
         if isinstance(error, TransferError):
             self._down.add(route.endpoint)
-        self.progress.say(f"mirror {route.endpoint.host} is passed over: {error}")
+        self.progress.say(f"skipping mirror {route.endpoint.host}: {error}")
 
     def close(self) -> None:
         """Close all connections."""

@@ -1,4 +1,4 @@
-"""RegistryOptions: what a user can say about reaching registries."""
+"""RegistryOptions: how registries are reached."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Mirror:
 
     Args:
         url: ``host[:port]``, or a URL.
-        registry: whose mirror it is; None for that of every registry.
+        registry: the registry that it mirrors; None for every registry.
     """
 
     url: str
@@ -22,7 +22,7 @@ class Mirror:
 
 
 def _config_dirs(*names: str) -> tuple[Path, ...]:
-    """Return a directory in the user's configuration and in the machine's."""
+    """Return a directory in the user's configuration, and the same in the machine's."""
     return tuple(base.joinpath(*names) for base in (configuration_home(), Path("/etc")))
 
 
@@ -36,30 +36,30 @@ def _hosts_dirs() -> tuple[Path, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistryOptions:
-    """What a user can say about reaching registries; the defaults are what most want.
+    """How registries are reached.
 
     Args:
-        credentials: given outright; they go before every file.
-        authfile: the only file to look for credentials in.
-        plain_http: speak http, not https.
-        insecure: believe any TLS certificate.
-        ca_file: authorities to believe beside the system's.
-        cert_dir: certificates for whatever host, in the form of a directory in ``certs.d``.
-        mirrors: to be asked before any other.
+        credentials: from the command line; no file is searched then.
+        authfile: the only file to search for credentials.
+        plain_http: use http, not https.
+        insecure: accept any TLS certificate.
+        ca_file: certificate authorities to trust in addition to the system's.
+        cert_dir: certificates for every host; laid out like a directory in ``certs.d``.
+        mirrors: tried before those of the configuration files.
         headers: names and values, sent to the registry only; they may hold secrets.
-        foreign: whether layers that the registry does not keep are fetched from where their ``urls`` say.
+        foreign: whether layers that the registry does not store are fetched from their ``urls``.
         registries_conf: the only such file to read; None for those of the user and the machine.
         certs_dirs: directories with certificates for each host.
         hosts_dirs: directories with containerd's hosts.toml for each registry.
         v1: whether registries speak Docker's first protocol.
-        retry_times: how often a request or body that failed for a passing reason is tried again.
+        retry_times: how often a request or body that failed with a temporary error is retried.
         retry_delay_seconds: before the first retry; it doubles with each.
         max_wait_seconds: the longest Retry-After of a registry that we obey.
-        connections_per_blob: how many a large blob may come over where one is slow; 1 for no parallel ranges.
-        min_bytes_per_second: a body that comes more slowly for `stall_seconds` has stalled; it is asked for again.
+        connections_per_blob: how many connections a large blob may use where one is slow; 1 for no parallel ranges.
+        min_bytes_per_second: a body that is slower than this for `stall_seconds` has stalled; it is requested again.
         connect_timeout_seconds: for a connection to be made.
         read_timeout_seconds: for the next bytes to arrive.
-        verbose: whether each request is told to the progress, and whom a registry is asked as; no secrets.
+        verbose: whether the progress receives each request, and the identity used; no secrets.
     """
 
     credentials: Credentials | None = None
@@ -91,13 +91,13 @@ DEFAULT_OPTIONS = RegistryOptions()
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a registry is told about who asks; all None for nobody. Its repr shows no secret.
+    """A user's identity for a registry; all None for anonymous access. Its repr shows no secret.
 
     Args:
         username: for basic authentication, with ``password``.
-        password: or an access token in its place.
-        identity_token: an OAuth2 refresh token, to be exchanged at the registry's token service.
-        registry_token: a bearer token to be sent as it is.
+        password: or an access token used as one.
+        identity_token: an OAuth2 refresh token, exchanged at the registry's token service.
+        registry_token: a bearer token, sent unchanged.
     """
 
     username: str | None = None
@@ -109,12 +109,12 @@ class Credentials:
         return self != ANONYMOUS
 
     def __str__(self) -> str:
-        """Who asks, for people."""
+        """The identity, as messages name it; no secret."""
         if self.username is not None:
             return f"user {self.username}"
         if self.identity_token is not None:
             return "the holder of an identity token"
-        return "the holder of a registry token" if self.registry_token is not None else "nobody"
+        return "the holder of a registry token" if self.registry_token is not None else "anonymous"
 
 
 ANONYMOUS = Credentials()

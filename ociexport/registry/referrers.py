@@ -1,14 +1,12 @@
-"""What a registry says refers to a manifest: page by page, or from a tag where it has no such API.
+"""The manifests that refer to a manifest: from the referrers API, or from the fallback tag where there is no such API.
 
-Spec: distribution-spec 1.1, "Listing Referrers", "Unavailable Referrers API"; RFC 8288, "Link".
+Spec: distribution-spec 1.1, "Listing Referrers", "Unavailable Referrers API".
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
-
-from requests.utils import parse_header_links
 
 from ociexport.errors import LimitExceededError, RegistryError
 from ociexport.images.budget import DocumentBudget
@@ -18,18 +16,18 @@ from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest
 from ociexport.spec.manifest import Index, parse_document
 
-# Registries send a hundred or more referrers a page; nobody has looked at so many by hand or in a machine.
+# Registries send a hundred or more referrers a page; an image with ten thousand referrers is not a real one.
 MAX_REFERRER_PAGES = 100
-# What registries without the API answer: 404 says the specification, the others were seen.
+# The answers of registries without the API: 404 is the specification's, the others were seen.
 _NO_API_STATUSES = frozenset({400, 404, 405, 406, 501})
 
 
 class ReferrersPage(NamedTuple):
-    """One page of a list.
+    """One page of a list of referrers.
 
     Args:
-        received: the index that it is, its digest our own.
-        next_query: of the URL of the next page; None on the last one.
+        received: the page, which is an index; we computed its digest.
+        next_query: query of the next page's URL; None on the last page.
     """
 
     received: ReceivedManifest
@@ -42,16 +40,16 @@ def read_referrers(
     fetch_tagged: Callable[[], Iterator[ReceivedManifest]],
     budget: DocumentBudget,
 ) -> Iterator[Descriptor]:
-    """Yield descriptors of what refers to ``digest``.
+    """Yield descriptors of the manifests that refer to ``digest``.
 
     Args:
-        fetch_page: gives the page with this query.
-        fetch_tagged: gives what is under the tag that stands in for the API.
-        budget: counts what they give.
+        fetch_page: returns the page for a query.
+        fetch_tagged: yields the index under the fallback tag, used where there is no API.
+        budget: counts the bytes of all pages.
 
     Raises:
-        RegistryError: the registry does not tell; InvalidImageError: what it tells is no list.
-        LimitExceededError: there are pages without end.
+        RegistryError: the registry does not answer the request; InvalidImageError: the answer is not an index.
+        LimitExceededError: there are more than `MAX_REFERRER_PAGES` pages.
     """
     page = _fetch_first(fetch_page)
     if page is None:
@@ -69,28 +67,16 @@ def read_referrers(
 
 
 def _fetch_first(fetch_page: Callable[[str], ReferrersPage]) -> ReferrersPage | None:
-    """Return the first page; None where the registry has no such API."""
+    """Return the first page; None where the registry has no referrers API."""
     try:
         page = fetch_page("")
     except RegistryError as error:
         if error.status not in _NO_API_STATUSES:
             raise
         return None
-    # Some servers answer everything with a page for people.
+    # Some servers answer every path with an HTML page.
     is_list = mediatypes.without_parameters(page.received.media_type or "") == mediatypes.OCI_INDEX
     return page if is_list else None
-
-
-def next_query(headers: Mapping[str, str]) -> str | None:
-    """Return the query of the next page's URL; None on the last page.
-
-    No more than the query is taken: the answer does not get to say which server is asked, and for what.
-    """
-    for link in parse_header_links(headers.get("Link", "")):
-        if link.get("rel") == "next":
-            # Not urlsplit: it refuses hosts that we would not ask anyway.
-            return link["url"].partition("#")[0].partition("?")[2] or None
-    return None
 
 
 def _entries_of(received: ReceivedManifest) -> tuple[Descriptor, ...]:

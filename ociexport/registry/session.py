@@ -1,4 +1,4 @@
-"""RegistrySession: requests to one server, with whatever it wants to know about who asks."""
+"""RegistrySession: authenticated requests to one server."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ from ociexport.registry.http.transport import Transport
 from ociexport.registry.http.web_url import WebUrl
 from ociexport.registry.options import Credentials
 
-# A token is renewed so long before its end, since a request takes time to arrive.
+# A token is renewed this long before it expires, since a request takes time to arrive.
 _RENEWAL_SECONDS = 10
-# The answer to a ping is {} or an error; what is longer is a page of something else.
+# The answer to a ping is {} or an error; a longer answer does not come from a registry.
 _MAX_PING_BODY_BYTES = 64 * 1024
 
-# A server that has no such page may have the image all the same.
+# A server that does not answer the ping with 200 may still have the image.
 _PING_STATUSES = frozenset({200, 400, 401, 403, 404, 405})
-# What token services that know nothing of the POST form answer to it (GCR, JFrog and others do or did).
+# The answers of token services that do not support the POST form (GCR, JFrog and others do or did this).
 _NO_POST_STATUSES = frozenset({401, 404, 405})
 
-# Finds the credentials for a repository.
+# Returns the credentials for a repository.
 CredentialSearch = Callable[[str], Finding]
 
 
 class RegistrySession:
-    """Requests to one server; used by several threads, for several repositories.
+    """Sends requests to one server; used by several threads, for several repositories.
 
-    Credentials are looked for when the server asks for them, and not before: a helper may ask its user in turn. Tokens
-    are kept for each repository, and renewed before they expire and once when the server refuses them.
+    Credentials are searched only when the server asks for them: a credential helper may prompt its user. Tokens are
+    kept for each repository. A token is renewed before it expires, and once when the server refuses it.
 
     Args:
         endpoint: the server.
-        search: finds the credentials for a repository.
-        transport: shared, closed by the caller.
-        unasked: a registry token that the user gave outright, sent with no challenge.
+        search: returns the credentials for a repository.
+        transport: shared; closed by the caller.
+        unasked: a registry token from the command line; sent with every request, without waiting for a challenge.
     """
 
     def __init__(
@@ -82,12 +82,12 @@ class RegistrySession:
         retries: bool = True,
         document_bytes: int | None = None,
     ) -> Answer:
-        """Return the answer to a GET of ``path`` (``/manifests/…``) in ``repository``, authenticated as it wants it.
+        """Return the answer to an authenticated GET of ``path`` (``/manifests/…``) in ``repository``.
 
         ``path`` may end in a query. For ``document_bytes`` see `WireRequest`.
 
         Raises:
-            AuthenticationError: no token is to be had, or the server does not believe it.
+            AuthenticationError: no token could be obtained, or the server refuses it.
             RegistryError: see `Transport.send`.
         """
         url = f"{self.ping(retries=retries)}/{repository}{path}"
@@ -115,24 +115,24 @@ class RegistrySession:
         answer = self._transport.send(request)
         if answer.status != 401:
             return answer
-        # 1. The token was not for this, or has expired early; the challenge tells what is wanted.
+        # 1. The token has another scope or has expired early; the challenge names the required scope.
         refusal = answer.error()
         if not answer.is_from_home:
-            # Whoever the registry redirects to does not get to say where credentials are sent.
+            # A redirect's target must not choose where credentials are sent.
             raise refusal
         self._take_challenge(answer, repository)
         self._forget_token(repository, request.authorization)
         authorization = self._authorization(repository)
         if authorization is None or authorization == request.authorization:
             raise refusal
-        # 2. Once more, and not again: a registry may say 401 for ever.
+        # 2. Retry once only: a registry may answer 401 for ever.
         return self._transport.send(replace(request, authorization=authorization, accepted=request.accepted - {401}))
 
     def verify_login(self) -> bool:
         """Return True if the server accepts the credentials, and False if it asks for none.
 
         Raises:
-            AuthenticationError: it does not accept them.
+            AuthenticationError: the server does not accept them.
         """
         api_url = self.ping()
         try:
@@ -149,14 +149,14 @@ class RegistrySession:
             )
             self._transport.send(request).close()
         except AuthenticationError as error:
-            error.hint = "check the user name and the password; some registries want an access token in its place"
+            error.hint = "check the user name and password; some registries require an access token as the password"
             raise
         return True
 
-    # Which URL, and which challenge
+    # API URL and challenges
 
     def ping(self, *, retries: bool = True) -> str:
-        """Return the API's URL, once it is known to be understood and what it wants to know.
+        """Return the API's URL; the server has answered there, and its challenges are known.
 
         Spec: distribution-spec 1.1, "Determining Support".
         """
@@ -174,7 +174,7 @@ class RegistrySession:
             except RegistryError as error:
                 same_port = WebUrl.parse(api_url).port is not None
                 if error.status is not None or (same_port and was_refused(error)):
-                    # The protocol is not what was wrong.
+                    # The server speaks this protocol, or would refuse the other one too.
                     self._send_ping(api_url, retries=retries)
                     return api_url
         self._send_ping(last, retries=retries)
@@ -194,7 +194,7 @@ class RegistrySession:
         )
         if answer.is_from_home:
             self._take_challenge(answer, None)
-        # What it says does not matter, only that the connection can be used again.
+        # The body is read only to make the connection reusable.
         with suppress(TransferError), closing(answer):
             answer.read_up_to(_MAX_PING_BODY_BYTES)
         return answer
@@ -208,10 +208,10 @@ class RegistrySession:
         if repository is not None and scope:
             self._scopes[repository] = scope
 
-    # Who asks
+    # Credentials and tokens
 
     def _authorization(self, repository: str) -> str | None:
-        """Return the Authorization header for ``repository``; None where the server asked for none."""
+        """Return the Authorization header for ``repository``; None for an anonymous request."""
         if self._unasked is not None:
             return f"Bearer {self._unasked}"
         schemes = {challenge.scheme: challenge for challenge in reversed(self._challenges)}
@@ -230,18 +230,18 @@ class RegistrySession:
             self._findings[repository] = finding = self._search(repository)
             if self._transport.options.verbose:
                 what = f"{repository}: " if repository else ""
-                self._transport.progress.say(f"registry {self.endpoint.host}: {what}asked as {finding}")
+                self._transport.progress.say(f"registry {self.endpoint.host}: {what}identity used: {finding}")
         return self._findings[repository]
 
     def used_finding(self, repository: str) -> Finding | None:
-        """Return whom ``repository`` was asked for as; None where the server did not want to know."""
+        """Return the credentials used for ``repository``; None where the server did not ask for any."""
         if self._unasked is not None:
             return Finding(Credentials(registry_token=self._unasked), "the command line")
         with self._lock:
             return self._findings.get(repository)
 
     def _forget_token(self, repository: str, authorization: str | None) -> None:
-        """Drop the token that was refused, unless another thread has a newer one already."""
+        """Drop the refused token, unless another thread has already replaced it."""
         with self._lock:
             held = self._tokens.get(repository)
             if held is not None and f"Bearer {held[0].value}" == authorization:
@@ -250,7 +250,7 @@ class RegistrySession:
     def _token(self, challenge: Challenge, repository: str) -> Token:
         held = self._tokens.get(repository)
         if held is None or held[1] <= time.monotonic():
-            # A login is for no repository.
+            # A login has no repository, and so no scope.
             scope = self._scopes.get(repository) or (pull_scope(repository) if repository else "")
             token = self._fetch_token(challenge, repository, scope)
             held = (token, time.monotonic() + max(token.lifetime_seconds - _RENEWAL_SECONDS, 0))
@@ -277,7 +277,7 @@ class RegistrySession:
             raise AuthenticationError(
                 f"{subject}: expected https, as for the registry itself, got {realm}",
                 url=realm,
-                hint="credentials are not sent in the clear; tell those who run the registry",
+                hint="credentials are never sent unencrypted; report this to the registry's operators",
             )
         realm_origin = WebUrl.parse(planned.url).origin
         at_registry = any(realm_origin == WebUrl.parse(api_url).origin for api_url in self.endpoint.api_urls)
@@ -295,9 +295,9 @@ class RegistrySession:
             answer = self._transport.send(request)
         except TransferError as error:
             if has_wrong_certificate(error):
-                # The user can do something about that, and its hint tells what.
+                # The user can fix this, and the error's own hint explains how.
                 raise
-            raise _whose_fault(error, self.endpoint.host, realm) from error
+            raise _blaming_registry(error, self.endpoint.host, realm) from error
         except RegistryError as error:
             error.hint = self._explain_refusal(error, repository) or error.hint
             raise
@@ -308,18 +308,18 @@ class RegistrySession:
         return parse_token(raw, where)
 
     def _explain_refusal(self, error: RegistryError, repository: str) -> str | None:
-        """Return what is likely, and what the user can do about it."""
+        """Return a hint with the likely cause and what the user can do about it."""
         finding = self._findings.get(repository)
         login = f"ociexport login {self.endpoint.registry}"
         if finding is None or not finding.credentials:
             if isinstance(error, RegistryNotFoundError):
                 return f"check the spelling; if it is private, log in with '{login}'"
             if isinstance(error, AuthenticationError):
-                return f"the registry wants to know who asks: log in with '{login}'"
+                return f"the registry requires credentials: log in with '{login}'"
             return None
         who = f"{finding.credentials} (from {finding.place})"
         if isinstance(error, RegistryNotFoundError):
-            return f"check the spelling; or {who} may not see this repository"
+            return f"check the spelling; {who} may also lack access to this repository"
         if isinstance(error, AuthenticationError) and error.status == 401:
             return f"the registry does not accept {who}: log in again with '{login}'"
         if isinstance(error, AuthenticationError) and error.status == 403:
@@ -327,13 +327,13 @@ class RegistrySession:
         return None
 
 
-def _whose_fault(error: TransferError, host: str, realm: str) -> TransferError:
-    """Say whose fault it is that there is no token; the user named the registry only, not this service."""
+def _blaming_registry(error: TransferError, host: str, realm: str) -> TransferError:
+    """Return an error that blames the registry: the user named only the registry, not its token service."""
     return TransferError(
         f"{error}; the registry's own token service is misconfigured or unreachable",
         method=error.method,
         url=error.url,
         status=error.status,
         codes=error.codes,
-        hint=f"registry {host} sends its clients to {realm} for tokens: tell those who run it",
+        hint=f"registry {host} directs clients to {realm} for tokens: report this to its operators",
     )

@@ -1,4 +1,4 @@
-"""An image in a registry, as an ImageSource."""
+"""RegistrySource: an image in a registry, as an ImageSource."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ from ociexport.registry.http.encodings import undo_for_document
 from ociexport.registry.http.failures import redacted
 from ociexport.registry.http.messages import Answer
 from ociexport.registry.options import DEFAULT_OPTIONS, RegistryOptions
-from ociexport.registry.referrers import ReferrersPage, next_query, read_referrers
+from ociexport.registry.pages import next_query
+from ociexport.registry.referrers import ReferrersPage, read_referrers
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor
 from ociexport.spec.digest import ByteStream, Digest, Verifier
@@ -52,9 +53,9 @@ class RegistrySource:
     """One image in a registry; an `ImageSource`.
 
     Args:
-        reference: of the image; what it names by digest is verified against it.
-        routes: to it, the registry's own last.
-        client: closed with the source where ``owns_client``.
+        reference: of the image; if it has a digest, the manifest is verified against it.
+        routes: to the image, the registry's own last.
+        client: closed with the source if ``owns_client``.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class RegistrySource:
         self._routes = routes
         self._client = client
         self._owns_client = owns_client
-        # All of them, the last one at the end: a blob may come from several.
+        # The hosts that served each manifest or blob, the latest last: a blob may come from several hosts.
         self._servers: dict[Digest, list[str]] = {}
         self._lock = threading.Lock()
 
@@ -75,31 +76,31 @@ class RegistrySource:
 
     @property
     def image_name(self) -> ImageName:
-        """The tag, and the full name with it; of an image known by its digest only, the name with that."""
+        """The tag, and the full name with the tag; without a tag, the full name with the digest."""
         tag = self.reference.tag
         return ImageName(tag, f"{self.reference.name}:{tag}" if tag is not None else str(self.reference))
 
     @property
     def served_by(self) -> Mapping[Digest, str]:
-        """Which host gave which manifest or blob; of several that gave a part each the last."""
+        """The host that served each manifest or blob; the latest one, if several hosts served parts of it."""
         with self._lock:
             return {digest: hosts[-1] for digest, hosts in self._servers.items()}
 
     @property
     def credentials(self) -> str | None:
-        """Whom the registry or mirror that gave the manifest was asked as; no secret. None where it did not ask."""
+        """The identity used for the server of the manifest, without secrets; None if that server asked for none."""
         hosts = set(self.served_by.values())
         served = next((route for route in self._routes if route.endpoint.host in hosts), None)
         finding = self._client.session(served).used_finding(served.repository) if served is not None else None
         return str(finding) if finding is not None else None
 
     def fetch_manifest(self, descriptor: Descriptor | None = None) -> ReceivedManifest:
-        """Return the manifest or index that ``descriptor`` names, or the reference; verified.
+        """Return the manifest or index that ``descriptor`` names, or else the reference; verified.
 
         Raises:
-            RegistryNotFoundError: there is none.
-            DigestMismatchError, SizeMismatchError: it is not the one that was asked for.
-            LimitExceededError: it is larger than any honest one.
+            RegistryNotFoundError: the registry does not have it.
+            DigestMismatchError, SizeMismatchError: the bytes received are not those of the requested document.
+            LimitExceededError: the document is larger than `MAX_MANIFEST_BYTES`.
 
         Spec: distribution-spec 1.1, "Pulling manifests".
         """
@@ -110,7 +111,7 @@ class RegistrySource:
         routes = [route for route in self._routes if (route.serves_digests if wanted else route.resolves_tags)]
 
         def fetch(route: Route) -> ReceivedManifest:
-            # Where registries.conf has moved the image, it may have another tag there, or be known by its digest.
+            # registries.conf may map the image to another tag or digest on this server.
             there = route.reference or self.reference
             expected = wanted if wanted is not None else there.digest
             selector = str(expected) if expected is not None else there.manifest_selector
@@ -123,7 +124,7 @@ class RegistrySource:
                 digest = _verify_announced_digest(answer, digested, subject)
                 _verify_is_document(answer, raw)
             else:
-                # An index says the size of what is served, which is longer than what was signed of it.
+                # An index gives the size of the served document; of a signed schema 1, fewer bytes are digested.
                 size = descriptor.size if descriptor is not None and digested is raw else None
                 verifier = Verifier(expected, size, subject=subject)
                 verifier.update(digested)
@@ -144,12 +145,13 @@ class RegistrySource:
             raise
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
-        """Return the blob's bytes as stored, from ``offset`` on; a connection that breaks is made again.
+        """Return the blob's bytes as stored, from ``offset`` on; a broken connection is replaced.
 
-        A mirror that has given this blob before is not asked again: the bytes that it gave were the wrong ones.
+        A mirror that has served this blob before is not asked again: its bytes were wrong.
 
         Raises:
-            RegistryNotFoundError: there is no such blob; RegistryError: at once or in ``read``.
+            RegistryNotFoundError: there is no such blob.
+            RegistryError: the request failed, here or in ``read``.
 
         Spec: distribution-spec 1.1, "Pulling blobs"; RFC 9110 14, "Range Requests".
         """
@@ -186,14 +188,14 @@ class RegistrySource:
         return open_blob_stream(open_from, descriptor.size, offset, self._client.transport, subject)
 
     def tell_wrong_bytes(self, error: OciexportError) -> None:
-        """Tell that they are asked for once more: a proxy may have altered them."""
+        """Warn that the bytes were wrong and are fetched again; a proxy may have altered them."""
         self._client.progress.warn(f"{error}; fetching it once more, from the beginning")
 
     def size_of_blob(self, digest: Digest) -> int:
-        """Return how many bytes a blob has, of which only the digest is known.
+        """Return the size in bytes of a blob of which only the digest is known.
 
-        Its first byte is asked for, since not every storage that a registry redirects to answers a HEAD. Where a server
-        gives neither parts nor lengths, all of it is read.
+        The request is for the first byte, since not every storage service behind a registry answers HEAD. If a server
+        supports no ranges and sends no length, the whole blob is read.
 
         Raises:
             RegistryNotFoundError: there is no such blob.
@@ -211,14 +213,14 @@ class RegistrySource:
         return self._first_that_succeeds(routes, ask)
 
     def fetch_tagged(self, tag: str) -> Iterator[ReceivedManifest]:
-        """Yield what the repository has under ``tag``; see `CompanionSource`."""
+        """Yield the manifest or index under ``tag``, if there is one; see `CompanionSource`."""
         try:
             yield registry_source(self._client, replace(self.reference, tag=tag, digest=None)).fetch_manifest()
         except RegistryNotFoundError:
             return
 
     def fetch_referrers(self, digest: Digest, budget: DocumentBudget) -> Iterator[Descriptor]:
-        """Yield descriptors of what refers to ``digest``; see `CompanionSource`.
+        """Yield descriptors of the manifests that refer to ``digest``; see `CompanionSource`.
 
         Spec: distribution-spec 1.1, "Listing Referrers".
         """
@@ -238,7 +240,7 @@ class RegistrySource:
         return read_referrers(digest, fetch_page, lambda: self.fetch_tagged(referrers_tag(digest)), budget)
 
     def close(self) -> None:
-        """Close the connections, unless other sources use them too."""
+        """Close the connections, unless the source shares them."""
         if self._owns_client:
             self._client.close()
 
@@ -258,7 +260,7 @@ class RegistrySource:
             subject=subject,
             headers=headers,
             accepted=accepted,
-            # Where there are others to ask, nobody is asked twice.
+            # A mirror is not retried: the next route is tried instead.
             retries=not route.is_mirror,
             document_bytes=document_bytes,
         )
@@ -267,7 +269,7 @@ class RegistrySource:
         return self._get(route, path, subject=subject, headers=headers, document_bytes=MAX_MANIFEST_BYTES + 1)
 
     def _first_that_succeeds(self, routes: list[Route], action: Callable[[Route], _T]) -> _T:
-        """Return what ``action`` returns for the first route that it succeeds for; the last one's error is raised."""
+        """Return the result of ``action`` for the first route where it succeeds; the last route's error is raised."""
         *mirrors, last = [route for route in routes if not self._client.is_down(route)]
         for route in mirrors:
             try:
@@ -283,15 +285,15 @@ class RegistrySource:
 
 
 def registry_source(client: RegistryClient, reference: ImageReference, *, owns_client: bool = False) -> RegistrySource:
-    """Return a source for the image that ``reference`` names; nothing is sent before it is used.
+    """Return a source for the image that ``reference`` names; nothing is sent until the source is used.
 
     Raises:
-        UsageError, OSError: a configuration file is wrong or can't be read.
+        UsageError, OSError: a configuration file is invalid or can't be read.
     """
     routes = routes_for(reference, client.options, client.registries_conf)
     if client.options.verbose and len(routes) > 1:
         *mirrors, last = (route.endpoint.host for route in routes)
-        client.progress.say(f"image {reference}: asked of {', '.join(mirrors)}, then of {last}")
+        client.progress.say(f"image {reference}: mirrors {', '.join(mirrors)} are tried first, then {last}")
     return RegistrySource(reference, routes, client, owns_client=owns_client)
 
 
@@ -302,15 +304,15 @@ def open_registry_source(
     progress: Progress = SILENT,
     client: RegistryClient | None = None,
 ) -> RegistrySource:
-    """Return a source for the image that ``reference`` names; nothing is sent before it is used.
+    """Return a source for the image that ``reference`` names; nothing is sent until the source is used.
 
     Args:
         options: how registries are reached.
-        progress: told of retries, of mirrors that are passed over, and of registries' warnings.
-        client: shared with other sources and closed by the caller, in the place of options and progress.
+        progress: receives retries, skipped mirrors and registries' warnings.
+        client: used instead of options and progress; shared with other sources, closed by the caller.
 
     Raises:
-        UsageError, OSError: a configuration file is wrong or can't be read.
+        UsageError, OSError: a configuration file is invalid or can't be read.
     """
     if client is not None:
         return registry_source(client, reference)
@@ -318,7 +320,7 @@ def open_registry_source(
 
 
 def _manifest_of(answer: Answer, subject: str) -> bytes:
-    """Return a manifest's bytes as they were stored, and no more than an honest one has."""
+    """Return a manifest's bytes as stored; their number is within the limit."""
     raw = answer.read_up_to(MAX_MANIFEST_BYTES + 1)
     verify_manifest_size(max(len(raw), answer.content_length or 0), subject)
     raw = undo_for_document(raw, answer)
@@ -327,31 +329,31 @@ def _manifest_of(answer: Answer, subject: str) -> bytes:
 
 
 def _verify_is_document(answer: Answer, raw: bytes) -> None:
-    """Return if what a tag led to may be a manifest, and is no page of somebody else.
+    """Return if the bytes under a tag may be a manifest.
 
     Raises:
-        InvalidImageError: it is one.
+        InvalidImageError: they are not JSON, for example an HTML page.
     """
     if raw.lstrip()[:1] != b"{":
         kind = describe_content(raw) if raw.strip() else "nothing"
         raise InvalidImageError(
             f"GET {redacted(answer.url)}: expected a manifest, got {kind}",
             where=answer.request.subject,
-            hint="it may be the page of a login or a proxy, and no registry that answers there",
+            hint="the server may not be a registry; this may be a login or proxy page",
         )
 
 
 def _verify_announced_digest(answer: Answer, raw: bytes, subject: str) -> Digest:
-    """Return our own digest of ``raw``; where the registry announced one that we can read, they must agree."""
+    """Return our own digest of ``raw``; it matches the digest that the registry announced, if there is a valid one."""
     try:
         announced = Digest.parse(answer.headers.get("Docker-Content-Digest", "").strip())
     except InvalidDigestError:
-        # It is missing, or of an algorithm that is not registered; our own is what counts.
+        # The header is missing, or its algorithm is not registered.
         return Digest.of(raw)
     digest = Digest.of(raw, announced.algorithm)
     if digest != announced:
         with locating(subject):
             raise DigestMismatchError(
-                f"digest mismatch: expected {announced}, as its Docker-Content-Digest announces, got {digest}"
+                f"digest mismatch: expected {announced}, from the Docker-Content-Digest header, got {digest}"
             )
     return digest

@@ -1,38 +1,36 @@
 """The tags of a repository, page by page.
 
-Spec: distribution-spec 1.1, "Content Discovery", "Listing Tags"; RFC 8288 for the Link header.
+Spec: distribution-spec 1.1, "Content Discovery", "Listing Tags".
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from urllib.parse import urlencode
-
-import requests
 
 from ociexport.errors import InvalidImageError, OciexportError, RegistryError, RegistryNotFoundError, printable
 from ociexport.registry.http.encodings import undo_for_document
 from ociexport.registry.http.failures import redacted
 from ociexport.registry.http.messages import Answer
+from ociexport.registry.pages import next_query
 from ociexport.registry.session import RegistrySession
 from ociexport.spec.json_fields import parse_json_object
 
-# distribution and ECR give no more at once; some registries, not asked, give a hundred.
+# The most that distribution and ECR send in one page; some registries send a hundred by default.
 _TAGS_PER_PAGE = 1000
-# A registry that ignores the wish gives all at once; 16 MiB are half a million tags of 30 characters.
+# A registry that ignores the page size sends all tags at once; 16 MiB are half a million tags of 30 characters.
 _MAX_PAGE_BYTES = 16 * 1024 * 1024
-# Of memory, for the tags of all pages and the links between them. The largest repositories known have some hundred
-# thousand tags, which take a quarter of it; one that never ends is no repository.
+# Memory for the tags of all pages and the links between them. The largest known repositories have some hundred
+# thousand tags, which take a quarter of this.
 _MAX_LIST_BYTES = 80 * 1024 * 1024
-# What a text takes of it in a dictionary, beside the text itself: measured, rounded up.
+# Memory of a dictionary entry, without its text: measured, rounded up.
 _ITEM_BYTES = 80
 _MAX_PAGES = 20_000
-# Registries that filter after they have counted send pages with nothing on them, but not many in a row.
+# Registries that filter tags after paging send empty pages, but not many in a row.
 _MAX_PAGES_OF_NOTHING_NEW = 10
-# Of difflib's ratio: "3.2O" is near "3.20", "3.19" is not.
+# Threshold for difflib's ratio: "3.2O" is near "3.20", "3.19" is not.
 _NEAR = 0.75
-# What registries without such lists answer, where the repository itself may well be there.
+# The answers of registries that do not list tags; the repository itself may exist.
 _NO_LIST_STATUSES = frozenset({405, 501})
 _NO_LIST_CODES = frozenset({"UNSUPPORTED", "PAGE_NOT_FOUND"})
 
@@ -41,35 +39,35 @@ def list_tags(session: RegistrySession, repository: str, name: str) -> tuple[str
     """Return all tags of a repository, in the registry's order, each once.
 
     Args:
-        session: with the registry itself and not with a mirror, which has what was asked of it before, and no more.
-        repository: as the server calls it.
-        name: as messages call it.
+        session: with the registry itself, not with a mirror: a mirror knows only the tags that were pulled through it.
+        repository: its name on the server.
+        name: its name in messages.
 
     Raises:
         RegistryNotFoundError: there is no such repository.
-        RegistryError: it gives no list of tags, or one that does not end.
+        RegistryError: the registry does not list tags, or its list does not end.
     """
     return _TagList(session, repository, name).read()
 
 
 def nearest_tag(session: RegistrySession, repository: str, tag: str) -> str | None:
-    """Return the tag that was probably meant by ``tag``, which there is not; None where none is near.
+    """Return the existing tag closest in spelling to ``tag``, which does not exist; None where no tag is close.
 
-    One page is looked at, and whatever goes wrong with it is not what the user wants to hear of now.
+    Only the first page is read. Errors are ignored: the missing tag is the error that the user needs to see.
     """
     try:
         tags = _TagList(session, repository, repository).read_page()
     except OciexportError:
         return None
     others = [printable(other) for other in tags if other != tag]
-    from difflib import get_close_matches  # noqa: PLC0415 - start-up: only who has mistyped a tag needs it
+    from difflib import get_close_matches  # noqa: PLC0415 - start-up: only a mistyped tag needs it
 
     near = get_close_matches(tag, others, n=1, cutoff=_NEAR)
     return near[0] if near else None
 
 
 class _TagList:
-    """The pages of one list, as they come in."""
+    """Reads the pages of one list of tags."""
 
     def __init__(self, session: RegistrySession, repository: str, name: str) -> None:
         self._session = session
@@ -81,12 +79,12 @@ class _TagList:
         self._nothing_new = 0
 
     def read_page(self) -> tuple[str, ...]:
-        """Return what the first page has; asked for once, since nobody waits for it."""
+        """Return the tags on the first page; the request is not retried, since it only serves a hint."""
         path = f"/tags/list?{urlencode({'n': _TAGS_PER_PAGE})}"
         return self._read_page(self._get(path, retries=False))
 
     def read(self) -> tuple[str, ...]:
-        """Return what all pages have."""
+        """Return the tags on all pages."""
         query: str | None = urlencode({"n": _TAGS_PER_PAGE})
         while query is not None:
             query = self._add_page(query)
@@ -104,21 +102,21 @@ class _TagList:
                 self._take(answer, tag)
                 self._tags[tag] = None
         is_new = len(self._tags) > known
-        following = _next_query(answer.headers)
+        following = next_query(answer.headers)
         if following is None and is_new and len(page) == _TAGS_PER_PAGE:
-            # Some give as many as were asked for and do not say that there are more.
+            # Some registries send a full page without a link to the next.
             following = urlencode({"n": _TAGS_PER_PAGE, "last": page[-1]})
         if following is None:
             return None
         self._nothing_new = 0 if is_new else self._nothing_new + 1
         if following in self._queries or self._nothing_new == _MAX_PAGES_OF_NOTHING_NEW:
-            raise self._error("expected an end, got a link to pages that were read before", answer)
+            raise self._error("expected a last page, got a link to pages already read", answer)
         if len(self._queries) == _MAX_PAGES:
             raise self._error(f"expected at most {_MAX_PAGES} pages, got more", answer)
         return following
 
     def _take(self, answer: Answer, text: str) -> None:
-        """Count a text that is kept; raises RegistryError where all of them take too much memory."""
+        """Count the memory of a text that is kept; raises RegistryError where the total is too large."""
         self._taken_bytes += _ITEM_BYTES + sys.getsizeof(text)
         if self._taken_bytes > _MAX_LIST_BYTES:
             raise self._error(f"expected at most {_MAX_LIST_BYTES} bytes of memory for all tags, got more", answer)
@@ -128,12 +126,12 @@ class _TagList:
             return self._get(f"/tags/list?{query}" if query else "/tags/list")
         except RegistryError as error:
             if error.status == 400 and not self._tags and query:
-                # It does not take the size of our pages, and so may choose its own.
+                # The registry refuses our page size; without one it uses its own.
                 return self._get("/tags/list")
             if error.status in _NO_LIST_STATUSES or _NO_LIST_CODES & set(error.codes):
-                error.hint = "this registry seems to give no lists of tags; an image is pulled by its tag all the same"
+                error.hint = "this registry does not seem to list tags; an image can still be pulled by its tag"
             elif isinstance(error, RegistryNotFoundError) and not error.codes:
-                error.hint = "check the spelling; or this registry gives no lists of tags"
+                error.hint = "check the spelling; the registry may also not support listing tags"
             raise
 
     def _get(self, path: str, *, retries: bool = True) -> Answer:
@@ -153,16 +151,3 @@ class _TagList:
     def _error(self, message: str, answer: Answer) -> RegistryError:
         url = redacted(answer.url)
         return RegistryError(f"{self._subject}: GET {url}: {message}", method="GET", url=url)
-
-
-def _next_query(headers: Mapping[str, str]) -> str | None:
-    """Return the query of the next page; None at the end.
-
-    Of the link only the query counts: the page is of the same list, so it is asked of the same server. Behind gateways
-    registries name themselves wrongly, in host, protocol and path alike, and a hostile one does not get to say where
-    credentials are sent.
-    """
-    for link in requests.utils.parse_header_links(headers.get("Link", "")):
-        if "next" in link.get("rel", "").lower().split():
-            return link["url"].partition("?")[2].partition("#")[0].strip() or None
-    return None

@@ -78,7 +78,7 @@ def test_credentials_that_are_refused_are_not_kept(
         assert _login(monkeypatch, registry.host, stdin="wrong") == 4
     lines = capsys.readouterr().err.splitlines()
     assert "401 Unauthorized: UNAUTHORIZED" in lines[0]
-    assert lines[1] == "hint: check the user name and the password; some registries want an access token in its place"
+    assert lines[1] == "hint: check the user name and password; some registries require an access token as the password"
     assert not (home / ".docker").exists()
 
 
@@ -286,7 +286,7 @@ def test_explain_tells_that_nothing_was_found(
 ) -> None:
     assert _run(monkeypatch, "auth", "explain", "reg.example/a:1") == 0
     assert capsys.readouterr().out.splitlines()[-2:] == [
-        "no other place to look",
+        "no credentials found",
         "reg.example/a: pulled as nobody (anonymous)",
     ]
 
@@ -364,7 +364,7 @@ def test_registry_token_is_for_who_has_one(home: Path, monkeypatch: pytest.Monke
         (["--max-wait", "x"], "--max-wait: expected seconds, a number from 0 on, got 'x'"),
         (["--mirror", "ftp://x"], "--mirror: expected host[:port] or a URL, got 'ftp://x'"),
         (["--cert-dir", "/none"], "--cert-dir: /none: expected a directory"),
-        (["--authfile", "/none"], "/none: expected a file with credentials, there is none"),
+        (["--authfile", "/none"], "/none: expected a file with credentials, got no such file"),
     ],
 )
 def test_registry_options_that_can_not_be_meant_are_usage(

@@ -175,7 +175,7 @@ def test_token_service_that_is_down_is_named(puller: Puller) -> None:
         5,
         f"ociexport: error: registry REGISTRY: its token service: GET {realm}?…: connection refused; "
         "the registry's own token service is misconfigured or unreachable",
-        f"hint: registry REGISTRY sends its clients to {realm} for tokens: tell those who run it",
+        f"hint: registry REGISTRY directs clients to {realm} for tokens: report this to its operators",
     )
 
 
@@ -188,7 +188,7 @@ def test_credentials_that_are_refused(puller: Puller) -> None:
         4,
         "ociexport: error: image REGISTRY/library/app:1: GET http://REGISTRY/v2/library/app/manifests/1: "
         "401 Unauthorized: UNAUTHORIZED: authentication required",
-        "hint: the registry wants to know who asks: log in with 'ociexport login REGISTRY'",
+        "hint: the registry requires credentials: log in with 'ociexport login REGISTRY'",
     )
 
 
@@ -203,10 +203,10 @@ CONFIG_BYTES, LAYER_BYTES = IMAGE.blobs[IMAGE.config.digest], IMAGE.blobs[LAYER]
     [
         ("manifests/1$", Fault(change=lambda raw: raw + b" "), 7,
          f"image REGISTRY/library/app:1: digest mismatch: expected {IMAGE.digest}, "
-         f"as its Docker-Content-Digest announces, got {Digest.of(IMAGE.raw + b' ')}"),
+         f"from the Docker-Content-Digest header, got {Digest.of(IMAGE.raw + b' ')}"),
         ("manifests/1$", PAGE, 7,
          f"image REGISTRY/library/app:1: digest mismatch: expected {IMAGE.digest}, "
-         f"as its Docker-Content-Digest announces, got {Digest.of(PAGE.body or b'')}"),
+         f"from the Docker-Content-Digest header, got {Digest.of(PAGE.body or b'')}"),
         ("manifests/1$", Fault(body=b"x" * 5 * 1024 * 1024), 8,
          "image REGISTRY/library/app:1: manifest: expected at most 4194304 bytes, got 5242880"),
         (IMAGE.config.digest.encoded, Fault(change=lambda raw: raw[:-1] + b" "), 7,
@@ -261,7 +261,7 @@ def test_page_in_place_of_a_manifest(puller: Puller) -> None:
         8,
         "ociexport: error: image REGISTRY/library/app:1: GET http://REGISTRY/v2/library/app/manifests/1: "
         "expected a manifest, got HTML document, ASCII text",
-        "hint: it may be the page of a login or a proxy, and no registry that answers there",
+        "hint: the server may not be a registry; this may be a login or proxy page",
     )
     assert pulled.others == []
 

@@ -114,7 +114,7 @@ def test_variable_holds_a_files_content_and_names_no_helper(monkeypatch: pytest.
 def test_named_file_must_exist(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         search_credentials("docker.io", "library/alpine", tmp_path / "none.json")
-    assert str(caught.value) == f"{tmp_path / 'none.json'}: expected a file with credentials, there is none"
+    assert str(caught.value) == f"{tmp_path / 'none.json'}: expected a file with credentials, got no such file"
 
 
 @pytest.mark.parametrize("secret", ["c2VjcmV0=x", "/w=="])
@@ -196,7 +196,7 @@ def test_helper_is_absent_where_a_directory_of_path_is_closed_too(
     closed.mkdir(mode=0o000)
     monkeypatch.setenv("PATH", f"{closed}:{os.environ['PATH']}")
     authfile = _write(tmp_path / "auth.json", {"credHelpers": {"reg.example": "absent"}})
-    with pytest.raises(AuthenticationError, match=r"docker-credential-absent: there is no such program on PATH$"):
+    with pytest.raises(AuthenticationError, match=r"docker-credential-absent: program not found on PATH$"):
         search_credentials("reg.example", "a", authfile)
 
 
@@ -211,7 +211,7 @@ def test_helper_that_may_not_be_run_is_told_as_such(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("name", "script", "told"),
     [
-        ("absent", None, "docker-credential-absent: there is no such program on PATH"),
+        ("absent", None, "docker-credential-absent: program not found on PATH"),
         ("../sh", None, "docker-credential-'../sh': expected letters, digits, '.', '_' and '-' in its name"),
         ("bad", "echo key ring is locked; exit 3", "docker-credential-bad: get reg.example failed (3): 'key ring is"),
         ("odd", "echo secret", "docker-credential-odd: answer: expected a JSON document, got ASCII text"),

@@ -89,7 +89,7 @@ def test_announced_digest_must_be_that_of_the_bytes() -> None:
         source.close()
         assert message == (
             f"image {registry.host}/library/app:1.0: digest mismatch: expected {announced}, "
-            f"as its Docker-Content-Digest announces, got {Digest.of(MANIFEST)}"
+            f"from the Docker-Content-Digest header, got {Digest.of(MANIFEST)}"
         )
 
 

@@ -75,5 +75,5 @@ def test_credentials_tell_who_asks_and_no_secret() -> None:
             Credentials(registry_token="secret"),
             ANONYMOUS,
         )
-    ] == ["user user", "the holder of an identity token", "the holder of a registry token", "nobody"]
+    ] == ["user user", "the holder of an identity token", "the holder of a registry token", "anonymous"]
     assert "secret" not in repr(Credentials("user", "secret", "secret", "secret"))

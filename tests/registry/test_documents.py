@@ -246,7 +246,7 @@ def test_page_in_place_of_a_manifest_is_told_as_one(registry: FakeRegistry, body
     source.close()
     place = f"image {registry.host}/library/app:1: GET {registry.url}/v2/library/app/manifests/1"
     assert str(caught.value).startswith(f"{place}: expected a manifest, got {kind}")
-    assert caught.value.hint == "it may be the page of a login or a proxy, and no registry that answers there"
+    assert caught.value.hint == "the server may not be a registry; this may be a login or proxy page"
 
 
 def test_thread_that_looks_at_the_time_ends_with_the_transport() -> None:

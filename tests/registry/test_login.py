@@ -115,8 +115,8 @@ def test_token_service_that_nobody_runs_is_named() -> None:
             "the registry's own token service is misconfigured or unreachable"
         )
         assert caught.value.hint == (
-            f"registry {registry.host} sends its clients to http://127.0.0.1:1/service/token for tokens: "
-            "tell those who run it"
+            f"registry {registry.host} directs clients to http://127.0.0.1:1/service/token for tokens: "
+            "report this to its operators"
         )
 
 

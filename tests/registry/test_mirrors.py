@@ -101,7 +101,7 @@ def test_mirror_without_the_image_is_passed_over_with_one_line(capsys: pytest.Ca
             assert source.served_by == {Digest.of(MANIFEST): registry.host}
         url = f"{mirror.url}/v2/library/app/manifests/1.0?…"
         assert capsys.readouterr().err.splitlines() == [
-            f"ociexport: mirror {mirror.host} is passed over: image {registry.host}/library/app:1.0: GET {url}: "
+            f"ociexport: skipping mirror {mirror.host}: image {registry.host}/library/app:1.0: GET {url}: "
             "404 Not Found: NAME_UNKNOWN: repository name not known to registry"
         ]
 
@@ -116,7 +116,7 @@ def test_mirror_that_is_down_is_asked_once(capsys: pytest.CaptureFixture[str]) -
             assert source.fetch_manifest().raw == MANIFEST
             assert read_all(source) == BLOB
     assert capsys.readouterr().err.splitlines() == [
-        f"ociexport: mirror 127.0.0.1:1 is passed over: registry 127.0.0.1:1: GET {url}/v2/: connection refused"
+        f"ociexport: skipping mirror 127.0.0.1:1: registry 127.0.0.1:1: GET {url}/v2/: connection refused"
     ]
 
 

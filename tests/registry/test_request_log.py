@@ -76,7 +76,7 @@ def test_it_is_told_as_whom_a_registry_is_asked_and_no_secret() -> None:
         told = _told(registry, credentials=USER)
         assert told[:4] == [
             "GET http://HOST/v2/: 401 Unauthorized in N ms, 90 B in N ms",
-            "registry HOST: team/app: asked as user alice (from the command line)",
+            "registry HOST: team/app: identity used: user alice (from the command line)",
             "GET http://HOST/token?…: 200 OK in N ms, 39 B in N ms",
             "GET http://HOST/v2/team/app/manifests/1: 200 OK in N ms, 34 B in N ms",
         ]
@@ -116,7 +116,7 @@ def test_mirrors_are_told_in_the_order_in_which_they_are_asked() -> None:
         gone.misbehave("", Fault(status=503))
         told = _told(registry, mirrors=(Mirror(gone.host), Mirror(mirror.host)))
         lines = [line.replace(gone_host, "GONE").replace(mirror.host, "MIRROR") for line in told]
-        assert lines[0] == "image HOST/team/app:1: asked of GONE, MIRROR, then of HOST"
+        assert lines[0] == "image HOST/team/app:1: mirrors GONE, MIRROR are tried first, then HOST"
         assert "GET http://MIRROR/v2/team/app/manifests/1?…: 200 OK in N ms, 34 B in N ms" in lines
         assert not any("//HOST" in line for line in lines)
 
@@ -157,7 +157,7 @@ def test_login_tells_too(tmp_path: Path) -> None:
     assert ended.returncode == 0
     assert [line.partition(" in ")[0] for line in ended.stderr.splitlines()] == [
         f"ociexport: GET {url}: 401 Unauthorized",
-        f"ociexport: registry {registry.host}: asked as user alice (from the command line)",
+        f"ociexport: registry {registry.host}: identity used: user alice (from the command line)",
         f"ociexport: GET {url}: 200 OK",
         f"ociexport: {registry.host}: user alice accepted; kept",
     ]

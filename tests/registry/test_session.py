@@ -182,7 +182,7 @@ def test_identity_token_is_sent_where_the_same_server_redirects_to() -> None:
         (
             Fault(status=404),
             RegistryNotFoundError,
-            "check the spelling; or user user (from the command line) may not see this repository",
+            "check the spelling; user user (from the command line) may also lack access to this repository",
         ),
         (Fault(status=500), RegistryError, "the registry has trouble; try again later"),
     ],
@@ -214,7 +214,7 @@ def test_registry_that_wants_a_login_says_so(auth: str) -> None:
         with pytest.raises(AuthenticationError) as caught:
             _fetch(registry)
         assert caught.value.hint == (
-            f"the registry wants to know who asks: log in with 'ociexport login {registry.host}'"
+            f"the registry requires credentials: log in with 'ociexport login {registry.host}'"
         )
 
 

@@ -114,14 +114,14 @@ def test_link_back_to_the_first_page_ends(registry: FakeRegistry) -> None:
         list_app(registry)
     assert str(caught.value) == (
         f"tags of {registry.host}/team/app: GET http://{registry.host}/v2/team/app/tags/list?…: "
-        "expected an end, got a link to pages that were read before"
+        "expected a last page, got a link to pages already read"
     )
 
 
 def test_ever_new_links_to_the_same_tags_end(registry: FakeRegistry) -> None:
     for number in range(20):
         registry.misbehave("/tags/list", page(["a"], f'<?page={number}>; rel="next"'), times=1)
-    with pytest.raises(RegistryError, match="expected an end, got a link to pages that were read before"):
+    with pytest.raises(RegistryError, match="expected a last page, got a link to pages already read"):
         list_app(registry)
     assert list_requests(registry) == 11
 
@@ -138,12 +138,12 @@ def test_unknown_repository_is_not_found(registry: FakeRegistry) -> None:
 @pytest.mark.parametrize(
     ("fault", "hint"),
     [
-        (Fault(status=405), "this registry seems to give no lists of tags; an image is pulled by its tag all the same"),
+        (Fault(status=405), "this registry does not seem to list tags; an image can still be pulled by its tag"),
         (
             Fault(status=404, body=b'{"errors":[{"code":"UNSUPPORTED"}]}'),
-            "this registry seems to give no lists of tags; an image is pulled by its tag all the same",
+            "this registry does not seem to list tags; an image can still be pulled by its tag",
         ),
-        (Fault(status=404), "check the spelling; or this registry gives no lists of tags"),
+        (Fault(status=404), "check the spelling; the registry may also not support listing tags"),
     ],
 )
 def test_registry_without_lists_is_told_as_one(registry: FakeRegistry, fault: Fault, hint: str) -> None:
@@ -167,7 +167,7 @@ def test_refusal_tells_how_to_log_in(registry: FakeRegistry) -> None:
     registry.auth, registry.users = "bearer", {"me": "secret"}
     with pytest.raises(AuthenticationError) as caught:
         list_app(registry)
-    assert caught.value.hint == f"the registry wants to know who asks: log in with 'ociexport login {registry.host}'"
+    assert caught.value.hint == f"the registry requires credentials: log in with 'ociexport login {registry.host}'"
 
 
 @pytest.mark.parametrize(

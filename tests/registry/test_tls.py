@@ -88,7 +88,7 @@ def test_plain_http_where_tls_was_expected_is_told_at_once(
             fill(registry)
             assert source.fetch_manifest().raw == MANIFEST
     assert capsys.readouterr().err.splitlines() == [
-        f"ociexport: mirror {registry.host} is passed over: registry {registry.host}: "
+        f"ociexport: skipping mirror {registry.host}: registry {registry.host}: "
         f"GET https://{registry.host}/v2/: TLS failed: wrong version number"
     ]
 

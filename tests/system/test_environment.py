@@ -51,6 +51,6 @@ def test_user_whom_the_system_does_not_know_can_run_every_command(tmp_path: Path
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.startswith(
-        f"{session}/containers/auth.json: in a directory that this user may not look into\n"
+        f"{session}/containers/auth.json: in a directory that this user may not search\n"
         "/.config/containers/auth.json: no such file\n"
     )

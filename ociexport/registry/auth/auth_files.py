@@ -15,16 +15,16 @@ from ociexport.registry.options import Credentials
 from ociexport.spec.json_fields import JsonObject, parse_json_object
 from ociexport.spec.reference import DEFAULT_REGISTRY
 
-# What docker writes for Docker Hub, and the names that other tools and people write, most usual first.
+# The key that docker writes for Docker Hub, and those that other tools and people write, most common first.
 DOCKER_HUB_SERVER = "https://index.docker.io/v1/"
 DOCKER_HUB_KEYS = (DOCKER_HUB_SERVER, "index.docker.io", "docker.io", "registry-1.docker.io")
 
 
 def search_credentials(registry: str, repository: str, authfile: Path | None = None) -> Finding:
-    """Return the credentials for ``repository`` of ``registry``, or how nothing was found.
+    """Return the credentials for ``repository`` of ``registry``, or a finding that lists the places without any.
 
     Raises:
-        UsageError: a file is not of this kind, or was named and is not there.
+        UsageError: a file is invalid, or a file that the user named does not exist.
         AuthenticationError: a credential helper is missing or fails.
         OSError: a file can't be read.
     """
@@ -42,12 +42,12 @@ def search_credentials(registry: str, repository: str, authfile: Path | None = N
 
 
 def server_name(registry: str) -> str:
-    """Return what docker calls ``registry`` in its files and to its helpers."""
+    """Return docker's name for ``registry`` in its files and credential helpers."""
     return DOCKER_HUB_SERVER if registry == DEFAULT_REGISTRY else registry
 
 
 def _read_place(place: AuthPlace) -> JsonObject | None:
-    """Return what ``place`` holds, in the form of a ``config.json``; None where it is not there."""
+    """Return the content of ``place``, in the form of a ``config.json``; None where there is no such place."""
     if place.path is None:
         raw = os.environ[ENVIRONMENT_CONTENT].encode("utf-8", "surrogateescape")
     else:
@@ -55,10 +55,10 @@ def _read_place(place: AuthPlace) -> JsonObject | None:
             raw = place.path.read_bytes()
         except (FileNotFoundError, NotADirectoryError) as error:
             if place.must_exist:
-                raise UsageError(f"{place}: expected a file with credentials, there is none") from error
+                raise UsageError(f"{place}: expected a file with credentials, got no such file") from error
             return None
         except PermissionError:
-            # sudo -u keeps the variables of another user. A file that is there must be readable.
+            # With sudo -u the variables may name another user's directories. A file that exists must be readable.
             if place.must_exist or os.path.isfile(place.path):
                 raise
             return None
@@ -68,21 +68,21 @@ def _read_place(place: AuthPlace) -> JsonObject | None:
 
 
 def _absence(place: AuthPlace) -> str:
-    """Return why there is nothing at ``place``."""
+    """Return why ``place`` could not be read."""
     try:
         os.stat(place.path or "")
     except PermissionError:
-        return "in a directory that this user may not look into"
+        return "in a directory that this user may not search"
     except OSError:
         pass
     return "no such file"
 
 
 def parse_auth_config(raw: bytes, where: str) -> JsonObject:
-    """Return a file with credentials as JSON.
+    """Return the JSON object in a file with credentials.
 
     Raises:
-        UsageError: it is none.
+        UsageError: the file holds something else.
     """
     try:
         return parse_json_object(raw, where=where)
@@ -92,7 +92,7 @@ def parse_auth_config(raw: bytes, where: str) -> JsonObject:
 
 def _search_config(config: JsonObject, place: AuthPlace, registry: str, repository: str) -> Finding | None:
     try:
-        # Helpers are programs of the machine; a variable that some CI job sets names none.
+        # Helpers are programs of the machine; a variable, which a CI job may set, can't name one.
         if place.path is not None and not place.is_legacy:
             helper, key = helper_for(config, registry)
             found = fetch_from_helper(helper, server_name(registry), str(place)) if helper is not None else None
@@ -106,14 +106,14 @@ def _search_config(config: JsonObject, place: AuthPlace, registry: str, reposito
 
 def _search_auths(auths: JsonObject, registry: str, repository: str) -> Finding | None:
     for key in _matching_keys(auths, registry, repository):
-        # Beside a helper docker leaves an empty entry, to remember that somebody is logged in.
+        # Where a helper keeps the secret, docker leaves an empty entry that records the login.
         if credentials := _parse_entry(auths.object(key)):
             return Finding(credentials, key=key)
     return None
 
 
 def helper_for(config: JsonObject, registry: str) -> tuple[str | None, str]:
-    """Return the credential helper that ``config`` has for ``registry``, and the key that names it."""
+    """Return the credential helper that ``config`` names for ``registry``, if any, and the key that names it."""
     helpers = config.text_map("credHelpers")
     for name in (registry, *(DOCKER_HUB_KEYS if registry == DEFAULT_REGISTRY else ())):
         if helpers.get(name):
@@ -122,7 +122,7 @@ def helper_for(config: JsonObject, registry: str) -> tuple[str | None, str]:
 
 
 def _matching_keys(auths: JsonObject, registry: str, repository: str) -> Iterator[str]:
-    """Yield the keys of ``auths`` that are for ``repository``, the most specific first."""
+    """Yield the keys of ``auths`` that match ``repository``, the most specific first."""
     parts = repository.split("/") if repository else []
     for count in range(len(parts), 0, -1):
         name = "/".join([registry, *parts[:count]])
@@ -131,13 +131,13 @@ def _matching_keys(auths: JsonObject, registry: str, repository: str) -> Iterato
     hosts = DOCKER_HUB_KEYS if registry == DEFAULT_REGISTRY else (registry,)
     yield from (name for name in hosts if name in auths)
     for name in auths.keys:
-        # Old versions of docker wrote URLs; of these only the host counts.
+        # Old versions of docker wrote URLs, of which only the host matters.
         if "/" in name and name not in hosts and _host_of_url(name) in hosts:
             yield name
 
 
 def _host_of_url(key: str) -> str | None:
-    """Return the host in a key that is a URL; None for a namespace, which looks much the same."""
+    """Return the host of a key that is a URL; None for a namespace, which looks similar."""
     rest = key.removeprefix("https://").removeprefix("http://")
     host, _, path = rest.partition("/")
     return host if rest != key or path in ("", "v1/", "v1", "v2/", "v2") else None
@@ -150,7 +150,7 @@ def _parse_entry(entry: JsonObject) -> Credentials:
         try:
             text = base64.b64decode(encoded.strip(), validate=True).decode("utf-8")
         except (binascii.Error, UnicodeDecodeError) as error:
-            # The value itself is a secret, however badly it is written.
+            # The message does not show the value: it is a secret, even where it is malformed.
             raise UsageError(f"{entry.where}: auth: expected base64 of 'user:password'") from error
         username, _, password = text.rstrip("\0").partition(":")
     identity_token = entry.optional_text("identitytoken")

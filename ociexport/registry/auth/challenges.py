@@ -1,7 +1,7 @@
-"""Which request answers a challenge; sends nothing itself.
+"""Plans the requests that answer a challenge; sends nothing itself.
 
-A registry that wants to know who asks answers 401 with a challenge. ``Basic`` is answered with name and password,
-``Bearer`` with a token, which is had from the realm that the challenge names.
+A registry that requires authentication answers 401 with a challenge. A client answers ``Basic`` with user name and
+password, and ``Bearer`` with a token that it fetches from the realm named in the challenge.
 
 Spec: RFC 9110 11.6.1; distribution "Docker Registry v2 authentication via central service" and "OAuth2 Token
 Authentication".
@@ -9,7 +9,6 @@ Authentication".
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,16 +16,17 @@ from typing import NamedTuple
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
 from ociexport.errors import AuthenticationError, InvalidImageError, quoted
+from ociexport.registry.auth.credentials import encode_user_and_password
 from ociexport.registry.http.failures import redacted
 from ociexport.registry.http.web_url import InvalidUrlError, WebUrl
 from ociexport.registry.options import Credentials
 from ociexport.spec.json_fields import JsonObject, parse_json_object
 
-# Tokens of clouds grow with the groups that a user is in; beyond this no header would carry them.
+# Cloud tokens grow with the number of the user's groups; a longer token would not fit into a header.
 MAX_TOKEN_BODY_BYTES = 64 * 1024
-# What a token that tells no lifetime lives for, "for compatibility with older clients" (token specification).
+# The lifetime of a token without "expires_in", "for compatibility with older clients" (token specification).
 DEFAULT_TOKEN_SECONDS = 60
-# A client says what it is to the OAuth2 form of the token service.
+# The OAuth2 form of the token service requires a client_id.
 CLIENT_ID = "ociexport"
 
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
@@ -37,7 +37,7 @@ _SEPARATORS = re.compile(r"[ \t,]*")
 
 
 class Challenge(NamedTuple):
-    """One way to authenticate that a server offers; the names of scheme and parameters are in lower case."""
+    """A way to authenticate that a server offers; the scheme and the parameters' names are in lower case."""
 
     scheme: str
     parameters: Mapping[str, str]
@@ -45,10 +45,10 @@ class Challenge(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """The request that a token service answers with a token.
+    """A request for a token.
 
     Args:
-        url: realm with query.
+        url: the realm, with the query.
         authorization: header; None for an anonymous token.
         form: body of a POST; None for a GET.
     """
@@ -60,7 +60,7 @@ class TokenRequest:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A bearer token and how long it lives."""
+    """A bearer token and its lifetime."""
 
     value: str = field(repr=False)
     lifetime_seconds: int
@@ -85,7 +85,7 @@ def parse_challenges(header: str) -> tuple[Challenge, ...]:
             if (token68 := _TOKEN68.match(header, match.end())) and not _PARAMETER.match(header, match.end()):
                 match = token68
         else:
-            # Not of the grammar: go on after the next comma, since a later challenge may be one that we know.
+            # Invalid syntax: continue after the next comma, since a later challenge may be valid.
             comma = header.find(",", position)
             position = len(header) if comma < 0 else _skip_separators(header, comma)
             continue
@@ -104,28 +104,27 @@ def pull_scope(repository: str) -> str:
 
 
 def basic_authorization(credentials: Credentials) -> str:
-    """Return the Authorization header of name and password."""
-    pair = f"{credentials.username or ''}:{credentials.password or ''}"
-    return "Basic " + base64.b64encode(pair.encode("utf-8")).decode("ascii")
+    """Return the Authorization header for user name and password."""
+    return f"Basic {encode_user_and_password(credentials)}"
 
 
 def plan_token_requests(
     challenge: Challenge, credentials: Credentials, scope: str, *, where: str
 ) -> tuple[TokenRequest, ...]:
-    """Return the requests that get a token for ``scope``, to be tried in turn.
+    """Return the requests to send for a token for ``scope``, in this order until one succeeds.
 
-    It is a GET. An identity token is exchanged by POST, and by GET in the place of a password where the service knows
-    no POST.
+    The request is a GET. For an identity token a POST comes first, then a GET with the identity token as the password,
+    for services that do not support POST.
 
     Args:
-        where: whose challenge it is, as messages call it.
+        where: the registry, for messages.
 
     Raises:
-        AuthenticationError: the challenge names no realm that can be asked.
+        AuthenticationError: the challenge's realm is missing or is not an http or https URL.
     """
     got = challenge.parameters.get("realm", "")
     try:
-        # From here on the host is plain, and any parser reads the same one.
+        # WebUrl normalizes the host, so every parser reads the same one from here on.
         realm = urlsplit(str(WebUrl.parse(got)))
     except InvalidUrlError as error:
         shown = quoted(redacted(got)) if got else "none"
@@ -154,13 +153,13 @@ def _plan_get(realm: SplitResult, fields: list[tuple[str, str]], credentials: Cr
 
 
 def parse_token(raw: bytes, where: str) -> Token:
-    """Return the token in a token service's answer; it is called ``token`` or ``access_token``.
+    """Return the token in a token service's answer, its member ``token`` or ``access_token``.
 
     Args:
-        where: whose answer it is, as messages call it.
+        where: the token service, for messages.
 
     Raises:
-        AuthenticationError: there is none.
+        AuthenticationError: the answer contains no token, or one that can't stand in a header.
     """
     try:
         item = parse_json_object(raw, where=where)
@@ -178,5 +177,5 @@ def _lifetime_seconds(item: JsonObject) -> int:
     try:
         return max(item.integer("expires_in"), 0)
     except InvalidImageError:
-        # It is missing, or a text or a fraction: no reason to give up when a token is at hand.
+        # The member is missing or not an integer; the token can still be used.
         return DEFAULT_TOKEN_SECONDS

@@ -1,21 +1,22 @@
-"""Credentials for a registry, and where they are looked for.
+"""Credentials for a registry, and the places that are searched for them.
 
-In this order; the first that has something for the image decides:
+The order of the search; the first place with an entry for the image decides:
 
-1. what the user gave outright (``--creds``, ``--username``, ``--registry-token``);
-2. ``DOCKER_AUTH_CONFIG``, whose value is a file's content, as docker and GitLab have it;
-3. ``--authfile``, or else ``REGISTRY_AUTH_FILE``; where either is given, no other file is looked at;
+1. the command line (``--creds``, ``--username``, ``--registry-token``);
+2. ``DOCKER_AUTH_CONFIG``, whose value is the content of a file, as with docker and GitLab;
+3. ``--authfile``, or else ``REGISTRY_AUTH_FILE``; if either is given, no other file is read;
 4. ``containers/auth.json`` in ``XDG_RUNTIME_DIR``, then in ``XDG_CONFIG_HOME`` (``~/.config``);
 5. docker's ``config.json`` in ``DOCKER_CONFIG`` (``~/.docker``);
-6. ``~/.dockercfg``, as docker had it before 2015.
+6. ``~/.dockercfg``, docker's file before 2015.
 
-Within a file ``credHelpers`` goes before ``credsStore`` before ``auths``, and there the most specific key.
+Within a file the order is ``credHelpers``, ``credsStore``, ``auths``; in ``auths`` the most specific key wins.
 
 Spec: containers-auth.json(5); docker/cli "docker login", "Credential helpers".
 """
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,13 +31,13 @@ ENVIRONMENT_FILE = "REGISTRY_AUTH_FILE"
 
 
 class Finding(NamedTuple):
-    """What a search found, and how it came to it.
+    """The result of a search for credentials.
 
     Args:
-        place: the file or variable that had the credentials; None where none had any.
+        place: the file or variable with the credentials; None where no place has any.
         key: the entry in it.
-        helper: the credential helper that it names; None where the file has the secret itself.
-        passed_over: the places that had nothing, each with the reason.
+        helper: the credential helper that the entry names; None where the file itself holds the secret.
+        passed_over: the places without an entry, each with the reason.
     """
 
     credentials: Credentials = ANONYMOUS
@@ -47,17 +48,17 @@ class Finding(NamedTuple):
 
     @property
     def origin(self) -> str:
-        """Where they were found, for people."""
+        """Where the credentials were found, as messages name it."""
         if self.place is None:
-            return "no other place to look"
+            return "no credentials found"
         if self.key is None:
             return self.place
         helper = f", by docker-credential-{self.helper}" if self.helper is not None else ""
         return f"{self.place}: entry '{self.key}'{helper}"
 
     def __str__(self) -> str:
-        """Return whom a registry is asked as, and where that was found; no secret."""
-        return f"{self.credentials} (from {self.origin})" if self.credentials else "nobody (anonymous)"
+        """Return the identity and where it was found; no secret."""
+        return f"{self.credentials} (from {self.origin})" if self.credentials else "anonymous (no credentials found)"
 
 
 def parse_user_and_password(text: str) -> Credentials:
@@ -72,12 +73,18 @@ def parse_user_and_password(text: str) -> Credentials:
     return Credentials(username, password)
 
 
+def encode_user_and_password(credentials: Credentials) -> str:
+    """Return ``user:password`` in base64, as a header and docker's files contain it."""
+    pair = f"{credentials.username or ''}:{credentials.password or ''}"
+    return base64.b64encode(pair.encode("utf-8")).decode("ascii")
+
+
 class AuthPlace(NamedTuple):
-    """One place where credentials are looked for.
+    """One place that is searched for credentials.
 
     Args:
         path: of the file; None for `ENVIRONMENT_CONTENT`.
-        is_legacy: a ``.dockercfg``, which has nothing but the auths.
+        is_legacy: a ``.dockercfg``, which consists of the auths alone.
         must_exist: the user named it.
     """
 
@@ -90,15 +97,15 @@ class AuthPlace(NamedTuple):
 
 
 def auth_places(authfile: Path | None = None, environment: Mapping[str, str] = os.environ) -> Iterator[AuthPlace]:
-    """Yield the places where credentials are looked for, in order.
+    """Yield the places that are searched for credentials, in order.
 
     Args:
-        authfile: what ``--authfile`` says.
-        environment: the process's own, unless a test has another.
+        authfile: the value of ``--authfile``.
+        environment: the process's own, except in tests.
     """
     if environment.get(ENVIRONMENT_CONTENT):
         yield AuthPlace(None)
-    named = authfile or (Path(environment[ENVIRONMENT_FILE]) if environment.get(ENVIRONMENT_FILE) else None)
+    named = named_auth_path(authfile, environment)
     if named is not None:
         yield AuthPlace(named, must_exist=True)
         return
@@ -108,13 +115,20 @@ def auth_places(authfile: Path | None = None, environment: Mapping[str, str] = o
     yield AuthPlace(home_directory(environment) / ".dockercfg", is_legacy=True)
 
 
+def named_auth_path(authfile: Path | None, environment: Mapping[str, str] = os.environ) -> Path | None:
+    """Return the file that ``--authfile`` or else ``REGISTRY_AUTH_FILE`` names; None where neither does."""
+    return authfile or (Path(environment[ENVIRONMENT_FILE]) if environment.get(ENVIRONMENT_FILE) else None)
+
+
 def containers_auth_paths(environment: Mapping[str, str] = os.environ) -> tuple[Path, Path]:
-    """Return where podman and skopeo keep logins: that of the session, where they write, and the lasting one."""
-    # The second is where they look when they have no session.
+    """Return where podman and skopeo keep logins: the session's file, which they write, and the persistent one.
+
+    They read the persistent one second.
+    """
     runtime = environment.get("XDG_RUNTIME_DIR")
     of_session = Path(runtime) / "containers" if runtime else Path(f"/run/containers/{os.getuid()}")
-    lasting = configuration_home(environment) / "containers"
-    return of_session / "auth.json", lasting / "auth.json"
+    persistent = configuration_home(environment) / "containers"
+    return of_session / "auth.json", persistent / "auth.json"
 
 
 def docker_config_path(environment: Mapping[str, str] = os.environ) -> Path:

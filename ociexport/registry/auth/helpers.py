@@ -1,7 +1,7 @@
 """Credential helpers: programs that keep secrets for docker.
 
-``docker-credential-NAME get`` reads a server's name on its standard input and writes JSON with user and secret;
-``store`` reads such JSON, ``erase`` a server's name.
+``docker-credential-NAME get`` reads a server's name from standard input and writes JSON with user and secret.
+``store`` reads such JSON; ``erase`` reads a server's name.
 
 Spec: github.com/docker/docker-credential-helpers, README "Development".
 """
@@ -17,22 +17,22 @@ from ociexport.errors import AuthenticationError, InvalidImageError, quoted
 from ociexport.registry.options import Credentials
 from ociexport.spec.json_fields import parse_json_object
 
-# A helper may ask its user to open a key ring; it shall not keep a pull in CI for ever.
+# A helper may prompt its user to unlock a key ring; in CI, a pull must not wait for this for ever.
 HELPER_SECONDS = 60
-# This user means that the secret is an identity token.
+# With this user name the secret is an identity token.
 _TOKEN_USER = "<token>"  # noqa: S105 - the protocol's word
 _NOT_FOUND = "credentials not found in native keychain"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def fetch_from_helper(name: str, server: str, place: str) -> Credentials | None:
-    """Return the credentials that the helper has for ``server``; None where it has none.
+    """Return the helper's credentials for ``server``; None where it has none.
 
     Args:
-        place: what names this helper, for messages.
+        place: the file that names this helper, for messages.
 
     Raises:
-        AuthenticationError: the helper is missing, fails, takes too long or answers nonsense.
+        AuthenticationError: the helper is missing, fails, takes too long, or its answer is invalid.
     """
     finished = _run(name, "get", server, place)
     if finished.returncode != 0:
@@ -44,7 +44,7 @@ def fetch_from_helper(name: str, server: str, place: str) -> Credentials | None:
         item = parse_json_object(finished.stdout.encode("utf-8"), where="answer")
         username, secret = item.optional_text("Username"), item.optional_text("Secret")
     except InvalidImageError as error:
-        # What the parser says shows no content, which is a secret.
+        # The parser's message shows none of the content, which is secret.
         raise _error(name, place, str(error)) from error
     if secret is None:
         return None
@@ -54,7 +54,7 @@ def fetch_from_helper(name: str, server: str, place: str) -> Credentials | None:
 
 
 def store_in_helper(name: str, server: str, credentials: Credentials, place: str) -> None:
-    """Have the helper keep ``credentials`` for ``server``.
+    """Store ``credentials`` for ``server`` in the helper.
 
     Raises:
         AuthenticationError: see `fetch_from_helper`.
@@ -68,7 +68,11 @@ def store_in_helper(name: str, server: str, credentials: Credentials, place: str
 
 
 def erase_from_helper(name: str, server: str, place: str) -> None:
-    """Have the helper forget ``server``; it may have known nothing of it."""
+    """Erase the credentials for ``server`` from the helper; having none is not an error.
+
+    Raises:
+        AuthenticationError: see `fetch_from_helper`.
+    """
     finished = _run(name, "erase", server, place)
     if finished.returncode != 0 and finished.stdout.strip() != _NOT_FOUND:
         raise _error(name, place, f"erase failed ({finished.returncode}): {quoted(finished.stdout.strip())}")
@@ -88,20 +92,20 @@ def _run(name: str, action: str, stdin: str, place: str) -> subprocess.Completed
             check=False,
         )
     except FileNotFoundError as error:
-        raise _error(name, place, "there is no such program on PATH") from error
+        raise _error(name, place, "program not found on PATH") from error
     except subprocess.TimeoutExpired as error:
         raise _error(name, place, f"no answer in {HELPER_SECONDS} s") from error
     except OSError as error:
         import shutil  # noqa: PLC0415 - start-up: for an error only
 
-        # Of a PATH with a directory that may not be searched, the kernel tells that and not that nothing was found.
+        # If PATH contains a directory that may not be searched, the kernel reports EACCES instead of ENOENT.
         if isinstance(error, PermissionError) and shutil.which(f"docker-credential-{name}", mode=os.F_OK) is None:
-            raise _error(name, place, "there is no such program on PATH") from error
+            raise _error(name, place, "program not found on PATH") from error
         raise _error(name, place, f"can't be run: {error.strerror}") from error
 
 
 def _error(name: str, place: str, message: str) -> AuthenticationError:
     return AuthenticationError(
         f"{place}: credential helper docker-credential-{name}: {message}",
-        hint="install the helper, take it out of the file, or give credentials with --creds",
+        hint="install the helper, remove it from the file, or give credentials with --creds",
     )

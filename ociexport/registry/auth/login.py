@@ -1,8 +1,7 @@
-"""Keeping credentials where docker and podman find them, and forgetting them again."""
+"""Storing credentials where docker and podman find them, and removing them."""
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 from collections.abc import Mapping
@@ -13,7 +12,12 @@ from typing import Any
 
 from ociexport.errors import UsageError
 from ociexport.registry.auth.auth_files import DOCKER_HUB_KEYS, helper_for, parse_auth_config, server_name
-from ociexport.registry.auth.credentials import ENVIRONMENT_FILE, containers_auth_paths, docker_config_path
+from ociexport.registry.auth.credentials import (
+    containers_auth_paths,
+    docker_config_path,
+    encode_user_and_password,
+    named_auth_path,
+)
 from ociexport.registry.auth.helpers import erase_from_helper, store_in_helper
 from ociexport.registry.options import Credentials
 from ociexport.spec.json_fields import JsonObject
@@ -23,7 +27,7 @@ from ociexport.system.host_paths import real_path
 
 
 class Compat(Enum):
-    """Whose file is written."""
+    """The tool whose file is written."""
 
     DOCKER = "docker"
     CONTAINERS = "containers"
@@ -31,46 +35,46 @@ class Compat(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LoginFile:
-    """The file that a login is kept in.
+    """The file that stores logins.
 
     Args:
-        compat: whose names for registries it has: podman calls Docker Hub ``docker.io``.
+        compat: the tool whose names for registries the file uses: podman calls Docker Hub ``docker.io``.
     """
 
     path: Path
     compat: Compat
 
     def key(self, registry: str) -> str:
-        """Return the name of ``registry`` in this file."""
+        """Return the key of ``registry`` in this file."""
         return server_name(registry) if self.compat is Compat.DOCKER else registry
 
 
 def login_file(authfile: Path | None, compat: Compat, environment: Mapping[str, str] = os.environ) -> LoginFile:
-    """Return where a login is kept: ``--authfile``, ``REGISTRY_AUTH_FILE``, or where docker or podman would.
+    """Return the file for logins: that of ``--authfile``, of ``REGISTRY_AUTH_FILE``, or docker's or podman's own.
 
-    Podman's is gone after a restart. An ordinary user who has no such directory, which podman makes for itself, gets
-    the lasting one, which podman reads next.
+    Podman's session file is gone after a restart. An ordinary user without a session directory gets podman's
+    persistent file, which podman reads second.
     """
-    named = authfile or (Path(environment[ENVIRONMENT_FILE]) if environment.get(ENVIRONMENT_FILE) else None)
+    named = named_auth_path(authfile, environment)
     if named is not None:
         return LoginFile(named, compat)
     if compat is Compat.DOCKER:
         return LoginFile(docker_config_path(environment), compat)
-    of_session, lasting = containers_auth_paths(environment)
-    is_ours = environment.get("XDG_RUNTIME_DIR") or os.geteuid() == 0
-    return LoginFile(of_session if is_ours else lasting, compat)
+    of_session, persistent = containers_auth_paths(environment)
+    has_session = environment.get("XDG_RUNTIME_DIR") or os.geteuid() == 0
+    return LoginFile(of_session if has_session else persistent, compat)
 
 
 def write_login(file: LoginFile, registry: str, credentials: Credentials) -> str:
-    """Keep ``credentials`` for ``registry``; returns where they are now, for people.
+    """Store ``credentials`` for ``registry``; returns their place, as messages name it.
 
-    Where the file names a credential helper for it, that one has the secret, and the file only an empty entry, as
-    docker has it.
+    If the file names a credential helper for the registry, the helper stores the secret, and the file gets an empty
+    entry, as with docker.
 
     Raises:
-        UsageError: the file is of another kind, or a link of another user leads to it.
+        UsageError: the file is invalid, or its path leads through a link of another user.
         AuthenticationError: the helper is missing or fails.
-        OSError: the file can't be written; it is as it was.
+        OSError: the file can't be written; it is unchanged.
     """
     members = _read_members(file.path)
     helper, _ = helper_for(JsonObject(members, str(file.path)), registry)
@@ -78,8 +82,7 @@ def write_login(file: LoginFile, registry: str, credentials: Credentials) -> str
     if helper is not None:
         store_in_helper(helper, server_name(registry), credentials, str(file.path))
     else:
-        pair = f"{credentials.username or ''}:{credentials.password or ''}"
-        entry["auth"] = base64.b64encode(pair.encode("utf-8")).decode("ascii")
+        entry["auth"] = encode_user_and_password(credentials)
         if credentials.identity_token is not None:
             entry["identitytoken"] = credentials.identity_token
     auths = members.setdefault("auths", {})
@@ -91,10 +94,10 @@ def write_login(file: LoginFile, registry: str, credentials: Credentials) -> str
 
 
 def remove_login(file: LoginFile, registry: str) -> bool:
-    """Forget what the file and its helper have for ``registry``; returns whether the file had anything.
+    """Remove the credentials for ``registry`` from the file and its helper; returns whether there was a place for them.
 
     Raises:
-        see `write_login`.
+        UsageError, AuthenticationError, OSError: as `write_login`.
     """
     members = _read_members(file.path)
     helper, _ = helper_for(JsonObject(members, str(file.path)), registry)
@@ -114,7 +117,7 @@ def _keys_of(registry: str) -> tuple[str, ...]:
 
 
 def _read_members(path: Path) -> dict[str, Any]:
-    """Return the file's members, those that we know nothing of included: they are written again."""
+    """Return all members of the file, unknown ones included: they are written back."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
@@ -131,7 +134,7 @@ def _read_members(path: Path) -> dict[str, Any]:
 
 
 def _write_members(path: Path, members: dict[str, Any]) -> None:
-    """Replace the file at once, or leave it as it was; only its owner may read it."""
+    """Replace the file as a whole or not at all; only its owner may read it."""
     path = Path(real_path(str(path)))
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with new_file(str(path), mode=0o600) as file:
