@@ -1,4 +1,4 @@
-"""A read-only registry over an OCI layout: what the far side of an air gap runs, so that docker and podman can pull.
+"""LayoutServer: a read-only registry that serves an OCI layout, for example to docker and podman behind an air gap.
 
 Spec: distribution-spec 1.1, "Pull", "Content Discovery"; RFC 9110 14, "Range Requests".
 """
@@ -36,15 +36,16 @@ if TYPE_CHECKING:
 
 _PATH_PATTERN = re.compile(r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs|referrers|tags)/(?P<selector>[^/]+)")
 _RANGE_PATTERN = re.compile(r"bytes=(\d{0,19})-(\d{0,19})")
-# RFC 9110 5.5: what a header's value may be; nothing that we send needs more than ASCII, or more bytes.
+# RFC 9110 5.5: a header's value. No value that we send needs more than ASCII, or more bytes.
 _HEADER_VALUE_PATTERN = re.compile(r"[!-~](?:[ -~]{0,8190}[!-~])?")
 # RFC 9112 5: a header, or the empty line after the last one.
 _HEADER_LINE_PATTERN = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*)?\r?\n")
 _MAX_LINE_BYTES = 64 * 1024
-# What a client may still be sending while an answer ends the connection; a closed socket would take the answer away.
+# When the server ends a connection, the client may still be sending. Closing the socket with unread bytes would reset
+# the connection and lose the answer, so up to this many bytes are read first, for at most this long.
 _MAX_LINGER_BYTES = 1024 * 1024
 _LINGER_SECONDS = 2
-# distribution's own default page; a client may ask for less.
+# distribution's default page size; a client may ask for less.
 _MAX_PAGE = 1000
 _IDLE_SECONDS = 60
 
@@ -53,17 +54,17 @@ class LayoutServer(ThreadingHTTPServer):
     """Serves a layout until `shutdown`; one thread for each connection.
 
     Args:
-        layout: what is served.
+        layout: the layout to serve.
         host: address to listen on.
-        port: 0 for one that the kernel chooses.
+        port: 0 lets the kernel choose one.
 
     Raises:
         NotFoundError, InvalidImageError: there is no layout, or it is broken.
-        OSError: the address is in use or not ours.
+        OSError: the address is in use, or does not belong to this machine.
     """
 
     daemon_threads = True
-    # Pulls of many images begin at once.
+    # Many pulls may begin at the same time.
     request_queue_size = 128
 
     def __init__(self, layout: ImageLayout, host: str, port: int) -> None:
@@ -78,22 +79,22 @@ class LayoutServer(ThreadingHTTPServer):
 
     @property
     def address(self) -> str:
-        """``host:port`` as a reference to an image here has it."""
+        """``host:port``, as in a reference to an image on this server."""
         host, port = self.server_address[:2]
         name = host if isinstance(host, str) else bytes(host).decode()
         return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: a client that went away in the middle is none of our errors."""
+        """Log nothing: a client that disconnects early is not an error of the server."""
 
 
 class _ApiError(OciexportError):
-    """An answer that is an error of the protocol.
+    """An error to send to the client.
 
     Args:
-        status: of the response.
-        code: distribution-spec's.
-        message: for people.
+        status: HTTP status.
+        code: error code of the distribution-spec.
+        message: text for users.
     """
 
     def __init__(self, status: int, code: str, message: str) -> None:
@@ -103,7 +104,7 @@ class _ApiError(OciexportError):
 
 
 class _RecordedLines(BufferedIOBase):
-    """Reads lines, and keeps them as they came; the library unfolds and divides what it keeps."""
+    """Reads lines and keeps them unchanged; http.server keeps only parsed headers, with continuation lines joined."""
 
     def __init__(self, file: BufferedIOBase) -> None:
         self._file = file
@@ -117,27 +118,27 @@ class _RecordedLines(BufferedIOBase):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One connection."""
+    """Answers the requests of one connection."""
 
     protocol_version = "HTTP/1.1"
     server_version = f"ociexport/{__version__}"
     timeout = _IDLE_SECONDS
-    # Headers and a small body leave in one packet, without waiting for an acknowledgement.
+    # Headers and a small body are sent in one packet, without waiting for an acknowledgement.
     wbufsize = 64 * 1024
     disable_nagle_algorithm = True
     server: LayoutServer
     raw_requestline: bytes
-    # Whether the client may be sending still when the connection ends.
+    # Whether the client may still be sending when the connection ends.
     _is_lingering = False
 
     def parse_request(self) -> bool:
-        """Read the head of a request; returns False where the connection ends, after an answer.
+        """Read the head of a request; returns False if it was refused, after which the connection ends.
 
         Spec: RFC 9112 2.2, 3.2, 5, 6.3.
         """
         self.command, self.requestline = "", ""
         if not self.raw_requestline.strip():
-            # One empty line before a request is none of it.
+            # One empty line before a request is ignored.
             self.raw_requestline = self.rfile.readline(_MAX_LINE_BYTES + 1)
         try:
             if not self.raw_requestline.strip():
@@ -160,14 +161,14 @@ class _Handler(BaseHTTPRequestHandler):
         return True
 
     def handle_expect_100(self) -> bool:
-        """Send nothing: the client gets the answer itself, and need not send the body."""
+        """Send no 100 Continue: the client gets the final answer, and need not send the body."""
         return True
 
     def _verify_head(self, lines: list[bytes]) -> None:
-        """Return if everybody who reads the head finds the same body after it.
+        """Return if every HTTP parser finds the same body after this head.
 
         Raises:
-            _ApiError: somebody might not.
+            _ApiError: parsers may disagree about where the body ends.
         """
         if not all(_HEADER_LINE_PATTERN.fullmatch(line) for line in lines):
             raise _ApiError(400, "UNSUPPORTED", "expected headers of one line each, got something else")
@@ -180,8 +181,8 @@ class _Handler(BaseHTTPRequestHandler):
         if "Transfer-Encoding" in self.headers and lengths:
             raise _ApiError(400, "SIZE_INVALID", "expected Content-Length or Transfer-Encoding, got both")
 
-    def _pass_over_body(self) -> None:
-        """Have the answer be the connection's last, where a body follows that nobody wants."""
+    def _end_before_body(self) -> None:
+        """End the connection after the answer, if the request has a body: the server does not read it."""
         if "Transfer-Encoding" in self.headers or self.headers.get("Content-Length", "0").strip("0"):
             self._end_connection()
 
@@ -190,7 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._is_lingering = True
 
     def finish(self) -> None:
-        """Send what was answered, and give the client time to read it before the connection is closed."""
+        """Send the buffered answer, and give the client time to read it before the connection is closed."""
         with suppress(OSError):
             if self._is_lingering:
                 self.wfile.flush()
@@ -202,14 +203,14 @@ class _Handler(BaseHTTPRequestHandler):
         super().finish()
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Refuse what the library could not read, in the form of all our errors."""
+        """Send an error of http.server's in the form of the distribution-spec."""
         if code == HTTPStatus.NOT_IMPLEMENTED:
             code, message = HTTPStatus.METHOD_NOT_ALLOWED, "this registry is read-only"
         self._refuse(_ApiError(code, "UNSUPPORTED", message or HTTPStatus(code).phrase))
 
     def _refuse(self, error: _ApiError) -> None:
-        """Answer what is no request; what follows it can't be told from its body."""
-        # Before the head was read, the library would send no headers.
+        """Answer an invalid request and end the connection: where the next request begins is unknown."""
+        # Until http.server has parsed a version, it sends no headers.
         self.request_version = self.protocol_version
         self._end_connection()
         self._send_error(error)
@@ -217,7 +218,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer a GET or HEAD."""
         try:
-            self._pass_over_body()
+            self._end_before_body()
             self._answer()
         except _ApiError as error:
             self._send_error(error)
@@ -231,15 +232,15 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815 - http.server finds them by these names
 
     def do_POST(self) -> None:
-        """Refuse to change anything."""
-        # What the client sends is not read, so the connection can't be used again.
+        """Refuse the request: the registry is read-only."""
+        # The body is not read, so the connection can't be used again.
         self._end_connection()
         self._send_error(_ApiError(405, "UNSUPPORTED", "this registry is read-only"))
 
     do_PUT = do_PATCH = do_DELETE = do_POST  # noqa: N815 - as above
 
     def log_message(self, format: str, *args: object) -> None:
-        """Keep quiet; the command line says what is served."""
+        """Log nothing; the command line prints what is served."""
 
     def _answer(self) -> None:
         try:
@@ -297,14 +298,14 @@ class _Handler(BaseHTTPRequestHandler):
             raise _ApiError(404, "BLOB_UNKNOWN", "blob unknown to registry") from error
         with file:
             size = os.fstat(file.fileno()).st_size
-            wanted = parse_range(self.headers.get("Range"), size)
-            start, end = wanted or (0, size)
+            requested = parse_range(self.headers.get("Range"), size)
+            start, end = requested or (0, size)
             headers = {"Docker-Content-Digest": str(digest), "Accept-Ranges": "bytes"}
-            if wanted is not None:
+            if requested is not None:
                 if start >= end:
                     raise _ApiError(416, "SIZE_INVALID", f"expected a range within {size} bytes")
                 headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
-            self._send_head(200 if wanted is None else 206, "application/octet-stream", end - start, headers)
+            self._send_head(200 if requested is None else 206, "application/octet-stream", end - start, headers)
             if self.command != "HEAD" and end > start:
                 self.wfile.flush()
                 self.connection.sendfile(file, start, end - start)
@@ -312,7 +313,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_page(
         self, member: str, items: Sequence[str], body: dict[str, object], query: dict[str, list[str]], path: str
     ) -> None:
-        """Answer with as many ``items`` as were asked for, after the one named ``last``, and a link to the rest."""
+        """Answer with the requested number of ``items`` after the one named ``last``, and a link to the rest."""
         last = query.get("last", [""])[0]
         count = query.get("n", [str(_MAX_PAGE)])[0]
         limit = number_up_to(count, _MAX_PAGE)
@@ -339,11 +340,11 @@ class _Handler(BaseHTTPRequestHandler):
         """Send the head of an answer.
 
         Raises:
-            _ApiError: the layout gave a value that can't stand in a header; nothing was sent.
+            _ApiError: a value from the layout is not valid in a header; nothing was sent.
         """
         for name, value in {"Content-Type": content_type, **headers}.items():
             if not _HEADER_VALUE_PATTERN.fullmatch(value):
-                raise _ApiError(500, "UNKNOWN", f"the layout is broken: {name}: can't be sent: {quoted(value)}")
+                raise _ApiError(500, "UNKNOWN", f"the layout is broken: {name}: not a valid header: {quoted(value)}")
         self.send_response(status)
         self.send_header("Docker-Distribution-API-Version", "registry/2.0")
         self.send_header("Content-Type", content_type)
@@ -357,11 +358,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """Return the first byte that a Range header asks for and the one after the last.
+    """Return the range that a Range header requests: its first byte, and the byte after its last.
 
     Returns:
-        None where there is no header, or one that we need not understand (several ranges, other units): then the
-        whole is sent. An empty range where none of the bytes is there.
+        None if there is no header, or one that a server may ignore (several ranges, other units): then the whole blob
+        is sent. An empty range if the blob has none of the requested bytes.
 
     Spec: RFC 9110 14.1.2, "Byte Ranges", 14.2, "Range".
     """

@@ -1,4 +1,4 @@
-"""hosts.toml: where containerd is told of a registry's mirrors.
+"""hosts.toml: containerd's configuration of a registry's mirrors.
 
 Spec: containerd, docs/hosts.md.
 """
@@ -24,12 +24,12 @@ _DEFAULT_CAPABILITIES = ("pull", "resolve")
 
 @dataclass(frozen=True, slots=True)
 class HostEntry:
-    """One host that is asked.
+    """A host to send requests to.
 
     Args:
-        url: ``https://mirror.example``, perhaps with a path.
-        capabilities: ``resolve`` for tags, ``pull`` for what has a digest.
-        override_path: whether the URL's path is the API's root already, with no ``/v2`` to be added.
+        url: ``https://mirror.example``, optionally with a path.
+        capabilities: ``resolve`` for tags, ``pull`` for blobs, and for manifests by digest.
+        override_path: whether the URL's path is already the API's root, so ``/v2`` is not appended.
         headers: they may hold secrets.
     """
 
@@ -43,10 +43,10 @@ class HostEntry:
 
 
 class HostsToml(NamedTuple):
-    """What the file for one registry says.
+    """The content of the file for one registry.
 
     Args:
-        server: in the place of the registry; None for the registry itself.
+        server: replaces the registry; None for the registry itself.
     """
 
     server: HostEntry | None = None
@@ -54,11 +54,11 @@ class HostsToml(NamedTuple):
 
 
 def read_hosts_toml(registry: str, directories: tuple[Path, ...]) -> HostsToml:
-    """Return what the first file for ``registry`` says, or the one for all registries.
+    """Return the content of the first file for ``registry``; in each directory the file for all registries comes last.
 
     Raises:
-        UsageError: it is not as the document has it; the place is told.
-        OSError: it can't be read.
+        UsageError: the file is invalid; the message names the place.
+        OSError: the file can't be read.
     """
     for directory in directories:
         for name in _directory_names(registry):
@@ -70,7 +70,7 @@ def read_hosts_toml(registry: str, directories: tuple[Path, ...]) -> HostsToml:
 
 
 def _directory_names(registry: str) -> Iterator[str]:
-    """Yield the names of the directory for ``registry``; some file systems take no colon."""
+    """Yield the names that the directory for ``registry`` may have; some file systems allow no colon."""
     host, colon, port = registry.rpartition(":")
     if colon and port.isdigit():
         yield f"{host}_{port}_"
@@ -88,7 +88,7 @@ def _parse_hosts(item: JsonObject, directory: Path) -> HostsToml:
 
 def _parse_entry(item: JsonObject, url: str, directory: Path) -> HostEntry:
     url = url if "://" in url else f"https://{url}"
-    # As containerd does: no user is taken from it; credentials are found elsewhere.
+    # As in containerd, a user in the URL is ignored; credentials come from elsewhere.
     plain = urlsplit(url)._replace(netloc=urlsplit(url).netloc.rpartition("@")[2]).geturl() if has_host(url) else url
     if not is_web_url(plain):
         raise UsageError(f"{item.where}: expected an http or https URL, got {quoted(redacted(url))}")
@@ -115,7 +115,10 @@ def _headers(item: JsonObject | None) -> dict[str, str]:
 
 
 def _client_certificates(item: JsonObject, directory: Path) -> Iterator[ClientCertificate]:
-    """Yield the pairs in ``client``: a file with both, a list of such, or a list of lists of certificate and key."""
+    """Yield the client certificates in ``client``.
+
+    It is a file with certificate and key, a list of such files, or a list of pairs of certificate and key.
+    """
     for pair in item.text_lists("client"):
         if not 1 <= len(pair) <= 2:
             raise item.error("client", f"expected a certificate and its key, got {len(pair)} names")

@@ -1,4 +1,4 @@
-"""registries.conf: where podman, skopeo and buildah read mirrors, moved and blocked registries and short names.
+"""registries.conf: podman's, skopeo's and buildah's mirrors, moved and blocked registries, and short names.
 
 Spec: containers-registries.conf(5), version 2.
 """
@@ -25,11 +25,11 @@ _PULL_FROM_MIRROR = ("all", "digest-only", "tag-only")
 
 
 class Location(NamedTuple):
-    """Where an image is.
+    """A place that an image may be pulled from.
 
     Args:
-        reference: of the image there; its tag and digest are those that the user named, or that stand for these there.
-        insecure: any TLS certificate will do, and plain http too.
+        reference: of the image at this place; tag and digest may differ from those that the user gave.
+        insecure: whether any TLS certificate is accepted, and plain http too.
     """
 
     reference: ImageReference
@@ -37,7 +37,7 @@ class Location(NamedTuple):
 
 
 class Located(NamedTuple):
-    """Where an image is to be asked for: mirrors in order, and the registry itself."""
+    """The places to pull an image from: the mirrors in order, then the registry itself (``home``)."""
 
     home: Location
     mirrors: tuple[Location, ...] = ()
@@ -59,37 +59,37 @@ class _Registry(NamedTuple):
 
     @property
     def is_wildcard(self) -> bool:
-        """Whether it is for all hosts within a domain."""
+        """Whether the entry is for all hosts of a domain."""
         return self.prefix.startswith("*.")
 
     @property
     def rank(self) -> tuple[int, bool]:
-        """Of several that fit the one with the highest counts: a host before all hosts of a domain."""
+        """Of the entries that match, the one with the highest rank is used: a host goes before a domain."""
         return len(self.prefix), not self.is_wildcard
 
     def fits(self, reference: ImageReference) -> bool:
-        """Whether this entry is about the image: it names its host, a part of its path, or all of it with its tag."""
+        """Whether the prefix matches the image: its host, a part of its path, or its full name with tag or digest."""
         if self.is_wildcard:
             return re.sub(r":[0-9]+$", "", reference.registry).endswith(self.prefix[1:])
         return f"{reference.name}/".startswith(f"{self.prefix}/") or self.prefix in _full_names(reference)
 
 
 class RegistriesConf(NamedTuple):
-    """What all files together say.
+    """The content of all files together.
 
     Args:
-        registries: later files have replaced what earlier ones said of the same prefix.
-        aliases: short names and the names that they stand for.
+        registries: one entry for each prefix; later files replace the entries of earlier ones.
+        aliases: short name → full name.
     """
 
     registries: tuple[_Registry, ...] = ()
     aliases: Mapping[str, str] = MappingProxyType({})
 
     def locate(self, reference: ImageReference) -> Located:
-        """Return where ``reference`` is to be asked for.
+        """Return the places to pull ``reference`` from.
 
         Raises:
-            UsageError: its registry is blocked.
+            UsageError: its registry is blocked, or a location is invalid.
         """
         fitting = [registry for registry in self.registries if registry.fits(reference)]
         if not fitting:
@@ -97,26 +97,26 @@ class RegistriesConf(NamedTuple):
         entry = max(fitting, key=lambda registry: registry.rank)
         if entry.blocked:
             raise UsageError(f"image {reference}: registry {entry.prefix} is blocked by {entry.where}")
-        wanted = ("all", "tag-only" if reference.digest is None else "digest-only")
+        fitting_pulls = ("all", "tag-only" if reference.digest is None else "digest-only")
         mirrors = tuple(
             _rewritten(reference, entry, mirror.location, mirror.insecure)
             for mirror in entry.mirrors
-            if mirror.pull_from_mirror in wanted
+            if mirror.pull_from_mirror in fitting_pulls
         )
         return Located(_rewritten(reference, entry, entry.location, entry.insecure), mirrors)
 
 
 def _full_names(reference: ImageReference) -> Iterator[str]:
-    """Yield the names of one image alone that a prefix may be."""
+    """Yield the full names of the image; a prefix that equals one of them matches this image only."""
     yield f"{reference.name}:{reference.tag}"
     yield f"{reference.name}@{reference.digest}"
     yield str(reference)
 
 
 def _rewritten(reference: ImageReference, entry: _Registry, location: str, insecure: bool) -> Location:
-    """Return ``reference`` with ``location`` in the place of the prefix.
+    """Return ``reference`` with the prefix replaced by ``location``.
 
-    Where the prefix is one image with its tag or digest, the location may name another tag or digest in their place.
+    If the prefix contains the image's tag or digest, the location may replace these too.
     """
     if not location:
         return Location(reference, insecure)
@@ -132,7 +132,7 @@ def _rewritten(reference: ImageReference, entry: _Registry, location: str, insec
             registry=registry,
             repository=path,
             tag=tag or reference.tag,
-            # What the user named by digest is that, wherever it comes from.
+            # A digest that the user gave is never replaced.
             digest=reference.digest or (Digest.parse(digest) if digest else None),
         )
     except (InvalidReferenceError, InvalidDigestError) as error:
@@ -143,10 +143,10 @@ def _rewritten(reference: ImageReference, entry: _Registry, location: str, insec
 
 
 def registries_conf_paths(named: Path | None) -> Iterator[Path]:
-    """Yield the files that are read, the least important first.
+    """Yield the files to read; a later file overrides the earlier ones.
 
     Args:
-        named: the only one, where the user names it.
+        named: if the user names a file, only this one is read.
     """
     named = named or (Path(os.environ[ENVIRONMENT_FILE]) if os.environ.get(ENVIRONMENT_FILE) else None)
     if named is not None:
@@ -160,11 +160,11 @@ def registries_conf_paths(named: Path | None) -> Iterator[Path]:
 
 
 def read_registries_conf(named: Path | None = None) -> RegistriesConf:
-    """Return what the files of this machine and user say.
+    """Return the merged content of the machine's and the user's files.
 
     Raises:
-        UsageError: one of them is not as the manual page has it; the place is told.
-        OSError: one can't be read.
+        UsageError: a file is invalid; the message names the place.
+        OSError: a file can't be read.
     """
     registries: dict[str, _Registry] = {}
     aliases: dict[str, str] = {}
@@ -204,11 +204,11 @@ def _parse_mirror(item: JsonObject, *, digest_only: bool) -> _Mirror:
 
 
 def parse_image(text: str) -> ImageReference:
-    """Return the reference that ``text`` means, with the aliases of registries.conf; else docker's defaults.
+    """Return the reference in ``text``; short names follow the aliases of registries.conf, or else docker's defaults.
 
     Raises:
-        InvalidReferenceError: ``text`` does not parse.
-        UsageError: registries.conf is wrong.
+        InvalidReferenceError: ``text`` is not a valid reference.
+        UsageError: registries.conf is invalid.
 
     Spec: containers-registries.conf(5), "Short-name aliases".
     """

@@ -1,14 +1,14 @@
-"""Where a registry is reached: the routes to an image, mirrors first, the registry itself last.
+"""The routes to an image: its mirrors, then the registry itself.
 
-What is asked, in this order:
+They are tried in this order:
 
-1. the mirrors that the command line names (``--mirror``);
-2. those of ``registries.conf``, which may also say that the registry has moved or is blocked;
-3. those of containerd's ``hosts.toml``;
+1. the mirrors on the command line (``--mirror``);
+2. the mirrors in ``registries.conf``, which may also move or block the registry;
+3. the mirrors in containerd's ``hosts.toml``;
 4. the registry.
 
-A mirror is trusted with nothing: manifests by digest and blobs are verified wherever they come from. A tag is resolved
-by whom the configuration allows to.
+Mirrors are not trusted: manifests by digest and blobs are verified from every server. A tag is resolved only by servers
+that the configuration permits to.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ociexport.registry.http.web_url import is_web_url
 from ociexport.registry.options import RegistryOptions
 from ociexport.spec.reference import DEFAULT_REGISTRY, ImageReference
 
-# Docker Hub's name in references is not the host that serves it.
+# The host that serves Docker Hub differs from its name in references.
 _DOCKER_HUB_HOST = "registry-1.docker.io"
 
 
@@ -37,11 +37,11 @@ class Endpoint:
     """One server that speaks the distribution protocol.
 
     Args:
-        registry: the name that its credentials are kept under.
-        api_urls: ``https://registry-1.docker.io/v2``, with no slash at the end; the first that is understood is taken.
+        registry: the name under which its credentials are stored.
+        api_urls: ``https://registry-1.docker.io/v2``, without a trailing slash; the first one that works is used.
         tls: for this server only.
         headers: sent with each request to this server only; they may hold secrets.
-        namespace: the registry that a mirror is asked for, sent as ``?ns=`` (containerd's hosts.md).
+        namespace: the registry that this server mirrors, sent as ``?ns=`` (containerd's hosts.md).
     """
 
     registry: str
@@ -52,7 +52,7 @@ class Endpoint:
 
     @property
     def host(self) -> str:
-        """Host and port, as messages tell who served what."""
+        """Host and port, as messages name the server."""
         return urlsplit(self.api_urls[0]).netloc
 
 
@@ -61,11 +61,11 @@ class Route(NamedTuple):
 
     Args:
         endpoint: the server.
-        repository: what the repository is called there.
-        is_mirror: whether others are asked when this one fails.
-        resolves_tags: whether it may say which manifest a tag names.
-        serves_digests: whether it is asked for blobs and for manifests by digest.
-        reference: of the image there, where registries.conf may have another tag or digest for it; else None.
+        repository: the repository's name on this server.
+        is_mirror: whether the next route is tried when this one fails.
+        resolves_tags: whether the server may resolve tags.
+        serves_digests: whether the server is used for blobs, and for manifests by digest.
+        reference: of the image on this server, since registries.conf may map its tag or digest; None if unmapped.
     """
 
     endpoint: Endpoint
@@ -80,10 +80,10 @@ def routes_for(reference: ImageReference, options: RegistryOptions, conf: Regist
     """Return the routes to an image, in the order in which they are tried; the last is the registry's own.
 
     Args:
-        conf: what registries.conf says; read once for all images.
+        conf: content of registries.conf; read once for all images.
 
     Raises:
-        UsageError: a configuration file is wrong, or blocks the registry.
+        UsageError: a configuration file is invalid, or blocks the registry.
     """
     return tuple(_routes(reference, options, conf))
 
@@ -96,14 +96,14 @@ def _routes(reference: ImageReference, options: RegistryOptions, conf: Registrie
     for location in located.mirrors:
         there = location.reference
         endpoint = endpoint_for(there.registry, options, insecure=location.insecure)
-        # What is for the registry is not for its mirrors.
+        # The command line's headers are for the registry, not for its mirrors.
         yield Route(replace(endpoint, headers={}), there.repository, is_mirror=True, reference=there)
     home = located.home.reference
     hosts = read_hosts_toml(home.registry, options.hosts_dirs)
     for entry in hosts.mirrors:
         yield _route_of_hosts_toml(entry, home.registry, home.repository, options)._replace(reference=home)
     if hosts.server is not None:
-        # Whatever its capabilities: there is nobody left to ask.
+        # The last route ignores the server's capabilities: no other server is left.
         endpoint = _route_of_hosts_toml(hosts.server, home.registry, home.repository, options).endpoint
     else:
         endpoint = endpoint_for(home.registry, options, insecure=located.home.insecure)
@@ -113,12 +113,12 @@ def _routes(reference: ImageReference, options: RegistryOptions, conf: Registrie
 def endpoint_for(registry: str, options: RegistryOptions, *, insecure: bool = False) -> Endpoint:
     """Return the server of ``registry``.
 
-    Registries speak https. One on this machine is asked in plain http first, and in https if it does not understand:
-    what is on loopback passes no wire, a server that expects http may wait for ever for the end of a TLS greeting, and
-    one that expects TLS refuses plain text at once. Nothing secret is sent until that is settled.
+    Registries use https. A registry on loopback is tried with plain http first, then with https: loopback traffic does
+    not leave the machine, an http server may wait for ever for the rest of a TLS handshake, and a TLS server refuses
+    plain text at once. No secret is sent until the protocol is known.
 
     Args:
-        insecure: what registries.conf means by it: any certificate will do, or none at all.
+        insecure: as in registries.conf: any certificate is accepted, and plain http too.
     """
     host = _DOCKER_HUB_HOST if registry == DEFAULT_REGISTRY else registry
     secure, plain = f"https://{host}/v2", f"http://{host}/v2"
@@ -133,10 +133,10 @@ def endpoint_for(registry: str, options: RegistryOptions, *, insecure: bool = Fa
 
 
 def tls_for(host: str, options: RegistryOptions, *names: str) -> TlsSettings:
-    """Return how the server at ``host`` (host[:port]) is believed, by the command line and certs.d.
+    """Return the TLS settings for the server at ``host`` (host[:port]), from the command line and certs.d.
 
     Args:
-        names: others that a directory may have for it; they go first.
+        names: other names that its directory in certs.d may have; they go first.
     """
     found = find_certificates((*names, host), options.cert_dir, options.certs_dirs)
     own = (options.ca_file,) if options.ca_file is not None else ()
@@ -147,8 +147,8 @@ def _mirror_of_command_line(url: str, reference: ImageReference, options: Regist
     full = url if "://" in url else f"https://{url}"
     if "@" in full:
         raise UsageError(
-            f"--mirror {quoted(redacted(full))}: expected no user and password in it, got some",
-            hint="ociexport login keeps them where they are found",
+            f"--mirror {quoted(redacted(full))}: expected a URL without user and password",
+            hint="store credentials with ociexport login",
         )
     if not is_web_url(full) or urlsplit(full).query:
         raise UsageError(f"--mirror: expected host[:port] or a URL, got {quoted(redacted(url))}")

@@ -1,4 +1,4 @@
-"""TOML files of the user's, with the same checked access to their members as JSON has."""
+"""The user's TOML files, with the same checked access to members as JSON."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ociexport.spec.json_fields import JsonObject
 
 
 def read_toml(path: Path) -> JsonObject | None:
-    """Return what the file at ``path`` says; None where there is no such file.
+    """Return the content of the file at ``path``; None if there is no such file.
 
     Raises:
-        UsageError: it is not TOML.
-        OSError: it can't be read.
+        UsageError: the file is not TOML.
+        OSError: the file can't be read.
     """
     try:
         raw = path.read_bytes()
@@ -31,7 +31,7 @@ def read_toml(path: Path) -> JsonObject | None:
 
 @contextmanager
 def wrong_file_is_usage() -> Iterator[None]:
-    """Turn the errors of members that are not as they should be into those of a file that the user wrote."""
+    """Turn an InvalidImageError about a member into a UsageError: the user wrote this file."""
     try:
         yield
     except InvalidImageError as error:
