@@ -1,4 +1,4 @@
-"""The image that is looked at: of several platforms one, with its layers and the steps that made them."""
+"""Opening an image for inspection: one platform's manifest, its layers, and the build steps that made them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How an image is come by.
+    """How an image is found and read.
 
     Args:
-        platform: of several the one to look at; None for this machine's.
-        progress: told which layers are read.
-        registry: how registries are reached, for an image that is given by name.
-        signatures: which signatures the image must have.
-        limits: how large it may be.
+        platform: selects the manifest of a multi-platform image; None for this machine's platform.
+        progress: receives which layer is being read.
+        registry: how registries are reached, for an image given by name.
+        signatures: the signatures that the image must have.
+        limits: how large the image may be.
     """
 
     platform: Platform | None = None
@@ -43,10 +43,10 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class OriginLayer:
-    """A layer, and the step that made it.
+    """A layer, and the build step that made it.
 
     Args:
-        step: None where the image's history does not tell.
+        step: None if the image's history does not match its layers.
     """
 
     layer: Layer
@@ -73,15 +73,15 @@ class Subject:
 
 @contextmanager
 def opened(image: str | ImageSource, access: Access | None) -> Iterator[Subject]:
-    """Give the image that is meant; no layer is read yet.
+    """Open an image and read its documents; no layer is read yet.
 
     Args:
         image: a reference, the name of a layout or archive, or an open source, which stays open.
 
     Raises:
-        NotFoundError, RegistryError, NoMatchingPlatformError: the image is not to be had.
+        NotFoundError, RegistryError, NoMatchingPlatformError: the image does not exist or can't be fetched.
         InvalidImageError: a document breaks the specification.
-        SignatureError: it is not signed as it must be.
+        SignatureError: a required signature is missing or invalid.
     """
     access = access or Access()
     if not isinstance(image, str):

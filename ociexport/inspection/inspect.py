@@ -1,4 +1,4 @@
-"""inspect(): what an image is, from its documents alone: no layer is read.
+"""inspect(): an image's manifests, platforms, config, layers and history, from its documents alone.
 
 Spec: image-spec 1.1 image-index.md, manifest.md, config.md.
 """
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class HistoryLine:
-    """One step of an image's making.
+    """One build step of an image.
 
     Args:
-        entry: what the config says of it.
-        layer: number of the layer that it made, from 1; None for a step that made none, and where the history does not
-            fit the layers.
+        entry: the step's entry in the config.
+        layer: number of the layer that the step made, from 1; None for a step without a layer, and if the history does
+            not match the layers.
     """
 
     entry: HistoryEntry
@@ -44,7 +44,7 @@ class HistoryLine:
 
 @dataclass(frozen=True, slots=True)
 class PublishedSchema1(Document):
-    """A manifest of Docker's schema 1 as it is published: no config is named in it, and no diff_ids."""
+    """A manifest of Docker's schema 1 as published; it names neither config nor diff_ids."""
 
     layers: tuple[Descriptor, ...]
     annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
@@ -58,10 +58,10 @@ class InspectedImage:
     """One manifest and its config.
 
     Args:
-        manifest: as it is published; of schema 1 what it becomes is not known without its layers.
-        platform: what the index or else the config says that it is for; None where neither says anything.
-        config: None for an artifact that is no image.
-        layers: lowest first; none for an artifact, whose blobs are in the manifest, and none of schema 1.
+        manifest: as published; a schema 1 manifest can't be converted without reading its layers.
+        platform: from the index, or else from the config; None if neither declares one.
+        config: None for an artifact that is not an image.
+        layers: lowest first; empty for an artifact, whose blobs are in the manifest, and for schema 1.
         history: oldest first.
     """
 
@@ -79,15 +79,15 @@ class InspectedImage:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What a source's name leads to.
+    """The documents of a source.
 
     Args:
         name: of the source.
-        top: the document that it names, byte for byte in ``top.raw``.
-        manifests: of an index what it lists, in order, with those of indexes within it; no attestations.
-        attestations: of an index the provenance and SBOMs that BuildKit put into it.
-        image: the manifest for the wanted platform, or the only one; None where there is none.
-        missing: why ``image`` is None.
+        top: the document that the name refers to; its bytes are in ``top.raw``.
+        manifests: the entries of an index in order, with those of nested indexes; without attestations.
+        attestations: the provenance and SBOM entries that BuildKit added to an index.
+        image: the manifest for the requested platform, or the only manifest; None if there is no match.
+        missing: the reason why ``image`` is None.
     """
 
     name: str
@@ -105,18 +105,19 @@ def inspect(
     progress: Progress = SILENT,
     registry: RegistryOptions | None = None,
 ) -> Inspection:
-    """Return what ``image`` is; its documents are verified against their digests, and no layer is read.
+    """Return the documents of ``image``, verified against their digests; no layer is read.
 
     Args:
         image: a reference, the name of a layout or archive, or an open source, which stays open.
-        platform: of several the one whose config and layers are wanted; None for this machine's, if it is there.
-        progress: told of retries.
-        registry: how registries are reached, for an image that is given by name.
+        platform: selects the config and layers of a multi-platform image; None for this machine's platform, if the
+            image has it.
+        progress: receives retries.
+        registry: how registries are reached, for an image given by name.
 
     Raises:
-        NotFoundError, RegistryError: the image is not to be had.
-        NoMatchingPlatformError: it is not there for ``platform``.
-        InvalidImageError: a document breaks the specification or is not what its digest says.
+        NotFoundError, RegistryError: the image does not exist or can't be fetched.
+        NoMatchingPlatformError: the image does not support ``platform``.
+        InvalidImageError: a document breaks the specification or does not match its digest.
     """
     if isinstance(image, str):
         with closing(open_source(image, options=registry, progress=progress)) as source:
@@ -125,10 +126,10 @@ def inspect(
 
 
 def inspect_source(source: ImageSource, platform: Platform, *, must_fit: bool) -> Inspection:
-    """Return what ``source`` names.
+    """Return the documents of ``source``.
 
     Args:
-        must_fit: whether it is an error if there is no image for ``platform``.
+        must_fit: whether a missing image for ``platform`` is an error.
 
     Raises:
         as `inspect` does.
@@ -144,7 +145,7 @@ def inspect_source(source: ImageSource, platform: Platform, *, must_fit: bool) -
     try:
         image = _inspect_image(documents, platform)
     except (NoMatchingPlatformError, NotFoundError) as error:
-        # What an index lists is news enough for who did not ask for a platform.
+        # If the user requested no platform, the entries of the index are a useful answer on their own.
         if must_fit or isinstance(top, Manifest):
             raise
         missing = str(error)
@@ -159,16 +160,16 @@ def inspect_source(source: ImageSource, platform: Platform, *, must_fit: bool) -
 
 
 def attested_by(entry: Descriptor) -> str:
-    """Return the digest of the manifest that an attestation is of, as its index has it."""
+    """Return the digest of the manifest that an attestation describes, as declared in the index."""
     return entry.annotations[ATTESTED_ANNOTATION]
 
 
 def _listed(documents: DocumentReader, index: Index, depth_left: int) -> Iterator[Descriptor]:
-    """Yield what ``index`` lists; in the place of an index within it what that one lists, if it is there."""
+    """Yield the entries of ``index``; a nested index is replaced by its own entries, if the source has it."""
     for entry in index.manifests:
         inner = None
         if entry.media_type in mediatypes.INDEXES and depth_left > 1:
-            with suppress(NotFoundError):  # an index may name what is not there
+            with suppress(NotFoundError):  # an index may name documents that the source lacks
                 inner = documents.read_entry(index, entry)
         if isinstance(inner, Index):
             yield from _listed(documents, inner, depth_left - 1)
@@ -199,9 +200,9 @@ def _inspect_schema1(source: ImageSource, received: ReceivedManifest) -> Inspect
 
 
 def pair_history(history: Sequence[HistoryEntry], layer_count: int) -> tuple[HistoryLine, ...]:
-    """Return the history with the layers that its steps made.
+    """Return each history entry with the number of its layer.
 
-    Spec: image-spec 1.1 config.md, "history": it is optional, and those with ``empty_layer`` have made none.
+    Spec: image-spec 1.1 config.md, "history": it is optional; entries with ``empty_layer`` made no layer.
     """
     fits = sum(not entry.empty_layer for entry in history) == layer_count
     lines = []
@@ -214,5 +215,5 @@ def pair_history(history: Sequence[HistoryEntry], layer_count: int) -> tuple[His
 
 
 def history_of(history: Sequence[HistoryLine], number: int) -> HistoryEntry | None:
-    """Return the step that made layer ``number`` (from 1); None where the history does not tell."""
+    """Return the step that made layer ``number`` (from 1); None if the history does not match the layers."""
     return next((line.entry for line in history if line.layer == number), None)

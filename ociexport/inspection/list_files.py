@@ -1,4 +1,4 @@
-"""list_files() and list_layers(): what is in an image, or in each of its layers, with no tree on disk."""
+"""list_files() and list_layers(): the files of an image, or of each layer, without a tree on disk."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ociexport.errors import NotFoundError, quoted_path
 from ociexport.images.source import ImageSource
 from ociexport.inspection.access import Access, OriginLayer, Subject, opened
-from ociexport.inspection.find_path import find, parse_path
+from ociexport.inspection.find_path import find, parse_path, shown_path
 from ociexport.inspection.top_down import TopDownReader
 from ociexport.layers.apply import LayerApplier
 from ociexport.layers.limits import NameBudget
@@ -19,9 +19,9 @@ from ociexport.layers.partial_tree import PartialTree
 from ociexport.layers.record import ChangeKind, ChangeRecorder, LayerChange
 from ociexport.layers.tar.reader import Entry, EntryType
 
-# What Linux gives every link.
+# The mode of every symbolic link on Linux.
 _SYMLINK_MODE = 0o777
-# What a listed file takes of memory, beside its path: measured, rounded up.
+# Memory of a listed file, without its path: measured, rounded up.
 _LISTED_BYTES = 200
 
 
@@ -30,11 +30,11 @@ class ListedFile:
     """One name in an image.
 
     Args:
-        path: any bytes, with a slash in front; it begins as the one that was asked for.
-        type: what is there; of a hard link that is a file.
-        link_target: of a symbolic link, as it stands.
-        layer: number of the layer that it is from, from 1: of a file its content, of a directory what is told of it
-            here; 0 for a root that no layer names.
+        path: any bytes, with a leading slash; begins with the requested path.
+        type: a hard link counts as a file.
+        link_target: of a symbolic link, unresolved.
+        layer: number of the layer, from 1, that a file's content or a directory's metadata comes from; 0 for a root
+            directory that no layer contains.
     """
 
     path: bytes
@@ -50,7 +50,7 @@ class ListedFile:
 
     @classmethod
     def of(cls, path: bytes, entry: Entry, layer: int) -> ListedFile:
-        """Return what ``entry`` of ``layer`` is under ``path``."""
+        """Return ``entry`` of ``layer`` as a file listed under ``path``."""
         return cls(
             path=path,
             type=entry.type,
@@ -67,10 +67,10 @@ class ListedFile:
 
 @dataclass(frozen=True, slots=True)
 class ListedLayer:
-    """What one layer says, in its own order.
+    """The entries of one layer, in the layer's order.
 
     Args:
-        changes: paths as the layer writes them, links not followed; AUFS's bookkeeping is left out.
+        changes: paths as written in the layer, links not followed; without AUFS's bookkeeping files.
     """
 
     origin: OriginLayer
@@ -85,28 +85,28 @@ def list_files(
     itself: bool = False,
     access: Access | None = None,
 ) -> tuple[ListedFile, ...]:
-    """Return what is at ``path``: of a directory what is in it, sorted by name; of anything else, itself.
+    """Return the files in the directory at ``path``, sorted by name, or the one file at ``path``.
 
-    Every layer that was read is verified. They are read from the top down, as far as is needed: what is in a directory
-    is known when all are, unless one hides what is below.
+    Every layer that was read is verified. Layers are read from the top down, as far as needed: a directory's content
+    needs all layers, unless a layer hides the lower ones.
 
     Args:
         image: a reference, the name of a layout or archive, or an open source, which stays open.
-        path: links in it are followed within the root; at its very end, if it leads to a directory.
-        recursive: what is in directories within the directory, too.
-        itself: the directory or link itself is meant.
-        access: how the image is come by.
+        path: links in it are followed within the root; a link at its end only if it leads to a directory.
+        recursive: whether the content of subdirectories is listed too.
+        itself: whether the directory or link at ``path`` is listed, not its content.
+        access: how the image is found and read.
 
     Raises:
-        NotFoundError: nothing is there; or as `opened` does.
-        InvalidImageError: a layer breaks the specification, its digest or a limit.
+        NotFoundError: the image has no such path; or as `opened` does.
+        InvalidImageError: a layer breaks the specification, does not match its digest, or exceeds a limit.
     """
     wanted = parse_path(path)
 
     def question(tree: PartialTree) -> tuple[ListedFile, ...]:
         budget, files = NameBudget(subject.access.limits), []
         for file in _list(tree, wanted, recursive=recursive, itself=itself):
-            # The path of each has all names above it, which a tree of nodes has once.
+            # Each listed path repeats all names above it; the tree stores each name once.
             budget.take(_LISTED_BYTES + len(file.path))
             files.append(file)
         return tuple(files)
@@ -121,15 +121,17 @@ def list_files(
 def list_layers(
     image: str | ImageSource, path: str | bytes = "/", *, number: int | None = None, access: Access | None = None
 ) -> Iterator[ListedLayer]:
-    """Yield each layer, lowest first, with what it says of ``path`` and what is in it; each is verified first.
+    """Yield each layer, lowest first, with its entries at and below ``path``; each layer is verified first.
 
     Args:
-        path: compared with the names in the layer as they are written: no link is followed.
-        number: of the only layer that is read; None for all.
+        image: a reference, the name of a layout or archive, or an open source, which stays open.
+        path: compared with the paths as written in the layer; links are not followed.
+        number: of the only layer to read; None for all.
+        access: how the image is found and read.
 
     Raises:
-        NotFoundError: there is no such layer; or as `opened` does.
-        InvalidImageError: a layer breaks the specification, its digest or a limit.
+        NotFoundError: there is no such layer, or no layer has ``path``; or as `opened` does.
+        InvalidImageError: a layer breaks the specification, does not match its digest, or exceeds a limit.
     """
     wanted = os.path.normpath(b"/" + parse_path(path)).lstrip(b"/")
     is_found = not wanted
@@ -142,19 +144,19 @@ def list_layers(
             is_found = is_found or bool(changes)
             yield ListedLayer(origin, changes)
     if not is_found:
-        raise NotFoundError(f"{quoted_path(b'/' + wanted)}: there is no such path in the layers")
+        raise NotFoundError(f"{quoted_path(b'/' + wanted)}: no such path in the layers")
 
 
 def _chosen(subject: Subject, number: int | None) -> tuple[OriginLayer, ...]:
     if number is None:
         return subject.origins
     if not 1 <= number <= len(subject.origins):
-        raise NotFoundError(f"layer {number}: expected 1 to {len(subject.origins)}, which the image has")
+        raise NotFoundError(f"layer {number}: expected a layer of the image, 1 to {len(subject.origins)}")
     return subject.origins[number - 1 : number]
 
 
 def _concerns(change: LayerChange, wanted: bytes) -> bool:
-    """Whether a change is of ``wanted``, of what is in it, or hides what it is in."""
+    """Whether a change is at or below ``wanted``, or hides a directory above it."""
     path = change.path
     if not wanted or path == wanted or path.startswith(wanted + b"/"):
         return True
@@ -164,7 +166,7 @@ def _concerns(change: LayerChange, wanted: bytes) -> bool:
 
 def _list(tree: PartialTree, wanted: bytes, *, recursive: bool, itself: bool) -> Iterator[ListedFile]:
     node = find(tree, wanted, follow=False)
-    shown = b"/" + b"/".join(part for part in wanted.split(b"/") if part not in (b"", b"."))
+    shown = shown_path(wanted)
     if itself or not (directory := _directory_at(tree, wanted, node)):
         yield _listed(shown, node)
         return
@@ -180,12 +182,12 @@ def _list(tree: PartialTree, wanted: bytes, *, recursive: bool, itself: bool) ->
 
 
 def _directory_at(tree: PartialTree, wanted: bytes, node: Node) -> MemoryDirectory | None:
-    """Return the directory that ``node`` is or, as a link, leads to."""
+    """Return ``node`` if it is a directory, or the directory that it links to; else None."""
     if not isinstance(node, MemoryDirectory) and node.is_symlink:
         try:
             node = find(tree, wanted, follow=True)
         except NotFoundError:
-            return None  # the link itself can be told
+            return None  # the link itself can be listed
     return node if isinstance(node, MemoryDirectory) else None
 
 

@@ -1,10 +1,10 @@
-"""open_files() and copy_files(): the content of files in an image, of verified layers only.
+"""open_files() and copy_files(): the content of files in an image, from verified layers only.
 
-A layer's digests are known at its end, so nothing is given away before the layer was read to its end. What may be the
-file that is wanted is kept meanwhile: in memory up to a size, then in a temporary file, which has holes where the file
-has. What that is can be told by name mostly; where links hide it, the layer is read once more when it is known.
+A layer can be verified only at its end, so no content is returned before the layer was read to its end. Until then,
+files that may be the requested one are kept: in memory up to a size, then in a temporary file with the same holes.
+Most such files are recognized by name. If links lead to the file under another name, its layer is read a second time.
 
-Copying keeps nothing: the layers are read to find the file, and the one that it is in once more to copy it.
+Copying keeps nothing: the layers are read to find the file, then its layer is read again to copy it.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from ociexport.layers.tar.sparse import filled_parts
 from ociexport.layers.targets import PassingTarget
 from ociexport.spec.digest import Chunk
 
-# Files of a wanted name that one layer may have kept; a layer of a thousand is read twice rather.
+# How many files are kept for each requested name. A layer with a thousand such files is read twice instead.
 _MAX_KEPT = 8
 
-# Layer, and number of the file in it.
+# Number of the layer, and of the file in it, both from 1.
 _Place = tuple[int, int]
 
 
@@ -47,21 +47,21 @@ def open_file(image: str | ImageSource, path: str | bytes, *, access: Access | N
 def open_files(
     image: str | ImageSource, paths: Sequence[str | bytes], *, access: Access | None = None
 ) -> list[IO[bytes]]:
-    """Return the content of each file, from layers that were verified to their ends; the caller closes them.
+    """Return the content of each file, from fully verified layers; the caller closes the files.
 
-    Layers are read from the top down as far as is needed. Small files are in memory, others in temporary files without
-    a name (``TMPDIR``), some 65 of these however many files there are. Holes read as zeros.
+    Layers are read from the top down, as far as needed. Small files are in memory; the others are in unnamed temporary
+    files (``TMPDIR``), at most 65 of these for any number of files. Holes read as zeros.
 
     Args:
         image: a reference, the name of a layout or archive, or an open source, which stays open.
-        paths: links are followed within the root, at the very end too.
-        access: how the image is come by.
+        paths: links are followed within the root, at the end of a path too.
+        access: how the image is found and read.
 
     Raises:
-        NotFoundError: one is not there; or as `opened` does.
-        UsageError: one is no file.
-        InvalidImageError: a layer breaks the specification, its digest or a limit.
-        OSError: there is no room for temporary files.
+        NotFoundError: the image lacks one of the paths; or as `opened` does.
+        UsageError: one of the paths is not a file.
+        InvalidImageError: a layer breaks the specification, does not match its digest, or exceeds a limit.
+        OSError: there is no space for temporary files.
     """
     wanted = [parse_path(path) for path in paths]
     with opened(image, access) as subject, ExitStack() as stack:
@@ -86,14 +86,16 @@ def copy_files(
     *,
     access: Access | None = None,
 ) -> None:
-    """Write the content of files, one after another, as it comes by, and keep nothing of it.
+    """Write the content of files, one after another, while their layers are read; nothing is stored.
 
     Args:
-        paths: links are followed within the root, at the very end too; all are found before anything is written.
-        write: takes the bytes; what was written before an error is not what was published.
+        image: a reference, the name of a layout or archive, or an open source, which stays open.
+        paths: links are followed within the root, at the end of a path too; all are found before anything is written.
+        write: receives the bytes; after an error, the bytes written so far are not verified.
+        access: how the image is found and read.
 
     Raises:
-        as `open_files` does; DigestMismatchError also when the layer was the right one when it was first read.
+        as `open_files` does; DigestMismatchError also if the source has changed a layer between its two reads.
     """
     with opened(image, access) as subject:
         for node in _find_files(TopDownReader(subject), [parse_path(path) for path in paths], subject):
@@ -146,15 +148,15 @@ def _read_layer(subject: Subject, node: MemoryFile, target: _PlaceTarget) -> Non
 
 
 class _Keeper(ChangeRecorder):
-    """Records what layers say, from the top down, and keeps the data of files that have one of ``names``.
+    """Records the changes of layers, from the top down, and keeps the data of files with one of ``names``.
 
     Args:
-        subject: whose layers they are.
-        names: without what is in front of the last slash: links may lead there from elsewhere.
+        subject: the image whose layers are read.
+        names: last parts of paths: links may lead to the file from another directory.
 
     Attributes:
         kept: by layer and number of the file.
-        spool: where they are.
+        spool: where their data is stored.
     """
 
     def __init__(self, subject: Subject, names: frozenset[bytes]) -> None:
@@ -177,7 +179,7 @@ class _Keeper(ChangeRecorder):
         self._number += 1
         if path.rpartition(b"/")[2] not in self._names:
             return
-        # The same path again, later in the same layer, is what counts.
+        # A later entry with the same path replaces the earlier one of the same layer.
         if (earlier := self._latest.get(path)) is not None and earlier in self.kept:
             self.kept.pop(earlier).close()
         if len(self.kept) < _MAX_KEPT * len(self._names):
@@ -185,7 +187,7 @@ class _Keeper(ChangeRecorder):
             self.kept[place] = self.spool.keep(entry, data)
 
     def close(self) -> None:
-        """Let go of what is kept."""
+        """Close all kept files."""
         for file in self.kept.values():
             file.close()
         self.kept = {}
@@ -193,7 +195,7 @@ class _Keeper(ChangeRecorder):
 
 
 class _PlaceTarget(PassingTarget, ABC):
-    """Lets everything pass but the data of the file at ``place``."""
+    """Takes the data of the file at ``place``, and ignores all other entries."""
 
     def __init__(self, place: _Place) -> None:
         self._number_left = place[1]
@@ -209,7 +211,7 @@ class _PlaceTarget(PassingTarget, ABC):
 
 
 class _Spooler(_PlaceTarget):
-    """Keeps the data."""
+    """Keeps the data in a spool."""
 
     def __init__(self, place: _Place, spool: Spool) -> None:
         super().__init__(place)
@@ -221,7 +223,7 @@ class _Spooler(_PlaceTarget):
 
 
 class _Copier(_PlaceTarget):
-    """Hands the data on."""
+    """Passes the data to ``write``."""
 
     def __init__(self, place: _Place, write: Callable[[Chunk], object]) -> None:
         super().__init__(place)

@@ -1,6 +1,7 @@
-"""Where the content of files waits until it is known to be right: in memory, in temporary files, at last all in one.
+"""Spool: keeps the content of files until their layer is verified.
 
-However many files there are, a fixed number of descriptors and a fixed number of bytes of memory hold them.
+Small files are kept in memory, others in temporary files of their own, and when there are too many of these, in one
+shared temporary file. Any number of files needs a fixed number of descriptors and a fixed amount of memory.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ from ociexport.layers.tar.reader import Entry
 from ociexport.layers.tar.sparse import located_parts
 from ociexport.system.temporary_files import TemporaryFileError, open_temporary_file
 
-# A file up to this size is kept in memory, and so many bytes of such.
+# The largest file that is kept in memory, and the total memory for such files.
 _MAX_IN_MEMORY_BYTES, _MAX_MEMORY_BYTES = 1024 * 1024, 64 * 1024 * 1024
-# Larger ones have temporary files of their own, whose room is free when one is dropped; some shells allow 256 in all.
+# Files in temporary files of their own, whose disk space is freed as soon as one is closed. Some shells allow a process
+# only 256 descriptors.
 _MAX_OWN_FILES = 64
 
 
 class Spool:
-    """Keeps files; those that it gave out live on when it is closed."""
+    """Keeps the content of files; the files that it returned stay open when it is closed."""
 
     def __init__(self) -> None:
         self._memory_left = _MAX_MEMORY_BYTES
@@ -29,13 +31,13 @@ class Spool:
         self._shared: _SharedFile | None = None
 
     def keep(self, entry: Entry, data: Iterator[memoryview]) -> IO[bytes]:
-        """Return a file with the data of ``entry``, holes where the entry has them; the caller closes it.
+        """Return a file with the data of ``entry``, holes included; the caller closes it.
 
         Raises:
-            TemporaryFileError: there is no room.
+            TemporaryFileError: there is no space for temporary files.
         """
         try:
-            # Holes take room in memory.
+            # In memory, holes would take space.
             if entry.size <= min(_MAX_IN_MEMORY_BYTES, self._memory_left) and entry.segments is None:
                 self._memory_left -= entry.size
                 return io.BytesIO(b"".join(data))
@@ -55,14 +57,14 @@ class Spool:
             raise failure from error.__cause__
 
     def close(self) -> None:
-        """Keep nothing more."""
+        """Release the shared file; nothing more can be kept."""
         if self._shared is not None:
             self._shared.release()
             self._shared = None
 
 
 class _SharedFile:
-    """A temporary file with the content of one or several, one behind another; closed when nobody uses it."""
+    """A temporary file with the content of one or more files, one after another; closed with its last user."""
 
     def __init__(self) -> None:
         self._file = open_temporary_file()  # see `release`
@@ -87,7 +89,7 @@ class _SharedFile:
         return os.preadv(self._file.fileno(), [buffer], position)
 
     def release(self) -> None:
-        """Take note that one user less is there."""
+        """Count one user less; the last one closes the file."""
         self._users -= 1
         if not self._users:
             self._file.close()
@@ -101,7 +103,7 @@ def _write_at(fd: int, chunk: memoryview, position: int) -> int:
 
 
 class _Part(io.RawIOBase):
-    """One of the files in a shared one, for reading."""
+    """One of the files in a shared file, for reading."""
 
     def __init__(self, shared: _SharedFile, start: int, size: int) -> None:
         super().__init__()

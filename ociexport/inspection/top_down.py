@@ -1,6 +1,6 @@
-"""Layers read from the top down, until a question about the tree has a certain answer.
+"""TopDownReader: reads layers from the top down until a question about the tree has a certain answer.
 
-A layer is always read to its end: what stands later in a tar replaces what stood before, and its digests are known only
+A layer is always read to its end: a later entry in a tar replaces an earlier one, and the layer can be verified only
 there. The layers below the one that settles the question are not opened.
 """
 
@@ -19,8 +19,9 @@ from ociexport.layers.record import ChangeKind, ChangeRecorder, LayerChange, rep
 
 T = TypeVar("T")
 
-# Each try to answer applies all that was read again. Where many layers look as if they settled the question and do not,
-# only so many times what was read is applied, beside some for short layers; the last try, with all, is always made.
+# Each attempt to answer applies again all changes that were read, and many layers may seem to settle the question
+# without doing so. The changes applied are therefore limited to this multiple of the changes read, plus some for short
+# layers. The last attempt, with all layers, is always made.
 _MAX_REPLAYED_SHARE = 3
 _FREE_REPLAYS = 100_000
 
@@ -28,45 +29,45 @@ _DOING = "reading"
 
 
 class TopDownReader:
-    """Reads the layers of one image, and remembers what they said.
+    """Reads the layers of one image and keeps their changes.
 
     Args:
         subject: the image.
-        recorder: keeps what each layer says.
+        recorder: records the changes of each layer.
     """
 
     def __init__(self, subject: Subject, recorder: ChangeRecorder | None = None) -> None:
         self._subject = subject
         self._recorder = recorder or ChangeRecorder(NameBudget(subject.access.limits))
         self._applier = LayerApplier(self._recorder, subject.access.limits, Losses())
-        # What the layers that were read say, the lowest of them first.
+        # The changes of the layers that were read, the lowest layer first.
         self._changes: list[list[LayerChange]] = []
         self._read = 0
         self._replayed = 0
 
     @property
     def lowest(self) -> int:
-        """Number of the lowest layer that was read."""
+        """Number of the lowest layer that was read; one more than there are layers, if none was."""
         return len(self._subject.layers) - len(self._changes) + 1
 
     def read_all(self) -> None:
-        """Read all layers, the next one being fetched while one is read.
+        """Read all layers; the next one is fetched while one is read.
 
         Raises:
-            InvalidImageError: one breaks the specification, its digest or a limit.
+            InvalidImageError: a layer breaks the specification, does not match its digest, or exceeds a limit.
         """
         access = self._subject.access
         self._applier.apply_some(self._subject.source, self._subject.layers, access.progress, doing=_DOING)
         self._changes = self._recorder.changes[:]
 
     def ask(self, question: Callable[[PartialTree], T]) -> T:
-        """Return the certain answer, having read as many layers as it needs.
+        """Return the certain answer to ``question``, reading as many layers as it needs.
 
         Args:
-            question: raises `UnreadLayerError` where the tree that it gets does not tell.
+            question: raises `UnreadLayerError` if the tree does not contain enough layers for an answer.
 
         Raises:
-            InvalidImageError: a layer that was read breaks the specification, its digest or a limit.
+            InvalidImageError: a layer breaks the specification, does not match its digest, or exceeds a limit.
         """
         obstacle: _Obstacle | None = None
         while self.lowest > 1:
@@ -80,17 +81,17 @@ class TopDownReader:
                 except UnreadLayerError as error:
                     obstacle = _Obstacle(tree, error)
                 except InvalidImageError:
-                    # The layers below may have what is missing.
+                    # The layers below may contain the missing entries.
                     obstacle = None
         return self._answer(self.new_tree(), question)
 
     def new_tree(self) -> PartialTree:
-        """Return what the layers that were read are to be applied to."""
+        """Return an empty tree for `replay`."""
         limits = self._subject.access.limits
         return PartialTree(NameBudget(limits), self.lowest, max_depth=limits.max_depth, max_steps=limits.max_steps)
 
     def replay(self, tree: PartialTree) -> Iterator[tuple[int, LayerChange]]:
-        """Apply the layers that were read to ``tree``; yield the layer's number and each change when it is made."""
+        """Apply the layers that were read to ``tree``; yield the layer's number and each change once it is applied."""
         for number, changes in enumerate(self._changes, start=self.lowest):
             with locating(str(self._subject.layers[number - 1])):
                 for change in replay(changes, tree):
@@ -111,22 +112,24 @@ class TopDownReader:
 
 
 class _Obstacle:
-    """Why a question has no answer yet. What may settle it is worth a try; what is missed costs one layer more.
+    """The reason why a question has no answer yet; it decides whether a layer is worth another attempt.
+
+    A layer that is wrongly passed over costs the reading of one more layer.
 
     Args:
-        tree: that could not tell.
-        error: what it said.
+        tree: the tree without an answer.
+        error: raised by the question.
     """
 
     def __init__(self, tree: PartialTree, error: UnreadLayerError) -> None:
         self._settling = set(tree.unsettled)
         if error.name is not None:
             self._settling.add(error.name)
-        # What takes the place of a directory, or of one above, or hides it, hides all that layers below have in it.
+        # An entry that replaces or hides the directory, or one above it, hides its content in all lower layers.
         self._closing = set(error.directory.path.split(b"/"))
 
     def may_be_settled_by(self, changes: list[LayerChange]) -> bool:
-        """Whether a layer that says this has an entry which may make known what was not."""
+        """Whether one of a layer's changes may provide the missing information."""
         for change in changes:
             name = change.path.rpartition(b"/")[2]
             if name in self._settling or change.kind is ChangeKind.OPAQUE:

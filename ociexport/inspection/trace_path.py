@@ -1,4 +1,4 @@
-"""trace_path(): which layer what is at a path came from, and which layers touched it before."""
+"""trace_path(): the layer that a path's content comes from, and the layers that touched the path."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ociexport.errors import InvalidImageError, NotFoundError
 from ociexport.images.source import ImageSource
 from ociexport.inspection.access import Access, OriginLayer, Subject, opened
-from ociexport.inspection.find_path import find, parse_path
+from ociexport.inspection.find_path import find, parse_path, shown_path
 from ociexport.inspection.list_files import ListedFile
 from ociexport.inspection.top_down import TopDownReader
 from ociexport.layers.memory_tree import MemoryDirectory, MemoryTree, Node
@@ -24,18 +24,18 @@ class Touch(Enum):
 
     ADDED = "added"
     CHANGED = "changed"
-    # Added or changed: the layers below were not read.
+    # Added or changed; unknown which, since the layers below were not read.
     WRITTEN = "written"
     DELETED = "deleted"
 
 
 @dataclass(frozen=True, slots=True)
 class PathTouch:
-    """One layer that made the path another than it was.
+    """One layer that changed a path.
 
     Args:
-        by: the entry that did it, the last one of the layer: a whiteout or a file in the place of a directory above is
-            of another path.
+        by: the layer's last entry that changed it. Its own path may differ: it may be a whiteout, or a file that
+            replaces a directory above.
     """
 
     origin: OriginLayer
@@ -45,13 +45,13 @@ class PathTouch:
 
 @dataclass(frozen=True, slots=True)
 class PathTrace:
-    """Where what is at a path came from.
+    """The layers that a path comes from.
 
     Args:
-        path: as it was asked for, with a slash in front.
-        real_path: the same with links resolved; None where nothing is there.
-        file: what is there; None where it was deleted.
-        origin: the layer that its content is from; None where it was deleted.
+        path: as requested, with a leading slash.
+        real_path: the path with links resolved; None if the path was deleted.
+        file: the file at the path; None if it was deleted.
+        origin: the layer that the content comes from; None if it was deleted.
         touches: the newest first; a hard link to a file of a lower layer is newer than the content.
         is_complete: whether all layers were read, and so all touches are known.
     """
@@ -72,19 +72,21 @@ def trace_path(
     latest: bool = False,
     access: Access | None = None,
 ) -> PathTrace:
-    """Return which layer what is at ``path`` came from, and which touched it; each that was read is verified.
+    """Return the layer that the content of ``path`` comes from, and the layers that touched it.
+
+    Every layer that was read is verified.
 
     Args:
         image: a reference, the name of a layout or archive, or an open source, which stays open.
         path: links in it are followed within the root.
-        follow: a link at its very end as well.
-        latest: read layers, from the top down, only until it is known what is there now, and the layer of its content;
-            of several that each would have made it so, the touches tell of the uppermost.
-        access: how the image is come by.
+        follow: whether a link at its end is followed too.
+        latest: read layers, from the top down, only until the current file and the layer of its content are known. If
+            several layers would each account for it, the touches contain the uppermost.
+        access: how the image is found and read.
 
     Raises:
-        NotFoundError: no layer has anything there; or as `opened` does.
-        InvalidImageError: a layer breaks the specification, its digest or a limit.
+        NotFoundError: no layer contains ``path``; or as `opened` does.
+        InvalidImageError: a layer breaks the specification, does not match its digest, or exceeds a limit.
     """
     wanted = parse_path(path)
     with opened(image, access) as subject:
@@ -97,14 +99,14 @@ def trace_path(
 
 
 class _State(NamedTuple):
-    """What is at a path; where layers below are to tell, nobody knows."""
+    """The state of a path: unknown (it depends on layers that were not read), absent, or the entry there."""
 
     is_known: bool
     entry: Entry | None = None
     layer: int = 0
 
     def differs_from(self, other: _State) -> bool:
-        """Whether a layer has touched the path in between; a new name of the same file is the same."""
+        """Whether a layer touched the path between the two states; a new name for the same file is no difference."""
         return (self.is_known, self.layer) != (other.is_known, other.layer) or self.entry is not other.entry
 
 
@@ -113,10 +115,10 @@ _NOTHING = _State(is_known=True)
 
 
 def _state_of(tree: PartialTree, path: bytes, *, follow: bool, is_final: bool = False) -> _State:
-    """Return what is at ``path``.
+    """Return the state of ``path``.
 
     Raises:
-        UnreadLayerError: the layers below are to tell, and ``is_final``.
+        UnreadLayerError: the state depends on layers that were not read, and ``is_final``.
     """
     try:
         node = tree.find(path, follow=follow)
@@ -127,12 +129,12 @@ def _state_of(tree: PartialTree, path: bytes, *, follow: bool, is_final: bool = 
             raise
         return _UNKNOWN
     except InvalidImageError:
-        return _NOTHING  # links lead in a circle
+        return _NOTHING  # the links form a loop
     return _NOTHING if node is None else _State(True, node.described, node.layer)
 
 
 class _Tracer:
-    """Applies the layers that were read once more, and looks at the path after each entry."""
+    """Applies the layers that were read again, and compares the state of the path after each entry."""
 
     def __init__(self, subject: Subject, reader: TopDownReader, path: bytes, *, follow: bool) -> None:
         self._subject = subject
@@ -152,7 +154,7 @@ class _Tracer:
         return self._trace_of(node, touches)
 
     def _trace_of(self, node: Node | None, touches: tuple[PathTouch, ...]) -> PathTrace:
-        shown = b"/" + b"/".join(part for part in self._path.split(b"/") if part not in (b"", b"."))
+        shown = shown_path(self._path)
         is_complete = self._reader.lowest == 1
         if node is None:
             return PathTrace(shown, None, None, None, touches, is_complete)
@@ -166,7 +168,7 @@ class _Tracer:
         )
 
     def _touches(self) -> Iterator[PathTouch]:
-        # Of a layer, what it came to counts: between its entries a path may have been something else.
+        # Only the state after a whole layer matters: between its entries the path may have other states.
         before = state = self._state()
         by: LayerChange | None = None
         current = self._reader.lowest
@@ -195,12 +197,12 @@ class _Tracer:
 
 
 def _real_path(tree: MemoryTree, path: bytes, node: Node, *, follow: bool) -> bytes:
-    """Return ``path``, which ``node`` is at, with its links resolved; without a slash in front."""
+    """Return the path of ``node``, which is at ``path``, with links resolved; without a leading slash."""
     while not isinstance(node, MemoryDirectory):
         above, _, name = path.rstrip(b"/").rpartition(b"/")
         directory = tree.find(above, follow=True)
         if not isinstance(directory, MemoryDirectory):
-            raise AssertionError("what is found is in a directory")
+            raise AssertionError("a node that was found is in a directory")
         place = directory.path + b"/" + name if directory.path else name
         there = directory.children[name]
         if isinstance(there, MemoryDirectory):

@@ -206,7 +206,7 @@ def test_cat_writes_nothing_where_a_file_is_missing(layout: Path, tmp_path: Path
     assert (ended.returncode, ended.stdout, ended.stderr) == (
         3,
         "",
-        "ociexport: error: '/bin/shh': there is no such path in the image\nhint: did you mean '/bin/sh'?\n",
+        "ociexport: error: '/bin/shh': no such path in the image\nhint: did you mean '/bin/sh'?\n",
     )
 
 

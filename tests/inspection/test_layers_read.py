@@ -255,15 +255,15 @@ def test_nothing_is_given_of_a_layer_that_is_not_right(kind: str) -> None:
 @pytest.mark.parametrize(
     ("path", "message", "hint"),
     [
-        ("/etc/hostnam", "'/etc/hostnam': there is no such path in the image", "did you mean '/etc/hostname'?"),
-        ("lib/hostname", "'lib/hostname': there is no such path in the image", None),
-        ("/etc/hostname/x", "'/etc/hostname/x': there is no such path in the image", "'/etc/hostname' is no directory"),
+        ("/etc/hostnam", "'/etc/hostnam': no such path in the image", "did you mean '/etc/hostname'?"),
+        ("lib/hostname", "'lib/hostname': no such path in the image", None),
+        ("/etc/hostname/x", "'/etc/hostname/x': no such path in the image", "'/etc/hostname' is not a directory"),
         (
             "gone/x",
-            "'gone/x': there is no such path in the image",
-            "'/gone' is a link to 'off', which is not there",
+            "'gone/x': no such path in the image",
+            "'/gone' is a link to 'off', which does not exist",
         ),
-        ("loop", "'loop': expected at most 40 links", "links lead in a circle there"),
+        ("loop", "'loop': expected at most 40 links", "the symbolic links form a loop"),
     ],
 )
 def test_path_that_is_not_there_is_told(path: str, message: str, hint: str | None) -> None:
@@ -278,7 +278,7 @@ def test_path_that_is_not_there_is_told(path: str, message: str, hint: str | Non
     )
     with pytest.raises(NotFoundError) as caught:
         open_file(source, path, access=ACCESS)
-    expected_hint = hint if path != "lib/hostname" else "'/lib' is a link to 'etc/hostname/y', which is not there"
+    expected_hint = hint if path != "lib/hostname" else "'/lib' is a link to 'etc/hostname/y', which does not exist"
     assert (str(caught.value), caught.value.hint) == (message, expected_hint)
 
 
@@ -377,9 +377,9 @@ def test_one_layer_alone_is_read() -> None:
     source = source_of(BASE, [member("a")], [member("b")])
     assert changes_of(source, "/", 2) == [[("file", b"a")]]
     assert layers_read(source) == [2]
-    with pytest.raises(NotFoundError, match=r"^layer 4: expected 1 to 3, which the image has$"):
+    with pytest.raises(NotFoundError, match=r"^layer 4: expected a layer of the image, 1 to 3$"):
         changes_of(source, "/", 4)
-    with pytest.raises(NotFoundError, match=r"^'/nowhere': there is no such path in the layers$"):
+    with pytest.raises(NotFoundError, match=r"^'/nowhere': no such path in the layers$"):
         changes_of(source, "nowhere")
 
 
