@@ -1,4 +1,4 @@
-"""inspect: what an image is, as the library tells it; documents only."""
+"""inspect: an image's documents through the library; no layer is read."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ARM_IMAGE = build_image([[member("a")], [member("c")]], platform=ARM64)
 
 
 def attested_index(*images: BuiltImage) -> BuiltImage:
-    """Return an index of ``images`` and what BuildKit puts beside the first.
+    """Return an index of ``images``, with the attestation that BuildKit adds for the first.
 
     Spec: BuildKit's attestation-storage.md.
     """
@@ -109,7 +109,7 @@ def test_index_without_this_machines_platform_is_still_told() -> None:
 
 
 def test_history_stands_with_the_layers_that_it_made() -> None:
-    """image-spec config.md: steps with ``empty_layer`` pair with nothing."""
+    """image-spec config.md: steps with ``empty_layer`` have no layer."""
     found = ociexport.inspect(IMAGE.source())
     assert found.image is not None
     assert [(line.entry.created_by, line.layer) for line in found.image.history] == [
@@ -125,7 +125,7 @@ def test_history_stands_with_the_layers_that_it_made() -> None:
 
 @pytest.mark.parametrize("history", [HISTORY[:1], [*HISTORY, {"created_by": "one too many"}]])
 def test_history_that_does_not_fit_is_paired_with_nothing(history: list[object]) -> None:
-    """A history is optional, and some tools write it wrongly: a wrong pairing would mislead."""
+    """A history is optional, and some tools write a wrong one; a wrong pairing would mislead."""
     image = build_image([[member("a")], [member("b")]], edit_config=lambda config: config.update(history=history))
     found = ociexport.inspect(image.source())
     assert found.image is not None

@@ -1,4 +1,4 @@
-"""inspection: which layers are read, what is kept of them, and what is said of paths that lead nowhere."""
+"""inspection: which layers are read, what is kept of them, and the errors for paths that do not exist."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def source_of(*layers: list[Member]) -> BuiltSource:
 
 
 def layers_read(source: BuiltSource) -> list[int]:
-    """Return the numbers of the layers that were opened, in this order."""
+    """Return the numbers of the layers that were opened, in the order of opening."""
     numbers = {layer.digest: number for number, layer in enumerate(source.image.layers, start=1)}
     return [numbers[digest] for digest in source.opened if digest in numbers]
 
@@ -91,14 +91,14 @@ def test_what_the_top_layer_settles_needs_no_other(top: list[Member], look: Call
 
 
 def test_layer_is_read_until_its_directories_are_known() -> None:
-    """Without an entry for ``etc`` it might lead through a link of a layer below."""
+    """Without an entry for ``etc``, the path might lead through a link of a lower layer."""
     source = source_of(BASE, [directory("etc")], [member("other")], [member("etc/x", b"new")])
     assert content_of(source, "/etc/x") == b"new"
     assert layers_read(source) == [4, 3, 2]
 
 
 def test_layers_that_only_seem_to_settle_it_are_not_tried_without_end() -> None:
-    """Each has the name that is looked for, elsewhere: the cost stays that of reading them."""
+    """Each layer has the requested name in another directory; replaying them must cost no more than reading them."""
     layers = [[member(f"d{number}/x", b"%d" % layer) for number in range(1_500)] for layer in range(40)]
     source = source_of([member("x")], *layers)
     is_missing(source, "/x/x")
@@ -137,7 +137,7 @@ def test_file_under_another_name_costs_a_second_look_at_its_layer_only() -> None
 
 
 def test_of_many_files_of_one_name_each_is_found() -> None:
-    """What is kept while a layer is read is bounded; beyond, the layer is read once more."""
+    """The number of files kept while a layer is read is bounded; beyond it the layer is read again."""
     files = [member(f"d{number}/f", b"%d" % number) for number in range(12)]
     source = source_of(files)
     assert [content_of(source, f"d{number}/f") for number in range(12)] == [b"%d" % number for number in range(12)]
@@ -158,7 +158,7 @@ def test_large_and_sparse_files_are_whole() -> None:
 
 
 def test_memory_for_a_listing_is_bounded() -> None:
-    """Each path of a deep tree has all names above: two million of 2,000 each would be gigabytes."""
+    """Each path of a deep tree repeats all names above: two million paths of 2,000 bytes would be gigabytes."""
     source = source_of([member("/".join(["d" * 100] * 60) + "/f")])
     access = Access(platform=ACCESS.platform, limits=Limits(max_name_bytes=100_000))
     assert len(list_files(source, access=access)) == 1
@@ -168,7 +168,7 @@ def test_memory_for_a_listing_is_bounded() -> None:
 
 
 def test_hundreds_of_files_take_few_descriptors() -> None:
-    """Each that is large, or has holes, waits in a temporary file; ulimit -n is 1024, or 256 on some systems."""
+    """Each large or sparse file is kept in a temporary file; ulimit -n is 1024, or 256 on some systems."""
     layer = []
     for number in range(300):
         info, _ = member(f"d/{number}")
@@ -213,7 +213,7 @@ def test_file_beyond_the_limit_is_refused() -> None:
 
 
 class ChangingSource(BuiltSource):
-    """A source that gives another layer the second time."""
+    """A source that returns another layer the second time."""
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
         if descriptor.digest in self.opened:
@@ -243,7 +243,7 @@ def test_nothing_is_given_of_a_layer_that_is_not_right(kind: str) -> None:
     if kind == "blob":
         digest = source.layers[0].digest
         damaged = bytearray(source.blobs[digest])
-        damaged[4] ^= 1  # the time in gzip's header, which inflating passes over
+        damaged[4] ^= 1  # the time in gzip's header, which decompression ignores
         source.blobs[digest] = bytes(damaged)
     for look in (open_file, list_files, trace_path):
         with pytest.raises(DiffIdMismatchError if kind == "diff_id" else DigestMismatchError):
@@ -299,7 +299,7 @@ def test_path_that_no_image_has_is_a_mistake(path: str | bytes) -> None:
 
 
 def test_file_that_is_missing_leaves_none_open() -> None:
-    """Warnings are errors: a temporary file that is not closed would be one."""
+    """An unclosed temporary file causes a warning, and warnings are errors."""
     with pytest.raises(NotFoundError):
         open_files(source_of([member("f", b"x" * 2_000_000)]), ["f", "g"], access=ACCESS)
 
@@ -343,7 +343,7 @@ def test_links_lead_no_higher_than_the_root(tmp_path: Path) -> None:
 
 
 def test_index_within_a_layer_is_not_believed() -> None:
-    """eStargz: the tar counts, and the TOC is a file like others."""
+    """eStargz: only the tar matters; the TOC is an ordinary file."""
     toc = json.dumps({"version": 1, "entries": [{"name": "f", "type": "reg", "size": 3, "offset": 0}]}).encode()
     source = source_of([member("f", b"true"), member("stargz.index.json", toc)])
     assert content_of(source, "f") == b"true"
@@ -384,7 +384,7 @@ def test_one_layer_alone_is_read() -> None:
 
 
 def test_deleted_file_names_the_layer_that_hid_it() -> None:
-    """dredge#299, dive#336: who added it, who deleted it, and how."""
+    """dredge#299, dive#336: which layer added it, which deleted it, and how."""
     source = source_of(BASE, [directory("etc"), member("etc/x", b"newer")], [member(".wh.etc")])
     trace = trace_path(source, "/etc/x", access=ACCESS)
     assert (trace.file, trace.origin, trace.is_complete) == (None, None, True)

@@ -1,4 +1,4 @@
-"""inspection: what is in an image agrees with the tree that `unpack` makes, and no layer is read that is not needed."""
+"""inspection: listings and contents agree with the tree that `unpack` makes, and no unneeded layer is read."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from tests.support.memory_source import Member, MemorySource, directory, hard_li
 
 ACCESS = Access(platform=parse_platform("linux/amd64"))
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root sets owners")
-# As many as Linux follows.
+# The number of links that Linux follows.
 MAX_LINKS = 40
 TYPES = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symlink"}
 
 
 def numbered(layers: list[list[Member]]) -> list[list[Member]]:
-    """Give each entry a time of its own, which tells its layer: thousands count layers, the rest entries."""
+    """Give each entry its own time, which identifies its layer: thousands count layers, the rest entries."""
     for layer_number, layer in enumerate(layers, start=1):
         for number, (info, _) in enumerate(layer, start=1):
             info.mtime = 1000 * layer_number + number
@@ -39,7 +39,7 @@ def numbered(layers: list[list[Member]]) -> list[list[Member]]:
 
 
 def resolve(root: bytes, path: bytes, *, follow: bool) -> bytes | None:
-    """Return where in an unpacked tree ``path`` leads, links followed within ``root``; None for nowhere: the oracle."""
+    """Return where ``path`` leads in an unpacked tree, links followed within ``root``; None if nowhere: the oracle."""
     done: list[bytes] = []
     waiting = path.split(b"/")[::-1]
     links = 0
@@ -71,7 +71,7 @@ def resolve(root: bytes, path: bytes, *, follow: bool) -> bytes | None:
 
 @dataclass(frozen=True)
 class Prefixes:
-    """The trees that the first layers make, one for each number of layers; None from the first that can't be made."""
+    """The trees of the lowest layers, one for each number of layers; None from the first that can't be unpacked."""
 
     trees: list[bytes | None]
 
@@ -101,7 +101,7 @@ def unpacked_prefixes(tars: list[bytes], work: Path) -> Prefixes:
 
 
 def described(file: ListedFile, place: bytes) -> tuple[tuple[object, ...], tuple[object, ...]]:
-    """Return what is listed and what is there, to be compared."""
+    """Return the listed and the actual files, for comparison."""
     status = os.lstat(place)
     there = TYPES[stat.S_IFMT(status.st_mode)]
     target = os.readlink(place) if there == "symlink" else b""
@@ -127,29 +127,29 @@ LAYERS = st.lists(st.lists(MEMBERS, max_size=6), min_size=1, max_size=4)
 @example([[member("a/a"), directory("b")], [directory("a")], [symlink("c", "a")]], [b"c/a"])
 @example([[symlink("a", "b")], [member("a/c", b"1")], [member("b/c", b"2")]], [b"a/c", b"b/c"])
 @example([[directory("a"), symlink("b", "a")], [member("a/c"), hard_link("a/b", "b/c")], [member("b/.wh.c")]], [b"a/b"])
-# An entry that leads through a link of a lower layer: what has its last name may be replaced or hidden,
+# An entry leads through a link of a lower layer: a file with the same last name may be replaced or hidden.
 @example([[symlink("b", ".")], [member("c", b"1"), member("b/c", b"2")]], [b"c"])
 @example([[directory("a"), symlink("b", "a")], [directory("a"), member("a/c")], [member("b/.wh.c")]], [b"a/c"])
-# what was hidden before may be there again, or is spared since this layer wrote in it,
+# A hidden directory may come back, or be spared, since this layer wrote into it.
 @example([[directory("a"), symlink("b", "a")], [member(".wh.a"), member("b/c")]], [b"a", b"a/c"])
 @example([[directory("a"), symlink("b", "a")], [member("b/c"), member(".wh.a")]], [b"a", b"a/c"])
-# a hard link may be to a file that is not known,
+# The target of a hard link may be unknown.
 @example([[member("a")], [member("b")], [hard_link("b", "a")]], [b"b"])
-# a file of a lower layer may have given way to a directory,
+# A file of a lower layer may have been replaced by a directory.
 @example([[symlink("b", "c")], [member("c")], [member("b/a")]], [b"c", b"c/a"])
-# and a directory of any name may have lost what it had.
+# A directory of any name may have lost its content.
 @example([[symlink("b", "a")], [directory("a"), member("a/c")], [member("b/.wh..wh..opq")]], [b"a/c"])
 @given(LAYERS, st.lists(QUERIES, max_size=3))
 @settings(max_examples=100)
 def test_any_image_looks_as_unpack_makes_it(layers: list[list[Member]], queries: list[bytes]) -> None:
-    """`ls -R`, `ls`, `cat` and `which-layer` agree with the tree, whatever paths and links lead to it."""
+    """`ls -R`, `ls`, `cat` and `which-layer` agree with the tree, for any paths and links."""
     tars = [tar_of(layer) for layer in numbered(layers)]
     source = MemorySource(tars)
     with tempfile.TemporaryDirectory() as name:
         prefixes = unpacked_prefixes(tars, Path(name))
         tree = prefixes.trees[-1]
         if tree is None:
-            return  # what is no image looks as it may
+            return  # an invalid image may give any listing
         listed = list_files(source, recursive=True, access=ACCESS)
         assert sorted(b"/" + path for path in paths_below(tree)) == sorted(file.path for file in listed)
         for file in listed:
@@ -188,7 +188,7 @@ def verify_path(source: MemorySource, prefixes: Prefixes, path: bytes) -> None:
 
 
 def verify_trace(source: MemorySource, prefixes: Prefixes, path: bytes, *, follow: bool) -> None:
-    """Compare with what the first layers alone make: which of them made a difference, and of what kind."""
+    """Compare with the trees of the lowest layers: which layer made a difference, and of which kind."""
     count = len(source.layers)
     states = [prefixes.state(number, path, follow=follow) for number in range(count + 1)]
     expected = []
@@ -198,7 +198,7 @@ def verify_trace(source: MemorySource, prefixes: Prefixes, path: bytes, *, follo
             touch = Touch.ADDED if before is None else Touch.DELETED if after is None else Touch.CHANGED
             expected.append((number, touch))
     if not expected:
-        # The root, which no layer may name, and what never was.
+        # The root, which no layer may name, and paths that never existed.
         if states[-1] is None:
             with pytest.raises(NotFoundError):
                 trace_path(source, path, follow=follow, access=ACCESS)
@@ -207,14 +207,14 @@ def verify_trace(source: MemorySource, prefixes: Prefixes, path: bytes, *, follo
     assert trace.is_complete
     told = [(touch.origin.layer.number, touch.touch) for touch in reversed(trace.touches)]
     if any(state is not None and state[1] == 0 for state in states):
-        # A directory that no layer names looks the same when one removes it and another one implies it again.
+        # An implied directory looks the same after one layer removes it and another implies it again.
         assert {entry for entry in expected if entry[1] is not Touch.CHANGED} <= set(told)
     else:
         assert told == expected
     latest = trace_path(source, path, follow=follow, latest=True, access=ACCESS)
     for found in (trace, latest):
         verify_present(found, prefixes, path, follow=follow)
-    # An upper layer may hide what is gone already, or write a link on the way as it was: who sees no more can't know.
+    # An upper layer may hide a path already gone, or repeat a link on the way: without the lower layers it is unknown.
     assert latest.touches[0].origin.layer.number >= trace.touches[0].origin.layer.number
 
 

@@ -83,7 +83,7 @@ def test_the_most_specific_key_wins(tmp_path: Path) -> None:
 
 
 def test_files_are_asked_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """CONVENTIONS, "Credential search": each file that has nothing for the registry is passed over."""
+    """CONVENTIONS, "Credential search": a file without an entry for the registry is skipped."""
     home = tmp_path / "home"
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
@@ -191,7 +191,7 @@ def test_helper_may_give_an_identity_token(tmp_path: Path, monkeypatch: pytest.M
 def test_helper_is_absent_where_a_directory_of_path_is_closed_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of use where an ordinary user runs it: root may search every directory."""
+    """Effective only for an ordinary user: root may search every directory."""
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o000)
     monkeypatch.setenv("PATH", f"{closed}:{os.environ['PATH']}")

@@ -79,7 +79,7 @@ def test_any_header_is_read_without_an_error(header: str) -> None:
     st.dictionaries(st.from_regex(r"[a-z]{1,8}", fullmatch=True), st.text(st.characters(max_codepoint=255)), min_size=1)
 )
 def test_quoted_parameters_come_through(parameters: dict[str, str]) -> None:
-    """RFC 9110 5.6.4: everything but quote and backslash stands for itself."""
+    """RFC 9110 5.6.4: only quote and backslash are escaped."""
     quoted = ", ".join(
         '{}="{}"'.format(name, value.replace("\\", "\\\\").replace('"', '\\"')) for name, value in parameters.items()
     )
@@ -114,7 +114,7 @@ def test_identity_token_is_exchanged_by_post() -> None:
         "client_id": ["ociexport"],
         "refresh_token": ["refresh"],
     }
-    # Services that know no POST take the token in the place of a password.
+    # Services without POST accept the token as the password.
     assert (instead.form, instead.authorization) == (None, "Basic PHRva2VuPjpyZWZyZXNo")
 
 

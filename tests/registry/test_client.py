@@ -1,4 +1,4 @@
-"""The wire, end to end, against a registry that misbehaves on request."""
+"""Manifests and blobs end to end, from a registry that misbehaves on request."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_manifest_is_returned_byte_for_byte() -> None:
 
 
 def test_all_four_manifest_types_are_accepted_and_identity_alone() -> None:
-    """CONVENTIONS: "Accept always all four"; what is compressed on the way has another digest."""
+    """CONVENTIONS: "Accept always all four"; compression on the way changes the digest."""
     with FakeRegistry() as registry:
         source = image_source(registry)
         source.fetch_manifest()
@@ -80,7 +80,7 @@ def test_descriptor_of_a_manifest_is_verified_in_size_and_digest() -> None:
 
 
 def test_announced_digest_must_be_that_of_the_bytes() -> None:
-    """A tag promises nothing about the bytes, so the header is all that there is to compare."""
+    """A tag declares no digest, so the header is the only one to compare with."""
     with FakeRegistry() as registry:
         source = image_source(registry)
         announced = "sha256:" + 64 * "0"
@@ -103,7 +103,7 @@ def test_announced_digest_may_be_missing_or_unreadable(announced: str | None) ->
 
 
 def test_wrong_announced_digest_does_no_harm_where_the_digest_is_known() -> None:
-    """It is compared but never trusted over our own hash."""
+    """The header is compared, but our own digest decides."""
     with FakeRegistry() as registry:
         source = image_source(registry, f"@{Digest.of(MANIFEST)}")
         registry.misbehave("/manifests/", Fault(headers={"Docker-Content-Digest": "sha256:" + 64 * "0"}))
@@ -158,7 +158,7 @@ def test_blob_is_read_from_an_offset() -> None:
 @pytest.mark.parametrize("fault", [Fault(cut_after=100_000), Fault(reset_after=100_000)])
 @pytest.mark.parametrize("ranges", [True, False])
 def test_cut_body_goes_on_where_it_ended(fault: Fault, ranges: bool) -> None:
-    """PAINS 6 to 8: what arrived is not asked for again, where the server knows ranges."""
+    """PAINS 6 to 8: bytes received are not requested again, if the server supports ranges."""
     with FakeRegistry(ranges=ranges) as registry:
         source = image_source(registry)
         registry.misbehave("/blobs/", fault, times=2)
@@ -200,7 +200,7 @@ def test_body_that_is_cut_each_time_ends_in_an_error() -> None:
 
 @pytest.mark.parametrize("content_range", ["bytes 0-10/256000", f"bytes {'9' * 5000}-1/*", "nonsense", None])
 def test_part_with_another_beginning_is_not_taken(content_range: str | None) -> None:
-    """RFC 9110 15.3.7.1: it would be taken for the missing bytes. All is asked for instead."""
+    """RFC 9110 15.3.7.1: it would be taken for the missing bytes. The whole blob is requested instead."""
     with FakeRegistry() as registry:
         source = image_source(registry)
         descriptor = blob_in(registry)
@@ -223,7 +223,7 @@ def test_part_that_nobody_asked_for_is_refused() -> None:
 
 @pytest.mark.parametrize("status", [400, 403, 405, 416, 501])
 def test_server_that_refuses_ranges_sends_all(status: int) -> None:
-    """Some firewalls take a Range for an attack; what they let through is the whole blob."""
+    """Some firewalls take a Range for an attack, and pass only requests for the whole blob."""
     with FakeRegistry() as registry:
         source = image_source(registry)
         registry.misbehave("/blobs/", Fault(status=status), when=_has_range)
@@ -254,7 +254,7 @@ def test_part_of_another_length_is_refused() -> None:
 
 
 def test_compressed_content_encoding_is_refused() -> None:
-    """PAINS 11: a body that a proxy has compressed has another digest."""
+    """PAINS 11: a body compressed by a proxy has another digest."""
     with FakeRegistry() as registry:
         source = image_source(registry)
         descriptor = blob_in(registry)
@@ -269,7 +269,7 @@ def test_compressed_content_encoding_is_refused() -> None:
 
 @pytest.mark.parametrize("chunked", [True, False])
 def test_gzip_that_a_proxy_has_added_is_undone(chunked: bool) -> None:
-    """PAINS 11; the length tells that the body is not the blob itself."""
+    """PAINS 11; the length shows that the body is not the blob itself."""
     with FakeRegistry(chunked=chunked) as registry:
         source = image_source(registry)
         registry.misbehave("", Fault(headers={"Content-Encoding": "gzip"}, change=gzip.compress))

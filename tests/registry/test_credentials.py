@@ -1,4 +1,4 @@
-"""Where credentials are looked for, and in which order."""
+"""The places that are searched for credentials, and their order."""
 
 from __future__ import annotations
 

@@ -55,9 +55,9 @@ def _asked(registry: FakeRegistry, pattern: str) -> int:
 def test_document_that_is_cut_is_asked_for_again(
     registry: FakeRegistry, fault: Fault, path: str, requests: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In the answer to a ping there is nothing that anybody reads."""
+    """The body of the answer to a ping is not used."""
     if path == "/manifests/":
-        # Else the first one is refused for its token, and nobody reads it.
+        # Otherwise the first request is refused for its token, and its body is not read.
         registry.auth = None
     source = _source(registry)
     registry.misbehave(path, fault, times=1)
@@ -103,7 +103,7 @@ def test_challenge_without_a_realm_names_the_registry(registry: FakeRegistry) ->
 def test_document_that_was_altered_once_is_fetched_once_more(
     registry: FakeRegistry, tmp_path: Path, is_pull: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By a proxy, say; what is wrong at its source stays wrong."""
+    """A proxy may alter it once; a document that is wrong at its source stays wrong."""
     altered = Fault(change=lambda raw: raw.replace(b"{", b" ", 1))
     registry.misbehave(f"/manifests/{IMAGE.digest}", altered, times=1)
     registry.misbehave(f"/blobs/{IMAGE.config.digest}", altered, times=1)
@@ -128,7 +128,7 @@ def test_document_that_was_altered_once_is_fetched_once_more(
     [("/manifests/", "image {host}/library/app:1"), ("/token", "registry {host}: its token service")],
 )
 def test_document_that_trickles_has_stalled(registry: FakeRegistry, path: str, subject: str) -> None:
-    """A byte now and then is in time for each read, and would keep us for an hour."""
+    """A byte every few seconds satisfies each read's timeout, and the document would take an hour."""
     registry.auth = "bearer" if path == "/token" else None
     registry.misbehave(path, Fault(trickle_seconds=0.02))
     source = _source(registry, retry_times=1, stall_seconds=0.3)
@@ -156,7 +156,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 def test_what_comes_now_and_then_and_does_not_end_has_stalled(
     tmp_path: Path, raw: bytes, endless: bytes, is_secure: bool
 ) -> None:
-    """Each byte begins a socket's time-out anew."""
+    """Each byte restarts a socket's timeout."""
     authority = Authority.new(tmp_path)
     tls = authority.server_context() if is_secure else None
     with FakeRegistry(tls=tls) as registry:
@@ -178,7 +178,7 @@ def test_tls_greeting_that_trickles_has_stalled() -> None:
         with suppress(OSError):
             while True:
                 client, _ = listener.accept()
-                # The beginning of a record of 16 KiB.
+                # The first bytes of a record of 16 KiB.
                 client.sendall(b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc")
                 threading.Thread(target=trickle, args=(client,), daemon=True).start()
 
@@ -200,7 +200,7 @@ def test_tls_greeting_that_trickles_has_stalled() -> None:
 
 
 def test_server_that_is_not_believed_does_not_keep_who_asks_for_its_issuer(tmp_path: Path) -> None:
-    """Over a second connection, on which it trickles."""
+    """The issuer comes over a second connection, which trickles."""
     context, is_over = Authority.new(tmp_path).server_context(), threading.Event()
     sent: list[bytes] = []
 
@@ -237,7 +237,7 @@ def test_server_that_is_not_believed_does_not_keep_who_asks_for_its_issuer(tmp_p
     ("body", "kind"), [(b"<!DOCTYPE html><html></html>", "HTML document"), (b"", "nothing"), (b"[]", "JSON")]
 )
 def test_page_in_place_of_a_manifest_is_told_as_one(registry: FakeRegistry, body: bytes, kind: str) -> None:
-    """As of a network that wants a login first."""
+    """For example the login page of a captive portal."""
     registry.auth = None
     registry.misbehave("/manifests/", Fault(status=200, body=body))
     source = _source(registry)
@@ -271,7 +271,7 @@ def test_what_is_no_http_is_told() -> None:
 
 
 def test_rest_of_a_page_that_trickles_is_not_waited_for() -> None:
-    """It would be read so that the connection can be used again."""
+    """The rest is read only to reuse the connection."""
     with FakeRegistry() as elsewhere, FakeRegistry() as registry:
         there = {"Location": f"{elsewhere.url}/v2/"}
         registry.misbehave("/v2/$", Fault(status=307, headers=there, body=b" " * 10_000, trickle_seconds=0.1))

@@ -1,4 +1,4 @@
-"""The wire, where a registry wants to know who asks: challenges, tokens, and services that give them."""
+"""Registries that require authentication: challenges, tokens, and token services."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.wire_images import BLOB, MANIFEST, USER, blob_in, error_of, i
 
 @pytest.mark.parametrize("member", ["token", "access_token"])
 def test_anonymous_token_is_fetched_with_the_service_as_it_is_quoted(member: str) -> None:
-    """The service of the challenge holds colons, commas and quotes."""
+    """The challenge's service contains colons, commas and quotes."""
     with FakeRegistry(auth="bearer", token_member=member) as registry:
         source = image_source(registry)
         source.fetch_manifest()
@@ -104,7 +104,7 @@ def test_endless_401_ends() -> None:
 
 
 def test_token_service_that_nobody_runs_is_named() -> None:
-    """The seed: a realm on a port that nobody listens on; the user has never heard of this address."""
+    """The seed: a realm on a port without a listener; the user does not know this address."""
     with FakeRegistry(auth="bearer", realm="http://127.0.0.1:1/service/token") as registry:
         source = image_source(registry)
         with pytest.raises(TransferError) as caught:

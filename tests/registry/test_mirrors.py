@@ -1,4 +1,4 @@
-"""Pulling past registries that fail: mirrors, foreign layers, and what may be sent to whom."""
+"""Pulling when a registry fails: mirrors, foreign layers, and which server may receive which headers."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_blob_that_a_mirror_breaks_off_for_good_goes_on_at_the_registry() -> Non
 
 
 def test_mirror_that_gave_wrong_bytes_is_not_asked_for_them_again() -> None:
-    """Who finds the digest wrong opens the blob once more, and gets the registry's."""
+    """After a digest mismatch the blob is opened again, now from the registry."""
     with FakeRegistry() as mirror, FakeRegistry() as registry:
         fill(mirror, registry)
         mirror.misbehave("/blobs/", Fault(change=lambda raw: b"x" + raw[1:]))
@@ -152,7 +152,7 @@ def test_mirror_that_gave_wrong_bytes_is_not_asked_for_them_again() -> None:
 
 
 def test_mirror_that_gave_some_of_the_wrong_bytes_is_not_asked_again_either() -> None:
-    """It breaks off, and the registry gives the rest: the last one to answer is not the one to blame."""
+    """The mirror breaks off and the registry serves the rest; the mirror is to blame, not the last server."""
     with FakeRegistry() as mirror, FakeRegistry() as registry:
         fill(mirror, registry)
         mirror.misbehave("/blobs/", Fault(change=lambda raw: b"x" + raw[1:], cut_after=100_000), times=1)
@@ -164,7 +164,7 @@ def test_mirror_that_gave_some_of_the_wrong_bytes_is_not_asked_again_either() ->
 
 
 def test_tag_that_has_moved_is_asked_for_where_it_is(tmp_path: Path) -> None:
-    """containers-registries.conf(5): a prefix may be one image, and its location another tag, or a digest."""
+    """containers-registries.conf(5): a prefix may be a single image, and its location another tag or digest."""
     conf = tmp_path / "registries.conf"
     with FakeRegistry() as registry:
         fill(registry)
@@ -214,7 +214,7 @@ def test_several_sources_share_connections_and_the_first_ping() -> None:
         assert {request.connection for request in registry.requests} == {1}
 
 
-# What a registry elsewhere may not name: addresses of this machine
+# URLs that a remote registry may not name: addresses of this machine
 
 
 @pytest.mark.parametrize(

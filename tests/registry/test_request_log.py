@@ -1,4 +1,4 @@
-"""What --verbose tells: each request, as whom it is made, which mirrors are asked; and no secret."""
+"""What --verbose logs: each request, the identity used, the mirrors that are tried; no secret."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ USER = Credentials("alice", "pass-word")
 
 
 def _told(registry: FakeRegistry, selector: str = ":1", **options: object) -> list[str]:
-    """Fetch a manifest and a blob; returns what was told of it, without what each run has otherwise."""
+    """Fetch a manifest and a blob; returns the log, without the parts that differ in each run."""
     output = StringIO()
     registry.add_manifest("team/app", "1", MANIFEST, mediatypes.OCI_MANIFEST)
     blob = Descriptor(mediatypes.OCI_LAYER_GZIP, registry.add_blob(BLOB), len(BLOB))
@@ -140,7 +140,7 @@ def test_connection_that_can_not_be_made_is_told() -> None:
 
 @pytest.mark.parametrize("options", [("-v",), ("--verbose", "--quiet")])
 def test_command_tells_on_standard_error_and_results_stay_alone(tmp_path: Path, options: tuple[str, ...]) -> None:
-    """Who asks for more gets it, also where the configuration asks for less."""
+    """The command line's --verbose overrides a quieter configuration."""
     with FakeRegistry() as registry:
         registry.add_manifest("team/app", "1", MANIFEST, mediatypes.OCI_MANIFEST)
         ended = run_command("inspect", *options, "--raw", f"{registry.host}/team/app:1", home=tmp_path)

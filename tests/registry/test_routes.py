@@ -314,7 +314,7 @@ def test_mirror_must_be_a_server(url: str) -> None:
 
 @pytest.mark.parametrize("url", ["http://me:secret@a", "me:secret@a", "http://me:se/cret@a", "http://me:secret@[a"])
 def test_mirror_with_a_password_is_refused_and_does_not_show_it(url: str) -> None:
-    """Its name stands in messages and receipts; docker refuses it as well."""
+    """A mirror's URL appears in messages and receipts; docker refuses such URLs too."""
     with pytest.raises(UsageError) as caught:
         _routes("alpine", _options(mirrors=(Mirror(url),)))
     assert "expected a URL without user and password" in str(caught.value)
@@ -327,7 +327,7 @@ def write_hosts(directory: Path, registry: str, text: str) -> None:
 
 
 def test_user_in_a_hosts_toml_is_ignored(tmp_path: Path) -> None:
-    """containerd takes the host of a URL, and credentials from elsewhere."""
+    """containerd takes only the host from the URL, and credentials from elsewhere."""
     write_hosts(tmp_path, "docker.io", 'server = "https://me:secret@a.example"')
     assert _shown(_routes("alpine", _options(hosts_dirs=(tmp_path,)))) == ["https://a.example/v2/library/alpine"]
 
@@ -341,7 +341,7 @@ def test_url_in_a_hosts_toml_must_be_one(tmp_path: Path, url: str) -> None:
 
 
 def test_headers_go_to_the_registry_only(tmp_path: Path) -> None:
-    """They may hold secrets; whatever names a mirror, it is another server."""
+    """Headers may hold secrets, and a mirror is another server, wherever it is configured."""
     (tmp_path / "docker.io").mkdir()
     (tmp_path / "docker.io" / "hosts.toml").write_text('[host."https://d.example"]')
     conf = '[[registry]]\nprefix = "docker.io"\nlocation = "docker.io"\n[[registry.mirror]]\nlocation = "c.example"\n'
@@ -378,7 +378,7 @@ def test_certs_d_has_authorities_and_a_client_certificate_for_a_host(tmp_path: P
 
 @pytest.mark.parametrize("name", ["docker.io", "registry-1.docker.io"])
 def test_docker_hub_has_certificates_under_either_name(tmp_path: Path, name: str) -> None:
-    """containers/image reads those of docker.io, which is what people type."""
+    """containers/image reads the directory of docker.io, the name that users type."""
     (tmp_path / name).mkdir()
     (tmp_path / name / "proxy.crt").touch()
     tls = endpoint_for("docker.io", _options(certs_dirs=(tmp_path,))).tls

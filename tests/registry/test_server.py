@@ -37,7 +37,7 @@ def source() -> MemorySource:
 
 @pytest.fixture
 def layout(tmp_path: Path, source: MemorySource) -> ImageLayout:
-    """Two repositories by full name, one image by tag only, and an artifact about the first that has no name."""
+    """Two repositories by full name, one image by tag only, and an unnamed artifact that refers to the first."""
     layout = ImageLayout(tmp_path / "My Layout")
     for name in (
         ImageName("1.0", "docker.io/library/app:1.0"),
@@ -175,7 +175,7 @@ def test_nothing_can_be_changed(server: LayoutServer, method: str) -> None:
 
 
 def test_blob_that_no_manifest_names_is_not_served(server: LayoutServer, layout: ImageLayout) -> None:
-    """index.json and manifests say what is public; a stray file in blobs/ is not."""
+    """Only blobs reachable from index.json are public; a stray file in blobs/ is not."""
     secret = Descriptor("x", Digest.of(b"secret"), 6)
     with layout.new_blob(secret) as blob:
         blob.write(b"secret")

@@ -1,4 +1,4 @@
-"""server: every request gets one answer, and no body or name becomes a header or a request of its own."""
+"""server: every request gets one answer, and no body or name is interpreted as a header or a request."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SECONDS = 10
 
 
 def write_names(path: Path, entries: dict[str, bytes], *, media_type: str = mediatypes.OCI_MANIFEST) -> None:
-    """Write a layout whose index.json calls manifests what it likes."""
+    """Write a layout whose index.json gives manifests any names."""
     write_layout(path, {"1": IMAGE})
     listed = []
     for name, raw in entries.items():
@@ -70,7 +70,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LayoutServer]:
 
 
 def sent(server: LayoutServer, request: bytes) -> bytes:
-    """Return all that comes back until the server closes the connection, whose other end is closed by then."""
+    """Return all bytes received until the server closes the connection; our side has stopped sending by then."""
     host, port = server.server_address[:2]
     with socket.create_connection((str(host), int(port)), timeout=SECONDS) as connection:
         connection.sendall(request)
@@ -87,7 +87,7 @@ def head_of(answer: bytes) -> list[str]:
 
 
 def code_of(answer: bytes) -> str:
-    """Return the code of an answer, which must be a document of the specification's."""
+    """Return the error code of an answer, which must have the specification's form."""
     (error,) = json.loads(answer.partition(b"\r\n\r\n")[2])["errors"]
     assert error["message"]
     return str(error["code"])
@@ -109,7 +109,7 @@ def code_of(answer: bytes) -> str:
     ],
 )
 def test_body_is_never_taken_for_a_request(server: LayoutServer, head: bytes, body: bytes, expected: list[int]) -> None:
-    """RFC 9112 6.3; the answer is the connection's last, so nobody need tell where the body ends."""
+    """RFC 9112 6.3; the answer is the connection's last, so the end of the body does not matter."""
     assert statuses(sent(server, PING + head + b"\r\n" + body + LAST)) == expected
 
 
@@ -121,7 +121,7 @@ def test_refusal_arrives_though_the_body_is_not_read(server: LayoutServer, size:
     assert "Connection: close" in head_of(answer)
 
 
-# Requests that are none.
+# Invalid requests.
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_http2_is_refused_with_an_answer(server: LayoutServer) -> None:
 
 
 def test_request_without_a_version_is_refused_at_once(server: LayoutServer) -> None:
-    """HTTP/0.9 has no headers, whose end one could wait for."""
+    """HTTP/0.9 has no headers, so there is no end of headers to wait for."""
     host, port = server.server_address[:2]
     with socket.create_connection((str(host), int(port)), timeout=SECONDS) as connection:
         connection.sendall(b"GET /v2/\r\n")
@@ -193,7 +193,7 @@ SHREDS = st.sampled_from(
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
 @given(st.data())
 def test_every_request_gets_an_answer(server: LayoutServer, data: st.DataObject) -> None:
-    """One of the client's making, with anything in any place."""
+    """A request from the client with arbitrary bytes in any part."""
     request = bytearray(data.draw(st.sampled_from([PING, PING.replace(b"/v2/", b"/v2/l/tags/list?n=1")])) + b"\r\n")
     for _ in range(data.draw(st.integers(1, 4))):
         place = data.draw(st.integers(0, len(request) - 1))
@@ -203,7 +203,7 @@ def test_every_request_gets_an_answer(server: LayoutServer, data: st.DataObject)
     assert all(status in (200, 400, 404, 405, 505) for status in statuses(answer))
 
 
-# What a layout says.
+# Values from the layout.
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_names_that_no_registry_can_have_are_not_listed(tmp_path: Path) -> None:
     )
     with serving(tmp_path / "l") as server:
         answer = sent(server, LAST.replace(b"/v2/", b"/v2/l/tags/list"))
-        # By its digest each is there.
+        # By digest every manifest is served.
         digest = Digest.of(manifest_of(names[1]))
         assert statuses(sent(server, LAST.replace(b"/v2/", f"/v2/l/manifests/{digest}".encode()))) == [200]
     assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {"name": "l", "tags": ["ok"]}
@@ -255,7 +255,7 @@ def test_command_prints_no_name_that_a_terminal_obeys(tmp_path: Path) -> None:
         assert process.stderr is not None
         host = process.stdout.readline().strip()
         told = [process.stderr.readline(), process.stderr.readline()]
-        # Printing has ended when it serves.
+        # When the server answers, the command has printed everything.
         with socket.create_connection(("127.0.0.1", int(host.rpartition(":")[2])), timeout=SECONDS) as connection:
             connection.sendall(LAST)
             assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
@@ -269,7 +269,7 @@ def test_command_prints_no_name_that_a_terminal_obeys(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["link", "fifo", "directory"])
 def test_blob_that_is_no_file_of_the_layout_is_not_given_out(tmp_path: Path, kind: str) -> None:
-    """A layout from a stranger must not have the operator's files given out."""
+    """An untrusted layout must not make the server send the operator's files."""
     write_layout(tmp_path / "l", {"1": IMAGE})
     digest = IMAGE.layers[0].digest
     blob = tmp_path / "l" / "blobs" / "sha256" / digest.encoded

@@ -1,4 +1,4 @@
-"""Who asks: credentials when they are wanted, tokens, and what is told of a refusal."""
+"""session: credentials when they are requested, tokens, and the messages about a refusal."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_credentials_of_a_file_are_used(tmp_path: Path) -> None:
 
 
 def test_helper_is_not_run_for_a_registry_that_does_not_ask(tmp_path: Path) -> None:
-    """A config.json from a desktop names helpers that a container does not have."""
+    """A config.json from a desktop may name helpers that a container lacks."""
     authfile = _authfile(tmp_path, {"credsStore": "none-such"})
     with FakeRegistry() as registry:
         assert _fetch(registry, authfile=authfile) == MANIFEST
@@ -66,7 +66,7 @@ def test_identity_token_is_exchanged(knows_post: bool) -> None:
 
 
 def test_scope_of_the_challenge_is_asked_for() -> None:
-    """Some registries name their repositories otherwise than their clients."""
+    """Some registries use other repository names than their clients."""
     with FakeRegistry(auth="bearer") as registry:
         challenge = f'Bearer realm="{registry.url}/token",service="s",scope="repository:tenant/app:pull"'
         registry.service = "s"
@@ -78,7 +78,7 @@ def test_scope_of_the_challenge_is_asked_for() -> None:
 
 
 def test_tokens_are_kept_for_each_repository_and_registry() -> None:
-    """A token is for a service and a scope; each is fetched once, however much is asked for with it."""
+    """A token is for a service and a scope; it is fetched once for any number of requests."""
     with FakeRegistry(auth="bearer") as registry, FakeRegistry(auth="bearer", service="other") as other:
         client = RegistryClient(RegistryOptions(retry_delay_seconds=0))
         for _ in range(2):
@@ -103,7 +103,7 @@ def test_basic_is_answered_where_bearer_is_not_offered() -> None:
 
 
 def test_challenges_may_stand_in_several_headers() -> None:
-    """RFC 9110 11.6.1; some gateways add their own."""
+    """RFC 9110 11.6.1; some gateways add a challenge of their own."""
     with FakeRegistry(auth="bearer") as registry:
         bearer = f'BEARER Realm="{registry.url}/token", Service="a, b"'
         registry.service = "a, b"
@@ -113,7 +113,7 @@ def test_challenges_may_stand_in_several_headers() -> None:
 
 
 def test_challenge_of_a_redirects_target_is_not_answered() -> None:
-    """A storage that could name a token service would be sent the registry's credentials."""
+    """If a storage service could name a token service, it would receive the registry's credentials."""
     with FakeRegistry() as thief, FakeRegistry(auth="bearer", users=USERS) as registry:
         challenge = f'Bearer realm="{thief.url}/token"'
         thief.misbehave("/x", Fault(status=401, headers={"WWW-Authenticate": challenge}))
@@ -125,7 +125,7 @@ def test_challenge_of_a_redirects_target_is_not_answered() -> None:
 
 
 def test_long_token_is_sent() -> None:
-    """A token grows with the groups that a user is in."""
+    """A token grows with the number of the user's groups."""
     with FakeRegistry() as registry:
         challenge = f'Bearer realm="{registry.url}/token"'
         registry.misbehave("/v2/$", Fault(status=401, headers={"WWW-Authenticate": challenge}))
@@ -149,7 +149,7 @@ def test_credentials_are_not_sent_to_a_token_service_in_the_clear(tmp_path: Path
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_identity_token_is_not_sent_where_a_token_service_redirects_to(status: int) -> None:
-    """It stands in the body of a POST, which clients of the web send along with a 307 or 308."""
+    """The identity token is in the body of a POST, which HTTP clients resend after a 307 or 308."""
     with FakeRegistry(address="127.0.0.2") as thief, FakeRegistry(auth="bearer") as registry:
         registry.refresh_tokens["refresh"] = "user"
         location = f"{thief.url}/token?x=secret"

@@ -33,7 +33,7 @@ unqualified-search-registries = ["registry.fedoraproject.org"]
 def test_aliases_stand_for_names_with_no_registry(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, image: str
 ) -> None:
-    """containers-registries.conf(5), "Short-name aliases"; all else is on Docker Hub, as docker has it."""
+    """containers-registries.conf(5), "Short-name aliases"; other names are on Docker Hub, as with docker."""
     path = tmp_path / "registries.conf"
     path.write_text(CONF)
     monkeypatch.setenv("CONTAINERS_REGISTRIES_CONF", str(path))

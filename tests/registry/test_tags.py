@@ -1,4 +1,4 @@
-"""tags: lists of any length, from registries that page as they like, and nothing that never ends."""
+"""tags: lists of any length, from registries with any paging, and an error for an endless list."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NO_RETRIES = RegistryOptions(retry_times=0)
 
 
 def serve_tags(registry: FakeRegistry, count: int) -> list[str]:
-    """Give ``team/app`` so many tags; returns them in the registry's order."""
+    """Give ``team/app`` this many tags; returns them in the registry's order."""
     names = [f"v{number:05}" for number in range(count)]
     for name in names:
         IMAGE.serve(registry, "team/app", name)
@@ -26,7 +26,7 @@ def serve_tags(registry: FakeRegistry, count: int) -> list[str]:
 
 
 def page(tags: object, link: str | None = None) -> Fault:
-    """Return an answer that is a page of a list."""
+    """Return an answer with one page of a list."""
     body = json.dumps({"name": "team/app", "tags": tags}).encode()
     return Fault(status=200, body=body, headers={"Link": link} if link else {})
 
@@ -60,14 +60,14 @@ def test_all_pages_are_read(registry: FakeRegistry, per_page: int, pages: int) -
     ],
 )
 def test_links_of_any_form_lead_to_the_same_server(registry: FakeRegistry, link: str) -> None:
-    """RFC 8288: a link may be relative or in full; behind gateways the latter names hosts that only they know."""
+    """RFC 8288: a link may be relative or absolute; behind a gateway an absolute one may name an internal host."""
     registry.misbehave("/tags/list", page(["a"], link), times=1)
     registry.misbehave("/tags/list", page(["b"]), when=lambda request: request.query.get("last") == ["a"])
     assert list_app(registry) == ("a", "b")
 
 
 def test_full_page_without_a_link_is_asked_beyond(registry: FakeRegistry) -> None:
-    """Some registries give as many as were asked for, and no link."""
+    """Some registries send a full page without a link."""
     names = serve_tags(registry, 1500)
     registry.misbehave("/tags/list", Fault(headers={"Link": None}))
     assert list_app(registry) == tuple(names)
@@ -88,7 +88,7 @@ def test_registry_that_ignores_where_a_page_begins_ends(registry: FakeRegistry) 
 
 
 def test_registry_that_refuses_our_page_size_chooses_its_own(registry: FakeRegistry) -> None:
-    """distribution answers PAGINATION_NUMBER_INVALID where a page would be too large."""
+    """distribution answers PAGINATION_NUMBER_INVALID to a page size that is too large."""
     names = serve_tags(registry, 3)
     registry.misbehave("/tags/list", Fault(status=400), when=lambda request: "n" in request.query)
     assert list_app(registry) == tuple(names)
@@ -103,7 +103,7 @@ def test_empty_pages_in_between_are_passed_over(registry: FakeRegistry) -> None:
 
 @pytest.mark.parametrize("tags", [[], None])
 def test_repository_without_tags_is_an_empty_list(registry: FakeRegistry, tags: object) -> None:
-    """distribution writes null when the last tag was deleted: Go's nil slice."""
+    """distribution sends null after the last tag was deleted: Go's nil slice."""
     registry.misbehave("/tags/list", page(tags))
     assert list_app(registry) == ()
 
@@ -187,7 +187,7 @@ def test_what_is_no_list_is_said(registry: FakeRegistry, body: bytes, got: str) 
 
 
 def test_mirrors_are_not_asked(registry: FakeRegistry) -> None:
-    """A mirror has what was asked of it before, and so knows some tags only."""
+    """A mirror knows only the tags that were pulled through it."""
     names = serve_tags(registry, 3)
     with FakeRegistry() as mirror:
         options = RegistryOptions(mirrors=(Mirror(mirror.url),), retry_times=0)
