@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from ociexport.errors import InvalidReferenceError, LimitExceededError, NotFoundError, UsageError
+from ociexport.errors import InvalidReferenceError, LimitExceededError, NotFoundError
 from ociexport.images.budget import DocumentBudget
 from ociexport.images.choose import PlatformChoice
 from ociexport.images.companions import CompanionSource, companion_source, companion_tags
@@ -66,19 +66,6 @@ class Companion:
 
     def close(self) -> None:
         """Nothing is open."""
-
-
-def verify_keeps_digests(*, referrers: bool, changes: bool) -> None:
-    """Return if what is about an image may come along: it names the published manifest.
-
-    Raises:
-        UsageError: that one is not written.
-    """
-    if referrers and changes:
-        raise UsageError(
-            "referrers: expected neither decompressed layers nor a legacy archive",
-            hint="signatures and such are about the manifest as it was published",
-        )
 
 
 def each_once(companions: Iterable[Iterable[PreparedImage]]) -> list[PreparedImage]:

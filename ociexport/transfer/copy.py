@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from ociexport.errors import InvalidImageError, NotFoundError, UsageError
-from ociexport.images.choose import PlatformChoice
 from ociexport.images.destination import ImageDestination
-from ociexport.images.fetch import DEFAULT_JOBS, BlobFetch, verify_jobs
+from ociexport.images.fetch import BlobFetch
 from ociexport.images.prepare import prepare_image
 from ociexport.images.source import ImageSource
 from ociexport.images.wanted_blobs import unite_blobs
-from ociexport.spec.descriptor import Platform
 from ociexport.spec.digest import Digest
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.system.progress.protocol import SILENT, Progress
+from ociexport.transfer.options import PullOptions
 from ociexport.transfer.result import PullResult, results_of, with_companions
 from ociexport.transfer.sources.convert import ConvertingSource
 
@@ -22,12 +21,8 @@ from ociexport.transfer.sources.convert import ConvertingSource
 def copy_image(
     source: ImageSource,
     destination: ImageDestination,
-    *,
-    platform: Platform | PlatformChoice,
-    jobs: int = DEFAULT_JOBS,
+    options: PullOptions,
     progress: Progress = SILENT,
-    decompress: bool = False,
-    referrers: bool = False,
 ) -> PullResult:
     """Copy one image from any source to any destination; see `pull`.
 
@@ -38,23 +33,25 @@ def copy_image(
     What is about the image goes the same way, and is named before it.
 
     Raises:
-        as `pull` does; UsageError: ``decompress`` is for layouts.
+        as `pull` does; UsageError: ``decompress`` is for layouts, ``legacy`` for archives.
     """
-    verify_jobs(jobs)
-    if decompress and not isinstance(destination, ImageLayout):
+    if options.legacy:
+        raise UsageError("legacy: expected an archive to write, got a layout")
+    if options.decompress and not isinstance(destination, ImageLayout):
         raise UsageError("decompress: expected a layout or an archive as destination")
-    if referrers:
-        from ociexport.transfer.companions import prepare_companions, verify_keeps_digests  # noqa: PLC0415 - start-up: few ask for it
-
-        verify_keeps_digests(referrers=referrers, changes=decompress)
+    source = options.signed(source)
     brought: Collection[Digest] = ()
-    if isinstance(source, ConvertingSource) and isinstance(destination, ImageLayout) and not decompress:
-        source.keep_layers_in(destination, jobs)
+    if isinstance(source, ConvertingSource) and isinstance(destination, ImageLayout) and not options.decompress:
+        source.keep_layers_in(destination, options.jobs)
         brought = source.layers
-    image = prepare_image(source, platform, destination, progress)  # 1
-    companions = prepare_companions(image, destination, progress) if referrers else []
+    image = prepare_image(source, options.platform, destination, progress)  # 1
+    companions = []
+    if options.referrers:
+        from ociexport.transfer.companions import prepare_companions  # noqa: PLC0415 - start-up: few ask for referrers
+
+        companions = prepare_companions(image, destination, progress)
     plain = None
-    if decompress and isinstance(destination, ImageLayout):
+    if options.decompress and isinstance(destination, ImageLayout):
         from ociexport.transfer.decompress import PlainLayerStore, diff_ids_of  # noqa: PLC0415 - start-up: few ask for plain layers
 
         plain = PlainLayerStore(destination, diff_ids_of([image]))
@@ -62,7 +59,7 @@ def copy_image(
     with destination.begin() as use:
         try:
             blobs = unite_blobs([image.blobs, *(companion.blobs for companion in companions)])
-            fetch.run([blob for blob in blobs if blob.descriptor.digest not in brought], jobs)  # 2
+            fetch.run([blob for blob in blobs if blob.descriptor.digest not in brought], options.jobs)  # 2
         except (InvalidImageError, NotFoundError):
             # The image is not as it should be, so nothing of it is to stay. After all else the next try goes on here.
             use.discard(map(plain.stored_digest, fetch.begun) if plain else fetch.begun)

@@ -7,13 +7,11 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import BinaryIO
 
 from ociexport.errors import locating
-from ociexport.images.choose import PlatformChoice
-from ociexport.images.fetch import DEFAULT_JOBS, BlobFetch, verify_jobs
+from ociexport.images.fetch import BlobFetch
 from ociexport.images.prepare import PreparedImage, prepare_image
 from ociexport.images.source import ImageSource
 from ociexport.images.wanted_blobs import BlobToFetch
 from ociexport.spec import mediatypes
-from ociexport.spec.descriptor import Platform
 from ociexport.spec.digest import Digest
 from ociexport.storage.archive.legacy_plan import plan_legacy_archive, verify_fits_legacy
 from ociexport.storage.archive.plan import ArchivePlan, plan_archive
@@ -21,64 +19,59 @@ from ociexport.storage.archive.writer import ArchiveFile, verify_is_file_to_writ
 from ociexport.storage.layout.spool import spool_beside, spool_elsewhere
 from ociexport.system.files import errors_named, partial_name
 from ociexport.system.progress.protocol import SILENT, Progress
-from ociexport.transfer.companions import each_once, prepare_companions, verify_keeps_digests
+from ociexport.transfer.companions import each_once, prepare_companions
 from ociexport.transfer.decompress import PlainLayerStore, diff_ids_of, with_plain_layers
+from ociexport.transfer.options import PullOptions
 from ociexport.transfer.result import PullResult, results_of, with_companions
 
 
 def copy_to_archive(
     sources: Sequence[ImageSource],
     out: str | BinaryIO,
-    *,
-    platform: Platform | PlatformChoice,
-    jobs: int = DEFAULT_JOBS,
+    options: PullOptions,
     progress: Progress = SILENT,
+    *,
     seconds: int = 0,
-    decompress: bool = False,
-    legacy: bool = False,
-    referrers: bool = False,
 ) -> list[PullResult]:
     """Copy images into one archive, which holds all of them or does not appear; blobs that they share once.
+
+    With ``options.decompress`` layers are first written aside as plain tars, since a tar entry's size stands before its
+    bytes. A legacy archive has no layout, only directories of plain layers; it keeps no manifest, and the results tell
+    the published ones.
 
     Args:
         sources: each gives one image; they stay open.
         out: path of a file, which is replaced; or a stream, to which blobs go one after another.
         seconds: time of all entries, since 1970.
-        decompress: whether layers are kept as plain tars, which are written aside first: a tar says sizes beforehand.
-        legacy: whether it is for engines before Docker 1.10: no layout, but directories of plain layers. No manifest is
-            kept; the results tell the published ones.
-        referrers: whether signatures, SBOMs and what else is about the images come along.
 
     Raises:
         as `pull` does; of what was written to a stream nothing can be taken back.
     """
-    verify_jobs(jobs)
-    verify_keeps_digests(referrers=referrers, changes=decompress or legacy)
     if isinstance(out, str):
         verify_is_file_to_write(out)
     images = []
     companions: list[list[PreparedImage]] = []
-    for source in sources:
+    for source in map(options.signed, sources):
         with locating(source.display_name) if len(sources) > 1 else nullcontext():
-            images.append(prepare_image(source, platform, None, progress))
-            companions.append(prepare_companions(images[-1], None, progress) if referrers else [])
-    for image in images if legacy else ():
+            images.append(prepare_image(source, options.platform, None, progress))
+            companions.append(prepare_companions(images[-1], None, progress) if options.referrers else [])
+    for image in images if options.legacy else ():
         verify_fits_legacy(image)
-    if not decompress and not legacy:
+    if not options.decompress and not options.legacy:
         _warn_of_zstd(images, progress)
         everything = [*images, *each_once(companions)]
         plan = plan_archive(everything, seconds=seconds)
-        results = results_of(images, images, _write_archive(plan, everything, out, jobs, progress))
+        results = results_of(images, images, _write_archive(plan, everything, out, options.jobs, progress))
         return list(map(with_companions, results, companions))
     with _errors_of(out), spool_beside(out) if isinstance(out, str) else spool_elsewhere() as spool:
         plain = PlainLayerStore(spool, diff_ids_of(images))
         progress.say(f"layers are decompressed in {spool.path} first")
         inflation = BlobFetch(plain, progress)
-        inflation.run([blob for blob in _blobs_of(images) if plain.is_compressed(blob.descriptor.digest)], jobs)
-        written = [with_plain_layers(image, plain, SILENT if legacy else progress) for image in images]
-        planned = plan_legacy_archive(written, seconds=seconds) if legacy else plan_archive(written, seconds=seconds)
-        fetches = _write_archive(planned, written, out, jobs, progress)
-    return results_of(images, images if legacy else written, [inflation, *fetches])
+        inflation.run([blob for blob in _blobs_of(images) if plain.is_compressed(blob.descriptor.digest)], options.jobs)
+        written = [with_plain_layers(image, plain, SILENT if options.legacy else progress) for image in images]
+        planned = (plan_legacy_archive if options.legacy else plan_archive)(written, seconds=seconds)
+        fetches = _write_archive(planned, written, out, options.jobs, progress)
+    return results_of(images, images if options.legacy else written, [inflation, *fetches])
 
 
 def _warn_of_zstd(images: Iterable[PreparedImage], progress: Progress) -> None:

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from ociexport.errors import NotFoundError
-from ociexport.images.choose import PlatformChoice
 from ociexport.images.prepare import PreparedImage, prepare_image
 from ociexport.images.source import ImageSource, credentials_of, servers_of
 from ociexport.images.wanted_blobs import BlobToFetch
-from ociexport.spec.descriptor import Descriptor, Platform
+from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest
 from ociexport.storage.archive.plan import plan_archive
 from ociexport.storage.layout.cache import BlobCache
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.system.progress.protocol import Progress
 from ociexport.transfer.companions import prepare_companions
+from ociexport.transfer.options import PullOptions
 from ociexport.transfer.sources.convert import ConvertingSource
 
 
@@ -100,14 +100,12 @@ PlannedDestination: TypeAlias = tuple[ImageLayout, BlobCache | None] | str | Non
 def plan_pull(
     sources: Sequence[ImageSource],
     out: PlannedDestination,
-    *,
-    platform: Platform | PlatformChoice,
+    options: PullOptions,
     progress: Progress,
-    referrers: bool = False,
 ) -> PullPlan:
     """Return what pulling ``sources`` into ``out`` would do. Manifests and configs are read, and nothing is written.
 
-    What comes along with an image (``referrers``) is planned as images of its own, behind it.
+    What comes along with an image (``options.referrers``) is planned as images of its own, behind it.
 
     Raises:
         as `ociexport.transfer.pull.pull` does before its first blob.
@@ -115,11 +113,11 @@ def plan_pull(
     layout, cache = out if isinstance(out, tuple) else (None, None)
     brought: set[Digest] = set()
     planned = []
-    for source in sources:
+    for source in map(options.signed, sources):
         if isinstance(source, ConvertingSource):
             source.only_plan()
-        images = [prepare_image(source, platform, layout, progress)]
-        images += prepare_companions(images[0], layout, progress) if referrers else []
+        images = [prepare_image(source, options.platform, layout, progress)]
+        images += prepare_companions(images[0], layout, progress) if options.referrers else []
         for image in images:
             converted = source.converted.get(image.listed.digest) if isinstance(source, ConvertingSource) else None
             blobs = [

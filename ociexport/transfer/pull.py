@@ -6,9 +6,6 @@ import os
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from ociexport.errors import (
-    UsageError,
-)
 from ociexport.images.choose import PlatformChoice
 from ociexport.images.destination import ImageDestination
 from ociexport.images.fetch import DEFAULT_JOBS
@@ -19,6 +16,7 @@ from ociexport.spec.reference import ImageReference
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.transfer.copy import copy_image
+from ociexport.transfer.options import PullOptions
 from ociexport.transfer.result import PullResult
 from ociexport.transfer.sources.names import RegistryName
 from ociexport.transfer.sources.open import open_source
@@ -62,48 +60,22 @@ def pull(
         SignatureError: it is not signed as ``signatures`` wants it; nothing was written.
         OSError: the disk or file system.
     """
-    platform = platform or host_platform()
-    if isinstance(image, str | ImageReference):
-        name = image if isinstance(image, str) else RegistryName(image)
-        with closing(open_source(name, options=registry, progress=progress)) as source:
-            return pull(
-                source,
-                out,
-                platform=platform,
-                jobs=jobs,
-                progress=progress,
-                decompress=decompress,
-                legacy=legacy,
-                referrers=referrers,
-                signatures=signatures,
-            )
-    if signatures is not None:
-        from ociexport.images.signatures import require_signature  # noqa: PLC0415 - start-up: few ask for signatures
+    options = PullOptions(platform or host_platform(), jobs, decompress, legacy, referrers, signatures)
+    if not isinstance(image, str | ImageReference):
+        return _pull_source(image, out, options, progress)
+    name = image if isinstance(image, str) else RegistryName(image)
+    with closing(open_source(name, options=registry, progress=progress)) as source:
+        return _pull_source(source, out, options, progress)
 
-        image = require_signature(image, signatures)
-    if isinstance(out, str | os.PathLike) and os.fspath(out).endswith(".tar"):
-        from ociexport.transfer.copy_to_archive import copy_to_archive  # noqa: PLC0415 - start-up: a layout does without
 
-        path = os.fspath(out)
-        return copy_to_archive(
-            [image],
-            path,
-            platform=platform,
-            jobs=jobs,
-            progress=progress,
-            decompress=decompress,
-            legacy=legacy,
-            referrers=referrers,
-        )[0]
-    if legacy:
-        raise UsageError("legacy: expected an archive to write, got a layout")
-    destination = ImageLayout(out) if isinstance(out, str | os.PathLike) else out
-    return copy_image(
-        image,
-        destination,
-        platform=platform,
-        jobs=jobs,
-        progress=progress,
-        decompress=decompress,
-        referrers=referrers,
-    )
+def _pull_source(
+    source: ImageSource, out: str | os.PathLike[str] | ImageDestination, options: PullOptions, progress: Progress
+) -> PullResult:
+    if not isinstance(out, str | os.PathLike):
+        return copy_image(source, out, options, progress)
+    path = os.fspath(out)
+    if not path.endswith(".tar"):
+        return copy_image(source, ImageLayout(path), options, progress)
+    from ociexport.transfer.copy_to_archive import copy_to_archive  # noqa: PLC0415 - start-up: a layout does without
+
+    return copy_to_archive([source], path, options, progress)[0]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ociexport.errors import OciexportError
 from ociexport.images.choose import PlatformChoice
-from ociexport.images.fetch import DEFAULT_JOBS, verify_jobs
+from ociexport.images.fetch import DEFAULT_JOBS
 from ociexport.spec.descriptor import Platform
 from ociexport.spec.platforms import host_platform
 from ociexport.storage.layout.cache import BlobCache
@@ -23,6 +23,7 @@ from ociexport.storage.layout.layout import ImageLayout
 from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.system.threads import starting_threads
 from ociexport.transfer.copy import copy_image
+from ociexport.transfer.options import PullOptions
 from ociexport.transfer.result import PullResult
 from ociexport.transfer.sources.names import parse_source_name
 from ociexport.transfer.sources.open import SourceOpener
@@ -57,8 +58,7 @@ class _Order:
 
     image: str
     layout: str
-    platform: Platform | PlatformChoice
-    jobs: int
+    options: PullOptions
     registry: RegistryOptions | None
     cache: str | None
 
@@ -94,21 +94,13 @@ def pull_many(
         UsageError: before anything is sent: a name does not parse, or ``jobs`` is out of range.
         whatever ``executor`` raises where it can't do its work.
     """
-    verify_jobs(jobs)
+    options = PullOptions(platform or host_platform(), jobs)
+    shared = os.fspath(cache) if cache is not None else None
     orders = []
     for image in images:
         parse_source_name(image)
         place = layout(image) if callable(layout) else layout
-        orders.append(
-            _Order(
-                image,
-                os.fspath(place),
-                platform or host_platform(),
-                jobs,
-                registry,
-                os.fspath(cache) if cache is not None else None,
-            )
-        )
+        orders.append(_Order(image, os.fspath(place), options, registry, shared))
     return _outcomes_of(orders, executor, progress)
 
 
@@ -147,7 +139,7 @@ def _pull_with(order: _Order, opener: SourceOpener, progress: Progress) -> PullO
     destination = ImageLayout(order.layout, cache=BlobCache(order.cache) if order.cache is not None else None)
     try:
         with closing(opener.open(parse_source_name(order.image))) as source:
-            result = copy_image(source, destination, platform=order.platform, jobs=order.jobs, progress=progress)
+            result = copy_image(source, destination, order.options, progress)
     except (OciexportError, OSError) as error:
         return PullOutcome(order.image, None, error)
     return PullOutcome(order.image, result, None)

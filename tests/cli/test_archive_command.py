@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from ociexport.transfer.copy_to_archive import copy_to_archive
+from ociexport.transfer.options import PullOptions
 from tests.support.command import command_environment, command_line, run_command
 from tests.support.fake_registry import FakeRegistry
 from tests.support.image_builder import AMD64, build_image
@@ -111,7 +112,7 @@ def test_open_file_by_its_name_is_written_and_not_replaced(registry: FakeRegistr
         )
     assert (ended.returncode, ended.stderr.decode()) == (0, f"{reference}@{IMAGE.digest}\n")
     fresh = io.BytesIO()
-    copy_to_archive([IMAGE.source("1", reference)], fresh, platform=AMD64)
+    copy_to_archive([IMAGE.source("1", reference)], fresh, PullOptions(AMD64))
     assert (tmp_path / "a").read_bytes() == b"what was there" + fresh.getvalue()
     assert os.readlink("/dev/stdout") == before
 
@@ -176,7 +177,7 @@ def test_skopeo_reads_it(tmp_path: Path, transport: str, compression: Any) -> No
     )
     archive = tmp_path / "a.tar"
     sources = [image.source("1", NAME), IMAGE.source("2", "ghcr.io/team/app:2")]
-    copy_to_archive(sources, str(archive), platform=AMD64)
+    copy_to_archive(sources, str(archive), PullOptions(AMD64))
     names = {"docker-archive": ["app:1", "ghcr.io/team/app:2"], "oci-archive": ["1", "2"]}[transport]
     for name, expected in zip(names, [image, IMAGE], strict=True):
         target = tmp_path / f"{name}".replace("/", "-")

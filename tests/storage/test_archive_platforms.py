@@ -13,6 +13,7 @@ from ociexport.images.choose import PlatformChoice
 from ociexport.spec.descriptor import Platform
 from ociexport.spec.platforms import host_platform
 from ociexport.transfer.copy_to_archive import copy_to_archive
+from ociexport.transfer.options import PullOptions
 from ociexport.transfer.pull import pull
 from tests.support.command import run_command
 from tests.support.image_builder import BuiltImage, build_attestation, build_image, build_index, write_layout
@@ -39,7 +40,7 @@ CHOICES = {"subset": PlatformChoice((HOST, OTHER)), "all": PlatformChoice()}
 @pytest.fixture(params=CHOICES)
 def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     path = tmp_path / "a.tar"
-    copy_to_archive([INDEX.source("1", NAME)], str(path), platform=CHOICES[request.param])
+    copy_to_archive([INDEX.source("1", NAME)], str(path), PullOptions(CHOICES[request.param]))
     return path
 
 
@@ -58,7 +59,7 @@ def test_we_read_each_platform_again(archive: Path, tmp_path: Path) -> None:
 
 
 def test_whole_index_comes_back_byte_for_byte(tmp_path: Path) -> None:
-    copy_to_archive([INDEX.source("1", NAME)], str(tmp_path / "a.tar"), platform=PlatformChoice())
+    copy_to_archive([INDEX.source("1", NAME)], str(tmp_path / "a.tar"), PullOptions(PlatformChoice()))
     assert pull(str(tmp_path / "a.tar"), tmp_path / "layout", platform=PlatformChoice()).digest == INDEX.digest
     blobs = {path.name for path in (tmp_path / "layout" / "blobs" / "sha256").iterdir()}
     assert blobs == {digest.encoded for digest in INDEX.all_digests}

@@ -26,6 +26,7 @@ from ociexport.spec.digest import Digest
 from ociexport.storage.archive.reader import open_archive_image
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.transfer.copy_to_archive import copy_to_archive
+from ociexport.transfer.options import PullOptions
 from ociexport.transfer.pull import pull
 from tests.support.command import command_environment, command_line, run_command
 from tests.support.image_builder import AMD64, BuiltImage, build_image, write_layout
@@ -94,11 +95,13 @@ def test_layers_are_kept_as_they_are_stored(tmp_path: Path) -> None:
 
 def test_what_we_write_we_read_byte_for_byte(tmp_path: Path) -> None:
     """pain 31: digests survive the way through an archive."""
-    copy_to_archive([IMAGE.source("1", FULL_NAME), OTHER.source("2", None)], str(tmp_path / "a.tar"), platform=AMD64)
+    copy_to_archive(
+        [IMAGE.source("1", FULL_NAME), OTHER.source("2", None)], str(tmp_path / "a.tar"), PullOptions(AMD64)
+    )
     assert pull(f"{tmp_path / 'a.tar'}:app:1", tmp_path / "b.tar", platform=AMD64).manifest_digest == IMAGE.digest
     assert pull(f"{tmp_path / 'a.tar'}:2", tmp_path / "l", platform=AMD64).manifest_digest == OTHER.digest
     fresh = io.BytesIO()
-    copy_to_archive([IMAGE.source("1", FULL_NAME)], fresh, platform=AMD64)
+    copy_to_archive([IMAGE.source("1", FULL_NAME)], fresh, PullOptions(AMD64))
     assert (tmp_path / "b.tar").read_bytes() == fresh.getvalue()
 
 
@@ -257,7 +260,7 @@ def test_archives_of_skopeo_are_read(tmp_path: Path, transport: str) -> None:
 @pytest.mark.parametrize("form", ["docker-archive", "oci-archive"])
 def test_podman_loads_what_we_write_and_we_read_what_it_saves(tmp_path: Path, form: str) -> None:
     sources = [IMAGE.source("1", "ghcr.io/team/app:1"), OTHER.source("2", "ghcr.io/team/other:2")]
-    copy_to_archive(sources, str(tmp_path / "a.tar"), platform=AMD64)
+    copy_to_archive(sources, str(tmp_path / "a.tar"), PullOptions(AMD64))
     with podman() as run:
         run("load", "-i", tmp_path / "a.tar")
         assert set(run("images", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.Id}}").splitlines()) == {
@@ -272,7 +275,7 @@ def test_podman_loads_what_we_write_and_we_read_what_it_saves(tmp_path: Path, fo
 def test_containerd_imports_what_we_write(tmp_path: Path) -> None:
     docker = build_image([[member("a", b"1")]], media_types="docker")
     sources = [IMAGE.source("1", FULL_NAME), docker.source("2", "ghcr.io/team/docker:2")]
-    copy_to_archive(sources, str(tmp_path / "a.tar"), platform=AMD64)
+    copy_to_archive(sources, str(tmp_path / "a.tar"), PullOptions(AMD64))
     with containerd() as ctr:
         ctr("images", "import", "--no-unpack", tmp_path / "a.tar")
         lines = ctr("images", "ls").splitlines()[1:]

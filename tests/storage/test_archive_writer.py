@@ -22,6 +22,7 @@ from ociexport.spec.digest import Digest
 from ociexport.storage.archive.plan import plan_archive, repo_tag
 from ociexport.system.progress.protocol import SILENT
 from ociexport.transfer.copy_to_archive import copy_to_archive
+from ociexport.transfer.options import PullOptions
 from ociexport.transfer.pull import pull
 from tests.support.command import run_command
 from tests.support.fake_registry import FakeRegistry, Fault
@@ -94,15 +95,17 @@ def test_same_images_give_the_same_bytes_into_files_and_streams(tmp_path: Path, 
         return [IMAGE.source("1", NAME), OTHER.source("2", "ghcr.io/team/other:2")]
 
     stream = io.BytesIO()
-    copy_to_archive(sources(), str(tmp_path / "a.tar"), platform=AMD64, jobs=jobs)
-    copy_to_archive(sources(), stream, platform=AMD64, jobs=jobs)
+    copy_to_archive(sources(), str(tmp_path / "a.tar"), PullOptions(AMD64, jobs=jobs))
+    copy_to_archive(sources(), stream, PullOptions(AMD64, jobs=jobs))
     assert (tmp_path / "a.tar").read_bytes() == stream.getvalue()
 
 
 def test_blobs_of_several_images_are_there_once(tmp_path: Path) -> None:
     more = build_image([[directory("etc"), BIG], [member("b", b"2")], [member("e", b"5")]])
     results = copy_to_archive(
-        [IMAGE.source("1", NAME), more.source("2", "docker.io/library/app:2")], str(tmp_path / "a.tar"), platform=AMD64
+        [IMAGE.source("1", NAME), more.source("2", "docker.io/library/app:2")],
+        str(tmp_path / "a.tar"),
+        PullOptions(AMD64),
     )
     with tarfile.open(tmp_path / "a.tar") as tar:
         names = [item.name for item in tar if item.name.startswith("blobs/sha256/")]
@@ -113,7 +116,7 @@ def test_blobs_of_several_images_are_there_once(tmp_path: Path) -> None:
 
 def test_image_with_two_names_is_one_image(tmp_path: Path) -> None:
     sources = [IMAGE.source("1", NAME), IMAGE.source("latest", "docker.io/library/app:latest")]
-    copy_to_archive(sources, str(tmp_path / "a.tar"), platform=AMD64)
+    copy_to_archive(sources, str(tmp_path / "a.tar"), PullOptions(AMD64))
     assert [item["RepoTags"] for item in json_in(tmp_path / "a.tar", "manifest.json")] == [["app:1", "app:latest"]]
     assert len(json_in(tmp_path / "a.tar", "index.json")["manifests"]) == 2
 
@@ -150,14 +153,14 @@ def test_signature_is_no_image_for_docker(tmp_path: Path) -> None:
     """cosign's have an image's config with as many diff_ids as layers; but no layer is a tar."""
     signature = signature_of(IMAGE, ec.generate_private_key(ec.SECP256R1()))
     sources = [IMAGE.source("1", NAME), signature.source(tag_of(IMAGE), f"docker.io/library/app:{tag_of(IMAGE)}")]
-    results = copy_to_archive(sources, str(tmp_path / "a.tar"), platform=AMD64)
+    results = copy_to_archive(sources, str(tmp_path / "a.tar"), PullOptions(AMD64))
     assert [result.is_image for result in results] == [True, False]
     assert [item["RepoTags"] for item in json_in(tmp_path / "a.tar", "manifest.json")] == [["app:1"]]
     assert len(json_in(tmp_path / "a.tar", "index.json")["manifests"]) == 2
 
 
 def test_all_entries_have_the_time_that_is_given(tmp_path: Path) -> None:
-    copy_to_archive([IMAGE.source()], str(tmp_path / "a.tar"), platform=AMD64, seconds=1_700_000_000)
+    copy_to_archive([IMAGE.source()], str(tmp_path / "a.tar"), PullOptions(AMD64), seconds=1_700_000_000)
     with tarfile.open(tmp_path / "a.tar") as tar:
         assert {item.mtime for item in tar} == {1_700_000_000}
 
@@ -197,7 +200,7 @@ def test_stream_of_a_bad_image_is_no_archive() -> None:
     bad.blobs[bad.layers[0].digest] = bytes(bad.layers[0].size)
     stream = io.BytesIO()
     with pytest.raises(DigestMismatchError) as caught:
-        copy_to_archive([bad.source()], stream, platform=AMD64)
+        copy_to_archive([bad.source()], stream, PullOptions(AMD64))
     assert str(caught.value).startswith(f"layer 1 of 2 ({bad.layers[0].digest}): digest mismatch: expected ")
     assert b"oci-layout" not in stream.getvalue()
 
@@ -229,7 +232,7 @@ def test_cut_transfer_goes_on_with_the_next_blob(registry: FakeRegistry, tmp_pat
     assert [path for path in registry.paths() if IMAGE.layers[0].digest.encoded in path] == []
     assert (result.reused_blobs, os.listdir(tmp_path)) == (1, ["a.tar"])
     fresh = io.BytesIO()
-    copy_to_archive([IMAGE.source("1", f"{registry.host}/library/app:1")], fresh, platform=AMD64)
+    copy_to_archive([IMAGE.source("1", f"{registry.host}/library/app:1")], fresh, PullOptions(AMD64))
     assert (tmp_path / "a.tar").read_bytes() == fresh.getvalue()
 
 
@@ -238,7 +241,7 @@ def test_partial_archive_of_something_else_is_written_anew(tmp_path: Path) -> No
     (tmp_path / "a.tar.partial").write_bytes(b"\xff" * size)
     pull(IMAGE.source("1", NAME), tmp_path / "a.tar", platform=AMD64)
     stream = io.BytesIO()
-    copy_to_archive([IMAGE.source("1", NAME)], stream, platform=AMD64)
+    copy_to_archive([IMAGE.source("1", NAME)], stream, PullOptions(AMD64))
     assert (tmp_path / "a.tar").read_bytes() == stream.getvalue()
 
 

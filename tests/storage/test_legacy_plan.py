@@ -18,6 +18,7 @@ from ociexport.rootfs.unpack import unpack
 from ociexport.spec.descriptor import Platform
 from ociexport.spec.digest import Digest
 from ociexport.transfer.copy_to_archive import copy_to_archive
+from ociexport.transfer.options import PullOptions
 from ociexport.transfer.pull import pull
 from tests.support.command import run_command
 from tests.support.image_builder import (
@@ -41,7 +42,7 @@ OTHER_NAME = "ghcr.io/team/other:2"
 
 
 def write(path: Path, *sources: Any) -> Path:
-    copy_to_archive(sources or [IMAGE.source("1", NAME)], str(path), platform=AMD64, legacy=True)
+    copy_to_archive(sources or [IMAGE.source("1", NAME)], str(path), PullOptions(AMD64, legacy=True))
     return path
 
 
@@ -154,7 +155,7 @@ def test_image_without_layers_has_an_empty_one_for_old_engines(tmp_path: Path) -
 
 def test_files_and_streams_get_the_same_bytes(tmp_path: Path) -> None:
     stream = io.BytesIO()
-    copy_to_archive([IMAGE.source("1", NAME)], stream, platform=AMD64, legacy=True)
+    copy_to_archive([IMAGE.source("1", NAME)], stream, PullOptions(AMD64, legacy=True))
     assert write(tmp_path / "a.tar").read_bytes() == stream.getvalue()
 
 
@@ -183,7 +184,7 @@ def test_we_read_it_by_manifest_and_by_repositories(tmp_path: Path, is_old: bool
 def test_several_platforms_are_refused(tmp_path: Path) -> None:
     index = build_index([build_image(TARS, platform=platform) for platform in (AMD64, ARM64)])
     with pytest.raises(UsageError) as caught:
-        copy_to_archive([index.source("1", NAME)], str(tmp_path / "a.tar"), platform=PlatformChoice(), legacy=True)
+        copy_to_archive([index.source("1", NAME)], str(tmp_path / "a.tar"), PullOptions(PlatformChoice(), legacy=True))
     assert str(caught.value) == "memory: expected one platform for a legacy archive, got 2"
     assert caught.value.hint == "--platform takes one of them"
     assert os.listdir(tmp_path) == []
@@ -281,6 +282,6 @@ def test_platforms_of_one_image_differ_in_their_identity(tmp_path: Path) -> None
     for platform in (AMD64, Platform("linux", "386")):
         image = build_image(TARS, platform=platform)
         archives.append(tmp_path / f"{platform.architecture}.tar")
-        copy_to_archive([image.source("1", NAME)], str(archives[-1]), platform=platform, legacy=True)
+        copy_to_archive([image.source("1", NAME)], str(archives[-1]), PullOptions(platform, legacy=True))
     ours, theirs = map(layers_of, archives)
     assert (ours[:2], ours[2] != theirs[2]) == (theirs[:2], True)

@@ -15,6 +15,7 @@ from typing import TypeAlias
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.transfer.copy import copy_image
 from ociexport.transfer.copy_to_archive import copy_to_archive
+from ociexport.transfer.options import PullOptions
 from tests.support.image_builder import (
     AMD64,
     ARM64,
@@ -49,10 +50,10 @@ def write_output(output: str, place: Path) -> Path:
     sources = [image.source(tag, name) for (name, image), tag in zip(NAMES.items(), TAGS, strict=True)]
     if output == LAYOUT:
         for source in sources:
-            copy_image(source, ImageLayout(place / "out"), platform=AMD64)
+            copy_image(source, ImageLayout(place / "out"), PullOptions(AMD64))
         return place / "out"
     path = place / "out.tar"
-    copy_to_archive(sources, str(path), platform=AMD64, decompress=output == PLAIN, legacy=output == LEGACY)
+    copy_to_archive(sources, str(path), PullOptions(AMD64, decompress=output == PLAIN, legacy=output == LEGACY))
     return path
 
 
@@ -172,7 +173,7 @@ def _from_skopeo(transport: str, name: str, keeps: str, full: str | None = None,
 
 def _given(work: Path) -> Path:
     path = work / "given.tar"
-    copy_to_archive([IMAGE.source("1", NAME)], str(path), platform=AMD64)
+    copy_to_archive([IMAGE.source("1", NAME)], str(path), PullOptions(AMD64))
     return path
 
 
@@ -218,7 +219,7 @@ def _from_docker(work: Path) -> list[Written]:
 def _from_umoci(work: Path) -> list[Written]:
     """Write an image to which umoci added a file."""
     require("umoci", root=True)
-    copy_image(IMAGE.source("1"), ImageLayout(work / "saved"), platform=AMD64)
+    copy_image(IMAGE.source("1"), ImageLayout(work / "saved"), PullOptions(AMD64))
     (work / "file").write_bytes(b"put there by umoci")
     run("umoci", "insert", "--image", f"{work / 'saved'}:1", "--tag", "3", work / "file", "/etc/new")
     return [Written(f"{work / 'saved'}:1", IMAGE, MANIFEST, None), Written(f"{work / 'saved'}:3", IMAGE, "", None)]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ociexport.spec.digest import Digest
 from ociexport.transfer.copy_to_archive import copy_to_archive
+from ociexport.transfer.options import PullOptions
 from tests.support.image_builder import AMD64, BuiltImage, build_image, to_json
 from tests.support.memory_source import directory, hard_link, member, symlink, tar_of
 
@@ -69,7 +70,7 @@ def of_docker_1_10(image: BuiltImage = IMAGE, tags: list[str] | None = None) -> 
 def of_docker_25() -> Files:
     """A layout and a docker archive at once."""
     stream = io.BytesIO()
-    copy_to_archive([IMAGE.source("1", FULL_NAME)], stream, platform=AMD64)
+    copy_to_archive([IMAGE.source("1", FULL_NAME)], stream, PullOptions(AMD64))
     stream.seek(0)
     with tarfile.open(fileobj=stream) as tar:
         return {item.name: tar.extractfile(item).read() for item in tar if item.isfile()}  # type: ignore[union-attr]

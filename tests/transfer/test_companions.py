@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ociexport.errors import LimitExceededError, SignatureError, UsageError
+from ociexport.errors import LimitExceededError, SignatureError
 from ociexport.images.choose import PlatformChoice
 from ociexport.images.keys import VerificationKey
 from ociexport.images.signatures import SignaturePolicy
 from ociexport.spec import mediatypes
 from ociexport.storage.layout.layout import ImageLayout
-from ociexport.transfer.copy_to_archive import copy_to_archive
 from ociexport.transfer.pull import pull
 from ociexport.transfer.sources.open import open_source
 from ociexport.verification.verify import verify
@@ -266,21 +265,6 @@ def test_referrers_that_are_not_there_are_not_asked_for_without_end(
     assert str(caught.value) == (
         f"{registry.host}/library/app:1: referrers: documents: expected at most 10 of them, got more"
     )
-
-
-@pytest.mark.parametrize("is_legacy", [False, True])
-def test_they_are_about_the_published_manifest_only(tmp_path: Path, is_legacy: bool) -> None:
-    with pytest.raises(UsageError) as caught:
-        copy_to_archive(
-            [IMAGE.source("1")],
-            str(tmp_path / "a.tar"),
-            platform=AMD64,
-            referrers=True,
-            legacy=is_legacy,
-            decompress=not is_legacy,
-        )
-    assert str(caught.value) == "referrers: expected neither decompressed layers nor a legacy archive"
-    assert caught.value.hint == "signatures and such are about the manifest as it was published"
 
 
 def test_source_that_keeps_none_says_so(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from ociexport.spec.descriptor import Platform
 from ociexport.spec.digest import Digest
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.transfer.copy_to_archive import copy_to_archive
+from ociexport.transfer.options import PullOptions
 from ociexport.transfer.pull import pull
 from tests.support.command import command_environment, command_line, run_command
 from tests.support.fake_registry import FakeRegistry, Fault
@@ -164,7 +165,7 @@ def test_name_by_digest_is_of_the_new_manifest(tmp_path: Path) -> None:
 
 def test_files_and_streams_get_the_same_bytes(tmp_path: Path) -> None:
     stream = io.BytesIO()
-    copy_to_archive([source_of()], stream, platform=AMD64, decompress=True)
+    copy_to_archive([source_of()], stream, PullOptions(AMD64, decompress=True))
     pull(source_of(), tmp_path / "a.tar", platform=AMD64, decompress=True)
     assert (tmp_path / "a.tar").read_bytes() == stream.getvalue()
 
@@ -364,7 +365,7 @@ def test_layers_for_a_pipe_wait_among_temporary_files(tmp_path: Path) -> None:
     assert f"ociexport: layers are decompressed in {tmp_path}/tmp/ociexport-".encode() in ended.stderr
     assert os.listdir(tmp_path / "tmp") == []
     expected = io.BytesIO()
-    copy_to_archive([IMAGE.source("1", NAME)], expected, platform=AMD64, decompress=True)
+    copy_to_archive([IMAGE.source("1", NAME)], expected, PullOptions(AMD64, decompress=True))
     assert ended.stdout == expected.getvalue()
 
 

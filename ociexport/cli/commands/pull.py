@@ -15,7 +15,7 @@ from ociexport.cli.options.out import add_out_arguments, is_archive, is_pipe, op
 from ociexport.cli.options.platform import add_platforms_arguments, choice_from
 from ociexport.cli.options.progress import add_progress_arguments, progress_from
 from ociexport.cli.options.registry import add_registry_arguments, registry_options_from
-from ociexport.cli.options.signatures import add_signature_arguments, signature_policy_from, signed_source
+from ociexport.cli.options.signatures import add_signature_arguments, signature_policy_from
 from ociexport.cli.output.pull import PullReport, tell_plan
 from ociexport.errors import OciexportError, UsageError, locating, quoted
 from ociexport.images.fetch import DEFAULT_JOBS, MAX_JOBS
@@ -25,6 +25,7 @@ from ociexport.storage.layout.layout import ImageLayout
 from ociexport.system.environment import source_date_epoch
 from ociexport.system.files import new_file
 from ociexport.transfer.copy import copy_image
+from ociexport.transfer.options import PullOptions
 from ociexport.transfer.sources.names import LayoutName, SourceName, parse_source_name
 from ociexport.transfer.sources.open import SourceOpener
 
@@ -105,30 +106,20 @@ def _pull_into_archive(
 ) -> int:
     if options.cache:
         raise UsageError("pull: --cache goes with a layout, not with an archive")
-    platform = choice_from(options)
+    pull_options = _pull_options_from(options)
     with ExitStack() as stack:
-        opened = _open_all(options, names, sources, stack)
+        opened = _open_all(names, sources, stack)
         if options.dry_run:
             from ociexport.transfer.plan import plan_pull  # noqa: PLC0415 - start-up: only a dry run needs it
 
             out = options.out if not is_pipe(options.out) else None
-            plan = plan_pull(opened, out, platform=platform, progress=report.progress, referrers=options.referrers)
+            plan = plan_pull(opened, out, pull_options, report.progress)
             return tell_plan(plan, options)
         from ociexport.transfer.copy_to_archive import copy_to_archive  # noqa: PLC0415 - start-up: a layout does without
 
         seconds = source_date_epoch() or 0
         with opened_out(options) as out:
-            results = copy_to_archive(
-                opened,
-                out,
-                platform=platform,
-                jobs=options.jobs,
-                progress=report.progress,
-                seconds=seconds,
-                decompress=options.decompress,
-                legacy=options.legacy,
-                referrers=options.referrers,
-            )
+            results = copy_to_archive(opened, out, pull_options, report.progress, seconds=seconds)
     report.add(*results)
     report.end()
     return OK
@@ -142,37 +133,20 @@ def _pull_into_layout(
     layout.verify_is_usable()
     for name in names:
         _verify_is_another(name, layout)
-    platform = choice_from(options)
+    pull_options = _pull_options_from(options)
     if options.dry_run:
         from ociexport.transfer.plan import plan_pull  # noqa: PLC0415 - start-up: as above
 
         with ExitStack() as stack:
-            opened = _open_all(options, names, sources, stack)
+            opened = _open_all(names, sources, stack)
             # Without its cache, from which a layout takes what it is asked for.
             uncached = ImageLayout(options.out)
-            plan = plan_pull(
-                opened,
-                (uncached, cache),
-                platform=platform,
-                progress=report.progress,
-                referrers=options.referrers,
-            )
+            plan = plan_pull(opened, (uncached, cache), pull_options, report.progress)
         return tell_plan(plan, options)
 
-    policy = signature_policy_from(options)
-
     def pull_one(name: SourceName) -> None:
-        with closing(signed_source(sources.open(name), policy)) as source:
-            result = copy_image(
-                source,
-                layout,
-                platform=platform,
-                jobs=options.jobs,
-                progress=report.progress,
-                decompress=options.decompress,
-                referrers=options.referrers,
-            )
-        report.add(result)
+        with closing(sources.open(name)) as source:
+            report.add(copy_image(source, layout, pull_options, report.progress))
 
     if len(names) == 1:
         pull_one(names[0])
@@ -188,11 +162,19 @@ def _pull_into_layout(
     return report.code
 
 
-def _open_all(
-    options: argparse.Namespace, names: list[SourceName], sources: SourceOpener, stack: ExitStack
-) -> list[ImageSource]:
-    policy = signature_policy_from(options)
-    return [stack.enter_context(closing(signed_source(sources.open(name), policy))) for name in names]
+def _pull_options_from(options: argparse.Namespace) -> PullOptions:
+    return PullOptions(
+        choice_from(options),
+        options.jobs,
+        decompress=options.decompress,
+        legacy=options.legacy,
+        referrers=options.referrers,
+        signatures=signature_policy_from(options),
+    )
+
+
+def _open_all(names: list[SourceName], sources: SourceOpener, stack: ExitStack) -> list[ImageSource]:
+    return [stack.enter_context(closing(sources.open(name))) for name in names]
 
 
 def _verify_is_another(name: SourceName, layout: ImageLayout) -> None:

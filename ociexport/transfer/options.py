@@ -1,0 +1,58 @@
+"""PullOptions: what a pull takes of an image, and the form it stores; one value for all layers of `transfer`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ociexport.errors import UsageError
+from ociexport.images.choose import PlatformChoice
+from ociexport.images.fetch import DEFAULT_JOBS, verify_jobs
+from ociexport.images.source import ImageSource
+from ociexport.spec.descriptor import Platform
+from ociexport.spec.platforms import host_platform
+
+if TYPE_CHECKING:
+    from ociexport.images.signatures import SignaturePolicy
+
+
+@dataclass(frozen=True, slots=True)
+class PullOptions:
+    """What a pull takes of an image, and the form it stores.
+
+    Without ``signatures`` the value can be pickled, and sent to a worker of `pull_many`.
+
+    Args:
+        platform: the platform to take, or several.
+        jobs: how many blobs are fetched side by side.
+        decompress: whether layers are stored as plain tars; the manifest changes, the config does not.
+        legacy: whether the archive is for engines before Docker 1.10.
+        referrers: whether signatures, SBOMs and other artifacts that refer to the image are copied too.
+        signatures: which signatures the image must have; None for none.
+
+    Raises:
+        UsageError: ``jobs`` is out of range, or ``referrers`` goes with a change of the manifest that they refer to.
+    """
+
+    platform: Platform | PlatformChoice = field(default_factory=host_platform)
+    jobs: int = DEFAULT_JOBS
+    decompress: bool = False
+    legacy: bool = False
+    referrers: bool = False
+    signatures: SignaturePolicy | None = None
+
+    def __post_init__(self) -> None:
+        verify_jobs(self.jobs)
+        if self.referrers and (self.decompress or self.legacy):
+            raise UsageError(
+                "referrers: expected neither decompressed layers nor a legacy archive",
+                hint="signatures and such are about the manifest as it was published",
+            )
+
+    def signed(self, source: ImageSource) -> ImageSource:
+        """Return ``source``; where signatures are required, a source around it that gives out only a signed image."""
+        if self.signatures is None:
+            return source
+        from ociexport.images.signatures import require_signature  # noqa: PLC0415 - start-up: few require signatures
+
+        return require_signature(source, self.signatures)
