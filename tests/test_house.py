@@ -195,6 +195,7 @@ READERS_OF_DATA = {
     ("ociexport.images.source", "embedded_document"),
     ("ociexport.images.resolve", "read_raw_config"),
     ("ociexport.images.wanted_blobs", "blobs_of"),
+    ("ociexport.images.wanted_blobs", "layer_blobs"),
     ("ociexport.verification.walk", "_follow_config"),
     ("ociexport.verification.walk", "_read_config"),
     ("ociexport.verification.repair", "begin_round"),

@@ -1,6 +1,6 @@
-"""Which of an image's platforms are taken, and what lists them: the published index, or one that dangles nowhere.
+"""Choosing an image's platforms, and the index that lists them: the published one, or one without dangling entries.
 
-Spec: image-spec 1.1 image-index.md; BuildKit's attestation-storage.md for what is no platform.
+Spec: image-spec 1.1 image-index.md; BuildKit's attestation-storage.md for entries that are no platform.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ociexport.spec.digest import Digest
 from ociexport.spec.manifest import Index, Manifest
 from ociexport.spec.platforms import fits_platform, select_manifest
 
-# An index of 4 MiB has room for twenty thousand entries; nobody honest lists a tenth of that.
+# An index of 4 MiB has room for twenty thousand entries; no honest one lists a tenth of that.
 _MAX_MANIFESTS = 2048
 
 
@@ -34,8 +34,8 @@ class PlatformChoice:
     """Which platforms of an image are taken.
 
     Args:
-        platforms: in the order of the wish; empty for all that there are, attestations included.
-        keeps_index: whether the published index is kept byte for byte, although it names what is not taken.
+        platforms: in order of preference; empty for everything that the index lists, attestations included.
+        keeps_index: whether the published index is kept byte for byte, although it lists manifests that are not taken.
     """
 
     platforms: tuple[Platform, ...] = ()
@@ -43,7 +43,7 @@ class PlatformChoice:
 
     @property
     def takes_all(self) -> bool:
-        """Whether all that the index lists is taken."""
+        """Whether everything that the index lists is taken."""
         return not self.platforms
 
     @property
@@ -56,8 +56,8 @@ class ChosenManifest(NamedTuple):
     """A manifest that is taken.
 
     Args:
-        platform: what the index says that it is for; None where there is none or it says nothing.
-        attests: the manifest that this one is a provenance or SBOM of; None for an image.
+        platform: the one that the index declares for it; None without an index or a declaration.
+        attests: the manifest whose provenance or SBOM this one is; None for an image.
     """
 
     manifest: Manifest
@@ -69,10 +69,10 @@ class ChosenDocuments(NamedTuple):
     """What is taken of an image.
 
     Args:
-        listed: of what a destination is to list: a manifest with its platform, or an index.
-        manifests: each once; that of the platform wished for most first.
-        others: the documents beside the manifests, byte for byte: indexes, innermost first, and what is neither.
-        made_of: digest of the published index where ``listed`` is one of our own making; None where it is not.
+        listed: what a destination lists: a manifest with its platform, or an index.
+        manifests: each once, the most preferred platform's first.
+        others: all other documents, byte for byte: indexes, innermost first, and documents of unknown type.
+        made_of: digest of the published index, if ``listed`` is an index made from it; else None.
     """
 
     listed: Descriptor
@@ -84,13 +84,13 @@ class ChosenDocuments(NamedTuple):
 def choose_documents(documents: DocumentReader, choice: PlatformChoice) -> ChosenDocuments:
     """Return what ``choice`` takes of the image that ``documents`` reads.
 
-    A source of one manifest is taken as it is by whoever wants one platform; who wants several must be told more, and
-    is told by the config, which is read later.
+    Does not check the platform of a manifest that has no index: the config, which is read later, declares it. See
+    `verify_fits_all`.
 
     Raises:
-        NoMatchingPlatformError: a platform is not there; lists those there are.
+        NoMatchingPlatformError: a platform is missing; lists the available ones.
         InvalidImageError: a document breaks the specification.
-        NotFoundError, RegistryError: the source does not give a document.
+        NotFoundError, RegistryError: the source does not return a document.
     """
     top = documents.top
     if isinstance(top, Manifest):
@@ -100,7 +100,7 @@ def choose_documents(documents: DocumentReader, choice: PlatformChoice) -> Chose
         everything.take([top])
         return ChosenDocuments(top.descriptor, tuple(everything.manifests), tuple(everything.others), None)
     for platform in () if choice.is_single else choice.platforms:
-        # Before anything is fetched for it; deeper within, it is seen below.
+        # Refused before a fetch; entries of nested indexes are checked below.
         entry = select_manifest(top, platform)
         if entry.media_type in mediatypes.SCHEMA1_MANIFESTS:
             raise _schema1_error(entry, top)
@@ -121,10 +121,10 @@ def choose_documents(documents: DocumentReader, choice: PlatformChoice) -> Chose
 
 
 def verify_fits_all(manifest: Manifest, offered: Platform | None, choice: PlatformChoice) -> None:
-    """Return if a manifest without an index is all that ``choice`` takes.
+    """Return if a manifest without an index fits every platform of ``choice``.
 
     Raises:
-        NoMatchingPlatformError: several platforms are wanted, and it is not for one of them.
+        NoMatchingPlatformError: several platforms are requested, and the manifest does not fit one of them.
     """
     if len(choice.platforms) < 2 or offered is None:
         return
@@ -136,7 +136,7 @@ def verify_fits_all(manifest: Manifest, offered: Platform | None, choice: Platfo
 
 
 class _Everything:
-    """Collects all that an index leads to, each digest once, what is named before what names it."""
+    """Collects every document that an index leads to, each digest once, and each document before those that name it."""
 
     def __init__(self, documents: DocumentReader) -> None:
         self._documents = documents
@@ -145,7 +145,7 @@ class _Everything:
         self.others: list[ReceivedManifest] = []
 
     def take(self, path: Sequence[Index]) -> None:
-        """Take the last index of ``path`` and all that is in it."""
+        """Take the last index of ``path`` and every document that it leads to."""
         index = path[-1]
         for entry in index.manifests:
             if entry.digest in self._seen:
@@ -162,13 +162,13 @@ class _Everything:
         if entry.media_type in mediatypes.SCHEMA1_MANIFESTS:
             raise _schema1_error(entry, path[-1])
         if entry.media_type and entry.media_type not in mediatypes.INDEXES | mediatypes.MANIFESTS:
-            # image-index.md: a type that we do not know is no error. What it refers to can't be known.
+            # image-index.md: an unknown type is no error. What such a document refers to is unknown too.
             self.others.append(self._documents.fetch_entry(path[-1], entry))
             return
         try:
             document = self._documents.read_entry(path[-1], entry)
         except NotFoundError as error:
-            error.hint = "the index names what is not there; --platform takes what is"
+            error.hint = "the index lists a manifest that the source lacks; --platform takes one that it has"
             raise
         _verify_is_as_listed(document.digest, entry, path[-1])
         if isinstance(document, Index):
@@ -179,32 +179,32 @@ class _Everything:
 
 
 def _verify_is_as_listed(digest: Digest, entry: Descriptor, index: Index) -> None:
-    """Return if a document is the one that ``entry`` of ``index`` names, and was not converted to another."""
+    """Return if the document with ``digest`` is the one that ``entry`` of ``index`` names, not a conversion of it."""
     if digest != entry.digest:
         raise _schema1_error(entry, index)
 
 
 def _schema1_error(entry: Descriptor, index: Index) -> UnsupportedMediaTypeError:
     return UnsupportedMediaTypeError(
-        f"expected image manifests, got a Docker schema 1 manifest, {entry.digest}, which no index of OCI can name",
+        f"expected image manifests, got a Docker schema 1 manifest, {entry.digest}, which an OCI index can't list",
         where=f"manifest {index.digest}",
-        hint="--platform for one platform takes it alone, and converts it",
+        hint="--platform with one platform takes that manifest alone and converts it",
     )
 
 
 def _attested_by(entry: Descriptor) -> str | None:
-    """Return which manifest an attestation is of; None for an image."""
+    """Return the manifest that an attestation describes; None for an image."""
     return printable(entry.annotations[ATTESTED_ANNOTATION]) if entry.is_attestation else None
 
 
 def _is_whole(top: Index, resolved: Sequence[ResolvedManifest]) -> bool:
-    """Whether all that ``top`` lists was chosen, so that the published index dangles nowhere."""
+    """Whether every entry of ``top`` was chosen, so that the published index has no dangling entry."""
     direct = {one.entries[0].digest for one in resolved if len(one.entries) == 1}
     return direct == {entry.digest for entry in top.manifests}
 
 
 def _index_of_chosen(top: Index, resolved: Sequence[ResolvedManifest]) -> ReceivedManifest:
-    """Return ``top`` with the chosen entries only; what else it says stays, but for a subject: it may not be there."""
+    """Return ``top`` with the chosen entries only, and without ``subject``, which may not be copied."""
     item = json.loads(top.raw)
     item.pop("subject", None)
     entries = {one.manifest.digest: _entry_as_written(one) for one in resolved}
@@ -214,7 +214,7 @@ def _index_of_chosen(top: Index, resolved: Sequence[ResolvedManifest]) -> Receiv
 
 
 def _entry_as_written(one: ResolvedManifest) -> object:
-    """Return the entry that led to the manifest with all its members, those that we do not know included."""
+    """Return the entry that led to the manifest with all its members, unknown ones included."""
     index = one.indexes[-1]
     return json.loads(index.raw)["manifests"][index.manifests.index(one.entries[-1])]
 

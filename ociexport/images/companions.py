@@ -1,6 +1,6 @@
-"""What lies beside an image in the same repository or layout: signatures, SBOMs, provenance.
+"""Companions of an image in the same repository or layout: signatures, SBOMs, provenance.
 
-They are found by tags that are made of the image's digest, and by the referrers that name the image as their subject.
+They are found by tags derived from the image's digest, and as the referrers that name the image as their subject.
 
 Spec: distribution-spec 1.1, "Listing Referrers", "Referrers Tag Schema"; cosign's SIGNATURE_SPEC.md, "Discovery".
 """
@@ -16,7 +16,7 @@ from ociexport.images.source import ImageSource, ReceivedManifest, innermost
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest
 
-# distribution-spec 1.1, "Pulling manifests": a tag has no more characters, and the referrers tag cuts the digest so.
+# distribution-spec 1.1, "Pulling manifests": the longest tag; and the part of a digest that the referrers tag keeps.
 _MAX_TAG_CHARACTERS = 128
 _MAX_ENCODED_CHARACTERS = 64
 _SIGNATURE_SUFFIX = ".sig"
@@ -26,36 +26,36 @@ _COMPANION_TAG_PATTERN = re.compile(r"sha(?:256|384|512)-[0-9a-f]{64,128}(?:\.(?
 
 @runtime_checkable
 class CompanionSource(ImageSource, Protocol):
-    """An `ImageSource` that knows what lies beside its image; a docker archive, for one, does not."""
+    """An `ImageSource` that can list its image's companions; a docker archive, for example, can't."""
 
     def fetch_tagged(self, tag: str) -> Iterator[ReceivedManifest]:
-        """Yield what the image's repository has under ``tag``; nothing where there is no such tag.
+        """Yield the manifests that the image's repository has under ``tag``; nothing if the tag is missing.
 
-        A layout may hold several repositories, and so several manifests of one tag.
+        A layout may hold several repositories, and so several manifests with the same tag.
 
         Raises:
-            RegistryError: the registry does not tell.
+            RegistryError: the registry refused the request or failed.
         """
 
     def fetch_referrers(self, digest: Digest, budget: DocumentBudget) -> Iterator[Descriptor]:
-        """Yield descriptors of what names ``digest`` as its subject, or is listed so; that it does is not verified.
+        """Yield descriptors of the documents listed as referrers of ``digest``; their subjects are not verified.
 
         Args:
-            budget: counts the documents that the list is in.
+            budget: counts the documents that hold the list.
 
         Raises:
-            RegistryError, InvalidImageError: the registry does not tell, or what it tells is no list.
+            RegistryError, InvalidImageError: the registry failed, or its answer is not a list of referrers.
         """
 
 
 def companion_source(source: ImageSource) -> CompanionSource | None:
-    """Return what knows the companions of ``source``'s image: itself, or what it stands before; None if nothing."""
+    """Return the source that lists the companions: ``source`` itself or the one it wraps; None if neither can."""
     inner = innermost(source)
     return inner if isinstance(inner, CompanionSource) else None
 
 
 def companion_tags(digest: Digest) -> tuple[str, ...]:
-    """Return the tags that cosign puts what is about ``digest`` under: signatures, attestations, SBOMs."""
+    """Return the tags under which cosign stores signatures, attestations and SBOMs of ``digest``."""
     signatures = signature_tag(digest)
     if signatures is None:
         return ()
@@ -64,16 +64,16 @@ def companion_tags(digest: Digest) -> tuple[str, ...]:
 
 
 def is_companion_tag(tag: str) -> bool:
-    """Whether ``tag`` is made of a digest, and so names no image but what is about one."""
+    """Whether ``tag`` is derived from a digest, and so names a companion, not an image."""
     return _COMPANION_TAG_PATTERN.fullmatch(tag) is not None
 
 
 def signature_tag(digest: Digest) -> str | None:
-    """Return the tag that cosign puts signatures of ``digest`` under; None for one that is too long for a tag."""
+    """Return the tag under which cosign stores signatures of ``digest``; None if it would be too long for a tag."""
     tag = f"{digest.algorithm}-{digest.encoded}{_SIGNATURE_SUFFIX}"
     return tag if len(tag) <= _MAX_TAG_CHARACTERS else None
 
 
 def referrers_tag(digest: Digest) -> str:
-    """Return the tag of the list of referrers, where a registry has no such API."""
+    """Return the tag of the list of referrers, for a registry without the referrers API."""
     return f"{digest.algorithm}-{digest.encoded[:_MAX_ENCODED_CHARACTERS]}"

@@ -1,4 +1,4 @@
-"""Where an image goes: what a destination and its blob writers can do."""
+"""ImageDestination: the interface of every place that images are copied to, and of its blob writers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class BlobWriter(Protocol):
     """Takes one blob's bytes in order.
 
     Attributes:
-        offset: how many bytes an earlier try left, verified; the next byte that is wanted.
-        is_complete: whether somebody else wrote the whole blob meanwhile, so that there is nothing to do.
+        offset: how many bytes are written, those of an earlier try included; the position of the next byte.
+        is_complete: whether another process has written the whole blob meanwhile; nothing is left to do then.
     """
 
     @property
@@ -26,7 +26,7 @@ class BlobWriter(Protocol):
     def is_complete(self) -> bool: ...
 
     def restart(self) -> None:
-        """Forget what is written."""
+        """Discard all bytes written so far."""
 
     def write(self, chunk: Chunk, /) -> None:
         """Take the next bytes; raises SizeMismatchError as soon as there are too many."""
@@ -34,26 +34,27 @@ class BlobWriter(Protocol):
 
 @runtime_checkable
 class PlacingWriter(BlobWriter, Protocol):
-    """A writer that takes bytes ahead of their turn too, so that nobody has to keep them until then."""
+    """A writer that also takes bytes out of order, so that the caller need not keep them in memory."""
 
     def place(self, chunk: Chunk, offset: int, /) -> None:
-        """Write bytes where they belong; they are not hashed yet. Called from several threads, of which none may be in
-        it when the writer is closed.
+        """Write bytes at ``offset``, without hashing them yet.
+
+        Several threads may call this. All calls must have returned before the writer is closed.
 
         Raises:
             OSError: they could not be written.
         """
 
     def take(self, count: int, /) -> None:
-        """Take the next ``count`` bytes, all of which were placed."""
+        """Hash the next ``count`` bytes, all of which were placed, and advance `offset`."""
 
 
 @runtime_checkable
 class PlacingStream(ByteStream, Protocol):
-    """A stream whose bytes arrive out of order, where the writer takes them so."""
+    """A stream that can write its bytes out of order, to a writer that takes them so."""
 
     def write_to(self, writer: PlacingWriter) -> Iterator[int]:
-        """Write all that is left; yields how many bytes were taken each time. Closed before the writer is.
+        """Write all remaining bytes; yields how many the writer took each time. Closed before the writer is.
 
         Raises:
             as ``read`` does, and what the writer raises.
@@ -61,41 +62,41 @@ class PlacingStream(ByteStream, Protocol):
 
 
 class BlobStore(Protocol):
-    """A place that blobs are written to; its methods are called from several threads."""
+    """A place that stores blobs; several threads may call its methods."""
 
     def has_blob(self, descriptor: Descriptor) -> bool:
-        """Whether the blob is there and valid: its bytes are read and verified, for a file may be cut or damaged."""
+        """Whether the blob is stored and valid: its bytes are read and verified, since a file may be cut or damaged."""
 
     def new_blob(self, descriptor: Descriptor) -> AbstractContextManager[BlobWriter]:
-        """Return a writer for a blob; at the end of the ``with`` block it is verified and takes its name, or is gone.
+        """Return a writer for a blob; at the end of the ``with`` block it is verified and gets its name, or is removed.
 
         Raises:
-            DigestMismatchError, SizeMismatchError: what was written is not what ``descriptor`` says.
+            DigestMismatchError, SizeMismatchError: the written bytes do not match ``descriptor``.
         """
 
 
 class DestinationUse(Protocol):
-    """One image's way into a destination."""
+    """A destination while one image is copied into it."""
 
     def discard(self, digests: Iterable[Digest]) -> None:
-        """Remove these blobs at the end, whole or partial: the image that they were written for is not as it should be.
+        """Remove these blobs at the end, whole or partial, because their image is invalid.
 
-        They stay where others may be using them.
+        A blob that another process may be using stays.
         """
 
 
 class ImageDestination(BlobStore, BlobOpener, Protocol):
-    """A place that images are copied to, which opens the blobs that it has; called from several threads."""
+    """A place that images are copied to, and whose blobs can be opened; several threads may call its methods."""
 
     def begin(self) -> AbstractContextManager[DestinationUse]:
-        """Prepare to take one image, for as long as the ``with`` block; what was prepared in vain is gone afterwards.
+        """Prepare the place for one image; at the end of the ``with`` block, unused preparations are removed.
 
         Raises:
-            UsageError: something else is in the place; it was not touched.
+            UsageError: the place holds something else, which was left unchanged.
         """
 
     def write_manifest(self, manifest: ReceivedManifest) -> None:
         """Store a manifest or index, byte for byte."""
 
     def write_name(self, descriptor: Descriptor, name: ImageName) -> None:
-        """Give the complete image a name; the last act, since a name appears only when what it names is complete."""
+        """Give the complete image its name. Called last: a name must never lead to an incomplete image."""

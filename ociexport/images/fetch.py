@@ -1,4 +1,4 @@
-"""Blobs fetched side by side, each verified, all stopped when one fails."""
+"""BlobFetch: blobs fetched in parallel, each verified; all stop when one fails."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from ociexport.system.progress.protocol import Progress
 from ociexport.system.threads import ThreadLimitError, start_thread
 
 DEFAULT_JOBS = 4
-# More connections than any registry grants one client.
+# No registry grants one client more connections.
 MAX_JOBS = 64
-# How long the others have to end when one has failed; SIGINT and SIGTERM shall end the process within a second.
+# How long the other threads have to end after a failure; SIGINT and SIGTERM must end the process within a second.
 _STOP_SECONDS = 0.7
 
 
 class _StoppedError(OciexportError):
-    """Another blob has failed, so this one is not wanted any more; never leaves this module."""
+    """This blob was stopped because another failed; never leaves this module."""
 
 
 class BlobFetch:
-    """Fetches blobs side by side, and stops all of them when one fails.
+    """Fetches blobs in parallel, and stops all of them when one fails.
 
     Attributes:
-        begun: blobs that were not there before.
-        fetched_bytes: how many came over of each blob that is there now; without what an earlier try had left.
-        reused: blobs that were there already.
-        failures: why blobs could not be had, of `run_all`.
+        begun: blobs that the destination did not have before.
+        fetched_bytes: how many bytes of each complete blob were fetched, without those of an earlier try.
+        reused: blobs that the destination already had.
+        failures: of `run_all`: why each failed blob could not be fetched.
     """
 
     def __init__(self, destination: BlobStore, progress: Progress) -> None:
@@ -58,13 +58,13 @@ class BlobFetch:
         """Return when all ``blobs`` are at the destination.
 
         Raises:
-            whatever the first that failed raised; the others were stopped.
+            the error of the first blob that failed; the others were stopped.
         """
         with self._progress.phase("fetching", sum(blob.descriptor.size for blob in blobs)) as self._phase:
             self._run(blobs, jobs)
 
     def run_all(self, blobs: Sequence[BlobToFetch], jobs: int) -> None:
-        """Return when all ``blobs`` that can be had are at the destination; `failures` tells why others are not.
+        """Return when all available ``blobs`` are at the destination; `failures` has the errors of the others.
 
         Raises:
             OSError: the disk or file system; the others were stopped.
@@ -75,10 +75,10 @@ class BlobFetch:
     def _run(self, blobs: Sequence[BlobToFetch], jobs: int) -> None:
         waiting: SimpleQueue[BlobToFetch] = SimpleQueue()
         outcomes: SimpleQueue[BaseException | None] = SimpleQueue()
-        # Largest first, so that the last one to end is a small one.
+        # Largest first: the last one to end is then a small one.
         for blob in sorted(blobs, key=lambda blob: -blob.descriptor.size):
             waiting.put(blob)
-        # Daemons, so that one which hangs in the network does not keep an interrupted process from ending.
+        # Daemons: a thread that hangs on the network does not keep an interrupted process from ending.
         threads: list[threading.Thread] = []
         try:
             for number in range(min(jobs, len(blobs))):
@@ -87,7 +87,7 @@ class BlobFetch:
                 except ThreadLimitError:
                     if not threads:
                         raise
-                    break  # fewer do the work too
+                    break  # fewer threads fetch the same blobs
             for _ in blobs:
                 failure = outcomes.get()
                 if failure is not None:
@@ -106,7 +106,7 @@ class BlobFetch:
                 return
             try:
                 self._fetch(blob)
-            except BaseException as error:  # all of them: they belong to the one who waits
+            except BaseException as error:  # every kind: `_run` raises it in the caller's thread
                 if not self._goes_on or not isinstance(error, OciexportError):
                     outcomes.put(error)
                     return
@@ -123,17 +123,17 @@ class BlobFetch:
             try:
                 self._write(blob)
             except (DigestMismatchError, SizeMismatchError) as error:
-                # A proxy or a damaged disk may have altered the bytes once; what is wrong at its source stays wrong.
+                # A proxy or a damaged disk may have altered the bytes; those that are wrong at the source stay wrong.
                 if self._stop.is_set() or isinstance(error, DiffIdMismatchError):
                     raise
                 self._progress.warn(f"{blob.title}: {error.message}; fetching it once more, from the beginning")
-                # All its bytes went by, and will do so again.
+                # All its bytes were counted, and will be again.
                 self._phase.leave_out(-blob.descriptor.size)
                 self._write(blob)
 
     def _write(self, blob: BlobToFetch) -> None:
         descriptor = blob.descriptor
-        # The writer ends within the task: a blob is told as done when it was verified.
+        # The writer ends within the task: a blob is reported as done after it was verified.
         with (
             self._progress.task(blob.title, descriptor.size, digest=descriptor.digest) as task,
             self._destination.new_blob(descriptor) as writer,
@@ -148,7 +148,7 @@ class BlobFetch:
             if resumed_at:
                 self._progress.say(f"{blob.title}: resumed at {resumed_at} of {descriptor.size} bytes")
                 task.resume(resumed_at)
-            # Closed before the writer is: other threads may be writing what comes ahead of its turn.
+            # Closed before the writer is: other threads may be writing bytes out of order.
             with closing(_write_rest(blob, writer)) as counts:
                 for count in counts:
                     if self._stop.is_set():
@@ -164,7 +164,7 @@ class BlobFetch:
 
 
 def _write_rest(blob: BlobToFetch, writer: BlobWriter) -> Generator[int, None, None]:
-    """Give the writer all that it does not have yet; yields how many bytes it took each time."""
+    """Write the bytes that the writer lacks; yields how many it took each time."""
     if writer.offset and writer.offset == blob.descriptor.size:
         # An earlier try ended between the last byte and the name.
         return
@@ -183,10 +183,10 @@ def _write_rest(blob: BlobToFetch, writer: BlobWriter) -> Generator[int, None, N
 
 
 def verify_jobs(jobs: int) -> None:
-    """Return if so many connections may be made at once.
+    """Return if ``jobs`` blobs may be fetched in parallel.
 
     Raises:
-        UsageError: there are none, or too many.
+        UsageError: fewer than one, or more than `MAX_JOBS`.
     """
     if not 1 <= jobs <= MAX_JOBS:
         raise UsageError(f"jobs: expected 1 to {MAX_JOBS}, got {jobs}")

@@ -1,4 +1,4 @@
-"""Public keys that signatures are checked with."""
+"""VerificationKey: a public key that signatures are checked with."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class VerificationKey:
 
     Args:
         place: where it comes from, for messages.
-        key: of the library that does the arithmetic.
+        key: as the cryptography library represents it.
     """
 
     place: str
@@ -33,7 +33,7 @@ class VerificationKey:
         """Return the key in a file: PEM, as ``cosign.pub`` is; ECDSA, RSA or Ed25519.
 
         Raises:
-            UsageError: it is no such key.
+            UsageError: the file holds no such key.
             OSError: the file can't be read.
         """
         with open(path, "rb") as file:
@@ -54,7 +54,7 @@ class VerificationKey:
         if b"PRIVATE KEY" in pem:
             raise UsageError(
                 f"key {quoted(place)}: expected a public key, got a private one",
-                hint="take cosign.pub; whoever has the private key can sign",
+                hint="use cosign.pub; anyone with the private key can sign",
             )
         try:
             key = load_pem_public_key(pem)
@@ -68,7 +68,7 @@ class VerificationKey:
         return cls(place, key)
 
     def has_signed(self, content: bytes, signature: bytes) -> bool:
-        """Whether ``signature`` is this key's, over ``content``."""
+        """Whether ``signature`` was made over ``content`` with this key's private half."""
         from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - start-up: as in `parse`
         from cryptography.hazmat.primitives import hashes  # noqa: PLC0415 - start-up: as above
         from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa  # noqa: PLC0415 - start-up: as above
@@ -80,7 +80,7 @@ class VerificationKey:
             if isinstance(key, rsa.RSAPublicKey):
                 key.verify(signature, content, padding.PKCS1v15(), hashes.SHA256())
             else:
-                key.verify(signature, content)  # type: ignore[union-attr, call-arg] # Ed25519, as `parse` has seen to
+                key.verify(signature, content)  # type: ignore[union-attr, call-arg] # Ed25519: `parse` accepts no other
             return True
         return False
 
@@ -90,7 +90,7 @@ def _is_ecdsa_signature(key: object, content: bytes, signature: bytes) -> bool:
     from cryptography.hazmat.primitives import hashes  # noqa: PLC0415 - start-up: as above
     from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415 - start-up: as above
 
-    # cosign hashed for every curve with SHA-256, and later with what fits the curve.
+    # Older versions of cosign use SHA-256 for every curve, newer ones the hash that fits the curve.
     for algorithm in (hashes.SHA256(), hashes.SHA384(), hashes.SHA512()):
         with suppress(InvalidSignature):
             key.verify(signature, content, ec.ECDSA(algorithm))  # type: ignore[attr-defined] # an elliptic curve's

@@ -1,4 +1,4 @@
-"""Manifests made for images that have none, or one that says too little: of a config and layers as they are stored.
+"""Making a manifest from a config and stored layers, for an image whose own manifest is missing or lacks fields.
 
 Spec: image-spec 1.1 manifest.md; config.md, "Layer DiffID".
 """
@@ -16,12 +16,12 @@ from ociexport.system.compression import read_tar_chunks, verify_ratio
 from ociexport.system.read_ahead import HashAhead
 
 _LAYER_TYPES = {b"\x1f\x8b": mediatypes.OCI_LAYER_GZIP, b"\x28\xb5": mediatypes.OCI_LAYER_ZSTD}
-# Chunks of 1 MiB that may wait to be hashed.
+# How many chunks of 1 MiB may wait to be hashed.
 _CHUNKS_AHEAD = 4
 
 
 def make_manifest(config: Descriptor, layers: Sequence[Descriptor]) -> ReceivedManifest:
-    """Return an OCI manifest of these; the same bytes each time."""
+    """Return an OCI manifest of ``config`` and ``layers``; the same bytes each time."""
     manifest = {
         "schemaVersion": 2,
         "mediaType": mediatypes.OCI_MANIFEST,
@@ -33,19 +33,19 @@ def make_manifest(config: Descriptor, layers: Sequence[Descriptor]) -> ReceivedM
 
 
 def layer_type_of(head: bytes) -> str:
-    """Return the media type of a layer that begins with ``head``, six bytes or more of it."""
+    """Return the media type of a layer that begins with ``head``, at least its first two bytes."""
     return _LAYER_TYPES.get(head[:2], mediatypes.OCI_LAYER)
 
 
 def compute_diff_id(blob: ByteStream, size: int) -> Digest:
-    """Return the digest of the tar that ``blob`` holds, read to its end; the caller closes it.
+    """Return the digest of the uncompressed tar in ``blob``, which is read to its end; the caller closes it.
 
     Args:
-        size: of the blob, which tells a bomb.
+        size: of the blob in bytes; a tar that is far larger counts as a decompression bomb.
 
     Raises:
         InvalidImageError: the compressed data is damaged.
-        LimitExceededError: it is a bomb.
+        LimitExceededError: it is a decompression bomb.
     """
     algorithm = Digest.of(b"")
     hasher = HashAhead(algorithm, _CHUNKS_AHEAD)

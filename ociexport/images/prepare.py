@@ -1,4 +1,4 @@
-"""From a source and a choice of platforms to an image of which all is known but the layers' bytes."""
+"""prepare_image(): from a source and a choice of platforms to an image whose documents are all read and checked."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class PreparedManifest(NamedTuple):
     """One manifest of an image.
 
     Args:
-        config: None for what is no image that runs: an artifact, an attestation.
-        platform: that it is for; None where nothing is said.
+        config: None for an artifact or attestation.
+        platform: the one that the image is for; None if undeclared.
     """
 
     manifest: Manifest
@@ -35,21 +35,21 @@ class PreparedManifest(NamedTuple):
 
     @property
     def received(self) -> ReceivedManifest:
-        """The manifest as it came."""
+        """The manifest as received."""
         return ReceivedManifest(self.manifest.raw, self.manifest.media_type, self.manifest.digest)
 
 
 class PreparedImage(NamedTuple):
-    """An image of which all is known but the layers' bytes.
+    """An image whose documents are all read and checked; only its layers are not fetched yet.
 
     Args:
-        source: that its blobs come from.
-        listed: of what a destination is to list: a manifest with its platform, or an index.
-        manifests: that were chosen; one, or those that the index lists.
-        others: documents beside the manifests: indexes, innermost first.
+        source: gives its blobs.
+        listed: what a destination lists: a manifest with its platform, or an index.
+        manifests: the chosen ones: one, or several that the index lists.
+        others: all other documents: indexes, innermost first.
         name: of the copy.
         blobs: each once.
-        published: digest of what the source itself names; not of ``listed`` where only a part is taken.
+        published: digest of the source's own manifest or index; differs from ``listed`` if only a part is taken.
     """
 
     source: ImageSource
@@ -62,20 +62,20 @@ class PreparedImage(NamedTuple):
 
     @property
     def subjects(self) -> tuple[Digest, ...]:
-        """The manifests and indexes that others may be about: signatures, SBOMs; those of attestations are not."""
+        """The manifests and indexes that signatures and SBOMs may refer to; attestations' manifests are left out."""
         images = [one.manifest.digest for one in self.manifests if one.config is not None or len(self.manifests) == 1]
         return (*images, *(document.digest for document in self.others))
 
     @property
     def documents(self) -> tuple[ReceivedManifest, ...]:
-        """All manifests and indexes, what is named before what names it."""
+        """All manifests and indexes, each before those that name it."""
         return (*(one.received for one in self.manifests), *self.others)
 
     @property
     def main(self) -> PreparedManifest:
-        """The manifest that stands for the image where only one can: the one for this machine, or else the first.
+        """The manifest that represents the image where only one can.
 
-        Of several platforms that were asked for it is the first.
+        It is the one for the first requested platform, or for this machine if none was requested; else the first image.
         """
         return self.manifests[0]
 
@@ -87,16 +87,16 @@ def prepare_image(
     progress: Progress,
     documents: DocumentReader | None = None,
 ) -> PreparedImage:
-    """Find the manifests that are chosen and read their configs: nothing is written, and a bad image is known as one.
+    """Return the image with its chosen manifests and their configs, read and checked. Nothing is written.
 
     Args:
-        destination: where configs may be already; None for a place that never has one.
-        documents: of ``source``, where some were read before.
+        destination: may hold configs already, which are then read there; None for a place that never does.
+        documents: a reader of ``source`` that has read some already; None for a new one.
 
     Raises:
-        NotFoundError, RegistryError, NoMatchingPlatformError: the image is not to be had.
-        InvalidImageError: a document breaks the specification or is not what its digest says.
-        LimitExceededError: the documents are more together than any honest image has.
+        NotFoundError, RegistryError, NoMatchingPlatformError: the image or its platform is not available.
+        InvalidImageError: a document breaks the specification or does not match its digest.
+        LimitExceededError: the documents are larger in total than those of any honest image.
     """
     if isinstance(choice, Platform):
         choice = PlatformChoice((choice,))
@@ -126,7 +126,7 @@ def prepare_image(
 def _prepare_manifest(
     documents: DocumentReader, destination: ImageDestination | None, chosen: ChosenManifest, progress: Progress
 ) -> PreparedManifest:
-    """Return a manifest with its config, and say which was taken."""
+    """Return a manifest with its config, and report which was taken."""
     source = documents.source
     manifest = chosen.manifest
     if chosen.attests is not None:
@@ -142,7 +142,7 @@ def _prepare_manifest(
 
 
 def _blobs_of(source: ImageSource, one: PreparedManifest, *, is_alone: bool) -> list[BlobToFetch]:
-    """Return the blobs of one manifest; where there are several, its platform or digest tells them apart."""
+    """Return the blobs of one manifest; of several manifests, the platform or digest goes before each blob's label."""
     blobs = blobs_of(source, one.manifest, one.config)
     if is_alone:
         return blobs
@@ -151,13 +151,13 @@ def _blobs_of(source: ImageSource, one: PreparedManifest, *, is_alone: bool) -> 
 
 
 def _with_main_first(manifests: Sequence[PreparedManifest], choice: PlatformChoice) -> list[PreparedManifest]:
-    """Return the manifests with the one first that stands for all; see `PreparedImage.main`."""
-    wanted = choice.platforms[0] if choice.platforms else host_platform()
+    """Return the manifests, first the one that represents the image; see `PreparedImage.main`."""
+    requested = choice.platforms[0] if choice.platforms else host_platform()
 
     def order(one: PreparedManifest) -> int:
         if one.config is None:
             return 2
-        return 0 if one.platform is not None and fits_platform(one.platform, wanted) else 1
+        return 0 if one.platform is not None and fits_platform(one.platform, requested) else 1
 
     return sorted(manifests, key=order)
 
@@ -176,32 +176,32 @@ def _tell_choice(image: PreparedImage, chosen: ChosenDocuments, progress: Progre
 def _read_config(
     source: ImageSource, destination: ImageDestination | None, manifest: Manifest, progress: Progress
 ) -> ImageConfig | None:
-    """Return the config, whose diff_ids are as many as the layers; None for what is no image but can be carried.
+    """Return the config, which has a diff_id for each layer; None for an artifact, which is copied without one.
 
-    docker's local check: a config that is at the destination is read there, and nothing is fetched for it.
+    A config that the destination already has is read there and not fetched, as docker does.
     """
     try:
         is_there = destination is not None and destination.has_blob(manifest.config)
         config = read_config(destination if destination and is_there else source, manifest)
     except UnsupportedMediaTypeError:
         kind = quoted(artifact_kind(manifest))
-        progress.say(f"{source.display_name}: no image, but an artifact of type {kind}")
+        progress.say(f"{source.display_name}: not an image but an artifact of type {kind}")
         return None
     except InvalidImageError:
         if manifest.config.media_type != mediatypes.LEGACY_CONFIG or mediatypes.LAYERS & {
             layer.media_type for layer in manifest.layers
         }:
             raise
-        # Whoever stores other things than images under this type does not write an image's config.
-        progress.say(f"{source.display_name}: no image, but an artifact of unknown type")
+        # Some tools store other content under this type, with a config that is not an image's.
+        progress.say(f"{source.display_name}: not an image but an artifact of unknown type")
         return None
     pair_layers(manifest, config)
     return config
 
 
 def _platform_of(config: ImageConfig | None) -> Platform | None:
-    """Return what the config says that the image is for; None where it says nothing."""
-    # cosign's configs have empty texts there.
+    """Return the platform that the config declares; None if it declares none."""
+    # cosign's configs have empty strings there.
     if config is None or {"unknown", ""} & {config.platform.os, config.platform.architecture}:
         return None
     return config.platform
@@ -210,16 +210,16 @@ def _platform_of(config: ImageConfig | None) -> Platform | None:
 def _warn_of_other_platform(
     source: ImageSource, offered: Platform | None, choice: PlatformChoice, progress: Progress
 ) -> None:
-    """Say where an image that has only one platform is for another machine; it may well be wanted so."""
+    """Warn if an image with only one platform is for another machine. No error: the user may intend it."""
     if offered is None or choice.takes_all:
         return
-    there, wanted = normalize_platform(offered), choice.platforms[0]
-    if (there.os, there.architecture) != (wanted.os, wanted.architecture):
-        progress.warn(f"{source.display_name}: is for {offered} only, not for {wanted}")
+    declared, requested = normalize_platform(offered), choice.platforms[0]
+    if (declared.os, declared.architecture) != (requested.os, requested.architecture):
+        progress.warn(f"{source.display_name}: is for {offered} only, not for {requested}")
 
 
 def name_of_copy(name: ImageName, digest: Digest) -> ImageName:
-    """Return what the copy is called: a name by digest is of the manifest, not of the index that led to it."""
+    """Return the copy's name; in a name by digest, ``digest`` replaces that of the index that led to the manifest."""
     if name.full is None or "@" not in name.full:
         return name
     return replace(name, full=f"{name.full.partition('@')[0]}@{digest}")

@@ -1,4 +1,4 @@
-"""From a source and a platform to one image: reference → index → platform → manifest → config."""
+"""Resolving a source and a platform to one image: reference → index → platform → manifest → config."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from ociexport.spec.digest import Digest, VerifyingReader
 from ociexport.spec.manifest import Index, Manifest, parse_document
 from ociexport.spec.platforms import select_manifest
 
-# Indexes may hold indexes; nobody honest goes deeper than two, and a cycle is impossible by digest, but a chain is not.
+# Indexes may hold indexes. No honest image nests more than two; digests exclude a cycle but not a long chain.
 MAX_INDEX_DEPTH = 5
 
 
 class ResolvedManifest(NamedTuple):
-    """The manifest that was chosen, and what led to it.
+    """The chosen manifest, and the indexes that led to it.
 
     Args:
         indexes: outermost first.
-        entries: of each index the one that was taken.
-        platform: what the last index says that the manifest is for; None where there is none or it says nothing.
+        entries: the entry taken from each index.
+        platform: the one that the last index declares for the manifest; None without an index or a declaration.
     """
 
     manifest: Manifest
@@ -43,12 +43,12 @@ class ResolvedManifest(NamedTuple):
 
 
 class DocumentReader:
-    """Reads the manifests and indexes of one source, each once, and no more than an honest image has.
+    """Reads the manifests and indexes of one source, each once, within the limits of a `DocumentBudget`.
 
     Args:
-        source: that they come from; stays open.
-        top: what the source itself names, where it was fetched, and counted, before.
-        budget: of all that is read; where not given one of its own.
+        source: the caller closes it.
+        top: the source's own manifest or index, if it is already fetched and counted.
+        budget: counts everything that is read; None for a new one.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class DocumentReader:
 
     @property
     def top(self) -> Index | Manifest:
-        """What the source itself names."""
+        """The source's own manifest or index."""
         if self._top is None:
             received = self._received
             if received is None:
@@ -80,19 +80,19 @@ class DocumentReader:
         return self._known[entry.digest]
 
     def fetch_entry(self, index: Index, entry: Descriptor) -> ReceivedManifest:
-        """Return what ``entry`` of ``index`` names as it came, whatever it is."""
+        """Return the document that ``entry`` of ``index`` names as received, of any type."""
         received = fetch_entry(self.source, index, entry)
         self.budget.take(received.raw)
         return received
 
 
 def resolve_manifest(source: ImageSource | DocumentReader, platform: Platform) -> ResolvedManifest:
-    """Return the manifest in ``source`` that runs on ``platform``; a source of one manifest is taken as it is.
+    """Return the manifest in ``source`` that runs on ``platform``; without an index, the only one is not checked.
 
     Raises:
-        NoMatchingPlatformError: lists the platforms there are.
+        NoMatchingPlatformError: lists the available platforms.
         InvalidImageError: a document breaks the specification.
-        NotFoundError, RegistryError: the source does not give a document.
+        NotFoundError, RegistryError: the source does not return a document.
     """
     documents = source if isinstance(source, DocumentReader) else DocumentReader(source)
     indexes: list[Index] = []
@@ -107,10 +107,10 @@ def resolve_manifest(source: ImageSource | DocumentReader, platform: Platform) -
 
 
 def verify_index_depth(indexes: Sequence[Index]) -> None:
-    """Return if there may be another index within ``indexes``, outermost first.
+    """Return if another index may be nested within ``indexes``, outermost first.
 
     Raises:
-        LimitExceededError: no honest image has so many.
+        LimitExceededError: no honest image nests so many.
     """
     if len(indexes) == MAX_INDEX_DEPTH:
         raise LimitExceededError(
@@ -119,14 +119,14 @@ def verify_index_depth(indexes: Sequence[Index]) -> None:
 
 
 def fetch_entry(source: ImageSource, index: Index, entry: Descriptor) -> ReceivedManifest:
-    """Return the document that ``entry`` of ``index`` names; its media type is the entry's, where it has one.
+    """Return the document that ``entry`` of ``index`` names; its media type is the entry's, if that declares one.
 
-    A source that converts what is published may return another document, with another digest.
+    A source that converts the published image may return another document, with another digest.
     """
     with locating(f"manifest {index.digest}"):
         received = source.fetch_manifest(entry)
     if received.digest != entry.digest:
-        return received  # converted, so that what the entry says is not said of it
+        return received  # converted: the entry does not describe it
     return ReceivedManifest(received.raw, entry.media_type or received.media_type, received.digest)
 
 
@@ -134,18 +134,18 @@ def read_config(source: BlobOpener, manifest: Manifest) -> ImageConfig:
     """Return the image config of ``manifest``, verified.
 
     Raises:
-        UnsupportedMediaTypeError: the manifest is of an artifact that is no image.
-        DigestMismatchError, SizeMismatchError, InvalidImageError: the config is not what it should be.
+        UnsupportedMediaTypeError: the manifest is an artifact's, not an image's.
+        DigestMismatchError, SizeMismatchError, InvalidImageError: the config is wrong or breaks the specification.
     """
     verify_is_image(manifest)
     return parse_config(read_raw_config(source, manifest), manifest.config.digest)
 
 
 def read_raw_config(source: BlobOpener, manifest: Manifest) -> bytes:
-    """Return the config of ``manifest`` as it is stored, verified, whatever it is of.
+    """Return the config's bytes as stored, verified; the config may be an artifact's.
 
     Raises:
-        DigestMismatchError, SizeMismatchError: it is not what the manifest says.
+        DigestMismatchError, SizeMismatchError: it does not match the manifest.
     """
     descriptor = manifest.config
     if descriptor.data is not None:
@@ -155,10 +155,10 @@ def read_raw_config(source: BlobOpener, manifest: Manifest) -> bytes:
 
 
 def verify_is_image(manifest: Manifest) -> None:
-    """Return if ``manifest`` is of an image that has a root filesystem.
+    """Return if ``manifest`` is an image's, which has a root filesystem.
 
     Raises:
-        UnsupportedMediaTypeError: it is of something else: a helm chart, a signature, an SBOM.
+        UnsupportedMediaTypeError: it is an artifact's: a helm chart, a signature, an SBOM.
     """
     kind = artifact_kind(manifest)
     if kind is not None:
@@ -168,17 +168,17 @@ def verify_is_image(manifest: Manifest) -> None:
 
 
 def artifact_kind(manifest: Manifest) -> str | None:
-    """Return the type of what ``manifest`` is of, where that is no image; None for an image."""
+    """Return the type of the artifact that ``manifest`` describes; None for an image."""
     if manifest.config.media_type and manifest.config.media_type not in mediatypes.IMAGE_CONFIGS:
         return manifest.artifact_type or manifest.config.media_type
     if manifest.layers and not any(_may_be_tar(layer.media_type) for layer in manifest.layers):
-        # Signatures, provenance, wasm modules and files of oras may come with an image's config, which says nothing.
+        # Signatures, provenance, wasm modules and files of oras may have an image's config, so its type proves nothing.
         return manifest.artifact_type or manifest.layers[0].media_type
     return None
 
 
 def _may_be_tar(media_type: str) -> bool:
-    """Whether a layer may be a tar by its type: one of those we know, or one that says so, or says nothing."""
+    """Whether a layer of this type may be a tar: a known layer type, one that contains "tar", or an empty one."""
     return media_type in mediatypes.LAYERS or not media_type or "tar" in re.split(r"\W", media_type)
 
 
@@ -189,13 +189,13 @@ def read_layers(source: ImageSource, manifest: Manifest) -> tuple[ImageConfig, t
 
 
 def read_small_blob(source: BlobOpener, descriptor: Descriptor, max_bytes: int, subject: str) -> bytes:
-    """Return a whole blob, verified; for documents, which are read before anything is known of them.
+    """Return a whole blob, verified; for small documents, which are read into memory.
 
-    What comes over a wire, and is not what it should be, is asked for once more.
+    Wrong bytes from a registry are fetched once more.
 
     Raises:
-        LimitExceededError: it is declared to be larger than ``max_bytes``.
-        DigestMismatchError, SizeMismatchError: it is not what ``descriptor`` says.
+        LimitExceededError: its declared size exceeds ``max_bytes``.
+        DigestMismatchError, SizeMismatchError: it does not match ``descriptor``.
     """
     if descriptor.size > max_bytes:
         raise LimitExceededError(f"expected at most {max_bytes} bytes, got {descriptor.size}", where=subject)
@@ -219,7 +219,7 @@ def verify_manifest_size(size: int, where: str) -> None:
     """Return if a manifest of ``size`` bytes may be read into memory.
 
     Raises:
-        LimitExceededError: it is larger than any honest one.
+        LimitExceededError: it is larger than any honest manifest.
     """
     if size > MAX_MANIFEST_BYTES:
         raise LimitExceededError(f"manifest: expected at most {MAX_MANIFEST_BYTES} bytes, got {size}", where=where)

@@ -1,8 +1,8 @@
-"""cosign's signatures, checked with the user's public keys before anything of an image is named.
+"""Checking cosign's signatures with the user's public keys before an image gets a name.
 
-Signatures lie beside the image: under the tag ``sha256-<hex>.sig``, or as its referrers. Each is over a small document
-that names the digest of the image. What is checked is a bare key's signature; certificates and transparency logs
-("keyless") are not.
+Signatures are stored beside the image: under the tag ``sha256-<hex>.sig``, or as its referrers. Each signs a small
+document that contains the image's digest. Only signatures by a key pair are checked, not certificates and transparency
+logs ("keyless").
 
 Spec: cosign's SIGNATURE_SPEC.md ("Simple Signing"); Sigstore's bundle format 0.3 with a DSSE envelope (DSSE's
 protocol.md, "Signature Definition"; in-toto attestation Statement v1).
@@ -15,7 +15,6 @@ import binascii
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ociexport.errors import (
     InvalidDigestError,
@@ -42,21 +41,18 @@ from ociexport.spec.docker_schema1 import is_schema1
 from ociexport.spec.json_fields import JsonObject, parse_json_object
 from ociexport.spec.manifest import Index, Manifest, parse_document
 
-if TYPE_CHECKING:
-    pass
-
 _SIMPLE_SIGNING = "application/vnd.dev.cosign.simplesigning.v1+json"
 _SIMPLE_SIGNING_KIND = "cosign container image signature"
 _SIGNATURE_ANNOTATION = "dev.cosignproject.cosign/signature"
 _CERTIFICATE_ANNOTATION = "dev.sigstore.cosign/certificate"
-# What referrers with signatures are listed as; `cosign save` says "sigs" of an entry of index.json and no more.
+# Artifact types of referrers that hold signatures. `cosign save` declares no type, only "sigs" in index.json.
 _SIGNATURE_TYPES = ("application/vnd.dev.cosign.artifact.sig.v1+json", "application/vnd.dev.sigstore.bundle")
 _BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle"
 _IN_TOTO_TYPE = "application/vnd.in-toto+json"
 _SIGN_PREDICATE = "https://sigstore.dev/cosign/sign/v1"
-# A payload has some hundred bytes, a bundle a few kilobytes.
+# A payload takes a few hundred bytes, a bundle a few kilobytes.
 _MAX_PAYLOAD_BYTES = 1024 * 1024
-# Whoever may push may push signatures without end; nobody honest has so many on one image.
+# Anyone who may push may push signatures without end; no honest image has so many.
 _MAX_SIGNATURES = 256
 
 
@@ -71,17 +67,17 @@ class SignaturePolicy:
     keys: tuple[VerificationKey, ...]
 
     def find(self, source: ImageSource, digest: Digest, reasons: list[str]) -> bool:
-        """Whether there is a good signature of ``digest``; what is wrong with the others goes to ``reasons``.
+        """Whether a valid signature of ``digest`` exists; why others are not valid is appended to ``reasons``.
 
         Raises:
-            RegistryError: the registry does not tell what there is.
+            RegistryError: the registry failed to list the signatures.
         """
         if not isinstance(source, CompanionSource):
-            reasons.append("this kind of archive keeps none")
+            reasons.append("this kind of source holds none")
             return False
         for number, statement in enumerate(_statements_of(source, digest, reasons)):
             if number == _MAX_SIGNATURES:
-                reasons.append(f"more than {_MAX_SIGNATURES} signatures, the others were not looked at")
+                reasons.append(f"more than {_MAX_SIGNATURES} signatures, the others were not checked")
                 return False
             reason = statement.flaw(digest, self.keys)
             if reason is None:
@@ -91,19 +87,18 @@ class SignaturePolicy:
 
 
 class SignedSource:
-    """An image that is given out only with a good signature: an `ImageSource` around another.
+    """An `ImageSource` around another that returns the image only if a valid signature covers it.
 
-    1. A signature of an index covers all that the index names by digest, as it does for cosign: indexes within it,
-       their manifests, and attestations.
-    2. An index without a signature is given out, since it may lead to manifests that are signed. Nothing else is: each
-       manifest that is asked for must then have its own signature, for every platform. ``cosign sign --recursive``
-       makes these.
+    1. As in cosign, a signature of an index covers everything that the index names by digest: nested indexes, their
+       manifests, and attestations.
+    2. An index without a signature is returned too, since it may lead to signed manifests. Every manifest requested
+       through it, for whatever platform, must then have its own signature. ``cosign sign --recursive`` makes these.
 
-    What is covered is known by digest, so that a tag that leads elsewhere the next time is checked again.
+    Coverage is remembered by digest: a tag that has moved by the next request is checked again.
 
     Args:
         source: the image; closed with this one.
-        policy: whose signature it must have.
+        policy: which signatures the image must have.
     """
 
     def __init__(self, source: ImageSource, policy: SignaturePolicy) -> None:
@@ -114,34 +109,34 @@ class SignedSource:
 
     @property
     def display_name(self) -> str:
-        """How messages call the image."""
+        """The image's name in messages."""
         return self._source.display_name
 
     @property
     def image_name(self) -> ImageName:
-        """What a copy of the image is to be called."""
+        """The name for a copy of the image."""
         return self._source.image_name
 
     @property
     def wrapped(self) -> ImageSource:
-        """The image, signed or not."""
+        """The unchecked source."""
         return self._source
 
     @property
     def served_by(self) -> Mapping[Digest, str]:
-        """Which host gave which manifest or blob."""
+        """Which host served each manifest or blob."""
         return servers_of(self._source)
 
     @property
     def credentials(self) -> str | None:
-        """Whom the image was asked for as."""
+        """The identity used for the image."""
         return credentials_of(self._source)
 
     def fetch_manifest(self, descriptor: Descriptor | None = None) -> ReceivedManifest:
-        """Return a manifest that is signed, or an index; see `ImageSource`.
+        """Return a manifest that a signature covers, or an index; see `ImageSource`.
 
         Raises:
-            SignatureError: there is no good signature of the manifest, nor of what led to it.
+            SignatureError: no valid signature covers the manifest.
         """
         received = self._source.fetch_manifest(descriptor)
         index = _index_of(received, descriptor)
@@ -154,22 +149,22 @@ class SignedSource:
         if index is not None:
             return received
         places = ", ".join(quoted(key.place) for key in self._policy.keys)
-        found = "; ".join(dict.fromkeys([*self._reasons, *reasons])) or "there is none"
+        found = "; ".join(dict.fromkeys([*self._reasons, *reasons])) or "no signature found"
         raise SignatureError(
             f"{self.display_name}: manifest {received.digest}: expected a signature by the key in {places}: {found}"
         )
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
-        """Return the blob's bytes; its digest stands in a manifest that is signed."""
+        """Return the blob's bytes; a signed manifest contains its digest, which the caller verifies."""
         return self._source.open_blob(descriptor, offset)
 
     def close(self) -> None:
-        """Close the image."""
+        """Close the wrapped source."""
         self._source.close()
 
 
 def _index_of(received: ReceivedManifest, descriptor: Descriptor | None) -> Index | None:
-    """Return the index that was received; None for whatever else some reader may take it for."""
+    """Return the index that was received; None if any reader might take the document for something else."""
     types = (received.media_type, (descriptor.media_type if descriptor is not None else "") or received.media_type)
     if any(is_schema1(received.raw, media_type) for media_type in types):
         return None
@@ -180,9 +175,9 @@ def _index_of(received: ReceivedManifest, descriptor: Descriptor | None) -> Inde
 
 
 def require_signature(source: ImageSource, policy: SignaturePolicy | None) -> ImageSource:
-    """Return ``source`` as it is, or where there is a policy, one that gives out only what is signed.
+    """Return ``source`` without a policy; with one, a source around it that returns only a signed image.
 
-    What is signed is the image as it is published, before it is converted.
+    The signature is of the published image: it is checked before a conversion.
     """
     if policy is None:
         return source
@@ -193,13 +188,13 @@ def require_signature(source: ImageSource, policy: SignaturePolicy | None) -> Im
 
 @dataclass(frozen=True, slots=True)
 class _Statement:
-    """Something that was signed.
+    """A signed document.
 
     Args:
-        content: the bytes that the signature is over.
-        signature: None where there was none to be read.
-        named: digests that the content names; None where it is no statement about an image.
-        is_keyless: whether it came with a certificate.
+        content: the signed bytes.
+        signature: None if missing or not base64.
+        named: digests that the content contains; None if it is no statement about an image.
+        is_keyless: whether it has a certificate in place of a key.
     """
 
     content: bytes
@@ -208,7 +203,7 @@ class _Statement:
     is_keyless: bool
 
     def flaw(self, digest: Digest, keys: Sequence[VerificationKey]) -> str | None:
-        """Return why this is no signature of ``digest``; None if it is one."""
+        """Return why this is no valid signature of ``digest``; None if it is one."""
         if self.signature is None or self.named is None:
             return "a signature that can't be read"
         signature = self.signature
@@ -222,7 +217,7 @@ class _Statement:
 
 
 def _statements_of(source: CompanionSource, digest: Digest, reasons: list[str]) -> Iterator[_Statement]:
-    """Yield what was signed about ``digest``, or says so; what can't be read is told in ``reasons``."""
+    """Yield the documents stored as signatures of ``digest``; ``reasons`` gets a line for each unreadable one."""
     for manifest in _signature_manifests(source, digest, reasons):
         for layer in manifest.layers:
             try:
@@ -250,7 +245,7 @@ def _signature_manifests(source: CompanionSource, digest: Digest, reasons: list[
 
 
 def _read_referrer(source: CompanionSource, descriptor: Descriptor, reasons: list[str]) -> Iterator[Manifest]:
-    """Yield the manifest of a referrer, or those in an index that `cosign save` wrote."""
+    """Yield the manifest of a referrer; nothing for an index or an unreadable manifest."""
     try:
         received = source.fetch_manifest(descriptor)
         document = parse_document(received.raw, descriptor.media_type or received.media_type, received.digest)
@@ -287,7 +282,7 @@ def _read_bundle(source: ImageSource, layer: Descriptor) -> _Statement:
 
 
 def _subjects_of(statement: JsonObject) -> frozenset[str] | None:
-    """Return the digests that a statement of a signature is about; None for one about something else."""
+    """Return the digests of a cosign statement's subjects; None for a statement of another kind."""
     if statement.text("predicateType") != _SIGN_PREDICATE:
         return None
     named = set()

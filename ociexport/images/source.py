@@ -1,8 +1,7 @@
-"""ImageSource: the small interface of everything that images are read from.
+"""ImageSource: the interface of everything that images are read from.
 
-A registry, a layout and an archive are the same thing seen from three sides: something that gives a manifest's bytes
-and opens a blob. So `pull` copies any source to any destination (`images/destination.py`), and `unpack` takes any
-source.
+A registry, a layout and an archive all return a manifest's bytes and open a blob, and need no other method. So `pull`
+copies any source to any destination (`images/destination.py`), and `unpack` takes any source.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _READ_BYTES = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class ReceivedManifest:
-    """A manifest or index as it came: unparsed bytes, what they were said to be, and their digest."""
+    """A manifest or index as received: unparsed bytes, their declared media type, and their digest."""
 
     raw: bytes
     media_type: str | None
@@ -31,10 +30,12 @@ class ReceivedManifest:
 def embedded_document(descriptor: Descriptor | None) -> ReceivedManifest | None:
     """Return the manifest or index that ``descriptor`` holds in its ``data``; None if it holds none.
 
-    Only `ImageSource.fetch_manifest` of a source that wraps no other calls this. A source around another one, such as
-    the one that checks signatures, would not see a document that is read from ``data`` anywhere else.
+    Only `ImageSource.fetch_manifest` of a source that wraps no other calls this. A wrapping source, such as the
+    one that checks signatures, would not see a document that is read from ``data`` elsewhere.
 
-    Spec: image-spec 1.1 descriptor.md, "data"; it was compared with digest and size when the descriptor was parsed.
+    Does not verify: parsing the descriptor compared ``data`` with its digest and size.
+
+    Spec: image-spec 1.1 descriptor.md, "data".
     """
     if descriptor is None or descriptor.data is None:
         return None
@@ -43,11 +44,11 @@ def embedded_document(descriptor: Descriptor | None) -> ReceivedManifest | None:
 
 @dataclass(frozen=True, slots=True)
 class ImageName:
-    """What an image is called in a layout or archive.
+    """The name of an image in a layout or archive.
 
     Args:
-        tag: short name, ``org.opencontainers.image.ref.name``; None for an image known by its digest only.
-        full: normalised reference, ``io.containerd.image.name``; None where only a tag is known.
+        tag: short name, ``org.opencontainers.image.ref.name``; None if only the digest is known.
+        full: normalised reference, ``io.containerd.image.name``; None if only a tag is known.
     """
 
     tag: str | None
@@ -55,39 +56,39 @@ class ImageName:
 
 
 class BlobOpener(Protocol):
-    """Opens blobs. Its methods may be called from several threads."""
+    """Opens blobs. Several threads may call its methods."""
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
         """Return the blob's bytes as stored, from ``offset`` on; the caller verifies and closes them.
 
         Raises:
-            NotFoundError, RegistryError: at once or in ``read``.
+            NotFoundError, RegistryError: from this call or from ``read``.
         """
 
 
 class ImageSource(BlobOpener, Protocol):
-    """One image, somewhere: gives its documents and opens its blobs. Its methods may be called from several threads."""
+    """One image: returns its documents and opens its blobs. Several threads may call its methods."""
 
     @property
     def display_name(self) -> str:
-        """How messages call the image."""
+        """The image's name in messages."""
 
     @property
     def image_name(self) -> ImageName:
-        """What a copy of the image is to be called."""
+        """The name for a copy of the image."""
 
     def fetch_manifest(self, descriptor: Descriptor | None = None) -> ReceivedManifest:
-        """Return the manifest or index that ``descriptor`` names; without one, what the source itself names.
+        """Return the manifest or index that ``descriptor`` names; without one, the source's own.
 
         The bytes are verified against the descriptor, or the digest in the source's own name, before they are returned.
-        All manifests and indexes are read this way, so that a source around another one sees each of them.
+        All manifests and indexes are read this way, so a wrapping source sees each of them.
 
         Raises:
             NotFoundError, RegistryError, DigestMismatchError, SizeMismatchError, LimitExceededError.
         """
 
     def close(self) -> None:
-        """Let go of connections and files."""
+        """Close connections and files."""
 
 
 @runtime_checkable
@@ -97,7 +98,7 @@ class _Wrapping(Protocol):
 
 
 def innermost(source: BlobOpener) -> BlobOpener:
-    """Return what ``source`` stands before, or itself."""
+    """Return the source that ``source`` wraps, through all layers; itself if it wraps none."""
     while isinstance(source, _Wrapping):
         source = source.wrapped
     return source
@@ -109,7 +110,10 @@ class _Remote(Protocol):
 
 
 def is_worth_another_try(source: BlobOpener, error: OciexportError) -> bool:
-    """Whether wrong bytes, which ``error`` tells of, may have been altered on their way here; if so, it is told."""
+    """Whether wrong bytes may come out right on another try, because they came over a network.
+
+    If so, the source warns of ``error`` and of the second try.
+    """
     source = innermost(source)
     if not isinstance(source, _Remote):
         return False
@@ -124,7 +128,7 @@ class _Served(Protocol):
 
 
 def servers_of(source: ImageSource) -> Mapping[Digest, str]:
-    """Return which host gave which manifest or blob so far; empty for a source on this machine."""
+    """Return which host served each manifest or blob so far; empty for a source on this machine."""
     return source.served_by if isinstance(source, _Served) else {}
 
 
@@ -135,24 +139,24 @@ class _Asked(Protocol):
 
 
 def credentials_of(source: ImageSource) -> str | None:
-    """Return whom the image was asked for as, and where that was found; None where nobody wanted to know it so far."""
+    """Return the identity used for the image and where it was found; None if no server has requested one so far."""
     return source.credentials if isinstance(source, _Asked) else None
 
 
 @runtime_checkable
 class ConvertedSource(ImageSource, Protocol):
-    """An `ImageSource` that gives an image out as another one than it is published as."""
+    """An `ImageSource` that converts the published image to another one."""
 
     @property
     def published(self) -> ImageSource:
         """The image as it is published; closed with this source."""
 
     def around(self, source: ImageSource) -> ImageSource:
-        """Return the same conversion of another source, in the place of this one."""
+        """Return the same conversion around another source, to be used in place of this one."""
 
 
 def published(source: ImageSource) -> ImageSource:
-    """Return the source of what is published where ``source`` converts that; else ``source`` itself."""
+    """Return the source of the published image if ``source`` converts it; else ``source`` itself."""
     return source.published if isinstance(source, ConvertedSource) else source
 
 
@@ -162,16 +166,16 @@ class _Sized(Protocol):
 
 
 def told_size_of_blob(source: ImageSource, digest: Digest) -> int | None:
-    """Return how many bytes a blob has of which only the digest is known; None where only reading it would tell.
+    """Return the size of a blob of which only the digest is known; None if the blob would have to be read for it.
 
     Raises:
-        NotFoundError, RegistryError: it is not to be had.
+        NotFoundError, RegistryError: the blob is not available.
     """
     return source.size_of_blob(digest) if isinstance(source, _Sized) else None
 
 
 def size_of_blob(source: ImageSource, digest: Digest) -> int:
-    """Return how many bytes a blob has of which only the digest is known; it is read where nothing else tells.
+    """Return the size of a blob of which only the digest is known; reads the whole blob if there is no other way.
 
     Raises:
         as `told_size_of_blob` does.

@@ -1,27 +1,29 @@
-"""The blobs that an image needs, each with the source that gives it."""
+"""The blobs that an image needs, each with the source that returns it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
-from ociexport.errors import InvalidImageError, NotFoundError, RegistryError, quoted
+from ociexport.errors import InvalidImageError, NotFoundError, RegistryError, locating, quoted
 from ociexport.images.source import BlobOpener, ImageSource
 from ociexport.spec.config import ImageConfig
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import ByteStream, Digest
 from ociexport.spec.manifest import Manifest
 
-# What is read, hashed and written at once; larger chunks bring nothing, smaller ones more hand-overs of the lock.
+# Read, hashed and written at once. Larger chunks gain nothing; smaller ones pass the interpreter's lock more often.
 CHUNK_BYTES = 1024 * 1024
 
 
 class BlobToFetch(NamedTuple):
-    """A blob to fetch, from where, and how messages call it.
+    """A blob to fetch, and its source.
 
     Args:
-        content: its bytes where they are known already, from a document that holds them or from reading the config.
+        label: its name in errors.
+        title: its name in progress lines, shorter.
+        content: its bytes, if a document that is read already contains them, or the config was read; else None.
     """
 
     source: BlobOpener
@@ -35,30 +37,36 @@ def blobs_of(source: ImageSource, manifest: Manifest, config: ImageConfig | None
     """Return each blob of the image once; the config's bytes, which were read before, are not fetched again.
 
     Raises:
-        InvalidImageError: the same digest is said to have several sizes.
+        InvalidImageError: the manifest declares different sizes for one digest.
     """
-    count = len(manifest.layers)
-    kind = "layer" if config is not None else "blob"
     digest = manifest.config.digest
     content = config.raw if config is not None else manifest.config.data
-    blobs = {digest: BlobToFetch(source, manifest.config, f"config {digest}", f"config {digest.short}", content)}
-    for number, layer in enumerate(manifest.layers, start=1):
-        label = f"{kind} {number} of {count} ({layer.digest})"
-        title = f"{kind} {number}/{count} {layer.digest.short}"
-        known = blobs.setdefault(layer.digest, BlobToFetch(source, layer, label, title, layer.data))
-        if known.descriptor.size != layer.size:
-            raise InvalidImageError(
-                f"size: expected {known.descriptor.size}, as for the same digest before, got {layer.size}",
-                where=f"manifest {manifest.digest}: {label}",
-            )
-    return list(blobs.values())
+    stored_config = BlobToFetch(source, manifest.config, f"config {digest}", f"config {digest.short}", content)
+    layers = layer_blobs(source, manifest.layers, "layer" if config is not None else "blob")
+    with locating(f"manifest {manifest.digest}"):
+        return unite_blobs([[stored_config], layers])
+
+
+def layer_blobs(source: BlobOpener, layers: Sequence[Descriptor], kind: str = "layer") -> list[BlobToFetch]:
+    """Return a blob for each of ``layers``, numbered; ``kind`` is what messages call one."""
+    count = len(layers)
+    return [
+        BlobToFetch(
+            source,
+            layer,
+            f"{kind} {number} of {count} ({layer.digest})",
+            f"{kind} {number}/{count} {layer.digest.short}",
+            layer.data,
+        )
+        for number, layer in enumerate(layers, start=1)
+    ]
 
 
 def unite_blobs(images: Iterable[Iterable[BlobToFetch]]) -> list[BlobToFetch]:
     """Return the blobs of several images or platforms, each once, in order.
 
     Raises:
-        InvalidImageError: two say different sizes of the same digest.
+        InvalidImageError: different sizes are declared for one digest.
     """
     united: dict[Digest, BlobToFetch] = {}
     for blobs in images:
@@ -73,7 +81,7 @@ def unite_blobs(images: Iterable[Iterable[BlobToFetch]]) -> list[BlobToFetch]:
 
 
 def read_chunks(blob: BlobToFetch, offset: int) -> Iterator[bytes]:
-    """Yield the blob's bytes from ``offset`` on, as they come; nothing is verified."""
+    """Yield the blob's bytes from ``offset`` on, as they arrive; nothing is verified."""
     if blob.content is not None:
         yield blob.content[offset:]
         return
@@ -83,13 +91,14 @@ def read_chunks(blob: BlobToFetch, offset: int) -> Iterator[bytes]:
 
 
 def open_stream(blob: BlobToFetch, offset: int) -> ByteStream:
+    """Return the blob's bytes from ``offset`` on, as `BlobOpener.open_blob`; a missing blob's error gets a hint."""
     descriptor = blob.descriptor
     try:
         return blob.source.open_blob(descriptor, offset)
     except NotFoundError as error:
         if not descriptor.urls:
-            error.hint = "the image names a blob that is not there: whoever has the image should push it again"
-        elif not isinstance(error, RegistryError):  # which knows more of it
+            error.hint = "the source lacks this blob of the image: someone who has the image should push it again"
+        elif not isinstance(error, RegistryError):  # whose own hint is better
             urls = ", ".join(map(quoted, descriptor.urls))
-            error.hint = f"a foreign layer, to be had from {urls}"
+            error.hint = f"a foreign layer, available from {urls}"
         raise

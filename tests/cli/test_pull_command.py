@@ -221,7 +221,7 @@ def test_artifact_is_pulled_and_called_what_it_is(puller: Puller) -> None:
     pulled = puller(puller.serve(artifact))
     assert (pulled.code, pulled.lines[0]) == (
         0,
-        "ociexport: REGISTRY/library/app:1: no image, but an artifact of type 'application/vnd.example.chart'",
+        "ociexport: REGISTRY/library/app:1: not an image but an artifact of type 'application/vnd.example.chart'",
     )
     assert puller.blobs == {digest.encoded for digest in artifact.all_digests}
 

@@ -333,7 +333,7 @@ def test_layer_that_the_registry_does_not_have(puller: Puller) -> None:
         puller(reference),
         3,
         f"ociexport: error: blob {LAYER}: GET {url}: 404 Not Found: BLOB_UNKNOWN: blob unknown to registry",
-        "hint: the image names a blob that is not there: whoever has the image should push it again",
+        "hint: the source lacks this blob of the image: someone who has the image should push it again",
     )
 
 

@@ -110,7 +110,7 @@ def test_pull_carries_it_as_it_is(registry: FakeRegistry, tmp_path: Path, kind: 
     ended = puller(puller.serve(thing))
     assert (ended.code, ended.errors) == (0, [])
     assert ended.out == f"REGISTRY/library/app:1@{thing.digest}\n"
-    assert f"ociexport: REGISTRY/library/app:1: no image, but an artifact of type '{what}'" in ended.lines
+    assert f"ociexport: REGISTRY/library/app:1: not an image but an artifact of type '{what}'" in ended.lines
     assert puller.blobs == {digest.encoded for digest in thing.all_digests}
     assert not [finding for finding in ociexport.verify(str(puller.layout)).findings if finding.is_wrong]
 

@@ -201,7 +201,7 @@ def test_missing_manifest_of_the_index_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError) as caught:
         pull(source, tmp_path / "layout", platform=PlatformChoice())
     assert str(caught.value) == f"manifest {ON_ARMV7.digest}: not there"
-    assert caught.value.hint == "the index names what is not there; --platform takes what is"
+    assert caught.value.hint == "the index lists a manifest that the source lacks; --platform takes one that it has"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -225,7 +225,7 @@ def test_documents_of_an_image_are_limited_together(tmp_path: Path, monkeypatch:
     with pytest.raises(LimitExceededError) as caught:
         pull(INDEX.source(), tmp_path / "layout", platform=PlatformChoice())
     assert str(caught.value) == (
-        f"memory: documents: expected at most {len(INDEX.raw) + 1000} bytes in all together, got more"
+        f"memory: documents: expected at most {len(INDEX.raw) + 1000} bytes in total, got more"
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -84,7 +84,7 @@ def test_signature_under_cosigns_tag_is_accepted(registry: FakeRegistry, tmp_pat
 
 def test_image_without_a_signature_is_refused_and_nothing_is_written(registry: FakeRegistry, tmp_path: Path) -> None:
     told = assert_refused(serve(registry, IMAGE), tmp_path / "layout", KEY)
-    assert told == because(registry, IMAGE.digest, "there is none")
+    assert told == because(registry, IMAGE.digest, "no signature found")
     assert [path for path in registry.paths() if "/blobs/" in path] == []
 
 
@@ -95,7 +95,7 @@ def test_image_of_schema_1_is_signed_as_it_is_published(registry: FakeRegistry, 
     reference = old.serve(registry, "library/app")
     if not signed:
         told = assert_refused(reference, tmp_path / "layout", KEY)
-        assert told == because(registry, old.digest, "there is none")
+        assert told == because(registry, old.digest, "no signature found")
         assert [path for path in registry.paths() if "/blobs/" in path] == []
         return
     signature = signature_of(replace(IMAGE, descriptor=replace(IMAGE.descriptor, digest=old.digest)), KEY)
@@ -161,7 +161,7 @@ def test_any_of_several_keys_is_enough(registry: FakeRegistry, tmp_path: Path) -
 def test_signatures_without_end_are_not_all_looked_at(registry: FakeRegistry, tmp_path: Path) -> None:
     signature = signature_of(IMAGE, *[STRANGER] * 257, KEY)
     told = assert_refused(serve(registry, IMAGE, signature), tmp_path / "layout", KEY)
-    assert told.endswith("more than 256 signatures, the others were not looked at")
+    assert told.endswith("more than 256 signatures, the others were not checked")
 
 
 def test_documents_of_all_signatures_together_are_limited(
@@ -171,9 +171,7 @@ def test_documents_of_all_signatures_together_are_limited(
     monkeypatch.setattr("ociexport.images.budget.MAX_BYTES", 300)
     with pytest.raises(LimitExceededError) as caught:
         pull(reference, tmp_path / "layout", platform=AMD64, signatures=policy_of(KEY))
-    assert (
-        str(caught.value) == f"{reference}: signatures: documents: expected at most 300 bytes in all together, got more"
-    )
+    assert str(caught.value) == f"{reference}: signatures: documents: expected at most 300 bytes in total, got more"
 
 
 def test_payload_that_is_too_large_is_refused(registry: FakeRegistry, tmp_path: Path) -> None:
@@ -261,7 +259,7 @@ def test_signature_of_the_manifest_is_enough_for_it_alone(registry: FakeRegistry
     reference = serve(registry, index)
     assert_taken(reference, tmp_path / "one", KEY)
     told = assert_refused(reference, tmp_path / "all", KEY, choice=PlatformChoice())
-    assert told == because(registry, arm64.digest, "there is none")
+    assert told == because(registry, arm64.digest, "no signature found")
 
 
 # Over the air gap
@@ -294,7 +292,7 @@ def test_docker_archive_has_no_place_for_signatures(tmp_path: Path) -> None:
     write_layout(tmp_path / "layout", {"docker.io/library/app:1": IMAGE})
     archive = tmp_path / "x.tar"
     pull(f"{tmp_path}/layout", archive, platform=AMD64, legacy=True)
-    with pytest.raises(SignatureError, match=r"this kind of archive keeps none$"):
+    with pytest.raises(SignatureError, match=r"this kind of source holds none$"):
         pull(str(archive), tmp_path / "copy", platform=AMD64, signatures=policy_of(KEY))
 
 

@@ -271,5 +271,5 @@ def test_documents_of_one_image_have_so_many_values_together() -> None:
     budget = DocumentBudget("app")
     for _ in range(2):
         budget.take(b"," * 500_000)
-    with pytest.raises(LimitExceededError, match=r"^app: documents: expected at most 1000000 values in all together"):
+    with pytest.raises(LimitExceededError, match=r"^app: documents: expected at most 1000000 values in total"):
         budget.take(b",")

@@ -225,7 +225,7 @@ def test_documents_of_all_referrers_together_are_limited(
     with pytest.raises(LimitExceededError) as caught:
         pull(IMAGE.serve(registry, "library/app", "1"), tmp_path / "layout", platform=AMD64, referrers=True)
     assert str(caught.value) == (
-        f"{registry.host}/library/app:1: referrers: documents: expected at most 50000 bytes in all together, got more"
+        f"{registry.host}/library/app:1: referrers: documents: expected at most 50000 bytes in total, got more"
     )
     assert caught.value.hint == "without --referrers the image comes alone"
     assert sum(f"/manifests/{one.digest}" in path for one in large for path in registry.paths()) == 3

@@ -166,9 +166,9 @@ def test_index_that_names_one_is_not_kept(puller: Puller, words: tuple[str, ...]
     ended = puller(index_of_both(puller.registry), *words)
     assert ended.code == 8
     assert ended.errors[0].endswith(
-        f": expected image manifests, got a Docker schema 1 manifest, {IMAGE.digest}, which no index of OCI can name"
+        f": expected image manifests, got a Docker schema 1 manifest, {IMAGE.digest}, which an OCI index can't list"
     )
-    assert ended.errors[1] == "hint: --platform for one platform takes it alone, and converts it"
+    assert ended.errors[1] == "hint: --platform with one platform takes that manifest alone and converts it"
     puller.assert_nothing_left()
 
 

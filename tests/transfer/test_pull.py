@@ -218,7 +218,7 @@ def test_missing_layer_is_told_with_its_foreign_address(layout: ImageLayout) -> 
     source.blobs[source.manifest.digest] = raw
     with pytest.raises(NotFoundError) as caught:
         pull(source, layout, platform=AMD64)
-    assert caught.value.hint == "a foreign layer, to be had from 'https://go.microsoft.test/layer'"
+    assert caught.value.hint == "a foreign layer, available from 'https://go.microsoft.test/layer'"
 
 
 def index_source(*platforms: str) -> MemorySource:
@@ -275,7 +275,7 @@ def test_artifact_that_is_no_image_is_carried(layout: ImageLayout) -> None:
     progress = CountingProgress()
     result = pull(source, layout, progress=progress)
     assert result.platform is None
-    assert "memory: no image, but an artifact of type 'application/vnd.cncf.helm.config.v1+json'" in progress.lines
+    assert "memory: not an image but an artifact of type 'application/vnd.cncf.helm.config.v1+json'" in progress.lines
     assert len(blobs_in(layout)) == 3
 
 
@@ -299,7 +299,7 @@ def test_old_type_of_a_config_may_hide_something_else(layout: ImageLayout) -> No
     artifact.blobs[config] = bytes(artifact.config.size)
     progress = CountingProgress()
     assert not pull(artifact.source(), layout, platform=AMD64, progress=progress).is_image
-    assert progress.lines[0] == "memory: no image, but an artifact of unknown type"
+    assert progress.lines[0] == "memory: not an image but an artifact of unknown type"
 
 
 def test_layout_is_copied_to_a_layout(source: MemorySource, layout: ImageLayout, tmp_path: Path) -> None:
