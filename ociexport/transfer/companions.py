@@ -1,8 +1,8 @@
-"""What lies beside an image as images of their own, so that they can be copied along: signatures, SBOMs, provenance.
+"""Preparing an image's companions to be copied with it: signatures, SBOMs, provenance, each an image of its own.
 
-Found are cosign's tags, ``sha256-<hex>.sig``, ``.att`` and ``.sbom``, and the referrers of each manifest and index, and
-what is about these in turn: a signature of an SBOM. A copy has the tags under the image's own repository; a referrer
-has no name, and is listed with its type.
+They are found under cosign's tags, ``sha256-<hex>.sig``, ``.att`` and ``.sbom``, and as the referrers of each manifest
+and index. Companions of companions count too: a signature of an SBOM. A copy has the tags under the image's own
+repository; a referrer has no name, and is listed with its type.
 
 Spec: distribution-spec 1.1, "Listing Referrers"; cosign's SIGNATURE_SPEC.md, "Discovery".
 """
@@ -26,19 +26,19 @@ from ociexport.spec.reference import ImageReference
 from ociexport.storage.index import SIGNATURES_ENTRY
 from ociexport.system.progress.protocol import SILENT, Progress
 
-# Scanners that push a report each night make a thousand in three years; each is a request or two.
+# A scanner that pushes a report each night makes a thousand in three years. Each costs a request or two.
 _MAX_COMPANIONS = 2048
 
 
 @dataclass(frozen=True, slots=True)
 class Companion:
-    """One thing beside an image; an `ImageSource`.
+    """One companion of an image; an `ImageSource`.
 
     Args:
-        source: of the image; stays open.
-        received: its manifest or index.
-        image_name: of a copy.
-        listed_as: type and annotations that an index lists it with; empty for what has a name.
+        source: the image's; the caller closes it.
+        received: the companion's manifest or index.
+        image_name: the name for a copy.
+        listed_as: the descriptor, with type and annotations, in the list of referrers; None for a tagged companion.
     """
 
     source: CompanionSource
@@ -48,48 +48,49 @@ class Companion:
 
     @property
     def display_name(self) -> str:
-        """The image's name and what this is."""
+        """The image's name, and the companion's tag or digest."""
         return f"{self.source.display_name}: {self.image_name.tag or f'referrer {self.received.digest}'}"
 
     @property
     def wrapped(self) -> CompanionSource:
-        """Where its blobs are."""
+        """The source of its blobs."""
         return self.source
 
     def fetch_manifest(self, descriptor: Descriptor | None = None) -> ReceivedManifest:
-        """Return the companion's own manifest, or what ``descriptor`` names."""
+        """Return the companion's own manifest, or the document that ``descriptor`` names."""
         return self.received if descriptor is None else self.source.fetch_manifest(descriptor)
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
-        """Return a blob of the image's repository."""
+        """Open a blob of the image's repository."""
         return self.source.open_blob(descriptor, offset)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Does nothing: a companion opens no connection of its own."""
 
 
 def each_once(companions: Iterable[Iterable[PreparedImage]]) -> list[PreparedImage]:
-    """Return the companions of several images; one image may have been named twice."""
+    """Return the companions of several images, each once, even if one image was requested twice."""
     return list({(one.listed.digest, one.name): one for some in companions for one in some}.values())
 
 
 def prepare_companions(
     image: PreparedImage, destination: ImageDestination | None, progress: Progress
 ) -> list[PreparedImage]:
-    """Return what lies beside ``image`` at its source, and say of each what it is.
+    """Return the companions of ``image`` at its source, and report the type of each.
 
-    A published index that is not kept has companions too, mostly the signatures; that they stay behind is told.
+    A published index that is not kept has companions too, mostly the signatures. They are not copied, and a line
+    reports how many.
 
     Raises:
-        RegistryError: the registry does not tell.
+        RegistryError: the registry failed to list or return them.
         InvalidImageError: one of them breaks the specification.
-        LimitExceededError: there are too many, or their documents are too large together.
+        LimitExceededError: there are too many, or their documents are too large in total.
     """
     source = companion_source(image.source)
     if source is None:
-        progress.say(f"{image.source.display_name}: this kind of source keeps no signatures and other referrers")
+        progress.say(f"{image.source.display_name}: this kind of source holds no signatures or other referrers")
         return []
-    budget = DocumentBudget(f"{source.display_name}: referrers", hint="without --referrers the image comes alone")
+    budget = DocumentBudget(f"{source.display_name}: referrers", hint="without --referrers only the image is copied")
     search = _Search(source, image.name, budget, progress)
     prepared = []
     for companion in search.companions_of(image.subjects):
@@ -104,8 +105,8 @@ def prepare_companions(
         left = sum(1 for _ in search.beside(image.published))
         if left:
             progress.say(
-                f"{image.source.display_name}: {left} that are about the published index {image.published} stay "
-                "behind; --sparse keeps that index, and them"
+                f"{image.source.display_name}: referrers of the published index {image.published} "
+                f"were not copied: {left}; --sparse keeps that index, and copies them"
             )
     return prepared
 
@@ -118,13 +119,13 @@ def _kind_of(copy: PreparedImage) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """Looks for what is about an image.
+    """Searches for an image's companions.
 
     Args:
-        source: of the image.
+        source: the image's.
         name: of the image's copy.
-        budget: of all documents that are met.
-        progress: told of what is listed and not there.
+        budget: counts every document of the search.
+        progress: gets a warning for each listed referrer that is missing.
     """
 
     source: CompanionSource
@@ -133,7 +134,7 @@ class _Search:
     progress: Progress
 
     def companions_of(self, subjects: Iterable[Digest]) -> Iterator[Companion]:
-        """Yield what is beside the ``subjects``, and beside that in turn, each once."""
+        """Yield the companions of ``subjects``, and the companions' own, each once."""
         waiting = list(dict.fromkeys(subjects))
         seen = set(waiting)
         found = 0
@@ -152,7 +153,7 @@ class _Search:
                 yield companion
 
     def beside(self, digest: Digest, seen: Collection[Digest] = ()) -> Iterator[Companion]:
-        """Yield what is about ``digest``; a referrer that was ``seen`` is not fetched again, however often listed."""
+        """Yield the companions of ``digest``; a referrer that was ``seen`` is not fetched again."""
         for tag in companion_tags(digest):
             for received in self.source.fetch_tagged(tag):
                 self.budget.take(received.raw)
@@ -165,8 +166,8 @@ class _Search:
                 self.budget.take(received.raw)
             except NotFoundError as error:
                 self.budget.take(b"")
-                # A list under a tag is not cleared when one of its entries is.
-                self.progress.warn(f"{self.source.display_name}: a referrer that is listed is not there: {error}")
+                # Deleting a referrer does not remove it from the list under a tag.
+                self.progress.warn(f"{self.source.display_name}: a listed referrer is missing: {error}")
                 continue
             kept = {key: value for key, value in descriptor.annotations.items() if (key, value) == SIGNATURES_ENTRY}
             listed_as = replace(descriptor, annotations=kept, urls=())
@@ -174,7 +175,7 @@ class _Search:
 
 
 def _name_beside(name: ImageName, tag: str) -> ImageName:
-    """Return the name that ``tag`` has in the repository of the image called ``name``."""
+    """Return the name for ``tag`` in the repository of the image called ``name``."""
     if name.full is not None:
         try:
             reference = ImageReference.parse(name.full)

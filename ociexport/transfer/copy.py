@@ -1,4 +1,4 @@
-"""One image from any source to any destination: chosen, fetched side by side, verified, named last."""
+"""copy_image(): one image from any source to any destination, verified, and named last."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def copy_image(
 ) -> PullResult:
     """Copy one image from any source to any destination; see `pull`.
 
-    1. The manifests of the platforms are found and parsed, and the configs read: nothing is written for a bad image.
-    2. Configs and layers that are there and valid are left alone; the others are fetched side by side.
-    3. A manifest is written when all it names is there, an index after its manifests, and the name last.
+    1. The platforms' manifests and configs are read and checked: for an invalid image nothing is written.
+    2. The configs and layers that the destination lacks, or holds damaged, are fetched in parallel.
+    3. Each manifest is written after everything that it names, an index after its manifests, and the name last.
 
-    What is about the image goes the same way, and is named before it.
+    Companions are copied the same way, and named before the image.
 
     Raises:
         as `pull` does; UsageError: ``decompress`` is for layouts, ``legacy`` for archives.
@@ -47,12 +47,12 @@ def copy_image(
     image = prepare_image(source, options.platform, destination, progress)  # 1
     companions = []
     if options.referrers:
-        from ociexport.transfer.companions import prepare_companions  # noqa: PLC0415 - start-up: few ask for referrers
+        from ociexport.transfer.companions import prepare_companions  # noqa: PLC0415 - start-up: few pulls copy referrers
 
         companions = prepare_companions(image, destination, progress)
     plain = None
     if options.decompress and isinstance(destination, ImageLayout):
-        from ociexport.transfer.decompress import PlainLayerStore, diff_ids_of  # noqa: PLC0415 - start-up: few ask for plain layers
+        from ociexport.transfer.decompress import PlainLayerStore, diff_ids_of  # noqa: PLC0415 - start-up: few pulls decompress
 
         plain = PlainLayerStore(destination, diff_ids_of([image]))
     fetch = BlobFetch(plain or destination, progress)
@@ -61,7 +61,7 @@ def copy_image(
             blobs = unite_blobs([image.blobs, *(companion.blobs for companion in companions)])
             fetch.run([blob for blob in blobs if blob.descriptor.digest not in brought], options.jobs)  # 2
         except (InvalidImageError, NotFoundError):
-            # The image is not as it should be, so nothing of it is to stay. After all else the next try goes on here.
+            # The image is invalid: its blobs are removed. After any other error they stay, and the next try continues.
             use.discard(map(plain.stored_digest, fetch.begun) if plain else fetch.begun)
             raise
         written = image
@@ -77,5 +77,5 @@ def copy_image(
 
 
 def _conversions(sources: Iterable[ImageSource]) -> list[BlobFetch]:
-    """Return what has fetched layers before their images were known."""
+    """Return the fetches of sources that had to fetch layers before their manifest could be made."""
     return [fetch for source in sources if isinstance(source, ConvertingSource) for fetch in source.fetches]

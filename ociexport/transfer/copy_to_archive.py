@@ -1,4 +1,4 @@
-"""copy_to_archive(): several images into one archive, which holds all of them or does not appear."""
+"""copy_to_archive(): several images into one archive, which appears only when it holds all of them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from ociexport.errors import locating
 from ociexport.images.fetch import BlobFetch
 from ociexport.images.prepare import PreparedImage, prepare_image
 from ociexport.images.source import ImageSource
-from ociexport.images.wanted_blobs import BlobToFetch
+from ociexport.images.wanted_blobs import BlobToFetch, unite_blobs
 from ociexport.spec import mediatypes
-from ociexport.spec.digest import Digest
 from ociexport.storage.archive.legacy_plan import plan_legacy_archive, verify_fits_legacy
 from ociexport.storage.archive.plan import ArchivePlan, plan_archive
 from ociexport.storage.archive.writer import ArchiveFile, verify_is_file_to_write, write_to_stream
@@ -33,19 +32,19 @@ def copy_to_archive(
     *,
     seconds: int = 0,
 ) -> list[PullResult]:
-    """Copy images into one archive, which holds all of them or does not appear; blobs that they share once.
+    """Copy images into one archive, shared blobs once. The archive appears only when it holds all of them.
 
     With ``options.decompress`` layers are first written aside as plain tars, since a tar entry's size stands before its
-    bytes. A legacy archive has no layout, only directories of plain layers; it keeps no manifest, and the results tell
-    the published ones.
+    bytes. A legacy archive has no layout, only directories of plain layers; it keeps no manifest, and the results
+    contain the digests of the published ones.
 
     Args:
-        sources: each gives one image; they stay open.
-        out: path of a file, which is replaced; or a stream, to which blobs go one after another.
-        seconds: time of all entries, since 1970.
+        sources: one for each image; the caller closes them.
+        out: path of a file, which is replaced; or a stream, to which blobs are written one after another.
+        seconds: modification time of all entries, since 1970.
 
     Raises:
-        as `pull` does; of what was written to a stream nothing can be taken back.
+        as `pull` does; bytes written to a stream stay there.
     """
     if isinstance(out, str):
         verify_is_file_to_write(out)
@@ -79,14 +78,14 @@ def _warn_of_zstd(images: Iterable[PreparedImage], progress: Progress) -> None:
         if any(blob.descriptor.media_type in mediatypes.ZSTD_LAYERS for blob in image.blobs):
             progress.say(
                 f"{image.source.display_name}: has layers in zstd, which docker before 23 can't load; "
-                "--decompress makes them plain"
+                "--decompress stores them as plain tars"
             )
 
 
 def _write_archive(
     plan: ArchivePlan, images: Sequence[PreparedImage], out: str | BinaryIO, jobs: int, progress: Progress
 ) -> list[BlobFetch]:
-    """Write the archive of ``images``; returns what fetched their blobs, nothing where they went to a stream."""
+    """Write the archive of ``images``; returns the fetch of their blobs, nothing for a stream."""
     origins = {blob.descriptor.digest: blob for blob in _blobs_of(images)}
     blobs = [origins[digest] for digest in plan.blobs]
     if not isinstance(out, str):
@@ -99,14 +98,10 @@ def _write_archive(
 
 
 def _errors_of(out: str | BinaryIO) -> AbstractContextManager[None]:
-    """Return what has errors of what is written beside the archive tell of the archive itself."""
+    """Return a context in which errors of the partial file beside the archive name the archive itself."""
     return errors_named(out, partial_name(out)) if isinstance(out, str) else nullcontext()
 
 
 def _blobs_of(images: Iterable[PreparedImage]) -> list[BlobToFetch]:
-    """Return the blobs of all images, each once; of several sources the first counts."""
-    blobs: dict[Digest, BlobToFetch] = {}
-    for image in images:
-        for blob in image.blobs:
-            blobs.setdefault(blob.descriptor.digest, blob)
-    return list(blobs.values())
+    """Return the blobs of all images, each once, from the first source that has it."""
+    return unite_blobs(image.blobs for image in images)

@@ -1,7 +1,7 @@
-"""Layers stored as plain tars, under their diff_ids, and the image that says so.
+"""Storing layers as plain tars, under their diff_ids, and the manifests that name these.
 
-Layers are inflated as they arrive, and both digests are verified. Manifests, and the indexes that list them, are made
-anew; the config stays as it is.
+Layers are inflated as they arrive, and both digests are verified. New manifests and indexes replace the published
+ones; the config is unchanged.
 
 Spec: image-spec 1.1 config.md, "Layer DiffID"; manifest.md, image-index.md, media-types.md.
 """
@@ -36,16 +36,16 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-# So many chunks of 1 MiB may wait to be inflated, for each layer that is under way.
+# How many chunks of 1 MiB may wait to be inflated, for each layer.
 _CHUNKS_AHEAD = 4
-# What tools say of a compressed layer alone: where in it which file is.
+# Annotations that only fit the compressed layer: they hold the offsets of files in it.
 _COMPRESSED_ONLY = ("containerd.io/snapshot/stargz/", "io.github.containers.zstd-chunked.", "io.containers.estargz.")
 
 
 def diff_ids_of(images: Iterable[PreparedImage]) -> dict[Digest, Digest]:
     """Return the diff_ids of all compressed layers, by their digests.
 
-    A layer is plain where both are the same, whatever its media type says. What is no image has no diff_ids.
+    A layer is plain if both are equal, whatever its media type. An artifact has no diff_ids.
 
     Raises:
         InvalidImageError: one digest has two diff_ids.
@@ -64,12 +64,12 @@ def diff_ids_of(images: Iterable[PreparedImage]) -> dict[Digest, Digest]:
 
 
 class PlainLayerStore:
-    """A `BlobStore` that keeps compressed layers as plain tars, and all else as it is.
+    """A `BlobStore` that stores compressed layers as plain tars, and other blobs unchanged.
 
     Attributes:
-        layout: that keeps them.
+        layout: where they are stored.
         diff_ids: of the compressed layers, by their digests.
-        sizes: of the plain layers that are there, by their diff_ids.
+        sizes: of the stored plain layers in bytes, by their diff_ids.
     """
 
     def __init__(self, layout: ImageLayout, diff_ids: Mapping[Digest, Digest]) -> None:
@@ -83,11 +83,11 @@ class PlainLayerStore:
         return digest in self.diff_ids
 
     def stored_digest(self, digest: Digest) -> Digest:
-        """Return under which digest a blob is kept."""
+        """Return the digest under which a blob is stored."""
         return self.diff_ids.get(digest, digest)
 
     def has_blob(self, descriptor: Descriptor) -> bool:
-        """Whether the blob, or the layer's plain tar, is there and valid: its bytes are read."""
+        """Whether the blob, or the layer's plain tar, is stored and valid: its bytes are read."""
         diff_id = self.diff_ids.get(descriptor.digest)
         if diff_id is None:
             return self.layout.has_blob(descriptor)
@@ -99,11 +99,11 @@ class PlainLayerStore:
         return size is not None
 
     def new_blob(self, descriptor: Descriptor) -> AbstractContextManager[BlobWriter]:
-        """Return a writer for a blob; at the end of the ``with`` block it is verified and takes its name, or is gone.
+        """Return a writer for a blob; at the end of the ``with`` block it is verified and gets its name, or is removed.
 
         Raises:
-            DigestMismatchError, SizeMismatchError: what was written is not what ``descriptor`` says.
-            DiffIdMismatchError, InvalidImageError: it is, but not the tar that the config names, or none.
+            DigestMismatchError, SizeMismatchError: the written bytes do not match ``descriptor``.
+            DiffIdMismatchError, InvalidImageError: they do, but do not hold the tar that the config names, or no tar.
         """
         diff_id = self.diff_ids.get(descriptor.digest)
         if diff_id is None:
@@ -111,13 +111,13 @@ class PlainLayerStore:
         return _PlainLayerWriter(self, self.layout.new_blob_of_any_size(diff_id), descriptor, diff_id)
 
     def note(self, diff_id: Digest, size: int) -> None:
-        """Remember that a layer is there."""
+        """Remember the size of a stored plain layer."""
         with self._lock:
             self.sizes[diff_id] = size
 
 
 class _PlainLayerWriter:
-    """Takes a layer as it is stored, and writes the tar in it; inflating goes on in a thread of its own."""
+    """Takes a compressed layer, and writes the tar in it; a separate thread inflates it."""
 
     def __init__(
         self, store: PlainLayerStore, plain: LayoutBlobWriter, descriptor: Descriptor, diff_id: Digest
@@ -131,36 +131,36 @@ class _PlainLayerWriter:
     def __enter__(self) -> Self:
         self._plain.__enter__()
         if not self.is_complete:
-            # Where an inflater was interrupted, no other can go on.
+            # Inflating can't resume in the middle of a stream.
             self._plain.restart()
             self._begin()
         return self
 
     @property
     def is_complete(self) -> bool:
-        """Whether another process wrote the layer meanwhile."""
+        """Whether another process has written the layer meanwhile."""
         return self._plain.is_complete
 
     @property
     def offset(self) -> int:
-        """How many bytes of the stored layer were taken."""
+        """How many bytes of the compressed layer were taken."""
         return self._verifier.seen_bytes
 
     def restart(self) -> None:
-        """Forget what is written."""
+        """Discard all bytes written so far."""
         self._stop(is_cut=True)
         self._plain.restart()
         self._begin()
 
     def write(self, chunk: Chunk, /) -> None:
-        """Take the next bytes of the stored layer.
+        """Take the next bytes of the compressed layer.
 
         Raises:
             SizeMismatchError: there are more than the descriptor says.
-            LimitExceededError, OSError: what came out of those before is too large, or could not be written.
+            LimitExceededError, OSError: the tar is too large so far, or could not be written.
         """
         failure = self._failure
-        # The rest of damaged data is hashed: if it is not what was announced, that is the news. Of a bomb it is not.
+        # Damaged data is hashed to its end: a wrong digest is the more useful error. A bomb is not read on.
         is_damage = isinstance(failure, InvalidImageError) and not isinstance(failure, LimitExceededError)
         if failure is not None and not is_damage:
             raise failure
@@ -172,13 +172,13 @@ class _PlainLayerWriter:
     ) -> None:
         if self.is_complete:
             self._plain.__exit__(kind, error, traceback)
-            # Hashed once more, which is rare and tells the size.
+            # Hashed again to learn the size; this is rare.
             self._store.has_blob(self._descriptor)
             return
         self._stop(is_cut=error is not None)
         try:
             if error is None:
-                # A damaged stream is no news where the blob is not the right one.
+                # A wrong digest explains a damaged stream, so it is raised first.
                 self._verifier.verify()
                 if self._failure is not None:
                     raise self._failure
@@ -186,7 +186,7 @@ class _PlainLayerWriter:
             self._plain.__exit__(type(found), found, None)
             raise
         if error is not None:
-            # Of a layer that was cut nothing can be used.
+            # A part of a plain layer can't be used: see `__enter__`.
             self._plain.restart()
         size = self._plain.offset
         try:
@@ -215,16 +215,16 @@ class _PlainLayerWriter:
                     return
                 self._plain.write(chunk)
                 verify_ratio(self._plain.offset, self._descriptor.size)
-        except BaseException as failure:  # all of them: they belong to the one who writes
+        except BaseException as failure:  # every kind: the writer's thread raises it
             self._failure = failure
         finally:
             pipe.close()
 
 
 def with_plain_layers(image: PreparedImage, store: PlainLayerStore, progress: Progress) -> PreparedImage:
-    """Return ``image`` with the plain layers of ``store`` in place of its compressed ones; the same where it has none.
+    """Return ``image`` with the plain layers of ``store`` in place of its compressed ones; unchanged if it has none.
 
-    Attestations stay as they are; the index tells whose they are now.
+    Attestations are unchanged; in the new index they refer to the new manifests.
     """
     documents: dict[Digest, ReceivedManifest] = {}
     manifests = tuple(_plain_manifest(one, store, documents) for one in image.manifests)
@@ -249,7 +249,7 @@ def with_plain_layers(image: PreparedImage, store: PlainLayerStore, progress: Pr
 def _plain_manifest(
     one: PreparedManifest, store: PlainLayerStore, documents: dict[Digest, ReceivedManifest]
 ) -> PreparedManifest:
-    """Return a manifest that names the plain layers; where it is another, ``documents`` has it afterwards."""
+    """Return a manifest that names the plain layers; a new one is added to ``documents``."""
     if one.config is None or not any(store.is_compressed(layer.digest) for layer in one.manifest.layers):
         return one
     item = json.loads(one.manifest.raw)
@@ -260,13 +260,13 @@ def _plain_manifest(
     made = _written(item, one.manifest.media_type)
     documents[one.manifest.digest] = made
     manifest = parse_document(made.raw, made.media_type, made.digest)
-    assert isinstance(manifest, Manifest)  # noqa: S101 - as it was before
+    assert isinstance(manifest, Manifest)  # noqa: S101 - made from a manifest
     return one._replace(manifest=manifest)
 
 
 def _rewrite_layer(member: dict[str, Any], layer: Descriptor, diff_id: Digest, size: int) -> None:
     member.update(mediaType=_plain_type(layer.media_type), digest=str(diff_id), size=size)
-    # Both give the compressed layer.
+    # Both lead to the compressed layer.
     member.pop("urls", None)
     member.pop("data", None)
     kept = {key: value for key, value in layer.annotations.items() if not key.startswith(_COMPRESSED_ONLY)}
@@ -275,12 +275,12 @@ def _rewrite_layer(member: dict[str, Any], layer: Descriptor, diff_id: Digest, s
 
 
 def _plain_type(media_type: str) -> str:
-    """Return the type of the same layer uncompressed; it may be distributed from now on, since it is in our hands."""
+    """Return the type of the uncompressed layer. A foreign layer becomes an ordinary one, since it is stored here."""
     return mediatypes.DOCKER_LAYER if media_type.startswith(mediatypes.DOCKER_PREFIX) else mediatypes.OCI_LAYER
 
 
 def _plain_index(other: ReceivedManifest, documents: dict[Digest, ReceivedManifest]) -> ReceivedManifest:
-    """Return an index that names what ``documents`` has in place of what it named; it is there itself afterwards."""
+    """Return an index that names the new ``documents``; if it differs from ``other``, it is added to them."""
     if other.media_type not in mediatypes.INDEXES:
         return other
     item = json.loads(other.raw)
@@ -307,7 +307,7 @@ def _written(item: object, media_type: str | None) -> ReceivedManifest:
 def _blobs_of(
     image: PreparedImage, manifests: Sequence[PreparedManifest], store: PlainLayerStore
 ) -> tuple[BlobToFetch, ...]:
-    """Return the blobs of the new manifests: those that stay, and the plain layers."""
+    """Return the blobs of the new manifests: the unchanged ones and the plain layers."""
     named = {descriptor.digest for one in manifests for descriptor in (one.manifest.config, *one.manifest.layers)}
     kept = [blob for blob in image.blobs if blob.descriptor.digest in named]
     plain = []

@@ -1,4 +1,4 @@
-"""PullOptions: what a pull takes of an image, and the form it stores; one value for all layers of `transfer`."""
+"""PullOptions: what a pull takes of an image and how it stores that, as one value for all of `transfer`."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PullOptions:
-    """What a pull takes of an image, and the form it stores.
+    """What a pull takes of an image, and how it stores that.
 
     Without ``signatures`` the value can be pickled, and sent to a worker of `pull_many`.
 
     Args:
         platform: the platform to take, or several.
-        jobs: how many blobs are fetched side by side.
+        jobs: how many blobs are fetched in parallel.
         decompress: whether layers are stored as plain tars; the manifest changes, the config does not.
         legacy: whether the archive is for engines before Docker 1.10.
         referrers: whether signatures, SBOMs and other artifacts that refer to the image are copied too.
         signatures: which signatures the image must have; None for none.
 
     Raises:
-        UsageError: ``jobs`` is out of range, or ``referrers`` goes with a change of the manifest that they refer to.
+        UsageError: ``jobs`` is out of range, or ``referrers`` is combined with an option that changes the manifest.
     """
 
     platform: Platform | PlatformChoice = field(default_factory=host_platform)
@@ -46,11 +46,11 @@ class PullOptions:
         if self.referrers and (self.decompress or self.legacy):
             raise UsageError(
                 "referrers: expected neither decompressed layers nor a legacy archive",
-                hint="signatures and such are about the manifest as it was published",
+                hint="signatures and other referrers name the manifest as published",
             )
 
     def signed(self, source: ImageSource) -> ImageSource:
-        """Return ``source``; where signatures are required, a source around it that gives out only a signed image."""
+        """Return ``source``; where signatures are required, a source around it that returns only a signed image."""
         if self.signatures is None:
             return source
         from ociexport.images.signatures import require_signature  # noqa: PLC0415 - start-up: few require signatures

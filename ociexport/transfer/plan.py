@@ -1,4 +1,4 @@
-"""plan_pull(): what a pull would fetch and write, found out without writing anything."""
+"""plan_pull(): what a pull would fetch and write, determined without writing anything."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from ociexport.transfer.sources.convert import ConvertingSource
 
 @dataclass(frozen=True, slots=True)
 class PlannedBlob:
-    """One config or layer that a pull is about.
+    """One config or layer of a planned pull.
 
     Args:
-        title: what it is, for people.
-        there_bytes: how many bytes need not be fetched: all of a blob that is there, or what an earlier try left.
+        title: its name in progress lines.
+        there_bytes: how many bytes need not be fetched: the whole blob, or the part that an earlier try left.
     """
 
     title: str
@@ -37,7 +37,7 @@ class PlannedBlob:
 
     @property
     def is_there(self) -> bool:
-        """Whether the whole blob is there and valid."""
+        """Whether the destination holds the whole blob, valid."""
         return self.there_bytes == self.descriptor.size
 
     @property
@@ -51,13 +51,13 @@ class PlannedImage:
     """What a pull of one image would do.
 
     Args:
-        image: whose manifests and configs were read.
-        served_by: host that gave the manifest; None for a source on this machine.
-        credentials: who was asked as, and where that was found; None where nobody asked.
-        blobs: those that no image before it in the same pull brings.
-        replaces: the digest that the name stands for at the destination now; None where it is new or the same.
-        converted: the digest of the published manifest, where that is to be converted. The new ones' digests are not
-            known then, before the layers are there; those in ``image`` mean nothing, and its configs are not listed.
+        image: with its manifests and configs, which were read.
+        served_by: host that served the manifest; None for a source on this machine.
+        credentials: the identity used, and where it was found; None if no server requested one.
+        blobs: those that no earlier image of the same pull brings.
+        replaces: the digest that the name has at the destination now; None if the name is new or keeps its digest.
+        converted: the digest of the published manifest, if the pull will convert it; else None. The new digests are
+            then unknown until the layers are fetched: those in ``image`` are placeholders, and ``blobs`` has no config.
     """
 
     image: PreparedImage
@@ -73,9 +73,9 @@ class PullPlan:
     """What a pull would do.
 
     Args:
-        images: in the order of the wish.
-        write_bytes: how many bytes it would write: what is fetched, or the whole archive.
-        free_bytes: how many are free where it would write; None where nobody knows, or for a pipe.
+        images: in the requested order.
+        write_bytes: how many bytes it would write: the fetched ones, or the whole archive.
+        free_bytes: how many are free at the destination; None if unknown, or for a pipe.
     """
 
     images: tuple[PlannedImage, ...]
@@ -89,11 +89,11 @@ class PullPlan:
 
     @property
     def fits(self) -> bool:
-        """Whether there is room for it, as far as anybody knows."""
+        """Whether the free space suffices; true if it is unknown."""
         return self.free_bytes is None or self.write_bytes <= self.free_bytes
 
 
-# Where a pull goes: a layout with the cache that it shares, or an archive's path; None for a pipe.
+# Where a pull writes: a layout with the cache that it shares, or an archive's path; None for a pipe.
 PlannedDestination: TypeAlias = tuple[ImageLayout, BlobCache | None] | str | None
 
 
@@ -105,7 +105,7 @@ def plan_pull(
 ) -> PullPlan:
     """Return what pulling ``sources`` into ``out`` would do. Manifests and configs are read, and nothing is written.
 
-    What comes along with an image (``options.referrers``) is planned as images of its own, behind it.
+    With ``options.referrers``, an image's companions follow it as planned images of their own.
 
     Raises:
         as `ociexport.transfer.pull.pull` does before its first blob.
@@ -167,7 +167,7 @@ def _replaced_by(image: PreparedImage, layout: ImageLayout) -> Digest | None:
 
 
 def _free_bytes(path: str) -> int | None:
-    """Return how many bytes are free for us where ``path`` is, or is to be."""
+    """Return how many bytes this process may write at ``path``, which may be missing yet; None if unknown."""
     place = os.path.abspath(path)
     while not os.path.lexists(place):
         place = os.path.dirname(place)
@@ -175,6 +175,6 @@ def _free_bytes(path: str) -> int | None:
         status = os.statvfs(place)
     except OSError:
         return None
-    # ramfs and some network file systems tell nothing, and say 0 of 0.
+    # ramfs and some network file systems report 0 of 0 blocks.
     free = status.f_bfree if os.geteuid() == 0 else status.f_bavail
     return free * status.f_frsize if status.f_blocks else None

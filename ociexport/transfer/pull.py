@@ -39,25 +39,25 @@ def pull(
     registry: RegistryOptions | None = None,
     signatures: SignaturePolicy | None = None,
 ) -> PullResult:
-    """Copy one image into a destination, every byte verified; its name there appears when all of it is there.
+    """Copy one image into a destination, every byte verified; its name appears there when the image is complete.
 
     Args:
-        image: a reference, the name of a layout, or an open source, which stays open.
+        image: a reference, another source's name, or an open source, which the caller closes.
         out: a layout's directory (absent, empty or a layout), an archive's file (``*.tar``), or an open destination.
-        platform: of several the one to take, or which of them; None for this machine's.
-        jobs: how many blobs are fetched side by side.
-        progress: told what goes on.
-        decompress: whether layers are kept as plain tars; the manifest is another then, the config is not.
-        legacy: whether an archive is to be one for engines before Docker 1.10.
-        referrers: whether signatures, SBOMs and what else is about the image come along.
-        registry: how registries are reached, for an image that is given by name.
-        signatures: which signatures the image must have.
+        platform: the platform to take, or several; None for this machine's.
+        jobs: how many blobs are fetched in parallel.
+        progress: gets messages and the state of transfers.
+        decompress: whether layers are stored as plain tars; the manifest changes, the config does not.
+        legacy: whether the archive is for engines before Docker 1.10.
+        referrers: whether signatures, SBOMs and other artifacts that refer to the image are copied too.
+        registry: how registries are reached, for an image given by name.
+        signatures: which signatures the image must have; None for none.
 
     Raises:
         UsageError: ``out`` holds something else, or ``jobs`` is out of range.
-        NotFoundError, RegistryError, NoMatchingPlatformError: the image is not to be had.
-        InvalidImageError: something in it breaks the specification or is not what its digest says.
-        SignatureError: it is not signed as ``signatures`` wants it; nothing was written.
+        NotFoundError, RegistryError, NoMatchingPlatformError: the image or its platform is not available.
+        InvalidImageError: a part of it breaks the specification or does not match its digest.
+        SignatureError: no signature that ``signatures`` requires covers it; nothing was written.
         OSError: the disk or file system.
     """
     options = PullOptions(platform or host_platform(), jobs, decompress, legacy, referrers, signatures)

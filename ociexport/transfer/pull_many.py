@@ -1,7 +1,7 @@
 """pull_many(): a list of images, on any `concurrent.futures.Executor`: threads, processes, or other machines.
 
-What goes to a worker and comes back can be pickled: names, options, results, errors. The layout may lie on a file
-system that the machines share, as far as it has locks: workers then share blobs as processes on one machine do.
+Everything sent to a worker and back can be pickled: names, options, results, errors. The layout may be on a file system
+that the machines share, if it supports locks: workers then share blobs like processes on one machine.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ociexport.transfer.sources.open import SourceOpener
 if TYPE_CHECKING:
     from ociexport.registry.options import RegistryOptions
 
-# Each has its own jobs; more would only wait for one another on one machine's network.
+# Each fetches several blobs in parallel; more workers would only wait for the machine's network.
 DEFAULT_WORKERS = 4
 
 LayoutOf: TypeAlias = str | os.PathLike[str] | Callable[[str], str | os.PathLike[str]]
@@ -39,12 +39,12 @@ LayoutOf: TypeAlias = str | os.PathLike[str] | Callable[[str], str | os.PathLike
 
 @dataclass(frozen=True, slots=True)
 class PullOutcome:
-    """What became of one image of a list: a result or an error.
+    """The outcome for one image of a list: a result or an error.
 
     Args:
-        image: as it was given.
-        result: None where it did not come.
-        error: None where it did.
+        image: as passed to `pull_many`.
+        result: None if the pull failed.
+        error: None if it succeeded.
     """
 
     image: str
@@ -54,7 +54,7 @@ class PullOutcome:
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """One image to pull; goes to a worker, so that it holds nothing but values."""
+    """One image to pull; holds values only, since it is sent to a worker."""
 
     image: str
     layout: str
@@ -74,25 +74,25 @@ def pull_many(
     cache: str | os.PathLike[str] | None = None,
     progress: Progress = SILENT,
 ) -> Iterator[PullOutcome]:
-    """Pull ``images`` into one layout or several, and yield what became of each, as it becomes of it.
+    """Pull ``images`` into one layout or several, and yield the outcome of each as soon as it is known.
 
-    An image that fails keeps no other from coming. Who stops iterating gets no more than what is under way.
+    A failed image does not stop the others. When the caller stops iterating, pulls that have not begun are cancelled.
 
     Args:
         images: references or other names of sources.
-        layout: directory of the layout for all, or what gives that of each image.
-        executor: whose workers pull, and who shuts it down is the caller; None for threads of our own, which share
-            connections and logins.
-        platform: of several the one to take, or which of them; None for this machine's, here.
-        jobs: how many blobs of one image are fetched side by side.
-        registry: how registries are reached. It goes to the workers with its credentials, if it has any; each worker
-            finds those of files on its own machine.
+        layout: directory of the layout for all images, or a function from an image to its layout's directory.
+        executor: its workers pull; the caller shuts it down. None for internal threads, which share connections and
+            logins.
+        platform: the platform to take, or several; None for that of the calling machine.
+        jobs: how many blobs of one image are fetched in parallel.
+        registry: how registries are reached. It is sent to the workers with its credentials, if it has any; each worker
+            reads credential files on its own machine.
         cache: directory with blobs that the layouts share.
-        progress: told a line of each image; with threads of our own, all else too.
+        progress: gets one line for each image; with internal threads, all other messages too.
 
     Raises:
-        UsageError: before anything is sent: a name does not parse, or ``jobs`` is out of range.
-        whatever ``executor`` raises where it can't do its work.
+        InvalidReferenceError, UsageError: before any request: a name does not parse, or ``jobs`` is out of range.
+        any error that ``executor`` itself raises.
     """
     options = PullOptions(platform or host_platform(), jobs)
     shared = os.fspath(cache) if cache is not None else None

@@ -1,4 +1,4 @@
-"""What a pull tells when it is done."""
+"""PullResult: what a finished pull returns."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class PulledManifest:
 
     Args:
         digest: of the manifest.
-        config_digest: docker's image ID, where it is an image.
-        is_image: whether it is one, and no attestation or other artifact.
-        platform: that it is for; None where nothing is said, or it is no image.
+        config_digest: of an image, docker's image ID.
+        is_image: whether it is an image's, not an attestation's or another artifact's.
+        platform: the one that the image is for; None if undeclared, or for an artifact.
     """
 
     digest: Digest
@@ -36,15 +36,15 @@ class PullResult:
     """What was pulled.
 
     Args:
-        name: how the source calls the image.
-        reference: name and digest, ``docker.io/library/alpine:3.20@sha256:…``, to be used in commands again.
-        digest: of what the destination lists: the manifest, or the index of several platforms.
-        manifests: that were pulled; first the one that stands for the image where only one can.
-        fetched_blobs: how many blobs came over.
-        fetched_bytes: of these; what an earlier try had left is not counted.
-        reused_blobs: how many were there already, and valid.
-        reused_bytes: of these.
-        companions: digests of what came along: signatures, SBOMs and such; of their blobs none is counted.
+        name: the image's name at the source.
+        reference: name and digest, ``docker.io/library/alpine:3.20@sha256:…``, which commands accept.
+        digest: of the manifest or index that the destination lists.
+        manifests: the pulled ones, first the one that represents the image where only one can.
+        fetched_blobs: how many blobs were fetched.
+        fetched_bytes: how many bytes of these, without those of an earlier try.
+        reused_blobs: how many valid blobs the destination already had.
+        reused_bytes: how many bytes these have.
+        companions: digests of the copied signatures, SBOMs and other referrers; the counts exclude their blobs.
     """
 
     name: str
@@ -59,41 +59,41 @@ class PullResult:
 
     @property
     def manifest_digest(self) -> Digest:
-        """Of the first manifest."""
+        """The first manifest's digest."""
         return self.manifests[0].digest
 
     @property
     def config_digest(self) -> Digest:
-        """Of the first manifest: docker's image ID, where it is an image."""
+        """The first manifest's config digest; of an image, docker's image ID."""
         return self.manifests[0].config_digest
 
     @property
     def is_image(self) -> bool:
-        """Whether the first manifest is of an image, and no artifact of another kind."""
+        """Whether the first manifest is an image's, not an artifact's."""
         return self.manifests[0].is_image
 
     @property
     def platform(self) -> Platform | None:
-        """That the first manifest is for; None where nothing is said, or it is no image."""
+        """The platform of the first manifest; None if undeclared, or for an artifact."""
         return self.manifests[0].platform
 
 
 def results_of(
     images: Sequence[PreparedImage], written: Sequence[PreparedImage], fetches: Sequence[BlobFetch]
 ) -> list[PullResult]:
-    """Return what was pulled; a blob of several images is counted for the first, and without a fetch all are.
+    """Return a result for each image. A blob of several images is counted for the first.
 
     Args:
-        images: as they were published.
-        written: the same ones as they are at the destination.
-        fetches: that may have got their blobs.
+        images: as published.
+        written: the same images as written to the destination.
+        fetches: the fetches of their blobs; if empty, as for a stream, every blob counts as fetched.
     """
     results = []
     seen: set[Digest] = set()
     reused = {digest for fetch in fetches for digest in fetch.reused}
     for image, copy in zip(images, written, strict=True):
         sizes = {blob.descriptor.digest: blob.descriptor.size for blob in image.blobs}
-        # An archive's config is written with the plan.
+        # An archive's configs are written without a fetch.
         counted = {blob.descriptor.digest: blob.descriptor.size for blob in image.blobs if blob.content is not None}
         for fetch in fetches:
             counted |= fetch.fetched_bytes
@@ -121,12 +121,12 @@ def results_of(
 
 
 def with_companions(result: PullResult, companions: Iterable[PreparedImage]) -> PullResult:
-    """Return ``result`` with what came along."""
+    """Return ``result`` with the digests of ``companions``."""
     return replace(result, companions=tuple(companion.listed.digest for companion in companions))
 
 
 def _reference_of(name: ImageName, display_name: str, digest: Digest) -> str:
-    """Return the name with the digest, as commands take it; a name from a layout may be anything, and then is not."""
+    """Return the name with the digest as commands accept it, or the display name if a layout's name is no reference."""
     if name.full is not None:
         try:
             return str(ImageReference.parse(name.full).with_digest(digest))

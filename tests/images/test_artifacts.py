@@ -1,4 +1,4 @@
-"""What registries hold beside images is carried like one, and `unpack` says what it is.
+"""Artifacts that registries hold beside images are copied like images, and `unpack` reports their type.
 
 Spec: image-spec 1.1 manifest.md, "Guidelines for Artifact Usage"; Helm's and the CNCF's media types; oras 0.x to 1.2.
 """
@@ -24,7 +24,7 @@ WASM = b"\0asm\x01\0\0\0"
 
 
 def artifact(config: bytes, config_type: str, *layers: tuple[bytes, str], **members: Any) -> BuiltImage:
-    """Return a manifest of these; ``members`` are added to it."""
+    """Return a manifest of these, with ``members`` added."""
     descriptors = [descriptor_of(raw, media_type) for raw, media_type in layers]
     described = descriptor_of(config, config_type)
     manifest = {
@@ -141,7 +141,7 @@ def test_archive_carries_it_too(registry: FakeRegistry, tmp_path: Path, kind: st
 
 
 def test_image_whose_layers_have_types_of_their_own_is_one(registry: FakeRegistry, tmp_path: Path) -> None:
-    """Layers are told by their content; a type that nobody knows, but that says tar, is no artifact's."""
+    """The content of a layer decides; an unknown layer type that contains "tar" does not make an artifact."""
 
     def rename(manifest: dict[str, Any]) -> None:
         manifest["layers"][0]["mediaType"] = "application/vnd.example.layer.tar.xz"

@@ -1,4 +1,4 @@
-"""choose: several platforms of an image, or all that its index lists; what lists them dangles nowhere."""
+"""choose: several platforms of an image, or everything that its index lists; the copied index has no dangling entry."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ INDEX = build_index([ON_ARM64, ON_AMD64, ON_ARMV7])
 
 
 def attestation_of(image: BuiltImage) -> BuiltImage:
-    """Return provenance as BuildKit stores it: an image's config for no platform, and a layer that is no tar."""
+    """Return provenance as BuildKit stores it: an image config without a platform, and a layer that is no tar."""
     statement = json.dumps({"subject": [{"digest": {"sha256": image.digest.encoded}}]}).encode()
     built = build_image(
         [statement],
@@ -81,7 +81,7 @@ def test_layer_of_several_platforms_comes_once(tmp_path: Path) -> None:
 
 
 def test_attestations_come_with_all(tmp_path: Path) -> None:
-    """BuildKit's attestation-storage.md: unknown/unknown is no platform, and nothing of it is an image."""
+    """BuildKit's attestation-storage.md: unknown/unknown is no platform, and such an entry is no image."""
     attestation = attestation_of(ON_AMD64)
     index = build_index([ON_AMD64, attestation])
     result = pull_into(tmp_path, index, PlatformChoice())
@@ -145,7 +145,7 @@ def test_nested_indexes_come_whole(tmp_path: Path) -> None:
 
 def test_sparse_keeps_the_indexes_that_lead_to_the_platform(tmp_path: Path) -> None:
     inner = build_index([ON_ARM64, ON_ARMV7])
-    # An index within an index is found by the platform of its entry.
+    # A nested index is found by the platform of its entry.
     inner = replace(inner, descriptor=replace(inner.descriptor, platform=ARM64))
     outer = build_index([inner, ON_AMD64])
     pull_into(tmp_path, outer, PlatformChoice((ARM64,), keeps_index=True))
@@ -244,7 +244,7 @@ def test_image_in_layout_is_unpacked_by_platform(tmp_path: Path) -> None:
 
 
 class MissingDocumentSource:
-    """A source that lacks documents, as a registry from which somebody deleted them."""
+    """A source that lacks documents, like a registry where someone deleted them."""
 
     def __init__(self, image: BuiltImage) -> None:
         self._source = image.source()
@@ -261,7 +261,7 @@ class MissingDocumentSource:
 
 
 class AnyDocumentSource(MissingDocumentSource):
-    """A source that gives something for every digest; nobody is to ask for all of it."""
+    """A source that returns a document for every digest; the code under test must stop requesting them."""
 
     def fetch_manifest(self, descriptor: Any = None) -> Any:
         received = self._source.fetch_manifest()

@@ -1,4 +1,4 @@
-"""A manifest that its index holds in ``data`` is seen by all commands, wherever else it is or is not.
+"""All commands see a manifest that its index holds in ``data``, whether or not it is stored elsewhere too.
 
 image-spec 1.1 descriptor.md, "data".
 """

@@ -1,7 +1,7 @@
-"""--verify-key holds on every way in: whatever names a manifest, it passes the source that checks signatures.
+"""--verify-key holds on every path: whatever names a manifest, the source that checks signatures sees it.
 
 image-spec 1.1 descriptor.md, "data": a descriptor may hold the document that it names. A reader that takes it from
-there must not pass what stands around the source.
+there must not bypass the source that checks signatures.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ POLICY = SignaturePolicy((VerificationKey.parse(pem_of(KEY), "cosign.pub"),))
 
 
 def embedding(*numbers: int, **members: Any) -> Callable[[dict[str, Any]], None]:
-    """Return what puts documents into the entries of an index that have these numbers."""
+    """Return a function that embeds documents into the index entries with these numbers."""
     known = {str(one.digest): one.raw for one in (IMAGE, ARM, NESTED, NESTED_EMBEDDED)}
 
     def edit(index: dict[str, Any]) -> None:
@@ -88,7 +88,7 @@ FORMS = {
 
 
 def without_embedded(image: BuiltImage) -> BuiltImage:
-    """Return the image without the documents that are embedded, so that they are nowhere else."""
+    """Return the image with the embedded documents stored nowhere else."""
     embedded = set()
     for raw, _ in image.documents.values():
         embedded |= {entry["digest"] for entry in json.loads(raw).get("manifests", ()) if "data" in entry}
@@ -129,7 +129,7 @@ def in_archive(image: BuiltImage, others: dict[str, BuiltImage], registry: FakeR
 
 
 def in_directory(image: BuiltImage, others: dict[str, BuiltImage], registry: FakeRegistry, place: Path) -> str:
-    """As skopeo writes it; there is no place for signatures."""
+    """As skopeo writes it; it can't hold signatures."""
     path = place / "stored"
     path.mkdir()
     (path / "version").write_text("Directory Transport Version: 1.1\n")
@@ -163,7 +163,7 @@ COMMANDS = {
 
 
 def run(command: list[str], source: str, place: Path) -> int:
-    """Run a command in this process: there are a few hundred; returns its exit code."""
+    """Run a command in this process, since there are a few hundred; returns its exit code."""
     (place / "tree").mkdir(parents=True, exist_ok=True)
     (place / "cosign.pub").write_bytes(pem_of(KEY))
     names = {"SRC": source, "OUT": f"{place}/out", "OUT.tar": f"{place}/out.tar", "TREE": f"{place}/tree"}
@@ -225,7 +225,7 @@ def test_commands_take_what_is_signed(
 
 @pytest.mark.parametrize("form", ["index", "embedded"])
 def test_each_manifest_that_is_taken_must_be_covered(registry: FakeRegistry, tmp_path: Path, form: str) -> None:
-    """The signature of one platform's manifest says nothing of another's."""
+    """The signature of one platform's manifest does not cover another's."""
     signature = {tag_of(IMAGE): signature_of(IMAGE, KEY)}
     source = by_tag(without_embedded(FORMS[form]), signature, registry, tmp_path)
     both = ["--platform", "linux/amd64", "--platform", "linux/arm64"]
@@ -255,7 +255,7 @@ def append_entry(index: dict[str, Any], entry: dict[str, Any]) -> None:
 
 
 def test_document_of_unknown_type_must_be_covered_too(registry: FakeRegistry, tmp_path: Path) -> None:
-    """image-index.md: a type that is not known is no error; it is taken along by -a, and so must be signed."""
+    """image-index.md: an unknown type is no error; -a copies the document, so it must be signed."""
     raw = b'{"schemaVersion": 2, "mediaType": "application/vnd.example+json"}'
     entry = descriptor_of(raw, "application/vnd.example+json")
     data = {"data": base64.b64encode(raw).decode()}
@@ -281,7 +281,7 @@ def test_tag_that_leads_elsewhere_the_next_time_is_checked_again(registry: FakeR
 
 
 def test_schema_1_manifest_in_data_is_no_index(registry: FakeRegistry, tmp_path: Path) -> None:
-    """A document that some reader converts to an image is not given out as an index that another takes it for."""
+    """A document that one reader converts to an image is not returned as an index, which another reader sees in it."""
     old = build_schema1([[member("file", b"1")]])
     both = json.loads(old.payload) | {"manifests": []}
     raw = json.dumps(both).encode()
@@ -298,11 +298,11 @@ def test_schema_1_manifest_in_data_is_no_index(registry: FakeRegistry, tmp_path:
                 assert (name, run(COMMANDS[name], f"{registry.host}/app:1", place / name)) == (name, 7)
 
 
-# Each reader asks the source for each document.
+# Each reader requests every document from the source.
 
 
 class Recorder:
-    """An `ImageSource` around another, as the one that checks signatures is; it notes what went by."""
+    """An `ImageSource` around another, like the one that checks signatures; it records every request."""
 
     def __init__(self, source: ImageSource) -> None:
         self.wrapped = source
@@ -353,6 +353,6 @@ def test_every_document_passes_the_sources_around_it(
     in_layout(without_embedded(image), signature, registry, tmp_path)
     recorder = Recorder(ImageLayout(tmp_path / "stored").open_image("1"))
     READERS[reader](WRAPPERS[wrapper](recorder), tmp_path)
-    # Of several platforms inspect reads one.
+    # inspect reads one of several platforms.
     expected = {*image.documents} - ({ARM.digest} if reader == "inspect" else set())
     assert {str(digest) for digest in expected} <= recorder.seen

@@ -1,4 +1,4 @@
-"""--verify-key: cosign's signatures by bare keys, checked before anything of an image is named."""
+"""--verify-key: cosign's signatures by key pairs, checked before an image gets a name."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_image_without_a_signature_is_refused_and_nothing_is_written(registry: F
 
 @pytest.mark.parametrize("signed", [True, False])
 def test_image_of_schema_1_is_signed_as_it_is_published(registry: FakeRegistry, tmp_path: Path, signed: bool) -> None:
-    """What it is converted to has another digest, which nobody knows before."""
+    """The converted image has another digest, unknown before the conversion."""
     old = build_schema1([[member("a", b"1")]])
     reference = old.serve(registry, "library/app")
     if not signed:
@@ -110,7 +110,7 @@ def test_signature_by_a_stranger_is_refused(registry: FakeRegistry, tmp_path: Pa
 
 
 def test_signature_of_another_image_is_refused(registry: FakeRegistry, tmp_path: Path) -> None:
-    """A replay: what was signed once is moved beside what was not."""
+    """A replay: a valid signature of one image is moved beside an unsigned one."""
     told = assert_refused(serve(registry, IMAGE, signature_of(OTHER, KEY)), tmp_path / "layout", KEY)
     assert told == because(registry, IMAGE.digest, f"a signature of '{OTHER.digest}'")
 
@@ -196,7 +196,7 @@ def referrers_index(*entries: BuiltImage) -> bytes:
 
 @pytest.mark.parametrize("make", [bundle_for, lambda image, key: signature_of(image, key, subject=True)])
 def test_signature_among_the_referrers_is_accepted(registry: FakeRegistry, tmp_path: Path, make: Any) -> None:
-    """By the tag that stands in for the API, which this registry has not."""
+    """By the referrers tag, since this registry lacks the API."""
     signature = make(IMAGE, KEY)
     signature.serve(registry, "library/app", None)
     registry.add_manifest("library/app", tag_of(IMAGE, ""), referrers_index(signature), mediatypes.OCI_INDEX)
@@ -205,7 +205,7 @@ def test_signature_among_the_referrers_is_accepted(registry: FakeRegistry, tmp_p
 
 
 def test_bundle_of_an_attestation_is_no_signature(registry: FakeRegistry, tmp_path: Path) -> None:
-    """Whoever signs an SBOM has not signed the image."""
+    """A signature of an SBOM does not cover the image."""
     bundle = bundle_for(IMAGE, KEY, predicate="https://spdx.dev/Document")
     bundle.serve(registry, "library/app", None)
     registry.add_manifest("library/app", tag_of(IMAGE, ""), referrers_index(bundle), mediatypes.OCI_INDEX)

@@ -1,4 +1,4 @@
-"""pull --referrers: signatures, SBOMs and what else is about an image come along, and are found again."""
+"""pull --referrers: signatures, SBOMs and other referrers are copied with the image, and are found in the copy."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def about(subject: BuiltImage, content: bytes = b"packages") -> BuiltImage:
 
 
 def list_of(*entries: BuiltImage) -> BuiltImage:
-    """Return the index that stands under the referrers tag where a registry has no such API."""
+    """Return the index under the referrers tag, for a registry without the referrers API."""
     return build_index(
         [replace(entry, descriptor=replace(entry.descriptor, artifact_type=SBOM_TYPE)) for entry in entries]
     )
@@ -61,7 +61,7 @@ BESIDE = {SIGNATURE.digest, SBOM.digest, SBOM_SIGNATURE.digest}
 
 
 def serve(registry: FakeRegistry, image: BuiltImage = IMAGE) -> str:
-    """Serve ``image``, and beside its manifest a signature, an SBOM, and a signature of that."""
+    """Serve ``image`` with a signature, an SBOM, and a signature of the SBOM."""
     SIGNATURE.serve(registry, "library/app", tag_of(IMAGE))
     list_of(SBOM).serve(registry, "library/app", referrers_tag_of(IMAGE))
     SBOM_SIGNATURE.serve(registry, "library/app", tag_of(SBOM))
@@ -91,7 +91,7 @@ def test_tags_and_referrers_come_along_and_what_is_about_them(registry: FakeRegi
 
 @pytest.mark.parametrize("out", ["second", "second.tar"])
 def test_they_go_on_from_there_and_prove_the_image(registry: FakeRegistry, tmp_path: Path, out: str) -> None:
-    """skopeo 1994, cosign 2705: at the other side of an air gap the signature is to be checked again."""
+    """skopeo 1994, cosign 2705: on the other side of an air gap the signature must be checked again."""
     pull(serve(registry), tmp_path / "layout", platform=AMD64, referrers=True)
     first = str(tmp_path / "layout")
     result = pull(first, tmp_path / out, platform=AMD64, referrers=True, signatures=POLICY)
@@ -102,7 +102,7 @@ def test_they_go_on_from_there_and_prove_the_image(registry: FakeRegistry, tmp_p
 
 
 def test_the_image_is_still_the_only_one(registry: FakeRegistry, tmp_path: Path) -> None:
-    """Where no name is given the image is meant, and not what is about it."""
+    """A source without a name means the image, not its companions."""
     pull(serve(registry), tmp_path / "layout", platform=AMD64, referrers=True)
     assert open_source(str(tmp_path / "layout")).fetch_manifest().digest == IMAGE.digest
     for words in (("unpack", "layout", "rootfs", "-q"), ("inspect", "layout", "--raw")):
@@ -110,7 +110,7 @@ def test_the_image_is_still_the_only_one(registry: FakeRegistry, tmp_path: Path)
         assert (ended.returncode, ended.stderr) == (0, "")
     shown = run_command("inspect", tmp_path / "layout", home=tmp_path)
     assert str(IMAGE.config.digest) in shown.stdout
-    # What is about an image can be meant too, where it is all there is.
+    # A companion is meant if the layout holds nothing else.
     pull(f"{registry.host}/library/app:{tag_of(IMAGE)}", tmp_path / "alone", platform=AMD64)
     assert open_source(str(tmp_path / "alone")).fetch_manifest().digest == SIGNATURE.digest
 
@@ -130,7 +130,7 @@ def test_second_pull_appends_nothing(registry: FakeRegistry, tmp_path: Path) -> 
 
 
 def test_what_is_about_the_index_stays_behind_without_it_and_is_told(registry: FakeRegistry, tmp_path: Path) -> None:
-    """cosign signs the index; of one platform only its manifest is taken."""
+    """cosign signs the index; a pull of one platform takes only its manifest."""
     index = build_index([IMAGE, OTHER])
     signature = signature_of(index, KEY)
     signature.serve(registry, "library/app", tag_of(index))
@@ -138,8 +138,8 @@ def test_what_is_about_the_index_stays_behind_without_it_and_is_told(registry: F
     puller = Puller(registry, tmp_path)
     pulled = puller(reference, "--referrers")
     assert (
-        f"ociexport: REGISTRY/library/app:1: 1 that are about the published index {index.digest} stay behind; "
-        "--sparse keeps that index, and them"
+        f"ociexport: REGISTRY/library/app:1: referrers of the published index {index.digest} were not copied: 1; "
+        "--sparse keeps that index, and copies them"
     ) in pulled.lines
     assert set(names_in(str(puller.layout))) == {str(digest) for digest in BESIDE | {IMAGE.digest}}
     result = pull(reference, tmp_path / "sparse", platform=PlatformChoice((AMD64,), keeps_index=True), referrers=True)
@@ -186,14 +186,14 @@ def test_bad_companion_leaves_nothing(registry: FakeRegistry, tmp_path: Path) ->
 
 
 def test_referrer_that_is_gone_is_told_and_passed_over(registry: FakeRegistry, tmp_path: Path) -> None:
-    """The list under the referrers tag is not cleared when one of its entries is removed."""
+    """Deleting a referrer does not remove it from the list under the referrers tag."""
     reference = serve(registry)
     gone = about(IMAGE, b"old")
     raw = list_of(gone, SBOM)
     registry.add_manifest("library/app", referrers_tag_of(IMAGE), raw.raw, mediatypes.OCI_INDEX)
     pulled = Puller(registry, tmp_path)(reference, "--referrers")
     assert pulled.code == 0
-    assert [line for line in pulled.lines if "warning" in line and "a referrer that is listed is not there" in line]
+    assert [line for line in pulled.lines if "warning" in line and "a listed referrer is missing" in line]
 
 
 def test_referrers_without_end_are_refused(
@@ -227,7 +227,7 @@ def test_documents_of_all_referrers_together_are_limited(
     assert str(caught.value) == (
         f"{registry.host}/library/app:1: referrers: documents: expected at most 50000 bytes in total, got more"
     )
-    assert caught.value.hint == "without --referrers the image comes alone"
+    assert caught.value.hint == "without --referrers only the image is copied"
     assert sum(f"/manifests/{one.digest}" in path for one in large for path in registry.paths()) == 3
     assert not (tmp_path / "layout").exists()
 

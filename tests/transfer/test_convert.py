@@ -1,6 +1,6 @@
-"""sources.convert: an image of schema 1 comes out as an OCI image, whatever is done with it.
+"""sources.convert: every command sees an image of schema 1 as an OCI image.
 
-Spec: distribution docs/spec/manifest-v2-1.md; moby's pull_v2.go and image/v1 for what docker makes of it.
+Spec: distribution docs/spec/manifest-v2-1.md; moby's pull_v2.go and image/v1 for docker's conversion.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def test_pull_converts_and_says_so(puller: Puller) -> None:
     assert name.full == f"{puller.registry.host}/library/old:1"
     told = (
         "ociexport: REGISTRY/library/old:1: a Docker schema 1 manifest, which was converted to OCI: "
-        f"asked for {IMAGE.digest}, made {descriptor.digest}"
+        f"requested {IMAGE.digest}, made {descriptor.digest}"
     )
     assert told in ended.lines
     assert [line for line in ended.lines if "already there" in line and "layer" in line] == []
     config = Path(ImageLayout(puller.layout).blob_path(Digest.parse(made(puller.layout)[0]["config"]["digest"])))
     sizes = [len(blob) for blob in (*IMAGE.layers, config.read_bytes())]
     assert f"3 blobs ({format_bytes(sum(sizes))}) fetched, 0 (0 B) already there" in ended.lines[-1]
-    # The steps' layers and no others: that of a step without one is not even fetched.
+    # The layer of a step that changed no file is not fetched.
     assert puller.blobs == {digest.encoded for digest in LAYERS} | {
         descriptor.digest.encoded,
         Digest.parse(made(puller.layout)[0]["config"]["digest"]).encoded,
@@ -104,7 +104,7 @@ def test_it_is_known_by_itself(puller: Puller, media_type: str | None) -> None:
 
 
 def test_plain_layers_are_called_plain(puller: Puller) -> None:
-    """The specification's own example has an empty tar that is not compressed."""
+    """The specification's own example has an uncompressed empty tar."""
     image = build_schema1([A], compressed=False)
     puller(image.serve(puller.registry, "library/old"))
     (layer,) = made(puller.layout)[0]["layers"]
@@ -143,7 +143,7 @@ def test_pull_by_digest_of_another_is_refused(puller: Puller) -> None:
 
 
 def test_signed_document_with_other_layers_beside_is_refused(puller: Puller) -> None:
-    """The digest asked for is that of what was signed, and the rest of the document is somebody else's."""
+    """The requested digest is that of the signed part; the rest of the document is unsigned."""
     other = build_schema1([B])
     raw = sign(other.payload, formatLength=0, formatTail=base64.urlsafe_b64encode(IMAGE.payload).decode().rstrip("="))
     reference = IMAGE.serve(puller.registry, "library/old", tag=None)
@@ -176,7 +176,7 @@ def test_layer_that_is_another_is_refused(puller: Puller, tmp_path: Path, out: s
 
 
 def test_layer_that_is_damaged_is_refused(puller: Puller) -> None:
-    """Its digest is right: whoever pushed it pushed it so."""
+    """Its digest is correct: it was pushed like this."""
     image = build_schema1([A])
     (digest,) = image.blobs
     bad = image.blobs[digest][:-9]
@@ -244,7 +244,7 @@ def test_other_destinations(puller: Puller, tmp_path: Path, words: tuple[str, ..
     result = ociexport.unpack(str(tmp_path / out), tmp_path / "rootfs", platform=AMD64)
     assert [str(diff_id) for diff_id in result.config.diff_ids] == DIFF_IDS
     if words == ("--decompress",):
-        # Nothing beside what the image is made of.
+        # Nothing but the image's own blobs.
         assert ociexport.verify(str(tmp_path / out)).findings == ()
 
 
@@ -261,8 +261,8 @@ def test_dry_run_fetches_no_layer(puller: Puller) -> None:
     ]
     assert f"to fetch: 2 blobs ({sum(sizes)} B), 0 already there" in ended.out
     assert (
-        f"ociexport: REGISTRY/library/old:1: a Docker schema 1 manifest, which is to be converted to OCI: "
-        f"asked for {IMAGE.digest}, its new digest is known when the layers are there"
+        f"ociexport: REGISTRY/library/old:1: a Docker schema 1 manifest, which would be converted to OCI: "
+        f"requested {IMAGE.digest}, its new digest depends on its layers"
     ) in ended.lines
     assert [request.headers.get("range") for request in puller.registry.requests if "/blobs/" in request.path] == [
         "bytes=0-0",

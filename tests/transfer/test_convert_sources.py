@@ -1,4 +1,4 @@
-"""sources.convert, beside a pull: what else reads an image of schema 1, and where else its manifest may stand."""
+"""sources.convert, apart from pull: other commands that read an image of schema 1, and other places of its manifest."""
 
 from __future__ import annotations
 
@@ -102,11 +102,11 @@ def test_verify_tells_what_is_wrong_with_the_manifest(registry: FakeRegistry) ->
     )
 
 
-# Where else such a manifest may stand.
+# Other places of such a manifest.
 
 
 def write_layout(path: Path, image: Schema1Image, *entries: dict[str, Any]) -> None:
-    """Write a layout that holds ``image``, and in whose index.json there are ``entries``, or it."""
+    """Write a layout that holds ``image``; index.json has ``entries``, or the image's own entry."""
     directory = path / "blobs" / "sha256"
     directory.mkdir(parents=True)
     for raw in (*image.blobs.values(), image.raw):
@@ -117,7 +117,7 @@ def write_layout(path: Path, image: Schema1Image, *entries: dict[str, Any]) -> N
 
 
 def test_layout_may_hold_one(tmp_path: Path) -> None:
-    """There its digest is that of all its bytes, as of any blob."""
+    """In a layout its digest covers all its bytes, as for any blob."""
     write_layout(tmp_path / "old", IMAGE)
     result = ociexport.unpack(str(tmp_path / "old"), tmp_path / "rootfs", platform=AMD64)
     assert [str(diff_id) for diff_id in result.config.diff_ids] == DIFF_IDS
@@ -136,7 +136,7 @@ def test_archive_may_hold_one(tmp_path: Path) -> None:
 
 
 def index_of_both(registry: FakeRegistry) -> str:
-    """Serve an index of an image of schema 1 and one of today."""
+    """Serve an index of one image of schema 1 and one OCI image."""
     today = build_image([A], platform=ARM64)
     IMAGE.serve(registry, "library/old", tag=None)
     today.serve(registry, "library/old", tag=None)
@@ -162,7 +162,7 @@ def test_index_may_name_one(registry: FakeRegistry, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("words", [("--all",), ("--platform", "linux/amd64,linux/arm64"), ("--sparse",)])
 def test_index_that_names_one_is_not_kept(puller: Puller, words: tuple[str, ...]) -> None:
-    """Its digest would be that of a document which OCI does not know."""
+    """Its digest would be that of a document unknown to OCI."""
     ended = puller(index_of_both(puller.registry), *words)
     assert ended.code == 8
     assert ended.errors[0].endswith(
@@ -173,7 +173,7 @@ def test_index_that_names_one_is_not_kept(puller: Puller, words: tuple[str, ...]
 
 
 def test_source_of_ones_own_is_refused_with_a_hint(registry: FakeRegistry, tmp_path: Path) -> None:
-    """What converts is around a source that was opened by name."""
+    """A source opened by name is wrapped in the converting one."""
     source = open_registry_source(ImageReference.parse(IMAGE.serve(registry, "library/old")))
     with pytest.raises(UnsupportedMediaTypeError) as caught:
         ociexport.pull(source, tmp_path / "layout", platform=AMD64)
@@ -182,7 +182,7 @@ def test_source_of_ones_own_is_refused_with_a_hint(registry: FakeRegistry, tmp_p
 
 
 def test_config_is_written_as_docker_writes_it(registry: FakeRegistry) -> None:
-    """Its digest is docker's image ID, so that each byte counts: members in order, HTML's own characters escaped."""
+    """Its digest is docker's image ID, so each byte counts: the order of members, and escaped HTML characters."""
     source = open_source(IMAGE.serve(registry, "library/old"))
     manifest = parse_document(source.fetch_manifest().raw, None)
     assert isinstance(manifest, ociexport.spec.manifest.Manifest)
@@ -204,7 +204,7 @@ def test_digest_mismatch_of_a_layer_is_told_by_library(registry: FakeRegistry, t
 
 @pytest.mark.system
 def test_image_id_is_the_one_that_skopeo_gives_it(tmp_path: Path) -> None:
-    """A real registry signs what skopeo pushes as schema 1; skopeo makes of it what docker makes of it."""
+    """A real registry signs the schema 1 image that skopeo pushes; skopeo converts it as docker does."""
     require("docker-registry", "skopeo")
 
     def with_empty_step(config: dict[str, Any]) -> None:
@@ -223,6 +223,6 @@ def test_image_id_is_the_one_that_skopeo_gives_it(tmp_path: Path) -> None:
     converted = json.loads((tmp_path / "dir" / "manifest.json").read_bytes())
     assert str(pulled.config_digest) == converted["config"]["digest"]
     assert by_digest.digest == pulled.digest
-    # skopeo keeps such a manifest as it is in a directory of files.
+    # skopeo stores such a manifest unchanged in a dir: directory.
     assert ociexport.pull(f"dir:{tmp_path / 'old'}", tmp_path / "dirs", platform=AMD64).digest == pulled.digest
     assert str(ociexport.inspect(f"dir:{tmp_path / 'old'}").top.digest) == published

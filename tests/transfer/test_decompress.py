@@ -102,7 +102,7 @@ def test_layers_are_plain_and_the_image_stays_what_it_is(tmp_path: Path, out: st
     ],
 )
 def test_manifest_says_no_more_than_is_true_of_plain_layers(tmp_path: Path, media_types: Any, plain: str) -> None:
-    """What foreign addresses and tables of contents are of is the compressed layer; what else was said is kept."""
+    """URLs and tables of contents fit only the compressed layer and go; other annotations stay."""
 
     def say_more(manifest: dict[str, Any]) -> None:
         manifest["annotations"] = {"org.example": "kept"}
@@ -170,7 +170,7 @@ def test_files_and_streams_get_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a.tar").read_bytes() == stream.getvalue()
 
 
-# What can be wrong
+# Wrong layers
 
 
 @pytest.fixture(params=["layout", "a.tar"])
@@ -338,7 +338,7 @@ def test_layers_that_old_engines_can_not_read_are_told(tmp_path: Path) -> None:
     write_layout(tmp_path / "source", {NAME: IMAGE})
     told = (
         f"ociexport: {tmp_path / 'source'}:{NAME}: has layers in zstd, which docker before 23 can't load; "
-        "--decompress makes them plain"
+        "--decompress stores them as plain tars"
     )
     for words, is_told in ((), True), (("--decompress",), False):
         command = ("pull", *words, tmp_path / "source", "--platform", "linux/amd64", "-o", tmp_path / "a.tar")

@@ -39,7 +39,7 @@ def test_referrers_are_about_the_published_manifest_only(is_legacy: bool) -> Non
     with pytest.raises(UsageError) as caught:
         PullOptions(AMD64, referrers=True, legacy=is_legacy, decompress=not is_legacy)
     assert str(caught.value) == "referrers: expected neither decompressed layers nor a legacy archive"
-    assert caught.value.hint == "signatures and such are about the manifest as it was published"
+    assert caught.value.hint == "signatures and other referrers name the manifest as published"
 
 
 def into_layout(source: ImageSource, place: Path, options: PullOptions) -> object:

@@ -57,7 +57,7 @@ def blobs_in(layout: ImageLayout) -> set[str]:
 
 
 class CountingProgress:
-    """Keeps what it is told."""
+    """Records all messages."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -103,7 +103,7 @@ def test_all_blobs_arrive_byte_for_byte(source: MemorySource, layout: ImageLayou
 
 
 def test_what_is_there_and_valid_is_not_fetched_again(registry: FakeRegistry, layout: ImageLayout) -> None:
-    """docker's local check: the image ID and the layers are looked for before anything is downloaded."""
+    """docker's local check: it looks for the image ID and the layers before it downloads anything."""
     image = f"{registry.host}/team/app:1"
     pull(image, layout, platform=AMD64)
     registry.requests.clear()
@@ -187,7 +187,7 @@ def test_same_digest_with_two_sizes_is_refused(layout: ImageLayout) -> None:
 
 
 def test_first_failure_stops_the_others(layout: ImageLayout) -> None:
-    """One blob fails at once; the other would go on for ever."""
+    """One blob fails at once; the other would never end."""
 
     class EndlessStream(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
@@ -222,7 +222,7 @@ def test_missing_layer_is_told_with_its_foreign_address(layout: ImageLayout) -> 
 
 
 def index_source(*platforms: str) -> MemorySource:
-    """Return an image of which there is one manifest for each platform, and an attestation."""
+    """Return an image with one manifest for each platform, and an attestation."""
     source = MemorySource([tar_of([member("a", b"1")])])
     entries = []
     for platform in platforms:
@@ -280,7 +280,7 @@ def test_artifact_that_is_no_image_is_carried(layout: ImageLayout) -> None:
 
 
 def test_old_type_of_a_config_may_hide_something_else(layout: ImageLayout) -> None:
-    """``application/octet-stream`` was the type of configs once, and is anything's; an image's layers tell."""
+    """``application/octet-stream`` was once the type of configs but fits any content; the layer types decide."""
 
     def no_image(manifest: dict[str, Any]) -> None:
         manifest["layers"][0]["mediaType"] = "application/vnd.example.tar"
@@ -312,7 +312,7 @@ def test_layout_is_copied_to_a_layout(source: MemorySource, layout: ImageLayout,
 def test_cut_transfer_goes_on_in_the_next_run(
     registry: FakeRegistry, source: MemorySource, layout: ImageLayout
 ) -> None:
-    """What arrived before the first run gave up is not fetched again."""
+    """Bytes that arrived before the first run gave up are not fetched again."""
     digest = source.layers[0].digest
     registry.misbehave(f"/blobs/{digest}", Fault(cut_after=1_000_000), times=1)
     registry.misbehave(f"/blobs/{digest}", Fault(status=410), times=1)

@@ -1,5 +1,5 @@
-"""pull_many: a list of images on threads, on processes, and on a Dask cluster; one failure keeps no other from
-coming."""
+"""pull_many: a list of images on threads, on processes, and on a Dask cluster; one failure does
+not stop the others."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def processes() -> Iterator[Executor]:
 
 @contextmanager
 def dask_cluster() -> Iterator[Executor]:
-    """Give the executor of a cluster of two worker processes on this machine."""
+    """Yield the executor of a cluster of two worker processes on this machine."""
     distributed = pytest.importorskip("distributed")
     with (
         distributed.LocalCluster(
@@ -95,7 +95,7 @@ def test_list_is_pulled_on_a_dask_cluster(registry: FakeRegistry, names: list[st
     (failed,) = [outcome for outcome in outcomes if outcome.error is not None]
     assert isinstance(failed.error, NotFoundError)
     assert_all_there([outcome for outcome in outcomes if outcome is not failed], names, tmp_path)
-    # The layer that they share came once or, where both workers began at once, was waited for.
+    # The shared layer was fetched once; if both workers began at once, one waited for the other.
     shared = IMAGES["0"].layers[0].digest.encoded
     assert len([path for path in registry.paths("GET") if shared in path]) == 1
 

@@ -1,4 +1,4 @@
-"""A few rounds of the soak in `tests.support.soak`; docs/about/reliability.md says how it went over many."""
+"""A few rounds of the soak in `tests.support.soak`; docs/about/reliability.md has the results of many rounds."""
 
 from __future__ import annotations
 

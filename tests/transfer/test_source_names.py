@@ -138,7 +138,7 @@ def test_path_that_a_reference_hides_is_told(here: Path, text: str, path: str | 
 def test_word_never_reads_what_lies_in_the_working_directory(
     here: Path, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
-    """A directory "debian" was taken for debian:12, and unpacked."""
+    """A directory "debian" was once unpacked in place of debian:12."""
     monkeypatch.setenv("HOME", str(here))
     words = ["unpack", text, "rootfs", "--mirror", f"http://{registry.host}", "--retry-times", "0"]
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY"):

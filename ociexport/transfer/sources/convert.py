@@ -1,11 +1,10 @@
-"""Images of Docker's old formats as OCI images.
+"""ConvertingSource: images of Docker's schema 1, converted to OCI images.
 
-What an old manifest lacks (sizes, diff_ids) is known when its layers are there: they are fetched before the new one is
-made, into the layout that they are for or else among temporary files, and whoever asks for them then finds them. With
-diff_ids that were computed nothing can be compared; that each layer is the one that the old manifest names was verified
-before.
+A schema 1 manifest lacks sizes and diff_ids, which are computed from its layers. So the layers are fetched before the
+new manifest is made, into the destination's layout or else into temporary files, and are read from there afterwards.
+Computed diff_ids verify nothing; each layer was verified against its digest in the published manifest.
 
-Spec: distribution ``docs/spec/manifest-v2-1.md``; what becomes of such a manifest is what docker makes of it.
+Spec: distribution ``docs/spec/manifest-v2-1.md``. The result follows docker's own conversion.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from io import BytesIO
 from ociexport.errors import InvalidImageError, NotFoundError, locating
 from ociexport.images.fetch import BlobFetch
 from ociexport.images.source import ImageName, ImageSource, ReceivedManifest, credentials_of, servers_of, size_of_blob
-from ociexport.images.wanted_blobs import BlobToFetch
+from ociexport.images.wanted_blobs import layer_blobs, unite_blobs
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import ByteStream, Digest
@@ -33,16 +32,16 @@ _DEFAULT_JOBS = 4
 
 
 class ConvertingSource:
-    """An image that is given out as an OCI image where it is published in schema 1; an `ImageSource` around another.
+    """An `ImageSource` around another that converts an image of schema 1 to an OCI image, and no other image.
 
     Args:
-        source: the image as it is published; closed with this one.
-        progress: told what is converted.
+        source: of the published image; closed with this one.
+        progress: gets a line for each conversion.
 
     Attributes:
-        published: the image as it is published.
-        layers: that were fetched, and stay until this source is closed.
-        fetches: what fetched them.
+        published: source of the published image.
+        layers: digests of the fetched layers, which stay until this source is closed.
+        fetches: the fetches of these layers.
     """
 
     def __init__(self, source: ImageSource, progress: Progress) -> None:
@@ -59,56 +58,56 @@ class ConvertingSource:
         self.fetches: list[BlobFetch] = []
 
     def around(self, source: ImageSource) -> ConvertingSource:
-        """Return the same around another source; what it keeps is gone when either is closed."""
+        """Return the same conversion around another source; closing either removes the temporary files of both."""
         converting = ConvertingSource(source, self._progress)
         converting._stack = self._stack
         return converting
 
     def keep_layers_in(self, layout: ImageLayout, jobs: int) -> None:
-        """Have layers fetched into ``layout``, where they are wanted, and not among temporary files."""
+        """From now on, layers are fetched into ``layout``, the destination, not into temporary files."""
         self._layout, self._jobs = layout, jobs
 
     def only_plan(self) -> None:
-        """Have no layers fetched: the new config and manifest get their true lengths, and digests that mean nothing."""
+        """From now on, no layers are fetched: new configs and manifests have true lengths, but placeholder digests."""
         self._is_plan = True
 
     @property
     def converted(self) -> Mapping[Digest, Digest]:
-        """The digests of manifests that were made, and those of the published ones that they were made of."""
+        """The digests of converted manifests, each with that of the published one."""
         with self._lock:
             return {made.digest: asked for asked, made in self._made.items()}
 
     @property
     def display_name(self) -> str:
-        """How messages call the image."""
+        """The image's name in messages."""
         return self.published.display_name
 
     @property
     def image_name(self) -> ImageName:
-        """What a copy of the image is to be called."""
+        """The name for a copy of the image."""
         return self.published.image_name
 
     @property
     def wrapped(self) -> ImageSource:
-        """The image as it is published."""
+        """The source of the published image."""
         return self.published
 
     @property
     def served_by(self) -> Mapping[Digest, str]:
-        """Which host gave which manifest or blob; of a manifest that was made, the one that it was made of."""
+        """Which host served each manifest or blob; for a converted manifest, the host of the published one."""
         served = servers_of(self.published)
         return {**served, **{made: served[asked] for made, asked in self.converted.items() if asked in served}}
 
     @property
     def credentials(self) -> str | None:
-        """Whom the image was asked for as."""
+        """The identity used for the image."""
         return credentials_of(self.published)
 
     def fetch_manifest(self, descriptor: Descriptor | None = None) -> ReceivedManifest:
-        """Return a manifest or index as it is published, or made of one of schema 1, with another digest then.
+        """Return a manifest or index as published; one of schema 1 is converted, and then has another digest.
 
         Raises:
-            as `ImageSource.fetch_manifest` does, and what fetching the layers raises.
+            as `ImageSource.fetch_manifest` and `BlobFetch.run` do.
         """
         received = self.published.fetch_manifest(descriptor)
         if not is_schema1(received.raw, received.media_type):
@@ -119,7 +118,7 @@ class ConvertingSource:
             return self._made[received.digest]
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
-        """Return the bytes of a blob; a config that was made, and layers that were fetched, are here already."""
+        """Return the bytes of a blob; converted configs and fetched layers are read locally."""
         config = self._configs.get(descriptor.digest)
         if config is not None:
             return BytesIO(config[offset:])
@@ -128,7 +127,7 @@ class ConvertingSource:
         return self.published.open_blob(descriptor, offset)
 
     def close(self) -> None:
-        """Close the image, and remove what was kept among temporary files."""
+        """Close the published image's source, and remove the temporary files."""
         self._stack.close()
         self.published.close()
 
@@ -141,11 +140,11 @@ class ConvertingSource:
                 types, diff_ids = self._read(layers)
                 layers = [replace(layer, media_type=types[layer.digest]) for layer in layers]
             made = self._make(manifest.documents, layers, [diff_ids[layer.digest] for layer in layers])
-        told = "is to be" if self._is_plan else "was"
-        new = "its new digest is known when the layers are there" if self._is_plan else f"made {made.digest}"
+        verb = "would be" if self._is_plan else "was"
+        new = "its new digest depends on its layers" if self._is_plan else f"made {made.digest}"
         self._progress.say(
-            f"{self.display_name}: a Docker schema 1 manifest, which {told} converted to OCI: "
-            f"asked for {manifest.digest}, {new}"
+            f"{self.display_name}: a Docker schema 1 manifest, which {verb} converted to OCI: "
+            f"requested {manifest.digest}, {new}"
         )
         return made
 
@@ -160,23 +159,23 @@ class ConvertingSource:
         return make_manifest(descriptor, layers)
 
     def _read(self, layers: Sequence[Descriptor]) -> tuple[dict[Digest, str], dict[Digest, Digest]]:
-        """Return the media types and diff_ids of the layers, which are here and verified from now on."""
+        """Fetch and verify the layers; return their media types and diff_ids."""
         if self._layout is None:
             from ociexport.storage.layout.spool import spool_elsewhere  # noqa: PLC0415 - start-up: as in `_make`
 
             self._layout = self._stack.enter_context(spool_elsewhere())
             self._progress.say(f"{self.display_name}: layers are kept in {self._layout.path} until they are used")
-        # Until this source is closed nobody tidies up there.
+        # While this use lasts, the layout removes no blob.
         use = self._stack.enter_context(self._layout.begin())
         fetch = BlobFetch(self._layout, self._progress)
-        blobs = _blobs_of(self.published, layers)
+        blobs = unite_blobs([layer_blobs(self.published, layers)])
         types, diff_ids = {}, {}
         try:
             fetch.run(blobs, self._jobs)
             for blob in blobs:
                 with locating(blob.label):
                     digest = blob.descriptor.digest
-                    types[digest], diff_ids[digest] = _told_by_content(self._layout, blob.descriptor)
+                    types[digest], diff_ids[digest] = _type_and_diff_id(self._layout, blob.descriptor)
         except (InvalidImageError, NotFoundError):
             use.discard(fetch.begun)
             raise
@@ -186,22 +185,13 @@ class ConvertingSource:
 
 
 def layers_of(source: ImageSource, manifest: Schema1Manifest) -> list[Descriptor]:
-    """Return descriptors of the layers that ``manifest`` has, lowest first, with the sizes that ``source`` says."""
+    """Return descriptors of the layers of ``manifest``, lowest first, with their sizes from ``source``."""
     sizes = {digest: size_of_blob(source, digest) for digest in dict.fromkeys(manifest.layers)}
     return [Descriptor(mediatypes.OCI_LAYER_GZIP, digest, sizes[digest]) for digest in manifest.layers]
 
 
-def _blobs_of(source: ImageSource, layers: Sequence[Descriptor]) -> list[BlobToFetch]:
-    blobs: dict[Digest, BlobToFetch] = {}
-    for number, layer in enumerate(layers, start=1):
-        label = f"layer {number} of {len(layers)} ({layer.digest})"
-        title = f"layer {number}/{len(layers)} {layer.digest.short}"
-        blobs.setdefault(layer.digest, BlobToFetch(source, layer, label, title, None))
-    return list(blobs.values())
-
-
-def _told_by_content(layout: ImageLayout, layer: Descriptor) -> tuple[str, Digest]:
-    """Return a layer's media type and its diff_id."""
+def _type_and_diff_id(layout: ImageLayout, layer: Descriptor) -> tuple[str, Digest]:
+    """Return a stored layer's media type and its diff_id."""
     from ociexport.images.make_manifest import compute_diff_id, layer_type_of  # noqa: PLC0415 - start-up: as in `_make`
 
     with closing(layout.open_blob(layer)) as blob:

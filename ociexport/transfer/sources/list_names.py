@@ -1,4 +1,4 @@
-"""What a repository, a layout or an archive calls its images."""
+"""list_names(): the names of the images in a repository, a layout or an archive."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def list_names(
 ) -> tuple[str, ...]:
     """Return the tags of a repository, or the names in a layout or archive, in their own order, each once.
 
-    An image of a layout that has no name is told by its digest, as it may stand after the layout's path.
+    A layout's image without a name is listed by its digest, in the form that may follow the layout's path.
 
     Args:
-        place: a repository, with no tag; a layout or an archive, with no name after it.
+        place: a repository without a tag, or a layout or an archive without an image's name.
         options: how registries are reached.
-        progress: told of retries.
+        progress: gets a line for each retry.
 
     Raises:
         UsageError: ``place`` names one image.
-        NotFoundError, RegistryError: there is none such, or it gives no list.
-        InvalidImageError: what is there is no layout or archive of images.
+        NotFoundError, RegistryError: ``place`` is missing, or the registry returned no list.
+        InvalidImageError: ``place`` is not a layout or archive of images.
     """
     name = parse_source_name(place)
     if isinstance(name, RegistryName):
@@ -49,15 +49,14 @@ def list_names(
 
 
 def list_local_images(name: LayoutName | ArchiveName | DirectoryName) -> list[ListedImage]:
-    """Return the images of a layout or archive, whatever image ``name`` means.
+    """Return all images of the layout or archive; the image in ``name`` is ignored.
 
     Raises:
-        NotFoundError: there is no such layout or archive.
-        InvalidImageError: what is there is none.
+        NotFoundError: the layout or archive is missing.
+        InvalidImageError: the path is not a layout or archive.
     """
     if isinstance(name, ArchiveName):
-        # Costs more than a layout needs.
-        from ociexport.storage.archive.reader import list_archive_images  # noqa: PLC0415 - start-up: as above
+        from ociexport.storage.archive.reader import list_archive_images  # noqa: PLC0415 - start-up: a layout does without
 
         return list_archive_images(name.path)
     if isinstance(name, DirectoryName):
@@ -83,7 +82,7 @@ def _list_tags(
 
 
 def tags_of(client: RegistryClient, reference: ImageReference) -> tuple[str, ...]:
-    """Return all tags of the repository that ``reference`` is in, in the registry's order; see `list_tags`."""
+    """Return all tags of the repository of ``reference``, in the registry's order; see `list_tags`."""
     if client.options.v1:
         from ociexport.registry.v1.repository import find_repository  # noqa: PLC0415 - start-up: few speak v1
 

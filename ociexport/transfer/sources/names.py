@@ -1,4 +1,4 @@
-"""What users type for a source, and the source that it means."""
+"""parse_source_name(): from the text that users type for a source to a transport and a name."""
 
 from __future__ import annotations
 
@@ -6,22 +6,19 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from ociexport.errors import UsageError, printable, quoted
 from ociexport.spec.reference import ImageReference, as_path, is_path, names_registry
 from ociexport.storage.directory import is_image_directory
 from ociexport.storage.layout_directory import LayoutDirectory
 
-if TYPE_CHECKING:
-    pass
-
-# Skopeo's names for transports, and regctl's; what stands behind them is told apart below.
+# The transports of skopeo and regctl.
 _REGISTRY_PREFIX = "docker://"
 _LAYOUT_PREFIXES = ("ocidir://", "oci:")
 _ARCHIVE_PREFIXES = ("oci-archive:", "docker-archive:")
 _DIRECTORY_PREFIX = "dir:"
-# What keeps images elsewhere than in files of its own, and what brings them out.
+# Unsupported transports, each with the command that exports its image.
 _UNSUPPORTED_PREFIXES = {
     "docker-daemon:": "docker save {} | ociexport … -",
     "containers-storage:": "podman save {} | ociexport … -",
@@ -29,7 +26,7 @@ _UNSUPPORTED_PREFIXES = {
 }
 _STANDARD_INPUT = "-"
 _TRANSPORTS = (_REGISTRY_PREFIX, *_LAYOUT_PREFIXES, *_ARCHIVE_PREFIXES, _DIRECTORY_PREFIX, *_UNSUPPORTED_PREFIXES)
-# What is taken for an archive by its name, where it is not there.
+# A missing path with one of these endings is reported as a missing archive.
 _ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")
 
 
@@ -55,7 +52,7 @@ class LayoutName:
 
 @dataclass(frozen=True, slots=True)
 class ArchiveName:
-    """An image in an archive; of which kind that is, its content tells.
+    """An image in an archive; the content determines the kind of archive.
 
     Args:
         path: of the file; ``-`` is standard input.
@@ -68,7 +65,7 @@ class ArchiveName:
 
 @dataclass(frozen=True, slots=True)
 class DirectoryName:
-    """The image in a directory that skopeo calls ``dir:``.
+    """The image in a directory in skopeo's ``dir:`` format.
 
     Args:
         path: of the directory.
@@ -78,7 +75,7 @@ class DirectoryName:
 
     @property
     def image(self) -> None:
-        """None: there is only one."""
+        """None: the directory holds only one."""
         return
 
 
@@ -91,13 +88,13 @@ def parse_source_name(text: str) -> SourceName:
     Transports are ``docker://REF``, ``oci:DIR[:NAME|@N]``, ``ocidir://DIR[:TAG]``, ``oci-archive:FILE[:NAME|@N]``,
     ``docker-archive:FILE[:NAME|@N]`` and ``dir:DIR``; ``-`` is an archive on standard input.
 
-    What begins with ``./``, ``../`` or ``/`` is a path, and so are ``.`` and ``..``. A path and a name after it are
-    told apart by what exists, since both may hold colons. Any other word is a reference, whatever lies in the working
-    directory: who unpacks ``debian:12`` in somebody else's directory gets Debian. See `path_meant_by`.
+    A text that begins with ``./``, ``../`` or ``/`` is a path, and so are ``.`` and ``..``. Since both a path and the
+    name after it may contain colons, the files that exist decide where the path ends. Any other text is a reference,
+    even if a file of that name exists: ``debian:12`` always means Debian. See `path_meant_by`.
 
     Raises:
-        InvalidReferenceError: neither a path nor a reference.
-        UsageError: a transport that we do not have.
+        InvalidReferenceError: the text is neither a path nor a reference.
+        UsageError: the transport is not supported.
     """
     if text.startswith(_REGISTRY_PREFIX):
         return RegistryName(_parse_image(text.removeprefix(_REGISTRY_PREFIX)))
@@ -128,7 +125,7 @@ def has_transport(text: str) -> bool:
 
 
 def path_meant_by(text: str) -> str | None:
-    """Return how to type the images at the path ``text``, where they are there and ``text`` is read as a reference."""
+    """Return ``text`` typed as a path, if it is read as a reference but images exist at that path; else None."""
     if is_path(text) or text == _STANDARD_INPUT or has_transport(text):
         return None
     for path, _ in _splits(text):
@@ -139,21 +136,20 @@ def path_meant_by(text: str) -> str | None:
 
 
 def source_text(source: str | os.PathLike[str]) -> str:
-    """Return a source as users type it; of a path as such, which is never a reference."""
+    """Return a source as users type it; a path object never becomes a reference."""
     return source if isinstance(source, str) else as_path(os.fspath(source))
 
 
 def _parse_image(text: str) -> ImageReference:
     if names_registry(text):
         return ImageReference.parse(text)
-    # Reads registries.conf, for its short names; nothing else needs it so early.
-    from ociexport.registry.hosts.registries_conf import parse_image  # noqa: PLC0415 - start-up: as above
+    from ociexport.registry.hosts.registries_conf import parse_image  # noqa: PLC0415 - start-up: only short names need registries.conf
 
     return parse_image(text)
 
 
 def _parse_path(text: str) -> LayoutName | ArchiveName | DirectoryName:
-    """Return what is at a path; a directory that is no layout only where nothing else fits."""
+    """Return the kind of source at a path; a directory counts as a layout if no other kind fits."""
     if is_image_directory(text) and not _is_layout(text):
         return DirectoryName(text)
     path, image = _split_path(text, _is_layout, _is_stream, os.path.isdir)
@@ -163,13 +159,13 @@ def _parse_path(text: str) -> LayoutName | ArchiveName | DirectoryName:
 
 
 def _split_path(text: str, *kinds: Callable[[str], bool]) -> tuple[str, str | None]:
-    """Return a path and the name after it; the path is of the first of ``kinds`` that is there."""
+    """Return a path and the name after it; the path is one that exists, of the first of ``kinds`` that has any."""
     splits = list(_splits(text))
     for is_kind in kinds:
         for path, image in splits:
             if is_kind(path):
                 return path, image
-    # Nothing exists, so an error will tell: of the path that skopeo would read.
+    # No path exists: the caller's error names the path that skopeo would read.
     path, image = splits[1] if len(splits) > 1 else splits[0]
     if not path:
         raise UsageError(f"source {quoted(text)}: expected a path, got none")
@@ -187,7 +183,7 @@ def _is_layout(path: str) -> bool:
 
 
 def _is_stream(path: str) -> bool:
-    """Whether ``path`` is of a file, a pipe or standard input, and so may hold an archive."""
+    """Whether ``path`` is a file, a pipe or standard input, and so may hold an archive."""
     return path == _STANDARD_INPUT or (os.path.exists(path) and not os.path.isdir(path))
 
 

@@ -1,4 +1,4 @@
-"""From a name to an open source."""
+"""open_source(): from a source's name to the open source."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def open_source(
     Args:
         name: see `parse_source_name`.
         options: how registries are reached.
-        progress: told of retries.
+        progress: gets a line for each retry.
 
     Raises:
-        NotFoundError: there is no such layout or archive, or no such image in it. A registry is asked only later.
-        InvalidImageError: what is there is no layout or archive of images.
+        NotFoundError: the layout, the archive or the image in it is missing. No registry is contacted yet.
+        InvalidImageError: the path is not a layout or archive of images.
     """
     if isinstance(name, str):
         name = parse_source_name(name)
@@ -49,11 +49,11 @@ def open_source(
 
 
 class SourceOpener:
-    """Opens sources for one run, for several threads; those in registries share connections and logins.
+    """Opens sources for several threads of one run; those in registries share connections and logins.
 
     Args:
         options: how registries are reached.
-        progress: told of retries.
+        progress: gets a line for each retry.
     """
 
     def __init__(self, *, options: RegistryOptions | None = None, progress: Progress | None = None) -> None:
@@ -81,13 +81,12 @@ def _open_local(name: LayoutName | ArchiveName | DirectoryName, progress: Progre
     if isinstance(name, DirectoryName):
         return converting(ImageDirectory(name.path), progress)
     if isinstance(name, ArchiveName):
-        # Costs more than a layout needs.
-        from ociexport.storage.archive.reader import open_archive_image  # noqa: PLC0415 - start-up: as above
+        from ociexport.storage.archive.reader import open_archive_image  # noqa: PLC0415 - start-up: a layout does without
         from ociexport.system.progress.protocol import SILENT  # noqa: PLC0415 - start-up: as above
 
         return converting(open_archive_image(name.path, name.image, progress or SILENT), progress)
     if not os.path.isdir(name.path):
-        # What may not be looked into is not called missing.
+        # A path that can't be read because of permissions raises that error, not "missing".
         with suppress(FileNotFoundError, NotADirectoryError):
             os.stat(name.path)
         raise NotFoundError(f"{quoted(name.path)}: expected an OCI layout, there is no such directory")
@@ -98,7 +97,7 @@ def _open_remote(
     reference: ImageReference, client: RegistryClient, progress: Progress | None, *, owns_client: bool
 ) -> ImageSource:
     if not client.options.v1:
-        from ociexport.registry.source import registry_source  # noqa: PLC0415 - start-up: the wire, as in `new_client`
+        from ociexport.registry.source import registry_source  # noqa: PLC0415 - start-up: as in `new_client`
 
         return converting(registry_source(client, reference, owns_client=owns_client), progress)
     from ociexport.registry.v1.source import V1Source  # noqa: PLC0415 - start-up: few speak v1
@@ -107,7 +106,7 @@ def _open_remote(
 
 
 def converting(source: ImageSource, progress: Progress | None) -> ImageSource:
-    """Return ``source`` as one that converts an image of Docker's schema 1."""
+    """Return a source around ``source`` that converts an image of Docker's schema 1."""
     from ociexport.system.progress.protocol import SILENT  # noqa: PLC0415 - start-up: only some runs need it
     from ociexport.transfer.sources.convert import ConvertingSource  # noqa: PLC0415 - start-up: as above
 
@@ -115,8 +114,8 @@ def converting(source: ImageSource, progress: Progress | None) -> ImageSource:
 
 
 def new_client(options: RegistryOptions | None, progress: Progress | None) -> RegistryClient:
-    """Return what registries are reached with; the caller closes it."""
-    # The wire costs a tenth of a second to import, which a layout need not pay.
+    """Return a client for registries; the caller closes it."""
+    # Importing the client takes a tenth of a second, which a layout need not pay.
     from ociexport.registry.client import RegistryClient  # noqa: PLC0415 - start-up: as above
     from ociexport.registry.options import DEFAULT_OPTIONS  # noqa: PLC0415 - start-up: as above
     from ociexport.system.progress.protocol import SILENT  # noqa: PLC0415 - start-up: as above
