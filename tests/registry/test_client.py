@@ -262,7 +262,7 @@ def test_compressed_content_encoding_is_refused() -> None:
         blob_message = error_of(lambda: read_all(source, descriptor), RegistryError)
         manifest_message = error_of(source.fetch_manifest, RegistryError)
         source.close()
-        told = "Content-Encoding: expected identity, as asked for, got 'br'"
+        told = "Content-Encoding: expected identity, as requested, got 'br'"
         assert blob_message == f"blob {descriptor.digest}: {told}"
         assert manifest_message == f"image {registry.host}/library/app:1.0: {told}"
 
@@ -287,7 +287,7 @@ def test_gzip_that_is_none_is_an_error() -> None:
         blob_message = error_of(lambda: read_all(source, descriptor), RegistryError)
         manifest_message = error_of(source.fetch_manifest, RegistryError)
         source.close()
-        told = "Content-Encoding: expected gzip, as the server says, got something else (Error -3 "
+        told = "Content-Encoding: expected gzip, as declared, got other data (Error -3 "
         assert blob_message.startswith(f"blob {descriptor.digest}: {told}")
         assert manifest_message.startswith(f"image {registry.host}/library/app:1.0: {told}")
 

@@ -165,9 +165,7 @@ def test_what_comes_now_and_then_and_does_not_end_has_stalled(
         settings = TlsSettings(ca_files=(authority.ca_file,))
         with pytest.raises(TransferError) as caught:
             transport.send(WireRequest("GET", f"{registry.url}/v2/", "it", tls=settings, document_bytes=100))
-        assert (
-            str(caught.value) == f"it: GET {registry.url}/v2/: stalled: what came, byte by byte, did not come to an end"
-        )
+        assert str(caught.value) == f"it: GET {registry.url}/v2/: stalled: the answer came byte by byte and did not end"
         assert transport.send(WireRequest("GET", f"{registry.url}/v2/", "it", tls=settings)).read_up_to(9) == b"{}"
         transport.close()
         assert len(registry.paths()) == 3
@@ -196,7 +194,7 @@ def test_tls_greeting_that_trickles_has_stalled() -> None:
             transport.send(WireRequest("GET", url, "it"))
         transport.close()
         listener.shutdown(socket.SHUT_RDWR)
-    assert str(caught.value) == f"it: GET {url}: stalled: what came, byte by byte, did not come to an end"
+    assert str(caught.value) == f"it: GET {url}: stalled: the answer came byte by byte and did not end"
 
 
 def test_server_that_is_not_believed_does_not_keep_who_asks_for_its_issuer(tmp_path: Path) -> None:

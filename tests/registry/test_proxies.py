@@ -146,7 +146,8 @@ def test_refusal_of_a_proxy_is_told_in_words(monkeypatch: pytest.MonkeyPatch, st
     assert str(caught.value) == (
         f"registry registry.example: GET https://registry.example/v2/: the proxy answers {status} (by the proxy {host})"
     )
-    is_about_login = caught.value.hint == "a proxy's user and password stand in its URL: http://USER:PASSWORD@HOST:PORT"
+    login_hint = "put the proxy's user and password into its URL: http://USER:PASSWORD@HOST:PORT"
+    is_about_login = caught.value.hint == login_hint
     assert (is_about_login, len(asked)) == (status.startswith("407"), tries)
 
 
@@ -269,7 +270,7 @@ def test_socks_proxy_connects_by_name(
 @pytest.mark.parametrize(
     ("user", "given", "reply", "tries", "told"),
     [
-        (b"me:secret", "", 0, 1, "it wants a user and password, in its URL: socks5://USER:PASSWORD@HOST:PORT"),
+        (b"me:secret", "", 0, 1, "it requires a user and password in its URL: socks5://USER:PASSWORD@HOST:PORT"),
         (b"me:secret", "me:wrong@", 0, 1, "it does not accept the user and password in its URL"),
         (b"", "", 2, 1, "the connection is not allowed"),
         (b"", "", 9, 2, "the connection could not be made (reply 9)"),

@@ -389,7 +389,7 @@ def test_client_certificate_needs_its_key(tmp_path: Path) -> None:
     (tmp_path / "client.cert").touch()
     with pytest.raises(UsageError) as caught:
         endpoint_for("reg.example", _options(cert_dir=tmp_path))
-    assert str(caught.value) == f"{tmp_path / 'client.cert'}: expected its key in client.key, there is none"
+    assert str(caught.value) == f"{tmp_path / 'client.cert'}: expected its key in client.key, found no such file"
 
 
 def test_cert_dir_must_be_a_directory(tmp_path: Path) -> None:

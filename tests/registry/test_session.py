@@ -158,7 +158,7 @@ def test_identity_token_is_not_sent_where_a_token_service_redirects_to(status: i
             _fetch(registry, credentials=Credentials(identity_token="refresh"))
         assert str(caught.value) == (
             f"registry {registry.host}: its token service: POST {registry.url}/token: "
-            f"expected no redirect of what bears a secret to another server, got {thief.url}/token?…"
+            f"expected no redirect of a request with a secret to another server, got {thief.url}/token?…"
         )
         assert thief.requests == []
 

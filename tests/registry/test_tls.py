@@ -58,7 +58,7 @@ def test_client_certificate_that_is_missing_is_told(tmp_path: Path) -> None:
             f"registry {registry.host}: GET {registry.url}/v2/: TLS failed: sslv3 alert handshake failure"
         )
         assert caught.value.hint == (
-            "the server may want a client certificate: --cert-dir DIR, with NAME.cert and NAME.key in it"
+            "the server may require a client certificate: --cert-dir DIR, with NAME.cert and NAME.key in it"
         )
 
 

@@ -148,7 +148,7 @@ def test_unknown_authority_is_refused(tmp_path: Path) -> None:
         assert caught.value.hint == (
             f"if you trust the issuer of {registry.host}'s certificate, "
             "give the issuer's certificate with --cacert FILE; "
-            "--insecure believes any certificate"
+            "--insecure accepts any certificate"
         )
         assert registry.requests == []
 

@@ -1,8 +1,9 @@
-"""Where a server may send us: no nearer to this machine than the server is itself.
+"""Where a server may send us: never nearer to this machine than the server itself.
 
-A registry names the URLs of its token service, of redirects and of foreign layers. One on the internet that names an
-address of this machine or its network would have us ask services for it that it can't reach itself, such as a cloud's
-metadata. The address is checked that is connected to, after a name was looked up: a name may change its address.
+A registry names the URLs of its token service, of redirects and of foreign layers. If a registry on the internet could
+name an address of this machine or its network, we would query services for it that it can't reach itself, such as a
+cloud's metadata service. The check is made on the address that is connected to, after the name lookup, because a name
+may change its address.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ class Nearness(IntEnum):
     PRIVATE = 1
     LINK = 2
     MACHINE = 3
-    # Groups of machines, which no server is.
+    # A group of machines. No server has such an address.
     MULTICAST = 4
 
 
 class ForbiddenAddressError(OSError):
-    """A host has only addresses that the server which named it may not send us to."""
+    """A host has only addresses to which the server that named it may not send us."""
 
     def __init__(self, address: str) -> None:
         super().__init__(errno.EACCES, f"the address {address} may not be connected to")
@@ -40,7 +41,7 @@ class ForbiddenAddressError(OSError):
 
 
 def nearness_of(address: str) -> Nearness:
-    """Return how near an address is; the one within it counts where another stands for it (mapped, 6to4, NAT64)."""
+    """Return how near an address is; an embedded IPv4 address (mapped, 6to4, NAT64) counts in place of the whole."""
     parsed = _unwrapped(ipaddress.ip_address(address.partition("%")[0]))
     if parsed.is_multicast:
         return Nearness.MULTICAST
@@ -56,14 +57,14 @@ def _unwrapped(address: _Address) -> _Address:
         return address
     if (inner := address.ipv4_mapped or address.sixtofour) is not None:
         return inner
-    # :: and ::1 are addresses of their own.
+    # :: and ::1 embed no IPv4 address.
     if address in _NAT64 or (address in _IPV4_COMPATIBLE and int(address) > 1):
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return address
 
 
 def literal_nearness(host: str) -> Nearness | None:
-    """Return how near a host is by its spelling, in any form that a resolver takes; None for a name to be looked up."""
+    """Return how near a host is if its spelling tells, in any form a resolver accepts; None for a name to look up."""
     if host == "localhost" or host.endswith(".localhost"):
         return Nearness.MACHINE
     try:
@@ -80,7 +81,7 @@ def literal_nearness(host: str) -> Nearness | None:
 class SeenAddresses:
     """How near the servers were that we connected to; used by several threads.
 
-    What a name's server may name is judged by where it was, and not by what its name says later.
+    A server's limit comes from the address it had when we connected, not from a later lookup of its name.
     """
 
     def __init__(self) -> None:
@@ -88,18 +89,18 @@ class SeenAddresses:
         self._lock = threading.Lock()
 
     def add(self, host: str, port: int, address: str) -> None:
-        """Remember that ``host`` was connected to at ``address``; the farthest counts."""
+        """Record a connection to ``host`` at ``address``; of several addresses the farthest counts."""
         nearness = nearness_of(address)
         with self._lock:
             self._seen[host, port] = min(nearness, self._seen.get((host, port), nearness))
 
     def limit(self, host: str, port: int) -> Nearness:
-        """Return how near ``host`` may be from now on: a name that was far away does not come nearer."""
+        """Return how near ``host`` may be from now on: no nearer than at earlier connections."""
         with self._lock:
             return self._seen.get((host, port), Nearness.MULTICAST)
 
     def nearness(self, host: str, port: int) -> Nearness:
-        """Return how near ``host`` is; one that only a proxy has connected to counts as far, unless it is literal."""
+        """Return how near ``host`` is; a name that only a proxy has connected to counts as on the internet."""
         with self._lock:
             seen = self._seen.get((host, port))
         if seen is None:
@@ -108,7 +109,7 @@ class SeenAddresses:
 
 
 def is_loopback(name: str) -> bool:
-    """Whether a host name or address is this machine's own by its spelling."""
+    """Whether the spelling of a host name or address shows that it is this machine's own."""
     if name == "localhost" or name.endswith(".localhost"):
         return True
     try:

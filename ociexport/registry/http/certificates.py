@@ -1,4 +1,4 @@
-"""Whose certificates are believed, and the client certificates for a host, from the directories that docker knows.
+"""Trusted authorities and client certificates for a host, from the directories that docker uses.
 
 A directory ``certs.d/HOST[:PORT]`` holds authorities (``*.crt``) and pairs of a client certificate (``NAME.cert``) and
 its key (``NAME.key``).
@@ -15,19 +15,19 @@ from ociexport.errors import UsageError
 
 
 class ClientCertificate(NamedTuple):
-    """A certificate that we show, and its key; None where one file holds both."""
+    """A client certificate and its key; the key is None if one file holds both."""
 
     certificate: Path
     key: Path | None
 
 
 class TlsSettings(NamedTuple):
-    """How the other side of a TLS connection is believed, and what it is shown.
+    """How the server of a TLS connection is verified, and which certificate the client presents.
 
     Args:
-        verify: whether its certificate is looked at.
-        ca_files: authorities beside those of the system.
-        client_certificate: shown to servers that ask for one.
+        verify: whether the server's certificate is verified.
+        ca_files: authorities in addition to those of the system.
+        client_certificate: presented to servers that ask for one.
     """
 
     verify: bool = True
@@ -39,9 +39,9 @@ DEFAULT_TLS = TlsSettings()
 
 
 def tls_of_any_host(ca_file: Path | None) -> TlsSettings:
-    """Return what holds for every host of a pull: the authorities that the user names for it (``--cacert``).
+    """Return the settings for every host of a pull: the authorities that the user adds with ``--cacert``.
 
-    Client certificates and ``--insecure`` are for the registry's host, and not in it.
+    Client certificates and ``--insecure`` apply to the registry's host only, and are not part of these settings.
     """
     return TlsSettings(ca_files=() if ca_file is None else (ca_file,))
 
@@ -50,12 +50,12 @@ def find_certificates(names: tuple[str, ...], cert_dir: Path | None, certs_dirs:
     """Return the certificates for a host.
 
     Args:
-        names: of the host, with its port; the first that a directory has decides.
-        cert_dir: what ``--cert-dir`` says: this directory and no other, whatever the host.
-        certs_dirs: directories that have one for each host; the first that has one for this decides.
+        names: names of the host, with its port; the first for which a directory exists is used.
+        cert_dir: the value of ``--cert-dir``: only this directory is used, for any host.
+        certs_dirs: each has one directory per host; the first that has one for this host is used.
 
     Raises:
-        UsageError: ``cert_dir`` is no directory, or a certificate has no key.
+        UsageError: ``cert_dir`` is not a directory, or a certificate has no key.
     """
     if cert_dir is not None:
         if not cert_dir.is_dir():
@@ -69,15 +69,15 @@ def find_certificates(names: tuple[str, ...], cert_dir: Path | None, certs_dirs:
 
 
 def read_cert_dir(directory: Path) -> TlsSettings:
-    """Return what one directory holds, in the order of the files' names."""
+    """Return the certificates in one directory, in the order of the files' names."""
     names = sorted(directory.iterdir())
     pairs = []
     for name in names:
         if name.suffix == ".cert":
             key = name.with_suffix(".key")
             if not key.exists():
-                raise UsageError(f"{name}: expected its key in {key.name}, there is none")
+                raise UsageError(f"{name}: expected its key in {key.name}, found no such file")
             pairs.append(ClientCertificate(name, key))
     authorities = tuple(name for name in names if name.suffix == ".crt")
-    # OpenSSL shows one and does not choose by what the server asks for, so the first it is.
+    # OpenSSL presents one certificate and does not choose among several, so the first is used.
     return TlsSettings(ca_files=authorities, client_certificate=pairs[0] if pairs else None)

@@ -1,4 +1,4 @@
-"""The connections beneath the transport: their TLS settings, and the end of all of them at once."""
+"""The connections that the transport uses: their TLS settings, and shutting down all of them at once."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from ociexport.registry.http.logs import cut_secrets, our_request
 from ociexport.registry.http.socks import ask_socks_proxy, is_socks_url, socks_address
 from ociexport.registry.http.web_url import WebUrl
 
-# More connections to one host than anybody asks for with --jobs; those beyond are made and thrown away.
+# More connections to one host than any sensible --jobs needs; further ones are opened and closed for each request.
 _POOL_CONNECTIONS = 32
 
-# Where nobody has said how long a connection may take to be made.
+# For connections without a timeout of their own.
 _DEFAULT_TIMEOUT_SECONDS = 15.0
 
 
 class OpenSockets:
-    """All sockets that are in use, so that a thread that waits in one of them can be told to give up.
+    """All sockets in use, which can be shut down to end the waits of other threads.
 
     Args:
-        max_wait_seconds: after which it is told so in any case.
+        max_wait_seconds: how long a thread may wait on one connection.
     """
 
     def __init__(self, max_wait_seconds: float) -> None:
@@ -52,7 +52,7 @@ class OpenSockets:
         self._is_over = False
 
     def add(self, opened: socket.socket | None) -> None:
-        """Remember a socket for as long as it is used."""
+        """Add a socket; it is forgotten when it is no longer used."""
         if opened is None:
             return
         with self._lock:
@@ -61,7 +61,7 @@ class OpenSockets:
                 shut_down(opened)
 
     def shut_down(self) -> None:
-        """End all reads and writes, in whatever thread."""
+        """End the reads and writes of all threads."""
         self.deadlines.stop()
         with self._lock:
             self._is_over = True
@@ -70,7 +70,7 @@ class OpenSockets:
 
 
 class PreparedRequest(requests.PreparedRequest):
-    """A request of requests' that carries the URL it was made from: this is what is dialled."""
+    """A prepared request that keeps the URL it was made from: the connection is made to this one."""
 
     target: WebUrl
 
@@ -78,7 +78,7 @@ class PreparedRequest(requests.PreparedRequest):
 def prepare(
     method: str, target: WebUrl, headers: Mapping[str, str] | None = None, body: bytes | None = None
 ) -> PreparedRequest:
-    """Return a request to ``target``; requests quotes what it must of the path and query."""
+    """Return a request to ``target``; requests percent-encodes path and query as needed."""
     prepared = PreparedRequest()
     prepared.prepare(method=method, url=str(target), headers=headers, data=body)
     prepared.target = target
@@ -86,13 +86,13 @@ def prepare(
 
 
 class Adapter(HTTPAdapter):
-    """Connections that share one `ssl.SSLContext`, ours: requests knows only its own list of authorities.
+    """Connections that share one `ssl.SSLContext` of our own: requests would use only its own list of authorities.
 
     Args:
-        tls: whom to believe.
-        sockets: told of each connection.
-        nearest: no direct connection is made to an address that is nearer to this machine. Connections of another
-            adapter, with other limits, are not used.
+        tls: how servers are verified.
+        sockets: each new connection is added to them.
+        nearest: no direct connection is made to an address that is nearer to this machine. An adapter does not use
+            the connections of another one, which may have other limits.
     """
 
     def __init__(self, tls: TlsSettings, sockets: OpenSockets, nearest: Nearness = Nearness.MULTICAST) -> None:
@@ -103,24 +103,24 @@ class Adapter(HTTPAdapter):
         cut_secrets()
 
     def send(self, *arguments: Any, **options: Any) -> requests.Response:
-        """Send a request, whose query shows in no log."""
+        """Send a request; logs do not show its query."""
         with our_request():
             return super().send(*arguments, **options)
 
     @functools.cached_property
     def _context(self) -> ssl.SSLContext:
-        """Made when first used: reading all authorities takes longer than a small image."""
+        """The TLS context, made at first use: reading all authorities takes longer than pulling a small image."""
         return new_context(self._tls)
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        """Make connections that tell `OpenSockets` of themselves."""
+        """Make a pool whose connections are added to the sockets."""
         super().init_poolmanager(*arguments, **options)
         self.poolmanager.pool_classes_by_scheme = _pool_classes(self._sockets, nearest=self._nearest)
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
-        """The same for connections through a proxy."""
+        """Return the pools for connections through a proxy; these are added to the sockets too."""
         if is_socks_url(proxy):
-            # As if there were none, but for the way that connections are made.
+            # The pools are those of direct connections; only the way a connection is made differs.
             manager = self.proxy_manager.setdefault(
                 proxy, PoolManager(num_pools=_POOL_CONNECTIONS, maxsize=_POOL_CONNECTIONS)
             )
@@ -135,25 +135,25 @@ class Adapter(HTTPAdapter):
     def build_connection_pool_key_attributes(
         self, request: requests.PreparedRequest, verify: Any, cert: Any = None
     ) -> tuple[Any, Any]:
-        """Use our context in place of requests' settings."""
-        # Not requests' own reading of the text: who was approved is who is dialled.
+        """Use our TLS context, and the host of the `WebUrl`."""
+        # Requests would parse the URL again. The host that was approved must be the host that is contacted.
         target: WebUrl = getattr(request, "target")  # noqa: B009 - see `PreparedRequest`
         host = {"scheme": target.scheme, "host": target.host, "port": target.port}
         return host, {"ssl_context": self._context} if target.scheme == "https" else {}
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
-        """Leave the connection as it is: its context knows all."""
+        """Do nothing: the TLS context has all settings."""
 
 
 def new_context(tls: TlsSettings) -> ssl.SSLContext:
-    """Return what connections with ``tls`` are made with.
+    """Return the TLS context for the settings ``tls``.
 
-    The system's authorities are OpenSSL's, which ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` replace; ``REQUESTS_CA_BUNDLE``
-    and ``CURL_CA_BUNDLE`` do so as well, since people set them for Python programs. A machine that has none at all
-    gets those that come with requests.
+    The system's authorities are OpenSSL's. ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` replace them, and so do
+    ``REQUESTS_CA_BUNDLE`` and ``CURL_CA_BUNDLE``, which users set for other programs. On a machine without authorities
+    those that come with requests are used.
 
     Raises:
-        UsageError: a file holds no certificate, or not the key that belongs to it.
+        UsageError: a file has no certificate, or a certificate's key is missing or wrong.
     """
     bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -185,7 +185,7 @@ def _load(context: ssl.SSLContext, path: Path, what: str) -> None:
 
 def _system_has_authorities() -> bool:
     paths = ssl.get_default_verify_paths()
-    # None where they do not exist, which typeshed does not know.
+    # None for a path that does not exist, which typeshed does not declare.
     named = [Path(name) for name in (paths.cafile, paths.capath) if name]
     return any(path.is_file() or any(path.iterdir()) for path in named)
 
@@ -193,11 +193,11 @@ def _system_has_authorities() -> bool:
 def find_issuer(
     url: WebUrl, proxies: Mapping[str, str], timeout_seconds: float, nearest: Nearness = Nearness.MULTICAST
 ) -> str | None:
-    """Return who issued the certificate of the server of ``url``, which is not believed; None if that can't be told.
+    """Return the issuer of the certificate of ``url``'s server, which was rejected; None if it can't be determined.
 
-    It makes a connection of its own, over which nothing is sent: the one that failed has thrown the certificate away.
+    This opens a new connection and sends no request over it: the failed connection did not keep the certificate.
     """
-    # Who is not believed may as well keep us waiting, byte by byte.
+    # The probe has deadlines too: an untrusted server may also keep us waiting, byte by byte.
     probe = _IssuerProbe(timeout_seconds)
     adapter = Adapter(TlsSettings(verify=False), probe, nearest)
     try:
@@ -211,33 +211,33 @@ def find_issuer(
 
 
 class _SeenError(OciexportError):
-    """The certificate was seen; never leaves this module."""
+    """The certificate was read; never leaves this module."""
 
 
 class _IssuerProbe(OpenSockets):
-    """Looks at the certificate of the first connection, and ends it."""
+    """Reads the issuer from the certificate of the first connection, and ends the connection."""
 
     issuer: str | None = None
 
     def add(self, opened: socket.socket | None) -> None:
         try:
-            # Public from Python 3.13 on; before, the same method stands on the object beneath.
-            chain = getattr(opened, "_sslobj").get_unverified_chain()  # noqa: B009 - and no stub knows it
+            # The method of `ssl.SSLSocket` is public from Python 3.13 on; the inner object has it in all versions.
+            chain = getattr(opened, "_sslobj").get_unverified_chain()  # noqa: B009 - typeshed lacks it
             names = dict(name for names in chain[0].get_info()["issuer"] for name in names)
             self.issuer = ", ".join(filter(None, (names.get("commonName"), names.get("organizationName")))) or None
         except (AttributeError, KeyError, IndexError, TypeError, ValueError):
             self.issuer = None
-        raise _SeenError("the certificate was seen")
+        raise _SeenError("the certificate was read")
 
 
 def _pool_classes(
     sockets: OpenSockets, socks_proxy: str | None = None, nearest: Nearness | None = None
 ) -> dict[str, type[HTTPConnectionPool]]:
-    """Return urllib3's pools with connections that tell ``sockets`` of themselves.
+    """Return urllib3's pools with connections that are added to ``sockets``.
 
     Args:
-        socks_proxy: the URL of the one that makes them; None for none.
-        nearest: the limit of what is dialled; None where that is a proxy, which the user named.
+        socks_proxy: the URL of the SOCKS proxy to connect through; None without one.
+        nearest: the limit for the address that is connected to; None for a proxy, which the user named.
     """
 
     class Plain(HTTPConnection):
@@ -274,13 +274,13 @@ def _pool_classes(
                 if response is not None:
                     response.close()
                 raise
-            response.deadline = self._deadline  # type: ignore[attr-defined] # for who reads the body
+            response.deadline = self._deadline  # type: ignore[attr-defined] # for `Answer`
             return response
 
     class Secure(Plain, HTTPSConnection):
         def connect(self) -> None:
             super().connect()
-            # Else urllib3 warns of each unverified request: those who say --insecure know.
+            # Otherwise urllib3 warns about each unverified request; the user asked for that with --insecure.
             self.is_verified = True
 
     class PlainPool(HTTPConnectionPool):
@@ -293,7 +293,7 @@ def _pool_classes(
 
 
 def _dial(connection: HTTPConnection, socks_proxy: str | None, nearest: Nearness | None) -> socket.socket:
-    """Connect as urllib3 would, but see `open_connection`; what fails is an `OSError`, which it takes as well."""
+    """Connect as urllib3 would, but with `open_connection`, whose `OSError` urllib3 handles too."""
     host, port = (connection.host.strip("[]"), connection.port) if socks_proxy is None else socks_address(socks_proxy)
     options = connection.socket_options or ()
     limit = Nearness.MULTICAST if nearest is None else nearest
@@ -301,5 +301,5 @@ def _dial(connection: HTTPConnection, socks_proxy: str | None, nearest: Nearness
 
 
 def _seconds_of(connection: HTTPConnection) -> float:
-    """Return how long a connection may take to be made."""
+    """Return the timeout for making a connection."""
     return connection.timeout if isinstance(connection.timeout, int | float) else _DEFAULT_TIMEOUT_SECONDS

@@ -1,8 +1,8 @@
-"""Deadlines: the end of connections on which a byte comes now and then, and never what is waited for.
+"""Deadlines: shutting down connections that deliver single bytes and never the awaited answer.
 
-A socket's time-out begins anew with each byte. A server that sends one of its headers each minute, or lines between two
-chunks of a body, or one 100 Continue after the other, would keep us for ever; so a thread looks, once in a while,
-whether somebody has waited for too long, and shuts the connection down beneath him.
+A socket's timeout starts again with each byte. A server that sends a header each minute, lines between two chunks of a
+body, or an endless row of 100 Continue would keep us waiting for ever. A thread therefore checks regularly how long
+other threads have waited on each connection, and shuts down connections over the limit.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ _MAX_TICK_SECONDS = 1.0
 
 
 class Deadline:
-    """How long somebody has waited on one connection, while it is made and after."""
+    """How long a thread has been waiting on one connection, during and after the handshake."""
 
     def __init__(self) -> None:
         self._socket: socket.socket | None = None
         self._copy: socket.socket | None = None
         self.has_passed = False
-        # When the waiting began; None while nobody does.
+        # When the current wait began; None while no thread waits.
         self.since: float | None = None
 
     @contextlib.contextmanager
     def waiting(self, *, has_begun: bool = True) -> Iterator[None]:
-        """Wait, until the ``with`` block ends; where it has not begun, from `take_copy` on.
+        """Count the time until the ``with`` block ends; if the wait has not begun, from `take_copy` on.
 
         Raises:
-            StalledError: it took too long.
+            StalledError: the wait took too long.
         """
         if has_begun:
             self.since = time.monotonic()
@@ -54,22 +54,22 @@ class Deadline:
         self.verify()
 
     def take_copy(self, opened: socket.socket) -> None:
-        """Be about this socket, whose number TLS takes over for one of its own: a copy leads to the same connection."""
+        """Watch a copy of this socket from now on: TLS takes over the original; the copy has the same connection."""
         self._socket = self._copy = opened.dup()
         self.since = time.monotonic()
 
     def take(self, opened: socket.socket) -> None:
-        """Be about this socket from now on, which the caller closes in its time."""
+        """Watch this socket from now on; the caller closes it."""
         self._socket, self._copy = opened, None
 
     def pass_now(self) -> None:
-        """Shut the connection down."""
+        """Mark the deadline as passed, and shut the connection down."""
         self.has_passed = True
         if self._socket is not None:
             shut_down(self._socket)
 
     def arrives_within(self, seconds: float) -> bool:
-        """Whether there is something to read so soon, be it the end or an error; True where that can't be told."""
+        """Whether bytes, the end or an error can be read within ``seconds``; True if that can't be determined."""
         opened = self._socket
         if opened is None or (isinstance(opened, ssl.SSLSocket) and opened.pending()):
             return True
@@ -81,28 +81,28 @@ class Deadline:
             return True
 
     def verify(self) -> None:
-        """Return if it has not passed: what was read of a connection that was shut down may seem to be complete.
+        """Return if the deadline has not passed: what a shut-down connection delivered may look complete.
 
         Raises:
-            StalledError: it has.
+            StalledError: the deadline has passed.
         """
         if self.has_passed:
             raise self._stalled()
 
     def reason_of(self, error: Exception) -> Exception:
-        """Return what a library's ``error`` comes of: of ours, if the connection was shut down."""
+        """Return the true cause of a library's ``error``: a StalledError if this deadline shut the connection down."""
         return self._stalled() if self.has_passed else error
 
     @staticmethod
     def _stalled() -> StalledError:
-        return StalledError("stalled: what came, byte by byte, did not come to an end")
+        return StalledError("stalled: the answer came byte by byte and did not end")
 
 
 class Deadlines:
-    """Watches over connections; its thread begins with the first of them.
+    """Watches connections in a thread, which starts with the first of them.
 
     Args:
-        seconds: for as long somebody may wait.
+        seconds: the longest time that a thread may wait on a connection.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -113,7 +113,7 @@ class Deadlines:
         self._thread: threading.Thread | None = None
 
     def watch(self) -> Deadline:
-        """Return the deadline of a connection, which counts while it is waited on."""
+        """Return the deadline for a new connection; its time counts while a thread waits."""
         deadline = Deadline()
         with self._lock:
             self._watched.add(deadline)
@@ -136,7 +136,7 @@ class Deadlines:
 
 
 def shut_down(opened: socket.socket) -> None:
-    """End what other threads read and write there."""
+    """Shut down the connection of a socket, which ends the reads and writes of all threads."""
     with contextlib.suppress(OSError):  # it may be closed already
-        # A TLS socket's own method would take its state away beneath the thread that reads from it.
+        # The method of `ssl.SSLSocket` would drop the TLS state while another thread still reads.
         socket.socket.shutdown(opened, socket.SHUT_RDWR)

@@ -1,7 +1,7 @@
-"""Making a connection: a name is looked up within a time, and its addresses are tried side by side.
+"""Making a connection: the name lookup has a timeout, and a host's addresses are tried in parallel.
 
-The system's own look-up can't be interrupted and may take half a minute, so it runs in a thread that is left behind. A
-host whose first address is silent, as of IPv6 on many networks, is reached by its next one a moment later.
+The system's lookup can't be interrupted and may take half a minute, so it runs in a thread that is abandoned after the
+timeout. If a host's first address does not answer, as IPv6 on many networks, the next one is tried a moment later.
 
 Spec: RFC 8305, "Happy Eyeballs", 4 and 5.
 """
@@ -22,14 +22,14 @@ from typing import TypeAlias
 from ociexport.registry.http.addresses import ForbiddenAddressError, Nearness, nearness_of
 from ociexport.system.threads import start_thread
 
-# The next address is tried after so long, while those before it may still answer (RFC 8305, 5).
+# The next address is tried after this delay, while the earlier ones may still answer (RFC 8305, 5).
 _HEAD_START_SECONDS = 0.25
 
 # What `socket.getaddrinfo` returns: family, kind, protocol, canonical name, address.
 AddressInfo: TypeAlias = tuple[
     socket.AddressFamily, socket.SocketKind, int, str, tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
 ]
-# Of `socket.setsockopt`: level, name, value.
+# The arguments of `socket.setsockopt`: level, name, value.
 SocketOption: TypeAlias = tuple[int, int, int | bytes]
 
 
@@ -37,7 +37,7 @@ def look_up(host: str, port: int, timeout_seconds: float) -> Sequence[AddressInf
     """Return the addresses of ``host``, in the system's order.
 
     Raises:
-        socket.gaierror: it has none, or nobody has told in time.
+        socket.gaierror: it has none, or the name service did not answer in time.
     """
     answers: SimpleQueue[Sequence[AddressInfo] | Exception] = SimpleQueue()
 
@@ -47,7 +47,7 @@ def look_up(host: str, port: int, timeout_seconds: float) -> Sequence[AddressInf
         except OSError as error:
             answers.put(error)
         except UnicodeError:
-            answers.put(socket.gaierror(socket.EAI_NONAME, "it is no name of a host"))
+            answers.put(socket.gaierror(socket.EAI_NONAME, "not a valid host name"))
 
     start_thread(ask, name=f"look up {host}")
     try:
@@ -70,15 +70,15 @@ def open_connection(
     """Return a socket that is connected to ``host`` (a name or an address), in blocking mode.
 
     Args:
-        timeout_seconds: for the look-up, and again for the connection.
+        timeout_seconds: for the lookup, and again for the connection.
         options: set before connecting.
-        nearest: addresses that are nearer to this machine are left out.
+        nearest: addresses that are nearer to this machine are skipped.
 
     Raises:
-        ForbiddenAddressError: all its addresses are nearer than ``nearest``.
+        ForbiddenAddressError: all addresses of ``host`` are nearer than ``nearest``.
         socket.gaierror: see `look_up`.
-        TimeoutError: no address has answered.
-        OSError: what the last of them said.
+        TimeoutError: no address answered.
+        OSError: the error of the last address.
     """
     waiting = deque(_interleaved(_allowed(look_up(host, port, timeout_seconds), nearest)))
     deadline = time.monotonic() + timeout_seconds
@@ -115,7 +115,7 @@ def open_connection(
 
 
 def _begin(info: AddressInfo, options: Iterable[SocketOption]) -> socket.socket:
-    """Return a socket that is on its way to an address."""
+    """Return a socket whose connection to an address has been started."""
     family, kind, protocol, _, address = info
     begun = socket.socket(family, kind, protocol)
     try:
@@ -139,7 +139,7 @@ def _allowed(infos: Sequence[AddressInfo], nearest: Nearness) -> Sequence[Addres
 
 
 def _interleaved(infos: Sequence[AddressInfo]) -> list[AddressInfo]:
-    """Return the addresses with the families in turn, beginning with that of the first (RFC 8305, 4)."""
+    """Return the addresses with alternating families, starting with the family of the first (RFC 8305, 4)."""
     of_first = [info for info in infos if info[0] == infos[0][0]]
     others = [info for info in infos if info[0] != infos[0][0]]
     pairs = zip_longest(of_first, others)

@@ -1,7 +1,7 @@
-"""Undoing a Content-Encoding that nobody asked for.
+"""Undoing a Content-Encoding that the request did not allow.
 
-Digests are of the bytes as stored, and we ask for ``identity``. A proxy that compresses all the same gives other bytes;
-its gzip is undone, since gzip is what they use, and anything else is refused.
+Digests are of the bytes as stored, and each request asks for ``identity``. Some proxies compress bodies nevertheless.
+They use gzip, which is undone here; any other encoding is refused.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from ociexport.registry.http.messages import Answer
 
 _GZIP_NAMES = frozenset({"gzip", "x-gzip"})
 _GZIP_MAGIC = b"\x1f\x8b"
-# zlib's way to say "with gzip's header and trailer".
+# How zlib is told to expect gzip's header and trailer.
 _GZIP_WINDOW_BITS = 31
 _READ_BYTES = 64 * 1024
-# One byte more than any document may have, so that one that is too large is seen.
+# One byte more than a document may have: a document of this size is too large.
 _MAX_DOCUMENT_BYTES = 4 * 1024 * 1024 + 1
 
 
 class Body(Protocol):
-    """What is read of an answer."""
+    """The body of an answer."""
 
     def read(self, size: int) -> bytes: ...
 
@@ -30,16 +30,16 @@ class Body(Protocol):
 
 
 def content_encoding(answer: Answer) -> str:
-    """Return how the body is encoded; empty where it is as it should be."""
+    """Return the body's encoding; empty for ``identity`` or no header."""
     encoding = answer.headers.get("Content-Encoding", "").strip().lower()
     return "" if encoding == "identity" else encoding
 
 
 def without_encoding(answer: Answer) -> Body:
-    """Return the body of ``answer`` as it was before somebody encoded it.
+    """Return the body of ``answer`` without its encoding.
 
     Raises:
-        RegistryError: the encoding is none that we undo.
+        RegistryError: the encoding is not gzip.
     """
     encoding = content_encoding(answer)
     if not encoding:
@@ -50,10 +50,10 @@ def without_encoding(answer: Answer) -> Body:
 
 
 def undo_for_document(raw: bytes, answer: Answer) -> bytes:
-    """Return a JSON document whose ``raw`` body may be encoded; some servers only say so, and it is not.
+    """Return a JSON document from its ``raw`` body, which may be encoded; some servers declare an encoding wrongly.
 
     Raises:
-        RegistryError: the encoding is none that we undo, or the body is damaged.
+        RegistryError: the encoding is not gzip, or the body is damaged.
     """
     encoding = content_encoding(answer)
     if not encoding or raw.lstrip().startswith(b"{"):
@@ -67,7 +67,7 @@ def undo_for_document(raw: bytes, answer: Answer) -> bytes:
 
 
 class _Gunzipped:
-    """A body that is decompressed as it is read; never more than was asked for is in memory."""
+    """A body that is decompressed while it is read; one read decompresses no more than it returns."""
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
@@ -92,16 +92,16 @@ class _Gunzipped:
 
 def _unknown(answer: Answer, encoding: str) -> RegistryError:
     return RegistryError(
-        f"{answer.request.subject}: Content-Encoding: expected identity, as asked for, got {quoted(encoding)}",
+        f"{answer.request.subject}: Content-Encoding: expected identity, as requested, got {quoted(encoding)}",
         method=answer.request.method,
         status=answer.status,
-        hint="a proxy on the way compresses what it should pass on as it is",
+        hint="a proxy on the way compresses bodies that it should pass on unchanged",
     )
 
 
 def _damaged(answer: Answer, error: zlib.error) -> RegistryError:
     return RegistryError(
-        f"{answer.request.subject}: Content-Encoding: expected gzip, as the server says, got something else ({error})",
+        f"{answer.request.subject}: Content-Encoding: expected gzip, as declared, got other data ({error})",
         method=answer.request.method,
         status=answer.status,
     )

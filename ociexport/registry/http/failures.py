@@ -1,4 +1,4 @@
-"""What went wrong on the wire, in words: one line that names the request, and what the user can do."""
+"""Errors of requests in words: one line that names the request and the cause, and a hint what the user can do."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ from ociexport.errors import (
 from ociexport.spec.json_fields import parse_json_object
 from ociexport.spec.numerals import number_in
 
-# An error's explanation is short; what is longer is a page for browsers.
+# A registry's error body is short; a longer one is a page for browsers.
 MAX_ERROR_BODY_BYTES = 64 * 1024
 _GZIP_MAGIC = b"\x1f\x8b"
-# zlib's way to say "with gzip's header and trailer".
+# How zlib is told to expect gzip's header and trailer.
 _GZIP_WINDOW_BITS = 31
-# More than these say the same thing again.
+# Further errors in one body usually repeat the first ones.
 _MAX_SHOWN_ERRORS = 3
 
-# In the libraries' messages: what follows the question mark of a URL, and who asks.
+# In the libraries' messages: the query of a URL, and its user and password.
 _QUERY = re.compile(r"\?[^\s'\"<>)]+")
 _USER = re.compile(r"(?<=//)[^\s/?#'\"<>]*@")
-# What http.client says where a proxy does not make a tunnel.
+# The message of http.client when a proxy refuses a tunnel.
 _TUNNEL_FAILED = re.compile(r"Tunnel connection failed: (.*)", re.DOTALL)
 _STATUS = re.compile(r"(?=([0-9]{3}) )(.*)", re.DOTALL)
-# OpenSSL's words for a chain that ends at nobody we know: unable to get the issuer, self-signed, and their like.
+# OpenSSL's codes for a chain that ends at an unknown issuer: unable to get the issuer, self-signed, and similar.
 _ISSUER_CODES = frozenset({2, 18, 19, 20, 21})
 
-_WANTS_CERTIFICATE = "the server may want a client certificate: --cert-dir DIR, with NAME.cert and NAME.key in it"
+_WANTS_CERTIFICATE = "the server may require a client certificate: --cert-dir DIR, with NAME.cert and NAME.key in it"
 _REFUSES_CERTIFICATE = (
     "the server does not accept the client certificate, which is from --cert-dir or a certs.d directory"
 )
-# OpenSSL's reasons for a failure that no wait mends, and what the user can do.
+# OpenSSL's reasons for failures that a retry does not cure, and what the user can do.
 _TLS_HINTS = {
     "WRONG_VERSION_NUMBER": "if the registry speaks plain http, use --plain-http",
     "TLSV13_ALERT_CERTIFICATE_REQUIRED": _WANTS_CERTIFICATE,
@@ -61,18 +61,18 @@ _TLS_HINTS = {
 
 
 class StalledError(TimeoutError):
-    """A body came too slowly for too long."""
+    """A body was too slow for too long."""
 
 
 class ProxyRefusalError(ConnectionError):
-    """A proxy makes no connection, and will make none however often it is asked."""
+    """A proxy refuses a connection, and would refuse each retry."""
 
 
 def redacted(url: str) -> str:
-    """Return ``url`` as messages may show it: user and query, where signatures stand, are cut."""
+    """Return ``url`` in a form that messages may show, without user and query (which may hold a signature)."""
     parts = _split(url)
     if parts is None or _may_begin_with_a_user(parts):
-        # Where the user ends can't be known: a password may have any characters.
+        # The end of the user and password can't be determined: a password may contain any character.
         scheme, slashes, rest = url.partition("://") if "://" in url else ("", "", url)
         _, user_end, rest = rest.rpartition("@")
         shown = f"{scheme}{slashes}{'…@' if user_end and parts else ''}{rest}"
@@ -84,7 +84,7 @@ def redacted(url: str) -> str:
 
 
 def _split(url: str) -> SplitResult | None:
-    """Return the parts of a URL that has a host and, if any, a possible port; None for anything else."""
+    """Return the parts of a URL with a host and a valid or no port; None for any other text."""
     try:
         parts = urlsplit(url)
         return parts if parts.hostname and parts.port != 0 else None
@@ -93,25 +93,25 @@ def _split(url: str) -> SplitResult | None:
 
 
 def _may_begin_with_a_user(parts: SplitResult) -> bool:
-    """Whether what seems to be host and port may be a user and the beginning of a password: ``me:1/secret@host``."""
+    """Whether the apparent host and port may be a user and the beginning of a password: ``me:1/secret@host``."""
     has_port_or_user = {":", "@"} & set(parts.netloc.rpartition("]")[2])
     return bool(has_port_or_user) and "@" in (parts.path or parts.query + parts.fragment)
 
 
 def has_host(url: str) -> bool:
-    """Whether ``url`` is one with a host and, if any, a possible port."""
+    """Whether ``url`` has a host and a valid or no port."""
     return _split(url) is not None
 
 
 def error_of_response(
     *, subject: str, method: str, url: str, status: int, headers: Mapping[str, str], body: bytes
 ) -> RegistryError:
-    """Return the error that an answer with an error status stands for, to be raised.
+    """Return the error to raise for an answer with an unexpected status.
 
     Args:
-        subject: what was asked for, as people call it.
+        subject: the requested object, as messages name it.
         url: as sent; it is redacted here.
-        body: its beginning.
+        body: the beginning of the answer's body.
     """
     url = redacted(url)
     if status < 400:
@@ -131,7 +131,7 @@ def _kind_and_hint(status: int, codes: tuple[str, ...]) -> tuple[type[RegistryEr
     if status == 403:
         return AuthenticationError, "these credentials may not read this repository, or the registry blocks this client"
     if status == 404:
-        return RegistryNotFoundError, "check the spelling; some registries answer so for a private repository too"
+        return RegistryNotFoundError, "check the spelling; some registries also answer 404 for a private repository"
     if is_quota_error(status, codes):
         return RateLimitError, "wait for the quota to renew, log in for a larger one, or use a mirror"
     if status == 408 or status >= 500:
@@ -140,14 +140,14 @@ def _kind_and_hint(status: int, codes: tuple[str, ...]) -> tuple[type[RegistryEr
 
 
 def _explain_body(content_type: str, body: bytes) -> tuple[tuple[str, ...], str]:
-    """Return the registry's own codes, and its words for people.
+    """Return the registry's error codes and its explanation.
 
     Spec: distribution-spec 1.1, "Error Codes".
     """
     if not body.strip():
         return (), ""
     if body.startswith(_GZIP_MAGIC):
-        # A proxy compresses everything; an error is shown and not believed, so what can be read of it will do.
+        # Some proxies compress every body. A damaged one may be shown in part, since nothing depends on it.
         with suppress(zlib.error):
             body = zlib.decompressobj(_GZIP_WINDOW_BITS).decompress(body, MAX_ERROR_BODY_BYTES)
     try:
@@ -157,7 +157,7 @@ def _explain_body(content_type: str, body: bytes) -> tuple[tuple[str, ...], str]
             for error in item.objects("errors")
         ]
         if not errors:
-            # Gateways in front of registries have shapes of their own.
+            # Gateways in front of registries use other forms.
             words = (item.optional_text(key) for key in ("message", "details", "error"))
             return (), printable(next(filter(None, words), ""))
     except InvalidImageError:
@@ -170,7 +170,7 @@ def _explain_body(content_type: str, body: bytes) -> tuple[tuple[str, ...], str]
 
 
 def status_line(status: int) -> str:
-    """Return a status as people know it: ``503 Service Unavailable``."""
+    """Return a status with its name: ``503 Service Unavailable``."""
     try:
         return f"{status} {HTTPStatus(status).phrase}"
     except ValueError:
@@ -178,20 +178,20 @@ def status_line(status: int) -> str:
 
 
 def is_quota_error(status: int, codes: tuple[str, ...]) -> bool:
-    """Whether a quota is used up; some registries say so with another status."""
+    """Whether a quota is used up; some registries report it with a status other than 429."""
     return status == 429 or "TOOMANYREQUESTS" in codes
 
 
 def _describe_quota(headers: Mapping[str, str]) -> str:
-    """Return what Docker Hub tells of its quota: ``limit 100 in 6 h, 0 left, counted for 192.0.2.1``.
+    """Return the quota from Docker Hub's headers: ``limit 100 in 6 h, 0 left, counted for 192.0.2.1``.
 
-    Spec: docs.docker.com "Pull usage and limits"; the headers' form is draft-polli-ratelimit-headers'.
+    Spec: docs.docker.com "Pull usage and limits"; the form of the headers is from draft-polli-ratelimit-headers.
     """
     limit, _, window = headers.get("RateLimit-Limit", "").partition(";w=")
     left = headers.get("RateLimit-Remaining", "").partition(";")[0]
     source = headers.get("Docker-RateLimit-Source", "")
     parts = [f"limit {limit}"] if limit.isdecimal() else []
-    # A year has fewer seconds.
+    # The limit is about three years.
     if parts and (seconds := number_in(window, 10**8)) is not None:
         parts = [f"{parts[0]} in {_hours(seconds)}"]
     if left.isdecimal():
@@ -219,20 +219,20 @@ def error_of_connection(
     host: str = "",
     is_named_by_user: bool = True,
 ) -> TransferError:
-    """Return the error that a broken or impossible connection stands for, to be raised ``from error``.
+    """Return the error for a connection that broke or could not be made, to be raised ``from error``.
 
     Args:
-        issuer: of a certificate that was not believed.
-        proxy: the URL of the one that the connection was made to, if any.
+        issuer: of a certificate that was rejected.
+        proxy: the URL of the proxy that the connection was made to, if any.
         host: host and port of ``url``, for a hint about its certificate.
-        is_named_by_user: whether that is the registry or mirror that the user named, and not one that these named.
+        is_named_by_user: whether the user named this registry or mirror; False if another server named it.
     """
     for cause in causes(error):
         _cut_secrets(cause)
     url = redacted(url)
     reason, hint = _explain_connection(error)
-    if host and (disbelieved := _disbelieved_certificate(error)) is not None:
-        hint = _certificate_hint(disbelieved, host, is_named_by_user)
+    if host and (rejection := _certificate_rejection(error)) is not None:
+        hint = _certificate_hint(rejection, host, is_named_by_user)
     if proxy is not None:
         reason += f" (by the proxy {redacted(proxy).partition('://')[2]})"
     if issuer is not None:
@@ -241,52 +241,52 @@ def error_of_connection(
 
 
 def _cut_secrets(error: BaseException) -> None:
-    """Take the secrets in URLs out of an error of the libraries beneath, which a traceback shows as it is."""
+    """Remove the secrets in URLs from a library's error, since a traceback would show them."""
     error.args = tuple(without_secrets(text) if isinstance(text, str) else text for text in error.args)
 
 
 def without_secrets(text: str) -> str:
-    """Return ``text`` of a library beneath with users, and what follows the question marks of URLs, cut."""
+    """Return a library's ``text`` without the users, passwords and queries of URLs."""
     return _USER.sub("", _QUERY.sub("?…", text))
 
 
 def reason_of(error: BaseException) -> str:
-    """Return why a connection broke, in a few words, for a line about a retry."""
+    """Return in a few words why a connection broke, for a line about a retry."""
     return _explain_connection(error)[0]
 
 
 def was_refused(error: BaseException) -> bool:
-    """Whether nobody listens at the address."""
+    """Whether the server refused the connection: no program listens on the port."""
     return any(isinstance(cause, ConnectionRefusedError) for cause in causes(error))
 
 
 def has_wrong_certificate(error: BaseException) -> bool:
-    """Whether a server's certificate was not believed."""
-    return _disbelieved_certificate(error) is not None
+    """Whether a server's certificate was rejected."""
+    return _certificate_rejection(error) is not None
 
 
-def _disbelieved_certificate(error: BaseException) -> ssl.SSLCertVerificationError | None:
+def _certificate_rejection(error: BaseException) -> ssl.SSLCertVerificationError | None:
     return next((cause for cause in causes(error) if isinstance(cause, ssl.SSLCertVerificationError)), None)
 
 
 def _certificate_hint(error: ssl.SSLCertVerificationError, host: str, is_named_by_user: bool) -> str:
-    """Return what the user can do about the certificate of ``host``; ``--insecure`` is for the registry's own host."""
+    """Return what the user can do about the certificate of ``host``; ``--insecure`` affects named hosts only."""
     if error.verify_code in _ISSUER_CODES:
         hint = f"if you trust the issuer of {host}'s certificate, give the issuer's certificate with --cacert FILE"
     else:
         hint = f"{host}'s certificate is for another name or time: check the name, and the clock"
-    return f"{hint}; --insecure believes any certificate" if is_named_by_user else hint
+    return f"{hint}; --insecure accepts any certificate" if is_named_by_user else hint
 
 
 def is_lasting_tls_error(error: ssl.SSLError) -> bool:
-    """Whether TLS failed for what the two sides are, and not for what happened on the way."""
+    """Whether TLS failed because of how client and server are configured, and not because of the network."""
     return isinstance(error, ssl.SSLCertVerificationError) or (error.reason or "") in _TLS_HINTS
 
 
 def _explain_connection(error: BaseException) -> tuple[str, str | None]:
     stalled = next((cause for cause in causes(error) if isinstance(cause, StalledError)), None)
     if stalled is not None:
-        # We ended it, whatever the libraries then said.
+        # Our own deadline ended the connection; the libraries' errors are only consequences.
         return str(stalled), "--stall-limit sets how slow a body may be"
     for cause in causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -299,7 +299,7 @@ def _explain_connection(error: BaseException) -> tuple[str, str | None]:
         if isinstance(cause, socket.gaierror):
             return f"the host's name can't be resolved: {cause.strerror}", "check the spelling and the name service"
         if (refusal := _refusal_of_proxy(cause)) is not None:
-            hint = "a proxy's user and password stand in its URL: http://USER:PASSWORD@HOST:PORT"
+            hint = "put the proxy's user and password into its URL: http://USER:PASSWORD@HOST:PORT"
             return f"the proxy answers {printable(refusal[2])}", hint if refusal[1] == "407" else None
         if isinstance(cause, BadStatusLine) and not isinstance(cause, RemoteDisconnected):
             return f"expected HTTP, got {quoted(str(cause.args[0]).strip())}", None
@@ -312,12 +312,12 @@ def _explain_connection(error: BaseException) -> tuple[str, str | None]:
         return "no answer in time", None
     if "IncompleteRead" in texts or "Remote end closed" in texts or "Connection broken" in texts:
         return "the connection was closed too early", None
-    # Not all who ask have had its secrets cut before.
+    # `reason_of` passes errors whose secrets were not removed before.
     return printable(without_secrets(str(error))), None
 
 
 def is_lasting_proxy_error(error: BaseException) -> bool:
-    """Whether a proxy refuses to make a connection, and will do so again."""
+    """Whether a proxy refuses a connection, and would refuse each retry."""
     if isinstance(error, ProxyRefusalError):
         return True
     refusal = _refusal_of_proxy(error)
@@ -325,13 +325,13 @@ def is_lasting_proxy_error(error: BaseException) -> bool:
 
 
 def _refusal_of_proxy(error: BaseException) -> re.Match[str] | None:
-    """Return the status that a proxy answered to CONNECT, and the whole line."""
+    """Return a proxy's answer to CONNECT: group 1 is the status, group 2 the whole line."""
     match = _TUNNEL_FAILED.fullmatch(str(error)) if isinstance(error, OSError) else None
     return match and _STATUS.fullmatch(match[1])
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield the errors beneath ``error``, the innermost first: that one knows what happened."""
+    """Yield ``error`` and the errors inside it, the innermost first: that one has the actual cause."""
     found: list[BaseException] = []
     waiting: list[object] = [error]
     while waiting:

@@ -1,8 +1,8 @@
-"""What is logged of requests: a line for each with ``--verbose``, and what urllib3 logs by itself.
+"""The log of requests: one line for each with ``--verbose``, and what urllib3 logs by itself.
 
-No line holds a secret: of URLs the user and the query are cut, of headers only the range is shown. urllib3 tells each
-request to the logger of its module; a program that turns that on writes it to a file that others read, so the same is
-cut from these records. What urllib3 logs for others in the same program stays as it is.
+No line contains a secret: the user and the query of URLs are removed, and no header but Range is shown. urllib3 logs
+each request too. A program may write that log to a file that others can read, so secrets are removed from these records
+as well. What urllib3 logs for other code in the same program is not changed.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ _here = threading.local()
 
 
 class LoggedRequest:
-    """One request that is being sent; its line is told when all of the answer that anybody wanted was read.
+    """One request in progress; its line is logged when the answer is closed or broken.
 
     Args:
-        byte_range: the Range that it asks for; None for all.
-        progress: is told the line.
+        byte_range: the value of its Range header; None without one.
+        progress: receives the line.
     """
 
     def __init__(self, method: str, url: str, byte_range: str | None, progress: Progress) -> None:
         self._what = f"{method} {redacted(url)}" + (f" ({byte_range})" if byte_range else "")
         self._progress = progress
         self._began = time.monotonic()
-        self._is_told = False
+        self._is_logged = False
 
     def answered(self, status: int) -> None:
-        """Take note that the headers are there."""
+        """Record that the headers have arrived."""
         self._answer = f"{status_line(status)} in {self._milliseconds()}"
 
     def failed(self, error: BaseException) -> None:
-        """Tell that there was no answer."""
+        """Log that there was no answer."""
         self._progress.say(f"{self._what}: {reason_of(error)}, after {self._milliseconds()}")
 
     def ended(self, read_bytes: int, broken_by: BaseException | None = None) -> None:
-        """Tell what came, once: ``read_bytes`` of the body were read, and then perhaps the connection broke."""
-        if not self._is_told:
-            self._is_told = True
+        """Log the line, once: ``read_bytes`` of the body were read before its end or before ``broken_by``."""
+        if not self._is_logged:
+            self._is_logged = True
             body = f", {format_bytes(read_bytes)} in {self._milliseconds()}" if read_bytes else ""
             end = f", then {reason_of(broken_by)}" if broken_by is not None else ""
             self._progress.say(f"{self._what}: {self._answer}{body}{end}")
@@ -56,7 +56,7 @@ class LoggedRequest:
 
 @contextmanager
 def our_request() -> Iterator[None]:
-    """Have what this thread's libraries log meanwhile show no queries."""
+    """Remove secrets from what libraries log in this thread until the ``with`` block ends."""
     _here.is_ours = True
     try:
         yield
@@ -67,13 +67,13 @@ def our_request() -> Iterator[None]:
 def _cut(record: logging.LogRecord) -> bool:
     if getattr(_here, "is_ours", False):
         record.msg, record.args = without_secrets(record.getMessage()), None
-        # A traceback would show them again, and what a server sent in place of headers.
+        # A traceback would show the secrets again, and also a malformed header block.
         record.exc_info = None
     return True
 
 
 def cut_secrets() -> None:
-    """Put this in force, once for all; it changes nothing that is logged outside of `our_request`."""
+    """Install the filter on urllib3's loggers, if it is not there yet; it affects only records within `our_request`."""
     for name in _LOGGERS:
         logger = logging.getLogger(name)
         if _cut not in logger.filters:

@@ -1,4 +1,4 @@
-"""WireRequest: a request to be sent. Answer: what came back, its body still to be read."""
+"""WireRequest: a request to send. Answer: the response, whose body is still to be read."""
 
 from __future__ import annotations
 
@@ -19,35 +19,34 @@ from ociexport.registry.http.logs import LoggedRequest
 from ociexport.registry.options import RegistryOptions
 from ociexport.spec.numerals import number_in
 
-# What the libraries beneath raise when a connection can't be made, or breaks.
+# What requests, urllib3 and sockets raise when a connection can't be made, or breaks.
 NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
-# No longer than any file, nor than what Python takes for a number.
-# A TLS socket that was closed raises ValueError in a thread that reads from it.
+# A TLS socket that another thread has closed raises ValueError in the thread that reads from it.
 _READ_ERRORS = (*NETWORK_ERRORS, ValueError)
-# The rest of a redirect's or an error's page is read, so that the connection can be used again.
+# A rest of this size is read before the connection is given back, which makes the connection reusable.
 _DRAINED_BYTES = 16 * 1024
-# A new connection takes no longer.
+# Reading the rest may take as long as a new connection would.
 _DRAIN_SECONDS = 1.0
-# `read` fills what it was asked for, but keeps nobody waiting longer than this for what has arrived.
+# `read` collects bytes up to the requested size, but holds back bytes that have arrived no longer than this.
 _FILL_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class WireRequest:
-    """A request to be sent.
+    """A request to send.
 
     Args:
-        subject: what is asked for, as messages call it: ``manifest docker.io/library/alpine:3.20``.
-        headers: sent wherever redirects lead.
+        subject: the requested object, as messages name it: ``manifest docker.io/library/alpine:3.20``.
+        headers: sent to every server that redirects lead to.
         home_headers: sent to the origin of ``url`` only.
         authorization: sent to the origin of ``url`` only.
-        accepted: statuses that are no error; others are raised.
-        body: of a POST, form encoded; it bears a secret, and is sent to the origin of ``url`` only.
-        tls: for the origin of ``url`` only; None for what holds for every host of a pull.
-        retries: whether passing failures are tried again.
-        sent_by: the URL of the server that named this one; None for what the user named.
-        document_bytes: the body is a document, of which so much is read at once: one that is cut is a passing failure
-            too. None for a body that the caller reads.
+        accepted: statuses that are returned; all others are raised as errors.
+        body: form-encoded body of a POST; it contains a secret, and is sent to the origin of ``url`` only.
+        tls: for the origin of ``url`` only; None for the settings that apply to every host of a pull.
+        retries: whether the request is repeated after a temporary failure.
+        sent_by: the URL of the server that named ``url``; None if the user named it.
+        document_bytes: for a document, how many bytes `Transport.send` reads; a connection that breaks meanwhile
+            causes a retry. None for a body that the caller reads.
     """
 
     method: str
@@ -65,7 +64,7 @@ class WireRequest:
 
 
 class Answer:
-    """A response whose body is still to be read, as raw bytes; closed by the caller."""
+    """A response whose body is still to be read, as raw bytes; the caller closes it."""
 
     def __init__(
         self,
@@ -79,7 +78,7 @@ class Answer:
     ) -> None:
         self.request = request
         self.url = url
-        # Whether it comes from the server that was asked, and not from one that it redirected to.
+        # Whether the requested server answered itself, without a redirect to another server.
         self.is_from_home = is_from_home
         self.status: int = response.status_code
         self.headers: CaseInsensitiveDict[str] = response.headers
@@ -93,19 +92,19 @@ class Answer:
 
     @property
     def content_length(self) -> int | None:
-        """What Content-Length says; None where it is missing or no number, or the body is chunked."""
+        """The value of Content-Length; None if it is missing or not a number, or the body is chunked."""
         text = self.headers.get("Content-Length", "")
         return number_in(text) if "Transfer-Encoding" not in self.headers else None
 
     def header_values(self, name: str) -> list[str]:
-        """Return what each header of this name says, where a comma within one may mean anything."""
+        """Return the value of each header of this name; values are not split at commas."""
         return list(self._raw.headers.getlist(name))
 
     def read(self, size: int) -> bytes:
-        """Return up to ``size`` bytes of the body as they were sent, never decoded; ``b""`` at its end.
+        """Return up to ``size`` bytes of the body as sent, never decoded; ``b""`` at its end.
 
         Raises:
-            TransferError: the connection broke or stalled; all that had arrived was returned before.
+            TransferError: the connection broke or stalled; all bytes that had arrived were returned before.
         """
         if self._error is not None:
             raise self._error
@@ -131,9 +130,9 @@ class Answer:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _may_go_on_within(self, seconds: float) -> bool:
-        """Whether the next read keeps nobody waiting longer.
+        """Whether the next read returns within ``seconds``.
 
-        The end of a body of known length needs no bytes, and that of one in chunks may have been read already.
+        At the end of a body of known length, and of a chunked body whose end was read already, no byte is awaited.
         """
         return not self._raw.length_remaining or self._deadline.arrives_within(seconds)
 
@@ -146,7 +145,7 @@ class Answer:
         return broken
 
     def read_document(self) -> None:
-        """Read the body of a document now, so that `read_up_to` has it; the connection is given back.
+        """Read the body of a document into memory, where `read_up_to` finds it, and give the connection back.
 
         Raises:
             TransferError: the connection broke or stalled.
@@ -159,17 +158,17 @@ class Answer:
             self.close()
 
     def read_up_to(self, max_bytes: int) -> bytes:
-        """Return the body's first ``max_bytes``; the connection can be used again if that was all."""
+        """Return the body's first ``max_bytes``; the connection is reusable if the body has no more."""
         if self._document is not None:
             return self._document[:max_bytes]
-        # Not a list of parts: a server may send single bytes, and each would be an object.
+        # A list of parts would be large: a server may send single bytes, and each would be an object.
         body = bytearray()
         while len(body) < max_bytes and (part := self.read(max_bytes - len(body))):
             body += part
         return bytes(body)
 
     def close(self) -> None:
-        """Give the connection back; it is closed where more bytes are to come than a new one is worth."""
+        """Give the connection back, or close it if the rest of the body is too large to read."""
         missing = self._raw.length_remaining
         if self._error is None and missing is not None and missing <= _DRAINED_BYTES:
             self._drain()
@@ -179,7 +178,7 @@ class Answer:
             self._logged.ended(self._read_bytes)
 
     def _drain(self) -> None:
-        """Read the little that is left, unless it keeps us waiting."""
+        """Read the small rest of the body, but give up if it takes too long."""
         started = time.monotonic()
         with suppress(*_READ_ERRORS), self._deadline.waiting():
             while self._raw.read1(_DRAINED_BYTES, decode_content=False):
@@ -187,11 +186,11 @@ class Answer:
                     return
 
     def error(self) -> RegistryError:
-        """Return the error that this answer stands for, with what its body tells; the answer is closed then."""
+        """Return this answer as an error, with the explanation from its body, and close the answer."""
         try:
             body = self.read_up_to(MAX_ERROR_BODY_BYTES)
         except TransferError:
-            # The status matters more.
+            # The status is reported even if the body can't be read.
             body = b""
         finally:
             self.close()
@@ -206,7 +205,7 @@ class Answer:
 
 
 class _Pace:
-    """How fast a body comes, as far as we wait for it: what the caller does between two reads is his time."""
+    """How fast a body arrives while we wait for it; time that the caller spends between two reads does not count."""
 
     def __init__(self, min_bytes_per_second: int, window_seconds: float) -> None:
         self._min_bytes_per_second = min_bytes_per_second
@@ -215,7 +214,7 @@ class _Pace:
         self._bytes = 0
 
     def take(self, count: int, seconds: float) -> None:
-        """Take note of ``count`` bytes that took ``seconds``; raises StalledError if it was too slow for too long."""
+        """Count ``count`` bytes that took ``seconds``; raises StalledError if the body was too slow for too long."""
         self._seconds += seconds
         self._bytes += count
         if self._seconds < self._window_seconds:

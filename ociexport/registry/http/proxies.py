@@ -1,4 +1,4 @@
-"""Which proxy a request goes through, by the variables that curl and Python programs know."""
+"""Which proxy a request goes through, from the environment variables that curl and Python programs use."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ociexport.registry.http.web_url import WebUrl
 
 
 def proxies_for(url: WebUrl) -> Mapping[str, str]:
-    """Return the proxy for ``url``, under its scheme; nothing where it is asked directly.
+    """Return the proxy for ``url``, under its scheme; empty for a direct connection.
 
-    For this machine there is none, by the name of which a proxy knows itself. A proxy without a scheme speaks http, as
-    curl has it.
+    No proxy is used for this machine: on the proxy's machine ``localhost`` means the proxy itself. A proxy without a
+    scheme speaks http, as for curl.
 
     Raises:
-        UsageError: the variable holds no URL of a proxy that we know. It may hold a password, which is not shown.
+        UsageError: the variable does not contain the URL of a supported kind of proxy. Its password is not shown.
     """
     if is_loopback(url.host):
         return {}
@@ -31,7 +31,7 @@ def proxies_for(url: WebUrl) -> Mapping[str, str]:
         return {}
     if "://" not in proxy:
         proxy = f"http://{proxy}"
-    # The user wrote it, and it may name a user.
+    # `WebUrl` does not fit: the user wrote this URL, and it may contain a user and a password.
     if not (has_host(proxy) and (is_socks_url(proxy) or urlsplit(proxy).scheme in ("http", "https"))):
         raise UsageError(
             f"{url.scheme.upper()}_PROXY or ALL_PROXY: expected http:// or socks5://HOST[:PORT], "

@@ -1,4 +1,4 @@
-"""Which failures pass by themselves, and how long to wait; waits nowhere itself."""
+"""Which failures are temporary, and how long to wait before a retry; this module never waits itself."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from ociexport.spec.numerals import number_up_to
 
 # A wait doubles with each retry up to here.
 _MAX_BACKOFF_SECONDS = 30.0
-# Request time-out, and too many requests.
+# Request timeout, and too many requests.
 _PASSING_CLIENT_ERRORS = frozenset({408, 429})
 # Not implemented, and version not supported: the same request will fail in the same way.
 _LASTING_SERVER_ERRORS = frozenset({501, 505})
 
 
 def is_passing_status(status: int) -> bool:
-    """Whether the same request may fare better in a while."""
+    """Whether the same request may succeed later."""
     return status in _PASSING_CLIENT_ERRORS or (status >= 500 and status not in _LASTING_SERVER_ERRORS)
 
 
 def is_passing_error(error: BaseException) -> bool:
-    """Whether a connection that failed with ``error`` may succeed in a while."""
+    """Whether a connection that failed with ``error`` may succeed later."""
     for cause in causes(error):
         if isinstance(cause, ssl.SSLError) and is_lasting_tls_error(cause):
             return False
         if is_lasting_proxy_error(cause):
             return False
         if isinstance(cause, socket.gaierror):
-            # A name that does not exist; a name service that gives no answer is another matter.
+            # A name that does not exist stays so; a name service that did not answer may recover.
             return cause.errno != socket.EAI_NONAME
     return True
 
 
 def backoff_seconds(attempt: int, first_delay_seconds: float) -> float:
-    """Return the wait after the failed ``attempt`` (from 1): it doubles, and differs between clients.
+    """Return the wait after the failed ``attempt`` (from 1): it doubles each time, with a random factor.
 
-    Those that failed together must not come back together.
+    The random factor keeps clients that failed together from retrying together.
     """
     delay = min(first_delay_seconds * 2.0 ** min(attempt - 1, 30), _MAX_BACKOFF_SECONDS)
     return float(delay) * random.uniform(0.75, 1.25)  # noqa: S311 - nothing secret
 
 
 def retry_after_seconds(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Return how long the server asks us to wait; None where it does not ask.
+    """Return how long the server asks us to wait; None if it does not ask.
 
-    A date is one of the server's clock, which its ``Date`` tells; this machine's may be years off.
+    A date is compared with the server's own clock, given in its ``Date`` header; this machine's may be years off.
 
     Spec: RFC 9110 10.2.3: seconds, or a date.
     """
@@ -67,6 +67,6 @@ def retry_after_seconds(headers: Mapping[str, str], now: datetime | None = None)
 def _parse_date(text: str) -> datetime | None:
     try:
         date = email.utils.parsedate_to_datetime(text)
-    except (ValueError, OverflowError):  # the latter of years and zones beyond any calendar
+    except (ValueError, OverflowError):  # OverflowError for years and time zones out of range
         return None
     return date.replace(tzinfo=UTC) if date.tzinfo is None else date

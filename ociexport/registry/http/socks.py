@@ -1,4 +1,4 @@
-"""A connection by way of a SOCKS proxy, as ``ssh -D`` is one: the proxy looks up the host's name and connects to it.
+"""Connections through a SOCKS proxy, such as ``ssh -D``: the proxy looks up the host's name and connects to it.
 
 Spec: RFC 1928, "SOCKS Protocol Version 5"; RFC 1929, "Username/Password Authentication".
 """
@@ -23,32 +23,32 @@ _REPLIES = {
     3: "the network is unreachable",
     4: "the host is unreachable",
     5: "the connection was refused",
-    6: "the host is too far away",
+    6: "the TTL expired on the way to the host",
 }
 _NOT_ALLOWED = 2
 
 
 def is_socks_url(url: str) -> bool:
-    """Whether ``url`` is one of a proxy that speaks SOCKS 5; ``socks5h`` is how curl says that it looks up names."""
+    """Whether ``url`` names a SOCKS 5 proxy; with curl's scheme ``socks5h`` too, where the proxy looks up names."""
     return url.partition("://")[0].lower() in ("socks5", "socks5h")
 
 
 def socks_address(proxy: str) -> tuple[str, int]:
-    """Return host and port of the proxy."""
+    """Return the host and port of the proxy."""
     parts = urlsplit(proxy)
     return parts.hostname or "", parts.port or _DEFAULT_PORT
 
 
 def ask_socks_proxy(opened: socket.socket, proxy: str, host: str, port: int, timeout_seconds: float) -> None:
-    """Have the proxy that ``opened`` is connected to make a connection to ``host``; what follows goes there.
+    """Connect ``opened``, which leads to the proxy, through it to ``host``.
 
     Args:
-        proxy: its URL, with user and password where it wants them.
-        timeout_seconds: for each of its answers.
+        proxy: the proxy's URL, with a user and password if it requires them.
+        timeout_seconds: for each of the proxy's answers.
 
     Raises:
-        ProxyRefusalError: it does not, and will not.
-        OSError: it does not; perhaps it will.
+        ProxyRefusalError: the proxy refuses, and would refuse each retry.
+        OSError: the connection can't be made; a retry may succeed.
     """
     opened.settimeout(timeout_seconds)
     parts = urlsplit(proxy)
@@ -63,13 +63,13 @@ def ask_socks_proxy(opened: socket.socket, proxy: str, host: str, port: int, tim
         if _receive(opened, 2)[1] != 0:
             raise _refusal("it does not accept the user and password in its URL", is_lasting=True)
     elif method != _NO_AUTHENTICATION:
-        raise _refusal("it wants a user and password, in its URL: socks5://USER:PASSWORD@HOST:PORT", is_lasting=True)
+        raise _refusal("it requires a user and password in its URL: socks5://USER:PASSWORD@HOST:PORT", is_lasting=True)
     opened.sendall(bytes([_VERSION, _CONNECT, 0]) + _address(host) + port.to_bytes(2, "big"))
     _, reply, _, kind = _receive(opened, 4)
     if reply != 0:
-        told = _REPLIES.get(reply, f"the connection could not be made (reply {reply})")
-        raise _refusal(told, is_lasting=reply == _NOT_ALLOWED)
-    # Where the proxy connected from, which nobody needs.
+        reason = _REPLIES.get(reply, f"the connection could not be made (reply {reply})")
+        raise _refusal(reason, is_lasting=reply == _NOT_ALLOWED)
+    # The address that the proxy connected from is read and ignored.
     length = {_IPV4: 4, _IPV6: 16}.get(kind)
     _receive(opened, (_receive(opened, 1)[0] if length is None else length) + 2)
     opened.settimeout(None)
@@ -94,12 +94,12 @@ def _receive(opened: socket.socket, count: int) -> bytes:
     while len(raw) < count:
         part = opened.recv(count - len(raw))
         if not part:
-            raise _refusal("it has closed the connection")
+            raise _refusal("it closed the connection")
         raw += part
     return raw
 
 
-def _refusal(what: str, *, is_lasting: bool = False) -> OSError:
-    """Return the error; one that is lasting is not asked for again: a wrong password may lock the user out."""
+def _refusal(reason: str, *, is_lasting: bool = False) -> OSError:
+    """Return the error; a lasting one is not retried, since repeated wrong passwords may lock the user out."""
     kind = ProxyRefusalError if is_lasting else ConnectionAbortedError
-    return kind(errno.ECONNABORTED, f"the SOCKS proxy: {what}")
+    return kind(errno.ECONNABORTED, f"the SOCKS proxy: {reason}")

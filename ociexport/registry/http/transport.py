@@ -1,7 +1,7 @@
-"""One request well made: connections, retries, redirects, time-outs, and what may be sent to whom.
+"""Sending requests: retries, redirects, timeouts, and which server may see which header.
 
-The only user of requests. Its `HTTPAdapter` is used with no `Session` above it: a session would bring cookies,
-``.netrc`` and redirects of its own, and would read a redirect's body whatever its length.
+The `HTTPAdapter` of requests is used without a `Session`: a session would add cookies, ``.netrc`` and redirects of its
+own, and would read a redirect's body whatever its length.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from ociexport.registry.options import DEFAULT_OPTIONS, RegistryOptions
 from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.system.version import __version__
 
-# Registries redirect once to their storage, and that perhaps once more to a nearer place.
+# Registries redirect once to their storage, which may redirect once more to a nearer copy.
 MAX_REDIRECTS = 10
-# Beside one for each blob that is fetched; more would only take each other's share, or offend the registry.
+# Connections beyond the first one of each blob; more would only compete with each other, or exceed a registry's limit.
 MAX_SPARE_CONNECTIONS = 12
 
-# A registry has one or two; who sends another with each answer shall not fill a terminal.
+# A registry has one or two; one that sends a new warning with each answer must not fill the terminal.
 _MAX_WARNINGS = 32
 
 _REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
@@ -45,31 +45,31 @@ _WARNING = re.compile(r'299 \S+ "((?:[^"\\]|\\.)*)"')
 
 
 class SpareConnections:
-    """How many connections may be made beside the one that each blob has."""
+    """How many connections may be made in addition to the first one of each blob."""
 
     def __init__(self, count: int) -> None:
         self._count = count
         self._lock = threading.Lock()
 
     def take(self, wanted: int) -> int:
-        """Take up to ``wanted``; returns how many there were."""
+        """Take up to ``wanted`` connections; returns how many were taken."""
         with self._lock:
             taken = min(wanted, self._count)
             self._count -= taken
         return taken
 
     def give_back(self, count: int) -> None:
-        """Return some that were taken."""
+        """Give back ``count`` connections that were taken."""
         with self._lock:
             self._count += count
 
 
 class Transport:
-    """Sends requests; shared by all sources and threads of a run, so that connections are used again.
+    """Sends requests; all sources and threads of a run share one, and with it the open connections.
 
     Args:
-        options: time-outs and retries.
-        progress: told of each retry, and of registries' warnings; where the options are verbose, of each request.
+        options: timeouts and retries.
+        progress: receives a line for each retry and each registry's warning; with ``options.verbose`` for each request.
     """
 
     def __init__(self, options: RegistryOptions = DEFAULT_OPTIONS, progress: Progress = SILENT) -> None:
@@ -85,10 +85,10 @@ class Transport:
         self._warned: set[str] = set()
 
     def send(self, request: WireRequest) -> Answer:
-        """Return the answer to ``request``, redirects followed and passing failures retried.
+        """Return the answer to ``request``, after redirects and after retries of temporary failures.
 
         Raises:
-            TransferError: no connection, or a 408 or 5xx, each time.
+            TransferError: every attempt ended with no connection, a 408 or a 5xx.
             RateLimitError, AuthenticationError, RegistryNotFoundError, RegistryError: a status that is not accepted.
         """
         attempt = 0
@@ -113,11 +113,11 @@ class Transport:
     def wait_for_retry(
         self, attempt: int, failure: RegistryError, subject: str, asked_seconds: float | None = None
     ) -> bool:
-        """Wait after the failed ``attempt`` (from 1) and return True; False where there is to be no other.
+        """Wait after the failed ``attempt`` (from 1) and return True; return False if no retry is allowed.
 
         Args:
-            failure: what the attempt ended in.
-            subject: what is asked for, as messages call it.
+            failure: the error of that attempt.
+            subject: the requested object, as messages name it.
             asked_seconds: the wait that the server asks for.
         """
         times = self.options.retry_times
@@ -133,7 +133,7 @@ class Transport:
         return not self._closed.wait(delay)
 
     def close(self) -> None:
-        """Close all connections, those in use by other threads too, and end all waits."""
+        """Close all connections, including those that other threads use, and end all waits."""
         self._closed.set()
         self._sockets.shut_down()
         with self._lock:
@@ -146,19 +146,19 @@ class Transport:
         sender = home if request.sent_by is None else _parse(request.sent_by, request)
         nearest = Nearness.MULTICAST if request.sent_by is None else self._nearness_of(sender)
         for _ in range(MAX_REDIRECTS + 1):
-            # The server that the user named is where it is, and its name can't come nearer later.
+            # The sender's own address is not limited here; `SeenAddresses` keeps its name from coming nearer later.
             limit = Nearness.MULTICAST if url.origin == sender.origin else nearest
             answer = self._send_once(request, home, url, limit)
             location = answer.headers.get("Location")
             if answer.status not in _REDIRECT_STATUSES or location is None:
                 return answer
             answer.close()
-            # Each server on the way leads no nearer than it is.
+            # No server on the way may redirect to an address nearer than its own.
             nearest = min(nearest, self._nearness_of(url))
             url = _redirect_target(request, url, location)
             if request.body is not None and not home.may_show_secrets_to(url):
                 there = printable(redacted(str(url)))
-                expected = "expected no redirect of what bears a secret to another server"
+                expected = "expected no redirect of a request with a secret to another server"
                 raise _redirect_error(request, request.url, f"{expected}, got {there}")
         raise _redirect_error(request, request.url, f"expected at most {MAX_REDIRECTS} redirects")
 
@@ -166,10 +166,10 @@ class Transport:
         return self._sockets.addresses.nearness(url.host, url.actual_port)
 
     def _send_once(self, request: WireRequest, home: WebUrl, url: WebUrl, nearest: Nearness) -> Answer:
-        """Send ``request`` to ``url``, which is ``home`` or where that redirected to.
+        """Send ``request`` to ``url``, which is ``home`` or the target of a redirect.
 
         Args:
-            nearest: how near to this machine the address may be. Behind a proxy, which looks up names itself, only the
+            nearest: how near to this machine the address may be. A proxy looks up names itself, and then only the
                 spelling of the host is checked.
         """
         spelt = literal_nearness(url.host)
@@ -178,7 +178,7 @@ class Transport:
         at_home = home.may_show_secrets_to(url)
         headers = {
             "User-Agent": f"ociexport/{__version__}",
-            # Digests are of the raw bytes: whoever compresses them on the way changes them.
+            # Digests are of the raw bytes, which compression on the way would change.
             "Accept-Encoding": "identity",
             **request.headers,
             **(request.home_headers if at_home else {}),
@@ -204,14 +204,14 @@ class Transport:
             forbidden = next((cause for cause in causes(error) if isinstance(cause, ForbiddenAddressError)), None)
             if forbidden is not None:
                 raise _may_not_be_sent(request, url, forbidden.address) from error
-            is_disbelieved = has_wrong_certificate(error)
+            is_rejected = has_wrong_certificate(error)
             seconds = self.options.connect_timeout_seconds
             raise error_of_connection(
                 error,
                 subject=request.subject,
                 method=request.method,
                 url=shown,
-                issuer=find_issuer(url, proxies, seconds, nearest) if is_disbelieved else None,
+                issuer=find_issuer(url, proxies, seconds, nearest) if is_rejected else None,
                 proxy=requests.utils.select_proxy(shown, proxies),
                 host=url.authority,
                 is_named_by_user=at_home and request.sent_by is None,
@@ -232,7 +232,7 @@ class Transport:
             return self._adapters[tls, nearest]
 
     def _pass_on_warnings(self, answer: Answer, url: WebUrl) -> None:
-        """Tell once what the registry wants people to know.
+        """Report each of the registry's warnings once.
 
         Spec: distribution-spec 1.1, "Warnings".
         """
@@ -267,7 +267,7 @@ def _may_not_be_sent(request: WireRequest, url: WebUrl, address: str) -> Registr
     return RegistryError(
         f"{request.subject}: {printable(shown)}: a registry on another host may not send its clients to {address}",
         url=shown,
-        hint="that is an address of this machine, or of a network that the registry itself is not in",
+        hint="that is an address of this machine, or of a network that the registry is not part of",
     )
 
 
