@@ -211,9 +211,10 @@ def _socks_proxy(target: FakeRegistry, asked: list[bytes], *, user: bytes = b"",
                 name = stream.read(stream.read(2)[1])
                 password = stream.read(stream.read(1)[0])
                 is_wrong = name + b":" + password != user
-                client.sendall(bytes([1, is_wrong]))
                 if is_wrong:
                     asked.append(b"refused")
+                client.sendall(bytes([1, is_wrong]))
+                if is_wrong:
                     return
             kind = stream.read(4)[3]
             host = stream.read({1: 4, 4: 16}.get(kind) or stream.read(1)[0])
