@@ -348,7 +348,7 @@ def test_foreign_layer_that_the_registry_does_not_keep(puller: Puller) -> None:
         3,
         f"ociexport: error: blob {LAYER}: GET http://REGISTRY/v2/library/app/blobs/{LAYER}: "
         "404 Not Found: BLOB_UNKNOWN: blob unknown to registry",
-        "hint: a foreign layer, which its registry does not keep; --foreign fetches it from 'https://example.com/layer'",
+        "hint: a foreign layer, which its registry does not store; --foreign fetches it from 'https://example.com/layer'",
     )
 
 

@@ -264,7 +264,8 @@ def test_foreign_layer_is_named_where_it_is_not_wanted() -> None:
         with pytest.raises(RegistryNotFoundError) as caught:
             read_all(source, _foreign("https://cdn.example/layer?sig=secret"))
         assert caught.value.hint == (
-            "a foreign layer, which its registry does not keep; --foreign fetches it from 'https://cdn.example/layer?…'"
+            "a foreign layer, which its registry does not store; "
+            "--foreign fetches it from 'https://cdn.example/layer?…'"
         )
 
 
@@ -289,7 +290,7 @@ def test_foreign_layer_that_is_nowhere_is_named() -> None:
         with pytest.raises(RegistryNotFoundError) as caught:
             read_all(source, _foreign("http://[x?sig=secret"))
         assert caught.value.hint == (
-            "a foreign layer, which its registry does not keep; --foreign fetches it from 'http://[x'"
+            "a foreign layer, which its registry does not store; --foreign fetches it from 'http://[x'"
         )
 
 

@@ -1,6 +1,7 @@
-"""Foreign layers: blobs that a registry does not keep, and that are to be had from somewhere else.
+"""Foreign layers: blobs that a registry does not store, and that other servers provide.
 
-Windows base layers were so for their licence's sake. They are fetched only for who asks for it, with no credentials.
+Windows base layers were foreign because of their licence. They are fetched only with ``--foreign``, and without
+credentials.
 
 Spec: image-spec 1.1 descriptor.md, "urls"; layer.md, "Non-Distributable Layers".
 """
@@ -20,18 +21,18 @@ from ociexport.spec.descriptor import Descriptor
 def open_foreign(
     descriptor: Descriptor, headers: Mapping[str, str], missing: RegistryNotFoundError, transport: Transport
 ) -> Answer:
-    """Return an answer with the bytes of a foreign layer, from the first URL that has it.
+    """Return an answer with the bytes of a foreign layer, from the first of its URLs that has them.
 
     Args:
-        headers: the Range that is wanted; empty for all.
-        missing: what the registry said; raised where foreign layers are not wanted.
+        headers: the Range header; empty for the whole layer.
+        missing: the registry's answer; raised without ``--foreign``.
 
     Raises:
-        RegistryError: no URL gives it, or what it says is not to be asked.
+        RegistryError: no URL provides the layer; this is the error of the last one.
     """
     if not transport.options.foreign:
         urls = ", ".join(quoted(redacted(url)) for url in descriptor.urls)
-        missing.hint = f"a foreign layer, which its registry does not keep; --foreign fetches it from {urls}"
+        missing.hint = f"a foreign layer, which its registry does not store; --foreign fetches it from {urls}"
         raise missing
     failure: RegistryError = missing
     for url in descriptor.urls:

@@ -1,8 +1,8 @@
-"""The rest of a blob in parts, which several threads fetch ahead of the reader, each over a connection of its own.
+"""The rest of a blob in parts: several threads fetch them ahead of the reader, each over its own connection.
 
-What they bring is written where it belongs in the file that the blob is to be, if it is to be one, and hashed there in
-order. For who takes it as a stream it waits in a ring of slots in a temporary file without a name, which costs no
-memory and is gone with the process.
+If the blob is written to a file, each thread writes its bytes at their final place, and the file is hashed in order. If
+the blob is read as a stream, its bytes wait in a ring of slots in a temporary file without a name. The file costs no
+memory and disappears with the process.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from ociexport.registry.download.stream import BlobStream, OpenFrom
 from ociexport.registry.http.transport import Transport
 from ociexport.system.temporary_files import open_temporary_file
 
-# One part: at 20 MB/s a fifth of a second, so that the time until it begins weighs little.
+# One part takes a fifth of a second at 20 MB/s, which is long in comparison with the delay of one request.
 PART_BYTES = 4 * 1024 * 1024
 WRITTEN_AT_ONCE_BYTES = 1024 * 1024
 _SLOTS_PER_THREAD = 2
 _COPIED_AT_ONCE_BYTES = 256 * 1024
-# Each of the threads has its own arena of memory, in which larger pieces leave larger holes.
+# Each thread has its own memory arena, in which larger pieces leave larger holes.
 _RECEIVED_AT_ONCE_BYTES = 64 * 1024
 
 
 class PartsFailedError(OciexportError):
-    """The bytes at a position can't be had in parts; never leaves `ranges.py`."""
+    """The bytes at a position can't be fetched in parts; `ranges.py` always catches this error."""
 
 
 class Ring:
-    """Keeps what arrives ahead of the reader in a temporary file; what is read makes room for what comes later.
+    """Keeps bytes that arrive ahead of the reader in a temporary file; later bytes overwrite those already read.
 
     Args:
-        start: where in the blob the first part begins.
-        threads: that fill it.
+        start: offset of the first part in the blob.
+        threads: how many threads fill the ring.
 
     Raises:
         OSError: no temporary file can be made.
@@ -48,11 +48,11 @@ class Ring:
         self._file = open_temporary_file()  # closed by its owner
 
     def place(self, chunk: bytes, offset: int) -> None:
-        """Keep bytes that lie within one part."""
+        """Store ``chunk``, which lies within one part."""
         os.pwrite(self._file.fileno(), chunk, self._place_of(offset))
 
     def read(self, count: int, offset: int) -> bytes:
-        """Return bytes of one part."""
+        """Return stored bytes; the caller asks for bytes of one part."""
         return os.pread(self._file.fileno(), count, self._place_of(offset))
 
     def close(self) -> None:
@@ -73,11 +73,11 @@ class _ParallelParts(Generic[_KeeperT]):
     """The rest of a blob in parts that several threads fetch ahead of the reader.
 
     Args:
-        end: of the last part.
-        threads: how many; their connections were taken from the transport, and go back as each ends.
-        keeper: takes what they bring, and where in the blob it belongs.
-        patience_seconds: how long the first bytes may take, where there is another way to them; None for as long as
-            it takes.
+        end: where the last part ends.
+        threads: how many threads to start. The caller has taken one spare connection for each; each thread gives its
+            connection back when it ends.
+        keeper: stores the threads' bytes at their offset in the blob.
+        patience_seconds: how long the first bytes may take; None for no limit, when there is no other connection.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class _ParallelParts(Generic[_KeeperT]):
             thread = threading.Thread(target=self._work, name=f"{subject}, connection {number}", daemon=True)
             try:
                 thread.start()
-            except RuntimeError:  # the process, or its user, may have no more
+            except RuntimeError:  # the process or its user has reached the limit of threads
                 transport.spare_connections.give_back(threads - number)
                 if number == 0:
                     self._failed.update(self._parts)
@@ -122,11 +122,11 @@ class _ParallelParts(Generic[_KeeperT]):
 
     @property
     def position(self) -> int:
-        """Of the next byte, from the beginning of the blob."""
+        """Offset of the next byte in the blob."""
         return self._position
 
     def close(self) -> None:
-        """Have the threads end, each when its next bytes arrive; when this returns, none of them writes any more."""
+        """Tell the threads to end, each when its next bytes arrive; none of them writes after this returns."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
@@ -134,16 +134,16 @@ class _ParallelParts(Generic[_KeeperT]):
                 self._changed.wait()
 
     def _wait(self, max_bytes: int) -> int:
-        """Return how many bytes have arrived at the position, once there are any; 0 at the end."""
+        """Wait for bytes at the position, and return how many have arrived; 0 at the end."""
         if self._position >= self.end:
             return 0
         part, begin = divmod(self._position - self._start, PART_BYTES)
         with self._changed:
             while self._arrived.get(part, 0) <= begin:
                 if part in self._failed or self._is_closed:
-                    raise PartsFailedError("a part could not be had")
+                    raise PartsFailedError("a part could not be fetched")
                 if not self._changed.wait(self._seconds_left()):
-                    raise PartsFailedError("the first part did not come")
+                    raise PartsFailedError("the first part did not arrive in time")
             return min(self._arrived[part] - begin, max_bytes)
 
     def _seconds_left(self) -> float | None:
@@ -154,11 +154,11 @@ class _ParallelParts(Generic[_KeeperT]):
 
     def _advance(self, count: int) -> None:
         with self._changed:
-            # When it comes to the next part, the slot of this one is free for a thread that waits.
+            # When the position reaches the next part, a waiting thread may reuse the slot of this one.
             self._position += count
             self._changed.notify_all()
 
-    # In the threads
+    # The methods from here on run in the threads.
 
     def _work(self) -> None:
         try:
@@ -166,15 +166,15 @@ class _ParallelParts(Generic[_KeeperT]):
                 try:
                     self._fetch(part)
                 except Exception:
-                    # The reader finds out what is wrong, when it comes there, over a connection of its own. Whatever
-                    # it is: of a part that nobody brings and nobody gives up the reader would wait for ever.
+                    # Every exception must mark the part as failed: otherwise the reader would wait for it for ever.
+                    # The reader fetches the same bytes over a new connection, and then reports what is wrong.
                     self._fail(part)
                     return
         finally:
             self._transport.spare_connections.give_back(1)
 
     def _take_part(self) -> int | None:
-        """Return the next part once there is a slot for it; None when there is nothing left to do."""
+        """Wait for a free slot, and return the next part; None if no part is left."""
         with self._changed:
             while not self._is_closed and not self._failed and self._next_part in self._parts:
                 reading = (self._position - self._start) // PART_BYTES
@@ -203,9 +203,9 @@ class _ParallelParts(Generic[_KeeperT]):
             stream.close()
 
     def _begin_writing(self) -> bool:
-        """Whether the reader still wants anything; if so, `close` waits for the end of the writing.
+        """Return False if `close` was called; otherwise `close` waits until `_end_writing`.
 
-        After that the place may be somebody else's: of another file, or of bytes that came over another connection.
+        After `close` the place may belong to another file, or to bytes that came over another connection.
         """
         with self._changed:
             self._writing += not self._is_closed
@@ -220,19 +220,19 @@ class _ParallelParts(Generic[_KeeperT]):
     def _fail(self, part: int) -> None:
         with self._changed:
             self._failed.add(part)
-            # Nobody takes the parts after it any more.
+            # No thread takes the later parts any more.
             self._failed.update(range(self._next_part, len(self._parts)))
             self._changed.notify_all()
 
 
 class PlacedParts(_ParallelParts[PlacingWriter]):
-    """Parts that the threads write where they belong."""
+    """Parts that the threads write to their final place in a file."""
 
     def take(self) -> int:
-        """Have the writer take what has arrived; returns how much that was, 0 at the end.
+        """Pass the bytes that have arrived to the writer, and return how many; 0 at the end.
 
         Raises:
-            PartsFailedError: the bytes at the position can't be had so.
+            PartsFailedError: the bytes at the position can't be fetched in parts.
         """
         count = self._wait(WRITTEN_AT_ONCE_BYTES)
         self._keeper.take(count)
@@ -241,13 +241,13 @@ class PlacedParts(_ParallelParts[PlacingWriter]):
 
 
 class StreamedParts(_ParallelParts[Ring]):
-    """Parts that wait in a ring for who reads them as a stream."""
+    """Parts that wait in a ring until they are read as a stream."""
 
     def read(self, size: int = -1, /) -> bytes:
-        """Return up to ``size`` bytes of what has arrived; ``b""`` at the end.
+        """Return up to ``size`` bytes that have arrived; ``b""`` at the end.
 
         Raises:
-            PartsFailedError: the bytes at the position can't be had so.
+            PartsFailedError: the bytes at the position can't be fetched in parts.
         """
         count = self._wait(_COPIED_AT_ONCE_BYTES)
         chunk = self._keeper.read(min(count, size) if size >= 0 else count, self._position)
@@ -255,6 +255,6 @@ class StreamedParts(_ParallelParts[Ring]):
         return chunk
 
     def close(self) -> None:
-        """Have the threads end, and let go of the ring."""
+        """End the threads as `_ParallelParts.close` does, and close the ring."""
         super().close()
         self._keeper.close()

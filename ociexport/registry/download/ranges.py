@@ -1,12 +1,12 @@
-"""Large blobs over several connections at once, where one is slow.
+"""Large blobs over several connections at once, if one is slow.
 
-Some networks and registries limit each connection, so that a blob of a gigabyte takes minutes while the line is idle. A
-large blob is asked for whole, and it is looked now and then how fast it comes. Where that is too slow, several threads
-fetch the rest in parts ahead of the reader, each over a connection of its own; the first connection is kept until they
-have shown that they can.
+Some networks and registries limit the rate of each connection. A blob of a gigabyte then takes minutes while most of
+the bandwidth is unused. A large blob is first requested whole, and its rate is measured regularly. If the rate is too
+low, several threads fetch the rest in parts ahead of the reader, each over its own connection. The first connection is
+kept until the first part has arrived.
 
-Whatever goes wrong there (a server that refuses parts, or so many connections, or a full disk) sends the reader back to
-one connection, from the byte that it has come to. `parts.py` has the threads.
+If anything fails (the server refuses parts or the number of connections, or the disk is full), the reader continues
+over one connection from its current position. `parts.py` has the threads.
 """
 
 from __future__ import annotations
@@ -28,35 +28,35 @@ from ociexport.registry.download.stream import BlobStream, OpenFrom
 from ociexport.registry.http.transport import Transport
 from ociexport.spec.digest import ByteStream
 
-# A smaller blob is through before several connections are made.
+# A smaller blob is complete before several connections are made.
 _MIN_BYTES = 16 * 1024 * 1024
-# A single connection that leaves so little to wait for is fast enough.
+# A single connection is fast enough if the rest will take less than this.
 _WORTHWHILE_SECONDS = 1.0
-# So is one that brings more than most lines can: what is limited then is no connection, but a processor, and several
-# threads would only take it from each other.
+# It is also fast enough at this rate, which most networks do not reach: the processor is then the limit, and several
+# threads would only compete for it.
 _FAST_BYTES_PER_SECOND = 100_000_000
-# Where there are few connections to spare, it is looked again after so much over each.
+# If only few spare connections are free, more are requested after each has brought this much.
 _WAITING_BYTES = 16 * 1024 * 1024
-# The beginning may lie in the kernel's buffers already, and seem faster than it was; what is looked at next is too long
-# for that.
+# The first bytes may be in the kernel's buffers already, and then seem faster than they were. The next span to measure
+# is this many times as long, too long for the buffers.
 _GROWTH = 8
-# Networks change: even a fast connection is looked at again after so much.
+# Networks change: the rate of even a fast connection is measured again after this much.
 _MAX_UNSEEN_BYTES = 256 * 1024 * 1024
-# After that the parts that are to take the place of a connection are given up.
+# If no part has arrived by then, the parts are abandoned and the kept connection continues.
 _FIRST_PART_SECONDS = 5.0
 
 _Taken = TypeVar("_Taken")
 
 
 def open_blob_stream(open_from: OpenFrom, size: int, offset: int, transport: Transport, subject: str) -> ByteStream:
-    """Return the bytes of a blob from ``offset`` on, over as many connections as it takes; see `BlobStream`."""
+    """Return a stream of a blob's bytes from ``offset`` on, over one or several connections; see `BlobStream`."""
     if size - offset < _MIN_BYTES or transport.options.connections_per_blob <= 1:
         return BlobStream(open_from, size, offset, transport, subject)
     return _LargeBlobStream(open_from, size, offset, transport, subject)
 
 
 class _LargeBlobStream:
-    """A blob that is read over one connection, and over several as soon as that pays."""
+    """A blob that is read over one connection, and over several as soon as these are faster."""
 
     def __init__(self, open_from: OpenFrom, size: int, offset: int, transport: Transport, subject: str) -> None:
         self._open_from = open_from
@@ -65,10 +65,10 @@ class _LargeBlobStream:
         self._subject = subject
         self._seconds = 0.0
         self._begin = offset
-        # Where it is looked how fast the one connection has been since the beginning.
+        # The position at which the rate since `_begin` is computed next.
         self._look_at = offset + PART_BYTES
         self._writer: PlacingWriter | None = None
-        # The one connection, until the parts that are to take its place have shown that they can be had.
+        # The single connection, until the first of the parts that replace it has arrived.
         self._kept: BlobStream | None = None
         self._stream: BlobStream | StreamedParts | PlacedParts = self._open_rest(offset)
 
@@ -77,7 +77,7 @@ class _LargeBlobStream:
 
         def read_some(stream: BlobStream | StreamedParts | PlacedParts) -> bytes:
             if isinstance(stream, PlacedParts):
-                raise TypeError("read: expected a stream that nobody writes to a file, got one that write_to has begun")
+                raise TypeError("read: expected a stream without write_to, got one that write_to has begun")
             return stream.read(self._up_to_the_look(stream, size))
 
         while True:
@@ -86,7 +86,7 @@ class _LargeBlobStream:
                 return chunk
 
     def write_to(self, writer: PlacingWriter) -> Iterator[int]:
-        """Write all that is left; see `PlacingStream`."""
+        """Write the rest of the blob; see `PlacingStream`."""
         self._writer = writer
 
         def write_some(stream: BlobStream | StreamedParts | PlacedParts) -> int:
@@ -105,7 +105,7 @@ class _LargeBlobStream:
                 return
 
     def _take(self, take: Callable[[BlobStream | StreamedParts | PlacedParts], _Taken]) -> _Taken:
-        """Return what ``take`` gets out of the stream, which may be another afterwards."""
+        """Return what ``take`` takes from the current stream; afterwards another stream may be the current one."""
         while True:
             started = time.monotonic()
             try:
@@ -121,7 +121,7 @@ class _LargeBlobStream:
             return taken
 
     def _is_over(self) -> bool:
-        """Whether the stream, which has no more, was the last; else the next takes its place."""
+        """Return True if the current stream, which has ended, was the last; otherwise open the next one."""
         position = self._stream.position
         if self._stream.end == self._size:
             return True
@@ -137,12 +137,12 @@ class _LargeBlobStream:
             self._kept.close()
 
     def _up_to_the_look(self, stream: BlobStream | StreamedParts, size: int) -> int:
-        """Return how much of ``size`` is to be read before it is looked how fast that came."""
+        """Return how much of ``size`` may be read before the next measurement of the rate."""
         left = self._look_at - stream.position
         return min(size, left) if isinstance(stream, BlobStream) and left > 0 else size
 
     def _look(self) -> None:
-        """Go over to several connections, if the one was slow and they pay."""
+        """Switch to several connections if the single one was slow and the rest is large enough."""
         stream = self._stream
         if not isinstance(stream, BlobStream) or stream.position < self._look_at or stream.refuses_parts:
             return
@@ -153,7 +153,7 @@ class _LargeBlobStream:
         if rate > _FAST_BYTES_PER_SECOND or missing / rate < _WORTHWHILE_SECONDS or missing < 2 * PART_BYTES:
             self._look_at = position + min(length * _GROWTH, _MAX_UNSEEN_BYTES)
             return
-        # A server that gives one body at a time would wait for the end of this one first.
+        # The patience is limited: a server that sends one body at a time would first wait for the end of this one.
         parts = self._open_parts(position, patience_seconds=_FIRST_PART_SECONDS)
         if parts is not None:
             self._kept, self._stream = stream, parts
@@ -161,7 +161,7 @@ class _LargeBlobStream:
     def _open_parts(
         self, position: int, *, patience_seconds: float | None = None
     ) -> StreamedParts | PlacedParts | None:
-        """Return what comes over several connections; None where they can't be had now."""
+        """Return a stream over several connections; None if too few are free or there is no room for a ring."""
         self._look_at = position + _WAITING_BYTES
         spare = self._transport.spare_connections
         wanted = self._transport.options.connections_per_blob
@@ -176,14 +176,14 @@ class _LargeBlobStream:
         try:
             ring = Ring(position, threads)
         except OSError:
-            # No room for it, now or later.
+            # No room now, and probably none later.
             spare.give_back(threads)
             self._look_at = self._size
             return None
         return StreamedParts(*what, end=end, threads=threads, keeper=ring, patience_seconds=patience_seconds)
 
     def _give_up_parts(self) -> None:
-        """Go on over one connection, the one that there was or a new one, and stay with it."""
+        """Continue over one connection, the kept one or a new one, and don't try parts again."""
         position = self._stream.position
         self._stream.close()
         self._stream, self._kept = self._kept or self._open_rest(position), None

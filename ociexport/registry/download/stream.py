@@ -1,4 +1,4 @@
-"""The bytes of one blob, over as many connections as they need."""
+"""The bytes of one blob; after a broken connection they continue over a new one."""
 
 from __future__ import annotations
 
@@ -13,36 +13,38 @@ from ociexport.registry.http.messages import Answer
 from ociexport.registry.http.transport import Transport
 from ociexport.spec.numerals import number_in
 
-# So many new bytes show that a connection that breaks is of use all the same: its retries are counted anew.
+# A connection that brought this many bytes before it broke was useful: the count of retries starts again.
 _PROGRESS_BYTES = 1024 * 1024
 _SKIPPED_AT_ONCE_BYTES = 256 * 1024
-# What is read only to count it; no layer of a time when registries did not say how long they are comes near it.
+# The limit for a body that is read only to count its bytes. Registries that declare no size are old; their layers are
+# far smaller.
 _MAX_COUNTED_BYTES = 64 * 1024**3
 
-# What servers, and what stands before them, answer to a Range that they know nothing of.
+# How servers and proxies answer a Range that they do not support.
 _REFUSED_RANGE_STATUSES = frozenset({400, 403, 405, 501})
 
-# No longer numbers than any file has, and than Python takes.
+# Numbers of 19 digits cover every file size, and stay below Python's limit for the length of a number.
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
 
-# Opens the blob from a byte on, to before another or to its end: 206 where the server can, else 200 with all of it, or
-# 416.
+# Opens the blob from one offset to another, or to its end for None. The answer is a 206 with the part, a 200 with the
+# whole blob, or a 416.
 OpenFrom: TypeAlias = Callable[[int, int | None], Answer]
 
 
 class BlobStream:
-    """A blob's bytes as stored, in order; a body that is cut goes on where it ended.
+    """A blob's bytes as stored, in order; after a broken connection, a new one continues at the same position.
 
-    That they are the right ones is for the caller to verify. Not for use by several threads at once.
+    The caller verifies the bytes. Only one thread at a time may use a stream.
 
     Args:
-        open_from: opens the blob from a byte on.
+        open_from: opens the blob at an offset.
         size: of the whole blob.
-        offset: of the first byte that `read` is to return.
+        offset: of the first byte that `read` returns.
         transport: waits between retries.
-        subject: how messages call the blob.
-        end: of the part to read; None for all. A server that gives all the same gives all, unless ``is_strict``.
-        is_strict: nothing but the part will do.
+        subject: the blob, as messages name it.
+        end: where the part to read ends; None for the whole rest. If the server ignores the range, the stream
+            continues to the end of the blob, unless ``is_strict``.
+        is_strict: whether an answer other than the requested part is an error.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class BlobStream:
         self._last_failure_at = offset
         self._skip_bytes = 0
         self._is_part = False
-        # Whether the server was asked for a part once and gave all: it knows of no parts.
+        # Whether the server answered a request for a part with the whole blob: it does not support ranges.
         self.refuses_parts = False
         self._length: int | None = None
         self._body = self._open()
@@ -76,14 +78,14 @@ class BlobStream:
         """Return up to ``size`` bytes, ``b""`` at the end.
 
         Raises:
-            TransferError: the connection broke, and so did the retries.
-            RegistryError: the server answered a retry with something else.
-            SizeMismatchError: the server has another length for the blob.
+            TransferError: the connection broke, and all retries failed.
+            RegistryError: the server answered a retry with an error or another part.
+            SizeMismatchError: the server declares another size for the blob.
         """
         if size < 0:
             size = max(self._size - self._position, 0) + 1
         if self._end is not None:
-            # A server that sends more of the blob than it was asked for does no harm.
+            # If the server sends more of the blob than requested, the excess is not read.
             size = min(size, self._end - self._position)
         while True:
             try:
@@ -100,21 +102,21 @@ class BlobStream:
             return chunk
 
     def close(self) -> None:
-        """Close the connection, or give it back where all was read."""
+        """Close the connection, or give it back if the body was read to its end."""
         self._body.close()
 
     @property
     def position(self) -> int:
-        """Of the next byte, from the beginning of the blob."""
+        """Offset of the next byte in the blob."""
         return self._position
 
     @property
     def end(self) -> int:
-        """Of what is read: of the part, or of the blob where the server gives no parts."""
+        """Where the stream ends: at the end of the part, or of the blob if the server does not support ranges."""
         return self._size if self._end is None else self._end
 
     def _open(self) -> Body:
-        """Return a body whose next byte is the one at the position, after those that are to be skipped."""
+        """Return a body that, after `_skip_bytes` bytes to skip, continues at the position."""
         answer = self._ask()
         try:
             if self._is_strict and answer.status != 206:
@@ -132,10 +134,10 @@ class BlobStream:
             raise
 
     def _ask(self) -> Answer:
-        """Return an answer with what is wanted; where the server has none, one with the whole blob.
+        """Return an answer with the requested part, or with the whole blob if the server does not provide the part.
 
-        It may say that the blob is not that long, refuse ranges as such, answer with one that is not what was asked
-        for, or with one of other bytes than those that are stored.
+        The server may declare that the blob is shorter, refuse all ranges, answer with another range, or with a range
+        of the encoded bytes.
         """
         is_part = bool(range_headers(self._position, self._end))
         try:
@@ -153,12 +155,12 @@ class BlobStream:
         return self._open_from(0, None)
 
     def _skip(self) -> None:
-        """Read bytes that the caller has already; there are fewer where the server has another blob now."""
+        """Read and drop bytes that the caller already has; skipping ends early if the body is shorter."""
         skipped = self._body.read(min(self._skip_bytes, _SKIPPED_AT_ONCE_BYTES))
         self._skip_bytes = self._skip_bytes - len(skipped) if skipped else 0
 
     def _continue_after(self, error: TransferError) -> None:
-        """Open the blob again where it broke, or raise ``error``."""
+        """Open the blob again at the position where the connection broke, or raise ``error``."""
         self._body.close()
         if self._position - self._last_failure_at >= _PROGRESS_BYTES:
             self._failures = 0
@@ -171,16 +173,16 @@ class BlobStream:
     def _verify_ended(self) -> None:
         """Return if the body is complete.
 
-        One with no length may as well have been cut, and a part may be shorter than the one that was asked for.
+        A body without a declared length may have been cut, and a part may be shorter than requested.
         """
         if self._position < self.end and (self._length is None or self._is_part):
             raise TransferError(f"{self._subject}: expected {self._size} bytes, got {self._position}", method="GET")
 
     def _decoded(self, answer: Answer) -> Body:
-        """Return the body as the blob is stored.
+        """Return the body with the blob's bytes as stored.
 
-        Some storages tell of their gzip layers that they are gzip; then the length is the blob's own. What somebody on
-        the way has compressed is of another length.
+        Some storages declare a Content-Encoding of gzip for layers that are stored as gzip; then the length is the
+        blob's own. A body that a proxy has compressed has another length.
         """
         self._length = answer.content_length
         if answer.status == 206 or self._length == self._size or not content_encoding(answer):
@@ -189,9 +191,11 @@ class BlobStream:
         return without_encoding(answer)
 
     def _verify_range(self, answer: Answer) -> None:
-        """Return if a 206 brings what was asked for.
+        """Return if a 206 starts at the requested position and agrees on the blob's size.
 
-        Spec: RFC 9110 15.3.7.1; a part with another beginning would be hashed as if it were the right one.
+        Otherwise wrong bytes would be hashed as if they belonged at the position.
+
+        Spec: RFC 9110 15.3.7.1.
         """
         text = answer.headers.get("Content-Range", "")
         match = _CONTENT_RANGE.fullmatch(text)
@@ -214,9 +218,9 @@ class BlobStream:
 
 
 def range_headers(position: int, end: int | None) -> dict[str, str]:
-    """Return the header that asks for a part; none for all.
+    """Return the header that requests a part; empty for the whole blob.
 
-    Spec: RFC 9110 14.1.2, whose last byte is the one before ``end``.
+    Spec: RFC 9110 14.1.2; the header names the last byte, which is the one before ``end``.
     """
     if position == 0 and end is None:
         return {}
@@ -224,19 +228,20 @@ def range_headers(position: int, end: int | None) -> dict[str, str]:
 
 
 def whole_size(answer: Answer) -> int:
-    """Return how long the whole is of which ``answer`` brings the first byte, or all; the caller closes it.
+    """Return the size of the blob whose first byte or whole content is in ``answer``; the caller closes the answer.
 
-    Where it says nothing of that, it is read to its end.
+    If the headers do not declare the size, the body is read to its end.
 
     Raises:
-        TransferError: the connection broke on the way there.
-        LimitExceededError: it has no end.
+        TransferError: the connection broke before the end of the body.
+        LimitExceededError: the body is larger than the limit.
     """
     match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
     if answer.status == 206 and match is not None and (whole := number_in(match[3])) is not None:
         return whole
     if answer.status == 200 and answer.content_length is not None:
-        # A storage that calls its layers gzip in Content-Encoding says their own length; a proxy that compresses, none.
+        # A storage that declares Content-Encoding gzip for stored gzip layers gives their stored length. A proxy that
+        # compresses gives no length.
         return answer.content_length
     size = 0
     body = without_encoding(answer) if answer.status == 200 else BytesIO()
