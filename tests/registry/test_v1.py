@@ -268,7 +268,7 @@ SUBJECT = f"image REGISTRY/library/app: layer {TOP[:12]}: "
     [
         ([], f"ancestry: expected it to begin with {TOP}, got 'nothing'"),
         ([v1_id(1)], f"ancestry: expected it to begin with {TOP}, got '{v1_id(1)}'"),
-        ([TOP, v1_id(1), TOP], "ancestry: expected each ID once, got a circle"),
+        ([TOP, v1_id(1), TOP], "ancestry: expected each ID once, got a cycle"),
         ([TOP, "../../x"], "ancestry[1]: expected 64 hexadecimal digits, got '../../x'"),
         ([TOP, 7], "ancestry[1]: expected a string, got an integer"),
         ([TOP, *map(v1_id, range(3, 3000))], "ancestry: expected at most 1024 layers, got 2998"),
@@ -356,5 +356,5 @@ def test_digest_is_not_known_there(registry: FakeV1Registry, tmp_path: Path) -> 
     ended = run_command("pull", "--v1", name, "--out", tmp_path / "layout", home=tmp_path)
     assert error_of(ended) == (
         2,
-        f"{name}: expected a tag, got a digest, which Docker's registry protocol v1 does not know",
+        f"{name}: expected a tag, got a digest, which Docker's registry protocol v1 does not support",
     )

@@ -1,7 +1,7 @@
-"""Images in registries of Docker's first protocol: a tag is the ID of a layer, whose ancestry are the layers below.
+"""Images in registries of Docker's first protocol: a tag names the top layer, whose ancestry lists the layers below.
 
-Layers have no digests there, and are known by IDs that say nothing of their content. Some registries keep a checksum,
-which is of a layer's JSON, a newline and the layer.
+Layers have no digests there. They have IDs, which do not depend on their content. Some registries keep a checksum of a
+layer's JSON, a newline and the layer.
 
 Spec: docker 1.6 "Docker Registry API v1", "Images"; docker-registry's ``checksums.py``.
 """
@@ -37,7 +37,7 @@ from ociexport.system.progress.protocol import Progress
 
 _PART = frozenset({200, 206, 416})
 _WHOLE = frozenset({200})
-# Not of the kind tarsum+sha256, which is of what the tar says, in an order of its own.
+# A checksum of the kind tarsum+sha256 is excluded: it covers the tar's entries in another order.
 _CHECKSUM = re.compile(r"(?<![\w+])sha256:[0-9a-f]{64}")
 _CHECKSUM_HEADERS = ("X-Docker-Payload-Checksum", "X-Docker-Checksum-Payload", "X-Docker-Checksum")
 
@@ -51,9 +51,9 @@ class V1Layer:
     """One layer of an image.
 
     Args:
-        size: of the layer as it is sent.
-        checksums: of its JSON, a newline and the layer, as far as they are of a kind that can be compared; or of the
-            layer alone. One that fits is enough.
+        size: of the layer as sent.
+        checksums: the sha256 checksums that the registry gives, either of the layer's JSON, a newline and the layer, or
+            of the layer alone. The layer must match one of them.
     """
 
     document: V1Document
@@ -62,7 +62,7 @@ class V1Layer:
 
     @property
     def id(self) -> str:
-        """By which the registry knows it."""
+        """The layer's ID in the registry."""
         return self.document.id or ""
 
 
@@ -70,11 +70,11 @@ class V1Repository:
     """One repository, on the hosts that have it.
 
     Args:
-        name: as messages call it.
-        path: as the hosts call it.
-        hosts: in the order in which they are asked.
+        name: as messages show it.
+        path: its path in the hosts' API.
+        hosts: in the order of requests.
         transport: shared, closed by the caller.
-        progress: told of hosts that are passed over.
+        progress: receives a line for each host that is passed over.
     """
 
     def __init__(self, name: str, path: str, hosts: list[V1Host], transport: Transport, progress: Progress) -> None:
@@ -86,11 +86,11 @@ class V1Repository:
 
     @property
     def host(self) -> str:
-        """The host that is asked first."""
+        """The first host to send requests to."""
         return self._hosts[0].name
 
     def list_tags(self) -> dict[str, str]:
-        """Return the tags and the IDs that they stand for.
+        """Return the tags, each with the image ID that it stands for.
 
         Raises:
             RegistryNotFoundError: there is no such repository.
@@ -104,7 +104,7 @@ class V1Repository:
         return self._first_that_succeeds(read)
 
     def find_tag(self, tag: str) -> str:
-        """Return the ID that ``tag`` stands for.
+        """Return the image ID that ``tag`` stands for.
 
         Raises:
             RegistryNotFoundError: there is no such tag.
@@ -123,7 +123,7 @@ class V1Repository:
         """Return the layers of an image, lowest first.
 
         Raises:
-            InvalidImageError: its ancestry has no end or does not fit together.
+            InvalidImageError: its ancestry is too long, or contradicts the layers' documents.
         """
         return self._first_that_succeeds(lambda host: self._read_layers(host, image_id))
 
@@ -142,7 +142,7 @@ class V1Repository:
         for number, layer_id in enumerate(ids):
             verify_v1_id(layer_id, f"{subject}: ancestry[{number}]")
         if len(set(ids)) != len(ids):
-            raise InvalidImageError("ancestry: expected each ID once, got a circle", where=subject)
+            raise InvalidImageError("ancestry: expected each ID once, got a cycle", where=subject)
         layers: list[V1Layer] = []
         total_bytes = 0
         for layer_id in reversed(ids):
@@ -167,10 +167,10 @@ class V1Repository:
             return V1Layer(document, whole_size(first), checksums)
 
     def open_layer(self, layer: V1Layer, offset: int = 0) -> ByteStream:
-        """Return a layer's bytes as they are sent; a connection that breaks is made again.
+        """Return a stream of a layer's bytes as sent; it reconnects after a broken connection.
 
         Raises:
-            RegistryError: at once or in ``read``.
+            RegistryError: no host sends the layer; also raised in ``read``.
         """
 
         def open_from(position: int, end: int | None) -> Answer:
@@ -201,7 +201,7 @@ class V1Repository:
 
 
 def _id_in(raw: bytes) -> str:
-    """Return the ID in a document that is nothing else; some registries send it bare."""
+    """Return the ID from a document that consists of it; some registries send it without JSON's quotes."""
     try:
         found = parse_json(raw, where="")
     except InvalidImageError:
@@ -210,10 +210,10 @@ def _id_in(raw: bytes) -> str:
 
 
 def find_repository(client: RegistryClient, reference: ImageReference) -> V1Repository:
-    """Return the repository of ``reference`` where Docker's first protocol finds it; the index is asked for that.
+    """Return the repository of ``reference`` on the hosts that the index of Docker's first protocol names.
 
     Raises:
-        AuthenticationError, RegistryNotFoundError, RegistryError: it does not say where.
+        AuthenticationError, RegistryNotFoundError, RegistryError: the index does not name the hosts.
         UsageError, OSError: a configuration file is wrong or can't be read.
     """
     home = client.home(reference)

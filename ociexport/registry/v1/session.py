@@ -1,11 +1,11 @@
 """Requests in Docker's first registry protocol: to an index, and to the registries that it names.
 
-Whoever wants an image asks the index, which says on which hosts it is (``X-Docker-Endpoints``) and gives a token for
-these. A registry alone is its own index. Who was let in once is known by cookies then.
+For an image, a client asks the index. Its answer names the hosts that have the image (``X-Docker-Endpoints``) and gives
+a token for them. A registry without a separate index is its own index. Hosts may recognize a client by cookies.
 
-What the index and an endpoint give goes back to nobody but whom it is for: a token to the endpoints that were named
-with it, a cookie to the host that set it, a password to the index and to an endpoint on the very same host. Endpoints
-are reached in the protocol of the index, and an index elsewhere can't name this machine.
+Each secret goes only to the servers it is for: a token to the endpoints that were named with it, a cookie to the host
+that set it, a password to the index and to an endpoint on exactly the same host. Endpoints are contacted with the
+scheme (http or https) of the index, and an index on another machine can't name this machine.
 
 Spec: docker 1.6 "The Docker Hub and the Registry v1", "Docker Registry API v1"; moby ``registry/session.go``.
 """
@@ -40,10 +40,10 @@ from ociexport.registry.session import RegistrySession
 MAX_DOCUMENT_BYTES = 4 * 1024 * 1024
 
 _OK = frozenset({200})
-# What an index answers to nobody where it might let somebody in.
+# How an index may answer an anonymous request for which credentials could be accepted.
 _REFUSALS = frozenset({401, 403, 404})
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
-# Names and values as in RFC 6265 4.1.1; whoever wants something else has to do without.
+# Names and values as in RFC 6265 4.1.1; other cookies are ignored.
 _COOKIE = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)=(\"?[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*\"?)")
 _MAX_COOKIES = 50
 _MAX_ENDPOINTS = 16
@@ -57,9 +57,9 @@ class V1Host:
         base: URL of its API, ``https://registry.example/v1``.
         transport: shared, closed by the caller.
         tls: for this host only.
-        headers: sent to it only; they may hold secrets.
-        authorization: sent to it only.
-        named_by: the URL of the index that named it; None for one that the user named.
+        headers: sent to this host only; they may contain secrets.
+        authorization: sent to this host only.
+        named_by: the URL of the index that named this host; None if the user named it.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class V1Host:
         return WebUrl.parse(self.base).authority
 
     def authorize(self, authorization: str | None) -> None:
-        """Send this from now on."""
+        """Send ``authorization`` with every request from now on."""
         self._authorization = authorization
 
     def get(
@@ -104,7 +104,7 @@ class V1Host:
         """Return the answer to a GET of ``path`` (``/images/…``); for ``document_bytes`` see `WireRequest`.
 
         Raises:
-            AuthenticationError: this host does not let us in.
+            AuthenticationError: this host denies access.
             RegistryError: see `Transport.send`.
         """
         with self._lock:
@@ -127,11 +127,11 @@ class V1Host:
         return answer
 
     def get_document(self, path: str, *, subject: str) -> tuple[bytes, Answer]:
-        """Return a JSON document that is at ``path``, and its answer, which is closed.
+        """Return the JSON document at ``path``, and its answer, which is closed.
 
         Raises:
-            LimitExceededError: it is larger than any honest one.
-            as `get` does.
+            LimitExceededError: the document is too large.
+            RegistryError: see `get`.
         """
         answer = self.get(path, subject=subject, document_bytes=MAX_DOCUMENT_BYTES + 1)
         return _document_of(answer, subject), answer
@@ -146,11 +146,11 @@ class V1Host:
 
 @dataclass(frozen=True, slots=True)
 class V1Index:
-    """What is asked first.
+    """The index, which names the hosts of an image.
 
     Args:
-        endpoint: whose API is that of the first protocol.
-        search: finds the credentials for the repository; asked only where nobody is not enough.
+        endpoint: a server with an API of the first protocol.
+        search: finds the credentials for the repository; called only if an anonymous request is refused.
         transport: shared, closed by the caller.
     """
 
@@ -162,9 +162,9 @@ class V1Index:
         """Return the hosts that have ``repository``, in the index's order.
 
         Raises:
-            AuthenticationError: the index wants to know who asks, or does not believe it.
+            AuthenticationError: the index requires credentials, or does not accept them.
             RegistryNotFoundError: there is no such repository.
-            RegistryError: it can't be asked, or answers what no index answers.
+            RegistryError: the index can't be reached, or its answer is not that of an index.
         """
         base = RegistrySession(self.endpoint, self.search, self.transport).ping()
         index = V1Host(base, self.transport, self.endpoint.tls, headers=self.endpoint.headers)
@@ -183,10 +183,10 @@ class V1Index:
         return [self._host(index, host, token, authorization) for host in named]
 
     def _ask(self, index: V1Host, repository: str, subject: str) -> tuple[Answer, str | None]:
-        """Return the index's answer about ``repository``, and whom it was given to."""
+        """Return the index's answer for ``repository``, and the Authorization header that was sent, if any."""
         path = f"/repositories/{repository}/images"
-        wish = {"X-Docker-Token": "true"}
-        answer = index.get(path, subject=subject, home_headers=wish, accepted=_OK | _REFUSALS)
+        token_request = {"X-Docker-Token": "true"}
+        answer = index.get(path, subject=subject, home_headers=token_request, accepted=_OK | _REFUSALS)
         if answer.status == 200:
             return answer, None
         refusal = answer.error()
@@ -197,10 +197,11 @@ class V1Index:
             raise refusal
         authorization = basic_authorization(finding.credentials)
         try:
-            return index.get(path, subject=subject, home_headers=wish, authorization=authorization), authorization
+            answer = index.get(path, subject=subject, home_headers=token_request, authorization=authorization)
         except RegistryError as error:
             error.hint = f"asked as {finding.credentials} (from {finding.place})"
             raise
+        return answer, authorization
 
     def _host(self, index: V1Host, host: str, token: str, authorization: str | None) -> V1Host:
         base = urlsplit(index.base)._replace(netloc=host, path="/v1").geturl()
@@ -218,21 +219,21 @@ class V1Index:
 
 
 def _tls_of_named_host(host: str, options: RegistryOptions) -> TlsSettings:
-    """Return the host's own directory of certificates, and no ``--insecure`` or ``--cert-dir``: the index named it."""
+    """Return the certificates for ``host``, without ``--insecure`` or ``--cert-dir``: the index named this host."""
     return tls_for(host, replace(options, insecure=False, cert_dir=None))
 
 
 def v1_endpoint(endpoint: Endpoint) -> Endpoint:
-    """Return the same server as an index of the first protocol."""
+    """Return the same server, with the API URLs of the first protocol."""
     urls = (url.removesuffix("/v2").replace("//registry-1.docker.io", "//index.docker.io") for url in endpoint.api_urls)
     return replace(endpoint, api_urls=tuple(f"{url}/v1" for url in urls))
 
 
 def _document_of(answer: Answer, subject: str) -> bytes:
-    """Return a document's bytes, and no more than an honest one has.
+    """Return a document's bytes.
 
     Raises:
-        LimitExceededError: there are more.
+        LimitExceededError: there are more than `MAX_DOCUMENT_BYTES`.
     """
     raw = undo_for_document(answer.read_up_to(MAX_DOCUMENT_BYTES + 1), answer)
     if len(raw) > MAX_DOCUMENT_BYTES:

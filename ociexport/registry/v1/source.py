@@ -1,7 +1,7 @@
 """An image in a registry of Docker's first protocol, as an OCI image; a source.
 
-Its layers are fetched first, among temporary files, since nothing else tells their digests. The same image in Docker's
-schema 1 becomes the same.
+The layers are first fetched into temporary files, because only their bytes give their digests. The same image in
+Docker's schema 1 gives the same result.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class V1Source:
     Args:
         reference: of the image, by tag.
         client: closed with the source where ``owns_client``.
-        progress: told what is converted.
+        progress: receives a line about the conversion.
 
     Raises:
-        UsageError: the reference is by digest, which there is none of.
+        UsageError: the reference has a digest, which this protocol does not support.
     """
 
     def __init__(
@@ -56,8 +56,8 @@ class V1Source:
     ) -> None:
         if reference.digest is not None:
             raise UsageError(
-                f"{reference}: expected a tag, got a digest, which Docker's registry protocol v1 does not know",
-                hint="without --v1 the registry is asked in the protocol of today",
+                f"{reference}: expected a tag, got a digest, which Docker's registry protocol v1 does not support",
+                hint="without --v1 the current registry protocol is used",
             )
         self.reference = reference
         self._client = client
@@ -77,21 +77,21 @@ class V1Source:
 
     @property
     def image_name(self) -> ImageName:
-        """The tag, and the full name with it."""
+        """The tag, and the full name with the tag."""
         return ImageName(self.reference.tag, f"{self.reference.name}:{self.reference.tag}")
 
     @property
     def served_by(self) -> Mapping[Digest, str]:
-        """Which host said where the image is, by the digest of the manifest that was made."""
+        """The host that provided the image, by the digest of the manifest that was made."""
         return dict(self._served_by)
 
     def fetch_manifest(self, descriptor: Descriptor | None = None) -> ReceivedManifest:
-        """Return the manifest that is made of the image; its layers are fetched for that.
+        """Return the manifest made from the image; the first call fetches the layers.
 
         Raises:
             RegistryNotFoundError: there is no such image.
-            DigestMismatchError: a layer is not what the registry's checksum says.
-            InvalidImageError: the image does not fit together.
+            DigestMismatchError: a layer does not match the registry's checksum.
+            InvalidImageError: the image's documents contradict each other.
         """
         with self._lock:
             if self._manifest is None:
@@ -101,7 +101,7 @@ class V1Source:
         return self._manifest
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
-        """Return the config's or a layer's bytes, from ``offset`` on; the caller verifies and closes them."""
+        """Return a stream of the config or a layer, from ``offset`` on; the caller verifies and closes it."""
         if self._manifest is not None and descriptor.digest == Digest.of(self._config):
             return BytesIO(self._config[offset:])
         path = self._files.get(descriptor.digest)
@@ -148,7 +148,7 @@ class V1Source:
 
 
 def _key(layer: V1Layer) -> Digest:
-    """Return what stands for a layer until its digest is known: its ID, which is as long."""
+    """Return a placeholder for a layer's digest until that is known: the layer's ID, which has the same length."""
     return Digest("sha256", layer.id)
 
 
@@ -172,7 +172,7 @@ def _described(digest: Digest, path: str, size: int) -> tuple[Descriptor, Digest
 
 
 class _LayerOpener:
-    """Opens layers by what stands for them; a `BlobOpener`."""
+    """Opens layers by their placeholder digests; a `BlobOpener`."""
 
     def __init__(self, repository: V1Repository, layers: Mapping[Digest, V1Layer]) -> None:
         self._repository = repository
@@ -183,11 +183,11 @@ class _LayerOpener:
 
 
 class _LayerStore:
-    """Takes layers of which nobody knows the digests; a `BlobStore`.
+    """Stores layers whose digests are not known yet; a `BlobStore`.
 
     Attributes:
-        layers: by what stands for them.
-        found: the same way, of those that are here: digest, file and size.
+        layers: by placeholder digest.
+        found: digest, file and size of each stored layer, by placeholder digest.
     """
 
     def __init__(self, directory: str, layers: Mapping[Digest, V1Layer]) -> None:
@@ -219,7 +219,7 @@ class _LayerWriter:
         return self
 
     def restart(self) -> None:
-        """Forget what is written."""
+        """Discard all bytes written so far."""
         self._file.seek(0)
         self._file.truncate()
         self.offset = 0
@@ -230,7 +230,7 @@ class _LayerWriter:
         """Take the next bytes.
 
         Raises:
-            SizeMismatchError: there are more than the registry said.
+            SizeMismatchError: there are more than the registry declared.
         """
         self._hasher.update(chunk)
         if self._layer.checksums:
