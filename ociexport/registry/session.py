@@ -95,7 +95,7 @@ class RegistrySession:
             url += ("&" if "?" in path else "?") + urlencode({"ns": self.endpoint.namespace})
         request = WireRequest(
             "GET",
-            url,
+            WebUrl.parse(url),
             subject,
             headers=headers or {},
             home_headers=self.endpoint.headers,
@@ -141,7 +141,7 @@ class RegistrySession:
                 return False
             request = WireRequest(
                 "GET",
-                f"{api_url}/",
+                WebUrl.parse(f"{api_url}/"),
                 f"registry {self.endpoint.host}",
                 home_headers=self.endpoint.headers,
                 authorization=authorization,
@@ -184,7 +184,7 @@ class RegistrySession:
         answer = self._transport.send(
             WireRequest(
                 "GET",
-                f"{api_url}/",
+                WebUrl.parse(f"{api_url}/"),
                 f"registry {self.endpoint.host}",
                 accepted=_PING_STATUSES,
                 home_headers=self.endpoint.headers,
@@ -279,16 +279,16 @@ class RegistrySession:
                 url=realm,
                 hint="credentials are never sent unencrypted; report this to the registry's operators",
             )
-        realm_origin = WebUrl.parse(planned.url).origin
-        at_registry = any(realm_origin == WebUrl.parse(api_url).origin for api_url in self.endpoint.api_urls)
+        url = WebUrl.parse(planned.url)
+        at_registry = any(url.origin == WebUrl.parse(api_url).origin for api_url in self.endpoint.api_urls)
         request = WireRequest(
             "GET" if planned.form is None else "POST",
-            planned.url,
+            url,
             subject,
             authorization=planned.authorization,
             body=planned.form,
             tls=self.endpoint.tls if at_registry else None,
-            sent_by=self._api_url or self.endpoint.api_urls[0],
+            sent_by=WebUrl.parse(self._api_url or self.endpoint.api_urls[0]),
             document_bytes=MAX_TOKEN_BODY_BYTES + 1,
         )
         try:

@@ -17,6 +17,7 @@ from ociexport.registry.client import RegistryClient
 from ociexport.registry.http.certificates import TlsSettings
 from ociexport.registry.http.messages import WireRequest
 from ociexport.registry.http.transport import Transport
+from ociexport.registry.http.web_url import WebUrl
 from ociexport.registry.options import RegistryOptions
 from ociexport.registry.source import RegistrySource, open_registry_source
 from ociexport.rootfs.unpack import unpack
@@ -163,10 +164,11 @@ def test_what_comes_now_and_then_and_does_not_end_has_stalled(
         registry.misbehave("/v2/$", Fault(raw=raw, endless=endless), times=2)
         transport = Transport(RegistryOptions(**QUICK, retry_times=1))  # type: ignore[arg-type]
         settings = TlsSettings(ca_files=(authority.ca_file,))
+        url = WebUrl.parse(f"{registry.url}/v2/")
         with pytest.raises(TransferError) as caught:
-            transport.send(WireRequest("GET", f"{registry.url}/v2/", "it", tls=settings, document_bytes=100))
-        assert str(caught.value) == f"it: GET {registry.url}/v2/: stalled: the answer came byte by byte and did not end"
-        assert transport.send(WireRequest("GET", f"{registry.url}/v2/", "it", tls=settings)).read_up_to(9) == b"{}"
+            transport.send(WireRequest("GET", url, "it", tls=settings, document_bytes=100))
+        assert str(caught.value) == f"it: GET {url}: stalled: the answer came byte by byte and did not end"
+        assert transport.send(WireRequest("GET", url, "it", tls=settings)).read_up_to(9) == b"{}"
         transport.close()
         assert len(registry.paths()) == 3
 
@@ -191,7 +193,7 @@ def test_tls_greeting_that_trickles_has_stalled() -> None:
         url = f"https://127.0.0.1:{listener.getsockname()[1]}/v2/"
         transport = Transport(RegistryOptions(**QUICK, retry_times=1))  # type: ignore[arg-type]
         with pytest.raises(TransferError) as caught:
-            transport.send(WireRequest("GET", url, "it"))
+            transport.send(WireRequest("GET", WebUrl.parse(url), "it"))
         transport.close()
         listener.shutdown(socket.SHUT_RDWR)
     assert str(caught.value) == f"it: GET {url}: stalled: the answer came byte by byte and did not end"
@@ -224,7 +226,7 @@ def test_server_that_is_not_believed_does_not_keep_who_asks_for_its_issuer(tmp_p
         threading.Thread(target=serve, daemon=True).start()
         url = f"https://127.0.0.1:{listener.getsockname()[1]}/v2/"
         with pytest.raises(TransferError) as caught:
-            transport.send(WireRequest("GET", url, "it"))
+            transport.send(WireRequest("GET", WebUrl.parse(url), "it"))
         is_over.wait()
     told = "the TLS certificate can't be verified: unable to get local issuer certificate"
     assert str(caught.value) == f"it: GET {url}: {told}"
@@ -251,7 +253,7 @@ def test_thread_that_looks_at_the_time_ends_with_the_transport() -> None:
     with FakeRegistry() as registry:
         before = threading.enumerate()
         transport = Transport(RegistryOptions(**QUICK))  # type: ignore[arg-type]
-        transport.send(WireRequest("GET", f"{registry.url}/v2/", "it", document_bytes=9))
+        transport.send(WireRequest("GET", WebUrl.parse(f"{registry.url}/v2/"), "it", document_bytes=9))
         (thread,) = (thread for thread in threading.enumerate() if thread.name == "deadlines" and thread not in before)
         transport.close()
         thread.join(30)
@@ -263,7 +265,7 @@ def test_what_is_no_http_is_told() -> None:
         registry.misbehave("/v2/$", Fault(raw=b"SSH-2.0-OpenSSH_9.2\r\n"))
         transport = Transport(RegistryOptions(**QUICK, retry_times=0))  # type: ignore[arg-type]
         with pytest.raises(TransferError) as caught:
-            transport.send(WireRequest("GET", f"{registry.url}/v2/", "it"))
+            transport.send(WireRequest("GET", WebUrl.parse(f"{registry.url}/v2/"), "it"))
         transport.close()
         assert str(caught.value) == f"it: GET {registry.url}/v2/: expected HTTP, got 'SSH-2.0-OpenSSH_9.2'"
 
@@ -274,7 +276,7 @@ def test_rest_of_a_page_that_trickles_is_not_waited_for() -> None:
         there = {"Location": f"{elsewhere.url}/v2/"}
         registry.misbehave("/v2/$", Fault(status=307, headers=there, body=b" " * 10_000, trickle_seconds=0.1))
         transport = Transport(RegistryOptions())
-        answer = transport.send(WireRequest("GET", f"{registry.url}/v2/", "it"))
+        answer = transport.send(WireRequest("GET", WebUrl.parse(f"{registry.url}/v2/"), "it"))
         assert answer.read_up_to(100) == b"{}"
         answer.close()
         transport.close()

@@ -17,6 +17,7 @@ from ociexport.errors import RateLimitError, RegistryError, TransferError, Usage
 from ociexport.registry.http.certificates import ClientCertificate, TlsSettings
 from ociexport.registry.http.messages import WireRequest
 from ociexport.registry.http.transport import Transport
+from ociexport.registry.http.web_url import WebUrl
 from ociexport.registry.options import RegistryOptions
 from ociexport.system.progress.display import PlainProgress
 from tests.support.fake_registry import FakeRegistry, Fault
@@ -24,7 +25,7 @@ from tests.support.tls import Authority
 
 
 def _get(registry: FakeRegistry, path: str = "/v2/") -> WireRequest:
-    return WireRequest("GET", registry.url + path, "it")
+    return WireRequest("GET", WebUrl.parse(registry.url + path), "it")
 
 
 def _options(**options: object) -> RegistryOptions:
@@ -172,7 +173,7 @@ def test_connection_that_ends_within_tls_is_told_in_words() -> None:
         url = f"https://127.0.0.1:{listener.getsockname()[1]}/v2/"
         transport = Transport(_options(retry_times=0))
         with pytest.raises(TransferError) as caught:
-            transport.send(WireRequest("GET", url, "it"))
+            transport.send(WireRequest("GET", WebUrl.parse(url), "it"))
         transport.close()
     assert str(caught.value) == f"it: GET {url}: the connection was closed too early"
 
@@ -224,7 +225,7 @@ def test_file_without_certificates_is_named(tmp_path: Path) -> None:
     ]:
         transport = Transport(_options())
         with pytest.raises(UsageError, match=re.escape(told)):
-            transport.send(WireRequest("GET", "https://127.0.0.1:1/", "it", tls=tls))
+            transport.send(WireRequest("GET", WebUrl.parse("https://127.0.0.1:1/"), "it", tls=tls))
         transport.close()
 
 
@@ -232,7 +233,7 @@ def test_connections_are_not_made_after_the_end() -> None:
     transport = Transport(_options())
     transport.close()
     with pytest.raises(TransferError, match="the connections were closed"):
-        transport.send(WireRequest("GET", "http://127.0.0.1:1/", "it"))
+        transport.send(WireRequest("GET", WebUrl.parse("http://127.0.0.1:1/"), "it"))
 
 
 def test_warnings_are_passed_on_once(capsys: pytest.CaptureFixture[str]) -> None:

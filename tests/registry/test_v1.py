@@ -19,6 +19,7 @@ import ociexport
 from ociexport.errors import RegistryError
 from ociexport.registry.http.certificates import DEFAULT_TLS
 from ociexport.registry.http.transport import Transport
+from ociexport.registry.http.web_url import WebUrl
 from ociexport.registry.options import RegistryOptions
 from ociexport.registry.v1.session import V1Host
 from ociexport.spec.digest import Digest
@@ -179,7 +180,8 @@ def test_endpoint_that_is_no_host_is_refused(registry: FakeV1Registry, tmp_path:
 
 def test_index_elsewhere_can_not_send_us_to_this_machine(registry: FakeV1Registry) -> None:
     transport = Transport(RegistryOptions(retry_times=0))
-    host = V1Host(f"http://{registry.host}/v1", transport, DEFAULT_TLS, headers={}, named_by="http://192.0.2.1/v1")
+    base, index = WebUrl.parse(f"http://{registry.host}/v1"), WebUrl.parse("http://192.0.2.1/v1")
+    host = V1Host(base, transport, DEFAULT_TLS, headers={}, named_by=index)
     with pytest.raises(RegistryError) as caught:
         host.get("/images/x/json", subject="layer x")
     transport.close()

@@ -14,7 +14,7 @@ from ociexport.errors import RegistryError, RegistryNotFoundError, quoted
 from ociexport.registry.http.failures import redacted
 from ociexport.registry.http.messages import Answer, WireRequest
 from ociexport.registry.http.transport import Transport
-from ociexport.registry.http.web_url import is_web_url
+from ociexport.registry.http.web_url import WebUrl, is_web_url
 from ociexport.spec.descriptor import Descriptor
 
 
@@ -40,11 +40,11 @@ def open_foreign(
             continue
         request = WireRequest(
             "GET",
-            url,
+            WebUrl.parse(url),
             f"foreign layer {descriptor.digest}",
             headers=headers,
             accepted=frozenset({200, 206, 416}) if headers else frozenset({200}),
-            sent_by=missing.url,
+            sent_by=WebUrl.parse(missing.url),
         )
         try:
             return transport.send(request)

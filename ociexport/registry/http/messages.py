@@ -16,6 +16,7 @@ from ociexport.registry.http.certificates import TlsSettings
 from ociexport.registry.http.deadlines import Deadline
 from ociexport.registry.http.failures import MAX_ERROR_BODY_BYTES, StalledError, error_of_connection, error_of_response
 from ociexport.registry.http.logs import LoggedRequest
+from ociexport.registry.http.web_url import WebUrl
 from ociexport.registry.options import RegistryOptions
 from ociexport.spec.numerals import number_in
 
@@ -50,7 +51,7 @@ class WireRequest:
     """
 
     method: str
-    url: str
+    url: WebUrl
     subject: str
     headers: Mapping[str, str] = field(default_factory=dict)
     home_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -59,7 +60,7 @@ class WireRequest:
     body: bytes | None = field(default=None, repr=False)
     tls: TlsSettings | None = None
     retries: bool = True
-    sent_by: str | None = None
+    sent_by: WebUrl | None = None
     document_bytes: int | None = None
 
 

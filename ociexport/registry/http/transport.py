@@ -142,8 +142,8 @@ class Transport:
 
     def _send_following(self, request: WireRequest) -> Answer:
         """Send ``request`` and follow its redirects."""
-        home = url = _parse(request.url, request)
-        sender = home if request.sent_by is None else _parse(request.sent_by, request)
+        home = url = request.url
+        sender = home if request.sent_by is None else request.sent_by
         nearest = Nearness.MULTICAST if request.sent_by is None else self._nearness_of(sender)
         for _ in range(MAX_REDIRECTS + 1):
             # The sender's own address is not limited here; `SeenAddresses` keeps its name from coming nearer later.
@@ -159,8 +159,8 @@ class Transport:
             if request.body is not None and not home.may_show_secrets_to(url):
                 there = printable(redacted(str(url)))
                 expected = "expected no redirect of a request with a secret to another server"
-                raise _redirect_error(request, request.url, f"{expected}, got {there}")
-        raise _redirect_error(request, request.url, f"expected at most {MAX_REDIRECTS} redirects")
+                raise _redirect_error(request, home, f"{expected}, got {there}")
+        raise _redirect_error(request, home, f"expected at most {MAX_REDIRECTS} redirects")
 
     def _nearness_of(self, url: WebUrl) -> Nearness:
         return self._sockets.addresses.nearness(url.host, url.actual_port)
@@ -247,19 +247,12 @@ class Transport:
                 self.progress.warn(line)
 
 
-def _parse(text: str, request: WireRequest) -> WebUrl:
-    try:
-        return WebUrl.parse(text)
-    except InvalidUrlError as error:
-        raise RegistryError(f"{request.subject}: {error}, got {quoted(redacted(text))}", url=redacted(text)) from error
-
-
 def _redirect_target(request: WireRequest, url: WebUrl, location: str) -> WebUrl:
     try:
         return url.join(location)
     except InvalidUrlError as error:
         expected = "expected a redirect to http or https and a plain host[:port]"
-        raise _redirect_error(request, str(url), f"{expected}, got {quoted(redacted(location))}") from error
+        raise _redirect_error(request, url, f"{expected}, got {quoted(redacted(location))}") from error
 
 
 def _may_not_be_sent(request: WireRequest, url: WebUrl, address: str) -> RegistryError:
@@ -271,6 +264,6 @@ def _may_not_be_sent(request: WireRequest, url: WebUrl, address: str) -> Registr
     )
 
 
-def _redirect_error(request: WireRequest, url: str, message: str) -> RegistryError:
-    url = redacted(url)
-    return RegistryError(f"{request.subject}: {request.method} {url}: {message}", method=request.method, url=url)
+def _redirect_error(request: WireRequest, url: WebUrl, message: str) -> RegistryError:
+    shown = redacted(str(url))
+    return RegistryError(f"{request.subject}: {request.method} {shown}: {message}", method=request.method, url=shown)

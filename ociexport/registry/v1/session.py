@@ -16,7 +16,6 @@ import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from urllib.parse import urlsplit
 
 from ociexport.errors import (
     AuthenticationError,
@@ -64,13 +63,13 @@ class V1Host:
 
     def __init__(
         self,
-        base: str,
+        base: WebUrl,
         transport: Transport,
         tls: TlsSettings,
         *,
         headers: Mapping[str, str],
         authorization: str | None = None,
-        named_by: str | None = None,
+        named_by: WebUrl | None = None,
     ) -> None:
         self.base = base
         self._transport = transport
@@ -84,7 +83,7 @@ class V1Host:
     @property
     def name(self) -> str:
         """Host and port."""
-        return WebUrl.parse(self.base).authority
+        return self.base.authority
 
     def authorize(self, authorization: str | None) -> None:
         """Send ``authorization`` with every request from now on."""
@@ -111,7 +110,7 @@ class V1Host:
             cookies = "; ".join(f"{name}={value}" for name, value in self._cookies.items())
         request = WireRequest(
             "GET",
-            f"{self.base}{path}",
+            WebUrl.parse(f"{self.base}{path}"),
             subject,
             headers=headers or {},
             home_headers={**self._headers, **(home_headers or {}), **({"Cookie": cookies} if cookies else {})},
@@ -166,7 +165,7 @@ class V1Index:
             RegistryNotFoundError: there is no such repository.
             RegistryError: the index can't be reached, or its answer is not that of an index.
         """
-        base = RegistrySession(self.endpoint, self.search, self.transport).ping()
+        base = WebUrl.parse(RegistrySession(self.endpoint, self.search, self.transport).ping())
         index = V1Host(base, self.transport, self.endpoint.tls, headers=self.endpoint.headers)
         answer, authorization = self._ask(index, repository, subject)
         answer.close()
@@ -204,14 +203,13 @@ class V1Index:
         return answer, authorization
 
     def _host(self, index: V1Host, host: str, token: str, authorization: str | None) -> V1Host:
-        base = urlsplit(index.base)._replace(netloc=host, path="/v1").geturl()
-        host = WebUrl.parse(base).authority
-        is_index = host == index.name
+        base = WebUrl.parse(f"{index.base.scheme}://{host}/v1")
+        is_index = base.authority == index.name
         own = authorization if is_index else None
         return V1Host(
             base,
             self.transport,
-            self.endpoint.tls if is_index else _tls_of_named_host(host, self.transport.options),
+            self.endpoint.tls if is_index else _tls_of_named_host(base.authority, self.transport.options),
             headers=self.endpoint.headers if is_index else {},
             authorization=f"Token {token}" if token else own,
             named_by=index.base,

@@ -19,6 +19,7 @@ from ociexport.registry.http.addresses import (
 from ociexport.registry.http.dialing import open_connection
 from ociexport.registry.http.messages import WireRequest
 from ociexport.registry.http.transport import Transport
+from ociexport.registry.http.web_url import WebUrl
 from ociexport.registry.options import RegistryOptions
 from tests.support.fake_registry import FakeRegistry, Fault
 
@@ -99,7 +100,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Names:
 
 
 def _get(url: str, sent_by: str | None = None) -> WireRequest:
-    return WireRequest("GET", url, "it", sent_by=sent_by)
+    return WireRequest("GET", WebUrl.parse(url), "it", sent_by=None if sent_by is None else WebUrl.parse(sent_by))
 
 
 @pytest.fixture
