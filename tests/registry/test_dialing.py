@@ -1,4 +1,4 @@
-"""Connections to hosts of which some addresses, or the name service, are silent."""
+"""Connections to hosts when some addresses, or the name service, do not answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ociexport.registry.http.dialing import AddressInfo, look_up, open_connectio
 
 @contextmanager
 def listening(address: str = "127.0.0.1") -> Iterator[int]:
-    """Give the port of a server that takes connections."""
+    """Yield the port of a server that accepts connections."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.create_server((address, 0), family=family) as server:
         yield server.getsockname()[1]
@@ -22,7 +22,7 @@ def listening(address: str = "127.0.0.1") -> Iterator[int]:
 
 @contextmanager
 def silent() -> Iterator[int]:
-    """Give the port of a server whose queue is full, so that the kernel drops each greeting."""
+    """Yield the port of a server whose queue is full: the kernel drops new connections."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as server, ExitStack() as stack:
         for _ in range(3):
             waiting = stack.enter_context(socket.socket())
@@ -32,7 +32,7 @@ def silent() -> Iterator[int]:
 
 
 def resolves_to(monkeypatch: pytest.MonkeyPatch, *ports: int) -> None:
-    """Have any name be of servers on loopback at ``ports``; a port of a host stands for an address of it."""
+    """Resolve each name to servers on loopback at ``ports``; each port represents one address of the host."""
     infos: list[AddressInfo] = [
         (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", port)) for port in ports
     ]
@@ -53,7 +53,7 @@ def test_host_is_reached_at_its_ipv6_address() -> None:
 
 
 def test_next_address_is_tried_while_the_first_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """RFC 8305: a network that drops IPv6 costs a moment, and not the whole time-out."""
+    """RFC 8305: a network that drops IPv6 costs a moment, and not the whole timeout."""
     with silent() as first, listening() as second:
         resolves_to(monkeypatch, first, second)
         with open_connection("registry.example", 443, timeout_seconds=60) as connected:

@@ -1,4 +1,4 @@
-"""Manifests, tokens and lists on a bad network: cut, trickling, altered once."""
+"""Manifests, tokens and lists on a bad network: cut off, slow, altered once."""
 
 from __future__ import annotations
 

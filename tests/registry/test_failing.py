@@ -1,4 +1,4 @@
-"""The wire, where a registry fails: what is tried again, and how it is told."""
+"""Failing registries: what is retried, and which message appears."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_name_that_does_not_resolve_is_named() -> None:
 
 
 def test_cookies_are_not_sent_back() -> None:
-    """Harbor takes a client with cookies for a browser."""
+    """Harbor treats a client with cookies as a browser."""
     with FakeRegistry() as registry:
         source = image_source(registry)
         registry.misbehave("", Fault(headers={"Set-Cookie": "sid=1; Path=/"}))

@@ -1,4 +1,4 @@
-"""What messages show of URLs and errors: no secrets, whatever is wrong with them."""
+"""URLs and errors in messages: no secrets are shown, even if the URL is malformed."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ MANIFEST = b'{"schemaVersion": 2, "layers": []}'
 
 @contextmanager
 def _tunnelling_proxy(target: FakeRegistry, seen: list[str]) -> Iterator[str]:
-    """Yield the URL of a proxy that takes CONNECT, wherever to, and connects to ``target``."""
+    """Yield the URL of a proxy that answers each CONNECT with a connection to ``target``."""
 
     def copy(source: socket.socket, destination: socket.socket) -> None:
         try:
@@ -71,7 +71,7 @@ def _fetch(image: str, **options: object) -> bytes:
 
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
 def test_tls_is_tunnelled_through_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
-    """CONNECT, RFC 9110 9.3.6: the proxy sees the host's name and nothing else."""
+    """CONNECT, RFC 9110 9.3.6: the proxy sees only the host's name."""
     authority = Authority.new(tmp_path)
     seen: list[str] = []
     with FakeRegistry(tls=authority.server_context("registry.example")) as registry:
@@ -152,7 +152,7 @@ def test_refusal_of_a_proxy_is_told_in_words(monkeypatch: pytest.MonkeyPatch, st
 
 
 def test_proxy_needs_no_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As curl has it."""
+    """As for curl."""
     monkeypatch.setenv("HTTPS_PROXY", "me:secret@127.0.0.1:1")
     with pytest.raises(TransferError, match=r"connection refused \(by the proxy 127\.0\.0\.1:1\)$"):
         _fetch("registry.example/app:1")
@@ -160,7 +160,7 @@ def test_proxy_needs_no_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2", "::1"])
 def test_registry_on_this_machine_needs_no_proxy(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    """What a proxy calls 127.0.0.1 is the proxy itself. The Go tools do so (httpproxy, Config.ProxyFunc)."""
+    """To a proxy, 127.0.0.1 is the proxy's own machine. Go has the same rule (httpproxy, Config.ProxyFunc)."""
     for variable in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(variable, "http://127.0.0.1:1")
     with FakeRegistry(address=address) as registry:
@@ -171,7 +171,7 @@ def test_registry_on_this_machine_needs_no_proxy(monkeypatch: pytest.MonkeyPatch
 
 
 def test_issuer_is_told_through_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PAINS 19: a company's proxy puts certificates of its own in the place of all others."""
+    """PAINS 19: a company's proxy replaces all certificates by its own."""
     seen: list[str] = []
     with (
         FakeRegistry(tls=Authority.new(tmp_path).server_context("registry.example")) as registry,
@@ -193,9 +193,9 @@ def test_issuer_is_told_through_a_proxy(tmp_path: Path, monkeypatch: pytest.Monk
 
 @contextmanager
 def _socks_proxy(target: FakeRegistry, asked: list[bytes], *, user: bytes = b"", reply: int = 0) -> Iterator[str]:
-    """Yield ``host:port`` of a SOCKS 5 proxy that connects to ``target``, wherever to; RFC 1928 and 1929.
+    """Yield ``host:port`` of a SOCKS 5 proxy that connects each request to ``target``; RFC 1928 and 1929.
 
-    ``asked`` gets where to, or that a user was refused.
+    ``asked`` gets the requested host and port, or ``refused`` for a user that is refused.
     """
 
     def serve(client: socket.socket) -> None:
@@ -252,7 +252,7 @@ def _socks_proxy(target: FakeRegistry, asked: list[bytes], *, user: bytes = b"",
 def test_socks_proxy_connects_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str, user: str, is_secure: bool
 ) -> None:
-    """``ssh -D``: the name is looked up at its other end, and nowhere else."""
+    """``ssh -D``: the name is looked up only at the other end of the connection."""
     authority = Authority.new(tmp_path)
     asked: list[bytes] = []
     with (
@@ -263,7 +263,7 @@ def test_socks_proxy_connects_by_name(
         monkeypatch.setenv("ALL_PROXY", f"{scheme}://{user}{'@' if user else ''}{proxy}")
         options = {"ca_file": authority.ca_file} if is_secure else {"plain_http": True}
         assert _fetch("registry.invalid/app:1", **options) == MANIFEST
-        # What an HTTP proxy would be asked for.
+        # An HTTP proxy would get the full URL.
         assert registry.paths()[0] == "/v2/"
     assert asked == [b"registry.invalid:443" if is_secure else b"registry.invalid:80"]
 
@@ -280,7 +280,7 @@ def test_socks_proxy_connects_by_name(
 def test_refusal_of_a_socks_proxy_is_told(
     monkeypatch: pytest.MonkeyPatch, user: bytes, given: str, reply: int, tries: int, told: str
 ) -> None:
-    """What will not change is not asked for again: a wrong password may lock the user out."""
+    """A lasting refusal is not retried: repeated wrong passwords may lock the user out."""
     asked: list[bytes] = []
     with FakeRegistry() as registry, _socks_proxy(registry, asked, user=user, reply=reply) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"socks5://{given}{proxy}")

@@ -1,4 +1,4 @@
-"""Random faults, several at once: what arrives is right, whatever happened on the way."""
+"""Several random faults at once: the pulled bytes are right nevertheless."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _random_fault(chance: random.Random, size: int) -> Fault:
 
 @pytest.mark.parametrize("seed", range(25))
 def test_blob_survives_random_faults(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PAINS 6 to 8. The seed is in the test's name: run it alone to see the same again."""
+    """PAINS 6 to 8. The seed is in the test's name, so that the same faults can be repeated."""
     chance = random.Random(seed)
     monkeypatch.setattr(ranges, "_WORTHWHILE_SECONDS", chance.choice([0.0, 1.0]))
     monkeypatch.setattr(ranges, "_FAST_BYTES_PER_SECOND", math.inf)

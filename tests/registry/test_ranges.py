@@ -79,7 +79,7 @@ def _ranges(registry: FakeRegistry) -> list[str | None]:
 
 
 def _requests_to_the_end(registry: FakeRegistry) -> list[str | None]:
-    """Return the ranges of what was asked for with no end: None is all of it."""
+    """Return the Range headers without an end; None for a request without a Range."""
     return [text for text in _ranges(registry) if text is None or text.endswith("-")]
 
 
@@ -89,14 +89,14 @@ def _connections(registry: FakeRegistry) -> int:
 
 @pytest.mark.parametrize("offset", [0, 1, 5 * MIB + 3])
 def test_parts_are_put_together_in_order(offset: int) -> None:
-    # At full speed all of it may lie in the kernel's buffers before another connection is there.
+    # At full speed the whole blob may be in the kernel's buffers before another connection is made.
     with FakeRegistry(bytes_per_second=60 * MIB) as registry, _source(registry) as source:
         assert _read_all(source, registry, offset) == BLOB[offset:]
         assert _connections(registry) > 1
 
 
 def test_parts_are_fetched_at_the_same_time() -> None:
-    """One connection limited to B/s must not limit the pull to B/s; how much faster it is, `make bench` measures."""
+    """One connection limited to B/s must not limit the pull to B/s; `make bench` measures the gain."""
     asked: list[Digest] = []
     are_several = threading.Event()
 
@@ -122,7 +122,7 @@ def test_one_connection_is_all_where_no_more_are_wanted() -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("_WORTHWHILE_SECONDS", 60.0), ("_FAST_BYTES_PER_SECOND", 1.0)])
 def test_one_connection_that_is_fast_is_enough(name: str, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rest is through soon, or, however much it is, no line would bring it sooner."""
+    """The rest takes little time, or the rate is already that of the network."""
     monkeypatch.setattr(ranges, name, value)
     with FakeRegistry() as registry, _source(registry) as source:
         assert _read_all(source, registry) == BLOB
@@ -150,7 +150,7 @@ def test_server_without_ranges_sends_it_once() -> None:
     ],
 )
 def test_server_that_refuses_parts_is_read_over_one_connection(fault: Fault) -> None:
-    """A limit on connections, a firewall, a storage that knows no ranges: the connection that there was goes on."""
+    """A limit on connections, a firewall, a storage without ranges: the first connection continues."""
     with FakeRegistry() as registry, _source(registry, retry_times=1) as source:
         registry.misbehave("/blobs/", fault, when=_is_part)
         assert _read_all(source, registry) == BLOB
@@ -158,7 +158,7 @@ def test_server_that_refuses_parts_is_read_over_one_connection(fault: Fault) -> 
 
 
 def test_server_that_gives_one_body_at_a_time_is_read_over_one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each part would wait for the end of the connection that is kept."""
+    """Each part would wait for the end of the kept connection."""
     monkeypatch.setattr(ranges, "_FIRST_PART_SECONDS", 0.3)
     with FakeRegistry() as registry, _source(registry) as source:
         registry.misbehave("/blobs/", Fault(delay_seconds=3), when=_is_part)
@@ -194,7 +194,7 @@ def test_machine_without_threads_reads_over_fewer_connections(started: int, monk
 
 
 def test_server_that_refuses_a_later_part_goes_on_over_one_connection() -> None:
-    """The first of them has come by then, so the connection that there was is closed."""
+    """The first part has arrived by then, so the first connection is closed and a new one is made."""
     with FakeRegistry() as registry, _source(registry, retry_times=1) as source:
         registry.misbehave("/blobs/", Fault(status=403), when=_is_part_but(4 * MIB))
         assert _read_all(source, registry) == BLOB
@@ -229,7 +229,7 @@ def test_size_that_is_not_the_blobs_is_told() -> None:
         assert str(caught.value) == (
             f"blob {descriptor.digest}: size mismatch: expected {len(BLOB) + 1} bytes, got a part of {len(BLOB)}"
         )
-        # Where none of it is there yet, all is asked for; that it is shorter is seen by who verifies it.
+        # From offset 0 the whole blob is requested; the verifying reader finds that it is shorter.
         stream = source.open_blob(descriptor)
         with (
             VerifyingReader(stream, descriptor.digest, descriptor.size, subject="it") as reader,
@@ -294,7 +294,7 @@ def test_close_of_the_source_ends_a_reader_in_another_thread() -> None:
 
 
 def _pull_into(layout: ImageLayout, registry: FakeRegistry) -> Path:
-    """Pull an image whose one layer is the blob; returns where that is."""
+    """Pull an image whose only layer is the blob; returns the layer's path."""
     image = build_image([[member("big", BLOB)]], compression="plain")
     options = RegistryOptions(retry_delay_seconds=0, read_timeout_seconds=10)
     pull(image.serve(registry, "library/app", "1"), layout, platform=AMD64, registry=options)
@@ -336,7 +336,7 @@ def test_parts_are_written_into_an_archive(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_connection_that_comes_late_writes_nothing(tmp_path: Path) -> None:
-    """One part is refused, so all comes over one connection; then another part's wrong bytes arrive."""
+    """One part is refused, so the rest comes over one connection; then wrong bytes of another part arrive."""
     layout = ImageLayout(tmp_path / "layout")
     image = build_image([[member("big", BLOB)]], compression="plain")
     wrong = Fault(change=lambda raw: raw[::-1], stall_after=0, delay_seconds=1)
@@ -347,7 +347,7 @@ def test_connection_that_comes_late_writes_nothing(tmp_path: Path) -> None:
     with FakeRegistry() as registry, _source(registry, image.serve(registry, "library/app", "1")) as source:
         registry.misbehave("/blobs/", wrong, when=is_part(4), times=1)
         registry.misbehave("/blobs/", Fault(status=403), when=is_part(3), times=1)
-        # What comes in its place stops when it is past the other part, and goes on after that one has come.
+        # The connection that replaces it stalls after the other part's place, until that part has arrived.
         registry.misbehave("/blobs/", Fault(stall_after=12 * MIB, delay_seconds=2), when=is_part(3), times=1)
         pull(source, layout, platform=AMD64)
         _wait_for_the_threads()
@@ -357,7 +357,7 @@ def test_connection_that_comes_late_writes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.system
 def test_disk_that_is_full_keeps_what_came(tmp_path: Path) -> None:
-    """Issue: disk full: what was complete stays, what was partial resumes."""
+    """After a full disk, complete blobs stay and a partial one is resumed."""
     image = build_image([[member("big", BLOB)], [member("small", b"x")]], compression="plain")
     big, small = image.layers
     with FakeRegistry() as registry, mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=30M", "tmpfs") as disk:

@@ -1,4 +1,4 @@
-"""The wire, over redirects: what is sent to whom, and that no message shows what a signed address holds."""
+"""Redirects: which server gets which headers, and that no message shows the query of a signed URL."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.wire_images import BLOB, USER, blob_in, error_of, image_sourc
 
 
 def test_blobs_come_through_a_redirect_that_sees_no_authorization() -> None:
-    """PAINS 15: storage answers 400 to an Authorization that is not its own, and must not learn it."""
+    """PAINS 15: storage answers 400 to an Authorization meant for another server, and must not learn it."""
     with (
         FakeRegistry(address="127.0.0.2") as storage,
         FakeRegistry(auth="bearer", users={"user": "pass:word"}, redirect_to=storage) as registry,
@@ -61,7 +61,7 @@ def test_signed_query_of_a_redirect_is_in_no_message() -> None:
 
 
 def test_signed_query_of_a_redirect_is_in_no_traceback() -> None:
-    """What a broken connection leaves is shown with all that caused it."""
+    """A traceback shows the error of a broken connection with all its causes."""
     with FakeRegistry() as storage, FakeRegistry(redirect_to=storage) as registry:
         source = image_source(registry)
         descriptor = blob_in(registry)
@@ -75,7 +75,7 @@ def test_signed_query_of_a_redirect_is_in_no_traceback() -> None:
 
 
 def test_signed_query_of_a_redirect_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
-    """urllib3 tells each request with its URL to whoever turns on its debug log."""
+    """urllib3 writes each request with its URL to its debug log."""
     with FakeRegistry(address="127.0.0.2") as storage, FakeRegistry(redirect_to=storage) as registry:
         source = image_source(registry)
         with caplog.at_level(logging.DEBUG):

@@ -1,4 +1,4 @@
-"""Which failures pass, and how long to wait."""
+"""Which failures are temporary, and how long to wait."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_retry_after_is_seconds_or_a_date(text: str, seconds: float | None) -> N
 
 
 def test_date_is_of_the_servers_clock() -> None:
-    """A sandbox may live in another year."""
+    """The clock of a sandbox may be years off."""
     headers = {"Retry-After": "Sat, 24 Nov 2001 12:01:00 GMT", "Date": "Sat, 24 Nov 2001 12:00:30 GMT"}
     assert retry_after_seconds(headers, NOON) == 30
 

@@ -1,4 +1,4 @@
-"""Registries over TLS: whose certificates are believed, and what is shown to whom."""
+"""Registries over TLS: which certificates are trusted, and which server gets a client certificate."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_client_certificate_is_shown(tmp_path: Path) -> None:
 
 def _wanting_a_client(authority: Authority) -> ssl.SSLContext:
     context = authority.server_context(wants_client=True)
-    # With 1.3 the refusal comes after the greeting, and may cross with our request and be lost.
+    # With TLS 1.3 the refusal comes after the handshake, and may be lost when it crosses with our request.
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     return context
 
@@ -136,7 +136,7 @@ def test_ipv6_registry_is_reached() -> None:
             assert read_all(source) == BLOB
 
 
-# Whose authorities and certificates hold for which host
+# Which authorities and certificates apply to which host
 
 
 def test_own_authority_is_believed_for_every_host_of_a_pull(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_own_authority_is_believed_for_every_host_of_a_pull(tmp_path: Path) -> N
         FakeRegistry(auth="bearer", tls=authority.server_context(), redirect_to=storage) as registry,
     ):
         fill(registry)
-        # The same server by another name is another host.
+        # The same server under another name counts as another host.
         registry.realm = f"{registry.url.replace('127.0.0.1', 'localhost')}/token"
         with mirrored_source(registry, ca_file=authority.ca_file) as source:
             assert read_all(source) == BLOB
@@ -157,7 +157,7 @@ def test_own_authority_is_believed_for_every_host_of_a_pull(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("option", ["insecure", "cert_dir"])
 def test_what_is_for_the_registry_does_not_hold_for_its_storage(tmp_path: Path, option: str) -> None:
-    """Neither --insecure nor --cert-dir: the hint names the host that failed, and what helps there."""
+    """Neither --insecure nor --cert-dir applies: the hint names the host that failed, and what helps there."""
     authority = Authority.new(tmp_path)
     with (
         FakeRegistry(tls=authority.server_context("127.0.0.2"), address="127.0.0.2") as storage,

@@ -1,4 +1,4 @@
-"""Time-outs, stalls, TLS, and the end of everything at once."""
+"""Timeouts, stalls, TLS, and closing all connections at once."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_silent_server_is_a_transfer_error() -> None:
 
 
 def test_body_that_trickles_has_stalled() -> None:
-    """PAINS 9: each byte comes in time, and the blob never."""
+    """PAINS 9: each byte arrives in time, but the blob never ends."""
     with FakeRegistry(bytes_per_second=1_000_000) as registry:
         blob = registry.add_blob(bytes(2_000_000))
         transport = Transport(_options(min_bytes_per_second=10_000_000, stall_seconds=0.2))
@@ -64,7 +64,7 @@ def test_what_has_arrived_is_given_before_the_rest_is_waited_for() -> None:
         answer = transport.send(_get(registry, f"/v2/a/blobs/{blob}"))
         started = time.monotonic()
         assert len(answer.read(1 << 20)) == 100_000
-        # Not when the stall is over.
+        # The bytes are returned before the stall is over.
         assert time.monotonic() - started < 30
         answer.close()
         transport.close()
@@ -72,7 +72,7 @@ def test_what_has_arrived_is_given_before_the_rest_is_waited_for() -> None:
 
 @pytest.mark.parametrize("fault", [Fault(delay_seconds=5), Fault(stall_after=1, delay_seconds=5)])
 def test_close_ends_what_waits_in_other_threads(fault: Fault) -> None:
-    """A run that is interrupted must end within a second, whatever its threads are waiting for."""
+    """An interrupted run must end within a second, even while its threads wait for bytes."""
     with FakeRegistry() as registry:
         blob = registry.add_blob(bytes(200_000))
         registry.misbehave("/blobs/", fault)
@@ -190,7 +190,7 @@ def test_retry_after_is_obeyed() -> None:
 
 
 def test_quota_is_told_with_its_error_and_not_waited_for_too_long() -> None:
-    """PAINS 12: the limit, what is left, and the reset, in the error itself."""
+    """PAINS 12: the error contains the limit, the remaining count and the reset."""
     with FakeRegistry() as registry:
         headers = {
             "RateLimit-Limit": "100;w=21600",

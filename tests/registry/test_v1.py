@@ -1,4 +1,4 @@
-"""--v1: images in registries of Docker's first protocol, of which everything has to be found out.
+"""--v1: images in registries of Docker's first protocol, without digests or sizes.
 
 Spec: docker 1.6 "The Docker Hub and the Registry v1", "Docker Registry API v1"; moby registry/session.go.
 """
@@ -56,7 +56,7 @@ def pull(home: Path, registry: FakeV1Registry, *words: str) -> subprocess.Comple
 
 
 def error_of(ended: subprocess.CompletedProcess[str], *registries: FakeV1Registry) -> tuple[int, str]:
-    """Return the code and the error, in which registries are REGISTRY, or REGISTRY2 and so on."""
+    """Return the exit code and the error, with the registries replaced by REGISTRY, REGISTRY2 and so on."""
     (line,) = [line for line in ended.stderr.splitlines() if line.startswith("ociexport: error: ")]
     for number, registry in enumerate(registries, start=1):
         line = line.replace(registry.host, f"REGISTRY{number if number > 1 else ''}")
@@ -109,7 +109,7 @@ def test_archives_take_it_too(registry: FakeV1Registry, tmp_path: Path) -> None:
     assert ociexport.unpack(str(tmp_path / "a.tar"), tmp_path / "rootfs", platform=AMD64).entries == 4
 
 
-# Who is asked, and told what.
+# Which hosts get requests, and which secrets.
 
 
 def test_token_goes_to_the_endpoints_and_to_nobody_else(registry: FakeV1Registry, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_token_goes_to_the_endpoints_and_to_nobody_else(registry: FakeV1Registry
 
 
 def test_cookie_stands_for_a_token_that_was_used(registry: FakeV1Registry, tmp_path: Path) -> None:
-    """hub_registry_spec.md: the index takes a token once, and the registry lets in who has its cookie."""
+    """hub_registry_spec.md: the index accepts a token once, and the registry accepts its own cookie."""
     registry.token, registry.cookies = "signature=once", True
     with FakeV1Registry(endpoints=[registry], token="signature=once") as index:
         ended = pull(tmp_path, index)
@@ -151,7 +151,7 @@ def test_password_is_asked_for(registry: FakeV1Registry, tmp_path: Path) -> None
     )
     assert f"hint: if it is private, log in with 'ociexport login {registry.host}'" in ended.stderr
     assert pull(tmp_path, registry, "--creds", "me:secret").returncode == 0
-    # The index is the registry, which gave no token: the password is what it wants.
+    # The index is the registry itself and gave no token, so the password is sent.
     assert registry.requests[-1].headers["authorization"] == "Basic bWU6c2VjcmV0"
 
 
@@ -205,7 +205,7 @@ def test_redirected_layer_gets_no_token_and_no_cookie(registry: FakeV1Registry, 
         assert {(r.headers.get("authorization"), r.headers.get("cookie")) for r in storage.requests} == {(None, None)}
 
 
-# What arrives.
+# Verifying the layers.
 
 
 def test_checksums_are_compared(registry: FakeV1Registry, tmp_path: Path) -> None:

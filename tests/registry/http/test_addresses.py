@@ -1,4 +1,4 @@
-"""No server sends us nearer to this machine than it is itself: the address is checked that is connected to."""
+"""No server sends us nearer to this machine than itself: the address that is connected to is checked."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_server_that_was_seen_far_away_counts_as_far() -> None:
 
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> Names:
-    """Give names and what the name service says, each time it is asked."""
+    """A map from names to functions; each lookup of a name resolves to what its function returns."""
     known: Names = {}
     real = socket.getaddrinfo
 
@@ -118,7 +118,7 @@ def test_name_that_leads_to_this_machine_is_refused_where_it_is_dialled(names: N
             transport.send(_get(url, sent_by="http://8.8.8.8/v2/"))
         assert str(caught.value) == f"it: {url}: a registry on another host may not send its clients to 127.0.0.1"
         assert server.requests == []
-        # The user's own word opens a connection, which is not used for others.
+        # A URL from the user opens a connection, which is not reused for a URL from a server.
         transport.send(_get(url)).close()
         with pytest.raises(RegistryError, match="may not send its clients"):
             transport.send(_get(url, sent_by="http://8.8.8.8/v2/"))

@@ -1,4 +1,4 @@
-"""A URL from outside: one host is read in it, which decides and which is dialled."""
+"""URLs from outside: the host that is approved is the host that is contacted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ociexport.registry.http.web_url import InvalidUrlError, WebUrl
 
 HOME = WebUrl.parse("https://registry.example/v2/app/manifests/1")
 
-# What parsers differ about.
+# Texts in which parsers find different hosts.
 PARTS = [
     "127.0.0.1", "192.0.2.10", "localhost", "[::1]", "a.example", "%31", "@", ":", "/", "\\", "?", "#", ";", "&", "\t",
     "\n", "\r", " ", "\x0b", "\x00", "\u3002", "\uff0e", "\u2100", "\uff0f", "\uff20", "\xad", "%40", "%2f", "%5c", ".",
@@ -59,7 +59,7 @@ SCHEMES = ["https://", "http://", "//", "https:", "https:/", "https:///", "HTTPS
 def test_url_whose_host_is_not_plain_is_refused(text: str) -> None:
     with pytest.raises(InvalidUrlError):
         WebUrl.parse(text)
-    # A reference without a host is one to a path.
+    # A reference without a host is a path.
     if text.startswith("https://") and not text.startswith("https:///"):
         with pytest.raises(InvalidUrlError):
             HOME.join(text)
@@ -85,7 +85,7 @@ def test_host_is_canonical_and_the_rest_stays_as_it_came(text: str, sent: str) -
 
 @given(st.sampled_from(SCHEMES), st.lists(st.sampled_from(PARTS), min_size=1, max_size=6).map("".join))
 def test_host_that_is_judged_is_the_host_that_is_dialled(scheme: str, rest: str) -> None:
-    """The sent URL, read by urlsplit and by urllib3, and the connection itself all have the host of `WebUrl`."""
+    """urlsplit and urllib3 find the host of `WebUrl` in the sent URL, and the connection is made to it."""
     try:
         url = HOME.join(scheme + rest)
     except InvalidUrlError:
@@ -97,7 +97,7 @@ def test_host_that_is_judged_is_the_host_that_is_dialled(scheme: str, rest: str)
     assert (read.hostname, read.port or port, read.username) == (url.host, port, None)
     assert ((dialled.host or "").strip("[]"), dialled.port or port, dialled.auth) == (url.host, port, None)
     adapter = Adapter(DEFAULT_TLS, OpenSockets(1))
-    # The context would read all authorities.
+    # A real context would read all authorities, which is slow.
     adapter.__dict__["_context"] = None
     pool = adapter.get_connection_with_tls_context(request, True)
     assert isinstance(pool, urllib3.HTTPConnectionPool)
