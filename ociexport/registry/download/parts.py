@@ -14,8 +14,7 @@ from typing import Generic, Protocol, TypeVar
 
 from ociexport.errors import OciexportError
 from ociexport.images.destination import PlacingWriter
-from ociexport.registry.download.stream import BlobStream, OpenFrom
-from ociexport.registry.http.transport import Transport
+from ociexport.registry.download.stream import BlobStream, RemoteBlob
 from ociexport.system.temporary_files import open_temporary_file
 
 # One part takes a fifth of a second at 20 MB/s, which is long in comparison with the delay of one request.
@@ -82,23 +81,17 @@ class _ParallelParts(Generic[_KeeperT]):
 
     def __init__(
         self,
-        open_from: OpenFrom,
-        size: int,
+        blob: RemoteBlob,
         offset: int,
-        transport: Transport,
-        subject: str,
         *,
         end: int,
         threads: int,
         keeper: _KeeperT,
         patience_seconds: float | None = None,
     ) -> None:
-        self._open_from = open_from
-        self._size = size
+        self._blob = blob
         self._start = offset
         self.end = end
-        self._transport = transport
-        self._subject = subject
         self._keeper = keeper
         self._position = offset
         self._slots = threads * _SLOTS_PER_THREAD
@@ -111,11 +104,11 @@ class _ParallelParts(Generic[_KeeperT]):
         self._writing = 0
         self._first_until = None if patience_seconds is None else time.monotonic() + patience_seconds
         for number in range(threads):
-            thread = threading.Thread(target=self._work, name=f"{subject}, connection {number}", daemon=True)
+            thread = threading.Thread(target=self._work, name=f"{blob.subject}, connection {number}", daemon=True)
             try:
                 thread.start()
             except RuntimeError:  # the process or its user has reached the limit of threads
-                transport.spare_connections.give_back(threads - number)
+                blob.transport.spare_connections.give_back(threads - number)
                 if number == 0:
                     self._failed.update(self._parts)
                 break
@@ -171,7 +164,7 @@ class _ParallelParts(Generic[_KeeperT]):
                     self._fail(part)
                     return
         finally:
-            self._transport.spare_connections.give_back(1)
+            self._blob.transport.spare_connections.give_back(1)
 
     def _take_part(self) -> int | None:
         """Wait for a free slot, and return the next part; None if no part is left."""
@@ -187,7 +180,7 @@ class _ParallelParts(Generic[_KeeperT]):
     def _fetch(self, part: int) -> None:
         begin = self._start + part * PART_BYTES
         end = min(begin + PART_BYTES, self.end)
-        stream = BlobStream(self._open_from, self._size, begin, self._transport, self._subject, end=end, is_strict=True)
+        stream = BlobStream(self._blob, begin, end=end, is_strict=True)
         try:
             while chunk := stream.read(_RECEIVED_AT_ONCE_BYTES):
                 if not self._begin_writing():

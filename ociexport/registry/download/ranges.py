@@ -24,7 +24,7 @@ from ociexport.registry.download.parts import (
     Ring,
     StreamedParts,
 )
-from ociexport.registry.download.stream import BlobStream, OpenFrom
+from ociexport.registry.download.stream import BlobStream, OpenFrom, RemoteBlob
 from ociexport.registry.http.transport import Transport
 from ociexport.spec.digest import ByteStream
 
@@ -50,19 +50,17 @@ _Taken = TypeVar("_Taken")
 
 def open_blob_stream(open_from: OpenFrom, size: int, offset: int, transport: Transport, subject: str) -> ByteStream:
     """Return a stream of a blob's bytes from ``offset`` on, over one or several connections; see `BlobStream`."""
+    blob = RemoteBlob(open_from, size, transport, subject)
     if size - offset < _MIN_BYTES or transport.options.connections_per_blob <= 1:
-        return BlobStream(open_from, size, offset, transport, subject)
-    return _LargeBlobStream(open_from, size, offset, transport, subject)
+        return BlobStream(blob, offset)
+    return _LargeBlobStream(blob, offset)
 
 
 class _LargeBlobStream:
     """A blob that is read over one connection, and over several as soon as these are faster."""
 
-    def __init__(self, open_from: OpenFrom, size: int, offset: int, transport: Transport, subject: str) -> None:
-        self._open_from = open_from
-        self._size = size
-        self._transport = transport
-        self._subject = subject
+    def __init__(self, blob: RemoteBlob, offset: int) -> None:
+        self._blob = blob
         self._seconds = 0.0
         self._begin = offset
         # The position at which the rate since `_begin` is computed next.
@@ -123,7 +121,7 @@ class _LargeBlobStream:
     def _is_over(self) -> bool:
         """Return True if the current stream, which has ended, was the last; otherwise open the next one."""
         position = self._stream.position
-        if self._stream.end == self._size:
+        if self._stream.end == self._blob.size:
             return True
         self._stream.close()
         self._begin, self._seconds = position, 0.0
@@ -147,7 +145,7 @@ class _LargeBlobStream:
         if not isinstance(stream, BlobStream) or stream.position < self._look_at or stream.refuses_parts:
             return
         position = stream.position
-        length, missing = position - self._begin, self._size - position
+        length, missing = position - self._begin, self._blob.size - position
         rate = length / max(self._seconds, 1e-6)
         self._begin, self._seconds = position, 0.0
         if rate > _FAST_BYTES_PER_SECOND or missing / rate < _WORTHWHILE_SECONDS or missing < 2 * PART_BYTES:
@@ -163,31 +161,34 @@ class _LargeBlobStream:
     ) -> StreamedParts | PlacedParts | None:
         """Return a stream over several connections; None if too few are free or there is no room for a ring."""
         self._look_at = position + _WAITING_BYTES
-        spare = self._transport.spare_connections
-        wanted = self._transport.options.connections_per_blob
+        spare = self._blob.transport.spare_connections
+        wanted = self._blob.transport.options.connections_per_blob
         threads = spare.take(wanted)
         if threads < 2:
             spare.give_back(threads)
             return None
-        end = self._size if threads == wanted else min(position + threads * _WAITING_BYTES, self._size)
-        what = self._open_from, self._size, position, self._transport, self._subject
+        end = self._blob.size if threads == wanted else min(position + threads * _WAITING_BYTES, self._blob.size)
         if self._writer is not None:
-            return PlacedParts(*what, end=end, threads=threads, keeper=self._writer, patience_seconds=patience_seconds)
+            return PlacedParts(
+                self._blob, position, end=end, threads=threads, keeper=self._writer, patience_seconds=patience_seconds
+            )
         try:
             ring = Ring(position, threads)
         except OSError:
             # No room now, and probably none later.
             spare.give_back(threads)
-            self._look_at = self._size
+            self._look_at = self._blob.size
             return None
-        return StreamedParts(*what, end=end, threads=threads, keeper=ring, patience_seconds=patience_seconds)
+        return StreamedParts(
+            self._blob, position, end=end, threads=threads, keeper=ring, patience_seconds=patience_seconds
+        )
 
     def _give_up_parts(self) -> None:
         """Continue over one connection, the kept one or a new one, and don't try parts again."""
         position = self._stream.position
         self._stream.close()
         self._stream, self._kept = self._kept or self._open_rest(position), None
-        self._look_at = self._size
+        self._look_at = self._blob.size
 
     def _open_rest(self, position: int) -> BlobStream:
-        return BlobStream(self._open_from, self._size, position, self._transport, self._subject)
+        return BlobStream(self._blob, position)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from io import BytesIO
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from ociexport.errors import LimitExceededError, RegistryError, SizeMismatchError, TransferError, quoted
 from ociexport.registry.http.encodings import Body, content_encoding, without_encoding
@@ -31,40 +31,39 @@ _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)
 OpenFrom: TypeAlias = Callable[[int, int | None], Answer]
 
 
+class RemoteBlob(NamedTuple):
+    """A blob, and how to request its bytes.
+
+    Args:
+        open_from: opens the blob at an offset.
+        size: of the whole blob.
+        transport: waits between retries, and counts the connections.
+        subject: the blob, as messages name it.
+    """
+
+    open_from: OpenFrom
+    size: int
+    transport: Transport
+    subject: str
+
+
 class BlobStream:
     """A blob's bytes as stored, in order; after a broken connection, a new one continues at the same position.
 
     The caller verifies the bytes. Only one thread at a time may use a stream.
 
     Args:
-        open_from: opens the blob at an offset.
-        size: of the whole blob.
         offset: of the first byte that `read` returns.
-        transport: waits between retries.
-        subject: the blob, as messages name it.
         end: where the part to read ends; None for the whole rest. If the server ignores the range, the stream
             continues to the end of the blob, unless ``is_strict``.
         is_strict: whether an answer other than the requested part is an error.
     """
 
-    def __init__(
-        self,
-        open_from: OpenFrom,
-        size: int,
-        offset: int,
-        transport: Transport,
-        subject: str,
-        *,
-        end: int | None = None,
-        is_strict: bool = False,
-    ) -> None:
-        self._open_from = open_from
-        self._size = size
+    def __init__(self, blob: RemoteBlob, offset: int, *, end: int | None = None, is_strict: bool = False) -> None:
+        self._blob = blob
         self._position = offset
         self._end = end
         self._is_strict = is_strict
-        self._transport = transport
-        self._subject = subject
         self._failures = 0
         self._last_failure_at = offset
         self._skip_bytes = 0
@@ -83,7 +82,7 @@ class BlobStream:
             SizeMismatchError: the server declares another size for the blob.
         """
         if size < 0:
-            size = max(self._size - self._position, 0) + 1
+            size = max(self._blob.size - self._position, 0) + 1
         if self._end is not None:
             # If the server sends more of the blob than requested, the excess is not read.
             size = min(size, self._end - self._position)
@@ -113,14 +112,14 @@ class BlobStream:
     @property
     def end(self) -> int:
         """Where the stream ends: at the end of the part, or of the blob if the server does not support ranges."""
-        return self._size if self._end is None else self._end
+        return self._blob.size if self._end is None else self._end
 
     def _open(self) -> Body:
         """Return a body that, after `_skip_bytes` bytes to skip, continues at the position."""
         answer = self._ask()
         try:
             if self._is_strict and answer.status != 206:
-                raise RegistryError(f"{self._subject}: expected a part, got status {answer.status}", method="GET")
+                raise RegistryError(f"{self._blob.subject}: expected a part, got status {answer.status}", method="GET")
             if answer.status == 206:
                 self._verify_range(answer)
             if answer.status != 206:
@@ -141,18 +140,18 @@ class BlobStream:
         """
         is_part = bool(range_headers(self._position, self._end))
         try:
-            answer = self._open_from(self._position, self._end)
+            answer = self._blob.open_from(self._position, self._end)
         except RegistryError as error:
             if self._is_strict or not is_part or error.status not in _REFUSED_RANGE_STATUSES:
                 raise
-            return self._open_from(0, None)
+            return self._blob.open_from(0, None)
         is_the_part = answer.status == 206 and self._first_byte(answer) == self._position
         if answer.status not in (206, 416) or (is_the_part and not content_encoding(answer)):
             return answer
         answer.close()
         if self._is_strict:
-            raise RegistryError(f"{self._subject}: expected a part, got another or none", method="GET")
-        return self._open_from(0, None)
+            raise RegistryError(f"{self._blob.subject}: expected a part, got another or none", method="GET")
+        return self._blob.open_from(0, None)
 
     def _skip(self) -> None:
         """Read and drop bytes that the caller already has; skipping ends early if the body is shorter."""
@@ -166,7 +165,7 @@ class BlobStream:
             self._failures = 0
         self._last_failure_at = self._position
         self._failures += 1
-        if not self._transport.wait_for_retry(self._failures, error, self._subject):
+        if not self._blob.transport.wait_for_retry(self._failures, error, self._blob.subject):
             raise error
         self._body = self._open()
 
@@ -176,7 +175,9 @@ class BlobStream:
         A body without a declared length may have been cut, and a part may be shorter than requested.
         """
         if self._position < self.end and (self._length is None or self._is_part):
-            raise TransferError(f"{self._subject}: expected {self._size} bytes, got {self._position}", method="GET")
+            raise TransferError(
+                f"{self._blob.subject}: expected {self._blob.size} bytes, got {self._position}", method="GET"
+            )
 
     def _decoded(self, answer: Answer) -> Body:
         """Return the body with the blob's bytes as stored.
@@ -185,7 +186,7 @@ class BlobStream:
         blob's own. A body that a proxy has compressed has another length.
         """
         self._length = answer.content_length
-        if answer.status == 206 or self._length == self._size or not content_encoding(answer):
+        if answer.status == 206 or self._length == self._blob.size or not content_encoding(answer):
             return answer
         self._length = None
         return without_encoding(answer)
@@ -197,18 +198,19 @@ class BlobStream:
 
         Spec: RFC 9110 15.3.7.1.
         """
+        size = self._blob.size
         text = answer.headers.get("Content-Range", "")
         match = _CONTENT_RANGE.fullmatch(text)
         if match is None or self._first_byte(answer) != self._position:
             raise RegistryError(
-                f"{self._subject}: Content-Range: expected bytes {self._position}-{self._size - 1}/{self._size}, "
+                f"{self._blob.subject}: Content-Range: expected bytes {self._position}-{size - 1}/{size}, "
                 f"got {quoted(text) if text else 'none'}",
                 method="GET",
                 status=206,
             )
-        if match[3] not in ("*", str(self._size)):
+        if match[3] not in ("*", str(size)):
             raise SizeMismatchError(
-                f"size mismatch: expected {self._size} bytes, got a part of {match[3]}", where=self._subject
+                f"size mismatch: expected {size} bytes, got a part of {match[3]}", where=self._blob.subject
             )
 
     @staticmethod
