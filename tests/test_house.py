@@ -159,10 +159,11 @@ LAYOUT_MODULES = [
     *(
         "storage/layout/layout.py",
         "storage/layout/blobs.py",
+        "storage/layout/documents.py",
         "storage/layout/hold.py",
+        "storage/layout/life_cycle.py",
         "registry/catalog.py",
         "storage/layout/cache.py",
-        "storage/layout/blobs.py",
         "storage/directory.py",
         "registry/server.py",
     ),

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 
 from ociexport.errors import InvalidImageError
 from ociexport.storage.layout.blobs import BLOBS_DIRECTORY, OWN_DIRECTORY, PARTIAL_DIRECTORY
-from ociexport.storage.layout.hold import is_held
-from ociexport.storage.layout.layout import USERS_FILE, ImageLayout
+from ociexport.storage.layout.layout import ImageLayout
 from ociexport.verification.findings import Findings
 from ociexport.verification.stores import BlobEntry, LayoutStore, layout_blobs, read_roots
 from ociexport.verification.walk import Walk
@@ -79,8 +78,8 @@ def collect_garbage(path: str | os.PathLike[str], *, dry_run: bool = False) -> G
     layout.read_images()
     # Blobs elsewhere may belong to other layouts too.
     layout.directory.verify_directories(OWN_DIRECTORY, PARTIAL_DIRECTORY, BLOBS_DIRECTORY)
-    if dry_run and is_held(layout.directory, USERS_FILE):
-        raise layout.in_use_error()
+    if dry_run:
+        layout.verify_is_unused()
     with nullcontext() if dry_run else layout.hold_alone():
         walk = _walk(layout)
         dropped = []

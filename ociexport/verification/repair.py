@@ -28,7 +28,8 @@ from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.digest import Digest
 from ociexport.storage.layout.blobs import blob_name
 from ociexport.storage.layout.cache import BlobCache
-from ociexport.storage.layout.layout import LAYOUT_FILE_CONTENT, ImageLayout
+from ociexport.storage.layout.documents import LAYOUT_FILE_CONTENT
+from ociexport.storage.layout.layout import ImageLayout
 from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.transfer.sources.names import LayoutName, parse_source_name, path_meant_by, source_text
 from ociexport.verification.advice import advice_for, has_member

@@ -59,7 +59,7 @@ def test_command_ends_with_the_code_of_the_disk(
 
 
 def test_every_temporary_file_comes_through_one_door() -> None:
-    """What is made beside its later name, as newfile makes it, is no temporary file."""
+    """What is made beside its later name, as `files` makes it, is no temporary file."""
     package = Path(__file__).parent.parent.parent / "ociexport"
     users = {path.name for path in package.rglob("*.py") if re.search(r"\btempfile\.\w+\(", path.read_text())}
-    assert users <= {"temporary.py", "newfile.py"}
+    assert users <= {"temporary_files.py", "files.py"}

@@ -19,7 +19,7 @@ from ociexport.images.wanted_blobs import BlobToFetch
 from ociexport.spec.config import ImageConfig
 from ociexport.spec.digest import Digest
 from ociexport.storage.archive.plan import ArchiveContent, ArchivePlan, lay_out, tagged_images
-from ociexport.storage.layout.layout import to_json
+from ociexport.storage.layout.documents import to_json
 
 # Of a layer's JSON (image/spec/v1.md, "Image JSON Description"); the version of that format.
 _VERSION = b"1.0"

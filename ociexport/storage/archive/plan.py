@@ -22,7 +22,7 @@ from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest
 from ociexport.spec.reference import ImageReference
 from ociexport.storage.index import named
-from ociexport.storage.layout.layout import LAYOUT_FILE_CONTENT, to_json
+from ociexport.storage.layout.documents import LAYOUT_FILE_CONTENT, to_json
 
 _BLOCK_BYTES = 512
 # Two blocks of zeros end a tar (POSIX 1003.1, pax, "ustar Interchange Format").

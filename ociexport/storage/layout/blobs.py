@@ -168,8 +168,8 @@ def blob_name(digest: Digest) -> str:
     return f"{BLOBS_DIRECTORY}/{digest.algorithm}/{digest.encoded}"
 
 
-def partial_name(digest: Digest) -> str:
-    """Return the name that a blob has while it is written."""
+def partial_blob_name(digest: Digest) -> str:
+    """Return the name of a blob while it is being written."""
     return f"{PARTIAL_DIRECTORY}/{digest.algorithm}-{digest.encoded}"
 
 
@@ -196,7 +196,7 @@ class LayoutBlobWriter:
         self._digest = digest
         self._size = size
         self._directory = layout.directory
-        self._name = partial_name(digest)
+        self._name = partial_blob_name(digest)
         self.is_complete = False
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""Who writes to a layout: many may at once, and only who is alone tidies up."""
+"""The lock that says who uses a layout: any number of users share it, and only a single user may tidy up."""
 
 from __future__ import annotations
 
@@ -7,38 +7,40 @@ import os
 import weakref
 from contextlib import closing, suppress
 
+from ociexport.storage.layout.blobs import OWN_DIRECTORY
 from ociexport.storage.layout_directory import LayoutDirectory
+
+USERS_FILE = f"{OWN_DIRECTORY}/users"
 
 
 class LayoutHold:
-    """Keeps a layout from being tidied away by other threads and processes, until it is closed.
+    """Keeps other threads and processes from tidying up a layout, until it is closed.
 
     Args:
-        directory: of the layout.
-        name: of the lock file in it; it and its directory are made. Whoever is tidying up is waited for.
+        directory: of the layout; the lock file and its directory are made. If another user is tidying up, this waits.
     """
 
-    def __init__(self, directory: LayoutDirectory, name: str) -> None:
-        self._fd = _open_shared(directory, name)
+    def __init__(self, directory: LayoutDirectory) -> None:
+        self._fd = _open_shared(directory)
         self._closer = weakref.finalize(self, os.close, self._fd)
 
     def is_alone(self) -> bool:
-        """Whether nobody else holds the layout; if so, nobody will before this is closed."""
+        """Whether no other user holds the layout; if so, no other can before this is closed."""
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # somebody does, or the file system has no locks and nobody can know
+        except OSError:  # another user holds it, or the file system has no locks and the answer is unknown
             return False
         return True
 
     def close(self) -> None:
-        """Let go; may be called again."""
+        """Release the layout; may be called again."""
         self._closer()
 
 
-def is_held(directory: LayoutDirectory, name: str) -> bool:
-    """Whether somebody holds the layout whose lock file has this name; nothing is written to find out."""
+def is_held(directory: LayoutDirectory) -> bool:
+    """Whether any user holds the layout; nothing is written to find out."""
     try:
-        file = directory.open_file(name)
+        file = directory.open_file(USERS_FILE)
     except FileNotFoundError:
         return False
     with closing(file):
@@ -49,8 +51,8 @@ def is_held(directory: LayoutDirectory, name: str) -> bool:
     return False
 
 
-def _open_shared(directory: LayoutDirectory, name: str) -> int:
+def _open_shared(directory: LayoutDirectory) -> int:
     while True:
-        directory.make_directory(os.path.dirname(name))
-        with suppress(FileNotFoundError):  # the directory was tidied away meanwhile
-            return directory.open_locked(name, shared=True)
+        directory.make_directory(OWN_DIRECTORY)
+        with suppress(FileNotFoundError):  # another user has just removed the directory
+            return directory.open_locked(USERS_FILE, shared=True)
