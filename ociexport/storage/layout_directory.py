@@ -21,6 +21,7 @@ from io import BufferedWriter, FileIO
 from ociexport.errors import InvalidImageError, UsageError, quoted
 from ociexport.system.files import NO_LINK, sync_directory
 from ociexport.system.locks import kind_of_file, open_locked, verify_is_regular
+from ociexport.system.partial_names import PARTIAL_SUFFIX, hidden_name, random_name
 
 _READ_BYTES = 1024 * 1024
 # A directory that is only passed need not be readable.
@@ -200,7 +201,7 @@ class LayoutDirectory:
         """
         directory, _, last = name.rpartition("/")
         with self._opened(aside) as aside_fd, self._opened(directory) as fd:
-            with _new_file(aside_fd, f"{last}.partial", fd, last, self.path_of(name)) as file:
+            with _new_file(aside_fd, f"{last}{PARTIAL_SUFFIX}", fd, last, self.path_of(name)) as file:
                 file.write(content)
             with _readable(fd) as readable:
                 os.fsync(readable)
@@ -219,7 +220,7 @@ class LayoutDirectory:
                     raise
             else:
                 return
-            with source.open_file(name) as original, _new_file(fd, f".{last}.partial", fd, last, name) as copy:
+            with source.open_file(name) as original, _new_file(fd, hidden_name(last), fd, last, name) as copy:
                 try:
                     fcntl.ioctl(copy.fileno(), _FICLONE, original.fileno())
                 except OSError:
@@ -306,7 +307,7 @@ def _link(source_fd: int, name: str, fd: int) -> None:
     with suppress(FileExistsError):
         os.link(name, name, src_dir_fd=source_fd, dst_dir_fd=fd, follow_symlinks=False)
         return
-    aside = f".{name}.{os.urandom(6).hex()}"
+    aside = random_name(hidden_name(name))
     os.link(name, aside, src_dir_fd=source_fd, dst_dir_fd=fd, follow_symlinks=False)
     try:
         os.rename(aside, name, src_dir_fd=fd, dst_dir_fd=fd)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from typing import BinaryIO
 from ociexport.errors import UsageError, quoted
 from ociexport.system.host_paths import is_of_this_user, real_place
 from ociexport.system.locks import is_still_there_once_locked
+from ociexport.system.partial_names import hidden_name, random_name
 
 # What file systems and kernels say that know no files without names; of a directory that is not there, too.
 _NO_NAMELESS = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
@@ -33,8 +33,6 @@ _SAFE = os.O_NOFOLLOW | os.O_CLOEXEC
 _PLACE_ONLY = getattr(os, "O_PATH", os.O_RDONLY)
 _BUFFER_BYTES = 1024 * 1024
 _MAX_TRIES = 8
-# Names have 255 bytes; this and what `partial_name` and its callers add.
-_MAX_RESUMED_NAME_BYTES = 240
 
 
 @contextmanager
@@ -178,9 +176,9 @@ def _link_over(source: str, fd: int, name: str) -> None:
     with suppress(FileExistsError):
         os.link(source, name, src_dir_fd=fd, dst_dir_fd=fd, follow_symlinks=True)
         return
-    aside = _aside(name)
+    aside = hidden_name(name)
     # A process may have been killed between the two calls, and another may do the same at this moment.
-    for beside in (aside, aside, *(_random(aside) for _ in range(_MAX_TRIES))):
+    for beside in (aside, aside, *(random_name(aside) for _ in range(_MAX_TRIES))):
         try:
             os.link(source, beside, src_dir_fd=fd, dst_dir_fd=fd, follow_symlinks=True)
         except FileExistsError:
@@ -197,29 +195,6 @@ def _link_over(source: str, fd: int, name: str) -> None:
             with suppress(FileNotFoundError):
                 os.unlink(beside, dir_fd=fd)
     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
-
-
-def partial_name(path: str) -> str:
-    """Return what a file that is resumed is called until it is complete: always the same, and beside ``path``.
-
-    What else is kept until then has a name that begins so, and is at most seven bytes longer.
-    """
-    directory, name = os.path.split(path)
-    encoded = os.fsencode(name)
-    if len(encoded) > _MAX_RESUMED_NAME_BYTES:
-        # No half of a character, which some file systems refuse; one has four bytes at most in UTF-8.
-        end = next((end for end in range(200, 196, -1) if encoded[end] & 0xC0 != 0x80), 200)
-        name = f"{os.fsdecode(encoded[:end])}-{hashlib.sha256(encoded).hexdigest()[:12]}"
-    return os.path.join(directory, f"{name}.partial")
-
-
-def _aside(name: str) -> str:
-    # No longer than a name may be, in whatever characters.
-    return os.fsdecode(b".%b.partial" % os.fsencode(name)[:200])
-
-
-def _random(aside: str) -> str:
-    return f"{aside}-{os.urandom(6).hex()}"
 
 
 def _open_nameless(directory_fd: int) -> int | None:
@@ -268,7 +243,7 @@ def _renamed_to(name: str, fd: int, aside: str, mode: int, *, path: str, directo
 
 def _open_named(directory_fd: int, name: str) -> tuple[int, str]:
     """Return a descriptor of a new file that only we can read, and the name that it has for the time being."""
-    aside = _aside(name)
+    aside = hidden_name(name)
     _remove_leftover(directory_fd, aside)
     with suppress(FileExistsError):
         fd = _create(directory_fd, aside)
@@ -277,7 +252,7 @@ def _open_named(directory_fd: int, name: str) -> tuple[int, str]:
             return fd, aside
         os.close(fd)
     # Somebody is writing the same file at this moment.
-    beside = _random(aside)
+    beside = random_name(aside)
     return _create(directory_fd, beside), beside
 
 

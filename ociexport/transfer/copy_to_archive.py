@@ -16,7 +16,8 @@ from ociexport.storage.archive.legacy_plan import plan_legacy_archive, verify_fi
 from ociexport.storage.archive.plan import ArchivePlan, plan_archive
 from ociexport.storage.archive.writer import ArchiveFile, verify_is_file_to_write, write_to_stream
 from ociexport.storage.layout.spool import spool_beside, spool_elsewhere
-from ociexport.system.files import errors_named, partial_name
+from ociexport.system.files import errors_named
+from ociexport.system.partial_names import partial_name
 from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.transfer.companions import each_once, prepare_companions
 from ociexport.transfer.decompress import PlainLayerStore, diff_ids_of, with_plain_layers

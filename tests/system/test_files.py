@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import random
+import re
 import signal
 import stat
 import subprocess
@@ -15,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from ociexport.system.files import new_file, partial_name
+from ociexport.system.files import new_file
+from ociexport.system.partial_names import STAGED_MARK, hidden_name, partial_name, random_name
 from tests.support.command import command_environment, command_line, run_command
 from tests.support.image_builder import build_image, write_layout
 from tests.support.memory_source import member
@@ -30,6 +32,15 @@ def test_long_name_of_a_file_that_is_resumed_is_cut_between_characters(name: byt
     assert 196 < len(kept) <= 200
     assert len(partial) <= 255 - len(".layers")
     assert os.fsdecode(kept).isprintable() or name[0] == 0xFF
+
+
+def test_names_that_older_versions_left_on_disk_are_still_those_in_use() -> None:
+    """A version that changes one does not resume, or remove, what an older version left."""
+    assert partial_name("dir/a.tar") == "dir/a.tar.partial"
+    assert hidden_name("a.tar") == ".a.tar.partial"
+    assert hidden_name("ü" * 127) == f".{'ü' * 100}.partial"
+    assert re.fullmatch(r"\.a\.tar\.partial-[0-9a-f]{12}", random_name(hidden_name("a.tar")))
+    assert STAGED_MARK == ".partial-"
 
 
 def test_name_is_that_of_a_complete_file(tmp_path: Path) -> None:

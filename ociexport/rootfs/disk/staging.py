@@ -27,8 +27,8 @@ from ociexport.rootfs.disk.mount_move import (
 from ociexport.rootfs.disk.preflight import explain_full_disk
 from ociexport.rootfs.disk.removal import is_mount_point, is_overlay, remove_tree, verify_no_mounts
 from ociexport.system.host_paths import real_path
+from ociexport.system.partial_names import STAGED_MARK as _MARK
 
-_MARK = ".partial-"
 _MARK_BYTES = 4
 _LEFTOVER_PATTERN = re.compile(rf"[0-9a-f]{{{2 * _MARK_BYTES}}}(-old|{LIST_SUFFIX}|{SEAL_SUFFIX})?")
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC

@@ -19,8 +19,8 @@ from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Chunk, Digest, Verifier
 from ociexport.storage.archive.plan import ArchiveEntry, ArchivePlan
 from ociexport.storage.layout.blobs import read_back, write_at
-from ociexport.system.files import partial_name
 from ociexport.system.locks import open_locked
+from ociexport.system.partial_names import partial_name
 from ociexport.system.progress.protocol import Progress
 from ociexport.system.read_ahead import ReadAhead
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 
 from ociexport.errors import InvalidImageError, NotFoundError, UsageError, quoted
 from ociexport.storage.layout.layout import ImageLayout
-from ociexport.system.files import partial_name
 from ociexport.system.locks import is_still_there_once_locked
+from ociexport.system.partial_names import partial_name
 from ociexport.system.temporary_files import make_temporary_directory
 
 
