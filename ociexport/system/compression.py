@@ -1,7 +1,7 @@
 """A layer's bytes as the chunks of a plain tar.
 
-The format is told by content: a media type that contradicts the bytes does not matter, since the diff_id proves what
-comes out, and registries and tools have mislabelled layers for years.
+The format is detected from the content. A media type that contradicts the bytes does not matter: the diff_id verifies
+the result, and registries and tools have mislabelled layers for years.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from typing import Protocol, cast
 from ociexport.errors import InvalidImageError, LimitExceededError
 from ociexport.spec.digest import ByteStream
 
-# So much is read at once, and so much is inflated at once. Each chunk is handed from thread to thread, and each time
-# the interpreter lock may keep it waiting, so they are large; docs/about/performance.md has the numbers. A multiple of
-# 512, so that tar headers seldom straddle two chunks.
+# The sizes of one read and of one inflated chunk. They are large since each chunk is passed between threads, and each
+# time may wait for the interpreter lock; docs/about/performance.md has the numbers. Both are multiples of 512, so tar
+# headers seldom straddle two chunks.
 COMPRESSED_CHUNK_BYTES = 512 * 1024
 TAR_CHUNK_BYTES = 1024 * 1024
 
-# Honest layers stay below 20; zeros reach 1030 in gzip and any number in zstd. A small layer of zeros is honest.
+# Normal layers stay below 20; zeros reach 1030 in gzip and any ratio in zstd. A small layer of zeros may be legitimate.
 MAX_RATIO = 250
 RATIO_FROM_BYTES = 2 * 1024**3
 
-# A gzip member or zstd frame takes some ten microseconds, however little is in it. Tools write one for each file
-# (eStargz, zstd:chunked), and pzstd a skippable one before each; those of less than a tar block are few.
+# A gzip member or zstd frame takes about ten microseconds, even if it is almost empty. Tools write one for each file
+# (eStargz, zstd:chunked), and pzstd adds a skippable one before each; few have less than a tar block.
 MAX_SMALL_STREAMS = 10_000
 _SMALL_STREAM_BYTES = 512
 _SMALL_STREAMS_FOR_LARGE = 2
-# A piece of a blob that is inflated at once begins with so much, and doubles.
+# The size of the first piece of each stream; each following piece is twice as large.
 _FIRST_PIECE_BYTES = 4 * 1024
 
 MAGIC_BYTES = 6
@@ -43,7 +43,7 @@ _ZSTD_FRAME_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
 class _Decompressor(Protocol):
-    """What the standard library's decompressors have in common (`bz2.BZ2Decompressor` documents it)."""
+    """The common interface of the standard library's decompressors; see `bz2.BZ2Decompressor`."""
 
     @property
     def eof(self) -> bool: ...
@@ -58,19 +58,19 @@ class _Decompressor(Protocol):
 
 
 def read_tar_chunks(blob: ByteStream) -> Iterator[bytes]:
-    """Yield the bytes of the tar that ``blob`` holds, in chunks of at most `TAR_CHUNK_BYTES`.
+    """Yield the bytes of the tar in ``blob``, in chunks of at most `TAR_CHUNK_BYTES`.
 
-    The blob is read to its end, whatever comes after the last compressed stream, so that a `VerifyingReader` beneath
-    makes its checks. Several gzip members, zstd frames with skippable ones among them, and several xz or bzip2 streams
-    are one tar. Bytes after the last stream are refused unless they are zeros, which tape tools append.
+    The blob is always read to its end, so a `VerifyingReader` beneath makes its checks. Several gzip members, zstd
+    frames (also skippable ones), xz streams or bzip2 streams form one tar. Bytes after the last stream are refused,
+    except zeros, which tape tools append.
 
     Args:
         blob: the layer as stored; closed by the caller.
 
     Raises:
-        LimitExceededError: there are too many streams that give next to nothing.
+        LimitExceededError: there are too many streams that are almost empty.
         InvalidImageError: the compressed data is damaged or ends too soon. Errors of ``blob`` pass through and come
-            first: a transfer that was cut is no damaged layer.
+            first: an interrupted transfer is not a damaged layer.
 
     Spec: image-spec 1.1 layer.md, "+gzip Media Types", "+zstd Media Types"; RFC 1952 §2.2; RFC 8878 §3.1.
     """
@@ -86,15 +86,15 @@ def read_tar_chunks(blob: ByteStream) -> Iterator[bytes]:
 
 
 def is_compressed(head: bytes) -> bool:
-    """Whether what begins with ``head``, six bytes or more, is in a format that `read_tar_chunks` inflates."""
+    """Whether data that begins with ``head``, six bytes or more, is in a format that `read_tar_chunks` inflates."""
     return _format_of(head) is not None
 
 
 def verify_ratio(tar_bytes: int, blob_bytes: int) -> None:
-    """Return if so many bytes may have come out of a layer that has ``blob_bytes`` as it is stored.
+    """Return if ``tar_bytes`` are plausible for a layer with ``blob_bytes`` stored bytes.
 
     Raises:
-        LimitExceededError: nothing honest grows so.
+        LimitExceededError: no normal layer has this ratio.
     """
     if tar_bytes > RATIO_FROM_BYTES and tar_bytes > MAX_RATIO * blob_bytes:
         raise LimitExceededError(
@@ -128,7 +128,7 @@ def _inflate(
                 return
             following = _format_of(magic)
             if following is None or following[0] != name:
-                # Whatever follows is read to its end: where the blob is not what its digest says, that is the news.
+                # The blob is read to its end: a digest mismatch, if there is one, is the error to report.
                 while blob.read(COMPRESSED_CHUNK_BYTES):
                     pass
                 raise InvalidImageError(f"{name} data: expected the end or another {name} stream, got other bytes")
@@ -141,7 +141,7 @@ def _inflate(
 
 
 class _StreamCount:
-    """Counts gzip members, zstd frames and the like, each of which takes time that its few bytes do not show.
+    """Counts gzip members, zstd frames and other streams, each of which takes time even if it is almost empty.
 
     Args:
         name: of the format.
@@ -153,10 +153,10 @@ class _StreamCount:
         self._large = 0
 
     def add(self, stream_bytes: int) -> None:
-        """Take note of a stream that gave so many bytes.
+        """Count a stream that contained ``stream_bytes``.
 
         Raises:
-            LimitExceededError: nearly all give next to nothing.
+            LimitExceededError: nearly all streams are almost empty.
         """
         if stream_bytes >= _SMALL_STREAM_BYTES:
             self._large += 1
@@ -171,11 +171,11 @@ class _StreamCount:
 
 
 class _Feed:
-    """The bytes of a blob in pieces that grow within a stream: what a short stream leaves over is little to copy.
+    """The bytes of a blob in pieces that grow within a stream, so little is copied after the end of a short stream.
 
     Args:
-        blob: gives the bytes.
-        head: what was read of it.
+        blob: the source of the bytes.
+        head: the bytes already read from it.
     """
 
     def __init__(self, blob: ByteStream, head: bytes) -> None:
@@ -194,15 +194,15 @@ class _Feed:
         return piece
 
     def give_back(self, count: int) -> None:
-        """Take back the last ``count`` bytes that were taken: they belong to the next stream."""
+        """Return the last ``count`` bytes to the feed: they belong to the next stream."""
         self._position -= count
         self._piece_bytes = _FIRST_PIECE_BYTES
 
     def skip_padding(self) -> bytes:
-        """Go on to the first byte that is not zero, and return the bytes of a magic number from there on.
+        """Skip zeros, and return as many of the following bytes as a magic number has.
 
         Returns:
-            fewer bytes only at the end of the blob; ``b""`` where nothing but zeros is left.
+            fewer bytes only at the end of the blob; ``b""`` if only zeros are left.
         """
         while (match := _OTHER_THAN_ZERO.search(self._chunk, self._position)) is None:
             self._chunk, self._position = self._blob.read(COMPRESSED_CHUNK_BYTES), 0
@@ -227,7 +227,7 @@ def _read_at_least(blob: ByteStream, count: int) -> bytes:
 
 
 def _format_of(head: bytes) -> tuple[str, Callable[[], _Decompressor]] | None:
-    """Return the compression that ``head`` is the beginning of, by its magic number; None for none."""
+    """Return the compression format of data that begins with ``head``, by its magic number; None if it has none."""
     if head.startswith(_GZIP_MAGIC):
         return "gzip", _new_gzip_decompressor
     # Skippable frames, which zstd:chunked puts its table of contents in, have sixteen magic numbers (RFC 8878 §3.1.2).
@@ -240,7 +240,7 @@ def _format_of(head: bytes) -> tuple[str, Callable[[], _Decompressor]] | None:
     return None
 
 
-# The libraries are imported when a layer of their kind is met: a plain one should not pay for them.
+# Each library is imported when the first layer of its format is read, so others don't pay for it.
 
 
 def _new_gzip_decompressor() -> _Decompressor:
@@ -259,7 +259,7 @@ def _new_zstd_decompressor() -> _Decompressor:
 
 
 def _errors_of(name: str) -> tuple[type[Exception], ...]:
-    """Return what the decompressor called ``name`` raises on damaged data."""
+    """Return the errors that the decompressor called ``name`` raises for damaged data."""
     if name == "gzip":
         from isal import igzip_lib  # noqa: PLC0415 - start-up: only some runs need it
 

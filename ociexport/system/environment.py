@@ -1,4 +1,4 @@
-"""What the environment says: where the user's own files are, and SOURCE_DATE_EPOCH.
+"""Environment variables: the directories of the user's own files, and SOURCE_DATE_EPOCH.
 
 Spec: reproducible-builds.org, "SOURCE_DATE_EPOCH specification".
 """
@@ -14,10 +14,9 @@ from ociexport.spec.numerals import number_in
 
 
 def home_directory(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return the user's directory: ``HOME``, or what the system has for the user, or else the root.
+    """Return the user's home directory: ``HOME``, or the system's entry for the user, or ``/``.
 
-    In a container, or as a service, a process may have a number that the system knows no user for, and no ``HOME``;
-    docker gives such a one ``/``.
+    In a container or a service, a process may have a uid without a user, and no ``HOME``; docker uses ``/`` then.
     """
     if home := environment.get("HOME"):
         return Path(home)
@@ -28,7 +27,7 @@ def home_directory(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def configuration_home(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return where the user keeps configurations.
+    """Return the directory of the user's configuration files.
 
     Spec: XDG Base Directory Specification, ``XDG_CONFIG_HOME``.
     """
@@ -36,15 +35,15 @@ def configuration_home(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def source_date_epoch() -> int | None:
-    """Return the seconds since 1970 that the environment asks for; None where it asks for none.
+    """Return the value of ``SOURCE_DATE_EPOCH``, in seconds since 1970; None if it is not set or empty.
 
     Raises:
-        UsageError: it is no number; the specification has such a build fail.
+        UsageError: it is not a number; the specification requires the build to fail then.
     """
     text = os.environ.get("SOURCE_DATE_EPOCH", "")
     if not text:
         return None
-    # What a tar header without an extension holds is far enough in the future.
+    # The largest time that fits a tar header without an extension.
     seconds = number_in(text, 8**11 - 1)
     if seconds is None:
         raise UsageError(f"SOURCE_DATE_EPOCH: expected seconds since 1970, got {quoted(text)}")

@@ -1,8 +1,8 @@
 """A file that appears under its name when it is complete, or not at all.
 
-While it is written it has no name, where the file system can do so, and is gone with the process that is killed. Where
-it can't, or where it takes the place of another file at the end, it has the name ``.NAME.partial`` beside it: what a
-killed process left there the next one that writes the same file takes away.
+If the file system allows it, an unfinished file has no name, so it vanishes if the process is killed. Otherwise, and
+while a finished file replaces another one, it is called ``.NAME.partial``, in the same directory. The next process that
+writes the same file removes what a killed process left there.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from ociexport.system.host_paths import is_of_this_user, real_place
 from ociexport.system.locks import is_still_there_once_locked
 from ociexport.system.partial_names import hidden_name, random_name
 
-# What file systems and kernels say that know no files without names; of a directory that is not there, too.
+# Errors of file systems and kernels without nameless files; ENOENT is also the error for a missing directory.
 _NO_NAMELESS = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
-# What file systems say that make no hard links: between two of them, at all, for us, or not so many.
+# Errors for a hard link that can't be made: across file systems, at all, by this user, or beyond the number of links.
 NO_LINK = frozenset(
     {errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
 )
-# What a descriptor's error is of that tells no name; it is not of what is read to fill the file.
+# Errors of writing to a descriptor, which name no file. Reading what goes into the file raises none of them.
 _WRITE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _SAFE = os.O_NOFOLLOW | os.O_CLOEXEC
-# A directory that may be written, but not listed, is a place for files too.
+# Files can be made in a directory that this user may write but not list.
 _PLACE_ONLY = getattr(os, "O_PATH", os.O_RDONLY)
 _BUFFER_BYTES = 1024 * 1024
 _MAX_TRIES = 8
@@ -37,17 +37,17 @@ _MAX_TRIES = 8
 
 @contextmanager
 def new_file(path: str, *, mode: int = 0o644) -> Iterator[BinaryIO]:
-    """Give a file that takes the name ``path``, and the place of what has it, when the ``with`` block ends well.
+    """Give a file that is renamed to ``path`` when the ``with`` block ends well, and replaces any file of that name.
 
-    It is synced before; after an error it is gone. A link is replaced and never followed. What `is_stream` is written
-    to as it stands: else ``/dev/null`` would be a file from then on, if root named it.
+    It is synced before it is renamed, and removed after an error. A link is replaced and never followed. A stream, see
+    `is_stream`, is written to directly: otherwise ``/dev/null`` would become a regular file if root named it.
 
     Args:
-        mode: of the file; nobody else can read it before it is complete.
+        mode: of the complete file; until then only this user can read it.
 
     Raises:
-        UsageError: it is a stream of another user, or a link of one is on the way to it.
-        OSError: the directory is not there or may not be written, or has no room; of ``path``, as it was given.
+        UsageError: ``path`` is a stream of another user, or a link of another user is on its way.
+        OSError: the directory is missing, full or not writable; the error names ``path`` as it was given.
     """
     if is_stream(path):
         with open_stream(path) as file:
@@ -59,11 +59,11 @@ def new_file(path: str, *, mode: int = 0o644) -> Iterator[BinaryIO]:
 
 @contextmanager
 def new_file_in(directory_fd: int, name: str, path: str, *, mode: int = 0o644) -> Iterator[BinaryIO]:
-    """The same of a file in a directory that is open, whatever becomes of the directory's name meanwhile.
+    """Do the same as `new_file` in an open directory, even if the directory is renamed meanwhile.
 
     Args:
-        directory_fd: may be one of O_PATH.
-        name: in it; whatever has it, but a directory, is replaced.
+        directory_fd: may be opened with O_PATH.
+        name: in that directory; anything of that name is replaced, except a directory.
         path: for messages.
     """
     with _no_room_named(path):
@@ -85,10 +85,10 @@ def new_file_in(directory_fd: int, name: str, path: str, *, mode: int = 0o644) -
 
 
 def begin_file(path: str) -> BinaryIO:
-    """Return an empty, unbuffered file that has the name ``path`` from now on, or the stream that it is.
+    """Return an empty, unbuffered file that is called ``path`` from now on, or the stream at ``path``.
 
-    A file of this user that has no other name is emptied, so that a program which has it open already sees what
-    comes. Whatever else has the name is replaced: a link, another user's file, or one that has other names too.
+    If ``path`` is a file of this user without other hard links, it is emptied, so a program that already has it open
+    sees the new content. Anything else is replaced: a link, another user's file, or a file with other hard links.
 
     Raises:
         UsageError, OSError: as `new_file`.
@@ -106,7 +106,7 @@ def begin_file(path: str) -> BinaryIO:
 
 
 def _open_own(directory_fd: int, name: str) -> int | None:
-    """Return a descriptor of a file that is this user's and of no other name; None where it is none."""
+    """Return a descriptor of a file that is this user's and has no other hard links; None if there is no such file."""
     try:
         fd = os.open(name, os.O_WRONLY | os.O_NONBLOCK | _SAFE, dir_fd=directory_fd)
     except OSError:
@@ -120,7 +120,7 @@ def _open_own(directory_fd: int, name: str) -> int | None:
 
 @contextmanager
 def _directory_of(path: str) -> Iterator[tuple[int, str]]:
-    """Give a descriptor of the directory that ``path`` is in, and its name there."""
+    """Give a descriptor of the directory that contains ``path``, and the name of ``path`` in it."""
     directory, name = real_place(path)
     with _named(path):
         fd = os.open(directory, _PLACE_ONLY | os.O_DIRECTORY | _SAFE)
@@ -132,11 +132,11 @@ def _directory_of(path: str) -> Iterator[tuple[int, str]]:
 
 @contextmanager
 def _named(path: str) -> Iterator[None]:
-    """Have errors tell of ``path``, as it was given, and not of names within the directory."""
+    """Make errors name ``path`` as it was given, instead of names within the directory."""
     try:
         yield
     except OSError as error:
-        # That another name is too long is not true of this one.
+        # If another name is too long, ``path`` need not be.
         if error.errno != errno.ENAMETOOLONG:
             error.filename, error.filename2 = path, None
         raise
@@ -154,30 +154,30 @@ def _no_room_named(path: str) -> Iterator[None]:
 
 @contextmanager
 def errors_named(path: str, partial: str) -> Iterator[None]:
-    """Have errors of the files that stand in for ``path`` until it is complete tell of ``path``, as it was given.
+    """Make errors about the unfinished files of ``path`` name ``path`` as it was given.
 
     Args:
-        partial: what their names begin with.
+        partial: the beginning of the unfinished files' paths.
     """
     try:
         yield
     except OSError as error:
         is_nameless = error.filename is None and error.errno in _WRITE_ERRORS
         name = error.filename2 or error.filename
-        is_stand_in = isinstance(name, str) and (name == os.path.abspath(path) or name.startswith(partial))
-        # That the other name is too long is not true of this one.
-        if is_nameless or (is_stand_in and error.errno != errno.ENAMETOOLONG):
+        is_unfinished = isinstance(name, str) and (name == os.path.abspath(path) or name.startswith(partial))
+        # If the other name is too long, ``path`` need not be.
+        if is_nameless or (is_unfinished and error.errno != errno.ENAMETOOLONG):
             error.filename, error.filename2 = path, None
         raise
 
 
 def _link_over(source: str, fd: int, name: str) -> None:
-    # With descriptors it is linkat(2), which alone follows what stands in /proc for a file without a name.
+    # Descriptors make Python call linkat(2), the only call that follows the link in /proc to a nameless file.
     with suppress(FileExistsError):
         os.link(source, name, src_dir_fd=fd, dst_dir_fd=fd, follow_symlinks=True)
         return
     aside = hidden_name(name)
-    # A process may have been killed between the two calls, and another may do the same at this moment.
+    # A process may have been killed between the two calls, and another may be between them now.
     for beside in (aside, aside, *(random_name(aside) for _ in range(_MAX_TRIES))):
         try:
             os.link(source, beside, src_dir_fd=fd, dst_dir_fd=fd, follow_symlinks=True)
@@ -191,14 +191,14 @@ def _link_over(source: str, fd: int, name: str) -> None:
         except FileNotFoundError:
             continue
         finally:
-            # Gone with the rename, but where both are names of one file already.
+            # The rename removes this name, unless both were already names of the same file.
             with suppress(FileNotFoundError):
                 os.unlink(beside, dir_fd=fd)
     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
 
 
 def _open_nameless(directory_fd: int) -> int | None:
-    """Return a descriptor of a new file in the directory; None where it must have a name."""
+    """Return a descriptor of a new nameless file in the directory; None if a file must have a name there."""
     nameless = getattr(os, "O_TMPFILE", 0)
     if not nameless or not os.path.exists("/proc/self/fd"):
         return None
@@ -211,7 +211,7 @@ def _open_nameless(directory_fd: int) -> int | None:
 
 
 def _give_name(fd: int, directory_fd: int, name: str, mode: int) -> None:
-    """Give the nameless file its name; where nobody may make links, as on Android, a copy of it has that."""
+    """Give the nameless file its name; if links can't be made, as on Android, a copy of the file gets the name."""
     try:
         _link_over(f"/proc/self/fd/{fd}", directory_fd, name)
     except OSError as error:
@@ -226,7 +226,7 @@ def _give_name(fd: int, directory_fd: int, name: str, mode: int) -> None:
 
 @contextmanager
 def _renamed_to(name: str, fd: int, aside: str, mode: int, *, path: str, directory_fd: int) -> Iterator[BinaryIO]:
-    """Give the new file ``aside``, which takes the name ``name`` when the ``with`` block ends well."""
+    """Give the new file ``aside``, which is renamed to ``name`` when the ``with`` block ends well."""
     try:
         with open(fd, "wb", buffering=_BUFFER_BYTES) as file:
             yield file
@@ -242,16 +242,16 @@ def _renamed_to(name: str, fd: int, aside: str, mode: int, *, path: str, directo
 
 
 def _open_named(directory_fd: int, name: str) -> tuple[int, str]:
-    """Return a descriptor of a new file that only we can read, and the name that it has for the time being."""
+    """Return a descriptor of a new file that only this user can read, and the file's temporary name."""
     aside = hidden_name(name)
     _remove_leftover(directory_fd, aside)
     with suppress(FileExistsError):
         fd = _create(directory_fd, aside)
-        # Until it is locked, another may take it for a leftover, and then what has the name is theirs.
+        # Before it is locked, another process may remove it as a leftover and make its own file of that name.
         if is_still_there_once_locked(fd, aside, dir_fd=directory_fd):
             return fd, aside
         os.close(fd)
-    # Somebody is writing the same file at this moment.
+    # Another process is writing the same file now.
     beside = random_name(aside)
     return _create(directory_fd, beside), beside
 
@@ -261,7 +261,7 @@ def _create(directory_fd: int, name: str) -> int:
 
 
 def _remove_leftover(directory_fd: int, aside: str) -> None:
-    """Remove what a process that was killed left; what somebody writes to, or is somebody else's, stays."""
+    """Remove the file that a killed process left; a file that is being written, or another user's, stays."""
     try:
         fd = os.open(aside, os.O_RDONLY | os.O_NONBLOCK | _SAFE, dir_fd=directory_fd)
     except OSError:
@@ -279,7 +279,7 @@ def _remove_leftover(directory_fd: int, aside: str) -> None:
 
 
 def sync_directory(path: str) -> None:
-    """Have the names in a directory on the disk."""
+    """Sync the names in a directory to disk."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -288,12 +288,12 @@ def sync_directory(path: str) -> None:
 
 
 def open_stream(path: str, *, buffering: int = -1) -> BinaryIO:
-    """Return what `is_stream` is true of, open for writing; the caller closes it.
+    """Return the stream at ``path``, see `is_stream`, open for writing; the caller closes it.
 
-    What is written goes behind what is there: standard output may be a file that the shell appends to.
+    It is opened for appending, since standard output may be a file that the shell appends to.
 
     Raises:
-        UsageError: it has become something else, or another user's.
+        UsageError: ``path`` is no longer a stream, or has become another user's.
     """
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOCTTY | os.O_CLOEXEC)
     try:
@@ -306,12 +306,12 @@ def open_stream(path: str, *, buffering: int = -1) -> BinaryIO:
 
 
 def is_stream(path: str) -> bool:
-    """Whether no file may take the place of ``path``: it is a pipe, a device, or, as ``/dev/stdout``, an open file.
+    """Whether ``path`` must be written to and not replaced: a pipe, a device, or an open file such as ``/dev/stdout``.
 
-    A link of another user is none, wherever it leads: it is replaced as any link is.
+    A link of another user is not a stream, wherever it leads: it is replaced like any link.
 
     Raises:
-        UsageError: it is a stream of another user, who would read what we write, or have us write to a device.
+        UsageError: it is a stream of another user, who could read the output or direct it to a device.
     """
     try:
         return _is_stream(path, os.stat(path))
@@ -321,13 +321,13 @@ def is_stream(path: str) -> bool:
 
 def _is_stream(path: str, status: os.stat_result) -> bool:
     directory = os.path.realpath(os.path.dirname(path))
-    # Nobody but root makes names there, whoever root is in a user namespace, where many owners are unknown.
+    # Only root makes names in /dev. Owners don't show that in a user namespace, where many of them are unmapped.
     is_in_dev = directory == "/dev"
     link = os.lstat(path)
     is_link = stat.S_ISLNK(link.st_mode)
     if is_link and not (is_in_dev or is_of_this_user(link)):
         return False
-    # The kernel's links to what a process has open; others that lead to files are replaced, and never followed.
+    # The kernel's links to files that a process has open. Other links to files are replaced and never followed.
     if directory.startswith("/proc/") or (is_link and os.readlink(path).startswith("/proc/")):
         return not stat.S_ISDIR(status.st_mode)
     if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):

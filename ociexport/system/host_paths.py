@@ -1,7 +1,8 @@
-"""Paths on the host: whose links are followed, and whether a place is in a tree that an image filled.
+"""Paths on the host: which links are followed, and whether a path is inside a tree that an image filled.
 
-Another user's link leads where that user wants, and an image's link where the image wants. The kernel refuses some of
-the former (proc_sys_fs(5), "protected_symlinks"), but not to a program that reads links itself, as `os.path.realpath`.
+Another user's link may lead anywhere, and so may an image's link. The kernel refuses to follow some links of other
+users (proc_sys_fs(5), "protected_symlinks"), but can't stop a program that reads links itself, as `os.path.realpath`
+does.
 """
 
 from __future__ import annotations
@@ -19,40 +20,41 @@ _STICKY_FOR_ALL = stat.S_ISVTX | stat.S_IWOTH
 
 
 def real_path(path: str) -> str:
-    """Return ``path`` without links, as the kernel would follow them; its end need not be there.
+    """Return ``path`` without links, resolved as the kernel does; its last parts need not exist.
 
     Raises:
-        UsageError: its last part is a link of another user, or a link on its way is one in a directory for all.
+        UsageError: its last part is another user's link, or another user's link in a world-writable directory is on
+            its way.
         OSError: there are too many links.
     """
     return _steps(path)[-1]
 
 
 def real_place(path: str) -> tuple[str, str]:
-    """Return the directory that ``path`` is in, without links, and its name there, which may be that of a link.
+    """Return the directory that contains ``path``, without links, and the name in it, which may be a link.
 
     Raises:
         UsageError: a link on the way is another user's; see `real_path`.
-        IsADirectoryError: it has no name of its own.
+        IsADirectoryError: ``path`` ends in no name, as ``/`` and ``..``.
     """
     return os.path.split(_place_steps(path)[-1])
 
 
 def verify_outside(path: str, tree: str, option: str, *, is_directory: bool = False, bundle: str | None = None) -> None:
-    """Return if no image decides where ``path`` is: it is not in ``tree``, nor is a link on its way.
+    """Return if neither ``path`` nor a link on its way is in ``tree``, where an image could redirect it.
 
     Args:
         path: of a file, or of a directory for files.
-        tree: real path of the root filesystem, or of the one that gives way to it.
-        option: that names ``path``.
-        bundle: real path of the bundle that ``tree`` is in; files directly in it are none of the image's.
+        tree: real path of the root filesystem, or of the existing one that it replaces.
+        option: the option that ``path`` was given with.
+        bundle: real path of the bundle that contains ``tree``; files directly in it are not the image's.
 
     Raises:
-        UsageError: something is.
+        UsageError: ``path`` or a link on its way is in ``tree``.
     """
     *links, place = _steps(path) if is_directory else _place_steps(path)
     outer = bundle or tree
-    # The bundle is made anew: there is nothing in it but the tree, no directory and no link.
+    # The bundle is made anew: it contains only the tree, no other directory and no link.
     is_fine = bundle is not None and place != tree and bundle in (os.path.dirname(place), place if is_directory else "")
     if any(is_within(link, outer) for link in links) or (is_within(place, outer) and not is_fine):
         raise UsageError(
@@ -62,7 +64,7 @@ def verify_outside(path: str, tree: str, option: str, *, is_directory: bool = Fa
 
 
 def is_within(place: str, tree: str) -> bool:
-    """Whether ``place`` is ``tree`` or in it, also by another name: of a bind mount, or where case is folded.
+    """Whether ``place`` is ``tree`` or inside it, also under another name: by a bind mount, or in another case.
 
     Args:
         place: a path without links.
@@ -84,7 +86,7 @@ def is_within(place: str, tree: str) -> bool:
 
 
 def is_of_this_user(status: os.stat_result) -> bool:
-    """Whether a link or a stream is this user's, or root's, whom all have to trust."""
+    """Whether a link or a stream belongs to this user or to root, whom every user must trust."""
     return status.st_uid in (0, os.geteuid())
 
 
@@ -97,7 +99,7 @@ def _place_steps(path: str) -> list[str]:
 
 
 def _steps(path: str) -> list[str]:
-    """Return the places of the links that are followed on the way, and at last the real path."""
+    """Return the paths of the links that are followed on the way, and as the last item the real path."""
     links: list[str] = []
     place = "/" if os.path.isabs(path) else os.getcwd()
     rest = path.split("/")[::-1]
@@ -111,7 +113,7 @@ def _steps(path: str) -> list[str]:
         child = os.path.join(place, name)
         try:
             status = os.lstat(child)
-        except OSError:  # what is not there has no links; who opens it finds out
+        except OSError:  # a missing part has no links; opening the path reports it
             place = child
             continue
         if not stat.S_ISLNK(status.st_mode):

@@ -1,4 +1,4 @@
-"""Files that processes and threads lock by what is under a name, and not by what was there."""
+"""Locks on files that other processes may rename or remove: the lock is on the file that has the name now."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from ociexport.errors import InvalidImageError
 
-# What file systems say that have no locks; then two writers are the user's to keep apart.
+# Errors of file systems without locks; on these the user must keep two writers apart.
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL})
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _KINDS = {
@@ -27,24 +27,24 @@ _KINDS = {
 def open_locked(
     path: str, *, shared: bool = False, is_written: bool = False, dir_fd: int | None = None, place: str | None = None
 ) -> int:
-    """Return a descriptor of a file, made where missing, which no other process or thread has locked.
+    """Return a descriptor of a file that is locked for the caller; the file is made if it is missing.
 
     Args:
-        path: of the file; from ``dir_fd`` on, where that is given.
-        shared: others may have it too, if they share it.
-        is_written: whether the caller writes to it. A file that has other names as well is then not used: it loses
-            this name, and a new file gets it.
-        dir_fd: of the directory that holds it.
-        place: what messages call it; ``path`` where it is not given.
+        path: of the file; relative to ``dir_fd`` if that is given.
+        shared: whether others may hold a shared lock at the same time.
+        is_written: whether the caller writes to it. A file with other hard links is then not used: this name is
+            removed from it and given to a new file.
+        dir_fd: descriptor of the directory that contains the file.
+        place: the file's name in messages; by default ``path``.
 
     Raises:
-        InvalidImageError: something else than a file has the name.
-        FileNotFoundError: the directory is not there.
+        InvalidImageError: something other than a regular file has the name.
+        FileNotFoundError: the directory does not exist.
     """
     place = place or path
     while True:
         with suppress(FileNotFoundError):
-            # Opening alone does something to some devices.
+            # Opening a device can already have an effect.
             verify_is_regular(os.stat(path, dir_fd=dir_fd, follow_symlinks=False), place)
         fd = os.open(path, _OPEN, 0o644, dir_fd=dir_fd)
         try:
@@ -63,10 +63,10 @@ def verify_is_regular(status: os.stat_result, place: str, *, hint: str | None = 
     """Return if ``status`` is of a regular file.
 
     Args:
-        hint: for the user, where it is a link.
+        hint: for the user, if it is a link.
 
     Raises:
-        InvalidImageError: it is of something else.
+        InvalidImageError: it is something else.
     """
     if not stat.S_ISREG(status.st_mode):
         is_link = stat.S_ISLNK(status.st_mode)
@@ -76,17 +76,17 @@ def verify_is_regular(status: os.stat_result, place: str, *, hint: str | None = 
 
 
 def kind_of_file(status: os.stat_result) -> str:
-    """Return what has a name, with its article."""
+    """Return the kind of a file, with its article: ``a directory``."""
     return _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
 
 
 def is_still_there_once_locked(fd: int, path: str, *, shared: bool = False, dir_fd: int | None = None) -> bool:
-    """Wait until no other has locked what ``fd`` is of, and tell whether that is what ``path`` names.
+    """Lock the file of ``fd``, waiting for other holders; returns whether ``path`` still names that file.
 
-    While we waited, the other may have renamed or removed it. The lock goes with the descriptor.
+    The previous holder may have renamed or removed it. Closing the descriptor releases the lock.
 
     Args:
-        dir_fd: of the directory that a relative ``path`` begins in.
+        dir_fd: descriptor of the directory that a relative ``path`` starts from.
     """
     try:
         fcntl.flock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)

@@ -1,6 +1,6 @@
-"""Work ahead of the one who needs it: an iterator that runs in a thread of its own.
+"""Work done ahead in threads of their own: an iterator, a hash, and a pipe of chunks.
 
-`hashlib`, `isal`, `zstd` and file system calls let go of the interpreter lock, so threads really run side by side.
+`hashlib`, `isal`, `zstd` and file system calls release the interpreter lock, so threads really run in parallel.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ T = TypeVar("T")
 
 
 def _room_for(count: int) -> SimpleQueue[None]:
-    """Return a queue of ``count`` items: whoever takes one may go on, and puts it back for the next.
+    """Return a semaphore: a queue of ``count`` items, from which a thread takes one and later puts it back.
 
-    A semaphore by the one synchronisation that the standard library has in C: `threading.Semaphore` takes several
-    microseconds of the interpreter lock at each step of each chunk.
+    `SimpleQueue` is written in C. `threading.Semaphore` is not, and holds the interpreter lock for several microseconds
+    at each step of each chunk.
     """
     room: SimpleQueue[None] = SimpleQueue()
     for _ in range(count):
@@ -28,12 +28,14 @@ def _room_for(count: int) -> SimpleQueue[None]:
 
 
 class ReadAhead(Generic[T], Iterator[T]):
-    """The items of a generator, made in a thread up to ``depth`` ahead; what it raises is raised here, each time.
+    """The items of a generator, computed in a thread up to ``depth`` ahead.
+
+    An error of the generator is raised by each `next` from then on.
 
     Args:
-        items: run in the thread; closed there.
+        items: run and closed in the thread.
         depth: how many items may wait, which bounds the memory.
-        name: of the thread, for those who look at a hanging process.
+        name: of the thread, shown by tools that inspect a hanging process.
     """
 
     def __init__(self, items: Generator[T], depth: int, name: str) -> None:
@@ -53,7 +55,7 @@ class ReadAhead(Generic[T], Iterator[T]):
                     return
                 self._ready.put((item,))
             self._ready.put(None)
-        except BaseException as error:  # all of them: they belong to the one who waits
+        except BaseException as error:  # all of them: the reader raises it
             self._ready.put(error)
         finally:
             self._items.close()
@@ -69,18 +71,18 @@ class ReadAhead(Generic[T], Iterator[T]):
         raise got or StopIteration
 
     def deepen(self, count: int) -> None:
-        """Let so many items more wait."""
+        """Let ``count`` more items wait."""
         for _ in range(count):
             self._free.put(None)
 
     def stop(self) -> None:
-        """Have the thread end after the item that it is at, and free whoever waits for one."""
+        """Make the thread end after its current item, and release a reader that waits for an item."""
         self._is_stopped = True
         self._free.put(None)
         self._ready.put(None)
 
     def join(self, timeout_seconds: float | None = None) -> None:
-        """Wait for a stopped thread; one that hangs in the network is left behind after the time-out."""
+        """Wait until the stopped thread ends, or until the time-out if it hangs in the network."""
         self._thread.join(timeout_seconds)
 
 
@@ -88,7 +90,7 @@ class HashAhead:
     """A hash computed in a thread of its own.
 
     Args:
-        digest: whose algorithm is used.
+        digest: only its algorithm is used.
         depth: how many chunks may wait.
     """
 
@@ -104,7 +106,7 @@ class HashAhead:
             self._free.put(None)
 
     def update(self, chunk: Chunk) -> None:
-        """Take the next bytes, which nobody changes from now on."""
+        """Hash the next bytes, which must not be changed afterwards."""
         self._free.get()
         self._waiting.put(chunk)
 
@@ -116,7 +118,7 @@ class HashAhead:
 
 
 class ChunkPipe:
-    """A stream of bytes from the thread that puts them in to the one that reads; a `ByteStream`.
+    """A stream of bytes from one thread to another; a `ByteStream` for the reader.
 
     Args:
         depth: how many chunks may wait, which bounds the memory.
@@ -130,17 +132,17 @@ class ChunkPipe:
         self._is_closed = False
 
     def put(self, chunk: Chunk) -> None:
-        """Hand on the next bytes, which nobody changes from now on; dropped where the reader has closed the stream."""
+        """Pass on the next bytes, which must not be changed afterwards; dropped if the reader has closed the stream."""
         if not self._is_closed:
             self._free.get()
             self._ready.put(chunk)
 
     def end(self) -> None:
-        """Have the reader find the end after what was put in."""
+        """End the stream after the bytes that were put in."""
         self._ready.put(None)
 
     def read(self, size: int = -1, /) -> bytes:
-        """Return up to ``size`` of the next bytes, ``b""`` at the end; a chunk at most."""
+        """Return up to ``size`` of the next bytes, at most one chunk; ``b""`` at the end."""
         while not self._rest and not self._is_ended:
             chunk = self._ready.get()
             self._free.put(None)
@@ -151,6 +153,6 @@ class ChunkPipe:
         return taken
 
     def close(self) -> None:
-        """Let whoever puts in more go on: nobody reads it."""
+        """Stop reading: a writer no longer waits for room."""
         self._is_closed = True
         self._free.put(None)

@@ -1,4 +1,4 @@
-"""Temporary files: where none can be had, that is this machine's fault, and no image's."""
+"""Temporary files: if none can be made, the error is about this machine and not about an image."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from io import FileIO
 
 from ociexport.errors import OciexportError
 
-# What a full disk says has a better hint of its own.
+# Errors of a full disk, which have a better hint of their own.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class TemporaryFileError(OciexportError, OSError):
     """The directory for temporary files is missing or full, or may not be written to.
 
-    It is no `FileNotFoundError` where the directory is missing: what was not found then is not what the user named.
+    It is not a `FileNotFoundError` even if the directory is missing, since the user did not name that directory.
     """
 
     def __init__(self, error: OSError) -> None:
-        """Say of ``error`` which directory it is about."""
+        """Add the directory to ``error``."""
         hint = None if error.errno in _FULL else "set TMPDIR to a directory that has room for temporary files"
         super().__init__(str(error), hint=hint)
         self.errno, self.strerror = error.errno or errno.EIO, error.strerror or str(error)
@@ -28,23 +28,23 @@ class TemporaryFileError(OciexportError, OSError):
 
 
 def open_temporary_file() -> FileIO:
-    """Return a file without a name; the caller closes it.
+    """Return a temporary file without a name; the caller closes it.
 
     Raises:
-        TemporaryFileError: none can be made.
+        TemporaryFileError: it can't be made.
     """
     try:
         return tempfile.TemporaryFile(buffering=0)
     except OSError as error:
-        # Where no directory will do, Python says so as a file that was not found, which would be the image to a caller.
+        # If no directory is usable, Python raises FileNotFoundError, which callers take for a missing image.
         raise TemporaryFileError(error) from error
 
 
 def make_temporary_directory() -> tempfile.TemporaryDirectory[str]:
-    """Return a directory that is removed when it is cleaned up.
+    """Return a temporary directory, which its ``cleanup`` removes.
 
     Raises:
-        TemporaryFileError: none can be made.
+        TemporaryFileError: it can't be made.
     """
     try:
         return tempfile.TemporaryDirectory(prefix="ociexport-")
@@ -53,8 +53,8 @@ def make_temporary_directory() -> tempfile.TemporaryDirectory[str]:
 
 
 def _directory_name() -> str:
-    """Return the directory that was meant, also where there is none."""
+    """Return the directory for temporary files, even if it does not exist."""
     try:
         return tempfile.gettempdir()
     except OSError:
-        return os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - only told
+        return os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - only for the message

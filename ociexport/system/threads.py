@@ -1,4 +1,4 @@
-"""Threads: where the process, or its user, may have no more of them, an error of ours says so."""
+"""Threads: if the process or its user has reached the limit, the error is an `OciexportError`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _HINT = "see how many processes and threads this user may have: ulimit -u"
 
 
 class ThreadLimitError(OciexportError):
-    """The process, or its user, may have no more threads."""
+    """The process or its user has reached the limit of threads."""
 
     def __init__(self) -> None:
         super().__init__("a thread: expected one more, got none from the system", hint=_HINT)
@@ -22,7 +22,7 @@ def start_thread(target: Callable[..., object], *arguments: object, name: str) -
     """Return a thread that runs ``target``; it does not keep the process from ending.
 
     Raises:
-        ThreadLimitError: there may be no more threads; nothing was begun.
+        ThreadLimitError: no thread can be started; ``target`` was not called.
     """
     thread = threading.Thread(target=target, args=arguments, name=name, daemon=True)
     with starting_threads():
@@ -32,7 +32,7 @@ def start_thread(target: Callable[..., object], *arguments: object, name: str) -
 
 @contextmanager
 def starting_threads() -> Iterator[None]:
-    """Make the interpreter's error, where no thread can be started, one of ours.
+    """Turn the interpreter's error about a thread that can't be started into a `ThreadLimitError`.
 
     Raises:
         ThreadLimitError: no thread can be started.

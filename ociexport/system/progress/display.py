@@ -16,13 +16,13 @@ from ociexport.system.threads import ThreadLimitError, start_thread
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-# A CI that hears nothing for ten minutes, and some that hear nothing for one, end the job.
+# Many CI systems end a job after ten minutes without output, and some after one minute.
 HEARTBEAT_SECONDS = 30.0
-# Often enough to be alive. Each bar draws for itself, and all of them together no more than ten times a second.
+# Often enough to look alive. Each bar redraws itself, and all bars together at most ten times a second.
 _REDRAW_SECONDS = 0.25
 _MAX_REDRAWS_PER_SECOND = 10
 _DEFAULT_COLUMNS = 80
-# Below this many columns a bar has no room beside its numbers.
+# With fewer columns, a bar does not fit beside its numbers.
 _NARROW_COLUMNS = 64
 _NARROW_FORMAT = "{desc} {percentage:3.0f}% {rate_fmt} {remaining}"
 _NARROW_FORMAT_WITHOUT_TOTAL = "{desc} {n_fmt} {rate_fmt}"
@@ -32,9 +32,9 @@ class PlainProgress:
     """One line when a task is done, for logs and pipes.
 
     Args:
-        stream: where lines go.
-        quiet: only warnings are told.
-        heartbeat_seconds: how often a line says how far a phase is; None for never.
+        stream: receives the lines; by default standard error.
+        quiet: whether only warnings are written.
+        heartbeat_seconds: the time between two lines about a phase in progress; None for no such lines.
     """
 
     def __init__(
@@ -51,11 +51,11 @@ class PlainProgress:
 
     @contextmanager
     def phase(self, title: str, total_bytes: int) -> Iterator[ProgressPhase]:
-        """Begin a phase; while it lasts, a line every now and then says how far it is."""
+        """Begin a phase, and write its progress every ``heartbeat_seconds``."""
         self._phase = phase = _CountedPhase(title, total_bytes)
         ended = threading.Event()
         if self._heartbeat_seconds is not None:
-            with suppress(ThreadLimitError):  # the work may do without
+            with suppress(ThreadLimitError):  # the work does not need it
                 start_thread(self._beat, phase, ended, name="heartbeat")
         try:
             yield phase
@@ -117,20 +117,20 @@ class _CountingTask:
 
 
 class BarProgress:
-    """One bar for each task that is under way, and one for all of them; a line for each that is done. For terminals.
+    """One bar for each task in progress, one for the phase, and a line for each finished task. For terminals.
 
-    No colours: ``NO_COLOR`` has nothing to turn off.
+    It uses no colours, so ``NO_COLOR`` changes nothing.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        # Only a terminal needs it, and it costs a sixth of the start-up.
+        # Only a terminal needs tqdm, and its import takes a sixth of the start-up.
         from tqdm import tqdm  # noqa: PLC0415 - start-up: as above
 
-        # A lock of threads is enough; tqdm's own is for processes too, and takes a hundredth of a second to make.
+        # A lock for threads is enough; tqdm's own works across processes too, and takes ten milliseconds to make.
         self._tqdm: type[tqdm[object]] = type("_Bars", (tqdm,), {})
         self._tqdm.set_lock(threading.RLock())
         self._stream = stream if stream is not None else sys.stderr
-        # Where the terminal does not know how wide it is, tqdm would draw bars of no width.
+        # If the terminal does not know its width, tqdm would draw bars without any width.
         self._is_width_known = _columns_of(self._stream) > 0
         self._lock = threading.Lock()
         self._phase: tqdm[object] | None = None
@@ -139,7 +139,7 @@ class BarProgress:
 
     @contextmanager
     def phase(self, title: str, total_bytes: int) -> Iterator[ProgressPhase]:
-        """Begin a phase, whose bar stands above those of its tasks."""
+        """Begin a phase, whose bar is above those of its tasks."""
         with self._new_bar(title, total_bytes) as bar:
             self._phase, self._phase_title = bar, title
             try:
@@ -148,21 +148,21 @@ class BarProgress:
                 self._phase, self._phase_title = None, ""
 
     def leave_out(self, count: int) -> None:
-        """Take note that ``count`` bytes of the phase need not come."""
+        """Reduce the total of the phase by ``count`` bytes, which need not be transferred."""
         with self._lock:
             if self._phase is not None and self._phase.total is not None:
                 self._phase.total -= count
 
     @contextmanager
     def task(self, title: str, total_bytes: int | None, *, digest: Digest | None = None) -> Iterator[ProgressTask]:
-        # What is done to the layers stands above them.
+        # The bar above already shows the phase's title.
         short = title.removeprefix(f"{self._phase_title} ")
         with self._new_bar(short, total_bytes) as bar:
             yield _Bar(bar, self)
         self.say(f"{title}: {format_bytes(int(bar.n))}")
 
     def advance(self, count: int) -> None:
-        """Take note of bytes of the phase."""
+        """Add bytes to the phase."""
         with self._lock:
             if self._phase is not None:
                 self._phase.update(count)
@@ -179,13 +179,13 @@ class BarProgress:
         narrow_format = _NARROW_FORMAT if total_bytes else _NARROW_FORMAT_WITHOUT_TOTAL
         bar = self._tqdm(
             total=total_bytes,
-            # Number and digest tell what it is; the word takes the room of the time that remains.
+            # Number and digest identify the layer; without the word there is room for the remaining time.
             desc=title.removeprefix("layer ") if is_narrow else title,
             unit="B",
             unit_scale=True,
             file=self._stream,
             leave=False,
-            # Each call looks at the clock, and no thread of tqdm's own looks after bars that are not called.
+            # Each update checks the clock, and tqdm starts no monitor thread.
             miniters=1,
             mininterval=_REDRAW_SECONDS,
             maxinterval=0,
@@ -209,7 +209,7 @@ class BarProgress:
             bar.mininterval = max(_REDRAW_SECONDS, len(self._bars) / _MAX_REDRAWS_PER_SECOND)
 
     def _close(self, bar: tqdm[object]) -> None:
-        """Take ``bar`` away, and move those below it up, which tqdm leaves where they are."""
+        """Remove ``bar``, and move the bars below it up, which tqdm does not do."""
         with self._tqdm.get_lock():
             place = abs(bar.pos)
             bar.close()
@@ -232,7 +232,7 @@ class _Bar:
         self._progress.advance(count)
 
     def resume(self, count: int) -> None:
-        # What counts as the beginning is not part of the rate.
+        # The initial bytes do not count for the rate.
         self._bar.initial += count
         self._bar.n += count
         self._progress.leave_out(count)
@@ -241,5 +241,5 @@ class _Bar:
 def _columns_of(stream: TextIO) -> int:
     try:
         return os.get_terminal_size(stream.fileno()).columns
-    except (OSError, ValueError):  # no terminal, or no file at all
+    except (OSError, ValueError):  # not a terminal, or not a file
         return 0

@@ -1,4 +1,4 @@
-"""Progress for programs: each thing that happens is an event, given to a callback or written as a line of JSON."""
+"""Progress for programs: events, which are passed to a callback or written as lines of JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import BinaryIO, Literal, TypeAlias
 from ociexport.spec.digest import Digest
 from ociexport.system.progress.protocol import SILENT, Progress, ProgressPhase, ProgressTask
 
-# Of a task under way: often enough to draw it, and no load for who reads.
+# Between two events of a task: often enough for a bar, and little work for the reader.
 _UPDATE_SECONDS = 0.1
 _VERSION = 1
 
@@ -24,15 +24,15 @@ EventKind: TypeAlias = Literal[
 
 @dataclass(frozen=True, slots=True)
 class ProgressEvent:
-    """Something that happened.
+    """One step of progress, or one message.
 
     Args:
-        kind: ``taskAdvanced`` comes at most ten times a second of each task.
-        title: of the phase or task; None for what was said.
-        message: what was said or warned of, and what a task failed of; None else.
-        digest: of the blob that a task is about.
-        done_bytes: how many bytes of the task went by, with those that need not come.
-        total_bytes: of the phase or task; None where nobody knows.
+        kind: ``taskAdvanced`` comes at most ten times a second for each task.
+        title: of the phase or task; None for a message.
+        message: of ``said`` and ``warned``, and the error of ``taskFailed``; otherwise None.
+        digest: of the task's blob.
+        done_bytes: how many bytes of the task are done, including those that an earlier try left.
+        total_bytes: of the phase or task; None if it is not known.
     """
 
     kind: EventKind
@@ -44,11 +44,11 @@ class ProgressEvent:
 
 
 class EventProgress:
-    """Gives each event to a callback, one at a time, and passes it on to another progress.
+    """Passes each event to a callback, one at a time, and the same progress to ``inner``.
 
     Args:
-        on_event: called from several threads, but never by two at once; what it raises stops the work.
-        inner: told the same.
+        on_event: called from several threads, but never by two at once; an error that it raises stops the work.
+        inner: receives the same progress.
     """
 
     def __init__(self, on_event: Callable[[ProgressEvent], object], inner: Progress = SILENT) -> None:
@@ -84,7 +84,7 @@ class EventProgress:
         self._inner.warn(line)
 
     def emit(self, event: ProgressEvent) -> None:
-        """Give ``event`` to the callback."""
+        """Pass ``event`` to the callback."""
         with self._lock:
             self._on_event(event)
 
@@ -103,13 +103,13 @@ class _EventTask:
 
     def advance(self, count: int) -> None:
         self._inner.advance(count)
-        self._take_note_of(count)
+        self._count(count)
 
     def resume(self, count: int) -> None:
         self._inner.resume(count)
-        self._take_note_of(count)
+        self._count(count)
 
-    def _take_note_of(self, count: int) -> None:
+    def _count(self, count: int) -> None:
         self._done_bytes += count
         now = time.monotonic()
         if now >= self._next_update:
@@ -122,13 +122,13 @@ class _EventTask:
 
 
 class EventLines:
-    """Writes events as lines of JSON, each complete when it is written; a callback for `EventProgress`.
+    """Writes events as lines of JSON, each with one write; a callback for `EventProgress`.
 
-    Members are those of `ProgressEvent` in camelCase, without those that are None; ``time`` is in seconds since 1970.
-    The first line is ``{"event": "started", "eventsVersion": 1}``.
+    The members are those of `ProgressEvent` in camelCase, except those that are None; ``time`` is in seconds since
+    1970. The first line is ``{"event": "started", "eventsVersion": 1}``.
 
     Args:
-        file: unbuffered. Who reads it may end before we do: then nothing more is written.
+        file: unbuffered. If its reader closes it, nothing more is written.
     """
 
     def __init__(self, file: BinaryIO) -> None:

@@ -1,6 +1,6 @@
-"""What is told while work goes on; silent by default. How it is shown is in `ociexport.system.progress.display`.
+"""The interface for reporting progress; silent by default. `ociexport.system.progress.display` shows it.
 
-The work knows nothing of bars: it opens a task for each blob or layer and says how many bytes went by.
+The reporting code does not depend on the display: it opens a task for each blob or layer, and reports bytes.
 """
 
 from __future__ import annotations
@@ -13,46 +13,46 @@ from ociexport.spec.digest import Chunk, Digest
 
 
 class ProgressTask(Protocol):
-    """One blob or layer under way."""
+    """One blob or layer in progress."""
 
     def advance(self, count: int) -> None:
-        """Take note of ``count`` more bytes."""
+        """Report ``count`` more bytes."""
 
     def resume(self, count: int) -> None:
-        """Take note that an earlier try has left ``count`` bytes, which need not come again."""
+        """Report ``count`` bytes that an earlier try left, so they are not transferred again."""
 
 
 class ProgressPhase(Protocol):
-    """What several tasks do together."""
+    """The common progress of several tasks."""
 
     def leave_out(self, count: int) -> None:
-        """Take note that ``count`` bytes of the total need not come: they are there."""
+        """Report that ``count`` bytes of the total need not be transferred: they already exist."""
 
 
 class Progress(Protocol):
-    """Told what happens; called from several threads."""
+    """Receives progress; called from several threads."""
 
     def phase(self, title: str, total_bytes: int) -> AbstractContextManager[ProgressPhase]:
-        """Begin a phase; what its tasks are told adds up to ``total_bytes``. There is one at a time."""
+        """Begin a phase, whose tasks have ``total_bytes`` together. Only one phase runs at a time."""
 
     def task(
         self, title: str, total_bytes: int | None, *, digest: Digest | None = None
     ) -> AbstractContextManager[ProgressTask]:
-        """Begin a task; it ends with the ``with`` block, well or not.
+        """Begin a task; it ends with the ``with`` block, also after an error.
 
         Args:
-            digest: of the blob that it is about.
+            digest: of the task's blob.
         """
 
     def say(self, line: str) -> None:
-        """Tell something that people want to know: which platform was chosen, what is already there."""
+        """Report something that users want to know: the chosen platform, blobs that already exist."""
 
     def warn(self, line: str) -> None:
-        """Tell something that people must know although the work goes on: what was lost or skipped."""
+        """Report something that users must know although the work continues: data that was lost or skipped."""
 
 
 class SilentProgress:
-    """Tells nothing."""
+    """Ignores all progress."""
 
     @contextmanager
     def phase(self, title: str, total_bytes: int) -> Iterator[ProgressPhase]:
@@ -82,14 +82,14 @@ SILENT = SilentProgress()
 
 
 def followed(chunks: Iterable[Chunk], task: ProgressTask) -> Iterator[Chunk]:
-    """Yield ``chunks`` while telling ``task`` of each."""
+    """Yield ``chunks``, and report the size of each to ``task``."""
     for chunk in chunks:
         yield chunk
         task.advance(len(chunk))
 
 
 def format_bytes(count: int) -> str:
-    """Return a number of bytes as people read it: ``479.1 MB`` (decimal, as docker shows sizes)."""
+    """Return a number of bytes in a readable unit: ``479.1 MB`` (decimal, as docker shows sizes)."""
     size = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
