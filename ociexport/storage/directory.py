@@ -1,8 +1,8 @@
-"""ImageDirectory: what skopeo calls ``dir:``, one image as the files of a directory; a source.
+"""ImageDirectory: skopeo's ``dir:``, one image as the files of a directory; a source.
 
-``manifest.json`` is the manifest or index byte for byte; blobs stand beside it under their hex digits, and an index's
-manifests as ``<hex>.manifest.json``. There is no name in it. skopeo, buildah and ``podman save --format docker-dir``
-write it.
+``manifest.json`` is the manifest or index byte for byte. Blobs are called by their hex digits, and the manifests of an
+index ``<hex>.manifest.json``. The image has no name. skopeo, buildah and ``podman save --format docker-dir`` write such
+directories.
 
 Spec: containers-transports(5), "dir:path".
 """
@@ -35,8 +35,8 @@ class ImageDirectory:
         path: of the directory.
 
     Raises:
-        NotFoundError: there is no such directory, or no image in it.
-        UnsupportedMediaTypeError: it is of a version that is still to come.
+        NotFoundError: the directory does not exist, or contains no image.
+        UnsupportedMediaTypeError: it is of a later version.
     """
 
     image_name = _NO_NAME
@@ -54,7 +54,7 @@ class ImageDirectory:
         return self.path
 
     def fetch_manifest(self, descriptor: Descriptor | None = None) -> ReceivedManifest:
-        """Return ``manifest.json``, or the manifest of an index that ``descriptor`` names, verified."""
+        """Return ``manifest.json``, or the manifest with ``descriptor`` of an index, verified."""
         if descriptor is None:
             raw = self._read_manifest()
             with locating(self.path):
@@ -66,9 +66,9 @@ class ImageDirectory:
         return ReceivedManifest(raw, descriptor.media_type, descriptor.digest)
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
-        """Return the file that holds a blob, or a manifest of an index, from ``offset`` on."""
+        """Return the file of a blob, or of a manifest of an index, from ``offset`` on."""
         digest = descriptor.digest
-        # Until version 1.1 layers were called .tar; a digest of another algorithm than SHA-256 may be told by its name.
+        # Layers were called .tar until version 1.1. A digest that is not SHA-256 may have its algorithm in the name.
         names = (
             digest.encoded,
             f"{digest.encoded}.manifest.json",
@@ -83,7 +83,7 @@ class ImageDirectory:
         raise NotFoundError(f"{self.path}: blob {digest}: not in the directory")
 
     def read_images(self) -> list[ListedImage]:
-        """Return the image, which has no name."""
+        """Return the only image, which has no name."""
         raw = self._read_manifest()
         return [(Descriptor("", Digest.of(raw), len(raw)), _NO_NAME)]
 
@@ -100,7 +100,7 @@ class ImageDirectory:
 
     def _verify_version(self) -> None:
         file = self._open(_VERSION_FILE)
-        if file is None:  # as the oldest ones are
+        if file is None:  # the oldest version
             return
         with file:
             text = file.read(_MAX_VERSION_BYTES).decode("utf-8", "replace").strip()
@@ -111,7 +111,7 @@ class ImageDirectory:
             )
 
     def _open(self, name: str) -> FileIO | None:
-        """Return a file of the directory, unbuffered; None where there is none. The caller closes it."""
+        """Return a file of the directory, unbuffered; None if it does not exist. The caller closes it."""
         try:
             return self._directory.open_file(name)
         except FileNotFoundError:
@@ -119,5 +119,5 @@ class ImageDirectory:
 
 
 def is_image_directory(path: str) -> bool:
-    """Whether ``path`` is of such a directory, as the names in it tell; what has them is told when it is read."""
+    """Whether ``path`` is such a directory, judged by two names in it; the files are checked when they are read."""
     return all(LayoutDirectory(path).has(name) for name in (_VERSION_FILE, _MANIFEST_FILE))

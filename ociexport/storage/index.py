@@ -1,4 +1,4 @@
-"""The images that an ``index.json`` lists: their names, and which one is meant.
+"""The images that an ``index.json`` lists: their names, and the choice of one of them.
 
 Spec: image-spec 1.1 image-layout.md, "index.json file"; annotations.md; containerd's ``images/annotations.go``.
 """
@@ -31,23 +31,23 @@ from ociexport.spec.manifest import Index, Manifest, parse_document
 from ociexport.spec.numerals import number_up_to
 from ociexport.spec.reference import ImageReference, as_path
 
-# Of an ``index.json``; one of 20,000 images stays below it, and below the number of values that JSON may have.
+# The limit for ``index.json``. 20,000 images fit, also within the limit on JSON values.
 MAX_INDEX_BYTES = 32 * 1024 * 1024
 
-# What names are kept in (image-spec annotations.md; containerd's images/annotations.go).
+# The annotations with an image's names (image-spec annotations.md; containerd's images/annotations.go).
 REF_NAME_ANNOTATION = "org.opencontainers.image.ref.name"
 FULL_NAME_ANNOTATION = "io.containerd.image.name"
 
-# How cosign save tells what is what (its pkg/oci/layout/index.go).
+# The annotation by which cosign save marks signatures (its pkg/oci/layout/index.go).
 SIGNATURES_ENTRY = ("kind", "dev.cosignproject.cosign/sigs")
 
 ListedImage: TypeAlias = tuple[Descriptor, ImageName]
-# Of difflib's ratio: a letter or two of a tag (lates, 3.2O).
+# The least ratio of difflib for a suggestion: one or two wrong letters in a tag (lates, 3.2O).
 _NEAR = 0.6
 
 
 def list_images(index: JsonObject) -> list[ListedImage]:
-    """Return what ``index.json`` lists: descriptors, and the names that they have.
+    """Return the descriptors that ``index.json`` lists, each with its names.
 
     Raises:
         InvalidImageError: it breaks the specification.
@@ -62,17 +62,17 @@ def list_images(index: JsonObject) -> list[ListedImage]:
 def choose_image(
     place: str, images: Sequence[ListedImage], name: str | None, *, typed: str | None = None
 ) -> Descriptor | Digest:
-    """Return the image that ``name`` means; a digest where that is of what is not listed, but may be there.
+    """Return the listed image called ``name``, or its digest if it is not listed but may still exist.
 
     Args:
-        place: how messages call the layout.
-        typed: how users do, where that is something else.
-        name: a tag, a full reference, ``@sha256:…`` or ``@N`` (position in ``images``); None where there is only one.
-            Of a tag or reference with a digest the digest counts.
+        place: the layout's name in messages.
+        typed: the layout's name as a user types it before an image's name; by default made from ``place``.
+        name: a tag, a full reference, ``@sha256:…`` or ``@N`` (position in ``images``); None if the layout has only
+            one image. If a tag or reference has a digest, only the digest counts.
 
     Raises:
-        NotFoundError: there is no such image; the message lists the names there are.
-        UsageError: several images fit.
+        NotFoundError: no image matches; the message lists the existing names.
+        UsageError: several images match.
     """
     if name is not None and "@" in name and all(known.tag != name for _, known in images):
         return _find_by_digest_or_position(place, images, name.partition("@")[2])
@@ -80,14 +80,14 @@ def choose_image(
 
 
 def main_images(images: Sequence[ListedImage]) -> Sequence[ListedImage]:
-    """Return what is meant where no name is given: all but what is about others of them, if anything is left then."""
+    """Return the images to choose from if no name is given: all that are not about other images, or else all."""
     return [image for image in images if not _is_companion(*image)] or images
 
 
 def _is_companion(descriptor: Descriptor, name: ImageName) -> bool:
     if name.tag is not None or name.full is not None:
         return name.tag is not None and is_companion_tag(name.tag)
-    # crane lists images with the type of their configs.
+    # crane lists an image with its config's type as artifact type.
     kind = descriptor.artifact_type
     return (kind is not None and kind not in mediatypes.IMAGE_CONFIGS) or SIGNATURES_ENTRY in (
         descriptor.annotations.items()
@@ -102,9 +102,9 @@ def _find_by_name(place: str, images: Sequence[ListedImage], name: str | None, t
         fitting = [image for image in images if image[1].full is not None and image[1].full in (name, full)]
         fitting = fitting or [image for image in images if image[1].tag == name]
     if not fitting:
-        wanted = f"image {quoted(name)}" if name is not None else "an image"
+        requested = f"image {quoted(name)}" if name is not None else "an image"
         raise NotFoundError(
-            f"{place}: expected {wanted}, there are: {_listed(images)}", hint=_meant(images, name or "", typed)
+            f"{place}: expected {requested}, there are: {_listed(images)}", hint=_meant(images, name or "", typed)
         )
     if len({descriptor.digest for descriptor, _ in fitting}) > 1:
         what = "one image" if name is None else f"one image {quoted(name)}"
@@ -116,8 +116,8 @@ def _find_by_name(place: str, images: Sequence[ListedImage], name: str | None, t
 
 
 def _meant(images: Sequence[ListedImage], name: str, typed: str) -> str | None:
-    """Return as a hint which image was probably meant; None where none is near."""
-    # Only an error needs it.
+    """Return a hint with the most similar name; None if no name is similar."""
+    # Only an error needs difflib.
     from difflib import get_close_matches  # noqa: PLC0415 - start-up: as above
 
     names = [text for _, known in images for text in (known.tag, known.full) if text is not None]
@@ -134,7 +134,7 @@ def _find_by_digest_or_position(place: str, images: Sequence[ListedImage], text:
     for descriptor, _ in images:
         if descriptor.digest == digest:
             return descriptor
-    # A platform's manifest is not listed where the index that lists it is.
+    # If an index is listed, the manifests of its platforms are not listed themselves.
     return digest
 
 
@@ -142,10 +142,10 @@ class ListedSource:
     """One image of a layout, in a directory or an archive; an `ImageSource`.
 
     Args:
-        place: how messages call the layout.
+        place: the layout's name in messages.
         blobs: opens its blobs; closed by the caller.
         descriptor: of the image, with its names.
-        images: all that the layout lists.
+        images: all images that the layout lists.
     """
 
     def __init__(
@@ -163,34 +163,34 @@ class ListedSource:
 
     @property
     def image_name(self) -> ImageName:
-        """What ``index.json`` calls the image."""
+        """The image's names in ``index.json``."""
         return name_of(self._descriptor)
 
     def fetch_manifest(self, descriptor: Descriptor | None = None) -> ReceivedManifest:
-        """Return the manifest or index that ``descriptor`` names, verified; without one, the image's own."""
-        wanted = descriptor or self._descriptor
-        if (embedded := embedded_document(wanted)) is not None:
+        """Return the manifest or index with this descriptor, verified; by default the image's own."""
+        descriptor = descriptor or self._descriptor
+        if (embedded := embedded_document(descriptor)) is not None:
             return embedded
         with locating(self._place):
-            raw = read_small_blob(self._blobs, wanted, MAX_MANIFEST_BYTES, f"manifest {wanted.digest}")
-        return ReceivedManifest(raw, wanted.media_type, wanted.digest)
+            raw = read_small_blob(self._blobs, descriptor, MAX_MANIFEST_BYTES, f"manifest {descriptor.digest}")
+        return ReceivedManifest(raw, descriptor.media_type, descriptor.digest)
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
         """Return the blob's file."""
         return self._blobs.open_blob(descriptor, offset)
 
     def fetch_tagged(self, tag: str) -> Iterator[ReceivedManifest]:
-        """Yield what the layout lists under ``tag``, whatever the repository; see `CompanionSource`."""
+        """Yield the documents that the layout lists under ``tag``, in any repository; see `CompanionSource`."""
         for descriptor, name in self._images:
             if tag in (name.tag, (name.full or "").rpartition(":")[2]):
-                with suppress(NotFoundError):  # listed, but not brought along
+                with suppress(NotFoundError):  # listed, but not copied with the layout
                     yield self.fetch_manifest(descriptor)
 
     def fetch_referrers(self, digest: Digest, budget: DocumentBudget) -> Iterator[Descriptor]:
-        """Yield descriptors of what refers to ``digest``; see `CompanionSource`.
+        """Yield descriptors of the artifacts that refer to ``digest``; see `CompanionSource`.
 
-        They are listed in ``index.json`` for themselves, or in an index under the referrers tag. An entry of
-        ``cosign save``, which says of signatures no more than that they are some, is yielded for any digest.
+        They are listed in ``index.json`` directly, or in an index under the referrers tag. A signature entry of
+        ``cosign save`` does not contain the digest of its image, so it is yielded for any digest.
         """
         for received in self.fetch_tagged(referrers_tag(digest)):
             budget.take(received.raw)
@@ -203,7 +203,7 @@ class ListedSource:
                 yield replace(descriptor, artifact_type=_artifact_type_of(document), annotations=document.annotations)
 
     def _read_listed(self, descriptor: Descriptor) -> Index | Manifest | None:
-        """Return a document that is listed; None where it is not there, or damaged: that is another image's matter."""
+        """Return a listed document; None if it is missing or damaged, since it may belong to another image."""
         with suppress(NotFoundError, InvalidImageError):
             received = self.fetch_manifest(descriptor)
             return parse_document(received.raw, received.media_type, received.digest)
@@ -214,7 +214,7 @@ class ListedSource:
 
 
 def _artifact_type_of(document: Index | Manifest) -> str | None:
-    """Return what a registry lists a referrer as.
+    """Return the artifact type that a registry lists for a referrer.
 
     Spec: distribution-spec 1.1, "Listing Referrers".
     """
@@ -223,7 +223,7 @@ def _artifact_type_of(document: Index | Manifest) -> str | None:
 
 
 def named(descriptor: Descriptor, name: ImageName) -> Descriptor:
-    """Return the entry of ``index.json`` for an image: both annotations that names are kept in, for all readers."""
+    """Return the entry of ``index.json`` for an image, with both annotations for names, for all readers."""
     annotations = dict(descriptor.annotations)
     annotations.pop(REF_NAME_ANNOTATION, None)
     annotations.pop(FULL_NAME_ANNOTATION, None)
@@ -235,14 +235,14 @@ def named(descriptor: Descriptor, name: ImageName) -> Descriptor:
 
 
 def name_of(descriptor: Descriptor) -> ImageName:
-    """Return the name in an entry of ``index.json``, whichever tool wrote it.
+    """Return the names in an entry of ``index.json``, whichever tool wrote it.
 
-    Where it is a full one, its tag is told as well: a copy is to have both, for readers of either.
+    If only the full name is written, its tag is returned too, since a copy has both annotations.
     """
     ref_name = descriptor.annotations.get(REF_NAME_ANNOTATION) or None
     full = descriptor.annotations.get(FULL_NAME_ANNOTATION) or None
     if full is None and ref_name is not None and ("/" in ref_name or ":" in ref_name):
-        # crane and podman write the full reference where others write the tag, and skopeo what its user typed: app:1.
+        # Others write the tag here, but crane and podman the full reference, and skopeo the user's words: app:1.
         full = _normalized(ref_name)
         ref_name = None if full is not None else ref_name
     if full is not None and ref_name is None:
@@ -265,7 +265,7 @@ def _normalized(name: str) -> str | None:
 
 
 def shown_name(descriptor: Descriptor, name: ImageName) -> str:
-    """Return what an image is called, or its digest as it stands after the place where it is."""
+    """Return an image's full name or tag, or ``@`` and its digest if it has neither."""
     return name.full or name.tag or f"@{descriptor.digest}"
 
 

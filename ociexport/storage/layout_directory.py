@@ -1,8 +1,8 @@
-"""LayoutDirectory: the one way to the files of a layout, of a cache of blobs, and of what skopeo calls ``dir:``.
+"""LayoutDirectory: all access to the files of a layout, of a cache of blobs, and of skopeo's ``dir:``.
 
-A user names the directory itself, so it may be a link. Below it no link is followed, since a layout may come from a
-stranger: each directory is opened beneath the descriptor of the one above it, and a file is opened only where it is a
-regular one. Nothing stays open between two calls, since another process may remove a layout and make it again.
+The user names the directory itself, so it may be a link. No link within it is followed, since a layout may come from
+an untrusted source: each directory is opened relative to its parent's descriptor, and only regular files are opened.
+Nothing stays open between two calls, since another process may remove a layout and make it again.
 
 Names are relative to the directory, with ``/`` between their parts.
 """
@@ -24,11 +24,11 @@ from ociexport.system.locks import kind_of_file, open_locked, verify_is_regular
 from ociexport.system.partial_names import PARTIAL_SUFFIX, hidden_name, random_name
 
 _READ_BYTES = 1024 * 1024
-# A directory that is only passed need not be readable.
+# A directory on the way to a file need not be readable.
 _PASS = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
-# Not blocking, since a fifo may take a file's place after we have looked at it.
+# Non-blocking, since a fifo may replace a file after its kind was checked.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-# Linux's ioctl for a copy that shares its blocks (ioctl_ficlone(2)); the same number on every processor we know.
+# Linux's ioctl for a copy that shares its blocks (ioctl_ficlone(2)); the same number on all processors we support.
 _FICLONE = 0x40049409
 LINKED_DIRECTORY_HINT = (
     "links in a layout are not followed; the layout itself may be one, and another disk may be mounted within it"
@@ -36,7 +36,7 @@ LINKED_DIRECTORY_HINT = (
 
 
 class LayoutDirectory:
-    """The files below one directory, which need not be there yet.
+    """The files below one directory, which need not exist yet.
 
     Args:
         path: of the directory, as the user named it.
@@ -46,13 +46,13 @@ class LayoutDirectory:
         self.path = path
 
     def path_of(self, name: str) -> str:
-        """Return a file's path, for messages."""
+        """Return the path of a file, for messages."""
         return os.path.join(self.path, name)
 
     # Reading.
 
     def has(self, name: str) -> bool:
-        """Whether anything has this name, be it a file or not."""
+        """Whether anything has this name, a file or something else."""
         try:
             self.status(name)
         except (OSError, InvalidImageError, ValueError):
@@ -67,11 +67,11 @@ class LayoutDirectory:
             return False
 
     def status(self, name: str) -> os.stat_result:
-        """Return what the file system says of a name; a link is not followed.
+        """Return the status of a name; a link is not followed.
 
         Raises:
-            FileNotFoundError, NotADirectoryError: nothing has it.
-            InvalidImageError: a directory above it is none.
+            FileNotFoundError, NotADirectoryError: nothing has the name.
+            InvalidImageError: one of its parents is not a directory.
         """
         with self._parent_of(name) as (fd, last):
             return os.stat(last, dir_fd=fd, follow_symlinks=False)
@@ -86,11 +86,11 @@ class LayoutDirectory:
 
         Raises:
             FileNotFoundError, NotADirectoryError: nothing has this name.
-            InvalidImageError: something other than a file has it, or a directory above it is none.
+            InvalidImageError: something other than a file has it, or one of its parents is not a directory.
         """
         path = self.path_of(name)
         with self._parent_of(name) as (parent, last):
-            # A device is not even opened.
+            # A device must not be opened at all.
             verify_is_regular(os.stat(last, dir_fd=parent, follow_symlinks=False), path, hint=self._hint())
             file = FileIO(os.open(last, _READ, dir_fd=parent), "rb")
         try:
@@ -101,7 +101,7 @@ class LayoutDirectory:
         return file
 
     def read_file(self, name: str, max_bytes: int) -> bytes:
-        """Return the content of a small file. Raises as `open_file`, and `InvalidImageError` where it is too large."""
+        """Return the content of a small file. Raises as `open_file`, and `InvalidImageError` if it is too large."""
         with self.open_file(name) as file:
             parts, left = [], max_bytes + 1
             while left and (chunk := file.read(min(left, _READ_BYTES))):
@@ -112,12 +112,12 @@ class LayoutDirectory:
         return b"".join(parts)
 
     def verify_directories(self, *names: str) -> None:
-        """Return if these names, and the names in the last of them, are of directories or of nothing.
+        """Return if each of these names is a directory or does not exist, and so are the names in the last one.
 
-        Files may stand in the last one; links and everything else may not.
+        The last one may also contain files, but no links and nothing else.
 
         Raises:
-            UsageError: one is a link, or something else than a directory.
+            UsageError: one of them is a link, or something other than a directory.
         """
         for name in names:
             self._verify_directory(name, may_be_file=False)
@@ -137,7 +137,7 @@ class LayoutDirectory:
     # Writing.
 
     def missing_directories(self) -> tuple[str, ...]:
-        """Return the directory's path and those of its parents, as far as they are not there, outermost first."""
+        """Return the paths of the directory and its parents that do not exist, outermost first."""
         missing, path = [], self.path
         while path and not os.path.lexists(path):
             missing.append(path)
@@ -145,7 +145,7 @@ class LayoutDirectory:
         return tuple(reversed(missing))
 
     def sync_made(self, directories: Sequence[str]) -> None:
-        """Sync the names of directories that `missing_directories` returned and that were made since."""
+        """Sync the names of directories that `missing_directories` returned and that now exist."""
         for directory in directories:
             sync_directory(os.path.dirname(directory) or os.curdir)
 
@@ -155,7 +155,7 @@ class LayoutDirectory:
             os.rmdir(directory)
 
     def make_directory(self, name: str) -> None:
-        """Make a directory and all above it, as far as they are not there.
+        """Make a directory and its parents, unless they exist.
 
         Raises:
             InvalidImageError: something else has its name.
@@ -174,7 +174,7 @@ class LayoutDirectory:
             os.fsync(readable)
 
     def remove(self, name: str) -> None:
-        """Remove a file's name; of a link the link."""
+        """Remove a file; if it is a link, only the link."""
         with self._parent_of(name) as (fd, last):
             os.unlink(last, dir_fd=fd)
 
@@ -184,17 +184,17 @@ class LayoutDirectory:
             os.rmdir(last, dir_fd=fd)
 
     def rename(self, source: str, target: str) -> None:
-        """Rename a file; it takes the place of what has the name ``target``."""
+        """Rename a file; it replaces a file called ``target``."""
         with self._parent_of(source) as (source_fd, source_last), self._parent_of(target) as (target_fd, target_last):
             os.rename(source_last, target_last, src_dir_fd=source_fd, dst_dir_fd=target_fd)
 
     def open_locked(self, name: str, *, shared: bool = False, is_written: bool = False) -> int:
-        """Return the descriptor of a file that no other process or thread has locked; see `open_locked`."""
+        """Return the descriptor of a file that is locked for the caller; see `locks.open_locked`."""
         with self._parent_of(name) as (fd, last):
             return open_locked(last, shared=shared, is_written=is_written, dir_fd=fd, place=self.path_of(name))
 
     def write_file(self, name: str, content: bytes, *, aside: str) -> None:
-        """Write a file in place of what has its name; a reader sees the old or the new content, never a part.
+        """Write a file, or replace it; a reader sees the old or the new content, never a part.
 
         Args:
             aside: the directory for the unfinished file, ``NAME.partial``.
@@ -209,7 +209,7 @@ class LayoutDirectory:
     def share_file(self, source: LayoutDirectory, name: str) -> None:
         """Put a file of another directory here under the same name: as a hard link, with shared blocks, or as a copy.
 
-        It appears whole, in place of what is there.
+        The file is complete when it appears, and replaces a file of that name.
         """
         with source._parent_of(name) as (source_fd, last), self._parent_of(name) as (fd, _):
             verify_is_regular(os.stat(last, dir_fd=source_fd, follow_symlinks=False), source.path_of(name))
@@ -230,7 +230,7 @@ class LayoutDirectory:
 
     @contextmanager
     def _opened(self, name: str) -> Iterator[int]:
-        """Give the descriptor of a directory, good for names in it; no part of ``name`` is a link."""
+        """Give a descriptor of a directory for access to names in it; no link is followed."""
         fd = os.open(self.path, _PASS)
         try:
             place = self.path
@@ -258,7 +258,7 @@ class LayoutDirectory:
 
     @contextmanager
     def _parent_of(self, name: str) -> Iterator[tuple[int, str]]:
-        """Give the descriptor of the directory that holds ``name``, and its last part; errors name the whole path."""
+        """Give a descriptor of the parent of ``name``, and the last part of ``name``; errors name the whole path."""
         directory, _, last = name.rpartition("/")
         with self._opened(directory) as fd:
             try:
@@ -284,9 +284,9 @@ def _readable(fd: int) -> Iterator[int]:
 
 @contextmanager
 def _new_file(aside_fd: int, aside: str, fd: int, name: str, place: str) -> Iterator[BufferedWriter]:
-    """Give an empty file that takes ``name`` when the ``with`` block ends well.
+    """Give an empty file that is renamed from ``aside`` to ``name`` when the ``with`` block ends well.
 
-    Until then it is called ``aside``. A process that is killed leaves it there, and the next one writes it anew.
+    A process that is killed leaves ``aside`` behind, and the next one overwrites it.
     """
     file_fd = open_locked(aside, is_written=True, dir_fd=aside_fd, place=place)
     with open(file_fd, "wb") as file:
@@ -303,7 +303,7 @@ def _new_file(aside_fd: int, aside: str, fd: int, name: str, place: str) -> Iter
 
 
 def _link(source_fd: int, name: str, fd: int) -> None:
-    """Give a file the same name in another directory, in place of what has it there."""
+    """Link a file under the same name in another directory, where it replaces a file of that name."""
     with suppress(FileExistsError):
         os.link(name, name, src_dir_fd=source_fd, dst_dir_fd=fd, follow_symlinks=False)
         return
@@ -312,6 +312,6 @@ def _link(source_fd: int, name: str, fd: int) -> None:
     try:
         os.rename(aside, name, src_dir_fd=fd, dst_dir_fd=fd)
     finally:
-        # Gone with the rename, but where both are names of one file already.
+        # The rename removes this name, unless both were already names of the same file.
         with suppress(FileNotFoundError):
             os.unlink(aside, dir_fd=fd)

@@ -1,4 +1,4 @@
-"""archive.reader: what is no archive, or a damaged one, ends in an error of ours."""
+"""archive.reader: a damaged archive, or a file that is not an archive, gives an `OciexportError`."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_missing_parts_are_told(tmp_path: Path, missing: str) -> None:
 
 @pytest.mark.parametrize("target", ["../../etc/passwd", "/etc/passwd", "", f"{CONFIG_ID}.json", "x"])
 def test_link_reaches_nothing_outside(tmp_path: Path, target: str) -> None:
-    """A link is a name in the archive; a circle of them is nothing."""
+    """A link leads to a name in the archive; a circle of links leads to no file."""
     files = of_skopeo() | {f"{CONFIG_ID}.json": link("", target), "x": link("", f"{CONFIG_ID}.json")}
     assert_refused(write_tar(tmp_path / "a", files), NotFoundError, f"{{}}: '{CONFIG_ID}.json': not in the archive")
 
@@ -132,7 +132,7 @@ def test_config_of_any_size_is_not_read(tmp_path: Path) -> None:
 
 
 def test_header_of_any_size_is_not_read(tmp_path: Path) -> None:
-    """A PAX header that says to be of gigabytes would be read at once."""
+    """A PAX header that declares gigabytes would be read at once."""
     item = tarfile.TarInfo("x")
     item.type, item.size = tarfile.XHDTYPE, 8 * 1024**3 - 1
     with (tmp_path / "a").open("wb") as file:

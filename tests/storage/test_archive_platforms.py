@@ -1,4 +1,4 @@
-"""Archives of several platforms: the tools that know one platform take the right one, the others get all."""
+"""Archives of several platforms: tools that support one platform load the right one, other tools get all platforms."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def build(platform: Platform) -> BuiltImage:
     return build_image([BASE, [member("etc/platform", str(platform).encode())]], platform=platform)
 
 
-# The host's is not the first, so that nobody gets it by taking what comes first.
+# The host's platform is not the first, so a tool that takes the first one gets the wrong one.
 IMAGES = {platform: build(platform) for platform in (OTHER, HOST, THIRD)}
 INDEX = build_index([*IMAGES.values(), build_attestation(IMAGES[OTHER]), build_attestation(IMAGES[HOST])])
 CHOICES = {"subset": PlatformChoice((HOST, OTHER)), "all": PlatformChoice()}
@@ -45,7 +45,7 @@ def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_docker_finds_one_image_for_this_machine(archive: Path) -> None:
-    """manifest.json knows no platforms: of two images of one name the later would win."""
+    """manifest.json has no platforms: the later of two images with the same name would replace the earlier."""
     listing = subprocess.run(["tar", "xOf", archive, "manifest.json"], check=True, capture_output=True).stdout
     (image,) = json.loads(listing)
     assert image["Config"] == f"blobs/sha256/{IMAGES[HOST].config.digest.encoded}"
@@ -82,7 +82,7 @@ def test_skopeo_reads_it(archive: Path, tmp_path: Path, transport: str, platform
     options = ["--override-os", platform.os, "--override-arch", platform.architecture]
     skopeo_copy(f"{transport}:{archive}:{name}", f"dir:{tmp_path / 'copy'}", *options)
     config = json.loads((tmp_path / "copy" / "manifest.json").read_bytes())["config"]["digest"]
-    # As a docker archive it is one image, whatever platform is asked for.
+    # As a docker archive it is one image, whatever platform is requested.
     expected = HOST if transport == "docker-archive" else platform
     assert config == str(IMAGES[expected].config.digest)
 

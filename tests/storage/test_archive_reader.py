@@ -1,4 +1,4 @@
-"""archive.reader: archives of every generation are images, told by what is in them; nothing else is."""
+"""archive.reader: archives of all versions and tools are read as images, recognised by their files; nothing else is."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_image_of_every_generation_is_the_same(
     tmp_path: Path, expected: list[str], generation: str, prefix: str
 ) -> None:
-    """skopeo 999 and 2782, stereoscope 492, go-containerregistry 2109: ``./``, no directories, one kind for another."""
+    """skopeo 999 and 2782, stereoscope 492, go-containerregistry 2109: ``./``, no directories, kinds mixed up."""
     archive = write_tar(tmp_path / "a.tar", GENERATIONS[generation](), prefix)
     result = pull(f"{archive}:app:1", tmp_path / "layout", platform=AMD64)
     assert result.config_digest == IMAGE.config.digest
@@ -106,7 +106,8 @@ def test_what_we_write_we_read_byte_for_byte(tmp_path: Path) -> None:
 
 
 def test_image_of_docker_before_1_10_is_converted(tmp_path: Path) -> None:
-    """moby image/spec/v1.md; as docker itself makes of such an archive: diff_ids computed, history from each layer."""
+    """moby image/spec/v1.md; docker does the same with such an archive: it computes diff_ids, and takes the history
+    from each layer."""
     archive = write_tar(tmp_path / "a.tar", of_docker_1_9())
     result = pull(f"docker-archive:{archive}:app:1", tmp_path / "layout", platform=AMD64)
     layout = ImageLayout(tmp_path / "layout")
@@ -132,7 +133,7 @@ def test_conversion_is_told(tmp_path: Path) -> None:
     ended = run_command("pull", archive, "--out", tmp_path / "layout", "--platform", "linux/amd64", home=tmp_path)
     (digest,) = [line.rpartition("@")[2] for line in ended.stdout.splitlines()]
     assert ended.stderr.splitlines()[0] == (
-        f"ociexport: {archive}:{FULL_NAME}: a docker archive keeps no manifest, so that a new one was made: {digest}"
+        f"ociexport: {archive}:{FULL_NAME}: a docker archive contains no manifest, so a new one was made: {digest}"
     )
 
 
@@ -177,7 +178,7 @@ def test_image_is_found_by_each_of_its_names(two: Path, name: str, config: Built
         (None, UsageError, "{}: expected one image, there are: {listed}"),
         ("absent", NotFoundError, "{}: expected image 'absent', there are: {listed}"),
         ("@2", NotFoundError, "{}: expected an image at position 2, there are 2"),
-        (f"@{Digest.of(b'')}", NotFoundError, f"{{}}: expected the image {Digest.of(b'')}, there is none"),
+        (f"@{Digest.of(b'')}", NotFoundError, f"{{}}: expected the image {Digest.of(b'')}, got an archive without it"),
     ],
 )
 def test_ambiguous_and_unknown_names_list_what_there_is(
@@ -189,7 +190,7 @@ def test_ambiguous_and_unknown_names_list_what_there_is(
     assert str(caught.value) == message.format(two, listed=listed)
 
 
-# The command, and those who write archives
+# The command, and other tools' archives
 
 
 def test_standard_input_is_an_archive(tmp_path: Path) -> None:

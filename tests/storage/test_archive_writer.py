@@ -1,5 +1,4 @@
-"""archive.writer: a layout and a docker archive in one file, the same bytes each time, there only when it is
-complete."""
+"""archive.writer: a layout and a docker archive in one file, reproducible, and visible only when it is complete."""
 
 from __future__ import annotations
 
@@ -79,7 +78,7 @@ def test_documents_are_those_of_both_formats(tmp_path: Path) -> None:
 
 
 def test_entries_are_sorted_and_all_alike(tmp_path: Path) -> None:
-    """What varies between machines and days would vary the bytes."""
+    """The bytes do not depend on the machine or the date."""
     pull(IMAGE.source("1", NAME), tmp_path / "a.tar", platform=AMD64)
     with tarfile.open(tmp_path / "a.tar") as tar:
         items = tar.getmembers()
@@ -134,7 +133,7 @@ def test_image_with_two_names_is_one_image(tmp_path: Path) -> None:
     ],
 )
 def test_names_are_those_that_docker_shows(full: str | None, shown: str | None) -> None:
-    """docker load refuses RepoTags that are no ``name:tag``; without any the image is ``<none>``."""
+    """docker load refuses a RepoTag that is not ``name:tag``; an image without RepoTags is shown as ``<none>``."""
     assert repo_tag(ImageName("1", full)) == shown
 
 
@@ -150,7 +149,7 @@ def test_artifact_is_no_image_for_docker(tmp_path: Path) -> None:
 
 
 def test_signature_is_no_image_for_docker(tmp_path: Path) -> None:
-    """cosign's have an image's config with as many diff_ids as layers; but no layer is a tar."""
+    """cosign's artifacts have an image config with as many diff_ids as layers, but their layers are not tars."""
     signature = signature_of(IMAGE, ec.generate_private_key(ec.SECP256R1()))
     sources = [IMAGE.source("1", NAME), signature.source(tag_of(IMAGE), f"docker.io/library/app:{tag_of(IMAGE)}")]
     results = copy_to_archive(sources, str(tmp_path / "a.tar"), PullOptions(AMD64))
@@ -166,7 +165,7 @@ def test_all_entries_have_the_time_that_is_given(tmp_path: Path) -> None:
 
 
 def test_blob_beyond_eight_gigabytes_has_its_place() -> None:
-    """ustar ends at eleven octal digits; PAX goes on."""
+    """A size in ustar has at most eleven octal digits; a larger one needs PAX."""
     image = prepared(IMAGE)
     size = 10 * 1024**3
     blobs = [blob._replace(descriptor=replace(blob.descriptor, size=size)) for blob in image.blobs if not blob.content]
@@ -206,7 +205,7 @@ def test_stream_of_a_bad_image_is_no_archive() -> None:
 
 
 def test_name_as_long_as_a_name_may_be_is_resumed_too(registry: FakeRegistry, tmp_path: Path) -> None:
-    """Two such names that begin alike are apart while they are written."""
+    """Two long names with the same beginning have different partial names."""
     reference = IMAGE.serve(registry, "library/app", "1")
     registry.misbehave(IMAGE.layers[2].digest.encoded, Fault(status=400))
     names = ["ü" * 120 + "1" * 11 + ".tar", "ü" * 120 + "2" * 11 + ".tar"]
@@ -220,7 +219,7 @@ def test_name_as_long_as_a_name_may_be_is_resumed_too(registry: FakeRegistry, tm
 
 
 def test_cut_transfer_goes_on_with_the_next_blob(registry: FakeRegistry, tmp_path: Path) -> None:
-    """Blobs that arrived whole are not fetched again."""
+    """Complete blobs are not fetched again."""
     reference = IMAGE.serve(registry, "library/app", "1")
     registry.misbehave(IMAGE.layers[2].digest.encoded, Fault(status=400))
     with pytest.raises(Exception, match="400"):
@@ -291,13 +290,13 @@ def test_error_of_what_is_written_aside_tells_the_name_that_was_given(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to others")
 def test_partial_archive_of_somebody_else_is_refused(tmp_path: Path) -> None:
-    """In a directory for all, such as /tmp, its owner could change it after it was verified."""
+    """In a world-writable directory such as /tmp, its owner could change it after it was verified."""
     partial = tmp_path / "a.tar.partial"
     partial.write_bytes(b"")
     os.chown(partial, 12345, 12345)
     with pytest.raises(UsageError) as caught:
         pull(IMAGE.source(), tmp_path / "a.tar", platform=AMD64)
-    assert str(caught.value) == f"'{partial}': expected a file of our own, got somebody else's"
+    assert str(caught.value) == f"'{partial}': expected a file of this user, got another user's"
 
 
 def test_directory_is_not_replaced(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_file_system_without_links_gets_copies(
 def test_file_system_that_links_nowhere_but_shares_blocks_has_them_once(
     registry: FakeRegistry, tmp_path: Path, name: str
 ) -> None:
-    """btrfs makes no hard links between subvolumes, no file system makes them between two mounts of it."""
+    """btrfs can't link files between subvolumes, and no file system can between two of its mounts."""
     require("filefrag")
     with file_system(name, tmp_path) as disk, ExitStack() as mounts:
         places = [disk / "cache", disk / "layout"]

@@ -1,4 +1,4 @@
-"""directory: what skopeo calls ``dir:`` is one image, and anything else is an error that says what is missing."""
+"""directory: skopeo's ``dir:`` is read as one image, and any other directory is an error that names what is missing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ INDEX = build_index([IMAGE, OTHER, build_attestation(IMAGE)])
 
 
 def write_directory(path: Path, image: BuiltImage = IMAGE, version: str | None = "1.1", suffix: str = "") -> Path:
-    """Write ``image`` as containers-transports(5) has it."""
+    """Write ``image`` as containers-transports(5) describes."""
     path.mkdir()
     for digest, (raw, _) in image.documents.items():
         (path / ("manifest.json" if digest == image.digest else f"{digest.encoded}.manifest.json")).write_bytes(raw)
@@ -65,7 +65,7 @@ def test_index_and_its_manifests_are_copied(tmp_path: Path) -> None:
 
 
 def test_every_command_reads_it_by_path_and_by_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A word alone is an image in a registry."""
+    """A single word is the name of an image in a registry."""
     monkeypatch.chdir(tmp_path)
     write_directory(tmp_path / "d", INDEX)
     for number, name in enumerate(("./d", "dir:d", f"{tmp_path}/d")):
@@ -149,7 +149,7 @@ def test_layout_stays_a_layout_whatever_else_is_in_it(tmp_path: Path) -> None:
 @pytest.mark.system
 @pytest.mark.parametrize("is_index", [False, True])
 def test_what_skopeo_writes_is_read(tmp_path: Path, is_index: bool) -> None:
-    # Of skopeo's layouts, that is: older ones find no manifest of docker's in one.
+    # skopeo copies from a layout, since older versions find no docker manifest in one.
     image = build_image([[directory("etc"), member("etc/a", b"1")], [member("b", b"2")]])
     image = build_index([image, OTHER]) if is_index else image
     write_layout(tmp_path / "source", {"1": image})

@@ -1,6 +1,6 @@
-"""Layouts and archives in the shapes of tools that are not at hand, as their own sources write them.
+"""Layouts and archives in the formats of tools that are not installed, modelled on the tools' sources.
 
-Those of docker, crane's tarballs and kaniko's stand in `tests.support.saved_archives`.
+The archives of docker, crane and kaniko are in `tests.support.saved_archives`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def of_crane_annotated(path: Path) -> Path:
 
 
 def of_regctl(path: Path) -> Path:
-    """regclient scheme/ocidir: the tag, and beside it a list of referrers under the tag that stands for the API."""
+    """regclient scheme/ocidir: the tag, and a list of referrers under the tag that replaces the API."""
     tag = f"sha256-{IMAGE.digest.encoded}"
     return write_entries(
         path,
@@ -107,7 +107,7 @@ def test_index_of_buildkit_comes_whole(tmp_path: Path) -> None:
 
 
 def of_crane_legacy() -> Files:
-    """crane pull --format=legacy: a copy of each layer in a directory, whether it is there already or not."""
+    """crane pull --format=legacy: each layer has a directory with its own copy, even if the layers are the same."""
     files: Files = {f"{CONFIG_ID}.json": TAR_CONFIG}
     for layer_id, tar in zip(LAYER_IDS, TARS, strict=True):
         files |= {f"{layer_id}/layer.tar": tar, f"{layer_id}/json": b"{}", f"{layer_id}/VERSION": b"1.0"}

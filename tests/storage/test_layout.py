@@ -1,4 +1,4 @@
-"""layout.layout: an OCI image-layout directory in which nothing incomplete can be taken for complete."""
+"""layout.layout: an OCI image-layout directory in which no incomplete file can be taken for a complete one."""
 
 from __future__ import annotations
 
@@ -199,13 +199,13 @@ def test_names_of_crane_and_umoci_are_read(layout: ImageLayout) -> None:
 def test_copies_of_names_are_for_readers_of_either(
     layout: ImageLayout, ref_name: str, full: str | None, tag: str | None
 ) -> None:
-    """Who reads one annotation only finds the copy too: skopeo and umoci the tag, containerd the full name."""
+    """Tools that read only one annotation find the copy too: skopeo and umoci the tag, containerd the full name."""
     layout.write_name(store(layout, b"one"), ImageName(ref_name, None))
     source = layout.open_image(ref_name)
     assert source.image_name == ImageName(tag, full)
     layout.write_name(store(layout, b"two"), ImageName(tag, full))
     if full is not None:
-        # The entry of the other tool gave way: it has the same name.
+        # The other tool's entry was replaced, since it has the same name.
         ((descriptor, name),) = layout.read_images()
         assert (descriptor.digest, name) == (Digest.of(b"two"), ImageName(tag, full))
 
@@ -269,7 +269,7 @@ def test_planted_link_in_place_of_a_partial_blob_is_not_followed(layout: ImageLa
 
 @pytest.mark.parametrize("name", [".ociexport", ".ociexport/partial", "blobs"])
 def test_planted_link_in_place_of_a_directory_is_refused(layout: ImageLayout, tmp_path: Path, name: str) -> None:
-    """A layout from elsewhere must not have files in another place removed or written."""
+    """A layout from an untrusted source must not make us remove or write files elsewhere."""
     victim = tmp_path / "victim"
     victim.mkdir()
     (victim / "file").write_text("untouched")
@@ -361,7 +361,7 @@ def test_complete_layout_holds_nothing_of_ours(layout: ImageLayout) -> None:
 def test_all_that_a_name_needs_is_synced_before_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str
 ) -> None:
-    """fsync(2): of a file does not sync the entry in its directory. After a power cut a name has all that it needs."""
+    """fsync(2) of a file does not sync its directory entry. After a power cut, a listed image has all its files."""
     synced: list[str] = []
     digest = Digest.of(CONTENT, algorithm)
     descriptor = Descriptor("m", digest, len(CONTENT))

@@ -1,7 +1,7 @@
-"""layout_directory: whatever stands in a layout's places, no command hangs, or reads or writes anywhere else.
+"""layout_directory: no command hangs, or reads or writes outside a layout, whatever replaces a file in the layout.
 
-Each place in a layout holds, in turn, a link to the right content elsewhere, a file that has another name elsewhere, a
-fifo, a device, a directory and a socket; each command that reads or writes a layout meets each of them.
+Each file and directory of a layout is replaced in turn by a link to the right content elsewhere, a file with a hard
+link elsewhere, a fifo, a device, a directory and a socket. Each command that reads or writes a layout is run on each.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ OTHERS = {
 }
 COMMANDS = {**READING, **OTHERS}
 
-# place: the code of all that read; then of verify, both gc, a pull of another image, one of the same, repair, cache.
+# place: the exit codes of all reading commands, verify, gc and its dry run, a pull of another image, a pull of the
+# same, repair, and a pull with this layout as cache.
 CODES = {
     "oci-layout": (8, 7, 8, 8, 8, 8, 0, 0),
     "index.json": (8, 7, 8, 8, 8, 8, 7, 0),
@@ -73,7 +74,7 @@ CODES = {
 
 
 def expected_code(place: str, kind: str, command: str) -> int:
-    """Return how a command ends: a file's other name is no harm, and only a directory is in the way of a new file."""
+    """Return the expected exit code: hard links do no harm, and only a directory prevents writing a new file."""
     if kind == "hard link" or (place == LAYER_BLOB and command == "inspect"):
         return 0
     if kind == "directory" and place in ("oci-layout", MANIFEST, CONFIG, LAYER_BLOB):
@@ -86,7 +87,7 @@ def expected_code(place: str, kind: str, command: str) -> int:
 
 
 def plant(path: Path, kind: str, victim: Path) -> None:
-    """Put something of another kind in a place; links lead to ``victim``, which holds what was there."""
+    """Replace a file by something of another kind; links lead to ``victim``, which gets the original content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         shutil.move(path, victim)
@@ -109,7 +110,7 @@ def plant(path: Path, kind: str, victim: Path) -> None:
         path.mkdir()
     else:
         with socket.socket(socket.AF_UNIX) as made:
-            # Its name may have a hundred bytes only.
+            # A socket's name has about a hundred bytes at most.
             directory = os.open(path.parent, os.O_RDONLY)
             try:
                 made.bind(f"/proc/self/fd/{directory}/s")
@@ -127,7 +128,7 @@ def content_of(victim: Path) -> list[tuple[str, int, int, bytes | None]]:
 
 @pytest.fixture(autouse=True)
 def alarm() -> Iterator[None]:
-    """End what hangs."""
+    """Kill a command that hangs."""
 
     def fail(*_: object) -> None:
         pytest.fail("hangs")
@@ -142,7 +143,7 @@ def alarm() -> Iterator[None]:
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize(
     ("place", "kind"),
-    # A directory has no other names, and takes its own place.
+    # A directory can't have hard links, and is not replaced by a directory.
     [
         (place, kind)
         for place in CODES
@@ -197,7 +198,7 @@ def test_hint_says_how_a_copy_without_links_is_made(tmp_path: Path, capsys: pyte
 
 
 def test_layout_itself_may_be_a_link(tmp_path: Path) -> None:
-    """A user names it; only what stands in it may come from a stranger."""
+    """The user names it; only its content may come from an untrusted source."""
     write_layout(tmp_path / "l", {"1": IMAGE})
     write_layout(tmp_path / "other", {"2": OTHER})
     (tmp_path / "link").symlink_to("l")
@@ -207,7 +208,7 @@ def test_layout_itself_may_be_a_link(tmp_path: Path) -> None:
 
 
 def test_partial_blob_with_another_name_is_begun_anew(tmp_path: Path) -> None:
-    """A copy of a layout that was made of hard links goes on by itself; the original keeps its bytes."""
+    """A copy of a layout made with hard links is independent: the original keeps its bytes."""
     layout = ImageLayout(tmp_path / "l")
     layout.make_ready()
     descriptor = OTHER.layers[0]
@@ -222,7 +223,7 @@ def test_partial_blob_with_another_name_is_begun_anew(tmp_path: Path) -> None:
 
 
 def test_directory_that_becomes_a_link_between_two_calls_is_not_followed(tmp_path: Path) -> None:
-    """What was looked at at the beginning counts for nothing; each call opens its directories anew."""
+    """Earlier checks don't matter, since each call opens its directories anew."""
     layout = ImageLayout(tmp_path / "l")
     (tmp_path / "victim").mkdir()
     with layout.begin() as _, suppress(Exception), layout.new_blob(OTHER.layers[0]) as blob:

@@ -1,4 +1,4 @@
-"""layout.layout: several at work on one, or an earlier one that was cut: nothing is lost or taken from the others."""
+"""layout.layout: several users at once, or after one that was killed: none loses its blobs or removes another's."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_what_others_may_be_using_is_not_discarded(layout: ImageLayout) -> None:
 
 
 def test_failing_process_takes_nothing_from_the_others(layout: ImageLayout) -> None:
-    """Some write the same blob in vain, again and again; what the others name has all that it needs."""
+    """Some users write and discard the same blob repeatedly; the images of the others keep all their blobs."""
     script = textwrap.dedent(
         """
         import sys
@@ -124,7 +124,7 @@ def test_two_processes_lose_no_name(layout: ImageLayout) -> None:
 
 @pytest.mark.parametrize("target", ["/proc/self/mem", "loop"])
 def test_blob_that_the_disk_does_not_give_is_as_good_as_not_there(tmp_path: Path, target: str) -> None:
-    """So a pull puts a good one in its place; /proc/self/mem gives EIO, as a bad sector does."""
+    """So a pull replaces it by a good one; /proc/self/mem gives EIO, as a bad sector does."""
     image = build_image([[member("a", b"1")]])
     pull(image.source("1", None), tmp_path / "layout")
     layout = ImageLayout(tmp_path / "layout")

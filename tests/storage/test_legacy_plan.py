@@ -1,4 +1,4 @@
-"""archive.legacy_plan: archives for docker before 1.10, which those since 1.10 load as well."""
+"""archive.legacy_plan: archives for docker before 1.10, which docker since 1.10 loads as well."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def layers_of(archive: Path, position: int = 0) -> list[str]:
 
 
 def without_manifest(archive: Path) -> Path:
-    """Return what an engine before 1.10 sees of an archive."""
+    """Return the part of an archive that an engine before 1.10 reads."""
     target = archive.with_name("old.tar")
     with tarfile.open(archive) as tar, tarfile.open(target, "w") as copy:
         for item in tar:
@@ -115,7 +115,7 @@ def test_each_layer_names_its_parent_and_the_topmost_is_the_image(tmp_path: Path
 
 
 def test_identities_are_digests_of_what_they_stand_for(tmp_path: Path) -> None:
-    """image-spec config.md, "Layer ChainID"; the same image has the same ones each time."""
+    """image-spec config.md, "Layer ChainID"; the same image always has the same IDs."""
     first, second, third = layers_of(write(tmp_path / "a.tar"))
     chain = str(IMAGE.diff_ids[0])
     expected = {"created": "1970-01-01T00:00:00Z", "layer_id": chain, "os": "linux"}
@@ -126,7 +126,7 @@ def test_identities_are_digests_of_what_they_stand_for(tmp_path: Path) -> None:
 
 
 def test_layer_that_is_there_twice_is_a_link(tmp_path: Path) -> None:
-    """As docker 1.10 to 24 saved it; engines extract the archive and follow it."""
+    """docker 1.10 to 24 saved the same; engines extract the archive and follow the link."""
     archive = write(tmp_path / "a.tar")
     first, _, third = layers_of(archive)
     item = members_of(archive)[f"{third}/layer.tar"]
@@ -168,7 +168,7 @@ def test_we_read_it_by_manifest_and_by_repositories(tmp_path: Path, is_old: bool
         config = json.loads((tmp_path / "layout" / "blobs" / "sha256" / result.config_digest.encoded).read_bytes())
         assert config["rootfs"]["diff_ids"] == list(map(str, image.diff_ids))
         assert config["config"] == {"Env": ["PATH=/usr/bin:/bin"], "Cmd": ["/bin/sh"]}
-        # Of an image for old engines no config is kept, so that another one is made.
+        # The format for old engines contains no config, so a new one is made.
         assert (result.config_digest == image.config.digest) is not is_old
     unpack(f"{archive}:app:1", tmp_path / "rootfs", platform=AMD64)
     assert sorted(str(path.relative_to(tmp_path / "rootfs")) for path in (tmp_path / "rootfs").rglob("*")) == [
@@ -178,7 +178,7 @@ def test_we_read_it_by_manifest_and_by_repositories(tmp_path: Path, is_old: bool
     ]
 
 
-# What old engines know nothing of
+# Features that old engines lack
 
 
 def test_several_platforms_are_refused(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_legacy_is_a_docker_archive(tmp_path: Path, words: list[str]) -> None:
     )
 
 
-# Those who read it
+# Engines and tools that read it
 
 
 @pytest.fixture
@@ -252,7 +252,7 @@ def test_skopeo_reads_it(archive: Path, tmp_path: Path) -> None:
 
 @pytest.mark.system
 def test_podman_loads_it(archive: Path) -> None:
-    """It puts localhost/ before names that docker shows without a registry, whoever wrote them."""
+    """It puts localhost/ before names that docker shows without a registry, whichever tool wrote them."""
     with podman() as run:
         run("load", "-i", archive)
         listed = run("images", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.Id}}")
@@ -264,7 +264,7 @@ def test_podman_loads_it(archive: Path) -> None:
 
 @pytest.mark.system
 def test_docker_loads_it_with_and_without_manifest(archive: Path) -> None:
-    """Engines of 1.10 to 24 load what has no manifest.json as those before did."""
+    """Engines of 1.10 to 24 load an archive without manifest.json as older engines do."""
     with dockerd() as docker:
         docker("load", "-i", archive)
         listed = docker("images", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}")

@@ -1,4 +1,4 @@
-"""A blob's file while it is not complete: bytes in their order and ahead of it, and what is trusted after a crash."""
+"""Partial files of blobs: bytes written in order and ahead of their turn, and how many are trusted after a crash."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_bytes_ahead_are_hashed_when_their_turn_comes(fd: int, path: Path) -> No
 
 
 def test_bytes_in_order_replace_those_that_came_ahead(fd: int, path: Path) -> None:
-    """Where parts could not be had, all comes once more over one connection."""
+    """If parts can't be fetched, the whole blob is fetched again over one connection."""
     file = opened(fd, path)
     file.place(b"wrong", 2000)
     file.write(BLOB)
@@ -61,7 +61,7 @@ def test_bytes_in_order_replace_those_that_came_ahead(fd: int, path: Path) -> No
 
 
 def test_after_a_crash_only_the_beginning_is_trusted(fd: int, path: Path) -> None:
-    """A file is as long as its last byte, whatever gaps are before it."""
+    """A file's length does not show the gaps before its last byte."""
     file = opened(fd, path)
     file.place(BLOB[3000:], 3000)
     file.write(BLOB[:1000])
@@ -91,7 +91,7 @@ def test_restart_forgets_what_came_ahead(fd: int, path: Path) -> None:
 
 
 def test_mark_that_lies_is_found_out_at_the_end(fd: int, path: Path) -> None:
-    """A layout that came from elsewhere may hold anything."""
+    """A layout from an untrusted source may contain anything."""
     path.write_bytes(bytes(SIZE) + struct.pack("<16sQ", MAGIC, 4000))
     file = opened(fd, path)
     assert file.offset == 4000
@@ -127,14 +127,14 @@ def test_file_that_somebody_cuts_is_an_error_of_the_disk(fd: int, path: Path) ->
     file = opened(fd, path)
     file.place(BLOB, 0)
     os.truncate(path, 100)
-    with pytest.raises(OSError, match="shorter") as caught:
+    with pytest.raises(OSError, match="truncated") as caught:
         file.take(SIZE)
     assert (caught.value.errno, caught.value.filename) == (errno.EIO, str(path))
 
 
 @given(st.data())
 def test_any_order_gives_the_blob_and_any_crash_a_beginning(data: st.DataObject) -> None:
-    """Parts come in any order; whatever a crash leaves is a beginning of the blob."""
+    """Parts arrive in any order; after a crash the trusted bytes are the beginning of the blob."""
     cuts = sorted({0, SIZE, *data.draw(st.lists(st.integers(1, SIZE - 1), max_size=6))})
     parts = list(pairwise(cuts))
     fd = os.memfd_create("partial")
@@ -160,7 +160,7 @@ def test_any_order_gives_the_blob_and_any_crash_a_beginning(data: st.DataObject)
 
 
 def test_where_the_mark_can_not_be_written_no_bytes_come_ahead(fd: int, path: Path) -> None:
-    """Other threads have bytes that would fit; with no mark the gap before them would be taken for the beginning."""
+    """Other threads must not write their bytes: without a mark, the gap before them would count as written."""
     file = opened(fd, path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE - 1, hard))

@@ -1,4 +1,4 @@
-"""compression: a layer's bytes become the chunks of a tar, whatever compressed them."""
+"""compression: a layer's bytes become the chunks of a tar, in every supported format."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_several_streams_are_one_tar(name: str) -> None:
 
 
 def test_skippable_zstd_frames_are_skipped() -> None:
-    """RFC 8878 §3.1.2; zstd:chunked keeps its table of contents in them, in front too."""
+    """RFC 8878 §3.1.2; zstd:chunked keeps its table of contents in such frames, also at the beginning."""
     skippable = b"\x5e\x2a\x4d\x18" + (5).to_bytes(4, "little") + b"table"
     assert decompressed(skippable + zstd.compress(b"data") + skippable) == b"data"
 
@@ -95,7 +95,7 @@ def test_empty_blob_is_an_empty_tar() -> None:
 
 
 def test_blob_is_read_to_its_verified_end() -> None:
-    """A blob that is cut within the padding after the gzip stream is a short blob, not a good layer."""
+    """A blob that is truncated within the padding after the gzip stream is too short, not a valid layer."""
     stored = gzip.compress(b"data") + bytes(100)
     digest = Digest.of(stored)
     reader = VerifyingReader(io.BytesIO(stored[:-1]), digest, len(stored), subject="blob")
@@ -122,7 +122,7 @@ SMALL_STREAMS: dict[str, tuple[str, bytes]] = {
 
 
 class EndlessStream:
-    """Repeats a stream for ever, and counts what was read."""
+    """Repeats a stream for ever, and counts the bytes read."""
 
     def __init__(self, stream: bytes) -> None:
         self._stream = stream
@@ -139,7 +139,7 @@ class EndlessStream:
 
 @pytest.mark.parametrize("kind", SMALL_STREAMS)
 def test_endless_row_of_streams_that_give_next_to_nothing_is_refused(kind: str) -> None:
-    """Each takes processor time, and no limit of bytes is ever reached."""
+    """Each stream takes processor time, and a limit on bytes is never reached."""
     name, stream = SMALL_STREAMS[kind]
     endless = EndlessStream(stream)
     with pytest.raises(LimitExceededError) as caught:

@@ -1,4 +1,4 @@
-"""environment: where the user's own files are, also where the system knows no such user."""
+"""environment: the directories of the user's own files, also for a uid without a user."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def test_variables_go_first() -> None:
 
 
 def test_user_whom_the_system_does_not_know_can_run_every_command(tmp_path: Path) -> None:
-    """As after ``docker run --user 54321``, or in a pod: a number, no name, and no HOME.
+    """As after ``docker run --user 54321``, or in a pod: a uid, no user, and no HOME.
 
-    Where another user's session is not to be looked into, as sudo -u leaves it in the environment, nothing is found.
+    If the environment names another user's session directory, as after sudo -u, it can't be read and is ignored.
     """
     require(root=True)
     script = """

@@ -1,4 +1,4 @@
-"""A new file takes its name when it is complete; what no file may take the place of is written to."""
+"""A new file gets its name when it is complete; a stream is written to and not replaced."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_link_to_a_file_is_replaced_and_not_followed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("words", [("unpack", "--to-tar"), ("pull", "--format", "oci-archive", "--out")])
 @pytest.mark.parametrize("kind", ["device", "link to it"])
 def test_device_stays_one(tmp_path: Path, words: tuple[str, ...], kind: str) -> None:
-    """As ``/dev/null``, which was a file of root's afterwards."""
+    """Such as ``/dev/null``, which was replaced by a file of root."""
     require(root=True)
     write_layout(tmp_path / "layout", {"1": build_image([[member("a", b"1")]])})
     device, link = tmp_path / "null", tmp_path / "link.tar"
@@ -124,7 +124,7 @@ with new_file(sys.argv[1]) as file:
 
 @pytest.fixture(params=["nameless", "named"])
 def can_be_nameless(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """As on file systems that know files without names, and as on others."""
+    """On file systems with nameless files, and on others."""
     is_nameless: bool = request.param == "nameless"
     if not is_nameless:
         monkeypatch.delattr(os, "O_TMPFILE")
@@ -180,7 +180,7 @@ def test_two_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path, can_b
 def test_one_that_is_taken_for_a_leftover_before_it_is_locked_is_written_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was renamed by its name, which the other's had then: a part of that became the file."""
+    """A file was renamed by a name that the other process's file had taken: a part of that became the result."""
     monkeypatch.delattr(os, "O_TMPFILE")
     lock, others = fcntl.flock, ExitStack()
     path = tmp_path / "file"

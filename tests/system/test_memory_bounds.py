@@ -1,4 +1,4 @@
-"""No document, archive index or list of tags takes more than 256 MiB above its own size limit, whatever is in it."""
+"""No document, archive index or list of tags takes more than 256 MiB above its own size limit, whatever it contains."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WORST = dict(worst_lists())
 
 
 def assert_bounded(*arguments: str | Path, limit: int, home: Path) -> str:
-    """Return what the command said; it ended with an error of ours, and took no more memory than is promised."""
+    """Return the command's output; it must end with an `OciexportError`, within the promised memory."""
     measured = peak_of(*arguments, home=home)
     assert measured.peak_bytes <= limit + ALLOWED_BYTES
     assert "Traceback" not in measured.stderr
@@ -181,7 +181,7 @@ def header(kind: bytes, size: int) -> bytes:
 
 @pytest.mark.parametrize("kind", [b"L", b"K", b"x"])
 def test_chain_of_extended_headers_is_refused(tmp_path: Path, kind: bytes) -> None:
-    """tarfile keeps each of them until the entry comes that they are for."""
+    """tarfile keeps all of them until it has read their entry."""
     record = b"%d path=%b\n" % (1_000_000, b"y" * (1_000_000 - 14))
     one = header(kind, 1_000_000) + (record if kind == b"x" else b"y" * 1_000_000) + bytes(-1_000_000 % 512)
     with (tmp_path / "a.tar").open("wb") as file:
@@ -243,7 +243,7 @@ def test_page_of_too_many_values_is_refused(registry: FakeRegistry) -> None:
         list_names(f"{registry.host}/app", options=RegistryOptions(retry_times=0))
 
 
-# What is honest.
+# Legitimate input.
 
 
 @pytest.mark.parametrize("mark", [",", ":", "[", "{", '\\",', "\\\\,", '\\\\\\",'])

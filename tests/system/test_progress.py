@@ -1,4 +1,4 @@
-"""progress.protocol: silent by default, one line a blob off a terminal, bars on one."""
+"""progress.protocol: silent by default; bars on a terminal, otherwise one line for each blob."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_standard_error_is_the_default(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_phase_is_told_every_now_and_then() -> None:
-    """A CI that hears nothing for too long ends the job."""
+    """A CI system ends a job that has no output for too long."""
     lines: list[str] = []
     progress = PlainProgress(CallingStream(lines.append), heartbeat_seconds=0.01)
     with progress.phase("fetching", 4000) as phase, progress.task("layer 1/2 abc", 3000) as task:

@@ -1,4 +1,4 @@
-"""progress.events: what happens, as typed events for programs and as lines of JSON for scripts."""
+"""progress.events: progress as typed events for programs and as lines of JSON for scripts."""
 
 from __future__ import annotations
 

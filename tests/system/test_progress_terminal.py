@@ -1,4 +1,4 @@
-"""Progress on a terminal, as an emulator of one shows it: bars while it goes on, lines of what is done."""
+"""Progress on an emulated terminal: bars for running tasks, lines for finished ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ROWS = 24
 
 
 class Terminal:
-    """Runs the command on a terminal of ``columns``, and keeps what the screen showed after each piece of output."""
+    """Runs the command on a terminal of ``columns``, and keeps the screen's content after each piece of output."""
 
     def __init__(self, home: Path, columns: int) -> None:
         self.home = home
@@ -69,7 +69,7 @@ def _pieces(read: Callable[[int], bytes]) -> Iterator[bytes]:
     while time.monotonic() < deadline:
         try:
             piece = read(65536)
-        except OSError:  # nobody has the terminal any more
+        except OSError:  # no process has the terminal open any more
             return
         if not piece:
             return
@@ -87,7 +87,7 @@ def serve(registry: FakeRegistry, image: BuiltImage = IMAGE) -> str:
 
 
 def without_wrapping(lines: list[str]) -> str:
-    """Return what was written to a terminal of 80 columns; a space at the end of a full line was not kept."""
+    """Return the text written to a terminal of 80 columns; a space at the end of a full line is not kept."""
     return "".join(f"{line} " if len(line) == 79 else line for line in lines)
 
 
@@ -100,7 +100,7 @@ def test_each_layer_has_a_bar_and_all_of_them_have_one(registry: FakeRegistry, t
     for number, layer in ((1, FIRST), (2, SECOND)):
         assert [bar for bar in bars if bar.startswith(f"layer {number}/2 {layer.digest.short}: ")]
     assert max(len(bar) for bar in bars) <= 80
-    # What is left are lines, and no bar.
+    # Only lines are left, and no bar.
     assert not re.search(r"\d%", "".join(left))
     text = without_wrapping(left)
     assert f"ociexport: layer 1/2 {FIRST.digest.short}: {FIRST.size / 1e6:.1f} MB" in text
@@ -108,7 +108,7 @@ def test_each_layer_has_a_bar_and_all_of_them_have_one(registry: FakeRegistry, t
 
 
 def test_bars_stand_together(registry: FakeRegistry, tmp_path: Path) -> None:
-    """A layer that is done leaves no gap above the others."""
+    """A finished layer leaves no gap above the others."""
     terminal = Terminal(tmp_path, 80)
     terminal.run("pull", serve(registry), "--out", tmp_path / "layout", "--platform=linux/amd64")
     for screen in terminal.shown:
@@ -133,7 +133,7 @@ def test_unpacking_has_bars_too(registry: FakeRegistry, tmp_path: Path) -> None:
 
 
 def test_narrow_terminal_has_room_for_the_rate_of_what_is_unpacked(registry: FakeRegistry, tmp_path: Path) -> None:
-    """What is done to the layers stands above them; each says how long it still takes."""
+    """The bar above the layers has the phase's title; each layer shows its remaining time."""
     terminal = Terminal(tmp_path, 40)
     terminal.run("unpack", serve(registry), tmp_path / "rootfs", "--platform=linux/amd64")
     bars = terminal.whole_bars
@@ -142,7 +142,7 @@ def test_narrow_terminal_has_room_for_the_rate_of_what_is_unpacked(registry: Fak
 
 
 def test_bars_are_drawn_ten_times_a_second_at_most(registry: FakeRegistry, tmp_path: Path) -> None:
-    """All of them together; each is drawn once more when it comes, goes, or another one goes."""
+    """The limit is for all bars together; a bar is drawn once more when it starts or ends, or another one ends."""
     image = build_image([[member(f"{number}", os.urandom(500_000))] for number in range(6)])
     reference = serve(registry, image)
     began = time.monotonic()
@@ -153,7 +153,7 @@ def test_bars_are_drawn_ten_times_a_second_at_most(registry: FakeRegistry, tmp_p
 
 
 def test_there_are_no_colours(registry: FakeRegistry, tmp_path: Path) -> None:
-    """NO_COLOR has nothing to turn off: no "select graphic rendition" is ever written."""
+    """NO_COLOR changes nothing: "select graphic rendition" is never written."""
     terminal = Terminal(tmp_path, 80)
     terminal.run("pull", serve(registry), "--out", tmp_path / "layout", "--platform=linux/amd64")
     assert not re.search(rb"\x1b\[[\d;]*m", terminal.raw)

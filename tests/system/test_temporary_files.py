@@ -1,4 +1,4 @@
-"""temporary_files: where no temporary file can be had, the command says so, and no image is blamed."""
+"""temporary_files: if no temporary file can be made, the error names the directory, and not an image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PLACES = ("missing", "a file")
 
 @pytest.fixture(params=PLACES)
 def no_temporary_files(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Have Python find no directory for temporary files, or one that has gone since it was found; returns its name."""
+    """Make Python find no directory for temporary files, or one that no longer exists; returns its name."""
     place = tmp_path / "tmp"
     if request.param == "a file":
         place.write_bytes(b"")
@@ -59,7 +59,7 @@ def test_command_ends_with_the_code_of_the_disk(
 
 
 def test_every_temporary_file_comes_through_one_door() -> None:
-    """What is made beside its later name, as `files` makes it, is no temporary file."""
+    """Unfinished files in their final directory, which `files` makes, are not temporary files."""
     package = Path(__file__).parent.parent.parent / "ociexport"
     users = {path.name for path in package.rglob("*.py") if re.search(r"\btempfile\.\w+\(", path.read_text())}
     assert users <= {"temporary_files.py", "files.py"}

@@ -314,7 +314,7 @@ def test_spool_of_somebody_else_is_refused(tmp_path: Path) -> None:
     os.chown(spool, 12345, 12345)
     with pytest.raises(UsageError) as caught:
         pull(source_of(), tmp_path / "a.tar", platform=AMD64, decompress=True)
-    assert str(caught.value) == f"'{spool}': expected a directory of our own, got somebody else's"
+    assert str(caught.value) == f"'{spool}': expected a directory of this user, got another user's"
 
 
 # The command

@@ -239,7 +239,7 @@ def test_layout_that_somebody_writes_to_is_left_alone(layout: DamagedLayout, dry
     layout.edit_index(lambda index: index["manifests"].clear())
     with in_use(layout), pytest.raises(UsageError) as caught:
         collect_garbage(layout.path, dry_run=dry_run)
-    assert str(caught.value) == f"{layout.path}: expected a layout that nobody writes to, got one in use"
+    assert str(caught.value) == f"{layout.path}: expected a layout that is not in use, got one in use"
     assert caught.value.hint == "try again when the other ociexport has ended"
     assert blobs(layout) == names(*IMAGE.all_digests)
     assert len(collect_garbage(layout.path).dropped) == 4

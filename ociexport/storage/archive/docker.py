@@ -1,10 +1,10 @@
-"""What ``docker save`` wrote through the years, as images with manifests.
+"""Archives of ``docker save``, of all versions, as images with manifests.
 
-Such an archive keeps no manifest: a new one is made of what is there. The config is kept byte for byte, and with it the
-image ID; layers are kept as they are stored, plain or compressed.
+Such an archive contains no manifest, so a new one is made. The config, and with it the image ID, is kept byte for byte;
+layers are kept as they are stored, plain or compressed.
 
-Spec: moby ``image/spec/v1.2.md``, "Combined Image JSON + Filesystem Changeset Format"; ``image/spec/v1.md`` for those
-of docker before 1.10, which have no config either.
+Spec: moby ``image/spec/v1.2.md``, "Combined Image JSON + Filesystem Changeset Format"; ``image/spec/v1.md`` for
+archives of docker before 1.10, which have no config either.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from ociexport.system.progress.protocol import Progress
 DOCKER_MANIFEST_FILE = "manifest.json"
 REPOSITORIES_FILE = "repositories"
 
-# Ten thousand images stay below it.
+# Ten thousand images fit.
 _MAX_LIST_BYTES = 32 * 1024 * 1024
 _READ_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class _SavedImage:
-    """One image of ``manifest.json``: names of files in the archive, and of the image."""
+    """One image of ``manifest.json``: the names of its files, and its tags."""
 
     config: str
     layers: tuple[str, ...]
@@ -55,7 +55,7 @@ class DockerArchiveSource:
         members: of the archive; closed with the source.
         name: of the image.
         config: its bytes.
-        layers: descriptors and names of files, lowest first.
+        layers: descriptors and file names, lowest first.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class DockerArchiveSource:
         return f"{self._members.place}:{printable(name)}"
 
     def fetch_manifest(self, descriptor: Descriptor | None = None) -> ReceivedManifest:
-        """Return the manifest that was made; there is no other."""
+        """Return the manifest that was made, the only one of the image."""
         if descriptor is not None and descriptor.digest != self._manifest.digest:
             raise NotFoundError(f"{self._members.place}: manifest {descriptor.digest}: not in the archive")
         return self._manifest
@@ -98,12 +98,13 @@ def open_docker_image(members: ArchiveMembers, name: str | None, progress: Progr
     """Return one image of an archive that has a ``manifest.json``.
 
     Args:
-        name: ``alpine:3.20`` or in full, ``@N`` (position in ``manifest.json``) or ``@sha256:…`` (the image ID); None
-            where there is only one image.
+        name: ``alpine:3.20`` or a full name, ``@N`` (position in ``manifest.json``) or ``@sha256:…`` (the image ID);
+            None if the archive has only one image.
 
     Raises:
-        NotFoundError: there is no such image; the message lists the names there are.
-        InvalidImageError: what is there does not fit together.
+        NotFoundError: no image matches; the message lists the existing names.
+        UsageError: several images match.
+        InvalidImageError: the files in the archive do not fit together.
     """
     where = f"{members.place}: {DOCKER_MANIFEST_FILE}"
     image, image_name = _choose(members, _read_docker_manifest(members), name)
@@ -119,16 +120,14 @@ def open_docker_image(members: ArchiveMembers, name: str | None, progress: Progr
     for file, diff_id in zip(image.layers, diff_ids, strict=True):
         if file not in known:
             known[file] = _describe_layer(members, file, diff_id)
-    return _told(DockerArchiveSource(members, image_name, config, [(known[f], f) for f in image.layers]), progress)
+    return _reported(DockerArchiveSource(members, image_name, config, [(known[f], f) for f in image.layers]), progress)
 
 
 def open_v1_image(members: ArchiveMembers, name: str | None, progress: Progress) -> DockerArchiveSource:
     """Return one image of an archive that has only ``repositories``, as docker wrote before 1.10.
 
-    The config is made as docker makes it of such an image: of the topmost layer's JSON, with computed diff_ids.
-
-    Raises:
-        as `open_docker_image` does.
+    The config is made as docker makes it for such an image: from the top layer's JSON, with computed diff_ids.
+    Raises as `open_docker_image`.
     """
     chosen, image_name = _choose(members, _read_repositories(members), name)
     chain = _read_v1_chain(members, chosen.config.removesuffix("/json"))
@@ -136,43 +135,43 @@ def open_v1_image(members: ArchiveMembers, name: str | None, progress: Progress)
     diff_ids = [_diff_id_of(members, file) for file in files]
     config = config_from_v1([document for _, document in chain], diff_ids)
     layers = [(_describe_layer(members, file, diff_id), file) for file, diff_id in zip(files, diff_ids, strict=True)]
-    return _told(DockerArchiveSource(members, image_name, config, layers), progress)
+    return _reported(DockerArchiveSource(members, image_name, config, layers), progress)
 
 
 def list_docker_images(members: ArchiveMembers) -> list[ListedImage]:
-    """Return the images of an archive that has a ``manifest.json``: names, and the image IDs."""
+    """Return the images of an archive that has a ``manifest.json``: image IDs and names."""
     return _listed(members, _read_docker_manifest(members), with_ids=True)[0]
 
 
 def list_v1_images(members: ArchiveMembers) -> list[ListedImage]:
-    """Return the images of an archive that has only ``repositories``: names, and digests of their JSON."""
+    """Return the images of an archive that has only ``repositories``: digests of their JSON, and names."""
     return _listed(members, _read_repositories(members), with_ids=True)[0]
 
 
 def docker_files(members: ArchiveMembers) -> list[tuple[str, ...]]:
-    """Return the names of the files that ``manifest.json`` says belong to each of its images, the config's first.
+    """Return the names of the files of each image in ``manifest.json``, the config's first.
 
     Raises:
-        InvalidImageError: it is not as docker writes it.
+        InvalidImageError: ``manifest.json`` does not have docker's format.
     """
     return [(image.config, *image.layers) for image in _read_docker_manifest(members)]
 
 
 def count_v1_images(members: ArchiveMembers) -> int:
-    """Return how many images ``repositories`` lists, in an archive that has only that; they are ``@0`` and so on."""
+    """Return how many images ``repositories`` lists, in an archive without ``manifest.json``; the first is ``@0``."""
     return len(_read_repositories(members))
 
 
-def _told(source: DockerArchiveSource, progress: Progress) -> DockerArchiveSource:
+def _reported(source: DockerArchiveSource, progress: Progress) -> DockerArchiveSource:
     made = source.fetch_manifest().digest
-    progress.say(f"{source.display_name}: a docker archive keeps no manifest, so that a new one was made: {made}")
+    progress.say(f"{source.display_name}: a docker archive contains no manifest, so a new one was made: {made}")
     return source
 
 
 def _read_docker_manifest(members: ArchiveMembers) -> list[_SavedImage]:
     where = f"{members.place}: {DOCKER_MANIFEST_FILE}"
     raw = members.read(DOCKER_MANIFEST_FILE, _MAX_LIST_BYTES)
-    # A list, where all other documents are objects.
+    # This document is a list; all others are objects.
     item = parse_json_as("images", raw, where=where)
     return [
         _SavedImage(image.text("Config"), image.texts("Layers"), image.texts("RepoTags"))
@@ -181,25 +180,25 @@ def _read_docker_manifest(members: ArchiveMembers) -> list[_SavedImage]:
 
 
 def _choose(members: ArchiveMembers, images: Sequence[_SavedImage], name: str | None) -> tuple[_SavedImage, ImageName]:
-    """Return the image that ``name`` means, and its name in full."""
+    """Return the image called ``name``, and its full name."""
     if name is not None and name.startswith("@") and (position := number_up_to(name[1:], len(images))) is not None:
         if position >= len(images):
             raise NotFoundError(f"{members.place}: expected an image at position {position}, there are {len(images)}")
         return images[position], _image_name(next(iter(images[position].tags), None))
-    # The image ID, where one must be asked for; names of files tell it mostly, but not always.
+    # Image IDs are computed only if ``name`` has one; most file names contain the image ID, but not all.
     listed, by_digest = _listed(members, images, with_ids=name is not None and "@" in name)
     found = choose_image(members.place, listed, name, typed=members.typed)
     if isinstance(found, Digest):
-        raise NotFoundError(f"{members.place}: expected the image {found}, there is none")
+        raise NotFoundError(f"{members.place}: expected the image {found}, got an archive without it")
     names = [known for descriptor, known in listed if descriptor.digest == found.digest]
-    wanted = _image_name(name)
-    return by_digest[found.digest], wanted if wanted in names else names[0]
+    requested = _image_name(name)
+    return by_digest[found.digest], requested if requested in names else names[0]
 
 
 def _listed(
     members: ArchiveMembers, images: Sequence[_SavedImage], *, with_ids: bool
 ) -> tuple[list[ListedImage], dict[Digest, _SavedImage]]:
-    """Return the names of ``images``, and which is which by the image ID, or by a digest that only tells them apart."""
+    """Return ``images`` with their names, and by digest: the image ID, or one that only distinguishes them."""
     listed: list[ListedImage] = []
     by_digest: dict[Digest, _SavedImage] = {}
     for image in images:
@@ -211,7 +210,7 @@ def _listed(
 
 
 def _image_name(tag: str | None) -> ImageName:
-    """Return the name that a RepoTag is; one that is no reference names nothing."""
+    """Return the name in a RepoTag; a RepoTag that is not a valid reference is ignored."""
     if tag is None:
         return ImageName(None, None)
     try:
@@ -222,7 +221,7 @@ def _image_name(tag: str | None) -> ImageName:
 
 
 def _describe_layer(members: ArchiveMembers, file: str, diff_id: Digest) -> Descriptor:
-    """Return a descriptor of a layer as stored; that a plain one hashes to ``diff_id`` is seen when it is read."""
+    """Return a descriptor of a layer as stored; a plain layer is verified against ``diff_id`` when it is read."""
     with closing(members.open_file(file)) as stream:
         head = stream.read(MAGIC_BYTES)
         media_type = layer_type_of(head)
@@ -241,7 +240,7 @@ def _diff_id_of(members: ArchiveMembers, file: str) -> Digest:
 
 
 def _read_repositories(members: ArchiveMembers) -> list[_SavedImage]:
-    """Return the images of ``repositories``, whose names lead to tags and these to the topmost layer's ID."""
+    """Return the images of ``repositories``, which maps names to tags, and tags to the top layer's ID."""
     where = f"{members.place}: {REPOSITORIES_FILE}"
     raw = members.read(REPOSITORIES_FILE, _MAX_LIST_BYTES)
     item = parse_json_as("repositories", raw, where=where)
@@ -265,7 +264,7 @@ def _read_v1_chain(members: ArchiveMembers, top: str) -> list[tuple[str, V1Docum
         raw = members.read(f"{layer_id}/json", MAX_CONFIG_BYTES)
         budget.take(raw)
         document = parse_v1_document(raw, where)
-        # Here each has its layer, whatever it says.
+        # In this format each document has a layer, even if the document says that it is empty.
         chain.append((layer_id, replace(document, is_empty=False)))
         layer_id = document.parent
     return chain[::-1]

@@ -1,7 +1,7 @@
-"""What an archive for engines before Docker 1.10 holds: a directory for each layer, and names in ``repositories``.
+"""The plan of an archive for engines before Docker 1.10: a directory for each layer, and names in ``repositories``.
 
-``docker save`` wrote both until version 24: what old engines read, and ``manifest.json`` for those since 1.10. To old
-ones each layer has an ID of its own, made of what is in it and below it, and a JSON; the topmost one's is the image's.
+Until version 24, ``docker save`` wrote these files and also ``manifest.json`` for engines since 1.10. For old engines,
+each layer has a JSON document and an ID made from the layer and those below it; the image has those of its top layer.
 
 Spec: moby ``image/spec/v1.md``; ``image/spec/v1.2.md``, "Combined Image JSON + Filesystem Changeset Format";
 image-spec 1.1 config.md, "Layer ChainID".
@@ -21,18 +21,18 @@ from ociexport.spec.digest import Digest
 from ociexport.storage.archive.plan import ArchiveContent, ArchivePlan, lay_out, tagged_images
 from ociexport.storage.layout.documents import to_json
 
-# Of a layer's JSON (image/spec/v1.md, "Image JSON Description"); the version of that format.
+# The version of the format of a layer's JSON (image/spec/v1.md, "Image JSON Description").
 _VERSION = b"1.0"
-# What a layer that is not the topmost one says, since nothing else is known of it: docker's own words.
+# The creation time of a layer below the top, which is not known; docker writes the same.
 _NO_TIME = "1970-01-01T00:00:00Z"
-# What says something of all layers, where old engines keep one document for each.
+# Members of a config about all layers; old engines have one document for each layer.
 _NOT_V1 = ("rootfs", "history")
-# A tar without entries, for the one layer that an image must have there.
+# A tar without entries: in this format an image must have at least one layer.
 _EMPTY_TAR = bytes(1024)
 
 
 def plan_legacy_archive(images: Sequence[PreparedImage], *, seconds: int = 0) -> ArchivePlan:
-    """Return what an archive of ``images`` holds, whose layers are plain tars.
+    """Return the plan of an archive of ``images``, whose layers are plain tars.
 
     Args:
         seconds: time of all entries, since 1970.
@@ -44,7 +44,7 @@ def plan_legacy_archive(images: Sequence[PreparedImage], *, seconds: int = 0) ->
     repositories: dict[str, dict[str, str]] = {}
     for main, tags in tagged_images(images):
         config = main.config
-        assert config is not None  # noqa: S101 - what has none is not listed
+        assert config is not None  # noqa: S101 - only images with a config are listed
         layers = list(_v1_layers(config))
         for (layer_id, document), diff_id in zip(layers, config.diff_ids or (None,), strict=True):
             files[f"{layer_id}/VERSION"] = ArchiveContent.of(_VERSION)
@@ -67,11 +67,11 @@ def plan_legacy_archive(images: Sequence[PreparedImage], *, seconds: int = 0) ->
 
 
 def verify_fits_legacy(image: PreparedImage) -> None:
-    """Return if old engines could take ``image``.
+    """Return if old engines can load ``image``.
 
     Raises:
-        UsageError: it is for several platforms, of which they know nothing.
-        UnsupportedMediaTypeError: it is no image.
+        UsageError: it is for several platforms, which they don't support.
+        UnsupportedMediaTypeError: it is an artifact.
     """
     if image.main.config is None:
         raise UnsupportedMediaTypeError(
@@ -87,7 +87,7 @@ def verify_fits_legacy(image: PreparedImage) -> None:
 def _layer(
     layer_id: str, diff_id: Digest | None, blobs: dict[Digest, BlobToFetch], places: dict[Digest, str]
 ) -> ArchiveContent:
-    """Return a layer's tar, or where it is already: a link, as docker wrote it."""
+    """Return a layer's tar, or a link to it if the archive already has it, as docker wrote it."""
     if diff_id is None:
         return ArchiveContent.of(_EMPTY_TAR)
     place = places.setdefault(diff_id, layer_id)
@@ -97,10 +97,10 @@ def _layer(
 
 
 def _v1_layers(config: ImageConfig) -> Iterator[tuple[str, bytes]]:
-    """Yield the ID and the JSON of each layer, lowest first; of an image without layers, of an empty one.
+    """Yield the ID and the JSON of each layer, lowest first; an image without layers gets one empty layer.
 
-    An ID is a digest of the JSON without it and of what is applied up to there, so that it is the same each time, and
-    images that have their lowest layers in common have them once.
+    An ID is a digest of the JSON without the ID, and of the layer's chain ID. So IDs are reproducible, and images that
+    share their lowest layers share these layers' directories.
     """
     parent = chain_id = ""
     count = max(len(config.diff_ids), 1)

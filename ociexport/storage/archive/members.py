@@ -1,7 +1,7 @@
-"""The files in an archive of images, read where they stand: nothing is extracted.
+"""The files in an archive of images, read in place: nothing is extracted.
 
-A tar of any generation: with ``./`` before names or without, with entries for directories or without, with links for
-files that are the same. Compressed as a whole, or not to be sought in as a pipe is, it is copied once to a temporary
+The tar may be of any version: names with or without ``./``, with or without entries for directories, with links for
+identical files. If it is compressed as a whole, or can't be seeked in, such as a pipe, it is copied once to a temporary
 file without a name.
 """
 
@@ -25,28 +25,28 @@ from ociexport.system.temporary_files import open_temporary_file
 if TYPE_CHECKING:
     from typing import Self
 
-# Names are kept in memory, and where their files are. docker save writes four files a layer, and an OCI archive one a
-# blob: half a million names of that length stay below it.
+# The memory for names and offsets of files. docker save writes four files for each layer, and an OCI archive one for
+# each blob: half a million names of that length fit.
 _MAX_INDEX_BYTES = 160 * 1024 * 1024
-# What a file takes of it beside its name: measured, rounded up.
+# The memory for a file beside its name: measured, rounded up.
 _MEMBER_BYTES = 200
-# Headers are blocks of 512 bytes, and so are PAX records, long names and maps of sparse files, which all are read into
-# memory. An entry with more of them is none that a tool for images writes.
+# Headers, PAX records, long names and maps of sparse files are blocks of 512 bytes, and all are read into memory. No
+# tool for images writes an entry with more of them.
 _MAX_HEADER_BYTES = 1024 * 1024
-# What global headers say is kept for all entries that follow; git writes one record, and nobody writes more than a few.
+# Global records stay in memory for all entries that follow. git writes one record, and no tool writes more than a few.
 _MAX_GLOBAL_RECORDS = 64
-# A link to a link is the most that a tool writes.
+# Tools write at most a link to a link.
 _MAX_LINKS = 8
-# An archive of layers hardly shrinks; what grows beyond both is made to fill the disk.
+# An archive of layers compresses little; one that expands beyond both limits is made to fill the disk.
 _MAX_EXPANSION = 100
 _MAX_UNSUSPECTED_BYTES = 4 * 1024**3
-# What tarfile raises on damaged headers, some of it unasked.
+# The errors that tarfile raises for damaged headers, some of them undocumented.
 _TAR_ERRORS = (tarfile.TarError, ValueError, EOFError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """Where a file stands in the archive, or what a link is to."""
+    """The place of a file in the archive, or the target of a link."""
 
     offset: int
     size: int
@@ -61,11 +61,11 @@ class ArchiveMembers:
         path: of the archive; ``-`` is standard input.
 
     Attributes:
-        place: how messages call the archive.
-        typed: how users do, where the name of an image follows; a word that begins with ``-`` would be an option.
+        place: the archive's name in messages.
+        typed: the archive's name as a user types it before an image's name; ``-`` alone would look like an option.
 
     Raises:
-        InvalidImageError: it is no tar, or a damaged one.
+        InvalidImageError: it is not a tar, or a damaged one.
     """
 
     def __init__(self, file: FileIO, path: str) -> None:
@@ -79,8 +79,8 @@ class ArchiveMembers:
         """Open the archive at ``path``; ``-`` is standard input.
 
         Raises:
-            NotFoundError: there is no such file.
-            InvalidImageError, LimitExceededError: it is no tar, a damaged one, or a bomb.
+            NotFoundError: the file does not exist.
+            InvalidImageError, LimitExceededError: it is not a tar, a damaged one, or a decompression bomb.
         """
         try:
             file = FileIO(0, closefd=False) if path == "-" else FileIO(path)
@@ -112,7 +112,7 @@ class ArchiveMembers:
 
         Raises:
             LimitExceededError: it is larger than ``max_bytes``.
-            NotFoundError: it is not there.
+            NotFoundError: it is not in the archive.
         """
         member = self._member(name)
         if member.size > max_bytes:
@@ -129,13 +129,13 @@ class ArchiveMembers:
         """Return a file's bytes from ``offset`` on; the caller closes it.
 
         Raises:
-            NotFoundError: it is not there.
+            NotFoundError: it is not in the archive.
         """
         member = self._member(name)
         return _MemberStream(os.dup(self._file.fileno()), member.offset + offset, member.offset + member.size)
 
     def close(self) -> None:
-        """Close the archive; streams that are open go on."""
+        """Close the archive; open streams stay usable."""
         self._file.close()
 
     def _member(self, name: str) -> _Member:
@@ -145,7 +145,7 @@ class ArchiveMembers:
         return member
 
     def _find(self, name: str) -> _Member | None:
-        """Return the file that ``name`` is, through links within the archive."""
+        """Return the file called ``name``, following links within the archive."""
         for _ in range(_MAX_LINKS):
             member = self._members.get(posixpath.normpath(name))
             if member is None or member.target is None:
@@ -162,15 +162,15 @@ class ArchiveMembers:
         try:
             with tarfile.open(fileobj=cast("IO[bytes]", reader), mode="r:", errors="surrogateescape") as tar:
                 while (item := tar.next()) is not None:
-                    vars(tar)["members"] = []  # which it keeps for extracting
+                    vars(tar)["members"] = []  # tarfile keeps them for extracting
                     reader.begin_entry()
                     if len(tar.pax_headers) > _MAX_GLOBAL_RECORDS:
                         raise tarfile.ReadError(f"global headers of more than {_MAX_GLOBAL_RECORDS} records")
                     if item.offset <= last_offset:
-                        raise tarfile.ReadError("an entry before the last one")
+                        raise tarfile.ReadError("an entry that begins before the previous one")
                     last_offset = item.offset
                     if item.offset_data + (item.size if item.isreg() else 0) > end:
-                        raise tarfile.ReadError("the last entry is cut")
+                        raise tarfile.ReadError("the last entry is truncated")
                     taken += _add_member(members, item)
                     if taken > _MAX_INDEX_BYTES:
                         raise LimitExceededError(
@@ -187,7 +187,7 @@ def _place_of(path: str) -> str:
 
 
 def _add_member(members: dict[str, _Member], item: tarfile.TarInfo) -> int:
-    """Add what an entry is, and return how many bytes of memory that takes."""
+    """Add the file or link of an entry, and return how many bytes of memory it takes."""
     name = _normalized(item.name)
     if item.issym():
         members[name] = _Member(0, 0, _normalized(posixpath.join(posixpath.dirname(name), item.linkname)))
@@ -201,7 +201,7 @@ def _add_member(members: dict[str, _Member], item: tarfile.TarInfo) -> int:
 
 
 def _normalized(name: str) -> str:
-    """Return a name as others in the archive refer to it: with no ``./`` before it, nor a slash."""
+    """Return a name as other files in the archive refer to it: without ``./`` or a slash at the beginning."""
     return posixpath.normpath(name).lstrip("/")
 
 
@@ -212,7 +212,7 @@ def _can_be_read_in_place(file: FileIO) -> bool:
 
 
 def _copied(file: FileIO, place: str) -> FileIO:
-    """Return a temporary file of what ``file`` holds, inflated where it is compressed; the caller closes both."""
+    """Return a temporary file with the content of ``file``, decompressed; the caller closes both."""
     counting = _CountingReader(file)
     copy = open_temporary_file()  # closed by the caller
     written = 0
@@ -240,7 +240,7 @@ def _copied(file: FileIO, place: str) -> FileIO:
 
 
 class _CountingReader:
-    """A stream that counts what was read of it."""
+    """A stream that counts the bytes read from it."""
 
     def __init__(self, file: FileIO) -> None:
         self._file = file
@@ -256,9 +256,9 @@ class _CountingReader:
 
 
 class _HeaderReader:
-    """What tarfile reads headers from: a file at its own position, with no more for one entry than its headers have.
+    """The file that tarfile reads headers from, with its own position, and a limit on the headers before one entry.
 
-    tarfile keeps all headers before an entry until it has the entry, however many there are.
+    tarfile has no such limit, and keeps all headers in memory until it has read the entry.
     """
 
     def __init__(self, file: FileIO) -> None:
@@ -267,7 +267,7 @@ class _HeaderReader:
         self._left = _MAX_HEADER_BYTES
 
     def begin_entry(self) -> None:
-        """Allow as many bytes as before for the next entry."""
+        """Reset the limit for the next entry."""
         self._left = _MAX_HEADER_BYTES
 
     def read(self, size: int) -> bytes:

@@ -1,8 +1,8 @@
-"""What an archive holds, and where in the file: known before the first layer arrives.
+"""The plan of an archive: its files and their offsets, known before the first layer arrives.
 
-The archive is an OCI layout and a docker archive at once, as Docker writes since version 25: blobs once, under
-``blobs/``; ``index.json`` and ``oci-layout`` for those who read layouts, ``manifest.json`` for ``docker load``.
-The same images give the same bytes: entries are sorted and all have the same owner, mode and time.
+The archive is both an OCI layout and a docker archive, as Docker writes since version 25. It has each blob once, under
+``blobs/``; ``index.json`` and ``oci-layout`` for tools that read layouts, and ``manifest.json`` for ``docker load``.
+The same images give the same bytes: entries are sorted, and all have the same owner, mode and time.
 
 Spec: image-spec 1.1 image-layout.md; moby ``image/spec/spec.md``, "Combined Image JSON + Filesystem Changeset Format".
 """
@@ -22,7 +22,8 @@ from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest
 from ociexport.spec.reference import ImageReference
 from ociexport.storage.index import named
-from ociexport.storage.layout.documents import LAYOUT_FILE_CONTENT, to_json
+from ociexport.storage.layout.blobs import blob_name
+from ociexport.storage.layout.documents import INDEX_FILE, LAYOUT_FILE, LAYOUT_FILE_CONTENT, to_json
 
 _BLOCK_BYTES = 512
 # Two blocks of zeros end a tar (POSIX 1003.1, pax, "ustar Interchange Format").
@@ -37,8 +38,8 @@ class ArchiveEntry:
         header: the blocks before the content.
         offset: of the header in the file.
         size: of the content.
-        content: None for a blob that is still to arrive.
-        digest: None for what is no blob.
+        content: None for a blob that has not arrived yet.
+        digest: None for a file that is not a blob.
     """
 
     header: bytes
@@ -49,12 +50,12 @@ class ArchiveEntry:
 
     @property
     def content_offset(self) -> int:
-        """Of the content in the file."""
+        """The offset of the content in the file."""
         return self.offset + len(self.header)
 
     @property
     def padding(self) -> bytes:
-        """What follows the content, up to a whole block."""
+        """The zeros after the content, up to a whole block."""
         return bytes(-self.size % _BLOCK_BYTES)
 
 
@@ -67,24 +68,24 @@ class ArchivePlan:
 
     @property
     def blobs(self) -> dict[Digest, ArchiveEntry]:
-        """The blobs that are still to arrive."""
+        """The blobs that have not arrived yet."""
         return {entry.digest: entry for entry in self.entries if entry.digest is not None and entry.content is None}
 
     @property
     def end(self) -> bytes:
-        """What follows the last entry."""
+        """The bytes after the last entry."""
         return bytes(_END_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
 class ArchiveContent:
-    """What one file of an archive is to hold.
+    """The content of one file of an archive.
 
     Args:
         size: in bytes.
-        content: None for a blob that is still to arrive.
-        digest: None for what is no blob.
-        link: another file's path relative to this one's directory, which it is a symbolic link to; None for no link.
+        content: None for a blob that has not arrived yet.
+        digest: None for a file that is not a blob.
+        link: target of a symbolic link, relative to the link's directory; None if it is not a link.
     """
 
     size: int
@@ -94,12 +95,12 @@ class ArchiveContent:
 
     @classmethod
     def of(cls, content: bytes) -> ArchiveContent:
-        """Return what is known and no blob."""
+        """Return the content of a file that is not a blob."""
         return cls(len(content), content)
 
     @classmethod
     def of_blob(cls, blob: BlobToFetch) -> ArchiveContent:
-        """Return a blob, which may well be known."""
+        """Return the content of a blob, which may not have arrived yet."""
         return cls(blob.descriptor.size, blob.content, blob.descriptor.digest)
 
 
@@ -110,20 +111,20 @@ def plan_archive(images: Sequence[PreparedImage], *, seconds: int = 0) -> Archiv
         seconds: time of all entries, since 1970.
 
     Raises:
-        InvalidImageError: two images say different sizes of the same digest.
+        InvalidImageError: two images declare different sizes for the same digest.
     """
     files = {
-        "oci-layout": ArchiveContent.of(LAYOUT_FILE_CONTENT),
-        "index.json": ArchiveContent.of(to_json(_index_of(images))),
+        LAYOUT_FILE: ArchiveContent.of(LAYOUT_FILE_CONTENT),
+        INDEX_FILE: ArchiveContent.of(to_json(_index_of(images))),
     }
     docker_manifest = _docker_manifest_of(images)
     if docker_manifest:
         files["manifest.json"] = ArchiveContent.of(to_json(docker_manifest))
     for image in images:
         for document in image.documents:
-            files[_blob_path(document.digest)] = ArchiveContent(len(document.raw), document.raw, document.digest)
+            files[blob_name(document.digest)] = ArchiveContent(len(document.raw), document.raw, document.digest)
         for blob in image.blobs:
-            known = files.setdefault(_blob_path(blob.descriptor.digest), ArchiveContent.of_blob(blob))
+            known = files.setdefault(blob_name(blob.descriptor.digest), ArchiveContent.of_blob(blob))
             if known.size != blob.descriptor.size:
                 raise InvalidImageError(
                     f"size: expected {known.size}, as for the same digest before, got {blob.descriptor.size}",
@@ -137,7 +138,7 @@ def lay_out(files: Mapping[str, ArchiveContent], directories: Iterable[str], sec
 
     Args:
         files: by path.
-        directories: paths, with a slash at the end, of those that have no files themselves.
+        directories: paths, with a slash at the end, of directories that directly contain no files.
         seconds: time of all entries, since 1970.
     """
     parents = {f"{path.rpartition('/')[0]}/" for path in files if "/" in path}
@@ -158,12 +159,8 @@ def _header(path: str, item: ArchiveContent, seconds: int) -> bytes:
         member.type, member.mode = tarfile.DIRTYPE, 0o755
     elif item.link is not None:
         member.type, member.mode, member.linkname = tarfile.SYMTYPE, 0o777, item.link
-    # What needs no extension is plain ustar; a blob beyond 8 GiB gets a PAX header.
+    # An entry is plain ustar if possible; a blob beyond 8 GiB gets a PAX header.
     return member.tobuf(format=tarfile.PAX_FORMAT, encoding="utf-8", errors="strict")
-
-
-def _blob_path(digest: Digest) -> str:
-    return f"blobs/{digest.algorithm}/{digest.encoded}"
 
 
 def _index_of(images: Sequence[PreparedImage]) -> dict[str, object]:
@@ -176,21 +173,22 @@ def _index_of(images: Sequence[PreparedImage]) -> dict[str, object]:
 
 
 def _docker_manifest_of(images: Sequence[PreparedImage]) -> list[dict[str, object]]:
-    """Return ``manifest.json``: what is no image can't be loaded."""
+    """Return ``manifest.json``, without artifacts, which docker can't load."""
     return [
         {
-            "Config": _blob_path(main.manifest.config.digest),
+            "Config": blob_name(main.manifest.config.digest),
             "RepoTags": tags or None,
-            "Layers": [_blob_path(layer.digest) for layer in main.manifest.layers],
+            "Layers": [blob_name(layer.digest) for layer in main.manifest.layers],
         }
         for main, tags in tagged_images(images)
     ]
 
 
 def tagged_images(images: Sequence[PreparedImage]) -> list[tuple[PreparedManifest, list[str]]]:
-    """Return what ``docker load`` can load, each image once, with all its tags.
+    """Return the images that ``docker load`` can load, each once with all its tags.
 
-    It knows no platforms: of an image for several it lists one, since of two images of one name the later would win.
+    The docker format has no platforms, and the later of two images with the same name would replace the earlier. So
+    only one platform of an image is included.
     """
     tags: dict[Digest, list[str]] = {}
     for image in images:
@@ -204,9 +202,9 @@ def tagged_images(images: Sequence[PreparedImage]) -> list[tuple[PreparedManifes
 
 
 def repo_tag(name: ImageName) -> str | None:
-    """Return a name as ``docker load`` takes and shows it, ``alpine:3.20``; None where there is no tag.
+    """Return a name as ``docker load`` reads and shows it, ``alpine:3.20``; None if it has no tag.
 
-    Docker Hub's own name is left out, as docker does; an image without a name loads as ``<none>``.
+    The name of Docker Hub is left out, as docker does; an image without a name loads as ``<none>``.
     """
     if name.full is None:
         return None

@@ -1,7 +1,7 @@
-"""Archives as sources: which kind one is, is told by what is in it.
+"""Archives as sources: the files in an archive show its kind.
 
-One with ``index.json`` is a layout. One with ``manifest.json`` alone is docker's, of any version since 1.10, or of
-podman, skopeo, crane or kaniko. One with ``repositories`` alone is of docker before 1.10.
+An archive with ``index.json`` is a layout. With only ``manifest.json``, it is written by docker since 1.10, podman,
+skopeo, crane or kaniko. With only ``repositories``, it is written by docker before 1.10.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from ociexport.storage.archive.docker import (
 )
 from ociexport.storage.archive.members import ArchiveMembers
 from ociexport.storage.index import MAX_INDEX_BYTES, ListedImage, ListedSource, choose_image, list_images
+from ociexport.storage.layout.blobs import blob_name
+from ociexport.storage.layout.documents import INDEX_FILE
 from ociexport.system.progress.protocol import SILENT, Progress
-
-_INDEX_FILE = "index.json"
 
 
 def open_archive_image(path: str, name: str | None = None, progress: Progress = SILENT) -> ImageSource:
@@ -33,13 +33,13 @@ def open_archive_image(path: str, name: str | None = None, progress: Progress = 
 
     Args:
         path: of the archive; ``-`` is standard input.
-        name: a tag, a reference, ``@sha256:…`` or ``@N`` (position in the archive); None where there is only one image.
-        progress: told where a manifest had to be made.
+        name: a tag, a reference, ``@sha256:…`` or ``@N`` (position in the archive); None if it has only one image.
+        progress: informed if a manifest had to be made.
 
     Raises:
-        NotFoundError: there is no such file, or no such image in it; the message lists the names there are.
-        UsageError: several images fit.
-        InvalidImageError: it is no archive of images, or a damaged one.
+        NotFoundError: the file does not exist, or no image matches; the message lists the existing names.
+        UsageError: several images match.
+        InvalidImageError: it is not an archive of images, or a damaged one.
     """
     members = ArchiveMembers.open(path)
     try:
@@ -51,10 +51,10 @@ def open_archive_image(path: str, name: str | None = None, progress: Progress = 
 
 def _open_image(members: ArchiveMembers, name: str | None, progress: Progress) -> ImageSource:
     is_dockers = DOCKER_MANIFEST_FILE in members
-    if _INDEX_FILE in members:
+    if INDEX_FILE in members:
         source = _open_layout_image(members, name)
-        # Docker has written indexes of what it did not save; what it did save is in its own list.
-        if source.is_there or not is_dockers:
+        # Docker has written indexes with images that it did not save; its own list has only saved images.
+        if source.has_image or not is_dockers:
             return source
     if is_dockers:
         return open_docker_image(members, name, progress)
@@ -64,19 +64,19 @@ def _open_image(members: ArchiveMembers, name: str | None, progress: Progress) -
 
 
 def list_archive_images(path: str) -> list[ListedImage]:
-    """Return the images of an archive and their names; of docker's, the digest is the image ID.
+    """Return the images of an archive and their names; in a docker archive, the digest is the image ID.
 
     Raises:
-        NotFoundError: there is no such file.
-        InvalidImageError: it is no archive of images, or a damaged one.
+        NotFoundError: the file does not exist.
+        InvalidImageError: it is not an archive of images, or a damaged one.
     """
     members = ArchiveMembers.open(path)
     try:
         is_dockers = DOCKER_MANIFEST_FILE in members
-        if _INDEX_FILE in members:
+        if INDEX_FILE in members:
             images = _list_layout_images(members)
-            # As in `_open_image`: docker has listed what it did not save.
-            if not is_dockers or all(_blob_file(descriptor.digest) in members for descriptor, _ in images):
+            # As in `_open_image`: docker has listed images that it did not save.
+            if not is_dockers or all(blob_name(descriptor.digest) in members for descriptor, _ in images):
                 return images
         if is_dockers:
             return list_docker_images(members)
@@ -89,21 +89,21 @@ def list_archive_images(path: str) -> list[ListedImage]:
 
 def _no_archive_error(members: ArchiveMembers) -> InvalidImageError:
     return InvalidImageError(
-        f"expected an archive of images, got a tar without {_INDEX_FILE} and {DOCKER_MANIFEST_FILE}",
+        f"expected an archive of images, got a tar without {INDEX_FILE} and {DOCKER_MANIFEST_FILE}",
         where=members.place,
     )
 
 
 def _list_layout_images(members: ArchiveMembers) -> list[ListedImage]:
-    where = f"{members.place}: {_INDEX_FILE}"
-    return list_images(parse_json_object(members.read(_INDEX_FILE, MAX_INDEX_BYTES), where=where))
+    where = f"{members.place}: {INDEX_FILE}"
+    return list_images(parse_json_object(members.read(INDEX_FILE, MAX_INDEX_BYTES), where=where))
 
 
 def _open_layout_image(members: ArchiveMembers, name: str | None) -> ArchiveLayoutSource:
     images = _list_layout_images(members)
     found = choose_image(members.place, images, name, typed=members.typed)
     if isinstance(found, Digest):
-        found = Descriptor("", found, members.size_of(_blob_file(found)))
+        found = Descriptor("", found, members.size_of(blob_name(found)))
     return ArchiveLayoutSource(members, found, images)
 
 
@@ -113,10 +113,10 @@ class ArchiveLayoutSource(ListedSource):
     def __init__(self, members: ArchiveMembers, descriptor: Descriptor, images: Sequence[ListedImage]) -> None:
         super().__init__(members.place, ArchiveBlobs(members), descriptor, images)
         self._members = members
-        self._file = _blob_file(descriptor.digest)
+        self._file = blob_name(descriptor.digest)
 
     @property
-    def is_there(self) -> bool:
+    def has_image(self) -> bool:
         """Whether the archive has the image's manifest or index."""
         return self._file in self._members
 
@@ -132,11 +132,7 @@ class ArchiveBlobs:
         self._members = members
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
-        file = _blob_file(descriptor.digest)
+        file = blob_name(descriptor.digest)
         if file not in self._members:
             raise NotFoundError(f"{self._members.place}: blob {descriptor.digest}: not in the archive")
         return self._members.open_file(file, offset)
-
-
-def _blob_file(digest: Digest) -> str:
-    return f"blobs/{digest.algorithm}/{digest.encoded}"

@@ -1,8 +1,7 @@
-"""Archives as destinations: a file, whose blobs arrive side by side, or a stream, to which they go in order.
+"""Archives as destinations: a file, whose blobs may arrive in parallel, or a stream, which they enter in order.
 
-Neither needs a temporary copy: the plan says where each blob is to be, so that it is written to its place as it
-arrives. A file is written aside and takes its name when it is complete; a stream that breaks off lacks its last
-entries, without which nobody takes it for an archive.
+Neither needs a temporary copy, since the plan has the offset of each blob. A file has a temporary name until it is
+complete. A stream that breaks off lacks its last entries, and no tool takes it for a complete archive.
 """
 
 from __future__ import annotations
@@ -29,19 +28,19 @@ if TYPE_CHECKING:
     from typing import Self
 
 _READ_BYTES = 1024 * 1024
-# So many chunks of 1 MiB may wait for the reader of a pipe.
+# The number of chunks, of 1 MiB each, that may wait for the reader of a pipe.
 _PIECES_AHEAD = 8
 
 
 class ArchiveFile:
     """An archive that is being written to a file; a `BlobStore` for the plan's blobs, within its ``with`` block.
 
-    It stands in ``PATH.partial`` until all is there. After an error that another try may mend that file stays, and the
-    next try takes the blobs in it that are whole.
+    It is called ``PATH.partial`` until it is complete. After an error that may be temporary that file stays, and the
+    next try uses the complete blobs in it.
 
     Args:
-        path: of the archive; a file that is there is replaced.
-        plan: what it is to hold.
+        path: of the archive; an existing file is replaced.
+        plan: of the archive's files.
     """
 
     def __init__(self, path: str, plan: ArchivePlan) -> None:
@@ -57,7 +56,7 @@ class ArchiveFile:
         try:
             status = os.fstat(self._fd)
             if status.st_uid != os.geteuid():
-                raise UsageError(f"{quoted(self._partial_path)}: expected a file of our own, got somebody else's")
+                raise UsageError(f"{quoted(self._partial_path)}: expected a file of this user, got another user's")
             if status.st_size != self._plan.size:
                 os.ftruncate(self._fd, 0)
                 os.ftruncate(self._fd, self._plan.size)
@@ -69,7 +68,7 @@ class ArchiveFile:
         return self
 
     def has_blob(self, descriptor: Descriptor) -> bool:
-        """Whether an earlier try left the whole blob in its place: its bytes are read and verified."""
+        """Whether an earlier try left the complete blob in its place: its bytes are read and verified."""
         entry = self._missing.get(descriptor.digest)
         if entry is None:
             return True
@@ -91,9 +90,9 @@ class ArchiveFile:
         """Give a writer for a blob; at the end of the ``with`` block it is verified.
 
         Raises:
-            DigestMismatchError, SizeMismatchError: at the end: the bytes were others.
+            DigestMismatchError, SizeMismatchError: at the end: the bytes were wrong.
         """
-        # A descriptor of its own: the archive's may be closed, and its number be another file's, before a thread ends.
+        # Its own descriptor: the archive's may be closed, and its number reused for another file, before a thread ends.
         fd = os.dup(self._fd)
         try:
             place = self._plan.blobs[descriptor.digest].content_offset
@@ -119,14 +118,14 @@ class ArchiveFile:
         if self._missing:
             raise OciexportError(f"{quoted(self._path)}: expected all blobs, {len(self._missing)} are missing")
         for entry in self._plan.entries:
-            # A file that an earlier try left may hold anything between the blobs.
+            # A file that an earlier try left may contain anything between the blobs.
             write_at(self._fd, entry.padding, entry.content_offset + entry.size)
         write_at(self._fd, self._plan.end, self._plan.size - len(self._plan.end))
         os.fsync(self._fd)
         os.rename(self._partial_path, self._path)
 
     def _has_hole(self, entry: ArchiveEntry) -> bool:
-        """Whether a part of the entry was never written, which saves reading it where the file system tells."""
+        """Whether the file system knows that a part of the entry was never written, so reading it is needless."""
         with suppress(OSError):
             return os.lseek(self._fd, entry.content_offset, os.SEEK_HOLE) < entry.content_offset + entry.size
         return False
@@ -150,15 +149,15 @@ class ArchiveBlobWriter:
 
     @property
     def offset(self) -> int:
-        """How many bytes are written."""
+        """How many bytes are written in order."""
         return self._verifier.seen_bytes
 
     def restart(self) -> None:
-        """Forget what is written."""
+        """Discard all bytes."""
         self._verifier = Verifier(self._descriptor.digest, self._descriptor.size, subject="")
 
     def write(self, chunk: Chunk, /) -> None:
-        """Take the next bytes; raises SizeMismatchError before there are too many for the place."""
+        """Write the next bytes; raises SizeMismatchError before any are written beyond the blob's place."""
         place = self._place + self.offset
         self._verifier.update(chunk)
         write_at(self._fd, chunk, place)
@@ -168,24 +167,24 @@ class ArchiveBlobWriter:
         write_at(self._fd, chunk, self._place + offset)
 
     def take(self, count: int, /) -> None:
-        """Take the next bytes, which were placed; see `PlacingWriter`."""
+        """Hash the next bytes, which `place` wrote earlier; see `PlacingWriter`."""
         for chunk in read_back(self._fd, self._place + self.offset, count, self._path):
             self._verifier.update(chunk)
 
     def verify(self) -> None:
-        """Return if all bytes were written and were the right ones."""
+        """Return if all bytes were written and have the declared digest."""
         self._verifier.verify()
 
 
 def write_to_stream(out: BinaryIO, plan: ArchivePlan, blobs: Sequence[BlobToFetch], progress: Progress) -> None:
-    """Write an archive to ``out`` in one pass, each blob verified as it goes by.
+    """Write an archive to ``out`` in one pass, and verify each blob while it is written.
 
     Args:
-        out: a pipe or whatever takes bytes; not closed.
-        blobs: where those of the plan come from.
+        out: a pipe or another stream of bytes; not closed.
+        blobs: the sources of the plan's blobs.
 
     Raises:
-        DigestMismatchError, SizeMismatchError: a blob is not what it should be; ``out`` has a part of an archive.
+        DigestMismatchError, SizeMismatchError: a blob is wrong; ``out`` then has a part of an archive.
     """
     origins = {blob.descriptor.digest: blob for blob in blobs}
     pieces = ReadAhead(_pieces_of(plan, origins, progress), _PIECES_AHEAD, "fetch")
@@ -223,10 +222,10 @@ def _verified_chunks(blob: BlobToFetch, progress: Progress) -> Iterator[bytes]:
 
 
 def verify_is_file_to_write(path: str) -> None:
-    """Return if an archive may take the name ``path``.
+    """Return if an archive can be written to ``path``.
 
     Raises:
-        UsageError: a directory or something else has it that is no file.
+        UsageError: something other than a file has that name, or the name of the unfinished archive.
     """
     if os.path.lexists(path) and not os.path.isfile(path):
         what = "a directory" if os.path.isdir(path) else "something else"

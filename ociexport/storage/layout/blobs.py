@@ -1,10 +1,10 @@
-"""Blobs on their way into a layout: written aside, verified, synced and renamed.
+"""Writing blobs to a layout: each blob is written to a partial file, verified, synced and renamed.
 
-`PartialFile` is a blob's file while it is not complete, and decides how much of it may be trusted after a crash. Bytes
-come in order, or, of a blob that is fetched over several connections, ahead of it: those are written where they belong
-at once, and hashed when their turn has come. Such a file may have gaps. So it ends in a mark, beyond the place of the
-blob's last byte, that says how long its beginning is. The next run continues there. It trusts the mark as little as the
-bytes: all are hashed.
+`PartialFile` is the file of a blob that is not complete, and decides how much of it may be trusted after a crash. Bytes
+usually arrive in order. If a blob is fetched over several connections, some arrive ahead of their turn: they are
+written to their place at once, and hashed when the bytes before them have arrived. Such a file may have gaps, so it
+ends in a mark, after the place of the blob's last byte, that records how many bytes at the beginning are without gaps.
+The next run continues there. It does not trust the mark or the bytes: it hashes all of them again.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-# Of the beginning that stands in front of bytes that came ahead of it.
+# The mark at the end of a file with gaps: the magic, and the length of the beginning without gaps.
 _MARK = struct.Struct("<16sQ")
 _MAGIC = b"ociexport ahead\n"
 _READ_BYTES = 1024 * 1024
-# What is read back was written a moment ago; smaller pieces stay in the processor's cache.
+# Bytes are read back soon after they are written; small pieces are then still in the processor's cache.
 _READ_BACK_BYTES = 256 * 1024
 OWN_DIRECTORY = ".ociexport"
 PARTIAL_DIRECTORY = f"{OWN_DIRECTORY}/partial"
@@ -37,13 +37,13 @@ BLOBS_DIRECTORY = "blobs"
 
 
 class PartialFile:
-    """The bytes of a blob so far. Only `place` may be called from other threads than the one that owns it.
+    """The bytes of a blob so far. Only `place` may be called from threads other than the owner.
 
     Args:
-        fd: of the file, which nobody else writes; closed by the caller. What is in it is hashed.
+        fd: of the file, which has no other writer; closed by the caller. Its content is hashed.
         path: for messages.
         digest: of the blob.
-        size: of the blob; None where only the digest is known, then no bytes may come ahead.
+        size: of the blob; None if only the digest is known, and then `place` can't be used.
     """
 
     def __init__(self, fd: int, path: str, digest: Digest, size: int | None) -> None:
@@ -52,7 +52,7 @@ class PartialFile:
         self._digest = digest
         self._size = size
         self._lock = threading.Lock()
-        # Where the mark is; None while there is none.
+        # The offset of the mark; None as long as the file has no mark.
         self._mark_at: int | None = None
         self._verifier = Verifier(digest, size, subject="")
         os.ftruncate(fd, trusted_bytes(fd, size))
@@ -61,21 +61,21 @@ class PartialFile:
 
     @property
     def offset(self) -> int:
-        """How many bytes are there, in order and hashed; of the next one."""
+        """How many bytes are written in order and hashed; the offset of the next one."""
         return self._verifier.seen_bytes
 
     def restart(self) -> None:
-        """Forget all that is there."""
+        """Discard all bytes."""
         os.ftruncate(self._fd, 0)
         self._mark_at = None
         self._verifier = Verifier(self._digest, self._size, subject="")
 
     def write(self, chunk: Chunk) -> None:
-        """Take the next bytes.
+        """Write the next bytes.
 
         Raises:
-            SizeMismatchError: there are more than declared.
-            OSError: they could not be written; with the file's name.
+            SizeMismatchError: the blob has more bytes than declared.
+            OSError: they could not be written; the error names the file.
         """
         begin = self.offset
         self._verifier.update(chunk)
@@ -83,29 +83,29 @@ class PartialFile:
         self._write_mark()
 
     def place(self, chunk: Chunk, offset: int) -> None:
-        """Write bytes whose turn has not come where they belong.
+        """Write bytes to their place ahead of their turn.
 
         Raises:
             OSError: they could not be written.
-            ValueError: nobody knows where the blob ends.
+            ValueError: the size of the blob is not known.
         """
         if self._size is None:
             raise ValueError("place: expected a blob of known size")
         with self._lock:
             if self._mark_at is None:
-                # Only a mark that is there counts: without it none of the threads may leave a gap.
+                # The mark must be written before any thread leaves a gap.
                 self._write_at(_MARK.pack(_MAGIC, self.offset), self._size)
                 self._mark_at = self._size
         self._write_at(chunk, offset)
 
     def take(self, count: int) -> None:
-        """Count and hash the next ``count`` bytes, which were placed."""
+        """Hash the next ``count`` bytes, which `place` wrote earlier."""
         for chunk in read_back(self._fd, self.offset, count, self._path):
             self._verifier.update(chunk)
         self._write_mark()
 
     def verify(self) -> None:
-        """Return if the file is the whole blob, and nothing else.
+        """Return if the file is exactly the blob; the mark is removed.
 
         Raises:
             DigestMismatchError, SizeMismatchError: it is not.
@@ -116,7 +116,7 @@ class PartialFile:
             self._mark_at = None
 
     def _write_mark(self) -> None:
-        """Say in the file how long its beginning is, where that is not simply its length."""
+        """Update the mark, if the file has one."""
         if self._mark_at is not None:
             self._write_at(_MARK.pack(_MAGIC, self.offset), self._mark_at)
 
@@ -129,7 +129,7 @@ class PartialFile:
 
 
 def trusted_bytes(fd: int, size: int | None) -> int:
-    """Return how many bytes the file of a blob that is not complete has in their order; 0 where it has none."""
+    """Return how many bytes at the beginning of a partial file are without gaps, by its length or mark."""
     length = os.fstat(fd).st_size
     if size is None or length <= size:
         return length
@@ -141,16 +141,16 @@ def trusted_bytes(fd: int, size: int | None) -> int:
 
 
 def read_back(fd: int, offset: int, count: int, path: str) -> Iterator[bytes]:
-    """Yield ``count`` bytes of a file that were just written to it.
+    """Yield ``count`` bytes that were just written to a file.
 
     Raises:
-        OSError: somebody has cut it meanwhile.
+        OSError: another process has truncated it meanwhile.
     """
     end = offset + count
     while offset < end:
         chunk = os.pread(fd, min(end - offset, _READ_BACK_BYTES), offset)
         if not chunk:
-            raise OSError(errno.EIO, "somebody else has made it shorter", path)
+            raise OSError(errno.EIO, "another process has truncated the file", path)
         yield chunk
         offset += len(chunk)
 
@@ -164,7 +164,7 @@ def write_at(fd: int, chunk: Chunk, offset: int) -> None:
 
 
 def blob_name(digest: Digest) -> str:
-    """Return the name that a blob has in a layout or a cache; image-layout.md, "Blobs"."""
+    """Return the name of a blob in a layout or a cache; image-layout.md, "Blobs"."""
     return f"{BLOBS_DIRECTORY}/{digest.algorithm}/{digest.encoded}"
 
 
@@ -174,7 +174,7 @@ def partial_blob_name(digest: Digest) -> str:
 
 
 class BlobPlaces(Protocol):
-    """What is asked of a layout; see `ImageLayout`."""
+    """The methods of `ImageLayout` that a `LayoutBlobWriter` uses."""
 
     @property
     def directory(self) -> LayoutDirectory: ...
@@ -184,11 +184,10 @@ class BlobPlaces(Protocol):
 
 
 class LayoutBlobWriter:
-    """Writes one blob of a layout aside; a context manager.
+    """Writes one blob of a layout to a partial file, and renames it at the end; a context manager.
 
     Attributes:
-        offset: how many bytes of the blob are there already, verified to be a beginning that can go on.
-        is_complete: whether the whole blob is there, since another process wrote it meanwhile.
+        is_complete: whether the layout already has the whole blob, since another process wrote it meanwhile.
     """
 
     def __init__(self, layout: BlobPlaces, digest: Digest, size: int | None) -> None:
@@ -202,33 +201,33 @@ class LayoutBlobWriter:
     def __enter__(self) -> Self:
         self._fd = self._directory.open_locked(self._name, is_written=True)
         try:
-            self.is_complete = self._is_there()
-            # What an earlier try left is hashed, since a file is not to be trusted for its length.
+            self.is_complete = self._is_stored()
+            # The bytes that an earlier try left are hashed, since the length of a file proves nothing.
             self._file = PartialFile(self._fd, self._directory.path_of(self._name), self._digest, self._size)
         except BaseException:
             os.close(self._fd)
             raise
         return self
 
-    def _is_there(self) -> bool:
+    def _is_stored(self) -> bool:
         if self._size is None:
             return self._layout.size_of_valid_blob(self._digest) is not None
         return self._layout.has_blob(Descriptor("", self._digest, self._size))
 
     @property
     def offset(self) -> int:
-        """How many bytes are written."""
+        """How many bytes of the blob are written in order, those of an earlier try included."""
         return self._file.offset
 
     def restart(self) -> None:
-        """Forget what is written."""
+        """Discard all bytes."""
         self._file.restart()
 
     def write(self, chunk: Chunk, /) -> None:
-        """Take the next bytes.
+        """Write the next bytes.
 
         Raises:
-            SizeMismatchError: there are more than the descriptor says.
+            SizeMismatchError: the blob has more bytes than its descriptor declares.
         """
         self._file.write(chunk)
 
@@ -237,7 +236,7 @@ class LayoutBlobWriter:
         self._file.place(chunk, offset)
 
     def take(self, count: int, /) -> None:
-        """Take the next bytes, which were placed; see `PlacingWriter`."""
+        """Hash the next bytes, which `place` wrote earlier; see `PlacingWriter`."""
         self._file.take(count)
 
     def __exit__(

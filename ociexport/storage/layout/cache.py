@@ -1,6 +1,6 @@
-"""A cache of blobs that several layouts share: each blob is fetched once, and lies on the disk once where that can be.
+"""A cache of blobs that several layouts share: each blob is fetched once, and stored once if the file system allows it.
 
-The directory holds ``blobs/<algorithm>/<encoded>`` as a layout does. What is in it is hashed each time it is used.
+The directory contains ``blobs/<algorithm>/<encoded>``, as a layout does. A blob is hashed each time it is used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _READ_BYTES = 1024 * 1024
 
 
 class BlobCache:
-    """The cache in one directory, which is made when the first blob comes in.
+    """The cache in one directory, which is made when the first blob is stored.
 
     Args:
         path: of the directory.
@@ -32,18 +32,18 @@ class BlobCache:
         """Return if no directory within the cache is a link, since links are not followed.
 
         Raises:
-            UsageError: one is.
+            UsageError: a directory is a link.
         """
         self._directory.verify_directories(BLOBS_DIRECTORY)
 
     def blob_path(self, digest: Digest) -> str:
-        """Return where the blob is, if it is there."""
+        """Return the path of a blob, which need not exist."""
         return self._directory.path_of(blob_name(digest))
 
     def give(self, descriptor: Descriptor, target: LayoutDirectory) -> bool:
-        """Put the blob into a layout, which is there; returns False where the cache has it not, or damaged.
+        """Put the blob into an existing layout; returns False if the cache lacks it or has it damaged.
 
-        It is a hard link or shares its blocks where the file system can, and else is a copy.
+        The file is a hard link, or shares its blocks, if the file system can do either; otherwise it is a copy.
         """
         if not self.has(descriptor):
             return False
@@ -52,7 +52,7 @@ class BlobCache:
         return True
 
     def has(self, descriptor: Descriptor) -> bool:
-        """Whether the blob is here, and valid: its bytes are read."""
+        """Whether the cache has the blob and its bytes are valid: they are read and verified."""
         verifier = Verifier(descriptor.digest, descriptor.size, subject="")
         try:
             with self._directory.open_file(blob_name(descriptor.digest)) as file:
@@ -64,7 +64,7 @@ class BlobCache:
         return True
 
     def take(self, digest: Digest, source: LayoutDirectory) -> None:
-        """Keep a verified blob of a layout for others; nothing is said where the cache can't be written."""
+        """Store a verified blob of a layout for other layouts; an error of writing to the cache is ignored."""
         name = blob_name(digest)
         with suppress(InvalidImageError, OSError):
             self._directory.make_directory(os.path.dirname(name))

@@ -127,7 +127,7 @@ class LayoutLifeCycle:
 
     def _in_use_error(self) -> UsageError:
         return UsageError(
-            f"{self._directory.path}: expected a layout that nobody writes to, got one in use",
+            f"{self._directory.path}: expected a layout that is not in use, got one in use",
             hint="try again when the other ociexport has ended",
         )
 
