@@ -2,7 +2,7 @@
 
 If the file system allows it, an unfinished file has no name, so it vanishes if the process is killed. Otherwise, and
 while a finished file replaces another one, it is called ``.NAME.partial``, in the same directory. The next process that
-writes the same file removes what a killed process left there.
+writes the same file removes the file that a killed process left.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NO_NAMELESS = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.EN
 NO_LINK = frozenset(
     {errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
 )
-# Errors of writing to a descriptor, which name no file. Reading what goes into the file raises none of them.
+# Errors of writing to a descriptor, which name no file. Reading the source of the content raises none of them.
 _WRITE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _SAFE = os.O_NOFOLLOW | os.O_CLOEXEC
 # Files can be made in a directory that this user may write but not list.

@@ -1,14 +1,14 @@
 """The names of unfinished files and directories, until they take their final name.
 
 ==============================  ===================================================================================
-``NAME.partial``                a file that the next try resumes, and with a further suffix what belongs to it
+``NAME.partial``                a file that the next try resumes; files that belong to it have a further suffix
 ``.NAME.partial``               a file that is never resumed; a leftover is removed by the next process that writes NAME
 ``.NAME.partial-RANDOM``        the same, while another process writes the same file
 ``NAME.partial-RANDOM``         a root filesystem that is being built
 ==============================  ===================================================================================
 
 Unfinished blobs of a layout have a directory of their own instead, ``.ociexport/partial``; see `storage.layout.blobs`.
-These names are on users' disks: a version that changes one no longer finds what an older version left.
+These names are on users' disks: a version that changes one no longer finds the files that an older version left.
 """
 
 from __future__ import annotations

@@ -264,7 +264,7 @@ def _read_v1_chain(members: ArchiveMembers, top: str) -> list[tuple[str, V1Docum
         raw = members.read(f"{layer_id}/json", MAX_CONFIG_BYTES)
         budget.take(raw)
         document = parse_v1_document(raw, where)
-        # In this format each document has a layer, even if the document says that it is empty.
+        # In this format each document has a layer, even if the document declares it empty.
         chain.append((layer_id, replace(document, is_empty=False)))
         layer_id = document.parent
     return chain[::-1]

@@ -105,7 +105,7 @@ class ArchiveContent:
 
 
 def plan_archive(images: Sequence[PreparedImage], *, seconds: int = 0) -> ArchivePlan:
-    """Return what an archive of ``images`` holds, whose blobs may well be the same.
+    """Return the plan of an archive of ``images``, which may share blobs.
 
     Args:
         seconds: time of all entries, since 1970.

@@ -1,4 +1,4 @@
-"""The lock that says who uses a layout: any number of users share it, and only a single user may tidy up."""
+"""The lock that every user of a layout shares; only a user that holds it alone may tidy up."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """ImageLayout: an OCI image-layout directory, source and destination.
 
-A file that is not complete is never where it could be taken for complete: blobs are written in ``.ociexport/partial``,
-and renamed into ``blobs/`` when digest and size are right; ``index.json`` is replaced last, under a lock. `life_cycle`
-makes the directory a layout and tidies it up, `documents` reads and writes ``oci-layout`` and ``index.json``.
+An incomplete file can't be taken for a complete one: blobs are written in ``.ociexport/partial``, and renamed into
+``blobs/`` when digest and size are right; ``index.json`` is replaced last, under a lock. `life_cycle` makes the
+directory a layout and tidies it up, `documents` reads and writes ``oci-layout`` and ``index.json``.
 
 Spec: image-spec 1.1 image-layout.md.
 """

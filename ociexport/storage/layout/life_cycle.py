@@ -1,7 +1,7 @@
 """The life cycle of a layout's directory: made when an image is first written, tidied up by its last user.
 
-Any number of threads and processes may use a layout at once. What one of them discards is removed only when no other
-uses the layout.
+Any number of threads and processes may use a layout at once. The blobs that one of them discards are removed only if
+no other uses the layout.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class LayoutLifeCycle:
         )
 
     def _hold(self) -> tuple[LayoutHold, _Made]:
-        """Make the directory a layout that no other user removes; returns what had to be made for it."""
+        """Make the directory a layout that no other user removes; returns the parts that had to be made."""
         self.verify_is_usable()
         self._directory.verify_directories(OWN_DIRECTORY, PARTIAL_DIRECTORY, BLOBS_DIRECTORY)
         if self._cache is not None:
@@ -205,7 +205,7 @@ class LayoutUse:
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """What was made for an image, and what existed before.
+    """The parts of a layout that were made for one use, and the index before that use.
 
     Args:
         layout: whether the directory was no layout before.
