@@ -42,7 +42,7 @@ def test_rm_refuses_what_it_must(tmp_path: Path) -> None:
             "/proc",
             2,
             "'/proc': expected a directory that can be removed, got a mount point\n"
-            "hint: unmount it first; what is mounted there is left alone",
+            "hint: unmount it first; the mounted file system is left alone",
         ),
         (str(tmp_path / "absent"), 3, f"'{tmp_path}/absent': not there"),
         (str(tmp_path / "absent" / "too"), 3, f"'{tmp_path}/absent/too': not there"),

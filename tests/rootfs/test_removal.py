@@ -56,7 +56,7 @@ def test_rm_of_a_tree_with_a_mount_removes_nothing(mounted: tuple[Path, Path]) -
     assert (result.returncode, result.stderr) == (
         2,
         f"ociexport: error: '{tree}/var/mnt': expected a directory that can be removed, got a mount point\n"
-        "hint: unmount it first; what is mounted there is left alone\n",
+        "hint: unmount it first; the mounted file system is left alone\n",
     )
     assert (tree / "first").is_dir()
     assert (precious / "deep" / "file").read_text() == "precious"
@@ -71,7 +71,7 @@ def test_replace_of_a_tree_with_a_mount_is_refused(mounted: tuple[Path, Path], t
     assert (result.returncode, result.stderr) == (
         2,
         f"ociexport: error: '{tree}/var/mnt': expected a directory that can be removed, got a mount point\n"
-        "hint: unmount it first; what is mounted there is left alone\n",
+        "hint: unmount it first; the mounted file system is left alone\n",
     )
     assert sorted(os.listdir(tree)) == ["first", "var"]
     assert (precious / "deep" / "file").read_text() == "precious"

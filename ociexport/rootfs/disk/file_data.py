@@ -1,4 +1,4 @@
-"""The content of files on disk, with the holes that it has or could have."""
+"""Writing the content of files, with their holes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _ZERO_BLOCK = bytes(_HOLE_BYTES)
 
 
 def write_all(fd: int, chunk: memoryview) -> None:
-    """Write the whole chunk; a short write means that the disk is full, which the next one says."""
+    """Write the whole chunk; after a short write on a full disk, the next write raises the error."""
     written = os.write(fd, chunk)
     while written < len(chunk):
         written += os.write(fd, chunk[written:])
 
 
 def write_segments(fd: int, entry: Entry, data: Iterator[memoryview]) -> None:
-    """Write the data of a sparse file where its segments say; the rest are holes."""
+    """Write the data of a sparse file at the offsets of its segments; the rest become holes."""
     for offset, part in located_parts(entry.segments or SparseSegments(), data):
         os.lseek(fd, offset, os.SEEK_SET)
         write_all(fd, part)
@@ -29,7 +29,7 @@ def write_segments(fd: int, entry: Entry, data: Iterator[memoryview]) -> None:
 
 
 def write_with_holes(fd: int, data: Iterator[memoryview]) -> None:
-    """Write a file so that its blocks of zeros take no room."""
+    """Write a file with a hole in place of each block of zeros."""
     offset = 0
     for chunk in data:
         content = bytes(chunk)
@@ -42,7 +42,11 @@ def write_with_holes(fd: int, data: Iterator[memoryview]) -> None:
 
 
 def _runs_of_data(content: bytes, offset: int) -> Iterator[tuple[int, int]]:
-    """Yield where in ``content``, which stands at ``offset``, blocks that are not all zeros begin and end."""
+    """Yield start and end in ``content`` of each run of blocks that are not all zeros.
+
+    Args:
+        offset: of ``content`` in the file; blocks are aligned in the file.
+    """
     run_start = None
     start = 0
     while start < len(content):

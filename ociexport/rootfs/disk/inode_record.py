@@ -1,7 +1,7 @@
-"""What an image says of files that the files themselves may not show: owners, devices, attributes.
+"""Owners, devices and attributes that an image declares for its files and that the files on disk may not show.
 
-It is kept by inode until the tree is complete, since names come and go with links, whiteouts and replaced directories.
-An inode that is used again for another file is noted again. Most files of most images are root's and have nothing to
+The record is kept by inode until the tree is complete, because links, whiteouts and replaced directories change names.
+When an inode is reused for another file, its note is replaced. Most files of most images belong to root and need no
 note, so the record stays small, however large the tree is.
 """
 
@@ -12,18 +12,18 @@ from typing import NamedTuple
 from ociexport.layers.limits import NameBudget, weight_of
 from ociexport.layers.tar.reader import DEVICE_TYPES, Entry, EntryType
 
-# What a note takes of memory, beside what it keeps of the entry: measured, rounded up.
+# Memory for a note, apart from the parts of the entry that it keeps: measured, rounded up.
 _NOTE_BYTES = 150
 
 
 class NotedFile(NamedTuple):
-    """What is to be known of one file.
+    """The noted metadata of one file.
 
     Args:
-        uid: as the image says.
-        gid: the same.
-        device: type, mode, major and minor; None for what is no device.
-        xattrs: by name; None for none.
+        uid: as the image declares.
+        gid: as the image declares.
+        device: type, mode, major and minor; None if the file is not a device.
+        xattrs: by name; None if the file has none.
     """
 
     uid: int
@@ -36,20 +36,20 @@ ROOTS_FILE = NotedFile(0, 0, None, None)
 
 
 class InodeRecord:
-    """Notes of the files of one file system.
+    """Notes about the files of one file system.
 
     Args:
-        budget: bounds the memory; what is no file any more counts on.
+        budget: bounds the memory; files that were removed still count.
     """
 
     def __init__(self, budget: NameBudget) -> None:
         self._budget = budget
         self._notes: dict[int, NotedFile] = {}
-        # Files that say the same, which most do, share one note.
+        # Files with the same owner, which most are, share one note.
         self._shared: dict[tuple[int, int], NotedFile] = {}
 
     def note(self, inode: int, entry: Entry) -> None:
-        """Remember what ``entry`` says of the file that was just made of it."""
+        """Note the metadata in ``entry`` for the file that was just created from it."""
         device = (entry.type, entry.mode, *entry.device) if entry.type in DEVICE_TYPES else None
         if device is not None or entry.xattrs:
             self._budget.take(_NOTE_BYTES + weight_of(entry))
@@ -62,5 +62,5 @@ class InodeRecord:
             self._notes.pop(inode, None)
 
     def of(self, inode: int) -> NotedFile:
-        """Return what was noted of a file last."""
+        """Return the last note about a file."""
         return self._notes.get(inode, ROOTS_FILE)

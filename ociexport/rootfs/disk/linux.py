@@ -1,10 +1,10 @@
-"""System calls that Python's `os` lacks, or has in a form that follows links.
+"""System calls that Python's `os` lacks, or offers only in a form that follows links.
 
-- `resolve_in_root`: openat2, a path resolved by the kernel within a root (openat2(2), RESOLVE_IN_ROOT; Linux 5.6).
-- `change_mode`: a mode set by name, never through a link (fchmodat(2), "flags"; openat(2), O_PATH).
-- `name_of`, `name_in`: names in /proc of what is open, where Linux takes names only (proc_pid_fd(5)).
-- `names_in`: the names that are in an open directory now. btrfs shows through a descriptor what was there when it was
-  opened (Linux 6.6, "btrfs: fix infinite directory reads"); only a rewind, or a new descriptor, shows what came since.
+- `resolve_in_root`: the kernel resolves a path within a root (openat2(2), RESOLVE_IN_ROOT; Linux 5.6).
+- `change_mode`: sets a mode by name, never through a link (fchmodat(2), "flags"; openat(2), O_PATH).
+- `name_of`, `name_in`: names in /proc of open files, for calls that take only names (proc_pid_fd(5)).
+- `names_in`: the names that are in an open directory now. A btrfs descriptor shows the directory's content at the time
+  of its opening (Linux 6.6, "btrfs: fix infinite directory reads"); later names need a rewind or a new descriptor.
 - `exchange_names`, `sync_file_system`: renameat2(2), RENAME_EXCHANGE; syncfs(2).
 """
 
@@ -27,13 +27,13 @@ _OPEN_HOW = struct.Struct("QQQ")
 _DESCRIPTORS = b"/proc/self/fd"
 _OPEN_AGAIN = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _RENAME_EXCHANGE = 2
-# What kernels and file systems say that can't: no such call, no such flag, not on this file system.
+# Errors that mean the operation is unsupported: no such call, no such flag, not on this file system.
 _UNSUPPORTED = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP})
 
 
 @cache
 def is_openat2_available() -> bool:
-    """Whether this kernel has openat2; a sandbox's filter may hide it, so it is tried."""
+    """Whether openat2 works here; the call is tried, since a sandbox's filter may block it."""
     if not sys.platform.startswith("linux"):
         return False
     root_fd = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -47,13 +47,13 @@ def is_openat2_available() -> bool:
 
 
 def resolve_in_root(root_fd: int, path: bytes) -> bytes | None:
-    """Return where the directory ``path`` really is below ``root_fd``, links followed as a chroot would.
+    """Return the real path of the directory ``path`` below ``root_fd``, with links resolved as in a chroot.
 
     Returns:
-        components joined by slashes, ``b""`` for the root itself; None where a link dangles.
+        components joined by slashes, ``b""`` for the root itself; None if a link dangles.
 
     Raises:
-        OSError: ``path`` is no directory, or its links go round in a circle.
+        OSError: ``path`` is not a directory, or its links form a loop.
     """
     try:
         fd = _openat2(root_fd, path)
@@ -68,7 +68,7 @@ def resolve_in_root(root_fd: int, path: bytes) -> bytes | None:
         return b""
     prefix = root.rstrip(b"/") + b"/"
     if not real.startswith(prefix):
-        # The kernel does not let this happen, unless the tree is moved by someone else meanwhile.
+        # Possible only if another process moves the tree meanwhile; the kernel prevents all else.
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
     return real[len(prefix) :]
 
@@ -88,10 +88,10 @@ def _libc() -> ctypes.CDLL:
 
 
 def change_mode(parent_fd: int, name: bytes, mode: int) -> None:
-    """Set the mode of what has this name, and is not opened for it; a link's target keeps its own.
+    """Set the mode of a file by its name, without opening the file; a link's target keeps its mode.
 
     Raises:
-        OSError: also where it is a link, and the system knows no modes of links.
+        OSError: also if the name is a link and the system has no modes for links.
     """
     if os.chmod in os.supports_follow_symlinks:
         os.chmod(name, mode, dir_fd=parent_fd, follow_symlinks=False)
@@ -104,10 +104,10 @@ def change_mode(parent_fd: int, name: bytes, mode: int) -> None:
 
 
 def name_of(fd: int) -> bytes:
-    """Return a name of what is open, be it with O_PATH.
+    """Return a name in /proc of an open file, which may be open with O_PATH.
 
     Raises:
-        OSError: there is no /proc, as in a chroot where nobody mounted it.
+        OSError: /proc is not mounted, as in a plain chroot.
     """
     if not os.path.isdir(_DESCRIPTORS):
         raise OSError(errno.ENOSYS, "devices, pipes and links with attributes need /proc, which is not mounted")
@@ -115,7 +115,7 @@ def name_of(fd: int) -> bytes:
 
 
 def name_in(directory_fd: int, name: bytes) -> bytes:
-    """Return a name of what is called ``name`` in an open directory; whoever uses it does not follow a link there.
+    """Return a path through /proc of ``name`` in an open directory; the caller must not follow a link there.
 
     Raises:
         OSError: as `name_of` does.
@@ -127,12 +127,12 @@ def names_in(fd: int) -> list[str]:
     """Return all names in the directory ``fd``, in no order.
 
     Raises:
-        OSError: they can't be read.
+        OSError: the directory can't be read.
     """
     try:
         fresh_fd = os.open(b".", _OPEN_AGAIN, dir_fd=fd)
     except PermissionError:
-        # Its mode was changed since it was opened, as an ordinary user's is in the end.
+        # The directory's mode has changed since it was opened: `Rootfs.finish` may deny it to an ordinary user.
         os.lseek(fd, 0, os.SEEK_SET)
         return os.listdir(fd)
     try:
@@ -142,12 +142,12 @@ def names_in(fd: int) -> list[str]:
 
 
 def exchange_names(directory_fd: int, first: bytes, second: bytes) -> bool:
-    """Let two names in one directory change places; returns False where this system can't.
+    """Exchange two names in one directory; return False if this system does not support that.
 
     Raises:
-        OSError: it could, but not with these.
+        OSError: the system supports the exchange, but not of these names.
     """
-    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    renameat2 = getattr(_libc(), "renameat2", None)
     if renameat2 is None:
         return False
     if renameat2(directory_fd, first, directory_fd, second, _RENAME_EXCHANGE) == 0:
@@ -159,12 +159,12 @@ def exchange_names(directory_fd: int, first: bytes, second: bytes) -> bool:
 
 
 def sync_file_system(fd: int) -> None:
-    """Return when all that was written to the file system of ``fd`` is on its disk.
+    """Return when all data written to the file system of ``fd`` is on disk.
 
     Raises:
-        OSError: something could not be written.
+        OSError: some data could not be written.
     """
-    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    syncfs = getattr(_libc(), "syncfs", None)
     if syncfs is None:
         os.sync()
     elif syncfs(fd) != 0:

@@ -1,20 +1,19 @@
-"""A tree that was built in a mount point, moved up to be its content: what no rename can do in one step.
+"""Moves a tree that was built inside a mount point up into it, which no rename can do in one step.
 
-A list tells what is moved, so that a process that is killed midway leaves nothing that the next one would take for
-somebody else's:
+A list names the files to be moved, so that the next process can recognize the files of one that was killed midway:
 
-1. The list is written beside the built directory, and is on the disk; then its seal is, beside it.
-2. What is in that directory is moved up, name by name, and the mount point gets the root's metadata.
-3. The directory, empty now, is removed: from here on the tree is complete.
-4. The list is removed, and its seal.
+1. The list is written beside the built directory and synced to disk; then its seal, in the same way.
+2. The content of that directory is moved up, name by name, and the mount point gets the root's metadata.
+3. The directory, now empty, is removed: from here on the tree is complete.
+4. The list and its seal are removed.
 
-While the directory is there, and nobody has locked it, what the list says can be taken back: each name is in the
-directory or in the mount point, with the type and time that it was moved with. Where one is not so, somebody has been
-at work, and nothing is taken back.
+While the directory exists and no process has locked it, the move can be undone: each listed name is in the directory or
+in the mount point, with the type and time that it had before. If one differs, another program has changed the files,
+and nothing is moved back.
 
-An image may bring files that look like ours, and the next unpacking would remove what they list. So the seal tells the
-list's inode number and the time of its last change (ctime), which no image knows beforehand, and nobody can set. An
-image that has such names in its root is refused besides; see `staging`.
+An image may contain files that look like a list, and the next unpacking would remove the files named there. So the seal
+holds the list's inode number and the time of its last change (ctime), which no image can know beforehand and no program
+can set. In addition, an image with such names in its root is refused; see `staging`.
 """
 
 from __future__ import annotations
@@ -27,32 +26,32 @@ from contextlib import contextmanager
 
 from ociexport.rootfs.disk.linux import change_mode, names_in
 
-# A file system's own; where a whole one is the destination, it counts as empty with it.
+# Created by the file system itself: a mount point that has nothing else counts as empty.
 TOLERATED_IN_MOUNT = frozenset({"lost+found"})
-# After the name of the built directory.
+# Appended to the name of the built directory.
 LIST_SUFFIX = "-moving"
 SEAL_SUFFIX = "-sealed"
 _RECORD = re.compile(rb"([0-7]+) (-?[0-9]+) ([^/\0]+)", re.DOTALL)
-# Ends the list: a shorter one was not written whole, and then nothing was moved.
+# Ends the list. A list without it was not written completely, and then nothing was moved.
 _END = b"\0\0"
 _OPEN_OURS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE_OURS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
-# Type and time of modification, by which what was moved is known again: renaming changes neither.
+# Type and time of modification identify a moved file: renaming changes neither.
 _Look = tuple[int, int]
 
 
 def move_up(fd: int, parent_fd: int, name: str, *, sync: bool) -> None:
-    """Move what is in the directory ``fd`` up to the mount point that it is in, with its metadata; it is gone then.
+    """Move the content and metadata of the directory ``fd`` up to its mount point, and remove the directory.
 
     Args:
         fd: the built directory, locked by the caller.
-        parent_fd: the mount point, which has nothing of the tree's names.
+        parent_fd: the mount point, which has none of the tree's names.
         name: of the built directory.
-        sync: whether each step is on the disk before the next one.
+        sync: whether each step is synced to disk before the next one.
 
     Raises:
-        OSError: some of it may have been moved; see `take_back`.
+        OSError: some files may have been moved; see `take_back`.
     """
     names, status = sorted(names_in(fd)), os.fstat(fd)
     _write_list(fd, parent_fd, name, names)
@@ -71,12 +70,12 @@ def move_up(fd: int, parent_fd: int, name: str, *, sync: bool) -> None:
         if sync:
             os.fsync(parent_fd)
         drop_list(parent_fd, name)
-    # Last, since each step before changes it.
+    # Last, since each step before changes the time.
     os.utime(parent_fd, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def moved_names(fd: int, parent_fd: int, name: str) -> set[str]:
-    """Return what a process that is no more had moved from ``fd`` to the mount point, and what can be taken back."""
+    """Return the names that a killed process moved from ``fd`` to the mount point and that can be moved back."""
     looks = _read_list(parent_fd, name)
     moved = set()
     for each, look in looks.items():
@@ -84,16 +83,16 @@ def moved_names(fd: int, parent_fd: int, name: str) -> set[str]:
         if above is None or (below is not None and os.fsdecode(each) in TOLERATED_IN_MOUNT):
             continue
         if below is not None or above != look:
-            return set()  # somebody else's
+            return set()  # changed by another program
         moved.add(os.fsdecode(each))
     return moved
 
 
 def take_back(fd: int, parent_fd: int, name: str) -> None:
-    """Move down again what was moved up, if all of it is still what it was.
+    """Move the moved files back down, if all of them are unchanged.
 
     Raises:
-        OSError: some of it may have been moved; another call goes on.
+        OSError: some files may have been moved back; another call continues.
     """
     names = moved_names(fd, parent_fd, name)
     if names:
@@ -103,7 +102,7 @@ def take_back(fd: int, parent_fd: int, name: str) -> None:
 
 
 def drop_list(parent_fd: int, name: str) -> None:
-    """Remove the list and its seal, if there are any of this user: the built directory is gone."""
+    """Remove the list and its seal, if they exist and belong to this user; the built directory is already removed."""
     for suffix in (LIST_SUFFIX, SEAL_SUFFIX):
         fd = _open_ours(parent_fd, name + suffix)
         if fd is not None:
@@ -120,7 +119,7 @@ def _write_list(fd: int, parent_fd: int, name: str, names: list[str]) -> None:
             file.write(record)
         file.write(b"\0")
         file.flush()
-        # Names would else be on the disk before what this says of them.
+        # Otherwise moved names could reach the disk before this list.
         os.fsync(list_fd)
         seal = _seal_of(list_fd)
     seal_fd = os.open(name + SEAL_SUFFIX, _CREATE_OURS, 0o600, dir_fd=parent_fd)
@@ -136,7 +135,7 @@ def _seal_of(list_fd: int) -> bytes:
 
 
 def _read_list(parent_fd: int, name: str) -> dict[bytes, _Look]:
-    """Return what is to be moved and how it looks; nothing where there is no list, or none that can be trusted."""
+    """Return type and time of each listed name; empty if the list is missing or can't be trusted."""
     list_fd, seal_fd = _open_ours(parent_fd, name + LIST_SUFFIX), _open_ours(parent_fd, name + SEAL_SUFFIX)
     if list_fd is None or seal_fd is None:
         for fd in (list_fd, seal_fd):
@@ -155,7 +154,7 @@ def _read_list(parent_fd: int, name: str) -> dict[bytes, _Look]:
 
 
 def _open_ours(parent_fd: int, name: str) -> int | None:
-    """Return a descriptor of a list or seal; None where there is none, or where others may have written it."""
+    """Return a descriptor of a list or seal; None if it is missing or another user may have written it."""
     try:
         fd = os.open(name, _OPEN_OURS, dir_fd=parent_fd)
     except OSError:
@@ -177,14 +176,14 @@ def _look_at(name: bytes, directory_fd: int) -> _Look | None:
 
 
 def _move(name: bytes, from_fd: int, to_fd: int) -> None:
-    """Give what is called ``name`` in one directory the same name in another."""
+    """Move ``name`` from one directory to another."""
     try:
         os.rename(name, name, src_dir_fd=from_fd, dst_dir_fd=to_fd)
     except PermissionError:
         mode = os.stat(name, dir_fd=from_fd, follow_symlinks=False).st_mode
         if not stat.S_ISDIR(mode) or mode & stat.S_IWUSR:
             raise
-        # A directory's ".." changes, for which it must be writable.
+        # The move changes the directory's "..", so the directory must be writable.
         change_mode(from_fd, name, stat.S_IMODE(mode) | stat.S_IWUSR)
         os.rename(name, name, src_dir_fd=from_fd, dst_dir_fd=to_fd)
         change_mode(to_fd, name, stat.S_IMODE(mode))
@@ -192,7 +191,7 @@ def _move(name: bytes, from_fd: int, to_fd: int) -> None:
 
 @contextmanager
 def _writable(fd: int) -> Iterator[None]:
-    """Let an ordinary user write in a directory of their own whose mode, as the image has it, does not."""
+    """Make an ordinary user's own directory writable for the ``with`` block if its mode, from the image, is not."""
     mode = stat.S_IMODE(os.fstat(fd).st_mode)
     if os.geteuid() != 0 and mode & 0o300 != 0o300:
         os.fchmod(fd, mode | 0o300)

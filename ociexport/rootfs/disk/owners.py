@@ -1,9 +1,9 @@
-"""The owners that a tree should have, in a file beside it: for whoever makes an ext4 or squashfs of an ordinary user's.
+"""The owners that the image declares, in a file beside the tree: for making an ext4 or squashfs as an ordinary user.
 
-The file is an mtree(5) specification of the whole tree as the image has it: type, mode, uid, gid, time, size, link and
-device. ``bsdtar -C ROOTFS -cf - @FILE`` makes a tar of the tree's content with the owners in the file. Extended
-attributes are in comments, since mtree has no word for them: ``# xattr PATH NAME=0sBASE64``, the value as getfattr(1)
-writes it.
+The file is an mtree(5) specification of the whole tree as the image declares it: type, mode, uid, gid, time, size, link
+and device. ``bsdtar -C ROOTFS -cf - @FILE`` makes a tar of the tree's content with the owners in the file. Extended
+attributes are in comments, since mtree has no keyword for them: ``# xattr PATH NAME=0sBASE64``, with the value as
+getfattr(1) writes it.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456
 
 
 class OwnersFile:
-    """The specification while it is written.
+    """Writes the mtree specification of a tree.
 
     Args:
-        file: takes it.
+        file: receives the specification.
         budget: bounds the memory.
-        are_owners_kept: whether the tree's files have the owners that the image says.
+        are_owners_kept: whether the tree's files have the owners that the image declares.
         are_placeholders_kept: whether files that stand in for devices stay in the tree.
 
     Attributes:
-        record: what the image says of files that the tree may not show; filled by whoever makes them.
+        record: metadata of the image's files that the tree may not show; filled while the files are created.
     """
 
     def __init__(
@@ -53,9 +53,10 @@ class OwnersFile:
         self._are_placeholders_kept = are_placeholders_kept
 
     def write(self, tree: Rootfs, losses: Losses) -> None:
-        """Write the specification of ``tree``, which is complete but for its directories' metadata.
+        """Write the specification of ``tree``, which is complete except for the metadata of its directories.
 
-        Files that stand in for devices, and are not to be kept, are removed from it; ``losses`` then counts devices.
+        Placeholders of devices that are not to be kept are removed from the tree; ``losses`` then counts them as
+        missing devices.
         """
         if not self._are_placeholders_kept:
             losses.devices, losses.placeholders = losses.placeholders, 0
@@ -64,7 +65,7 @@ class OwnersFile:
             prefix = b"./" + directory + b"/" if directory else b"./"
             self._write(prefix.rstrip(b"/"), entry or IMPLIED_DIRECTORY)
             for name, status, link_target in tree.files_of(directory):
-                entry = self._entry_of(status, link_target)  # noqa: PLW2901 - the directory's is done with
+                entry = self._entry_of(status, link_target)  # noqa: PLW2901 - the directory's entry is no longer needed
                 self._write(prefix + name, entry)
                 if entry.type in DEVICE_TYPES and stat.S_ISREG(status.st_mode) and not self._are_placeholders_kept:
                     tree.remove_file(directory, name)
@@ -93,7 +94,7 @@ class OwnersFile:
 
     def _write(self, name: bytes, entry: Entry) -> None:
         self._file.write(_line(name, entry))
-        # mtree has no word for attributes, and whoever reads it passes over comments.
+        # mtree has no keyword for attributes, and its readers skip comments.
         for key, value in sorted((entry.xattrs or {}).items()):
             if not is_foreign_xattr(key):
                 self._file.write(b"# xattr %s %s=0s%s\n" % (_escaped(name), _escaped(key), b64encode(value)))
@@ -119,5 +120,5 @@ def _line(name: bytes, entry: Entry) -> bytes:
 
 
 def _escaped(name: bytes) -> bytes:
-    """Return a name in which all that could be taken for something else is a backslash and three octal digits."""
+    """Return a name in which each special byte is written as a backslash and three octal digits."""
     return b"".join(bytes([byte]) if byte in _PLAIN else b"\\%03o" % byte for byte in name)

@@ -1,4 +1,4 @@
-"""Removing trees by descriptor: never through a link or into a mount, at any depth, with a handful of open files."""
+"""Removes trees by descriptor: never through a link or into a mount, at any depth, with a few open files."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from contextlib import contextmanager
 from ociexport.errors import UsageError, quoted
 from ociexport.rootfs.disk.linux import change_mode, names_in
 
-# Deeper directories are first moved up, so that neither descriptors nor the stack grow with the depth of a tree.
+# Deeper directories are first moved up: neither descriptors nor the stack grow with the depth of a tree.
 _MAX_DESCENT = 32
-# What systems say of a directory with something in it.
+# Errors from rmdir for a directory that is not empty.
 _NOT_EMPTY = frozenset({errno.ENOTEMPTY, errno.EEXIST})
 _MOUNTS = "/proc/self/mountinfo"
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def verify_no_mounts(directory: str) -> None:
-    """Return if nothing is mounted on or below ``directory``; where the system does not tell, `remove_tree` finds out.
+    """Return if nothing is mounted on or below ``directory``; without mountinfo, only `remove_tree` finds out.
 
     Args:
         directory: an absolute path without links.
 
     Raises:
-        UsageError: something is, such as the /proc or /dev of a chroot that is in use.
+        UsageError: something is mounted there, such as the /proc or /dev of a chroot that is in use.
 
     Spec: proc_pid_mountinfo(5), the fifth field.
     """
@@ -36,12 +36,12 @@ def verify_no_mounts(directory: str) -> None:
         if (mount + b"/").startswith(prefix):
             raise UsageError(
                 f"{quoted(os.fsdecode(mount))}: expected a directory that can be removed, got a mount point",
-                hint="unmount it first; what is mounted there is left alone",
+                hint="unmount it first; the mounted file system is left alone",
             )
 
 
 def is_mount_point(directory: str) -> bool:
-    """Whether something is mounted on ``directory``, also what is of the same file system as its parent.
+    """Whether something is mounted on ``directory``, including a bind mount from its parent's file system.
 
     Args:
         directory: as for `verify_no_mounts`.
@@ -50,20 +50,20 @@ def is_mount_point(directory: str) -> bool:
 
 
 def is_overlay(fd: int) -> bool:
-    """Whether what is open is on an overlayfs, as all of a container's root is."""
+    """Whether an open file is on an overlayfs, as a container's root usually is."""
     device = os.fstat(fd).st_dev
     number = b"%d:%d" % (os.major(device), os.minor(device))
-    try:
-        with open(_MOUNTS, "rb") as file:
-            return any(line.split(b" ")[2] == number and b" - overlay " in line for line in file)
-    except FileNotFoundError:
-        return False
+    return any(line.split(b" ")[2] == number and b" - overlay " in line for line in _mount_lines())
 
 
 def _mount_points() -> list[bytes]:
+    return [_unescaped(line.split(b" ")[4]) for line in _mount_lines()]
+
+
+def _mount_lines() -> list[bytes]:
     try:
         with open(_MOUNTS, "rb") as file:
-            return [_unescaped(line.split(b" ")[4]) for line in file]
+            return file.readlines()
     except FileNotFoundError:
         return []
 
@@ -73,30 +73,30 @@ def _unescaped(path: bytes) -> bytes:
 
 
 def remove_tree(parent_fd: int, name: bytes) -> None:
-    """Remove whatever stands under ``name`` in the directory ``parent_fd``; nothing is followed out of it.
+    """Remove the file or tree ``name`` in the directory ``parent_fd``, if it exists; no link is followed.
 
-    Directories that their owner may not write are made writable first, as an ordinary user's unpacked images have them.
+    Directories that their owner may not write, as an ordinary user's unpacked images have, are made writable first.
 
     Raises:
-        OSError: something can't be removed (EBUSY: it is a mount point, whose content is not touched); the rest may be
-            gone. Its ``filename`` is the path from ``parent_fd``.
+        OSError: something can't be removed (EBUSY: it is a mount point, whose content is not touched); the rest may
+            already be removed. Its ``filename`` is the path from ``parent_fd``.
     """
     if not _remove_at_once(parent_fd, name):
         _Remover(parent_fd, name).run()
 
 
 def _remove_at_once(parent_fd: int, name: bytes) -> bool:
-    """Remove a file, link or empty directory, if there is one; returns False for a directory with something in it.
+    """Remove a file, link or empty directory, if it exists; return False for a directory that is not empty.
 
-    The kernel refuses to remove a directory that something is mounted on, before it looks whether it is empty. So what
-    is not refused here can be opened without leaving the file system.
+    For a mount point, the kernel fails with EBUSY before it checks whether the directory is empty. So a directory for
+    which False is returned can be opened without leaving the file system.
     """
     try:
         os.unlink(name, dir_fd=parent_fd)
     except FileNotFoundError:
         return True
     except OSError:
-        # Linux says EISDIR, others EPERM; where it is no directory after all, the error was the true one.
+        # Linux raises EISDIR, other systems EPERM. For anything but a directory, the error is genuine.
         if not stat.S_ISDIR(os.stat(name, dir_fd=parent_fd, follow_symlinks=False).st_mode):
             raise
     else:
@@ -111,7 +111,7 @@ def _remove_at_once(parent_fd: int, name: bytes) -> bool:
 
 
 class _Remover:
-    """Removes one directory; those that are too deep are moved into it and removed afterwards."""
+    """Removes one directory; subdirectories that are too deep are moved up into it and removed afterwards."""
 
     def __init__(self, parent_fd: int, name: bytes) -> None:
         self._parent_fd = parent_fd
@@ -145,7 +145,7 @@ class _Remover:
         os.rmdir(name, dir_fd=directory_fd)
 
     def _move_up(self, fd: int, directory_fd: int, name: bytes, top_fd: int) -> None:
-        """Give a deep directory a new place at the top, where the loop in `run` finds it."""
+        """Move a deep directory to the top, where the loop in `run` finds it."""
         while True:
             self._moved += 1
             try:
@@ -157,18 +157,18 @@ class _Remover:
 
 
 def _open_writable(parent_fd: int, name: bytes) -> int:
-    """Return a descriptor of the directory; its mode is changed where it keeps its owner from emptying it."""
+    """Return a descriptor of the directory; if its mode keeps its owner from emptying it, the mode is changed."""
     if os.geteuid() != 0:
         mode = os.stat(name, dir_fd=parent_fd, follow_symlinks=False).st_mode
         if stat.S_ISDIR(mode) and mode & 0o700 != 0o700:
-            # Others may write where the image let them, and plant a link to a file of this user between the two calls.
+            # Where the image's modes let other users write, they may plant a link here between the two calls.
             change_mode(parent_fd, name, stat.S_IMODE(mode) | 0o700)
     return os.open(name, _OPEN_DIRECTORY, dir_fd=parent_fd)
 
 
 @contextmanager
 def _placing_errors(directory: bytes) -> Iterator[None]:
-    """Put the directory before the name of what could not be removed in it."""
+    """Prefix the file name of an error with the directory."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A root filesystem is built beside its destination and renamed into place: it is absent or complete."""
+"""Builds a root filesystem beside its destination and renames it into place: the destination is absent or complete."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class StagedDirectory:
 
     Args:
         fd: its descriptor.
-        natural_owner: uid and gid that new files in it get.
-        masked_bits: mode bits that new files in it do not get.
+        natural_owner: uid and gid that new files in the directory get.
+        masked_bits: mode bits that new files in the directory do not get.
     """
 
     fd: int
@@ -51,20 +51,20 @@ class StagedDirectory:
 
 @contextmanager
 def staged_directory(target: str, *, replace: bool = False, sync: bool = False) -> Iterator[StagedDirectory]:
-    """Give an empty directory that becomes ``target`` when the ``with`` block ends well, and else vanishes.
+    """Yield an empty directory that becomes ``target`` when the ``with`` block succeeds, and is removed if it fails.
 
-    ``target`` is absent or an empty directory, or with ``replace`` one that gives way: the two change places in one
+    ``target`` is absent or an empty directory. With ``replace`` it may be any directory: the two are exchanged in one
     step, and the old one is removed. A mount point can't be renamed: the tree is then built in a directory inside it,
-    and its parts are moved up one by one; see `mountmove`.
+    and its parts are moved up one by one; see `mount_move`.
 
-    With ``sync`` all this is true of the disk itself, whatever becomes of the machine meanwhile.
+    With ``sync`` this holds on disk too, even if the machine loses power.
 
-    What a killed process left beside ``target`` is removed; what a living one is at, told by its lock, is not.
+    Leftovers of a killed process beside ``target`` are removed; a directory that a running process has locked is kept.
 
     Raises:
-        UsageError: ``target`` is in use, or a link of another user; it was not touched.
-        NotFoundError: its parent directory is not there.
-        OSError: the disk; or ``target`` is the new tree, but the old one, beside it, can't be removed.
+        UsageError: ``target`` is in use or is a link of another user; it was not touched.
+        NotFoundError: its parent directory does not exist.
+        OSError: the disk failed; or ``target`` is the new tree, but the old one beside it can't be removed.
     """
     target = real_path(target)
     verify_is_vacant(target, replace=replace)
@@ -73,7 +73,7 @@ def staged_directory(target: str, *, replace: bool = False, sync: bool = False) 
     try:
         parent_fd = os.open(parent, _OPEN_DIRECTORY)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise NotFoundError(f"{quoted(parent)}: expected a directory, got none", hint="make it first") from error
+        raise NotFoundError(f"{quoted(parent)}: expected a directory, got none", hint="create it first") from error
     prefix = _prefix_of(target)
     try:
         _remove_leftovers(parent_fd, prefix, is_mount=is_mount)
@@ -118,7 +118,7 @@ def verify_is_vacant(target: str, *, replace: bool = False) -> None:
     """Return if ``target`` is absent or an empty directory, or with ``replace`` any directory that can be renamed.
 
     Raises:
-        UsageError: it is neither, or something is mounted in what would be replaced.
+        UsageError: it is neither, or something is mounted in the directory that would be replaced.
     """
     try:
         names = set(os.listdir(target))
@@ -141,7 +141,7 @@ def verify_is_vacant(target: str, *, replace: bool = False) -> None:
         names = {name for name in names if not _is_leftover(name, prefix)}
     if names:
         entries = "1 entry" if len(names) == 1 else f"{len(names)} entries"
-        # What is mounted can't change places with what is not.
+        # A mount point can't be renamed.
         replaced = "" if is_mount else ", or have it replaced with --replace"
         raise UsageError(
             f"{quoted(target)}: expected no file or an empty directory, got one with {entries}",
@@ -150,7 +150,7 @@ def verify_is_vacant(target: str, *, replace: bool = False) -> None:
 
 
 def _verify_is_still_vacant(parent_fd: int, prefix: str, target: str) -> None:
-    """Return if nothing was put in the mount point while the tree was built; nobody else of us does so from here on."""
+    """Return if the mount point is still empty after the build; its lock then keeps other unpackings out."""
     try:
         _lock_where_possible(parent_fd)
         is_vacant = all(name in TOLERATED_IN_MOUNT or _is_leftover(name, prefix) for name in names_in(parent_fd))
@@ -161,21 +161,21 @@ def _verify_is_still_vacant(parent_fd: int, prefix: str, target: str) -> None:
 
 
 def _verify_brings_no_leftovers(fd: int, prefix: str) -> None:
-    """Return if nothing in the tree's root would be taken for a leftover of ours in the mount point.
+    """Return if no name in the tree's root looks like a leftover of an unpacking into the mount point.
 
     Raises:
-        UnsafeEntryError: something would.
+        UnsafeEntryError: a name does.
     """
     for name in names_in(fd):
         if _is_leftover(name, prefix):
             raise UnsafeEntryError(
-                f"{quoted(name)}: expected a name that is not one of unfinished trees, got one in the image's root",
-                hint="unpack it elsewhere than in a mount point of that name",
+                f"{quoted(name)}: expected a name that no unfinished unpacking uses, got one in the image's root",
+                hint="unpack the image to another directory",
             )
 
 
 def _foreign_names(mount_fd: int, prefix: str) -> set[str]:
-    """Return what is in a mount point but its file system's own, and what processes that are no more have left."""
+    """Return the names in a mount point, except the file system's own and leftovers of killed processes."""
     names = set(names_in(mount_fd))
     leftovers = {name for name in names if _is_leftover(name, prefix)}
     names -= leftovers | TOLERATED_IN_MOUNT
@@ -186,13 +186,13 @@ def _foreign_names(mount_fd: int, prefix: str) -> set[str]:
 
 
 def _prefix_of(target: str) -> str:
-    """Return how the names of staged directories begin: no longer than a name may be, in whatever characters."""
+    """Return the prefix of the names of staged directories, cut so that the names are within the limit in bytes."""
     return os.fsdecode(os.fsencode(os.path.basename(target))[:200]) + _MARK
 
 
 @contextmanager
 def _placing_errors(target: str, parent_fd: int) -> Iterator[None]:
-    """Let an error of the disk be about ``target``, not about names that only this module knows."""
+    """Make errors of the disk name ``target`` instead of names internal to this module."""
     try:
         yield
     except OSError as error:
@@ -202,7 +202,7 @@ def _placing_errors(target: str, parent_fd: int) -> Iterator[None]:
 
 
 def _prepared(fd: int) -> StagedDirectory:
-    """Free the directory of what it inherits from its parent, and see what new files in it are like."""
+    """Remove what the directory inherits from its parent, and find out owner and mode bits of new files in it."""
     with suppress(OSError, AttributeError):
         os.removexattr(fd, "system.posix_acl_default")
     os.fchmod(fd, 0o700)
@@ -213,18 +213,18 @@ def _prepared(fd: int) -> StagedDirectory:
         os.close(probe_fd)
         os.unlink("probe", dir_fd=fd)
     if (own := os.fstat(fd)).st_gid != status.st_gid or own.st_uid != status.st_uid:
-        # Made in a directory that gives its group to all in it, which what is made in this one does not get.
+        # The parent gave its group to this directory (setgid), but new files in this one do not get that group.
         os.fchown(fd, status.st_uid, status.st_gid)
     return StagedDirectory(fd, (status.st_uid, status.st_gid), 0o777 & ~stat.S_IMODE(status.st_mode))
 
 
 def _verify_is_renamable(fd: int, parent_fd: int, name: bytes, target: str) -> None:
-    """Return if the old tree can change places with the new one, which an overlay's lower directories can't.
+    """Return if the old tree can be renamed, which a directory of an overlay's lower layer can't.
 
-    It is tried with a place that is not empty, which no rename takes, so that nothing is ever changed.
+    The rename is tried onto a directory that is not empty. It always fails, so nothing is ever changed.
 
     Raises:
-        UsageError: it can't; that is known before the layers are fetched.
+        UsageError: the old tree can't be renamed; this is known before the layers are fetched.
 
     Spec: Documentation/filesystems/overlayfs.rst, "redirect_dir".
     """
@@ -234,7 +234,7 @@ def _verify_is_renamable(fd: int, parent_fd: int, name: bytes, target: str) -> N
     try:
         os.rename(os.path.basename(target), name, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
     except OSError as error:
-        # An empty one needs no new name: it gives way to a rename.
+        # An empty old tree need not be renamed: a rename replaces it.
         if error.errno == errno.EXDEV and os.listdir(target):
             raise UsageError(
                 f"{quoted(target)}: expected a directory that can be renamed, got one of a lower layer of an overlay",
@@ -248,25 +248,25 @@ def _remove_leftovers(parent_fd: int, prefix: str, *, is_mount: bool) -> None:
     for name in names_in(parent_fd):
         if not _is_leftover(name, prefix):
             continue
-        with suppress(OSError):  # not ours to remove, or just now removed by its owner
+        with suppress(OSError):  # another user's, or just removed by its owner
             _remove_leftover(parent_fd, name, is_mount=is_mount)
 
 
 def _remove_leftover(parent_fd: int, name: str, *, is_mount: bool) -> None:
-    """Remove a staged directory with what was moved out of it, and then its list, which is of no use without it."""
+    """Remove a staged directory with the files that were moved out of it, and then its list."""
     staged_name = name.removesuffix(LIST_SUFFIX).removesuffix(SEAL_SUFFIX)
     with suppress(FileNotFoundError), _locked(parent_fd, staged_name) as fd:
-        if is_mount:  # nowhere else is anything moved
+        if is_mount:  # only there are files moved out
             take_back(fd, parent_fd, staged_name)
         remove_tree(parent_fd, os.fsencode(staged_name))
     drop_list(parent_fd, staged_name)
 
 
 def _lock_where_possible(fd: int) -> None:
-    """Lock a directory; on a file system without locks, such as NFS may be, two processes are the user's to keep apart.
+    """Lock a directory, unless its file system has no locks, as some NFS; the user then keeps processes apart.
 
     Raises:
-        BlockingIOError: somebody else has it.
+        BlockingIOError: another process has locked it.
     """
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -278,10 +278,10 @@ def _lock_where_possible(fd: int) -> None:
 
 @contextmanager
 def _locked(parent_fd: int, name: str) -> Iterator[int]:
-    """Give a descriptor of a directory that nobody else is at.
+    """Yield a descriptor of a directory, locked.
 
     Raises:
-        OSError: somebody is, or it is no directory.
+        OSError: another process has locked it, it is not a directory, or its file system has no locks.
     """
     fd = os.open(name, _OPEN_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent_fd)
     try:
@@ -292,7 +292,7 @@ def _locked(parent_fd: int, name: str) -> Iterator[int]:
 
 
 def _is_leftover(name: str, prefix: str) -> bool:
-    """Whether a name can be one that we gave: a user's own ``rootfs.partial-backup`` is none of our business."""
+    """Whether a name has the exact form of a staged directory's: a user's own ``rootfs.partial-backup`` has not."""
     return name.startswith(prefix) and _LEFTOVER_PATTERN.fullmatch(name, len(prefix)) is not None
 
 
@@ -311,20 +311,20 @@ def _rename(parent_fd: int, name: bytes, target: str) -> None:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise
         raise UsageError(
-            f"{quoted(target)}: expected no file or an empty directory, got one that was just made"
+            f"{quoted(target)}: expected no file or an empty directory, got one that was just created"
         ) from error
 
 
 def _replace(parent_fd: int, name: bytes, target_name: bytes) -> None:
-    """Put the new tree in the old one's place; the old one then has the new one's staged name."""
+    """Put the new tree in the old one's place; the old one then has the staged name."""
     try:
         if exchange_names(parent_fd, name, target_name):
             return
-        # The old one steps aside under a leftover's name: a kill here leaves the target absent, never mixed.
+        # The old tree is first renamed to a leftover's name: a kill here leaves the target absent, never mixed.
         aside = name + b"-old"
         os.rename(target_name, aside, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
     except OSError as error:
-        # Nothing is there, or an empty directory of an overlay's lower layer.
+        # The target is absent, or an empty directory of an overlay's lower layer.
         if error.errno not in (errno.ENOENT, errno.EXDEV):
             raise
         os.rename(name, target_name, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
@@ -334,7 +334,7 @@ def _replace(parent_fd: int, name: bytes, target_name: bytes) -> None:
 
 
 def _remove_rest(parent_fd: int, name: bytes, parent: str) -> None:
-    """Remove what still has the staged directory's name: the old tree, if one gave way."""
+    """Remove the old tree, if one was replaced: it now has the staged directory's name."""
     try:
         remove_tree(parent_fd, name)
     except PermissionError as error:

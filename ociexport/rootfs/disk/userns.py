@@ -1,4 +1,4 @@
-"""A user namespace in which an ordinary user is root, and the subordinate ids are everybody else.
+"""A user namespace in which an ordinary user is root and the subordinate ids are all other users.
 
 Spec: user_namespaces(7), newuidmap(1), subuid(5).
 """
@@ -17,25 +17,25 @@ from ociexport.errors import UsageError
 from ociexport.spec.numerals import number_in
 
 _CLONE_NEWUSER = 0x10000000
-# What a pipe passes on in one piece.
+# A pipe transfers up to this size in one piece (pipe(7), PIPE_BUF).
 _MAX_ANSWER_BYTES = 4096
 _DONE = "done"
 _HELPERS = ("newuidmap", "newgidmap")
 
 
 def can_enter_user_namespace() -> bool:
-    """Whether this ordinary user has subordinate ids, and the programs that map them are there."""
+    """Whether this ordinary user has subordinate ids, and the programs that map them are installed."""
     return os.geteuid() != 0 and not _missing()
 
 
 def enter_user_namespace() -> None:
     """Make this process root of a new user namespace: its user is 0, the subordinate ids are 1 and up.
 
-    Must be called before any thread is started. Files that the process makes belong, outside, to its user and to the
-    subordinate ids.
+    Must be called before any thread is started. Outside the namespace, files that the process creates belong to its
+    user and to the subordinate ids.
 
     Raises:
-        UsageError: there are no subordinate ids, no newuidmap, or the kernel refuses.
+        UsageError: there are no subordinate ids, newuidmap is missing, or the kernel refuses.
     """
     missing = _missing()
     if missing:
@@ -46,7 +46,7 @@ def enter_user_namespace() -> None:
     with _mapping_child(maps) as write_maps:
         if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWUSER) != 0:
             reason = os.strerror(ctypes.get_errno())
-            raise UsageError(f"--userns: the kernel makes no user namespace for this user: {reason}")
+            raise UsageError(f"--userns: the kernel refuses this user a user namespace: {reason}")
         refusal = write_maps()
     if refusal:
         raise UsageError(f"--userns: the subordinate ids could not be mapped: {refusal}")
@@ -54,16 +54,16 @@ def enter_user_namespace() -> None:
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
     except OSError as error:
-        raise UsageError(f"--userns: the kernel gives no rights in the user namespace: {error.strerror}") from error
+        raise UsageError(f"--userns: the kernel grants no rights in the user namespace: {error.strerror}") from error
     with suppress(PermissionError):
         os.setgroups([])
 
 
 @contextmanager
 def _mapping_child(maps: list[list[str]]) -> Iterator[Callable[[], str]]:
-    """Give what writes ``maps`` for this process, once it has a namespace, and tells what went wrong.
+    """Yield a function that writes ``maps`` for this process once it is in its namespace, and returns any error.
 
-    It asks a child, which stays outside, where alone that is possible.
+    A child process does the writing: it stays outside the namespace, and only from there can the maps be written.
     """
     word_read, word_write = os.pipe()
     answer_read, answer_write = os.pipe()
@@ -81,7 +81,7 @@ def _mapping_child(maps: list[list[str]]) -> Iterator[Callable[[], str]]:
     def write_maps() -> str:
         os.write(word_write, b"x")
         answer = os.read(answer_read, _MAX_ANSWER_BYTES).decode(errors="replace")
-        return answer.removeprefix(_DONE) if answer else "their writer was killed"
+        return answer.removeprefix(_DONE) if answer else "the process that maps them was killed"
 
     try:
         yield write_maps
@@ -92,7 +92,7 @@ def _mapping_child(maps: list[list[str]]) -> Iterator[Callable[[], str]]:
 
 
 def _write_maps(pid: int, maps: list[list[str]]) -> str:
-    """Return `_DONE`, or why the maps can't be written."""
+    """Return `_DONE`, or the reason why the maps can't be written."""
     for helper, id_map in zip(_HELPERS, maps, strict=True):
         try:
             result = subprocess.run([helper, str(pid), *id_map], capture_output=True, check=False)
@@ -104,7 +104,7 @@ def _write_maps(pid: int, maps: list[list[str]]) -> str:
 
 
 def _missing() -> str:
-    """Return the first thing that is needed and not there; empty where all is."""
+    """Return the first prerequisite that is missing; empty if none is."""
     for helper in _HELPERS:
         if shutil.which(helper) is None:
             return f"the program {helper}"
@@ -115,7 +115,7 @@ def _missing() -> str:
 
 
 def _id_map(own_id: int, path: str) -> list[str]:
-    """Return the map for newuidmap: inside, outside and count, of the user and then of each subordinate range."""
+    """Return the arguments for newuidmap: inside, outside and count, for the user and then each subordinate range."""
     words = ["0", str(own_id), "1"]
     inside = 1
     for first, count in _subordinate_ids(path):
@@ -125,7 +125,7 @@ def _id_map(own_id: int, path: str) -> list[str]:
 
 
 def _subordinate_ids(path: str) -> list[tuple[int, int]]:
-    """Return the ranges that the file gives this user, by name or number; the group file lists users too."""
+    """Return the ranges that the file assigns to this user, by name or number; /etc/subgid lists users too."""
     uid = os.geteuid()
     names = {str(uid)}
     with suppress(KeyError):
