@@ -1,4 +1,4 @@
-"""Owners, modes, times and extended attributes, set on what was just made; what can't be set is counted and told."""
+"""Sets owners, modes, times and extended attributes of new files, and counts what can't be set."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ociexport.layers.tar.reader import DEVICE_TYPES, Entry
 from ociexport.rootfs.disk.inode_record import InodeRecord
 from ociexport.rootfs.disk.linux import change_mode, name_in
 
-# What umoci, runrootless and proot read a file's owner from where it could not be set.
+# Holds a file's owner where it could not be set; umoci, runrootless and proot read it.
 ROOTLESS_XATTR = b"user.rootlesscontainers"
 _NO_CHANGE_ID = 2**32 - 1
-# What a file system or kernel says to an attribute that it does not take.
+# Errors with which a file system or kernel refuses an attribute.
 _XATTR_REFUSALS = frozenset(
     {
         errno.ENOTSUP,
@@ -36,7 +36,7 @@ _XATTR_REFUSALS = frozenset(
 
 
 class XattrMode(Enum):
-    """What becomes of extended attributes that the file system refuses."""
+    """How extended attributes that the file system refuses are handled."""
 
     STRICT = "strict"
     WARN = "warn"
@@ -45,20 +45,20 @@ class XattrMode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class IdMap:
-    """Ranges of ids in the image and what they are on the host, as umoci's ``--uid-map`` has them.
+    """Ranges of ids in the image and their ids on the host, as in umoci's ``--uid-map``.
 
     Args:
-        ranges: (first id in the image, first id on the host, how many).
+        ranges: (first id in the image, first id on the host, size).
     """
 
     ranges: tuple[tuple[int, int, int], ...]
 
     @classmethod
     def parse(cls, texts: tuple[str, ...]) -> IdMap:
-        """Return the map that texts of the form ``container:host[:size]`` mean.
+        """Return the map for texts of the form ``container:host[:size]``.
 
         Raises:
-            UsageError: one is of another form.
+            UsageError: a text has another form.
         """
         ranges = []
         for text in texts:
@@ -75,7 +75,7 @@ class IdMap:
         return cls(tuple(ranges))
 
     def to_host(self, image_id: int) -> int | None:
-        """Return the host's id for one in the image; None where no range has it."""
+        """Return the host's id for an id in the image; None if no range contains it."""
         for first, host, size in self.ranges:
             if first <= image_id < first + size:
                 return host + image_id - first
@@ -84,12 +84,12 @@ class IdMap:
 
 @dataclass(frozen=True, slots=True)
 class MetadataPolicy:
-    """How owners and attributes are to be treated.
+    """How owners and attributes are handled.
 
     Args:
-        set_owners: whether this process may; False for an ordinary user.
-        xattrs: what a refused attribute means.
-        uid_map: None for ids as they are.
+        set_owners: whether this process may set them; False for an ordinary user.
+        xattrs: how a refused attribute is handled.
+        uid_map: None to keep the image's ids.
         gid_map: the same for groups.
     """
 
@@ -100,22 +100,22 @@ class MetadataPolicy:
 
     @property
     def keeps_owners(self) -> bool:
-        """Whether all files get the owners that the image says."""
+        """Whether all files get the owners that the image declares."""
         return self.set_owners and self.uid_map is None and self.gid_map is None
 
 
 class MetadataWriter:
-    """Sets what an entry says about itself on what was made of it.
+    """Sets an entry's metadata on the file that was created from it.
 
-    The order is that of the kernel's side effects: writing drops file capabilities, chown drops setuid and
-    capabilities, so they go data, owner, mode, attributes, times.
+    The order follows from the kernel's side effects: writing drops file capabilities, and chown drops setuid and
+    capabilities. So it is data, owner, mode, attributes, times.
 
     Args:
-        policy: how owners and attributes are to be treated.
-        natural_owner: uid and gid that a new file here gets by itself, so that most files need no chown.
-        masked_bits: mode bits that a new file here does not get by itself (the umask), so that most need no chmod.
+        policy: how owners and attributes are handled.
+        natural_owner: uid and gid that a new file gets by default; a file with this owner needs no chown.
+        masked_bits: mode bits that a new file does not get by default (the umask); a file without them needs no chmod.
         losses: counts what could not be set.
-        record: notes what the image says of all that is no directory; None where nobody asks.
+        record: notes the image's metadata of all files; None if no record is needed.
     """
 
     def __init__(
@@ -132,15 +132,15 @@ class MetadataWriter:
         self._natural_bits = 0o777 & ~masked_bits
         self._losses = losses
         self._record = record
-        # With maps, the image's ids say nothing about the host's; an ordinary user's tree is read as root's where it is
-        # not remembered otherwise, so what belongs to this very user in the image is remembered too.
+        # With maps, the image's ids are not the host's. In an ordinary user's tree, a file without a recorded owner
+        # counts as root's, so a file that the image gives to this same uid needs a recorded owner too.
         self._owners_are_others = not policy.keeps_owners
 
     def apply_to_file(self, fd: int, entry: Entry, created_mode: int) -> None:
-        """Set everything on an open file or directory that was made with ``created_mode``."""
+        """Set all metadata of an open file or directory that was created with ``created_mode``."""
         if self._owners_are_others or (entry.uid, entry.gid) != self._natural_owner:
             self._change_owner(fd, entry)
-        # Setuid and its like are never in created_mode, so a mode that chown took them from is set again here.
+        # created_mode never contains setuid, setgid or sticky, so a mode that has them is set here, after the chown.
         if entry.mode != created_mode & self._natural_bits:
             os.fchmod(fd, entry.mode)
         if entry.xattrs:
@@ -151,26 +151,26 @@ class MetadataWriter:
             self._record.note(os.fstat(fd).st_ino, entry)
 
     def apply_to_name(self, parent_fd: int, name: bytes, entry: Entry) -> None:
-        """Set everything on a device or fifo, which can't be opened without side effects."""
+        """Set all metadata of a device or fifo, which can't be opened without side effects."""
         self._chown_name(parent_fd, name, entry)
         change_mode(parent_fd, name, entry.mode)
         self._apply_to_closed_name(parent_fd, name, entry)
 
     def apply_to_symlink(self, parent_fd: int, name: bytes, entry: Entry) -> None:
-        """Set owner, attributes and times on a link itself; links have no mode of their own."""
+        """Set owner, attributes and times of a link itself; links have no mode of their own."""
         self._chown_name(parent_fd, name, entry)
         self._apply_to_closed_name(parent_fd, name, entry)
 
     def _apply_to_closed_name(self, parent_fd: int, name: bytes, entry: Entry) -> None:
         if entry.xattrs:
-            # There is no setxattrat before Linux 6.13; the kernel's own name of the open parent serves as well.
+            # Linux before 6.13 has no setxattrat; a path through /proc to the open parent works as well.
             self._set_xattrs(name_in(parent_fd, name), entry.xattrs)
         self.set_times(parent_fd, name, entry)
         if self._record is not None:
             self._record.note(os.stat(name, dir_fd=parent_fd, follow_symlinks=False).st_ino, entry)
 
     def needs_only_times(self, entry: Entry, created_mode: int) -> bool:
-        """Whether something made with ``created_mode`` lacks nothing but its times."""
+        """Whether a file created with ``created_mode`` lacks only its times."""
         return (
             entry.mode == created_mode & self._natural_bits
             and (entry.uid, entry.gid) == self._natural_owner
@@ -178,7 +178,7 @@ class MetadataWriter:
         )
 
     def set_times(self, parent_fd: int, name: bytes, entry: Entry) -> None:
-        """Set the times of something that is not open."""
+        """Set the times of a file that is not open."""
         atime_ns = entry.mtime_ns if entry.atime_ns is None else entry.atime_ns
         os.utime(name, ns=(atime_ns, entry.mtime_ns), dir_fd=parent_fd, follow_symlinks=False)
 
@@ -197,9 +197,9 @@ class MetadataWriter:
                 os.fchown(fd, *owner)
 
     def _host_owner(self, entry: Entry) -> tuple[int, int] | None:
-        """Return the owner on the host; None, and counted, where it can't be set."""
+        """Return the owner on the host; count a loss and return None if owners can't be set."""
         if not self._policy.set_owners:
-            # A device, for which an empty file stands in, is counted as such.
+            # A placeholder for a device is counted as that already.
             self._losses.owners += (entry.uid, entry.gid) != (0, 0) and entry.type not in DEVICE_TYPES
             return None
         return (
@@ -237,7 +237,7 @@ class MetadataWriter:
 
 
 def _set_xattr(target: int | bytes, name: bytes, value: bytes) -> None:
-    """Set an attribute on what is open, or on a name that is no link to be followed."""
+    """Set an attribute of an open file, or of a name, without following a link."""
     if not isinstance(target, int):
         os.setxattr(target, name, value, follow_symlinks=False)
         return
@@ -247,7 +247,7 @@ def _set_xattr(target: int | bytes, name: bytes, value: bytes) -> None:
         mode = stat.S_IMODE(os.fstat(target).st_mode)
         if error.errno != errno.EACCES or mode & stat.S_IWUSR:
             raise
-        # The kernel asks for the right to write, which an ordinary user's read-only file does not give its owner.
+        # The kernel requires write permission, which the owner of a read-only file does not have.
         os.fchmod(target, mode | stat.S_IWUSR)
         try:
             os.setxattr(target, name, value)
@@ -257,7 +257,7 @@ def _set_xattr(target: int | bytes, name: bytes, value: bytes) -> None:
 
 @contextmanager
 def _naming_owner(owner: tuple[int, int], entry: Entry) -> Iterator[None]:
-    """Tell what EINVAL means where an owner is set: ids that the user namespace of this process does not have."""
+    """Explain EINVAL from chown: the ids are not mapped in this process's user namespace."""
     try:
         yield
     except OSError as error:
@@ -284,7 +284,7 @@ def _mapped(id_map: IdMap | None, image_id: int, kind: str, entry: Entry) -> int
 def encode_rootless_owner(uid: int, gid: int) -> bytes:
     """Return the value of `ROOTLESS_XATTR`: a protocol buffer with uid as field 1 and gid as field 2.
 
-    Root's id is written as "no change" (2**32 - 1), as umoci does: to whoever reads it, the user is root.
+    Root's id is written as "no change" (2**32 - 1), as umoci does: readers take an unchanged owner for root.
 
     Spec: rootlesscontainers.proto, "Resource".
     """

@@ -1,14 +1,14 @@
-"""Rootfs: all changes to the tree; can't reach outside it.
+"""Rootfs: makes all changes to the tree and can't reach outside it.
 
-Confinement is by descriptor, not by string. Each directory that is used was opened from its parent's descriptor with
-O_NOFOLLOW, and everything is made in it by a single name, so a path can't lead out, whatever links it has. Links in
-parents are resolved within the root: by the kernel (openat2 with RESOLVE_IN_ROOT) where it can, by reading them one by
-one where not.
+Confinement is by descriptor, not by string. Each directory is opened from its parent's descriptor with O_NOFOLLOW, and
+every file is created in it by a single name, so no path can lead out, whatever links it contains. Links in parents are
+resolved within the root: by the kernel (openat2 with RESOLVE_IN_ROOT) where possible, otherwise by reading them one by
+one.
 
-The tree begins empty and is built where nobody else looks, so the directories that exist are those made here. They are
-kept as nodes: descriptors are shared by the files of a directory, and metadata is set when all layers are applied,
-since every file that is written changes its directory's time. All of it is one long file: whoever wants to know what
-can change the tree reads this and no other.
+The tree begins empty and no other process uses it meanwhile, so all its directories were created here. They are kept
+as nodes: the files of a directory share its descriptor, and metadata is set when all layers are applied, since every
+file that is written changes its directory's time. This is one long file on purpose: it contains everything that can
+change the tree.
 
 Spec: image-spec 1.1 layer.md, "Applying Changesets", "Whiteouts".
 """
@@ -33,20 +33,20 @@ from ociexport.rootfs.disk.removal import remove_tree
 
 # As many as Linux follows (path_resolution(7)).
 _MAX_LINKS_FOLLOWED = 40
-# Open directories; far below the usual limit of 1024 files, since others are open as well.
+# Open directories; far below the usual limit of 1024 files, since other files are open as well.
 _MAX_OPEN_DIRECTORIES = 256
-# Paths that are remembered, and of how many bytes: a layer may call one directory by any number of names.
+# How many paths are cached, and how long each may be: a layer may name one directory by any number of paths.
 _MAX_KNOWN_PATHS, _MAX_KNOWN_PATH_BYTES = 65_536, 1024
-# The kernel does not tell over how many names links led it: where no target is longer than this, it is a tenth of a
-# millisecond at most, and counts as so many names. Where one is, the way is gone by hand, name by name.
+# The kernel does not report how many names it walked. With no link target longer than this, a resolution takes at most
+# a tenth of a millisecond and counts as this many names. With a longer target, links are resolved here, name by name.
 _MAX_KERNEL_TARGET_BYTES, _KERNEL_STEPS = 256, 64
-# Entries that are now in one deep directory and now in another have each opened anew, from as far up as it was closed:
-# deeper than any honest image's, it counts, and to open one takes as long as so many names.
+# Entries that alternate between deep directories make each of these be opened again, with its closed ancestors. At
+# depths beyond those of honest images this counts as steps: opening one directory takes as long as this many names.
 _MAX_FREE_OPENS, _STEPS_PER_OPEN = 64, 20
-# What a directory takes of memory beside its name and what layers say of it, and a name that the current layer wrote,
-# which whiteouts spare: measured, rounded up.
+# Memory for a directory, apart from its name and its entry; and for a name that the current layer wrote, which
+# whiteouts spare: measured, rounded up.
 _DIRECTORY_BYTES, _MARK_BYTES = 450, 120
-# Directories that no layer describes but that others are in.
+# Directories that no layer describes but that contain other entries.
 _IMPLIED_MODE = 0o755
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -54,7 +54,7 @@ _DEVICE_TYPES = {EntryType.CHARACTER_DEVICE: 0o020000, EntryType.BLOCK_DEVICE: 0
 
 
 class _Directory(MarkedDirectory):
-    """A directory of the tree: where it hangs, its descriptor while open, and what is to be set on it in the end."""
+    """A directory of the tree: its parent, its descriptor while open, and the entry whose metadata `finish` sets."""
 
     __slots__ = ("children", "created_mode", "entry", "fd")
 
@@ -72,14 +72,14 @@ class Rootfs:
     """The tree that layers are applied to.
 
     Args:
-        root_fd: descriptor of an empty directory that nobody else uses; closed by the caller.
+        root_fd: descriptor of an empty directory that no other process uses; closed by the caller.
         metadata: sets owners, modes, times and attributes.
-        budget: bounds the memory for directories, and for the names that a layer writes; what was removed counts on.
-        keep_dirlinks: a directory entry over a link to a directory keeps the link, as umoci has it.
+        budget: bounds the memory for directories and for names that a layer writes; removed ones still count.
+        keep_dirlinks: a directory entry over a link to a directory keeps the link, as umoci's option does.
         holes: blocks of zeros in files become holes.
-        max_depth: directories within directories.
-        max_steps: names that links lead over, for all paths together.
-        use_openat2: None for wherever the kernel has it.
+        max_depth: of nested directories.
+        max_steps: names that are walked to resolve links, for all paths together.
+        use_openat2: None to use it if the kernel has it.
     """
 
     def __init__(
@@ -105,27 +105,27 @@ class Rootfs:
         self._root = _Directory(b"", None, 0o700)
         self._root.fd = root_fd
         self._open: deque[_Directory] = deque()
-        # Paths as the tar writes them; emptied when what they led through is replaced.
+        # Paths as written in the tar; emptied when a directory or link on one of them is replaced.
         self._known: dict[bytes, _Directory] = {ROOT: self._root}
         self._has_followed_links = False
         self._layer = 0
         self._has_lower_layers = False
 
     def begin_layer(self) -> None:
-        """From here on, whiteouts hide what was written so far."""
+        """Make whiteouts hide everything written before this call."""
         self._layer += 1
-        # The first layer's whiteouts have nothing to hide, so what it writes needs no marks.
+        # The first layer's whiteouts have nothing to hide, so its files need no marks.
         self._has_lower_layers = self._layer > 1
 
     def close(self) -> None:
-        """Close the descriptors of all directories but the root's."""
+        """Close the descriptors of all directories except the root's."""
         while self._open:
             self._close_directory(self._open.popleft())
 
-    # What entries do.
+    # Applying entries.
 
     def make_directory(self, path: ImagePath, entry: Entry) -> None:
-        """Make a directory, or give the one that is there new metadata."""
+        """Make a directory, or replace the metadata of an existing one."""
         if path == ROOT:
             self._describe(self._root, entry)
             return
@@ -136,7 +136,7 @@ class Rootfs:
         self._describe(node, entry)
 
     def write_file(self, path: ImagePath, entry: Entry, data: Iterator[memoryview]) -> None:
-        """Write a file, in place of whatever has its name; what shares an inode with that is not touched."""
+        """Write a file, replacing anything with its name; other hard links to a replaced file keep their content."""
         parent, name = self._locate(path)
         created_mode = entry.mode & 0o777
         parent_fd = self._descriptor(parent)
@@ -158,7 +158,7 @@ class Rootfs:
             os.close(fd)
 
     def make_symlink(self, path: ImagePath, entry: Entry) -> None:
-        """Make a symbolic link; its target is data, wherever it points."""
+        """Make a symbolic link; its target is stored unchanged, wherever it points."""
         if len(entry.link_name) > _MAX_KERNEL_TARGET_BYTES:
             self._use_openat2 = False
         parent, name = self._locate(path)
@@ -171,7 +171,7 @@ class Rootfs:
         self._metadata.apply_to_symlink(parent_fd, name, entry)
 
     def make_hard_link(self, path: ImagePath, target: ImagePath) -> None:
-        """Give the file at ``target`` one more name; a link there is itself what gets the name."""
+        """Give the file at ``target`` another name; if it is a symbolic link, the link itself gets the name."""
         source_path, _, source_name = target.rpartition(b"/")
         source = self._directory(source_path, create=False)
         parent, name = self._locate(path)
@@ -179,7 +179,7 @@ class Rootfs:
             raise InvalidImageError(f"hard link: expected a file at {quoted_path(target)}, got none")
         if source is parent and source_name == name:
             return
-        # One descriptor more, since opening the second directory may close the first.
+        # Duplicated, since opening the second directory may close the first.
         source_fd = os.dup(self._descriptor(source))
         try:
             self._link(source_fd, source_name, parent, name)
@@ -212,24 +212,24 @@ class Rootfs:
         self._metadata.apply_to_name(parent_fd, name, entry)
 
     def hide(self, path: ImagePath) -> None:
-        """Remove what lower layers left at ``path``; what this layer wrote there stays."""
+        """Remove what lower layers wrote at ``path``; what this layer wrote there stays."""
         parent_path, _, name = path.rpartition(b"/")
         parent = self._directory(parent_path, create=False)
         if parent is not None and self._has_lower_layers:
             self._hide(parent, name)
 
     def hide_children(self, path: ImagePath) -> None:
-        """Remove what lower layers left in the directory ``path``; what this layer wrote there stays."""
+        """Remove what lower layers wrote in the directory ``path``; what this layer wrote there stays."""
         node = self._directory(path, create=False)
         if node is not None and self._has_lower_layers:
             self._hide_children(node)
 
     def finish(self) -> None:
-        """Give all directories their metadata, children first, for a parent may end up closed to its owner."""
+        """Set the metadata of all directories, children first, since a parent's mode may deny access to its owner."""
         for node in self._children_first():
             entry = node.entry
             if entry is None:
-                # Nobody said anything about it; the same image shall give the same tree.
+                # No layer describes it; a fixed time makes the same image give the same tree.
                 os.fchmod(self._descriptor(node), _IMPLIED_MODE)
                 os.utime(self._descriptor(node), ns=(0, 0))
             elif node.parent is not None and self._metadata.needs_only_times(entry, node.created_mode):
@@ -237,12 +237,13 @@ class Rootfs:
             else:
                 self._metadata.apply_to_file(self._descriptor(node), entry, node.created_mode)
 
-    # What is there, before `finish`.
+    # Listing the tree, before `finish`.
 
     def walk(self) -> Iterator[tuple[bytes, Entry | None]]:
-        """Yield the path of each directory, and what the layers say of it; the root's, which is empty, first.
+        """Yield path and entry of each directory, starting with the root, whose path is empty.
 
-        What is in a directory comes after it, sorted by name. See `files_of` for what is no directory.
+        The entry is None where no layer describes the directory. Subdirectories follow their parent, sorted by name.
+        `files_of` yields everything else.
         """
         waiting = [self._root]
         while waiting:
@@ -251,7 +252,7 @@ class Rootfs:
             waiting += [node.children[name] for name in sorted(node.children, reverse=True)]
 
     def files_of(self, directory: bytes) -> Iterator[tuple[bytes, os.stat_result, bytes]]:
-        """Yield name, status and, of a link, target of all that is in a directory but directories, sorted by name."""
+        """Yield name, status and link target (or ``b""``) of all non-directories in a directory, sorted by name."""
         node = self._directory(directory, create=False)
         if node is None:
             return
@@ -263,7 +264,7 @@ class Rootfs:
             yield name, status, os.readlink(name, dir_fd=self._descriptor(node)) if is_link else b""
 
     def remove_file(self, directory: bytes, name: bytes) -> None:
-        """Remove what `files_of` said is in a directory."""
+        """Remove a file that `files_of` yielded."""
         node = self._directory(directory, create=False)
         if node is not None:
             os.unlink(name, dir_fd=self._descriptor(node))
@@ -271,7 +272,7 @@ class Rootfs:
     # Finding directories.
 
     def _locate(self, path: ImagePath) -> tuple[_Directory, bytes]:
-        """Return the directory that ``path`` is in, made where missing, and its name there, marked as written."""
+        """Return the parent directory of ``path``, made if missing, and the name in it, marked as written."""
         parent_path, _, name = path.rpartition(b"/")
         if not name:
             raise UnsafeEntryError("the root itself: expected a directory, got another type of entry")
@@ -279,14 +280,14 @@ class Rootfs:
         if parent is None:
             parent = self._directory(parent_path, create=True)
             if parent is None:
-                raise AssertionError("a directory that is created when missing is there")
+                raise AssertionError("create=True always returns a directory")
         if self._has_lower_layers:
             self._budget.take(_MARK_BYTES + len(name))
             parent.mark(name, self._layer)
         return parent, name
 
     def _directory(self, path: bytes, *, create: bool) -> _Directory | None:
-        """Return the directory at ``path``, links resolved within the root; None where it is missing and stays so."""
+        """Return the directory at ``path``, with links resolved within the root; None if missing and not created."""
         known = self._known.get(path)
         if known is not None:
             return known
@@ -332,17 +333,18 @@ class Rootfs:
         verify_steps(self._steps, self._max_steps)
 
     def _resolve_by_kernel(self, node: _Directory, name: bytes) -> bytes | None:
-        """Return the real path of the directory that a link leads to; None to go the way by hand."""
+        """Return the real path of the directory that a link leads to; None if it must be resolved name by name."""
         if not self._use_openat2 or self._root.fd is None:
             return None
         try:
             return resolve_in_root(self._root.fd, self._path_of(node, name))
         except OSError:
-            # Too long for one system call, no directory, or a circle of links: by hand it works or gets its message.
+            # Too long for one system call, not a directory, or a loop of links: resolving name by name works or
+            # raises the proper error.
             return None
 
     def _read_link(self, node: _Directory, name: bytes) -> bytes | None:
-        """Return where a link leads; None where nothing has this name, or something else has."""
+        """Return the target of a link; None if the name does not exist or is not a link."""
         try:
             return os.readlink(name, dir_fd=self._descriptor(node))
         except FileNotFoundError:
@@ -353,13 +355,13 @@ class Rootfs:
             return None
 
     def _make_implied(self, node: _Directory, name: bytes) -> _Directory:
-        """Make a directory that only others are in, in place of what a lower layer left under its name.
+        """Make a directory that the tar only implies as a parent, replacing a lower layer's file of that name.
 
         Raises:
-            InvalidImageError: this very layer made something else of it: a file or device can't be a parent.
+            InvalidImageError: this same layer wrote a file or device there, which can't be a parent.
 
-        Spec: image-spec 1.1 layer.md, "Change Types": what a layer adds in a directory says that there is one, and so
-            overlayfs, where docker and containerd unpack each layer by itself, shows a directory.
+        Spec: image-spec 1.1 layer.md, "Change Types": an entry implies its parent directories. docker and containerd
+            unpack each layer by itself, so overlayfs shows a directory there.
         """
         verify_depth(node.depth + 1, self._max_depth)
         try:
@@ -385,7 +387,7 @@ class Rootfs:
         return b"/".join(reversed(parts))
 
     def _descriptor(self, node: _Directory) -> int:
-        """Return an open descriptor of ``node``, good until the next call."""
+        """Return an open descriptor of ``node``, valid until the next call."""
         if node.fd is not None:
             return node.fd
         closed = [node]
@@ -403,7 +405,7 @@ class Rootfs:
             if len(self._open) > _MAX_OPEN_DIRECTORIES:
                 self._close_directory(self._open.popleft())
         if fd is None:
-            raise AssertionError("the last directory of the row was opened")
+            raise AssertionError("the last of the closed directories was opened")
         return fd
 
     @staticmethod
@@ -433,7 +435,7 @@ class Rootfs:
         return node
 
     def _describe(self, node: _Directory, entry: Entry) -> None:
-        """Keep what a layer says of a directory until all layers are applied."""
+        """Keep a directory's entry until all layers are applied."""
         self._budget.take(weight_of(entry) - (weight_of(node.entry) if node.entry is not None else 0))
         node.entry = entry
 
@@ -459,12 +461,12 @@ class Rootfs:
             os.link(source_name, name, src_dir_fd=source_fd, dst_dir_fd=parent_fd, follow_symlinks=False)
 
     def _remove(self, parent: _Directory, name: bytes) -> None:
-        """Remove whatever has this name, with all that is in it."""
+        """Remove the file or directory of this name, with everything in it."""
         node = parent.children.pop(name, None)
         if node is not None:
             self._forget(node)
         elif self._has_followed_links:
-            # It may have been a link that known paths lead through.
+            # This may be a link that is part of known paths.
             self._forget_paths()
         remove_tree(self._descriptor(parent), name)
 
@@ -482,7 +484,7 @@ class Rootfs:
         self._known = {ROOT: self._root}
         self._has_followed_links = False
 
-    # What whiteouts do.
+    # Applying whiteouts.
 
     def _hide(self, parent: _Directory, name: bytes) -> None:
         if not parent.is_written(name, self._layer):
@@ -503,7 +505,7 @@ class Rootfs:
                     nodes.append(child)
 
     def _children_first(self) -> Iterator[_Directory]:
-        # Depth first, so that what is above a directory is open still when its turn comes.
+        # Depth first: a directory's ancestors are still open when it is processed.
         order, waiting = [], [self._root]
         while waiting:
             node = waiting.pop()

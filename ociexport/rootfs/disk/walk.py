@@ -1,8 +1,8 @@
-"""Ways through a tree on disk by descriptor, never through a link out of it.
+"""Walks a tree on disk by descriptor, never through a link out of the tree.
 
-`Descent` goes down a tree and up again, at any depth, with a handful of open directories. `open_regular_file` opens a
-file by its path and resolves links within the root as in a chroot, link by link. The kernel's openat2 could do the
-latter in one call; for two files a run, one way that works everywhere is better than two.
+`Descent` goes down a tree and up again, at any depth, with a few open directories. `open_regular_file` opens a file by
+its path and resolves links within the root as in a chroot, link by link. The kernel's openat2 could do that in one
+call, but for two files per run, one implementation that works everywhere is better than two.
 
 Spec: path_resolution(7).
 """
@@ -15,7 +15,7 @@ import stat
 from collections import deque
 from contextlib import closing
 
-# Directories above the current one that stay open; what is deeper is found again by its "..".
+# Ancestors of the current directory that stay open; deeper ones are reopened through "..".
 _MAX_HELD = 64
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # As many as Linux follows (path_resolution(7)).
@@ -24,26 +24,26 @@ _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class Descent:
-    """Where somebody is in a tree.
+    """A position in a tree.
 
     Args:
-        root_fd: where they begin; stays the caller's.
+        root_fd: the first directory; closed by the caller.
 
     Attributes:
-        fd: of the current directory; good until the next call.
+        fd: of the current directory; valid until the next call.
     """
 
     def __init__(self, root_fd: int) -> None:
         self.fd = os.dup(root_fd)
         self._held: list[int] = []
-        # Device and inode of those that are not open.
+        # Device and inode of ancestors that are not open.
         self._closed: list[tuple[int, int]] = []
 
     def enter(self, name: bytes) -> None:
-        """Go down into a directory.
+        """Go down into a subdirectory.
 
         Raises:
-            OSError: it is none, or can't be read; the current one stays.
+            OSError: it is not a directory, or can't be read; the current directory stays the same.
         """
         child_fd = os.open(name, _OPEN_DIRECTORY, dir_fd=self.fd)
         if len(self._held) < _MAX_HELD:
@@ -54,10 +54,10 @@ class Descent:
         self.fd = child_fd
 
     def leave(self) -> None:
-        """Go up again, to the very directory that was left.
+        """Go up to the directory from which the current one was entered.
 
         Raises:
-            OSError: the current one was moved elsewhere meanwhile.
+            OSError: the current directory was moved elsewhere meanwhile.
         """
         if not self._closed:
             os.close(self.fd)
@@ -70,7 +70,7 @@ class Descent:
             raise OSError(errno.ESTALE, "a directory was moved while the tree was read")
 
     def close(self) -> None:
-        """Close all that is open."""
+        """Close all open directories."""
         for fd in (self.fd, *self._held):
             os.close(fd)
         self._held.clear()
@@ -84,11 +84,11 @@ def _identity(fd: int) -> tuple[int, int]:
 def open_regular_file(root_fd: int, path: bytes) -> int:
     """Return a descriptor of the regular file at ``path`` in the tree at ``root_fd``; closed by the caller.
 
-    Nothing but regular files is opened: to open a device may do anything, such as to start a watchdog. Between the look
-    and the opening there is a moment, so the tree is to be nobody else's yet.
+    Only regular files are opened: opening a device can have side effects, such as starting a watchdog. The type is
+    checked before the file is opened, so no other process may change the tree meanwhile.
 
     Raises:
-        OSError: there is none, it is no regular file, or there are more links on the way than Linux follows.
+        OSError: the file does not exist, is not regular, or has more links on its path than Linux follows.
     """
     remaining = deque(path.split(b"/"))
     depth = links_followed = 0
@@ -98,7 +98,7 @@ def open_regular_file(root_fd: int, path: bytes) -> int:
             if part in (b"", b"."):
                 continue
             if part == b"..":
-                # As in a chroot, the root is above itself.
+                # As in a chroot, the root's ".." is the root itself.
                 if depth:
                     place.leave()
                     depth -= 1
@@ -121,4 +121,4 @@ def open_regular_file(root_fd: int, path: bytes) -> int:
                 depth += 1
             else:
                 break
-    raise OSError(errno.EINVAL, "no regular file", path)
+    raise OSError(errno.EINVAL, "not a regular file", path)
