@@ -1,7 +1,7 @@
-"""What changed in a root filesystem since it was unpacked: a tree on disk against an image, with no second tree made.
+"""Compares a tree on disk with an image, to show what changed since it was unpacked, without making a second tree.
 
-Two passes over the layers, as in `flatten`: the first says what should be where, the second brings the content of files
-past, each compared with the file on disk as it comes by.
+Two passes over the layers, as in `flatten`: the first builds the expected tree of names, the second streams the content
+of files, each compared with its file on disk as it arrives.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ociexport.spec.descriptor import Platform
 from ociexport.system.progress.protocol import SILENT, Progress
 
 _READ_BYTES = 1024 * 1024
-# What a file whose content is to be compared takes of memory, beside its path: measured, rounded up.
+# Memory for a file whose content is to be compared, apart from its path: measured, rounded up.
 _CANDIDATE_BYTES = 250
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -36,12 +36,12 @@ _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 @dataclass(frozen=True, slots=True, order=True)
 class Change:
-    """One path that is not as the image has it.
+    """One path that differs from the image.
 
     Args:
         path: in the root filesystem.
-        kind: ``A`` added, ``D`` deleted, ``T`` another type, ``M`` modified, as git calls them.
-        what: of a modified one what differs: ``content``, ``mode``, ``owner``, ``target``, ``device``, ``links``,
+        kind: ``A`` added, ``D`` deleted, ``T`` another type, ``M`` modified, the letters that git uses.
+        what: for a modified path, what differs: ``content``, ``mode``, ``owner``, ``target``, ``device``, ``links``,
             ``xattrs``, ``mtime``.
     """
 
@@ -59,14 +59,14 @@ def compare_tree(
     owners: bool = True,
     progress: Progress = SILENT,
 ) -> list[Change]:
-    """Return what in the tree at ``root`` is not as ``source`` has it, sorted by path.
+    """Return the differences between the tree at ``root`` and ``source``, sorted by path.
 
-    Times of directories are not compared: whoever adds a file changes its directory's too, and the file is told.
+    Times of directories are not compared: adding a file changes its directory's time too, and the file is listed.
 
     Args:
         root: a directory, unpacked from the image or not.
-        owners: whether owners count. What belongs to the ordinary user who compares is root's, or whose it is
-            remembered to be.
+        owners: whether owners are compared. For an ordinary user, a file of their own counts as its recorded owner's,
+            or as root's if none is recorded.
 
     Raises:
         as `unpack` does; OSError: something can't be read.
@@ -93,11 +93,11 @@ def compare_tree(
 
 
 class _Comparison:
-    """Compares everything but the content of files of the right size.
+    """Compares everything except the content of files of the right size.
 
     Attributes:
         changes: by path.
-        candidates: files whose content is still to be compared: their place in the layers → path.
+        candidates: files whose content is still to be compared: place in the layers → path.
     """
 
     def __init__(self, tree: MemoryTree, budget: NameBudget, *, owners: bool) -> None:
@@ -106,9 +106,9 @@ class _Comparison:
         self.candidates: dict[tuple[int, int], bytes] = {}
         self._root = tree.root
         self._owners = owners
-        # Whose a file is that `unpack` made for an ordinary user; root's tree has the image's owners.
+        # The owner of files that `unpack` creates for an ordinary user; root's tree has the image's owners.
         self._natural_owner = (os.geteuid(), os.getegid()) if os.geteuid() != 0 else None
-        # Which file of the image each inode on disk is, and the other way round: hard links are a pairing.
+        # The inode on disk of each file of the image, and the reverse: with hard links they must match one to one.
         self._inodes: dict[int, tuple[int, int]] = {}
         self._seen: dict[tuple[int, int], int] = {}
 
@@ -130,7 +130,7 @@ class _Comparison:
     def _compare_children(
         self, prefix: bytes, fd: int, node: MemoryDirectory
     ) -> Iterator[tuple[bytes, bytes, MemoryDirectory]]:
-        """Compare what is in a directory; returns the directories in it: path, name and what they should be."""
+        """Compare the entries of a directory; return its subdirectories: path, name and expected content."""
         names = set(map(os.fsencode, os.listdir(fd)))
         directories = []
         for name in sorted(names | node.children.keys()):
@@ -145,7 +145,7 @@ class _Comparison:
         return iter(directories)
 
     def _compare_node(self, path: bytes, fd: int, name: bytes, node: MemoryDirectory | MemoryFile) -> bool:
-        """Compare one path; returns whether it has the right type."""
+        """Compare one path; return whether it has the right type."""
         entry = node.described
         status = os.stat(name, dir_fd=fd, follow_symlinks=False)
         if stat.S_IFMT(status.st_mode) != FILE_FORMATS[entry.type]:
@@ -189,18 +189,18 @@ class _Comparison:
         if owner != self._natural_owner:
             return False
         if entry.type not in (EntryType.FILE, EntryType.DIRECTORY):
-            # Links, pipes and devices have no attributes of a user's to remember it by.
+            # Links, pipes and devices can't have user.* attributes, which would record the owner.
             return True
         return remembered == (None if entry.uid == entry.gid == 0 else encode_rootless_owner(entry.uid, entry.gid))
 
     def _is_paired(self, node: MemoryFile, status: os.stat_result) -> bool:
-        """Whether the names of one file of the image are names of one file on disk, and of no other."""
+        """Whether all names of one file of the image are names of the same file on disk, and of no other."""
         inode = (status.st_dev, status.st_ino)
         return self._inodes.setdefault(id(node), inode) == inode and self._seen.setdefault(inode, id(node)) == id(node)
 
 
 class _ContentComparer(PickingTarget[bytes]):
-    """Compares the content of files with those on disk as it comes by.
+    """Compares the content of files, as it arrives, with the files on disk.
 
     Attributes:
         changed: paths whose content differs.
@@ -232,7 +232,7 @@ def _is_same_content(fd: int, entry: Entry, data: Iterator[memoryview]) -> bool:
 
 
 def _is_zero(fd: int, start: int, end: int) -> bool:
-    """Whether a file reads as zeros from ``start`` to ``end``, holes or not."""
+    """Whether a file reads as zeros from ``start`` to ``end``, as holes or data."""
     while start < end:
         chunk = os.pread(fd, min(_READ_BYTES, end - start), start)
         if not chunk or chunk.strip(b"\0"):
@@ -242,7 +242,7 @@ def _is_zero(fd: int, start: int, end: int) -> bool:
 
 
 def _open_below(root_fd: int, path: bytes) -> int:
-    """Return a descriptor of a file in the tree; no part of its path is a link, as the first pass saw."""
+    """Return a descriptor of a file in the tree; the first pass found no link on its path, and none is followed."""
     *parents, name = path.split(b"/")
     fd = os.dup(root_fd)
     for part, flags in [*((parent, _OPEN_DIRECTORY) for parent in parents), (name, _OPEN_FILE)]:

@@ -1,13 +1,13 @@
-"""The receipt of an unpacking: what was asked for, what was proven, what the tree lacks.
+"""Writes the receipt of an unpacking: what was requested, what was verified, and what the tree lacks.
 
-A JSON object; ``receiptVersion`` grows when a member changes its meaning, members may be added at any time:
+The receipt is a JSON object. ``receiptVersion`` grows when a member changes its meaning; members may be added any time:
 
-- ``tool``: ``{"name": "ociexport", "version"}``; ``created``: RFC 3339, of SOURCE_DATE_EPOCH where that is set
-- ``source``: how the image was called; ``rootfs``: where it was unpacked
-- ``platform``, ``manifest`` and ``config``: their digests; ``indexes``: digests of the indexes that led to the manifest
-- ``layers``: of each ``mediaType``, ``digest``, ``size``, ``diffId``, lowest first
-- ``servedBy``: of each manifest and blob that came from a registry, the host that gave it, mirrors included
-- ``entries``, ``tarBytes``: of all layers; ``losses``: lines of what the tree lacks
+- ``tool``: ``{"name": "ociexport", "version"}``; ``created``: RFC 3339, from SOURCE_DATE_EPOCH if that is set
+- ``source``: the image as the user named it; ``rootfs``: the directory to which it was unpacked
+- ``platform``; ``manifest`` and ``config``: their digests; ``indexes``: digests of the indexes that led to the manifest
+- ``layers``: ``mediaType``, ``digest``, ``size`` and ``diffId`` of each, lowest first
+- ``servedBy``: for each manifest and blob from a registry, the host that served it, which may be a mirror
+- ``entries``, ``tarBytes``: totals of all layers; ``losses``: one line for each kind of loss
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _RECEIPT_VERSION = 1
 def write_receipt(
     path: str, result: UnpackResult, source: str, rootfs: str, served_by: Mapping[Digest, str] | None = None
 ) -> None:
-    """Write the receipt of ``result`` to ``path``, whole or not at all.
+    """Write the receipt of ``result`` to ``path``, completely or not at all.
 
     Args:
-        source: how the user called the image.
-        rootfs: where it was unpacked.
-        served_by: which host gave which manifest or blob.
+        source: the image as the user named it.
+        rootfs: the directory to which it was unpacked.
+        served_by: the host that served each manifest and blob.
     """
     receipt = {
         "receiptVersion": _RECEIPT_VERSION,

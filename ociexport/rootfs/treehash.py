@@ -1,19 +1,19 @@
-"""One digest of a whole tree, the same for two equal trees.
+"""Computes one digest of a whole tree, equal for equal trees.
 
-The digest is SHA-256 over one record for each path, in the byte order of paths, the root being ``.``. A record is a row
-of fields, each written as its length in bytes (decimal), a colon, and the bytes, and ends with a newline:
+The digest is SHA-256 over one record for each path, in the byte order of paths; the root's path is ``.``. A record is a
+sequence of fields and ends with a newline. Each field is its length in bytes (decimal), a colon, and its bytes:
 
 1. the path;
 2. the type: ``file``, ``directory``, ``symlink``, ``fifo``, ``character device``, ``block device``, ``socket``;
 3. the mode in octal, ``-`` for links;
 4. ``uid:gid``;
-5. of a file its size and the SHA-256 of its content, of a link its target, of a device ``major:minor``, else nothing;
-6. of a file with several names in the tree the first of them, if this is another one, else nothing;
-7. for each extended attribute, in byte order, its name and its value, but for those that belong to the machine, which
-   `unpack` leaves out;
-8. where asked for, the time of modification in nanoseconds.
+5. for a file its size and the SHA-256 of its content, for a link its target, for a device ``major:minor``, else empty;
+6. for a further name of a file with several names in the tree, the first of them, else empty;
+7. for each extended attribute, in byte order, its name and its value, except attributes that belong to the machine,
+   which `unpack` leaves out;
+8. if requested, the time of modification in nanoseconds.
 
-Nothing is followed, and only descriptors are used, so what changes meanwhile can't lead out of the tree.
+No link is followed and only descriptors are used, so concurrent changes can't lead out of the tree.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def hash_tree(root: str | os.PathLike[str], *, mtimes: bool = False) -> Digest:
 
     Args:
         root: a directory; a link to one is followed.
-        mtimes: whether times count too.
+        mtimes: whether times of modification are included.
 
     Raises:
         OSError: something can't be read.
@@ -64,7 +64,7 @@ class _TreeHasher:
     def __init__(self, *, mtimes: bool) -> None:
         self._mtimes = mtimes
         self._hash = hashlib.sha256()
-        # The first name of each file that has several.
+        # The first path of each file that has several.
         self._first_names: dict[tuple[int, int], bytes] = {}
 
     def run(self, root_fd: int) -> Digest:
@@ -88,7 +88,7 @@ class _TreeHasher:
             content = os.readlink(name, dir_fd=parent_fd)
         elif stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
             content = b"%d:%d" % (os.major(status.st_rdev), os.minor(status.st_rdev))
-        # What can't be opened without side effects is reached by the kernel's own name of its directory.
+        # Files that can't be opened without side effects are reached by a path through /proc.
         self._add(path, status, content, _xattrs(name_in(parent_fd, name)))
 
     def _add(self, path: bytes, status: os.stat_result, content: bytes, xattrs: list[tuple[bytes, bytes]]) -> None:
@@ -97,7 +97,7 @@ class _TreeHasher:
         if status.st_nlink > 1 and kind != stat.S_IFDIR:
             first_name = self._first_names.setdefault((status.st_dev, status.st_ino), path)
             if first_name == path:
-                # Other names may be out of the tree, as where a backup or another tree shares its files.
+                # The other names may be outside the tree, for example in a backup that shares its files.
                 first_name = b""
         fields = [
             path,
@@ -114,7 +114,7 @@ class _TreeHasher:
 
 
 def _walk(root_fd: int) -> Iterator[tuple[bytes, int, bytes]]:
-    """Yield path, parent's descriptor and name of everything below a directory, in the byte order of paths."""
+    """Yield path, parent descriptor and name of everything below a directory, in the byte order of paths."""
     with closing(Descent(root_fd)) as descent:
         levels = [(b"", _sorted_entries(descent.fd))]
         while levels:
@@ -134,7 +134,7 @@ def _walk(root_fd: int) -> Iterator[tuple[bytes, int, bytes]]:
 
 
 def _sorted_entries(directory_fd: int) -> Iterator[tuple[bytes, bool]]:
-    """Yield the names in a directory, and each directory's a second time where its content belongs.
+    """Return the names in a directory in order, and each subdirectory's a second time where its content belongs.
 
     ``a-b`` comes before ``a/b``, so the content of ``a`` is sorted as ``a/``.
     """
@@ -165,6 +165,6 @@ def _xattrs(target: int | bytes) -> list[tuple[bytes, bytes]]:
     try:
         names = sorted(map(os.fsencode, os.listxattr(target, follow_symlinks=follow)))
     except OSError:
-        return []  # a file system without them
+        return []  # a file system without extended attributes
     own = (name for name in names if not is_foreign_xattr(name))
     return [(name, os.getxattr(target, name, follow_symlinks=follow)) for name in own]

@@ -1,4 +1,4 @@
-"""unpack(): layers in order, whiteouts, diff_ids."""
+"""unpack(): applies the layers of an image in order, with their whiteouts, and verifies their diff_ids."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class UnpackOptions:
-    """How a tree is to be made.
+    """How a tree is made.
 
     Args:
         keep_dirlinks: a directory entry over a link to a directory keeps the link.
         holes: blocks of zeros in files become holes.
-        xattrs: what becomes of attributes that the file system refuses.
-        placeholder_devices: where devices can't be made, empty files stand in for them.
+        xattrs: how attributes that the file system refuses are handled.
+        placeholder_devices: empty files replace devices that can't be made.
         uid_map: None for the image's ids.
         gid_map: the same for groups.
         limits: how large the tree may be.
-        use_openat2: None for wherever the kernel has it.
+        use_openat2: None to use it if the kernel has it.
         selection: which paths are unpacked; None for all.
-        replace: a root filesystem that is there gives way when the new one is complete.
-        sync: the tree is on the disk itself before it gets its name, and its name before an old tree is removed.
-        preflight: whether room and features of the file system are looked at first.
-        bundle: an OCI runtime bundle is made: the tree is ``rootfs`` in it, beside ``config.json``.
-        find_account: whether the result tells whom the config's User means in the tree; a name that is not there is an
-            error then, as it is for a bundle.
-        owners_file: where the owners that the image says are written, as an mtree specification; None for nowhere.
+        replace: an existing root filesystem is replaced when the new one is complete.
+        sync: the tree is synced to disk before it is renamed into place, and the rename before an old tree is removed.
+        preflight: whether free space and features of the file system are checked first.
+        bundle: makes an OCI runtime bundle: the tree is ``rootfs`` in it, beside ``config.json``.
+        find_account: whether the result includes the account that the config's User names; as for a bundle, a name
+            that the tree does not have is then an error.
+        owners_file: path of an mtree specification to write, with the owners that the image declares; None for none.
     """
 
     keep_dirlinks: bool = False
@@ -83,10 +83,10 @@ class UnpackResult:
         manifest_digest: of the platform's manifest.
         config: of the image.
         layers: with their diff_ids, lowest first.
-        entries: of all layers, whiteouts included.
+        entries: number in all layers, whiteouts included.
         tar_bytes: of all layers, uncompressed.
-        losses: what the tree lacks, counted.
-        account: whom the config's User means in the tree; None where nobody asked (a bundle and run files do).
+        losses: counts of what the tree lacks.
+        account: that the config's User names in the tree; None unless a bundle or `find_account` was requested.
     """
 
     index_digests: tuple[Digest, ...]
@@ -100,12 +100,12 @@ class UnpackResult:
 
     @property
     def config_digest(self) -> Digest:
-        """docker's image ID."""
+        """The config's digest, which docker calls the image ID."""
         return self.config.digest
 
     @property
     def platform(self) -> Platform:
-        """What the image says it is for."""
+        """The platform that the image's config declares."""
         return self.config.platform
 
 
@@ -119,26 +119,26 @@ def unpack(
     registry: RegistryOptions | None = None,
     signatures: SignaturePolicy | None = None,
 ) -> UnpackResult:
-    """Make ``rootfs`` the root filesystem of ``image``: every layer applied in order and proven by its diff_id.
+    """Make ``rootfs`` the root filesystem of ``image``: every layer is applied in order and verified by its diff_id.
 
-    The tree is built beside ``rootfs`` and renamed into place when it is complete; after an error ``rootfs`` is as it
-    was. An ordinary user gets a tree that is all theirs; what was lost is in the result and told to ``progress``.
+    The tree is built beside ``rootfs`` and renamed into place when it is complete; after an error ``rootfs`` is
+    unchanged. An ordinary user owns the whole tree; losses are in the result and reported to ``progress``.
 
     Args:
         image: a reference, the name of a layout, or an open source, which stays open.
         rootfs: path that is absent or an empty directory; its parent exists.
-        platform: of several the one to take; None for this machine's.
-        options: how the tree is to be made.
-        progress: told what goes on.
+        platform: to choose from an index; None for this machine's.
+        options: how the tree is made.
+        progress: receives messages and progress.
         registry: how registries are reached, for an image that is given by name.
         signatures: which signatures the image must have.
 
     Raises:
-        UsageError: ``rootfs`` is in use, or owners can't be as they are asked for.
-        NotFoundError, RegistryError, NoMatchingPlatformError: the image is not to be had.
+        UsageError: ``rootfs`` is in use, or owners can't be set as requested.
+        NotFoundError, RegistryError, NoMatchingPlatformError: the image is not available.
         InvalidImageError: a document, blob or tar breaks the specification, its digest or a limit.
-        SignatureError: it is not signed as ``signatures`` wants it; nothing was written.
-        OSError: the disk or file system.
+        SignatureError: the image lacks a signature that ``signatures`` requires; nothing was written.
+        OSError: the disk or file system failed.
 
     Spec: image-spec 1.1 layer.md, "Applying Changesets"; config.md, "rootfs".
     """
@@ -146,7 +146,7 @@ def unpack(
     platform, options = platform or host_platform(), options or UnpackOptions()
     if (options.uid_map or options.gid_map) and os.geteuid() != 0:
         raise UsageError(
-            "id maps: expected root, who may give files away",
+            "id maps: expected root, who may change owners",
             hint="--userns makes an ordinary user root of subordinate ids",
         )
     verify_is_vacant(real_path(target), replace=options.replace)
@@ -154,7 +154,7 @@ def unpack(
         verify_outside(options.owners_file, real_path(target), "--owners")
     if not isinstance(image, str):
         return _unpack_source(_signed(image, signatures), target, platform, options, progress)
-    from ociexport.transfer.sources.open import open_source  # noqa: PLC0415 - start-up: loads the wire, which an open source needs not
+    from ociexport.transfer.sources.open import open_source  # noqa: PLC0415 - start-up: loads the registry code, which an open source does not need
 
     with closing(open_source(image, options=registry, progress=progress)) as source:
         return _unpack_source(_signed(source, signatures), target, platform, options, progress)
@@ -163,7 +163,7 @@ def unpack(
 def _signed(source: ImageSource, policy: SignaturePolicy | None) -> ImageSource:
     if policy is None:
         return source
-    from ociexport.images.signatures import require_signature  # noqa: PLC0415 - start-up: few ask for signatures
+    from ociexport.images.signatures import require_signature  # noqa: PLC0415 - start-up: few runs require signatures
 
     return require_signature(source, policy)
 
@@ -208,7 +208,7 @@ def _unpack_source(
                 options.limits,
                 losses,
                 selection=options.selection,
-                # For the file of owners, devices need a place in the tree until it is written.
+                # Until the owners file is written, each device needs a file in the tree.
                 placeholder_devices=options.placeholder_devices or owners is not None,
             )
             applier.apply_all(source, layers, progress)
@@ -240,11 +240,11 @@ def _unpack_source(
 
 @contextmanager
 def _owners_file(policy: MetadataPolicy, options: UnpackOptions, budget: NameBudget) -> Iterator[OwnersFile | None]:
-    """Give the file of owners, if one is asked for: that it can be made is known before the tree is begun."""
+    """Yield the owners file, if one is requested; an error in creating it comes before the tree is begun."""
     if options.owners_file is None:
         yield None
         return
-    from ociexport.rootfs.disk.owners import OwnersFile  # noqa: PLC0415 - start-up: few ask for it
+    from ociexport.rootfs.disk.owners import OwnersFile  # noqa: PLC0415 - start-up: few runs write it
 
     with new_file(options.owners_file) as file:
         yield OwnersFile(
@@ -257,7 +257,7 @@ def _owners_file(policy: MetadataPolicy, options: UnpackOptions, budget: NameBud
 
 @contextmanager
 def _tree_directory(staged_fd: int, options: UnpackOptions) -> Iterator[int]:
-    """Give a descriptor of the directory that the tree is built in: the staged one, or a bundle's ``rootfs`` in it."""
+    """Yield a descriptor of the directory that the tree is built in: the staged one, or a bundle's ``rootfs`` in it."""
     if not options.bundle:
         yield staged_fd
         return
@@ -277,8 +277,8 @@ def _write_config_file(bundle_fd: int, content: bytes) -> None:
 
 
 def _look_before(fd: int, layers: tuple[Layer, ...], target: str, options: UnpackOptions, progress: Progress) -> None:
-    """Refuse what can't fit, and say what the file system can't keep, before anything is written."""
-    if options.selection is None:  # of a part nobody knows the size
+    """Refuse layers that can't fit, and warn of features that the file system lacks, before anything is written."""
+    if options.selection is None:  # the size of a part is not known beforehand
         verify_room(fd, layers, target)
         for line in scarce_inodes(fd, layers):
             progress.warn(f"{target}: {line}")
@@ -288,12 +288,12 @@ def _look_before(fd: int, layers: tuple[Layer, ...], target: str, options: Unpac
 
 @contextmanager
 def _naming_target(target: str, fd: int) -> Iterator[None]:
-    """Give errors of the disk a place, since those of descriptors have none, and a reason."""
+    """Add a path to errors of the disk, since those from descriptors have none, and the reason for a full disk."""
     try:
         yield
     except OSError as error:
-        # A name of bytes is one in the tree; any other is elsewhere: a blob of a layout, a file for events. One that no
-        # system call has raised is the program's own, from a callback.
+        # A name in bytes is in the tree. Any other is elsewhere: a blob of a layout, a file for events. An error
+        # without an errno comes from a caller's callback and not from a system call.
         if isinstance(error, OciexportError) or error.errno is None or isinstance(error.filename, str):
             raise
         error.filename = os.path.join(target, os.fsdecode(error.filename or b""))

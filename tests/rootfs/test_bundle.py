@@ -342,12 +342,12 @@ def test_nspawn_settings_leave_out_what_they_can_not_say(tmp_path: Path) -> None
     settings = (make_run_files(tmp_path) / "root fs.nspawn").read_text()
     assert settings == (
         "[Exec]\n"
-        "# Looked up by the image's own getent, with the groups that it says.\n"
+        "# systemd-nspawn looks this user and its groups up with the image's own getent.\n"
         "User=1000\n"
         "Boot=no\n"
         """Parameters='/bin/sh' '-c' 'echo "$GREETING"; id -u; id -g; pwd'\n"""
         "Environment='PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'\n"
-        "# 'GREETING' can't be written here, for it has a line break.\n"
+        "# 'GREETING' can't be written here, because it has a line break.\n"
         "Environment='odd.name=1'\n"
         "Environment='HOME=/home/worker'\n"
         "WorkingDirectory=/srv\n"

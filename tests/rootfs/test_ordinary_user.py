@@ -203,7 +203,7 @@ def test_maps_are_not_ignored_where_they_can_not_be(place: Path) -> None:
     result = run_as_ordinary_user("unpack", "--uid-map=0:65534", place / "layout", place / "work" / "rootfs")
     assert (result.returncode, result.stderr) == (
         2,
-        "ociexport: error: id maps: expected root, who may give files away\n"
+        "ociexport: error: id maps: expected root, who may change owners\n"
         "hint: --userns makes an ordinary user root of subordinate ids\n",
     )
 

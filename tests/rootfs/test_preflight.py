@@ -17,14 +17,14 @@ from tests.support.image_builder import build_image, write_layout
 from tests.support.memory_source import directory, member
 from tests.support.system_parts import OCIEXPORT, mounted, run
 
-FOLDS = "names that differ in case only are one file here: such files of the image replace each other"
-NO_LINKS = "there are no symbolic links here: an image that has one can't be unpacked"
-NO_HARD_LINKS = "there are no hard links here: an image that has one can't be unpacked"
-NO_DEVICES = "devices can't be made here: those of the image are left out, or empty files as --devices says"
-NO_XATTRS = "there are no extended attributes here: file capabilities and ACLs are lost"
-NO_OWNERS = "files can't be given to others here: an image that has files of others than root can't be unpacked"
-NO_MODES = "there are no modes here: all files have the same"
-TIMES_CUT = "times are not kept whole here: finer and later ones than the file system has are cut"
+FOLDS = "names that differ only in case are one file here: such files of the image replace each other"
+NO_LINKS = "symbolic links can't be made here: an image that has one can't be unpacked"
+NO_HARD_LINKS = "hard links can't be made here: an image that has one can't be unpacked"
+NO_DEVICES = "devices can't be made here: those of the image are left out, or become empty files (see --devices)"
+NO_XATTRS = "extended attributes can't be set here: file capabilities and ACLs are lost"
+NO_OWNERS = "owners can't be changed here: an image that has files of users other than root can't be unpacked"
+NO_MODES = "modes can't be set here: all files have the same one"
+TIMES_CUT = "times are not stored exactly here: they are cut to the precision and range of the file system"
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_full_disk_says_nothing_of_features(fd: int, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("refused", "line"),
     [
-        (b"user.", "there are no user.* attributes here: those of the image are lost"),
+        (b"user.", "user.* attributes can't be set here: those of the image are lost"),
         (b"security.", "file capabilities can't be set here: those of the image are lost"),
     ],
 )
@@ -176,7 +176,7 @@ def test_scarce_inodes_are_told_before(tmp_path: Path) -> None:
         result = unpack(tmp_path / "layout", disk / "rootfs")
         assert (result.returncode, result.stderr) == (
             0,
-            f"ociexport: warning: {disk}/rootfs: 18 inodes are free here: "
+            f"ociexport: warning: {disk}/rootfs: only 18 free inodes here: "
             f"images of this size have about {image.layers[0].size // 10_000} files and directories\n",
         )
         assert unpack("--no-preflight", "--replace", tmp_path / "layout", disk / "rootfs").stderr == ""

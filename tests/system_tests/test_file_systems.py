@@ -120,7 +120,7 @@ SAID = {
     "ext4 with small inodes": (TIMES_CUT, TIMES_CUT),
     "ramfs": (
         NO_XATTRS,
-        "there are no extended attributes here: those of the image are lost, and owners are not remembered",
+        "extended attributes can't be set here: those of the image are lost, and owners are not recorded",
     ),
 }
 

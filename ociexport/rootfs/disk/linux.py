@@ -147,7 +147,7 @@ def exchange_names(directory_fd: int, first: bytes, second: bytes) -> bool:
     Raises:
         OSError: the system supports the exchange, but not of these names.
     """
-    renameat2 = getattr(_libc(), "renameat2", None)
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is None:
         return False
     if renameat2(directory_fd, first, directory_fd, second, _RENAME_EXCHANGE) == 0:
@@ -164,7 +164,7 @@ def sync_file_system(fd: int) -> None:
     Raises:
         OSError: some data could not be written.
     """
-    syncfs = getattr(_libc(), "syncfs", None)
+    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
     if syncfs is None:
         os.sync()
     elif syncfs(fd) != 0:

@@ -1,11 +1,13 @@
-"""An image's root filesystem as one tar: no whiteouts, nothing twice, and no tree on disk.
+"""Writes an image's root filesystem as one tar: no whiteouts, each path once, and no tree on disk.
 
-Two passes over the layers. The first applies them to a tree of names, which says what is left in the end; the second
-writes the data of just that, as it comes by. So the order is: directories, sorted; then files, layer by layer, in the
-layers' own order; then links, devices and further names of files, sorted. The same image gives the same bytes. GNU tar
-wants ``--delay-directory-restore`` for the times of directories that others are written into after them; no order
-spares it that: mke2fs wants each directory before what is in it, sqfstar complains of each that comes twice, and data
-comes as it comes.
+Two passes over the layers. The first applies them to a tree of names, which shows what remains in the end. The second
+writes the data of the remaining files as it streams by. So the order is: directories, sorted; then files, layer by
+layer, in the order of the layers; then links, devices and further names of files, sorted. The same image gives the same
+bytes.
+
+GNU tar needs ``--delay-directory-restore`` to keep the times of directories, since files are written into them later.
+No other order avoids that: mke2fs needs each directory before its content, sqfstar complains of a directory that occurs
+twice, and the layers determine the order of the data.
 """
 
 from __future__ import annotations
@@ -30,9 +32,9 @@ from ociexport.spec.descriptor import Platform
 from ociexport.spec.digest import Digest
 from ociexport.system.progress.protocol import SILENT, Progress
 
-# What an entry of the tar takes of memory until it is written, beside its path: measured, rounded up.
+# Memory for an entry of the tar until it is written, apart from its path: measured, rounded up.
 _CONTENT_BYTES = 300
-# What Linux gives every link.
+# The mode of every link on Linux.
 _SYMLINK_MODE = 0o777
 
 
@@ -44,8 +46,8 @@ class FlattenResult:
         manifest_digest: of the platform's manifest.
         config: of the image.
         layers: with their diff_ids, lowest first.
-        entries: in the tar.
-        losses: what was left out.
+        entries: number in the tar.
+        losses: counts of what was left out.
     """
 
     manifest_digest: Digest
@@ -66,13 +68,13 @@ def flatten(
     max_mtime_ns: int | None = None,
     progress: Progress = SILENT,
 ) -> FlattenResult:
-    """Write the root filesystem of ``source`` as one tar; every layer is proven by its diff_id, in both passes.
+    """Write the root filesystem of ``source`` as one tar; every layer that is read is verified by its diff_id.
 
     Args:
-        source: the image; its layers are read twice, those without surviving files once.
-        write: takes the tar's bytes; what was written before an error is no whole tar.
-        limits: how large the image may be; they hold for the tar as well, in which holes are written out.
-        max_mtime_ns: newer times are written as this one (SOURCE_DATE_EPOCH).
+        source: the image; its layers are read twice, except those above the last one with remaining files.
+        write: receives the tar's bytes; after an error they are not a complete tar.
+        limits: how large the image may be; they also apply to the tar, in which holes are written as zeros.
+        max_mtime_ns: newer times are replaced by this one (SOURCE_DATE_EPOCH).
 
     Raises:
         as `unpack` does.
@@ -112,7 +114,7 @@ def flatten(
 
 
 class _Contents:
-    """What is left in a tree of names, in the order in which it is written."""
+    """The entries that remain in a tree of names, in the order in which they are written."""
 
     def __init__(self, tree: MemoryTree, budget: NameBudget, losses: Losses) -> None:
         self._losses = losses
@@ -136,7 +138,7 @@ class _Contents:
         if entry.type is EntryType.SYMLINK:
             entry = entry._replace(mode=_SYMLINK_MODE)
         if node.place is None:
-            # Links to links and devices come after them: both are in the order of their paths.
+            # Hard links to these come after them, since all are in the order of their paths.
             self.others.append(entry)
         else:
             self.files[node.place] = entry
@@ -159,13 +161,13 @@ class _Contents:
 
 
 class _FileEmitter(PickingTarget[Entry]):
-    """Writes the files that are left when they come by; the rest is written before or after."""
+    """Writes the data of the remaining files as it streams by; all other entries are written before or after."""
 
     def __init__(self, writer: TarWriter, files: dict[tuple[int, int], Entry]) -> None:
         super().__init__(files)
         self._writer = writer
 
     def take_file(self, wanted: Entry, entry: Entry, data: Iterator[memoryview]) -> None:
-        # Of a sparse file the holes too, as zeros: every reader of tars understands that.
+        # The holes of a sparse file are written as zeros, which every tar reader understands.
         chunks = data if entry.segments is None else filled_parts(entry.segments, entry.size, data)
         self._writer.write_file(wanted, chunks)

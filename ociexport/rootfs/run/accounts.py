@@ -1,4 +1,4 @@
-"""Whom a container of the image runs as: the config's User, looked up in the root filesystem's own passwd and group.
+"""Finds the account that a container runs as: the config's User, looked up in the tree's own passwd and group files.
 
 Spec: image-spec 1.1 config.md, "User"; conversion.md, "process.user".
 """
@@ -11,20 +11,20 @@ from ociexport.errors import InvalidImageError, quoted
 from ociexport.rootfs.disk.walk import open_regular_file
 from ociexport.spec.numerals import number_in
 
-# A passwd file of a hundred thousand accounts stays below it; it is read into memory.
+# The file is read into memory; one with a hundred thousand accounts is smaller than this.
 _MAX_FILE_BYTES = 8 * 1024 * 1024
 _MAX_ID = 2**32 - 2
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Whom a process runs as.
+    """The account that a process runs as.
 
     Args:
         uid: of the process.
         gid: its primary group.
-        additional_gids: groups that the user is a member of; none where the config names a group.
-        home: the user's directory; None where passwd does not tell.
+        additional_gids: groups that the user is a member of; empty if the config names a group.
+        home: the user's home directory; None if passwd has no entry for the user.
     """
 
     uid: int
@@ -34,17 +34,17 @@ class Account:
 
 
 def find_account(root_fd: int, user: str | None) -> Account:
-    """Return whom ``user`` means in the tree at ``root_fd``.
+    """Return the account that ``user`` names in the tree at ``root_fd``.
 
     Args:
-        root_fd: the root directory; the files are read below it, a hostile link leads nowhere else.
+        root_fd: the root directory; the files are read below it, and links can't lead out.
         user: ``name``, ``uid``, ``name:group``, ``uid:gid``, ``uid:group`` or ``name:gid``; None for root.
 
     Raises:
-        InvalidImageError: a name that the tree's files do not have.
+        InvalidImageError: the tree's files do not contain the name.
     """
     user_text, colon, group_text = (user or "").partition(":")
-    # Nothing before the colon is root, as to docker and runc.
+    # An empty user before the colon is root, as in docker and runc.
     user_text = user_text or "0"
     entry = _find_user(_read_table(root_fd, b"passwd", 7), user_text)
     groups = _read_table(root_fd, b"group", 4)
@@ -60,7 +60,7 @@ def find_account(root_fd: int, user: str | None) -> Account:
 
 
 def _find_user(rows: list[list[str]], text: str) -> tuple[int, int, str, str] | None:
-    # A name goes before a number, as docker has it, though no sane image has a user called by digits.
+    # A matching name takes precedence over a uid, as in docker, even if the name consists of digits.
     for row in sorted(rows, key=lambda row: row[0] != text):
         uid, gid = _id_or_none(row[2]), _id_or_none(row[3])
         if uid is not None and gid is not None and text in (row[0], row[2]):
@@ -91,14 +91,14 @@ def _id_or_none(text: str) -> int | None:
 
 
 def _read_table(root_fd: int, name: bytes, columns: int) -> list[list[str]]:
-    """Return the rows of ``/etc/<name>``; none where there is no such file, and none of those that are broken."""
+    """Return the rows of ``/etc/<name>``, without malformed ones; empty if the file is missing."""
     text = _read_etc_file(root_fd, name).decode("utf-8", "surrogateescape")
     rows = (line.split(":") for line in text.split("\n"))
     return [row for row in rows if len(row) == columns]
 
 
 def _read_etc_file(root_fd: int, name: bytes) -> bytes:
-    """Return the file's content, ``b""`` where it is missing, too large, or no file; links lead on within the root."""
+    """Return the content; ``b""`` if missing, too large or not a regular file. Links are resolved within the root."""
     try:
         with open(open_regular_file(root_fd, b"etc/" + name), "rb") as file:
             content = file.read(_MAX_FILE_BYTES + 1)

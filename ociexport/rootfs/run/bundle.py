@@ -1,4 +1,4 @@
-"""An OCI runtime bundle: what runc, crun and youki start, made of an image's config.
+"""Makes the config of an OCI runtime bundle, which runc, crun and youki start, from an image's config.
 
 Spec: image-spec 1.1 conversion.md; runtime-spec 1.0 config.md, config-linux.md.
 """
@@ -11,7 +11,7 @@ from ociexport.rootfs.run.accounts import Account
 from ociexport.spec.config import ImageConfig
 
 _RUNTIME_SPEC_VERSION = "1.0.2"
-# What docker and runc leave a container's root; more has to be asked for.
+# The capabilities that docker and runc grant a container's root by default.
 _CAPABILITIES = [
     "CAP_AUDIT_WRITE",
     "CAP_CHOWN",
@@ -45,18 +45,18 @@ _DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/b
 
 
 def command_of(config: ImageConfig) -> list[str]:
-    """Return what a container runs: entry point and command; a shell where the image says nothing."""
+    """Return the command line that a container runs: entry point and command; a shell if the image has neither."""
     return [*config.container.entrypoint, *config.container.cmd] or ["sh"]
 
 
 def working_dir_of(config: ImageConfig) -> str:
-    """Return where a container's process begins: absolute, as the runtime-spec wants it and images may not have it."""
+    """Return the working directory of a container's process; absolute, as the runtime-spec requires."""
     working_dir = config.container.working_dir or "/"
     return working_dir if working_dir.startswith("/") else f"/{working_dir}"
 
 
 def environment_of(config: ImageConfig, account: Account) -> list[str]:
-    """Return the environment: the image's, with PATH and HOME where it does not set them, as docker does."""
+    """Return the image's environment, with PATH and HOME added if it does not set them, as docker does."""
     environment = list(config.container.env)
     names = {item.partition("=")[0] for item in environment}
     if "PATH" not in names:
@@ -71,7 +71,7 @@ def runtime_config(config: ImageConfig, account: Account, *, hostname: str = "oc
 
     Args:
         config: of the image.
-        account: whom its User means in the root filesystem.
+        account: that its User names in the root filesystem.
         hostname: of the container.
     """
     capabilities = dict.fromkeys(("bounding", "effective", "permitted"), _CAPABILITIES)
@@ -105,7 +105,7 @@ def runtime_config(config: ImageConfig, account: Account, *, hostname: str = "oc
 
 
 def _mounts(config: ImageConfig) -> list[dict[str, object]]:
-    """Return the file systems of the runtime-spec's "Default Filesystems" and docker's, and one for each volume."""
+    """Return the mounts of the runtime-spec's "Default Filesystems", those of docker, and one for each volume."""
     mounts = [
         _mount("/proc", "proc", "proc", "nosuid", "noexec", "nodev"),
         _mount("/dev", "tmpfs", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
@@ -117,7 +117,7 @@ def _mounts(config: ImageConfig) -> list[dict[str, object]]:
         _mount("/sys", "sysfs", "sysfs", "nosuid", "noexec", "nodev", "ro"),
         _mount("/sys/fs/cgroup", "cgroup", "cgroup", "nosuid", "noexec", "nodev", "relatime", "ro"),
     ]
-    # The specification leaves to us where a volume's data lives; nothing outlives the container, as in umoci.
+    # The specification leaves the storage of volumes open. As in umoci, no data outlives the container.
     volumes = sorted(volume for volume in config.container.volumes if volume.startswith("/"))
     return mounts + [
         _mount(volume, "tmpfs", "none", "rw", "nosuid", "nodev", "noexec", "relatime") for volume in volumes
@@ -129,7 +129,7 @@ def _mount(destination: str, kind: str, source: str, *options: str) -> dict[str,
 
 
 def _annotations(config: ImageConfig) -> dict[str, str]:
-    """Return the annotations of conversion.md; an image's own labels go before them."""
+    """Return the annotations of conversion.md; the image's own labels take precedence."""
     platform = config.platform
     found = {
         "os": platform.os,

@@ -1,7 +1,7 @@
-"""What is needed to run an image's command without a container runtime: in a chroot, bubblewrap or systemd-nspawn.
+"""Writes files that run an image's command without a container runtime: in a chroot, bubblewrap or systemd-nspawn.
 
-The files, in one directory: ``env`` (the environment, for ``. ./env`` in a shell of the root filesystem), ``chroot.sh``
-and ``bwrap.sh`` (run the image's command, or the one that is given), ``bwrap.args`` (for ``bwrap --args``),
+The files are in one directory: ``env`` (the environment, for ``. ./env`` in a shell of the root filesystem),
+``chroot.sh`` and ``bwrap.sh`` (run the image's command or another one), ``bwrap.args`` (for ``bwrap --args``),
 ``ROOTFS.nspawn`` (systemd.nspawn(5)).
 """
 
@@ -20,12 +20,12 @@ from ociexport.system.files import new_file_in
 from ociexport.system.host_paths import real_path
 
 _ENV_NOTE = (
-    "# For a shell in the root filesystem: in one of the host's, what the image says of PATH, LD_PRELOAD or\n"
-    "# PROMPT_COMMAND would be done there.\n"
+    "# For a shell in the root filesystem. In a shell of the host, the image's PATH, LD_PRELOAD or PROMPT_COMMAND\n"
+    "# would take effect there.\n"
 )
 _VARIABLE_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# What programs are loaded with, and do, before their first line: the C library takes them from setuid programs
-# (glibc's unsecvars.h). Such of an image are for programs of the image, and not for chroot(8), which is the host's.
+# Variables that change how the C library loads and starts a program; it ignores them in setuid programs (glibc's
+# unsecvars.h). The image's values are meant for programs of the image, and not for chroot(8), which is the host's.
 _LOADER_PATTERN = re.compile(
     r"LD_.*|MALLOC_.*|GLIBC_TUNABLES|GCONV_PATH|GETCONF_DIR|HOSTALIASES|LOCALDOMAIN|LOCPATH|NIS_PATH|NLSPATH"
     r"|RESOLV_HOST_CONF|RES_OPTIONS|TMPDIR|TZDIR"
@@ -33,23 +33,23 @@ _LOADER_PATTERN = re.compile(
 
 
 def write_run_files(directory: str, rootfs: str, config: ImageConfig, account: Account) -> None:
-    """Write the files into ``directory``, which is made where missing.
+    """Write the files into ``directory``, which is made if missing.
 
     Args:
-        rootfs: the root filesystem that they run in; written as an absolute path.
+        rootfs: the root filesystem in which the command runs; written as an absolute path.
         config: of the image.
-        account: whom its User means there.
+        account: that its User names in the root filesystem.
 
     Raises:
-        InvalidImageError: the image says what no process can be given; nothing was written.
+        InvalidImageError: the config contains text that can't be passed to a process; nothing was written.
     """
-    # A name that is none in a shell can be set by bwrap and nspawn, and by no shell; an empty one by none of them.
+    # bwrap and nspawn can set a variable whose name is invalid in a shell; none of them can set one with an empty name.
     environment = [item for item in environment_of(config, account) if "=" in item[1:]]
     variables = [item for item in environment if _VARIABLE_PATTERN.fullmatch(item.partition("=")[0])]
     working_dir = working_dir_of(config)
     command = command_of(config)
     for text in (*environment, working_dir, *command):
-        # NULs part the arguments in bwrap.args: what follows one would be an option, such as to bind the host's root.
+        # NULs separate the arguments in bwrap.args: text after one would be an option, such as to bind the host's root.
         if "\0" in text:
             raise InvalidImageError(f"config: run files: expected text without NUL, got {quoted(text)}")
     rootfs = os.path.abspath(rootfs)
@@ -63,7 +63,7 @@ def write_run_files(directory: str, rootfs: str, config: ImageConfig, account: A
 
 
 class _Directory:
-    """A directory for files, made where missing; opened once, so that all of them are in the same one."""
+    """A directory for the files, made if missing and opened once: all files are written to this same directory."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -100,7 +100,7 @@ def _chroot_script(rootfs: str, variables: list[str], working_dir: str, command:
     for_chroot = [item for item in variables if item not in held]
     return (
         "#!/bin/sh\n"
-        "# Run the image's command, or the one that is given, in a chroot; needs root.\n"
+        "# Run the image's command, or the one given as arguments, in a chroot; needs root.\n"
         "chroot=$(command -v chroot) || exit 127\n"
         f"[ $# -gt 0 ] || set -- {shlex.join(command)}\n"
         f"{change}"
@@ -122,7 +122,7 @@ def _bwrap_arguments(rootfs: str, environment: list[str], working_dir: str, acco
 def _bwrap_script(command: list[str]) -> str:
     return (
         "#!/bin/sh\n"
-        "# Run the image's command, or the one that is given, in bubblewrap.\n"
+        "# Run the image's command, or the one given as arguments, in bubblewrap.\n"
         f"[ $# -gt 0 ] || set -- {shlex.join(command)}\n"
         'exec bwrap --args 9 -- "$@" 9<"$(dirname "$0")/bwrap.args"\n'
     )
@@ -131,18 +131,18 @@ def _bwrap_script(command: list[str]) -> str:
 def _nspawn_settings(environment: list[str], working_dir: str, command: list[str], account: Account) -> str:
     lines = ["[Exec]"]
     if account.uid:
-        lines.append("# Looked up by the image's own getent, with the groups that it says.")
+        lines.append("# systemd-nspawn looks this user and its groups up with the image's own getent.")
     lines.append(f"User={account.uid}")
     if all(map(_fits_in_settings, command)):
-        # Without a word on how to start, nspawn passes over the parameters, and starts a shell.
+        # Without Boot=, nspawn ignores the parameters and starts a shell.
         lines += ["Boot=no", f"Parameters={' '.join(map(_nspawn_quoted, command))}"]
     else:
-        lines.append("# The command can't be written here, for it has a line break.")
+        lines.append("# The command can't be written here, because it has a line break.")
     for item in environment:
         if _fits_in_settings(item):
             lines.append(f"Environment={_nspawn_quoted(item)}")
         else:
-            lines.append(f"# {item.partition('=')[0]!a} can't be written here, for it has a line break.")
+            lines.append(f"# {item.partition('=')[0]!a} can't be written here, because it has a line break.")
     if _fits_in_settings(working_dir):
         lines.append(f"WorkingDirectory={working_dir}")
     return "\n".join(lines) + "\n"
@@ -153,5 +153,5 @@ def _fits_in_settings(text: str) -> bool:
 
 
 def _nspawn_quoted(text: str) -> str:
-    """Quote one word: nspawn knows both quotes, but neither backslashes nor percent signs in them, unlike units."""
+    """Quote one word for nspawn, in which, unlike in units, backslashes and percent signs have no special meaning."""
     return "'" + text.replace("'", "'\"'\"'") + "'"
