@@ -24,6 +24,7 @@ from ociexport.layers.targets import PickingTarget
 from ociexport.rootfs.disk.linux import name_in
 from ociexport.rootfs.disk.metadata import ROOTLESS_XATTR, encode_rootless_owner
 from ociexport.rootfs.disk.walk import Descent
+from ociexport.rootfs.disk.xattrs import read_xattrs
 from ociexport.spec.descriptor import Platform
 from ociexport.system.progress.protocol import SILENT, Progress
 
@@ -257,8 +258,7 @@ def _open_below(root_fd: int, path: bytes) -> int:
 def _xattrs_of(fd: int, name: bytes) -> dict[bytes, bytes]:
     path = name_in(fd, name)
     try:
-        names = [os.fsencode(key) for key in os.listxattr(path, follow_symlinks=False)]
-        return {key: os.getxattr(path, key, follow_symlinks=False) for key in names if not is_foreign_xattr(key)}
+        return read_xattrs(path)
     except OSError:
         return {}
 

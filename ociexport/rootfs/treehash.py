@@ -24,12 +24,11 @@ import stat
 from collections.abc import Iterator
 from contextlib import closing
 
-from ociexport.layers.losses import is_foreign_xattr
 from ociexport.rootfs.disk.linux import name_in
 from ociexport.rootfs.disk.walk import Descent
+from ociexport.rootfs.disk.xattrs import read_xattrs
 from ociexport.spec.digest import Digest
 
-_READ_BYTES = 1024 * 1024
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _TYPES = {
@@ -68,7 +67,7 @@ class _TreeHasher:
         self._first_names: dict[tuple[int, int], bytes] = {}
 
     def run(self, root_fd: int) -> Digest:
-        self._add(b".", os.fstat(root_fd), b"", _xattrs(root_fd))
+        self._add(b".", os.fstat(root_fd), b"", read_xattrs(root_fd))
         for path, parent_fd, name in _walk(root_fd):
             self._add_path(path, parent_fd, name)
         return Digest("sha256", self._hash.hexdigest())
@@ -79,7 +78,7 @@ class _TreeHasher:
             flags = _OPEN_DIRECTORY if stat.S_ISDIR(status.st_mode) else _OPEN_FILE
             fd = os.open(name, flags, dir_fd=parent_fd)
             try:
-                self._add(path, status, _content(fd, status), _xattrs(fd))
+                self._add(path, status, _content(fd, status), read_xattrs(fd))
             finally:
                 os.close(fd)
             return
@@ -89,9 +88,9 @@ class _TreeHasher:
         elif stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
             content = b"%d:%d" % (os.major(status.st_rdev), os.minor(status.st_rdev))
         # Files that can't be opened without side effects are reached by a path through /proc.
-        self._add(path, status, content, _xattrs(name_in(parent_fd, name)))
+        self._add(path, status, content, read_xattrs(name_in(parent_fd, name)))
 
-    def _add(self, path: bytes, status: os.stat_result, content: bytes, xattrs: list[tuple[bytes, bytes]]) -> None:
+    def _add(self, path: bytes, status: os.stat_result, content: bytes, xattrs: dict[bytes, bytes]) -> None:
         kind = stat.S_IFMT(status.st_mode)
         first_name = b""
         if status.st_nlink > 1 and kind != stat.S_IFDIR:
@@ -106,7 +105,7 @@ class _TreeHasher:
             b"%d:%d" % (status.st_uid, status.st_gid),
             content,
             first_name,
-            *(part for xattr in xattrs for part in xattr),
+            *(part for xattr in xattrs.items() for part in xattr),
         ]
         if self._mtimes:
             fields.append(b"%d" % status.st_mtime_ns)
@@ -152,19 +151,6 @@ def _sorted_entries(directory_fd: int) -> Iterator[tuple[bytes, bool]]:
 def _content(fd: int, status: os.stat_result) -> bytes:
     if stat.S_ISDIR(status.st_mode):
         return b""
-    digest = hashlib.sha256()
-    while chunk := os.read(fd, _READ_BYTES):
-        digest.update(chunk)
+    with open(fd, "rb", buffering=0, closefd=False) as file:
+        digest = hashlib.file_digest(file, "sha256")
     return b"%d:%s" % (status.st_size, digest.hexdigest().encode())
-
-
-def _xattrs(target: int | bytes) -> list[tuple[bytes, bytes]]:
-    if not hasattr(os, "listxattr"):
-        return []
-    follow = isinstance(target, int)
-    try:
-        names = sorted(map(os.fsencode, os.listxattr(target, follow_symlinks=follow)))
-    except OSError:
-        return []  # a file system without extended attributes
-    own = (name for name in names if not is_foreign_xattr(name))
-    return [(name, os.getxattr(target, name, follow_symlinks=follow)) for name in own]

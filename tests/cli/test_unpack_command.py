@@ -249,7 +249,7 @@ def test_what_the_file_system_lacks_is_said(layout: Path, tmp_path: Path) -> Non
     try:
         result = unpack("--quiet", layout, disk / "rootfs")
         assert result.stderr == (
-            f"ociexport: warning: {disk}/rootfs: there are no extended attributes here: "
+            f"ociexport: warning: {disk}/rootfs: extended attributes can't be set here: "
             "file capabilities and ACLs are lost\n"
         )
     finally:
