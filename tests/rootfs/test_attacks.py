@@ -1,6 +1,6 @@
-"""rootfs: hostile layers, by both resolvers, as root and as an ordinary user; each beside a file that stays as it is.
+"""rootfs: hostile layers, with both resolvers, as root and as an ordinary user; a file beside the tree stays unchanged.
 
-Some are taken from what umoci, containerd and moby had to learn; their tests are named where one is.
+Some come from attacks on umoci, containerd and moby; docstrings name the upstream tests.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def unpacker(unpacker_of_any_user: Unpacker) -> Unpacker:
     return unpacker_of_any_user
 
 
-# Attacks. Each has a file outside that must stay as it is.
+# Attacks. Each has a file outside that must stay unchanged.
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_dot_dot_is_refused(unpacker: Unpacker, name: str) -> None:
 @pytest.mark.parametrize("target", ["{outside}", "../../outside", "/../../../{outside}", "a/../../../../outside"])
 @pytest.mark.parametrize("split", [1, 2])
 def test_planted_link_leads_within(unpacker: Unpacker, target: str, split: int) -> None:
-    """CVE-2019-10152 and its many kin: a link out of the tree, and then a file through it."""
+    """CVE-2019-10152 and similar: a link out of the tree, and then a file written through it."""
     link = target.format(outside=unpacker.outside)
     members = [
         directory("a"),
@@ -163,7 +163,7 @@ def test_tree_deeper_than_the_stack_and_the_descriptors_works(unpacker: Unpacker
 @pytest.mark.parametrize("second", [member("p", b"new"), directory("p"), symlink("p", "x"), member(".wh.p"), None])
 @pytest.mark.parametrize("split", [True, False])
 def test_fifo_is_never_opened(unpacker: Unpacker, second: Member | None, split: bool) -> None:
-    """Whoever opens one waits for the other end."""
+    """Opening a fifo blocks until its other end is opened."""
     fifo = member("p", type=FIFO, xattrs={"user.x": b"1"})
     second = second or hard_link("q", "p")
     unpacker(*([fifo], [second]) if split else ([fifo, second],))
@@ -187,7 +187,7 @@ def test_what_is_no_directory_is_no_parent(unpacker: Unpacker, name: str, kind: 
         unpacker(layer[:1], layer[1:])
         unpacker.rootfs.rename(unpacker.rootfs.with_name("first"))
     elif (unpacker.as_user or os.geteuid() != 0) and kind in (CHARACTER_DEVICE, tarfile.BLKTYPE):
-        unpacker(layer)  # the device is left out, so nothing is in the way
+        unpacker(layer)  # the device is left out, so the name is free
         assert unpacker.tree() == {"p": "dir", "p/x": ""}
     else:
         with pytest.raises(InvalidImageError, match=r"parent 'p': expected a directory$"):
@@ -197,7 +197,7 @@ def test_what_is_no_directory_is_no_parent(unpacker: Unpacker, name: str, kind: 
 
 @pytest.mark.parametrize("kind", [FIFO, CHARACTER_DEVICE, tarfile.REGTYPE])
 def test_what_a_lower_layer_left_gives_way_to_a_parent(unpacker: Unpacker, kind: bytes) -> None:
-    """So overlayfs shows what docker unpacks, each layer by itself; umoci agrees since 0.5 (its issue 546)."""
+    """As overlayfs shows it after docker has unpacked each layer by itself; umoci agrees since 0.5 (its issue 546)."""
     lower = [member("p", type=kind, devmajor=1, devminor=5), member("d/p", type=kind, devmajor=1, devminor=5)]
     unpacker(lower, [member("p/x", b"1"), member("d/p/e/f", b"2")], [member("p/y", b"3")])
     assert unpacker.tree() == {
@@ -236,13 +236,13 @@ def test_whiteout_in_a_linked_directory_stays_within(unpacker: Unpacker, last: s
 
 @pytest.mark.parametrize("loop", ["..", "../..", "/..", "d/../../../.."])
 def test_link_above_the_root_is_the_root(unpacker: Unpacker, loop: str) -> None:
-    """containerd's HardlinkRelativeLong, SymlinkUpAndOut; the kernel's chroot says the same."""
+    """containerd's HardlinkRelativeLong, SymlinkUpAndOut; the kernel's chroot gives the same result."""
     unpacker([directory("d"), symlink("up", loop), member("up/file", b"1"), hard_link("up/h", "up/../up/file")])
     assert unpacker.tree() == {"d": "dir", "file": "1", "h": "1", "up": f"-> {loop}"}
 
 
 def test_link_of_proc_leads_within(unpacker: Unpacker) -> None:
-    """A magic link of the machine's own /proc would lead to what this process has open."""
+    """A magic link in the host's /proc would lead to files that this process has open."""
     unpacker([symlink("cwd", "/proc/self/cwd"), symlink("fd", "/proc/self/fd"), member("cwd/x"), member("fd/9/y")])
     assert "proc/self/cwd/x" in unpacker.tree()
 
@@ -262,7 +262,7 @@ def test_hard_link_in_place_of_the_directory_that_it_is_to_is_refused(unpacker: 
 
 
 def test_device_numbers_beyond_the_systems_are_refused(unpacker: Unpacker) -> None:
-    """moby's TestHandleTarTypeBlockCharFifoDeviceRange: cut off, they would be another device."""
+    """moby's TestHandleTarTypeBlockCharFifoDeviceRange: truncated numbers would name another device."""
     for major, minor in ((4096, 0), (0, 1 << 20), (2**21 - 1, 3)):
         with pytest.raises(InvalidImageError, match=f"device: expected numbers that Linux has, got {major}:{minor}$"):
             unpacker([member("n", type=CHARACTER_DEVICE, devmajor=major, devminor=minor)])
@@ -284,7 +284,7 @@ def test_device_numbers_beyond_the_systems_are_refused(unpacker: Unpacker) -> No
     ],
 )
 def test_what_linux_has_not_is_refused_by_all_who_apply_layers(bad: Member, message: str) -> None:
-    """What was written of the first to a tar, no system could have made; the numbers may not even fit its header."""
+    """No system could make the device of the first case, and a tar header may not even hold its numbers."""
     source, access, limits = MemorySource([tar_of([bad])]), Access(platform=PLATFORM), Limits()
     for apply in (
         lambda: list_files(source, access=access),
@@ -312,7 +312,7 @@ def test_names_that_only_look_like_whiteouts_are_names(unpacker: Unpacker) -> No
 
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, FIFO])
 def test_whiteout_is_one_whatever_its_type(unpacker: Unpacker, kind: bytes) -> None:
-    """layer.md does not say; umoci looks at the name only."""
+    """layer.md does not specify this; umoci checks only the name."""
     upper = [member(name, type=kind, linkname="keep") for name in (".wh.a", "d/.wh..wh..opq")]
     unpacker([member("a", b"1"), member("d/x", b"1"), member("keep", b"1")], upper)
     assert unpacker.tree() == {"d": "dir", "keep": "1"}

@@ -1,4 +1,4 @@
-"""run.bundle, run.accounts, run.files: what starts a container of the image, with runc, bubblewrap or a chroot."""
+"""run.bundle, run.accounts, run.files: files that start a container with runc, bubblewrap or a chroot."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GROUP = b"root:x:0:\nusers:x:100:\naudio:x:29:worker,other\nvideo:x:44:worker\nb
 
 
 def without_broken_lines(table: bytes) -> bytes:
-    """Return what busybox reads without a word: it complains of each line that is no account."""
+    """Return the lines that busybox accepts; it complains about each line that is not an account."""
     return b"".join(
         line for line in table.splitlines(keepends=True) if not line.startswith((b"broken", b"odd", b"big"))
     )
@@ -95,7 +95,7 @@ def test_unknown_user_is_told_and_leaves_nothing(tmp_path: Path, user: str, mess
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices")
 @pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.FIFOTYPE])
 def test_passwd_that_is_no_file_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: bytes) -> None:
-    """To open a device may do anything, and of a fifo it takes for ever."""
+    """Opening a device may have any side effect, and opening a fifo blocks forever."""
     layer = [directory("etc"), member("etc/passwd", type=kind, devmajor=1, devminor=5)]
     unpack(build_image([layer]).source(), tmp_path / "rootfs")
     opened: list[bytes] = []
@@ -130,7 +130,7 @@ WORKER = Account(1000, 100, (29, 44), "/home/worker")
     ids=["etc", "absolute", "above the root", "chain", "files", "both", "deep"],
 )
 def test_linked_etc_is_followed_within_the_root(tmp_path: Path, links: list[Member]) -> None:
-    """As a chroot, docker and umoci follow them; NixOS and some immutable systems have such."""
+    """A chroot, docker and umoci follow these links; NixOS and some immutable systems have them."""
     files = [member("usr/etc/passwd", PASSWD), member("usr/etc/group", GROUP)]
     unpack(build_image([[*files, *links]]).source(), tmp_path / "rootfs")
     fd = os.open(tmp_path / "rootfs", os.O_RDONLY)
@@ -263,7 +263,7 @@ def make_run_files(tmp_path: Path, config: dict[str, Any] = CONFIG) -> Path:
 
 @pytest.mark.system
 def test_working_directory_may_lack_its_slash_and_a_variable_its_name(tmp_path: Path) -> None:
-    """runc starts nothing in the first, bubblewrap nothing with the second."""
+    """runc refuses a relative working directory, and bubblewrap a variable without a name."""
     require("bwrap", root=True)
     config = {**CONFIG, "WorkingDir": "srv", "Env": [*CONFIG["Env"], "=nameless", "no-value"]}
     assert make_bundle(tmp_path / "bundle", config)["process"]["cwd"] == "/srv"
@@ -285,7 +285,7 @@ def test_scripts_run_the_images_command(tmp_path: Path, script: str) -> None:
 
 @pytest.mark.system
 def test_what_programs_are_loaded_with_is_not_for_the_hosts_chroot(tmp_path: Path) -> None:
-    """Else the image's library runs as root before there is a chroot."""
+    """Otherwise the image's library would run as root before the chroot."""
     require("chroot", root=True)
     traced = "LD_TRACE_LOADED_OBJECTS=1"  # lists a dynamic program's libraries instead of running it
     files = make_run_files(tmp_path, {**CONFIG, "Env": [*CONFIG["Env"], traced, "TMPDIR=/it's here"]})
@@ -321,7 +321,7 @@ def test_text_that_would_be_options_of_bwrap_is_refused(tmp_path: Path, config: 
 
 @pytest.mark.system
 def test_command_that_looks_like_options_of_bwrap_is_a_command(tmp_path: Path) -> None:
-    """Else the image has the host's root in its sandbox."""
+    """Otherwise the image would get the host's root in its sandbox."""
     require("bwrap", root=True)
     built = image({"Entrypoint": ["--bind", "/", "/mnt", "/bin/sh"]}, busybox=True, more=[directory("mnt")])
     result = unpack(built.source(), tmp_path / "root", options=UnpackOptions(find_account=True))
@@ -354,7 +354,7 @@ def test_nspawn_settings_leave_out_what_they_can_not_say(tmp_path: Path) -> None
     )
 
 
-# What nspawn calls in the image to find a user who is not root.
+# The program that nspawn calls in the image to look up a user other than root.
 GETENT = b"""#!/bin/sh
 case $1 in
 passwd) while IFS= read -r line; do case $line in *:*:"$2":*) echo "$line" ;; esac; done </etc/passwd ;;
@@ -366,7 +366,7 @@ esac
 @pytest.mark.system
 @pytest.mark.parametrize("user", ["worker", None])
 def test_nspawn_runs_the_images_command(tmp_path: Path, user: str | None) -> None:
-    """With every character that a quoting could lose; systemd.nspawn(5)."""
+    """With every character that quoting could lose; systemd.nspawn(5)."""
     require("systemd-nspawn", root=True)
     odd = """it's $HOME `x` 100% %h \\n "line" \\ ; # end\\"""
     config = {
@@ -383,7 +383,7 @@ def test_nspawn_runs_the_images_command(tmp_path: Path, user: str | None) -> Non
     )
     assert result.account is not None
     write_run_files(str(tmp_path), str(tmp_path / "root"), result.config, result.account)
-    # No unit and no registration: systemd is not what started this machine.
+    # No unit and no registration: systemd may not be this machine's init.
     words = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--settings=trusted"]
     ran = subprocess.run(
         [*words, f"--directory={tmp_path}/root"],

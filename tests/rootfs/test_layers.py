@@ -1,4 +1,4 @@
-"""rootfs: layers become a root filesystem, exactly, and nothing outside it is ever touched."""
+"""rootfs: layers become exactly the declared root filesystem, and nothing outside is touched."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ else:
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root sets owners and makes devices")
 
 
-# What is made.
+# Creating entries.
 
 
 def test_layers_are_applied_in_order(unpacker: Unpacker) -> None:
@@ -115,7 +115,7 @@ def test_hard_links_share_one_inode(unpacker: Unpacker) -> None:
 
 
 def test_later_layer_replaces_one_name_of_a_hard_link_only(unpacker: Unpacker) -> None:
-    """google/go-containerregistry issue 2002: the other names keep their content."""
+    """google/go-containerregistry issue 2002: the file's other names keep their content."""
     unpacker([member("a", b"old"), hard_link("b", "a")], [member("a", b"new")])
     assert unpacker.tree() == {"a": "new", "b": "old"}
 
@@ -197,13 +197,13 @@ def test_xattrs_are_set_and_foreign_ones_left_out(unpacker: Unpacker) -> None:
 
 
 def acl(*entries: tuple[int, int, int]) -> bytes:
-    """Return an ACL of (tag, permissions, id), as the kernel has it in an attribute (acl(5), xattr(7))."""
+    """Return an ACL of (tag, permissions, id) in the kernel's format for attributes (acl(5), xattr(7))."""
     return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
 
 
 @needs_root
 def test_acls_are_set_and_not_inherited(unpacker: Unpacker) -> None:
-    """A default ACL is for what is made in the directory later; what the image has in it is as the image says."""
+    """A default ACL applies to files made later; files of the image in that directory keep the image's modes."""
     nobody = 2**32 - 1
     own = acl((1, 6, nobody), (2, 6, 1000), (4, 4, nobody), (16, 6, nobody), (32, 4, nobody))
     default = acl((1, 7, nobody), (2, 7, 1000), (4, 5, nobody), (16, 7, nobody), (32, 5, nobody))
@@ -240,7 +240,7 @@ def test_no_xattrs_are_set_where_none_are_wanted(unpacker: Unpacker) -> None:
 
 @pytest.mark.parametrize("compress", [bytes, gzip.compress, zstd.compress, lzma.compress, bz2.compress])
 def test_media_type_does_not_matter(unpacker: Unpacker, compress: Callable[[bytes], bytes]) -> None:
-    """All of them are called gzip here; the diff_id proves what comes out."""
+    """All layers are declared as gzip here; the diff_id verifies the decompressed bytes."""
     source = MemorySource([tar_of([member("a", b"1")])], compress=compress)
     unpacker.unpack(source)
     assert unpacker.tree() == {"a": "1"}

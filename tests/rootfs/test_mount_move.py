@@ -1,4 +1,4 @@
-"""disk.mount_move: a root filesystem in a mount point is complete, or it is told that it is not and cleared."""
+"""disk.mount_move: a root filesystem in a mount point is complete, or marked as incomplete and later cleared."""
 
 from __future__ import annotations
 
@@ -41,11 +41,8 @@ def empty(mount: Path) -> None:
 
 
 def empty_if_complete(mount: Path) -> None:
-    """Empty the mount point where the killed process had nothing to do any more but to remove its list."""
-    if (
-        not [name for name in partial_names(mount) if not name.endswith(("-moving", "-sealed"))]
-        and (mount / "d").exists()
-    ):
+    """Empty the mount point if the killed process only had to remove its list."""
+    if not staged_names(mount) and (mount / "d").exists():
         assert content(mount) == COMPLETE or set(os.listdir(mount)) == {"d", "h", "l", *partial_names(mount)}
         empty(mount)
 
@@ -59,7 +56,7 @@ def partial_names(mount: Path) -> list[str]:
 
 
 def test_kill_before_any_call_leaves_what_the_next_run_clears_from_a_mount_point(mount: Path) -> None:
-    """There is no rename: a part of the tree may be there, beside what tells that; the next run clears it."""
+    """Without one rename, a part of the tree may remain, with a list that marks it; the next run clears it."""
     states = []
     call = 0
     while unpack_until(call, mount, replace=False):
@@ -68,7 +65,7 @@ def test_kill_before_any_call_leaves_what_the_next_run_clears_from_a_mount_point
         marked = bool(partial_names(mount))
         assert state in ({"": []}, COMPLETE) or marked
         states.append(state)
-        # Killed while it clears, too; each run goes on with what the one before it has left.
+        # The clearing is killed too; each run continues from the state that the previous one left.
         for again in range(2, 40, 6):
             empty_if_complete(mount)
             unpack_until(again, mount, replace=False)
@@ -78,12 +75,12 @@ def test_kill_before_any_call_leaves_what_the_next_run_clears_from_a_mount_point
         empty(mount)
         call += 1
     assert content(mount) == COMPLETE
-    assert {"": ["d"]} in [{"": state[""]} for state in states]  # a part was seen
+    assert {"": ["d"]} in [{"": state[""]} for state in states]  # a partial tree was seen
     assert COMPLETE in states
 
 
 def test_mount_point_gets_the_metadata_of_the_root(mount: Path) -> None:
-    """Its time too, which every name that is removed from it changes."""
+    """Including the time, which every removal of a name from the mount point changes."""
     layer = [directory(".", 0o711, uid=3, gid=4, xattrs={"trusted.x": b"1"}), *LAYERS[0]]
     unpack(MemorySource([tar_of(layer)]), mount)
     status = mount.stat()
@@ -94,7 +91,7 @@ def test_mount_point_gets_the_metadata_of_the_root(mount: Path) -> None:
 
 
 def test_bind_mount_of_the_same_file_system_is_a_mount_point(tmp_path: Path) -> None:
-    """No device number tells it, and a rename over it is refused when all the work is done."""
+    """Its device number does not show this, and a rename over it would fail at the very end."""
     (tmp_path / "other").mkdir()
     with mounted(tmp_path / "rootfs", "--bind", str(tmp_path / "other")) as mount:
         unpack(source(), mount)
@@ -102,14 +99,14 @@ def test_bind_mount_of_the_same_file_system_is_a_mount_point(tmp_path: Path) -> 
 
 
 def killed_while_moving(mount: Path) -> None:
-    """Leave a part of the tree in the mount point."""
+    """Kill an unpacking when a part of the tree is in the mount point."""
     call = 0
     while unpack_until(call, mount, replace=False):
         if "d" in os.listdir(mount):
             return
         empty(mount)
         call += 1
-    raise AssertionError("never was a part there")
+    raise AssertionError("no partial tree was seen")
 
 
 @pytest.mark.parametrize("change", ["other", "replaced", "written", "moving", "sealed"])
@@ -148,7 +145,7 @@ def test_process_that_still_moves_is_let_be(mount: Path) -> None:
 
 
 def test_error_while_moving_takes_all_back(mount: Path) -> None:
-    """The file system's own directory has something in it, which the image's can't replace."""
+    """The image's lost+found can't replace the file system's own, which is not empty."""
     (mount / "lost+found").mkdir()
     (mount / "lost+found" / "1234").touch()
     layer = [directory(name) for name in ("a", "lost+found", "z")]
@@ -174,7 +171,7 @@ def test_what_came_meanwhile_is_not_mixed_with_the_tree(mount: Path) -> None:
 
 
 def test_ordinary_user_moves_directories_that_they_may_not_write(tmp_path: Path) -> None:
-    """Whose ".." changes; Fedora's /boot and /proc are such."""
+    """The move changes their ".."; Fedora's /boot and /proc are examples."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         with mounted(Path(name) / "rootfs", "-t", "tmpfs", "-o", f"uid={UID},gid={GID}", "tmpfs") as mount:
@@ -186,7 +183,7 @@ def test_ordinary_user_moves_directories_that_they_may_not_write(tmp_path: Path)
 
 
 def forged(mount: Path, seal: bytes) -> list[Member]:
-    """Return an image that has a tree, and what a process that was killed while it moved that tree would have left."""
+    """Return an image with a tree and the files that a process killed while moving that tree would leave."""
     name, time = "rootfs.partial-00000000", 1_700_000_000
     content = b"40000 %d data\0\0" % (time * 10**9)
     return [
@@ -218,7 +215,7 @@ def test_image_that_brings_names_of_ours_is_refused(name: str, is_root: bool) ->
 @pytest.mark.parametrize("is_root", [True, False])
 @pytest.mark.parametrize("seal", ["none", "guessed", "copied"])
 def test_list_that_an_image_brings_is_not_believed(is_root: bool, seal: str) -> None:
-    """Unpacked where its names were none of ours, in a file system that is mounted under another name afterwards."""
+    """The file system is mounted at a path where these names are harmless, and later at ``rootfs``."""
     with tempfile.TemporaryDirectory() as place:
         Path(place).chmod(0o755)
         owner = "mode=755" if is_root else f"uid={UID},gid={GID}"
@@ -236,10 +233,10 @@ def test_list_that_an_image_brings_is_not_believed(is_root: bool, seal: str) -> 
             if seal == "none":
                 (other / f"{name}-sealed").unlink()
             elif seal == "guessed":
-                # The number can be guessed, and a time that may be set.
+                # The inode number can be guessed, and the time of modification can be set.
                 (other / f"{name}-sealed").write_bytes(b"%d %d\n" % (status.st_ino, status.st_mtime_ns))
             else:
-                # A whole tree, copied with all that can be.
+                # A complete copy of a tree, with all metadata that can be copied.
                 (other / f"{name}-sealed").write_bytes(b"%d %d\n" % (status.st_ino, status.st_ctime_ns))
                 os.utime(other / f"{name}-moving", ns=(status.st_atime_ns, status.st_mtime_ns))
             with mounted(Path(place) / "rootfs", "--bind", str(other)) as mount:
@@ -250,7 +247,7 @@ def test_list_that_an_image_brings_is_not_believed(is_root: bool, seal: str) -> 
 
 
 def test_list_beside_a_tree_that_is_no_mount_point_moves_nothing(tmp_path: Path) -> None:
-    """As where ROOTFS is in an unpacked tree: what is beside it would be moved into a leftover, and removed."""
+    """For example with ROOTFS inside an unpacked tree: files beside it would be moved into a leftover and removed."""
     (tmp_path / "data").mkdir()
     status = (tmp_path / "data").stat()
     staged = tmp_path / "rootfs.partial-00000000"

@@ -1,4 +1,4 @@
-"""rootfs, as an ordinary user: it works and does not lie. Run by root, who becomes the user."""
+"""rootfs, as an ordinary user: unpacking works and reports its losses. Run by root, which becomes the user."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_tree_is_the_users_and_what_is_lost_is_said(place: Path) -> None:
 
 
 def test_diff_knows_whose_files_are(place: Path) -> None:
-    """Else every file of the tree would be another owner's than the image has."""
+    """Otherwise every file of the tree would differ in its owner from the image."""
     layers = [
         [
             directory("d", 0o755),
@@ -116,7 +116,7 @@ def test_diff_knows_whose_files_are(place: Path) -> None:
 
 
 def test_owners_are_remembered_as_umoci_does(place: Path) -> None:
-    """The other opinion is umoci's own rootless unpack."""
+    """Compared with umoci's own rootless unpack."""
     require("umoci", "setpriv")
     run_as_ordinary_user("unpack", "-q", "--platform=linux/amd64", place / "layout", place / "work" / "ours")
     user = ["setpriv", f"--reuid={UID}", f"--regid={GID}", "--clear-groups"]
@@ -138,7 +138,7 @@ def test_owners_are_remembered_as_umoci_does(place: Path) -> None:
 
 
 def test_read_only_files_keep_their_attributes(place: Path) -> None:
-    """The kernel asks for the right to write, which such a file does not give its owner; setuid is not lost by it."""
+    """The kernel requires write permission, which is granted for the moment; setuid is not lost thereby."""
     layer = [
         member("closed", b"1", mode=0o000, uid=3, xattrs={"user.x": b"y"}),
         member("program", b"1", mode=0o6555, uid=3),
@@ -167,7 +167,7 @@ def test_read_only_files_keep_their_attributes(place: Path) -> None:
 
 
 def test_hundreds_of_closed_directories(place: Path) -> None:
-    """More than are open at once; each may be opened again only while it is not closed yet."""
+    """More than may be open at once; each can be reopened only until its mode denies access."""
     names = [f"d{number}" for number in range(600)]
     members = [item for name in names for item in (directory(name, 0), directory(f"{name}/in", 0o400))]
     layers = [[directory(".", 0o555), *members], [member(f"{name}/in/file") for name in names]]
@@ -184,7 +184,7 @@ def test_hundreds_of_closed_directories(place: Path) -> None:
 
 @pytest.mark.parametrize("is_root", [True, False])
 def test_group_of_the_parent_is_not_inherited(place: Path, is_root: bool) -> None:
-    """A directory with the setgid bit gives its group to all that is made in it."""
+    """Files made in a directory with the setgid bit inherit its group."""
     (place / "work").chmod(0o2777)
     os.chown(place / "work", 0, 4444)
     layer = [directory("."), directory("d"), member("f")]

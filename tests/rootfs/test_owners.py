@@ -1,6 +1,6 @@
-"""disk.owners: `unpack --owners`, the image's owners beside a tree that has none of them.
+"""disk.owners: `unpack --owners` writes the image's owners beside a tree that an ordinary user owns.
 
-Run by root, who becomes an ordinary user.
+Run by root, which becomes an ordinary user.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ LAYERS = [
     ],
     [
         member("d/.wh.gone"),
-        # Their inodes may be those of what is gone.
+        # These may reuse the inodes of removed files.
         member("d/new", b"1"),
         member("replaced", b"1"),
         member("to d/through", b"12", uid=13),
@@ -80,7 +80,7 @@ def specification(text: str) -> dict[str, dict[str, str]]:
 
 
 def test_specification_is_that_of_the_tree_that_root_would_have(place: Path) -> None:
-    """The other opinion is libarchive's, of root's tree."""
+    """Compared with libarchive's specification of root's tree."""
     require("bsdtar")
     assert run_as_ordinary_user(*words(place)).returncode == 0
     users = (place / "work" / "owners.mtree").read_text()
@@ -93,7 +93,7 @@ def test_specification_is_that_of_the_tree_that_root_would_have(place: Path) -> 
 
 
 def test_tree_has_what_it_had_without(place: Path) -> None:
-    """Devices have a place in it only while it is made; what is lost is counted alike."""
+    """Placeholders of devices are in the tree only while it is made; the losses are counted the same."""
     plain = place / "work" / "plain"
     result = run_as_ordinary_user("unpack", "-q", "--platform=linux/amd64", place / "layout", plain)
     assert result.stderr.splitlines()[1] == "ociexport: warning: devices: 2 left out, which only root can make"
@@ -145,7 +145,7 @@ def test_bsdtar_makes_a_tar_of_it_with_true_owners(place: Path) -> None:
 
 
 def test_attributes_are_in_comments(place: Path) -> None:
-    """getfattr's way of writing values; what belongs to another machine is in neither."""
+    """Values are written as getfattr does; attributes that belong to a machine are left out."""
     assert run_as_ordinary_user(*words(place)).returncode == 0
     comments = [line for line in (place / "work" / "owners.mtree").read_text().splitlines() if line.startswith("# ")]
     assert comments == [
@@ -169,7 +169,7 @@ def test_failure_leaves_the_old_file(place: Path) -> None:
 
 
 def test_namespace_writes_the_images_owners(place: Path) -> None:
-    """In it, the tree has them, under other numbers outside."""
+    """Inside the namespace the tree has these owners; outside, they have other ids."""
     run(*OCIEXPORT, *words(place))
     roots = (place / "work" / "owners.mtree").read_text()
     run(*OCIEXPORT, "rm", place / "work" / "rootfs")

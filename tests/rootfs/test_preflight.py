@@ -1,4 +1,4 @@
-"""disk.preflight: what is looked at before the first layer is applied, on file systems that lack something."""
+"""disk.preflight: checks before the first layer is applied, on file systems that lack some feature."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_full_disk_says_nothing_of_features(fd: int, monkeypatch: pytest.MonkeyP
 def test_kinds_of_attributes_are_told_apart(
     fd: int, monkeypatch: pytest.MonkeyPatch, refused: bytes, line: str
 ) -> None:
-    """tmpfs has had user.* attributes since Linux 6.6 only, and capabilities long before."""
+    """tmpfs has user.* attributes only since Linux 6.6, and capabilities since long before."""
     true_setxattr = os.setxattr
 
     def setxattr(target: int, name: bytes, value: bytes) -> None:
@@ -108,7 +108,7 @@ def test_case_folding_is_found(fd: int, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.system
 def test_exfat_lacks_it_all(tmp_path: Path) -> None:
-    """A true file system without any of it; by FUSE, since few kernels bring it. Not everywhere are loop devices."""
+    """A real file system that lacks all features, through FUSE, since few kernels include it; needs a loop device."""
     if os.geteuid() != 0 or not all(map(shutil.which, ("mkfs.exfat", "mount.exfat-fuse", "losetup"))):
         pytest.skip("needs root, exfatprogs and exfat-fuse")
     (tmp_path / "image").write_bytes(b"")
@@ -142,12 +142,12 @@ def test_nothing_is_said_where_nothing_is_missing(fd: int, tmp_path: Path) -> No
 
 
 def test_used_up_inodes_are_told_from_a_full_disk(tmp_path: Path) -> None:
-    """How many an image needs nobody knows before; the kernel calls both the same."""
+    """The kernel reports both with the same error; how many inodes an image needs is not known beforehand."""
     write_layout(tmp_path / "layout", {"1": build_image([[member(f"d/{number}") for number in range(30)]])})
     with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=10M,nr_inodes=20", "tmpfs") as disk:
         result = unpack(tmp_path / "layout", disk / "rootfs")
         assert (result.returncode, os.listdir(disk)) == (9, [])
-        # Its root, the staged directory and d are three.
+        # The root of the file system, the staged directory and d use three.
         assert result.stderr == (
             f"ociexport: error: {disk}/rootfs/d/17: No space left on device: all 20 inodes are in use\n"
             f"hint: see what is free: df -i {disk}\n"
@@ -155,7 +155,7 @@ def test_used_up_inodes_are_told_from_a_full_disk(tmp_path: Path) -> None:
 
 
 def test_path_of_an_image_does_not_fill_the_screen(tmp_path: Path) -> None:
-    """A path may be longer than any call takes; of such a one both ends are shown."""
+    """A path may be longer than any system call takes; the message shows both its ends."""
     layer = [member("/".join(["d" * 200] * 40) + "/f")]
     write_layout(tmp_path / "layout", {"1": build_image([layer])})
     with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=10M,nr_inodes=32", "tmpfs") as disk:
@@ -169,7 +169,7 @@ def test_path_of_an_image_does_not_fill_the_screen(tmp_path: Path) -> None:
 
 
 def test_scarce_inodes_are_told_before(tmp_path: Path) -> None:
-    """An estimate, so no error: here it is one file that has all the bytes."""
+    """The number is an estimate, so this is no error: here one file has all the bytes."""
     image = build_image([[member("f", os.urandom(1_000_000))]])
     write_layout(tmp_path / "layout", {"1": image})
     with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=10M,nr_inodes=20", "tmpfs") as disk:

@@ -1,4 +1,4 @@
-"""rootfs: others who change it while it is made lead nowhere outside."""
+"""rootfs: other processes that change the tree while it is made can't lead a write outside."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def unpacker(unpacker_of_any_user: Unpacker) -> Unpacker:
 
 @pytest.mark.parametrize("name", ["openat2", "walk"])
 def test_directories_swapped_for_links_by_another_process_lead_nowhere(tmp_path: Path, name: str) -> None:
-    """The tree is nobody else's business, but root may be in it all the same: what was opened is what is used."""
+    """No other process should use the tree, but root's may: only descriptors that were opened here are used."""
     with unpacker_in(tmp_path, use_openat2=resolver(name)) as unpacker:
         source = _SwappingSource(_layers_of_many_directories(), unpacker)
         for round_ in count():
             try:
                 unpacker.unpack(source)
             except (OSError, InvalidImageError):
-                pass  # it is told that something is not as it was made
+                pass  # the unpacking noticed a change
             else:
                 unpacker.rootfs.rename(unpacker.rootfs.with_name(f"done-{round_}"))
             unpacker.assert_outside_untouched()
@@ -84,7 +84,7 @@ def _layers_of_many_directories() -> list[bytes]:
 
 
 class _SwappingSource(MemorySource):
-    """While its layers are read, directories of the tree that is built are links to what is outside, now and then."""
+    """While its layers are read, directories of the tree are now and then replaced by links to the outside."""
 
     def __init__(self, tars: list[bytes], unpacker: Unpacker) -> None:
         super().__init__(tars)

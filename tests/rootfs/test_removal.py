@@ -1,4 +1,4 @@
-"""disk.removal, and `ociexport rm` on it: what is mounted in a tree, or linked from it, stays."""
+"""disk.removal and `ociexport rm`: file systems mounted in a tree and files linked from it are kept."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.system_parts import OCIEXPORT, require, run
 
 @pytest.fixture
 def mounted(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
-    """A tree in which a directory of the same file system is mounted, as a chroot's /dev is, and that directory."""
+    """A tree with a bind mount of a directory on the same file system, as a chroot's /dev; and that directory."""
     require("mount", "umount", root=True)
     tree, precious = tmp_path / "a tree", tmp_path / "host"
     (tree / "first").mkdir(parents=True)
@@ -43,7 +43,7 @@ def removal_error(directory: Path, name: str) -> OSError:
 
 
 def test_what_is_mounted_in_a_tree_is_not_touched(mounted: tuple[Path, Path]) -> None:
-    """A bind mount of the same file system, which device numbers would not tell."""
+    """A bind mount from the same file system, which device numbers do not show."""
     tree, precious = mounted
     error = removal_error(tree.parent, tree.name)
     assert (error.errno, error.filename) == (errno.EBUSY, b"a tree/var/mnt")
@@ -86,7 +86,7 @@ def test_link_to_a_tree_is_removed_itself(tmp_path: Path) -> None:
 
 
 def test_depth_takes_neither_descriptors_nor_stack(tmp_path: Path) -> None:
-    """Far below PATH_MAX, which ends the paths that a system call takes."""
+    """Deeper than PATH_MAX, the longest path that a system call takes."""
     fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
     for _ in range(3000):
         os.mkdir("directory", dir_fd=fd)

@@ -1,4 +1,4 @@
-"""disk.staging: killed at whatever moment, what has the name of a root filesystem is complete."""
+"""disk.staging: whenever the process is killed, the root filesystem is absent or complete."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _EVENTS = frozenset(
 
 
 def unpack_until(call: int, rootfs: Path, *, replace: bool) -> bool:
-    """Unpack in a process that is killed before it makes that call; returns whether it was."""
+    """Unpack in a process that is killed before its call of this number; return whether it was killed."""
     child = os.fork()
     if child == 0:
         left = call
@@ -63,7 +63,7 @@ def content(rootfs: Path) -> dict[str, list[str]]:
 def test_kill_before_any_call_leaves_the_old_or_the_new(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replace: bool, can_exchange: bool
 ) -> None:
-    """Where two names can't change places in one step, the old one is gone for a moment; never is anything mixed."""
+    """Where two names can't be exchanged in one step, the old tree is absent for a moment; trees are never mixed."""
     if not can_exchange:
         monkeypatch.setattr(ctypes, "CDLL", lambda *_words, **_keywords: SimpleNamespace())  # a C library without it
     rootfs = tmp_path / "rootfs"
@@ -95,7 +95,7 @@ def test_kill_before_any_call_leaves_the_old_or_the_new(
 
 
 def test_file_system_without_locks_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """NFS without its lock daemon; whether a leftover's process is alive nobody knows there, so it stays."""
+    """As NFS without its lock daemon: whether a leftover's process is alive is unknown there, so the leftover stays."""
 
     def flock(_fd: int, _operation: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
@@ -108,7 +108,7 @@ def test_file_system_without_locks_will_do(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_name_of_many_bytes_is_a_name(tmp_path: Path) -> None:
-    """255 bytes of it are 85 signs in Chinese, and what it is built under has to be one, too."""
+    """255 bytes are 85 Chinese characters, and the staged directory's name must fit as well."""
     rootfs = tmp_path / ("\u6839" * 85)
     unpack(MemorySource([tar_of(LAYERS[0])]), rootfs)
     assert os.listdir(tmp_path) == [rootfs.name]

@@ -1,4 +1,4 @@
-"""outputs.tar, memory_tree, tar.writer: a root filesystem as one tar, the same that `unpack` makes."""
+"""outputs.tar, memory_tree, tar.writer: a root filesystem as one tar has the same content as with `unpack`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def flattened(source: MemorySource, **options: object) -> tuple[bytes, FlattenRe
 
 
 def extract(tar: bytes, target: Path) -> Path:
-    """Extract with GNU tar, which has to be told that directories are not right before what is in them."""
+    """Extract with GNU tar, which needs an option since a directory's content does not follow it directly."""
     target.mkdir()
     options = ["--xattrs", "--xattrs-include=*", "--numeric-owner", "--delay-directory-restore"]
     subprocess.run(["tar", "-C", str(target), "-xpf", "-", *options], input=tar, check=True, stderr=subprocess.DEVNULL)
@@ -88,7 +88,7 @@ def test_tar_holds_what_unpack_makes(tmp_path: Path) -> None:
 
 
 def test_attribute_with_an_equals_sign_in_its_name_is_read_again(tmp_path: Path) -> None:
-    """A PAX record's key ends there."""
+    """The key of a PAX record ends at the first equals sign."""
     layer = [member("f", pax_headers={"LIBARCHIVE.xattr.user.a%3Db%25c": "AAE="})]
     tar, _ = flattened(MemorySource([tar_of(layer)]))
     unpack(MemorySource([tar]), tmp_path / "again")
@@ -130,7 +130,7 @@ def test_hard_links_into_aufs_bookkeeping_are_one_file() -> None:
 
 
 def test_symlinks_have_the_mode_that_linux_gives_them() -> None:
-    """mke2fs writes the tar's, and some tars say 0644."""
+    """mke2fs writes the mode in the tar, and some tars contain 0644."""
     tar, _ = flattened(MemorySource([tar_of([symlink("l", "x", mode=0o644)])]))
     with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
         assert archive.getmember("l").mode == 0o777
@@ -185,7 +185,7 @@ def test_name_that_is_written_again_takes_no_more_memory() -> None:
 
 
 def test_newer_times_are_clamped() -> None:
-    """SOURCE_DATE_EPOCH, as tar's --clamp-mtime has it: older ones stay."""
+    """SOURCE_DATE_EPOCH works like tar's --clamp-mtime: older times stay."""
     layer = [member("new", mtime=2_000_000_000), member("old", mtime=5)]
     tar, _ = flattened(MemorySource([tar_of(layer)]), max_mtime_ns=1_000_000_000 * 10**9)
     with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
@@ -305,7 +305,7 @@ def test_squashfs_takes_the_tar(layout: Path, tmp_path: Path) -> None:
 
 @pytest.mark.system
 def test_ext4_is_made_of_the_tree(layout: Path, tmp_path: Path) -> None:
-    """mke2fs -d takes a tar from 1.47.1 on; before, it takes the directory that tar or unpack makes."""
+    """mke2fs -d accepts a tar since 1.47.1; older ones accept the directory that tar or unpack makes."""
     require("mke2fs", "debugfs")
     tar, source = tmp_path / "rootfs.tar", tmp_path / "extracted"
     run(*OCIEXPORT, "unpack", "-q", "--platform=linux/amd64", str(layout), "--to-tar", str(tar))
@@ -319,7 +319,7 @@ def test_ext4_is_made_of_the_tree(layout: Path, tmp_path: Path) -> None:
 @pytest.mark.system
 @pytest.mark.slow
 def test_ext4_is_made_of_the_tar(tmp_path: Path) -> None:
-    """By the mke2fs of Debian 13 (1.47.2), in a root of its own, for older ones take no tar."""
+    """With the mke2fs of Debian 13 (1.47.2), in its own root, since older ones accept no tar."""
     require("mmdebstrap", "chroot", "debugfs", "e2fsck", root=True)
     debian = tmp_path / "debian"
     command = ["mmdebstrap", "--variant=essential", "--include=e2fsprogs,libarchive13t64", "trixie", str(debian)]
@@ -355,7 +355,7 @@ def test_ext4_is_made_of_the_tar(tmp_path: Path) -> None:
     [("bsdtar", ["-xpf", "-"]), ("tar", ["--delay-directory-restore", "-xpf", "-"])],
 )
 def test_tar_programs_give_directories_their_times(tmp_path: Path, command: str, options: list[str]) -> None:
-    """GNU tar is done with a directory as soon as another one comes; bsdtar waits, but for the root."""
+    """GNU tar sets a directory's times as soon as another one follows; bsdtar waits, except for the root."""
     require(command)
     layer = [directory(name, mtime=7) for name in ("a", "a/b", "c")]
     layer += [member(name, mtime=9) for name in ("a/b/f", "c/f", "a/f", "a/b/g")]

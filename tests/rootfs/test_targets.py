@@ -1,4 +1,4 @@
-"""rootfs: what must be proven before a root filesystem has its name, and which places it may take."""
+"""rootfs: checks before a root filesystem is renamed into place, and targets that it may have."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.unpacker import Unpacker
 
 @pytest.mark.system
 def test_unpacking_without_proc_works_or_says_what_lacks(tmp_path: Path) -> None:
-    """As in a chroot where nobody mounted it; a device had been told as a file that is not there."""
+    """As in a chroot without /proc; a device was once reported as a missing file."""
     require("unshare", "mount", root=True)
     plain = [directory("d", 0o700), member("d/f", b"x", mode=0o4755, uid=3, xattrs={"user.x": b"1"}), symlink("l", "d")]
     pipe = member("pipe", type=tarfile.FIFOTYPE)
@@ -69,7 +69,7 @@ def test_junk_after_the_end_marker_belongs_to_the_diff_id(unpacker: Unpacker) ->
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "long", "other"])
 def test_damaged_blob_is_told_as_such(unpacker: Unpacker, damage: str) -> None:
-    """Whatever the damage does to gzip and tar, the digest or size is the news."""
+    """Whatever the damage does to gzip and tar, the error is about the digest or size."""
     source = MemorySource([tar_of([member("a", os.urandom(100_000))])])
     descriptor = source.layers[0]
     stored = source.blobs[descriptor.digest]
@@ -104,7 +104,7 @@ def test_missing_blob_is_told(unpacker: Unpacker) -> None:
     unpacker.assert_refused_without_trace()
 
 
-# Where it goes.
+# Targets.
 
 
 def test_empty_directory_becomes_the_rootfs(unpacker: Unpacker) -> None:
@@ -128,7 +128,7 @@ def test_directory_in_use_is_refused_and_untouched(unpacker: Unpacker) -> None:
 def test_sync_waits_for_the_disk_before_anything_is_given_up(
     unpacker: Unpacker, monkeypatch: pytest.MonkeyPatch, replace: bool
 ) -> None:
-    """The name is on the disk before the old tree is removed; the files are before that, which no test can see here."""
+    """The rename is synced before the old tree is removed; a test can't see that the files were synced before it."""
     if replace:
         unpacker([member("old", b"1")])
     names_when_synced: list[list[str]] = []
@@ -170,7 +170,7 @@ def test_leftover_of_a_killed_process_is_removed(unpacker: Unpacker) -> None:
     "name", ["rootfs.partial-backup", "rootfs.partial-0123abcd.txt", "rootfs.partial-", "rootfs.o"]
 )
 def test_what_only_looks_like_a_leftover_is_not_touched(unpacker: Unpacker, name: str) -> None:
-    """It is removed by its name alone, so nothing but a name that was given here will do."""
+    """Leftovers are recognized only by name, so only the exact form of a staged directory's name counts."""
     mine = unpacker.rootfs.parent / name
     mine.mkdir()
     unpacker([member("a", b"1")])

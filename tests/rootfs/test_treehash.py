@@ -1,4 +1,4 @@
-"""treehash: one digest of a whole tree, the same for two equal trees, and for no others."""
+"""treehash: one digest of a whole tree, the same for equal trees and different for others."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_equal_trees_have_one_digest(tmp_path: Path) -> None:
 
 
 def test_names_out_of_the_tree_do_not_count(tmp_path: Path) -> None:
-    """As of `cp -al` and of backups that share files."""
+    """As with `cp -al` and with backups that share files."""
     one, two = make_tree(tmp_path / "one"), make_tree(tmp_path / "two")
     os.link(one / "a-b", tmp_path / "outside")
     assert hash_tree(one) == hash_tree(two)
@@ -44,7 +44,7 @@ def test_names_out_of_the_tree_do_not_count(tmp_path: Path) -> None:
 
 @needs_root
 def test_attributes_of_the_machine_do_not_count(tmp_path: Path) -> None:
-    """SELinux labels every file by itself, XFS lists ACLs twice, overlayfs keeps its own books: `unpack` sets none."""
+    """SELinux labels files, XFS lists ACLs twice, overlayfs keeps internal attributes: `unpack` sets none of these."""
     one, two = make_tree(tmp_path / "one"), make_tree(tmp_path / "two")
     for name in ("security.selinux", "trusted.overlay.origin", "trusted.SGI_ACL_FILE"):
         os.setxattr(one / "a" / "file", name, b"x")

@@ -1,4 +1,4 @@
-"""rootfs: whiteouts hide what lower layers left, and nothing else."""
+"""rootfs: whiteouts hide files of lower layers, and nothing else."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_other_aufs_names_are_ignored(unpacker: Unpacker) -> None:
 
 
 def test_hard_links_into_aufs_bookkeeping_are_links_among_themselves(unpacker: Unpacker) -> None:
-    """docker's first layers have them (moby's UnpackLayer keeps such files aside); whose names stay, stay one file."""
+    """docker's first layers have such links (moby's UnpackLayer keeps the targets aside); the names share one file."""
     aufs = [
         directory(".wh..wh.plnk", 0o700),
         member(".wh..wh.plnk/12.34", b"x", mode=0o755),
