@@ -21,7 +21,7 @@ from ociexport.layers.memory_tree import MemoryDirectory, MemoryFile, MemoryTree
 from ociexport.layers.tar.reader import FILE_FORMATS, Entry, EntryType
 from ociexport.layers.tar.sparse import located_parts
 from ociexport.layers.targets import PickingTarget
-from ociexport.rootfs.disk.linux import name_in
+from ociexport.rootfs.disk.linux import OPEN_DIRECTORY, OPEN_FILE, name_in
 from ociexport.rootfs.disk.metadata import ROOTLESS_XATTR, encode_rootless_owner
 from ociexport.rootfs.disk.walk import Descent
 from ociexport.rootfs.disk.xattrs import read_xattrs
@@ -31,8 +31,6 @@ from ociexport.system.progress.protocol import SILENT, Progress
 _READ_BYTES = 1024 * 1024
 # Memory for a file whose content is to be compared, apart from its path: measured, rounded up.
 _CANDIDATE_BYTES = 250
-_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -246,7 +244,7 @@ def _open_below(root_fd: int, path: bytes) -> int:
     """Return a descriptor of a file in the tree; the first pass found no link on its path, and none is followed."""
     *parents, name = path.split(b"/")
     fd = os.dup(root_fd)
-    for part, flags in [*((parent, _OPEN_DIRECTORY) for parent in parents), (name, _OPEN_FILE)]:
+    for part, flags in [*((parent, OPEN_DIRECTORY) for parent in parents), (name, OPEN_FILE)]:
         try:
             child_fd = os.open(part, flags, dir_fd=fd)
         finally:

@@ -24,13 +24,11 @@ import stat
 from collections.abc import Iterator
 from contextlib import closing
 
-from ociexport.rootfs.disk.linux import name_in
+from ociexport.rootfs.disk.linux import OPEN_DIRECTORY, OPEN_FILE, name_in
 from ociexport.rootfs.disk.walk import Descent
 from ociexport.rootfs.disk.xattrs import read_xattrs
 from ociexport.spec.digest import Digest
 
-_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _TYPES = {
     stat.S_IFREG: b"file",
     stat.S_IFDIR: b"directory",
@@ -75,7 +73,7 @@ class _TreeHasher:
     def _add_path(self, path: bytes, parent_fd: int, name: bytes) -> None:
         status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
         if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
-            flags = _OPEN_DIRECTORY if stat.S_ISDIR(status.st_mode) else _OPEN_FILE
+            flags = OPEN_DIRECTORY if stat.S_ISDIR(status.st_mode) else OPEN_FILE
             fd = os.open(name, flags, dir_fd=parent_fd)
             try:
                 self._add(path, status, _content(fd, status), read_xattrs(fd))

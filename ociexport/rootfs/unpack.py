@@ -15,6 +15,7 @@ from ociexport.layers.apply import LayerApplier
 from ociexport.layers.limits import Limits, NameBudget
 from ociexport.layers.losses import Losses
 from ociexport.layers.selection import PathSelection
+from ociexport.rootfs.disk.linux import OPEN_DIRECTORY
 from ociexport.rootfs.disk.metadata import IdMap, MetadataPolicy, MetadataWriter, XattrMode
 from ociexport.rootfs.disk.preflight import explain_full_disk, missing_features, scarce_inodes, verify_room
 from ociexport.rootfs.disk.staging import staged_directory, verify_is_vacant
@@ -262,7 +263,7 @@ def _tree_directory(staged_fd: int, options: UnpackOptions) -> Iterator[int]:
         yield staged_fd
         return
     os.mkdir("rootfs", 0o700, dir_fd=staged_fd)
-    root_fd = os.open("rootfs", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staged_fd)
+    root_fd = os.open("rootfs", OPEN_DIRECTORY, dir_fd=staged_fd)
     try:
         yield root_fd
     finally:

@@ -17,6 +17,9 @@ import struct
 import sys
 from functools import cache
 
+# For opening a name in its parent directory: never through a link, and without waiting for the other end of a fifo.
+OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 # The number is the same on every processor (unified since Linux 5.6).
 _SYS_OPENAT2 = 437
 _RESOLVE_NO_MAGICLINKS = 0x02

@@ -24,7 +24,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ociexport.rootfs.disk.linux import change_mode, names_in
+from ociexport.rootfs.disk.linux import OPEN_FILE, change_mode, names_in
 
 # Created by the file system itself: a mount point that has nothing else counts as empty.
 TOLERATED_IN_MOUNT = frozenset({"lost+found"})
@@ -34,8 +34,7 @@ SEAL_SUFFIX = "-sealed"
 _RECORD = re.compile(rb"([0-7]+) (-?[0-9]+) ([^/\0]+)", re.DOTALL)
 # Ends the list. A list without it was not written completely, and then nothing was moved.
 _END = b"\0\0"
-_OPEN_OURS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_CREATE_OURS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_CREATE_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 # Type and time of modification identify a moved file: renaming changes neither.
 _Look = tuple[int, int]
@@ -111,7 +110,7 @@ def drop_list(parent_fd: int, name: str) -> None:
 
 
 def _write_list(fd: int, parent_fd: int, name: str, names: list[str]) -> None:
-    list_fd = os.open(name + LIST_SUFFIX, _CREATE_OURS, 0o600, dir_fd=parent_fd)
+    list_fd = os.open(name + LIST_SUFFIX, _CREATE_FILE, 0o600, dir_fd=parent_fd)
     with open(list_fd, "wb") as file:
         for each in names:
             status = os.stat(each, dir_fd=fd, follow_symlinks=False)
@@ -122,7 +121,7 @@ def _write_list(fd: int, parent_fd: int, name: str, names: list[str]) -> None:
         # Otherwise moved names could reach the disk before this list.
         os.fsync(list_fd)
         seal = _seal_of(list_fd)
-    seal_fd = os.open(name + SEAL_SUFFIX, _CREATE_OURS, 0o600, dir_fd=parent_fd)
+    seal_fd = os.open(name + SEAL_SUFFIX, _CREATE_FILE, 0o600, dir_fd=parent_fd)
     with open(seal_fd, "wb") as file:
         file.write(seal)
         file.flush()
@@ -156,7 +155,7 @@ def _read_list(parent_fd: int, name: str) -> dict[bytes, _Look]:
 def _open_ours(parent_fd: int, name: str) -> int | None:
     """Return a descriptor of a list or seal; None if it is missing or another user may have written it."""
     try:
-        fd = os.open(name, _OPEN_OURS, dir_fd=parent_fd)
+        fd = os.open(name, OPEN_FILE, dir_fd=parent_fd)
     except OSError:
         return None
     status = os.fstat(fd)

@@ -10,14 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ociexport.errors import UsageError, quoted
-from ociexport.rootfs.disk.linux import change_mode, names_in
+from ociexport.rootfs.disk.linux import OPEN_DIRECTORY, change_mode, names_in
 
 # Deeper directories are first moved up: neither descriptors nor the stack grow with the depth of a tree.
 _MAX_DESCENT = 32
 # Errors from rmdir for a directory that is not empty.
 _NOT_EMPTY = frozenset({errno.ENOTEMPTY, errno.EEXIST})
 _MOUNTS = "/proc/self/mountinfo"
-_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def verify_no_mounts(directory: str) -> None:
@@ -163,7 +162,7 @@ def _open_writable(parent_fd: int, name: bytes) -> int:
         if stat.S_ISDIR(mode) and mode & 0o700 != 0o700:
             # Where the image's modes let other users write, they may plant a link here between the two calls.
             change_mode(parent_fd, name, stat.S_IMODE(mode) | 0o700)
-    return os.open(name, _OPEN_DIRECTORY, dir_fd=parent_fd)
+    return os.open(name, OPEN_DIRECTORY, dir_fd=parent_fd)
 
 
 @contextmanager

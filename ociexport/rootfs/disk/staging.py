@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from ociexport.errors import NotFoundError, UnsafeEntryError, UsageError, quoted
-from ociexport.rootfs.disk.linux import exchange_names, names_in, sync_file_system
+from ociexport.rootfs.disk.linux import OPEN_DIRECTORY, exchange_names, names_in, sync_file_system
 from ociexport.rootfs.disk.mount_move import (
     LIST_SUFFIX,
     SEAL_SUFFIX,
@@ -31,7 +31,8 @@ from ociexport.system.partial_names import STAGED_MARK as _MARK
 
 _MARK_BYTES = 4
 _LEFTOVER_PATTERN = re.compile(rf"[0-9a-f]{{{2 * _MARK_BYTES}}}(-old|{LIST_SUFFIX}|{SEAL_SUFFIX})?")
-_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+# For the target and its parent, in whose paths links are followed.
+_OPEN_PLACE = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def staged_directory(target: str, *, replace: bool = False, sync: bool = False) 
     is_mount = is_mount_point(target)
     parent = target if is_mount else os.path.dirname(target)
     try:
-        parent_fd = os.open(parent, _OPEN_DIRECTORY)
+        parent_fd = os.open(parent, _OPEN_PLACE)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFoundError(f"{quoted(parent)}: expected a directory, got none", hint="create it first") from error
     prefix = _prefix_of(target)
@@ -81,7 +82,7 @@ def staged_directory(target: str, *, replace: bool = False, sync: bool = False) 
         with _placing_errors(target, parent_fd):
             os.mkdir(name, 0o700, dir_fd=parent_fd)
         try:
-            fd = os.open(name, _OPEN_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent_fd)
+            fd = os.open(name, OPEN_DIRECTORY, dir_fd=parent_fd)
             try:
                 _lock_where_possible(fd)
                 with _placing_errors(target, parent_fd):
@@ -132,7 +133,7 @@ def verify_is_vacant(target: str, *, replace: bool = False) -> None:
         return
     prefix = _prefix_of(target)
     if is_mount:
-        fd = os.open(target, _OPEN_DIRECTORY)
+        fd = os.open(target, _OPEN_PLACE)
         try:
             names = _foreign_names(fd, prefix)
         finally:
@@ -283,7 +284,7 @@ def _locked(parent_fd: int, name: str) -> Iterator[int]:
     Raises:
         OSError: another process has locked it, it is not a directory, or its file system has no locks.
     """
-    fd = os.open(name, _OPEN_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent_fd)
+    fd = os.open(name, OPEN_DIRECTORY, dir_fd=parent_fd)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield fd

@@ -27,7 +27,7 @@ from ociexport.layers.limits import MAX_DEPTH, MAX_STEPS, NameBudget, verify_dep
 from ociexport.layers.paths import ROOT, ImagePath
 from ociexport.layers.tar.reader import Entry, EntryType
 from ociexport.rootfs.disk.file_data import write_all, write_segments, write_with_holes
-from ociexport.rootfs.disk.linux import is_openat2_available, names_in, resolve_in_root
+from ociexport.rootfs.disk.linux import OPEN_DIRECTORY, is_openat2_available, names_in, resolve_in_root
 from ociexport.rootfs.disk.metadata import MetadataWriter
 from ociexport.rootfs.disk.removal import remove_tree
 
@@ -48,7 +48,6 @@ _MAX_FREE_OPENS, _STEPS_PER_OPEN = 64, 20
 _DIRECTORY_BYTES, _MARK_BYTES = 450, 120
 # Directories that no layer describes but that contain other entries.
 _IMPLIED_MODE = 0o755
-_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DEVICE_TYPES = {EntryType.CHARACTER_DEVICE: 0o020000, EntryType.BLOCK_DEVICE: 0o060000}
 
@@ -400,7 +399,7 @@ class Rootfs:
         fd = parent.fd
         while closed:
             node = closed.pop()
-            node.fd = fd = os.open(node.name, _OPEN_DIRECTORY, dir_fd=fd)
+            node.fd = fd = os.open(node.name, OPEN_DIRECTORY, dir_fd=fd)
             self._open.append(node)
             if len(self._open) > _MAX_OPEN_DIRECTORIES:
                 self._close_directory(self._open.popleft())

@@ -15,12 +15,12 @@ import stat
 from collections import deque
 from contextlib import closing
 
+from ociexport.rootfs.disk.linux import OPEN_DIRECTORY, OPEN_FILE
+
 # Ancestors of the current directory that stay open; deeper ones are reopened through "..".
 _MAX_HELD = 64
-_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # As many as Linux follows (path_resolution(7)).
 _MAX_LINKS_FOLLOWED = 40
-_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class Descent:
@@ -45,7 +45,7 @@ class Descent:
         Raises:
             OSError: it is not a directory, or can't be read; the current directory stays the same.
         """
-        child_fd = os.open(name, _OPEN_DIRECTORY, dir_fd=self.fd)
+        child_fd = os.open(name, OPEN_DIRECTORY, dir_fd=self.fd)
         if len(self._held) < _MAX_HELD:
             self._held.append(self.fd)
         else:
@@ -63,7 +63,7 @@ class Descent:
             os.close(self.fd)
             self.fd = self._held.pop()
             return
-        parent_fd = os.open("..", _OPEN_DIRECTORY, dir_fd=self.fd)
+        parent_fd = os.open("..", OPEN_DIRECTORY, dir_fd=self.fd)
         os.close(self.fd)
         self.fd = parent_fd
         if _identity(parent_fd) != self._closed.pop():
@@ -115,7 +115,7 @@ def open_regular_file(root_fd: int, path: bytes) -> int:
                     depth = 0
                 remaining.extendleft(reversed(target.split(b"/")))
             elif not remaining and stat.S_ISREG(status.st_mode):
-                return os.open(part, _OPEN_FILE, dir_fd=place.fd)
+                return os.open(part, OPEN_FILE, dir_fd=place.fd)
             elif stat.S_ISDIR(status.st_mode):
                 place.enter(part)
                 depth += 1
