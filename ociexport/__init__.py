@@ -1,7 +1,7 @@
 """Container images on disk, verified, with no daemon.
 
-The public names are those in `__all__`; whatever is not there may change. They are loaded when first used, so that
-``ociexport --version`` and a program that needs one of them pay for no other.
+The public names are those in `__all__`; all other names may change. Each is loaded at first use, so ``ociexport
+--version`` loads none of them, and a program loads only those that it uses.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    import importlib  # noqa: PLC0415 - who asks for the version only needs none of it
+    import importlib  # noqa: PLC0415 - start-up: `ociexport --version` does not need it
 
     home = _HOMES.get(name)
     if home is None:

@@ -1,4 +1,4 @@
-"""`python -m ociexport` is the command `ociexport`, which begins here."""
+"""The entry point of the command `ociexport`, and of `python -m ociexport`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import os
 
 
 def run() -> None:
-    """Run the command; who presses Ctrl-C before it is loaded gets no traceback."""
+    """Run the command; Ctrl-C while it is being loaded prints one line and no traceback."""
     try:
-        from ociexport.cli.main import run as run_command  # noqa: PLC0415 - start-up: what is loaded outside can't be caught
+        # Imported here, so that the interrupt of a slow import is caught too.
+        from ociexport.cli.main import run as run_command  # noqa: PLC0415 - start-up: as above
     except KeyboardInterrupt:
         os.write(2, b"ociexport: error: interrupted\n")
         os._exit(130)

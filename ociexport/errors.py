@@ -1,30 +1,30 @@
-"""Every error that ociexport raises, one tree.
+"""The tree of all errors that ociexport defines.
 
     OciexportError
-    ├─ UsageError                   what was asked for can't be meant: a target in use, options that exclude each other
+    ├─ UsageError                   the request can't be carried out: a target in use, options that exclude each other
     │  └─ InvalidReferenceError     an image reference or source name that does not parse
     ├─ InvalidDigestError           a digest that does not parse
-    ├─ NotFoundError                the image, tag, layout or file is not there
+    ├─ NotFoundError                the image, tag, layout or file does not exist
     ├─ RegistryError                method, redacted URL, status, the registry's own codes
-    │  ├─ AuthenticationError       401 or 403, or no token to be had
+    │  ├─ AuthenticationError       401 or 403, or no token could be obtained
     │  ├─ RegistryNotFoundError     404; a NotFoundError too
     │  ├─ RateLimitError            429 after all retries
-    │  └─ TransferError             the connection could not be made or broke, retries included
-    ├─ InvalidImageError            the data we were given breaks the specification; `where` says at which field
-    │  ├─ DigestMismatchError       the bytes are not those that the digest names
-    │  │  └─ DiffIdMismatchError    the blob is the right one, but not the tar in it
+    │  └─ TransferError             the connection failed or broke, after all retries
+    ├─ InvalidImageError            the image's data breaks the specification; `where` names the field
+    │  ├─ DigestMismatchError       the bytes do not have the expected digest
+    │  │  └─ DiffIdMismatchError    the blob has its digest, but the tar in it does not have its diff_id
     │  ├─ SizeMismatchError         more or fewer bytes than declared
-    │  ├─ UnsupportedMediaTypeError a document or layer of a kind that can't be used here
+    │  ├─ UnsupportedMediaTypeError a document or layer of an unsupported kind
     │  ├─ UnsafeEntryError          a tar entry would act outside the rootfs
-    │  └─ LimitExceededError        larger than the limit that guards this machine
-    ├─ SignatureError               not signed, or not by the keys that were given
-    └─ NoMatchingPlatformError      lists the platforms there are
+    │  └─ LimitExceededError        larger than the limit that protects this machine
+    ├─ SignatureError               not signed, or not by one of the given keys
+    └─ NoMatchingPlatformError      lists the available platforms
 
-Local `OSError`s pass through as they are: the command line turns them into one line too.
+Local `OSError`s are not translated; the command line prints them as one line too.
 
-A message gives place, subject, expected, got, in that order; `hint`, where the user can act, says what to do.
+A message gives place, subject, expected, got, in that order. Where the user can act, `hint` gives the action.
 
-`describe_content` says what unexpected bytes are, in libmagic's words: it knows every format there is.
+`describe_content` names the format of unexpected bytes, as libmagic identifies it.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-# What a registry or an archive wrote may be of any length; a message quotes so much of it.
+# Text from a registry or an archive may be of any length; a message quotes at most this much of it.
 MAX_QUOTED_CHARACTERS = 200
-# libmagic tells by the beginning of a file; the tar magic stands at byte 257.
+# libmagic identifies a file by its beginning; the tar magic is at byte 257.
 _MAX_LOOKED_AT_BYTES = 4096
 
 
@@ -47,7 +47,7 @@ class OciexportError(Exception):
 
 
 class UsageError(OciexportError):
-    """What was asked for can't be done as asked; nothing was begun."""
+    """The request can't be carried out as given; nothing was started."""
 
 
 class InvalidReferenceError(UsageError):
@@ -55,15 +55,15 @@ class InvalidReferenceError(UsageError):
 
 
 class InvalidDigestError(OciexportError):
-    """A text is no digest: unknown algorithm, wrong alphabet or wrong length."""
+    """A text is not a digest: unknown algorithm, wrong alphabet or wrong length."""
 
 
 class NotFoundError(OciexportError):
-    """The image, tag, layout or file that was named is not there."""
+    """The named image, tag, layout or file does not exist."""
 
 
 class RegistryError(OciexportError):
-    """A registry answered with an error, or not as the protocol demands."""
+    """A registry answered with an error, or broke the protocol."""
 
     def __init__(
         self,
@@ -75,14 +75,14 @@ class RegistryError(OciexportError):
         codes: Sequence[str] = (),
         hint: str | None = None,
     ) -> None:
-        """Keep what the request was.
+        """Keep the facts of the request beside the message.
 
         Args:
-            message: the whole line for people, with neither secret nor signed query string.
-            method: of the HTTP request.
-            url: of the request, redacted.
-            status: of the HTTP response; None where there was none.
-            codes: the registry's own, such as ``MANIFEST_UNKNOWN`` (distribution-spec, "Error Codes").
+            message: the whole line for people, without secrets and signed query strings.
+            method: the HTTP method.
+            url: the request's URL, redacted.
+            status: the HTTP status; None if no response arrived.
+            codes: the registry's own error codes, such as ``MANIFEST_UNKNOWN`` (distribution-spec, "Error Codes").
             hint: what the user can do.
         """
         super().__init__(message, hint=hint)
@@ -93,23 +93,23 @@ class RegistryError(OciexportError):
 
 
 class AuthenticationError(RegistryError):
-    """The registry or its token service refused us, or no token was to be had."""
+    """The registry or its token service denied access, or no token could be obtained."""
 
 
 class RegistryNotFoundError(RegistryError, NotFoundError):
-    """The registry says that it has no such repository, tag, manifest or blob."""
+    """The registry has no such repository, tag, manifest or blob."""
 
 
 class RateLimitError(RegistryError):
-    """The registry's quota is used up (429), retries included."""
+    """The registry's rate limit is exhausted (429), after all retries."""
 
 
 class TransferError(RegistryError):
-    """The connection could not be made or broke, retries included."""
+    """The connection failed or broke, after all retries."""
 
 
 class InvalidImageError(OciexportError):
-    """Data that we were given breaks the specification."""
+    """The image's data breaks the specification."""
 
     def __init__(self, message: str, *, where: str = "", hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -117,7 +117,7 @@ class InvalidImageError(OciexportError):
         self.where = where
 
     def add_place(self, place: str) -> None:
-        """Put ``place`` in front of ``where``: an outer document tells its name as the error passes through."""
+        """Put ``place`` in front of ``where``: an outer document adds its name as the error passes through."""
         self.where = f"{place}: {self.where}" if self.where else place
 
     def __str__(self) -> str:
@@ -125,19 +125,19 @@ class InvalidImageError(OciexportError):
 
 
 class DigestMismatchError(InvalidImageError):
-    """The bytes are not those that the digest names."""
+    """The bytes do not have the expected digest."""
 
 
 class DiffIdMismatchError(DigestMismatchError):
-    """The blob is what its digest says, but the tar in it is not the one that the config names."""
+    """The blob has its digest, but the tar in it does not have the diff_id in the config."""
 
 
 class SizeMismatchError(InvalidImageError):
-    """There are more or fewer bytes than were declared."""
+    """There are more or fewer bytes than declared."""
 
 
 class UnsupportedMediaTypeError(InvalidImageError):
-    """A document or layer is of a kind that can't be used here."""
+    """A document or layer is of an unsupported kind."""
 
 
 class UnsafeEntryError(InvalidImageError):
@@ -145,15 +145,15 @@ class UnsafeEntryError(InvalidImageError):
 
 
 class LimitExceededError(InvalidImageError):
-    """The data is larger than the limit that guards this machine."""
+    """The data is larger than the limit that protects this machine."""
 
 
 class SignatureError(OciexportError):
-    """The image is not signed, or not by one of the keys that were given; nothing of it was kept."""
+    """The image is not signed, or not by one of the given keys; nothing of it was kept."""
 
 
 class NoMatchingPlatformError(OciexportError):
-    """No manifest of an index fits the wanted platform; the message lists those there are."""
+    """No manifest of an index fits the requested platform; the message lists the available ones."""
 
 
 @contextmanager
@@ -167,20 +167,20 @@ def locating(place: str) -> Iterator[None]:
 
 
 def quoted(untrusted: object) -> str:
-    """Return text from outside as a message may show it: one line, no control characters, bounded length."""
+    """Return untrusted text in quotes, safe to show in a message: one line, no control characters, bounded length."""
     if not isinstance(untrusted, str):
         return printable(repr(untrusted))
     return f"'{printable(untrusted)}'"
 
 
 def printable(untrusted: str) -> str:
-    """Return text from outside as it may stand within a line; see `quoted`."""
+    """Return untrusted text safe to show within a line, without quotes; see `quoted`."""
     safe = escaped(untrusted[: MAX_QUOTED_CHARACTERS + 1])
     return safe if len(safe) <= MAX_QUOTED_CHARACTERS else safe[:MAX_QUOTED_CHARACTERS] + "…"
 
 
 def escaped(text: str) -> str:
-    """Return ``text`` with all that a terminal might obey, or fail to show, written as escapes."""
+    """Return ``text`` with each character that a terminal might obey, or can't show, as an escape."""
     if text.isprintable():
         return text
     return "".join(
@@ -190,19 +190,19 @@ def escaped(text: str) -> str:
 
 
 def describe_content(content: bytes) -> str:
-    """Return what ``content`` is, for an error message: ``HTML document, ASCII text``."""
+    """Return the format of ``content``, for an error message: ``HTML document, ASCII text``."""
     try:
-        # pylibmagic brings the C library as a wheel and must be imported first: it tells python-magic where that is.
+        # pylibmagic's wheel holds the C library. It is imported first, because it shows python-magic where that is.
         import pylibmagic  # noqa: F401, PLC0415 - start-up: heavy, and only an error needs it
         import magic  # isort: skip # noqa: PLC0415 - start-up: as above
 
         description = str(magic.from_buffer(content[:_MAX_LOOKED_AT_BYTES]))
     except (ImportError, OSError):
-        # An error about the real trouble must not be lost because this machine's libmagic is broken.
-        return f"{len(content)} bytes of something else"
+        # A broken libmagic must not hide the error that is being reported.
+        return f"{len(content)} bytes of unidentified content"
     return description
 
 
 def quoted_path(path: bytes) -> str:
-    """Return a path of any bytes as a message may show it."""
+    """Return a path of any bytes in quotes, safe to show in a message; see `quoted`."""
     return quoted(path.decode("utf-8", "backslashreplace"))

@@ -15,12 +15,12 @@ from ociexport.spec.digest import Digest
 from ociexport.spec.json_fields import JsonObject, parse_json_object
 from ociexport.spec.manifest import Manifest
 
-# The same for configs: c/image draws the line here too.
+# c/image has the same limit for configs.
 MAX_CONFIG_BYTES = 4 * 1024 * 1024
 
 
 class HistoryEntry(NamedTuple):
-    """One line of an image's history; those with ``empty_layer`` have no layer.
+    """One entry of an image's history; an entry with ``empty_layer`` has no layer.
 
     Spec: image-spec 1.1 config.md, "history".
     """
@@ -34,7 +34,7 @@ class HistoryEntry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ContainerConfig:
-    """How a container of the image is to be started.
+    """How to start a container of the image.
 
     Spec: image-spec 1.1 config.md, "config".
     """
@@ -83,10 +83,10 @@ class ImageConfig:
 
 
 def parse_config(raw: bytes, digest: Digest | None = None) -> ImageConfig:
-    """Return the image config that ``raw`` is.
+    """Return ``raw`` parsed as an image config.
 
     Raises:
-        InvalidImageError: it breaks the specification; `where` says at which field.
+        InvalidImageError: it breaks the specification; `where` names the field.
     """
     digest = digest or Digest.of(raw)
     with locating(f"config {digest}"):
@@ -124,10 +124,10 @@ class Layer:
     """A layer as stored, and the digest of its uncompressed tar.
 
     Args:
-        number: from 1, lowest first.
-        count: of all layers of the image.
-        descriptor: of the blob.
-        diff_id: of the uncompressed tar.
+        number: position in the image, from 1, lowest first.
+        count: number of layers in the image.
+        descriptor: the blob's descriptor.
+        diff_id: digest of the uncompressed tar.
     """
 
     number: int
@@ -143,7 +143,7 @@ def pair_layers(manifest: Manifest, config: ImageConfig) -> tuple[Layer, ...]:
     """Return the manifest's layers, each with its diff_id, lowest first.
 
     Raises:
-        InvalidImageError: there are not as many diff_ids as layers.
+        InvalidImageError: the numbers of layers and diff_ids differ.
 
     Spec: image-spec 1.1 config.md, "rootfs".
     """

@@ -10,26 +10,21 @@ import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ociexport.errors import (
-    InvalidDigestError,
-    printable,
-    quoted,
-)
+from ociexport.errors import InvalidDigestError, printable, quoted
 from ociexport.spec import mediatypes
 from ociexport.spec.digest import Digest
 from ociexport.spec.json_fields import JsonObject
+from ociexport.spec.numerals import MAX_SIZE
 
-# distribution-spec "Pushing Manifests": registries should take at least 4 MiB; nobody honest goes beyond.
+# distribution-spec "Pushing Manifests": registries should accept at least 4 MiB; honest manifests are not larger.
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
-# In an index's entry for an attestation: the manifest that it is about (BuildKit's attestation-storage.md).
+# On an index entry for an attestation: the digest of the attested manifest (BuildKit's attestation-storage.md).
 ATTESTED_ANNOTATION = "vnd.docker.reference.digest"
-# A size is added up and compared; past the signed 64 bits of the specification it can only be an attack.
-_MAX_INT64 = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """Operating system and processor that an image is for, in Go's words (``linux``, ``amd64``).
+    """The operating system and processor of an image, in Go's words (``linux``, ``amd64``).
 
     Spec: image-spec 1.1 image-index.md, "platform".
     """
@@ -42,7 +37,7 @@ class Platform:
 
     @classmethod
     def from_json(cls, item: JsonObject) -> Platform:
-        """Return the platform in a descriptor or a config; a missing name reads as ``unknown``, as docker has it."""
+        """Return the platform of a descriptor or a config; a missing name reads as ``unknown``, as in docker."""
         return cls(
             os=item.optional_text("os") or "unknown",
             architecture=item.optional_text("architecture") or "unknown",
@@ -52,7 +47,7 @@ class Platform:
         )
 
     def to_json(self) -> dict[str, object]:
-        """Return the platform as a descriptor in an index has it."""
+        """Return the platform as JSON, for a descriptor in an index."""
         members: dict[str, object] = {"architecture": self.architecture, "os": self.os}
         if self.os_version:
             members["os.version"] = self.os_version
@@ -63,16 +58,16 @@ class Platform:
         return members
 
     def __str__(self) -> str:
-        """Return the platform as `ociexport.spec.platforms.parse_platform` reads it."""
+        """Return the platform in the form that `ociexport.spec.platforms.parse_platform` reads."""
         demands = "+".join([self.os_version or "", *self.os_features])
         system = f"{self.os}({demands})" if demands else self.os
-        # A platform comes from an image, and this goes to a terminal.
+        # A platform comes from an image, and this text may reach a terminal.
         return printable("/".join(part for part in (system, self.architecture, self.variant) if part is not None))
 
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """A reference to a blob or a document: its type, digest and size, and what is said about it.
+    """A reference to a blob or a document: its media type, digest and size, and further properties.
 
     Spec: image-spec 1.1 descriptor.md.
     """
@@ -88,14 +83,14 @@ class Descriptor:
 
     @classmethod
     def from_json(cls, item: JsonObject) -> Descriptor:
-        """Return the descriptor that ``item`` is.
+        """Return ``item`` parsed as a descriptor.
 
         Raises:
-            InvalidImageError: a required member is missing, or one is of the wrong type or out of range.
+            InvalidImageError: a required member is missing, or a member has the wrong type or is out of range.
         """
         size = item.integer("size")
-        if not 0 <= size <= _MAX_INT64:
-            raise item.error("size", f"expected 0 to {_MAX_INT64}, got {quoted(size)}")
+        if not 0 <= size <= MAX_SIZE:
+            raise item.error("size", f"expected 0 to {MAX_SIZE}, got {quoted(size)}")
         digest = parse_digest_of(item, "digest", item.text("digest"))
         platform = item.optional_object("platform")
         return cls(
@@ -110,7 +105,7 @@ class Descriptor:
         )
 
     def to_json(self) -> dict[str, object]:
-        """Return the descriptor as a document has it; embedded data is left out, since the blob itself is kept."""
+        """Return the descriptor as JSON, without embedded data, since the blob itself is stored."""
         members: dict[str, object] = {"mediaType": self.media_type, "digest": str(self.digest), "size": self.size}
         if self.artifact_type:
             members["artifactType"] = self.artifact_type
@@ -124,12 +119,16 @@ class Descriptor:
 
     @property
     def is_attestation(self) -> bool:
-        """Whether this entry of an index is BuildKit's provenance or SBOM, which runs nowhere."""
+        """Whether this index entry is BuildKit's provenance or SBOM, not an image that can run."""
         return ATTESTED_ANNOTATION in self.annotations
 
 
 def parse_digest_of(item: JsonObject, key: str, text: str) -> Digest:
-    """Return the digest that ``text``, the member ``key`` of ``item``, names."""
+    """Return ``text``, the member ``key`` of ``item``, parsed as a digest.
+
+    Raises:
+        InvalidImageError: it is not a digest; the message names the member.
+    """
     try:
         return Digest.parse(text)
     except InvalidDigestError as error:
@@ -137,7 +136,7 @@ def parse_digest_of(item: JsonObject, key: str, text: str) -> Digest:
 
 
 def _embedded_data(item: JsonObject, digest: Digest, size: int) -> bytes | None:
-    """Return the decoded ``data`` member, which the specification has verified before it is used."""
+    """Return the decoded ``data`` member, verified as the specification requires; None if it is absent."""
     encoded = item.optional_text("data")
     if encoded is None:
         return None

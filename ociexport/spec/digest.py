@@ -1,4 +1,4 @@
-"""Digests, and streams that must end at one."""
+"""Digests, and streams whose digest is verified at their end."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-# So much of what came is kept, to say what it is if it was not what it should be.
+# The beginning of the bytes is kept, so that an error can name their format.
 _MAX_HEAD_BYTES = 512
 
 Chunk: TypeAlias = bytes | bytearray | memoryview
 
-# Registered algorithms and what their encoded part must look like (image-spec descriptor.md, "Registered algorithms").
+# Registered algorithms and the grammar of their encoded part (image-spec descriptor.md, "Registered algorithms").
 _ENCODED_PATTERNS = {"sha256": re.compile(r"[a-f0-9]{64}"), "sha512": re.compile(r"[a-f0-9]{128}")}
 
 
 class Hasher(Protocol):
-    """What `hashlib` gives: an incremental hash."""
+    """An incremental hash, as `hashlib` has it."""
 
     def update(self, data: Chunk, /) -> None: ...
 
@@ -31,7 +31,7 @@ class Hasher(Protocol):
 
 
 class ByteStream(Protocol):
-    """A stream of bytes that somebody closes: an open file, the body of a response, a member of an archive."""
+    """A readable, closable stream of bytes: an open file, a response body, a member of an archive."""
 
     def read(self, size: int = -1, /) -> bytes: ...
 
@@ -42,7 +42,7 @@ class ByteStream(Protocol):
 class Digest:
     """The digest of some bytes: a registered algorithm and its hexadecimal value.
 
-    A value that exists is valid, so it can stand in a path.
+    A value that exists is valid, so it is safe as part of a path.
 
     Spec: image-spec 1.1 descriptor.md, "Digests".
     """
@@ -55,15 +55,15 @@ class Digest:
         if pattern is None:
             raise InvalidDigestError(f"digest algorithm: expected sha256 or sha512, got {quoted(self.algorithm)}")
         if not pattern.fullmatch(self.encoded):
-            wanted = "64" if self.algorithm == "sha256" else "128"
+            digits = "64" if self.algorithm == "sha256" else "128"
             raise InvalidDigestError(
-                f"digest: expected {wanted} lower-case hexadecimal digits after '{self.algorithm}:', "
+                f"digest: expected {digits} lower-case hexadecimal digits after '{self.algorithm}:', "
                 f"got {quoted(self.encoded)}"
             )
 
     @classmethod
     def parse(cls, text: str) -> Digest:
-        """Return the digest that ``text`` (``algorithm:encoded``) names.
+        """Return ``text`` (``algorithm:encoded``) parsed as a digest.
 
         Raises:
             InvalidDigestError: unknown algorithm, wrong alphabet or length.
@@ -92,12 +92,12 @@ class Digest:
 
 
 class Verifier:
-    """Counts and hashes the chunks of one blob, and says at the end whether they were the right ones.
+    """Counts and hashes the chunks of one blob, and verifies at the end that size and digest are right.
 
     Args:
-        digest: what the bytes must hash to.
-        size: how many there must be; None where only the digest is known.
-        subject: how a message names the bytes, such as ``blob sha256:…``; empty where the caller says it.
+        digest: the expected digest.
+        size: the expected number of bytes; None where only the digest is known.
+        subject: the name of the bytes in messages, such as ``blob sha256:…``; empty where the caller adds a name.
     """
 
     def __init__(self, digest: Digest, size: int | None, *, subject: str) -> None:
@@ -109,10 +109,10 @@ class Verifier:
         self.seen_bytes = 0
 
     def update(self, chunk: Chunk) -> None:
-        """Take the next bytes.
+        """Count and hash the next bytes.
 
         Raises:
-            SizeMismatchError: there are more than declared; raised at once, so that an endless body ends.
+            SizeMismatchError: there are more than declared; raised at once, so that an endless body is not read on.
         """
         self.seen_bytes += len(chunk)
         if not self._head:
@@ -125,11 +125,11 @@ class Verifier:
         self._hasher.update(chunk)
 
     def verify(self) -> None:
-        """Return if all bytes were seen and were the right ones.
+        """Return if the bytes seen have the expected size and digest.
 
         Raises:
-            SizeMismatchError: there were fewer than declared.
-            DigestMismatchError: they hash to another digest.
+            SizeMismatchError: there were fewer bytes than declared.
+            DigestMismatchError: they have another digest.
         """
         if self._size is not None and self.seen_bytes != self._size:
             raise SizeMismatchError(
@@ -143,23 +143,23 @@ class Verifier:
             )
 
     def _kind(self) -> str:
-        """Say where a page came in place of the bytes: from a login, a proxy, a captive portal."""
+        """Return the format of the bytes if they are a web page: of a login, a proxy, a captive portal."""
         if not self._head.lstrip().startswith(b"<"):
             return ""
         return f" ({describe_content(self._head)})"
 
 
 class VerifyingReader:
-    """A stream that must end at a digest and a size.
+    """A stream whose digest and size are verified at its end.
 
-    The end is where the checks are made: who stops before `read` returned ``b""`` has unverified bytes. One byte past
-    the declared size is asked for, so that a body that is too long is seen.
+    The bytes are unverified until `read` has returned ``b""``. Reading up to there goes past the declared size, so a
+    body that is too long is detected.
 
     Args:
         stream: the bytes as stored; closed with the reader.
-        digest: of those bytes.
-        size: their number; None where only the digest is known.
-        subject: how a message names them.
+        digest: the expected digest of those bytes.
+        size: their expected number; None where only the digest is known.
+        subject: the name of the bytes in messages.
     """
 
     def __init__(self, stream: ByteStream, digest: Digest, size: int | None, *, subject: str) -> None:
@@ -170,7 +170,7 @@ class VerifyingReader:
         """Return up to ``size`` bytes, ``b""`` at the verified end.
 
         Raises:
-            SizeMismatchError, DigestMismatchError: the stream is not what was declared.
+            SizeMismatchError, DigestMismatchError: the stream does not have the declared size or digest.
         """
         chunk = self._stream.read(size)
         if chunk:
@@ -180,7 +180,7 @@ class VerifyingReader:
         return chunk
 
     def close(self) -> None:
-        """Close the stream beneath; the rest is not verified."""
+        """Close the underlying stream; bytes that were not read are not verified."""
         self._stream.close()
 
     def __enter__(self) -> Self:

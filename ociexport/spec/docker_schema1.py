@@ -1,12 +1,12 @@
-"""Docker's image manifests of schema 1, which registries served from 2014 on and some still keep.
+"""Docker image manifests of schema 1, which registries have served since 2014 and some still store.
 
-Such a manifest has the digests of layers, newest first, and beside each the JSON that the layer has in Docker's first
-format; no sizes and no diff_ids. Mostly it is signed: the signature stands within the document, and the digest by which
-the manifest is known is of what was signed, the *payload*, and not of the bytes that are served.
+Such a manifest lists the layers' digests, newest first, each with the layer's JSON in Docker's first format. It has no
+sizes and no diff_ids. Most are signed. The signature is part of the document, and the manifest's digest is that of the
+signed part, the *payload*, not of the bytes served.
 
-Only that is verified here: that the payload is what the signature's header says, and that the served document says
-nothing else. The signature itself proves nothing, since the key that made it stands beside it, and anybody may make
-one; the tools that once looked at it do not any more.
+Two things are verified here: the payload is the part that the signature's header describes, and the served document
+has the same content. The signature itself is not verified. It proves nothing, because the key is beside it and anybody
+can make one. Other tools no longer verify it either.
 
 Spec: distribution ``docs/spec/manifest-v2-1.md``; libtrust's JSON signatures for ``formatLength`` and ``formatTail``.
 """
@@ -18,8 +18,9 @@ import binascii
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ociexport.errors import InvalidDigestError, InvalidImageError, LimitExceededError, locating
+from ociexport.errors import InvalidImageError, LimitExceededError, locating
 from ociexport.spec import mediatypes
+from ociexport.spec.descriptor import parse_digest_of
 from ociexport.spec.digest import Digest
 from ociexport.spec.docker_v1 import MAX_V1_LAYERS, V1Document, parse_v1_document, verify_v1_chain
 from ociexport.spec.json_fields import JsonObject, parse_json_object
@@ -32,8 +33,8 @@ class Schema1Layer(NamedTuple):
     """One entry of ``fsLayers`` with its entry of ``history``.
 
     Args:
-        digest: of the layer as stored.
-        document: the JSON of the layer.
+        digest: digest of the layer as stored.
+        document: the layer's JSON.
     """
 
     digest: Digest
@@ -45,9 +46,9 @@ class Schema1Manifest(Document):
     """A manifest of schema 1.
 
     Args:
-        raw: as it was served; what was signed is a part of it.
-        digest: of what was signed, or of all where it is not signed.
-        steps: of the image's making, oldest first; those whose document says that it is empty have no layer.
+        raw: the document as served; the signed payload is a part of it.
+        digest: digest of the signed payload, or of ``raw`` if it is not signed.
+        steps: the image's build steps, oldest first; a step whose document is marked empty has no layer.
     """
 
     steps: tuple[Schema1Layer, ...]
@@ -60,14 +61,14 @@ class Schema1Manifest(Document):
 
     @property
     def layers(self) -> tuple[Digest, ...]:
-        """The digests of the layers that an image made of it has, lowest first."""
+        """The digests of the layers that the converted image has, lowest first."""
         return tuple(step.digest for step in self.steps if not step.document.is_empty)
 
 
 def is_schema1(raw: bytes, media_type: str | None) -> bool:
-    """Whether a document is a manifest of schema 1: by what was said of it, or by itself where nothing was.
+    """Whether a document is a manifest of schema 1: by its media type, or by its content if that is a general type.
 
-    Registries serve such manifests as ``application/json`` and ``text/plain`` too.
+    Registries also serve such manifests as ``application/json`` and ``text/plain``.
     """
     kind = mediatypes.without_parameters(media_type or "")
     if kind in mediatypes.SCHEMA1_MANIFESTS:
@@ -81,10 +82,10 @@ def is_schema1(raw: bytes, media_type: str | None) -> bool:
 
 
 def digested_bytes(raw: bytes, media_type: str | None) -> bytes:
-    """Return what the digest of a served document is of: its own bytes, or what was signed of a manifest of schema 1.
+    """Return the bytes that a served document's digest covers: all, or the signed payload of a manifest of schema 1.
 
     Raises:
-        InvalidImageError: what was signed is not what the document says.
+        InvalidImageError: the payload and the document differ in content.
     """
     if not is_schema1(raw, media_type):
         return raw
@@ -92,19 +93,19 @@ def digested_bytes(raw: bytes, media_type: str | None) -> bytes:
 
 
 def parse_schema1(raw: bytes, media_type: str | None, digest: Digest | None = None) -> Schema1Manifest:
-    """Return the manifest of schema 1 that ``raw`` is.
+    """Return ``raw`` parsed as a manifest of schema 1.
 
-    That it is what ``digest`` names is the caller's business.
+    The caller verifies that it has the digest ``digest``.
 
     Raises:
-        InvalidImageError: it breaks the specification; `where` says at which field.
+        InvalidImageError: it breaks the specification; `where` names the field.
         LimitExceededError: there are more layers than any image has.
     """
     with locating(f"manifest {digest or Digest.of(raw)}"):
         served = parse_json_object(raw, where="")
         payload = _payload_of(raw, served)
         digest = digest or Digest.of(payload)
-        # What was signed, as docker reads it, and nothing beside it.
+        # Only the payload is read, as in docker.
         item = parse_json_object(payload, where="")
         if item.integer("schemaVersion") != 1:
             raise item.error("schemaVersion", f"expected 1, got {item.integer('schemaVersion')}")
@@ -125,18 +126,15 @@ def parse_schema1(raw: bytes, media_type: str | None, digest: Digest | None = No
 
 
 def _step(layer: JsonObject, entry: JsonObject) -> Schema1Layer:
-    try:
-        digest = Digest.parse(layer.text("blobSum"))
-    except InvalidDigestError as error:
-        raise layer.error("blobSum", str(error).removeprefix("digest: ")) from error
+    digest = parse_digest_of(layer, "blobSum", layer.text("blobSum"))
     document = entry.text("v1Compatibility").encode()
     return Schema1Layer(digest, parse_v1_document(document, f"{entry.where}: v1Compatibility"))
 
 
 def _without_repeated(steps: list[Schema1Layer]) -> list[Schema1Layer]:
-    """Return ``steps`` without those that repeat the ID of the one before.
+    """Return ``steps`` without each step that has the same ID as the one before.
 
-    docker 1.3 to 1.8 pushed some layers twice in a row, as the specification's own example shows.
+    docker 1.3 to 1.8 pushed some layers twice in a row; the specification's own example shows it.
     """
     return [
         step
@@ -146,27 +144,27 @@ def _without_repeated(steps: list[Schema1Layer]) -> list[Schema1Layer]:
 
 
 def _payload_of(raw: bytes, served: JsonObject) -> bytes:
-    """Return what was signed of the document ``raw``, which says ``served``; ``raw`` itself where nothing was.
+    """Return the signed payload of ``raw``, whose content is ``served``; ``raw`` itself if it has no signatures.
 
-    Each signature has a header, which is signed too, that says how many bytes of the document were signed, and what
-    came after them before the signatures were put there.
+    Each signature has a header, which is signed too. The header gives how many bytes of the document were signed, and
+    the text that followed them before the signatures were inserted.
     """
-    # Compared before anything is cut out: of a thousand signatures each could name some megabytes of its own.
+    # Compared before any payload is built: each of a thousand signatures could name some megabytes of its own.
     parts = {_signed_part(raw, signature) for signature in served.objects(_SIGNATURES)}
     if not parts:
         return raw
     if len(parts) > 1:
-        raise served.error(_SIGNATURES, "expected signatures of one document, got some of different ones")
+        raise served.error(_SIGNATURES, "expected signatures of one document, got signatures of several")
     length, tail = parts.pop()
     payload = raw[:length] + tail
     signed = parse_json_object(payload, where=_SIGNATURES)
     if signed.members != {key: value for key, value in served.members.items() if key != _SIGNATURES}:
-        raise served.error(_SIGNATURES, "expected what was signed to be what the document says, got something else")
+        raise served.error(_SIGNATURES, "expected a signed payload that matches the document, got a different one")
     return payload
 
 
 def _signed_part(raw: bytes, signature: JsonObject) -> tuple[int, bytes]:
-    """Return how many bytes of ``raw`` were signed, and what came after them."""
+    """Return how many bytes of ``raw`` were signed, and the text that followed them."""
     place = f"{signature.where}: protected"
     header = parse_json_object(_decoded(signature.text("protected"), place), where=place)
     length = header.integer("formatLength")
@@ -176,7 +174,7 @@ def _signed_part(raw: bytes, signature: JsonObject) -> tuple[int, bytes]:
 
 
 def _decoded(text: str, where: str) -> bytes:
-    """Return what ``text`` is in base64 for URLs, without padding, as in RFC 7515."""
+    """Return the bytes that ``text`` encodes in base64 for URLs, without padding, as in RFC 7515."""
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError) as error:

@@ -1,7 +1,7 @@
-"""Images of Docker's first format, which have a JSON for each layer; and the config that these become.
+"""The layers' JSON in images of Docker's first format, and its conversion to an image config.
 
-Spec: moby ``image/spec/v1.md``, "Image JSON". What becomes of it is what docker makes of it since 1.10, so that the
-image ID is the one that docker, podman and skopeo give the image.
+Spec: moby ``image/spec/v1.md``, "Image JSON". The conversion is docker's own since 1.10, so the image ID is the one
+that docker, podman and skopeo compute.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from ociexport.errors import InvalidImageError, quoted
 from ociexport.spec.digest import Digest
 from ociexport.spec.json_fields import JsonObject, parse_json_object
 
-# docker takes 127 layers; a chain without an end would be a circle.
+# docker accepts 127 layers. The limit also ends a chain of parents that is a circle.
 MAX_V1_LAYERS = 1024
 
 _ID = re.compile(r"[0-9a-f]{64}")
-# What of a layer's JSON says something of that layer alone, or of the old format.
+# Members of a layer's JSON that describe that layer alone, or belong to the old format.
 _V1_ONLY = ("id", "parent", "Size", "parent_id", "layer_id", "throwaway")
 
 
@@ -29,9 +29,9 @@ class V1Document:
     """The JSON of one layer.
 
     Args:
-        id: of the layer, with all that is below it; None where it says none.
-        parent: the ID of the layer below; None for the lowest.
-        is_empty: whether it says that it changed no files, so that no layer belongs to it (docker's ``throwaway``).
+        id: ID of the layer together with all layers below; None if the member is absent.
+        parent: ID of the layer below; None for the lowest.
+        is_empty: whether the step changed no files and so has no layer (docker's ``throwaway``).
     """
 
     raw: bytes = field(repr=False)
@@ -41,10 +41,10 @@ class V1Document:
 
 
 def parse_v1_document(raw: bytes, where: str) -> V1Document:
-    """Return the JSON of a layer.
+    """Return ``raw`` parsed as the JSON of a layer.
 
     Raises:
-        InvalidImageError: it is none, or what it says of itself is of the wrong type.
+        InvalidImageError: it is not a JSON object, or a member has the wrong type.
     """
     item = parse_json_object(raw, where=where)
     _history_of(item, is_empty=False)
@@ -52,7 +52,7 @@ def parse_v1_document(raw: bytes, where: str) -> V1Document:
 
 
 def verify_v1_id(text: str, where: str) -> None:
-    """Return if ``text`` is the ID of a layer: it becomes a part of paths and URLs.
+    """Return if ``text`` is a valid layer ID, which is safe as part of a path or URL.
 
     Raises:
         InvalidImageError: it is not.
@@ -62,20 +62,20 @@ def verify_v1_id(text: str, where: str) -> None:
 
 
 def verify_v1_chain(documents: Sequence[V1Document], where: str) -> None:
-    """Return if each of ``documents``, lowest first, names the one before it as its parent, and the first none.
+    """Return if each of ``documents``, lowest first, has the one before it as its parent, and the first has none.
 
     Raises:
-        InvalidImageError: it does not; or an ID is none, or comes twice, so that there is a circle.
+        InvalidImageError: a parent is wrong, or an ID is not valid or not unique.
     """
     seen: set[str] = set()
     for number, document in enumerate(documents):
         place = f"{where}: layer {number + 1} of {len(documents)}"
         verify_v1_id(document.id or "", f"{place}: id")
         if document.id in seen:
-            raise InvalidImageError(f"expected an ID that comes once, got {document.id} again", where=f"{place}: id")
+            raise InvalidImageError(f"expected a unique ID, got {document.id} again", where=f"{place}: id")
         seen.add(document.id or "")
         below = documents[number - 1].id if number else None
-        # Windows' lowest layers are of Microsoft's own images, which no manifest of others has.
+        # The lowest layers of Windows images belong to Microsoft's base images, which other manifests do not contain.
         if document.parent != below and not (below is None and _is_windows(documents[-1])):
             raise InvalidImageError(
                 f"expected {below or 'none'}, got {quoted(document.parent or 'none')}", where=f"{place}: parent"
@@ -87,13 +87,17 @@ def _is_windows(document: V1Document) -> bool:
 
 
 def config_from_v1(documents: Sequence[V1Document], diff_ids: Sequence[Digest]) -> bytes:
-    """Return the config of an image of which there is only a JSON for each layer, lowest first.
+    """Return the config of an image that has only a JSON for each layer, lowest first.
 
-    It is the topmost one's, with the history of all, and ``diff_ids`` of those that are not empty.
+    The config is the topmost layer's JSON, with the history of all layers.
+
+    Args:
+        documents: the JSON of each layer, lowest first.
+        diff_ids: the diff_ids of the layers that are not empty, lowest first.
     """
     item = parse_json_object(documents[-1].raw, where="")
     config: dict[str, Any] = {key: value for key, value in item.members.items() if key not in _V1_ONLY}
-    # The specification wants both; docker's first versions wrote neither, and ran on nothing else.
+    # The specification requires both. docker's first versions wrote neither, and ran on this platform only.
     config.setdefault("architecture", "amd64")
     config.setdefault("os", "linux")
     config["rootfs"] = {"type": "layers", "diff_ids": [str(diff_id) for diff_id in diff_ids]}
@@ -116,14 +120,14 @@ def _history_of(item: JsonObject, *, is_empty: bool) -> dict[str, object]:
 
 
 def _command_of(item: JsonObject) -> str:
-    """Return the words of ``Cmd``, which the oldest images have as one text."""
+    """Return the words of ``Cmd`` as one text; in the oldest images ``Cmd`` is a string."""
     if isinstance(item.members.get("Cmd"), str):
         return item.text("Cmd")
     return " ".join(item.texts("Cmd"))
 
 
 def _written_as_go(value: object) -> bytes:
-    """Return JSON as Go writes it, whose digest is docker's image ID: it escapes what HTML would take for its own."""
+    """Return ``value`` as JSON exactly as Go writes it, since its digest is docker's image ID: Go escapes for HTML."""
     try:
         text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
     except RecursionError as error:

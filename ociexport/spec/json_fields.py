@@ -1,6 +1,6 @@
-"""Typed access to the fields of a JSON document that came from outside.
+"""Typed access to the fields of an untrusted JSON document.
 
-Documents are read here once, at the edge, and become frozen values; no raw dict travels inward.
+Documents are parsed here once, at the edge, and become frozen values; no raw dict travels inward.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from typing import Any
 
 from ociexport.errors import InvalidImageError, LimitExceededError, describe_content, quoted
 
-# Half of a surrogate pair is no character, and could not be written again; Go reads U+FFFD, and so do we.
+# Half of a surrogate pair is not a character and can't be encoded again. It is read as U+FFFD, as in Go.
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 _MAX_INTEGER_CHARACTERS = 308
-# Every escape, so that an escaped backslash before a "u" is passed over; a whole pair counts as one.
+# Every escape, so that an escaped backslash before a "u" is skipped; a whole pair matches as one escape.
 _ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
 )
 
-# A value takes up to a hundred bytes of memory, and an empty list is three bytes of JSON. An index.json of 25,000
-# images has fewer values, and so has a list of 400,000 tags.
+# A value takes up to a hundred bytes of memory, while an empty list is three bytes of JSON. An index.json of 25,000
+# images, or a list of 400,000 tags, has fewer values.
 MAX_JSON_VALUES = 500_000
 _VALUE_MARKS = (b",", b":", b"[", b"{")
-# One emoji makes each character of its text take four bytes of memory.
+# One character beyond the BMP, such as an emoji, makes every character of its string take four bytes of memory.
 _MAX_TEXT_BYTES = 128 * 1024 * 1024
 _BEYOND_BMP = re.compile(rb"[\xf0-\xf4]")
 
 
 def parse_json(raw: bytes, *, where: str) -> Any:
-    """Return the JSON value that ``raw`` is; all JSON from outside is parsed here.
+    """Return ``raw`` parsed as JSON; all untrusted JSON is parsed here.
 
     Raises:
-        InvalidImageError: not UTF-8, not JSON, or too deep.
+        InvalidImageError: not UTF-8, not JSON, or nested too deep.
         LimitExceededError: it would take too much memory; nothing of it was parsed.
     """
     _verify_memory(raw, where)
@@ -47,10 +47,10 @@ def parse_json(raw: bytes, *, where: str) -> Any:
 
 
 def parse_json_object(raw: bytes, *, where: str) -> JsonObject:
-    """Return the JSON object that ``raw`` is.
+    """Return ``raw`` parsed as a JSON object.
 
     Raises:
-        InvalidImageError: not UTF-8, not JSON, too deep, or not an object.
+        InvalidImageError: not UTF-8, not JSON, nested too deep, or not an object.
         LimitExceededError: it would take too much memory; nothing of it was parsed.
     """
     value = parse_json(raw, where=where)
@@ -60,24 +60,24 @@ def parse_json_object(raw: bytes, *, where: str) -> JsonObject:
 
 
 def parse_json_as(member: str, raw: bytes, *, where: str) -> JsonObject:
-    """Return an object whose only member is the JSON value that ``raw`` is, for a document that is no object itself.
+    """Return an object whose member ``member`` is the parsed ``raw``, for a document that is not itself an object.
 
     Raises:
-        as `parse_json` does.
+        InvalidImageError, LimitExceededError: as in `parse_json`.
     """
     return JsonObject({member: parse_json(raw, where=where)}, where)
 
 
 def count_json_values(raw: bytes) -> int:
-    """Return how many values and names there may be in the JSON ``raw``: never fewer than there are."""
+    """Return an upper bound on the number of values and names in the JSON ``raw``."""
     return sum(map(raw.count, _VALUE_MARKS))
 
 
 def _verify_memory(raw: bytes, where: str) -> None:
-    """Return if what ``raw`` says takes no more memory than it may.
+    """Return if parsing ``raw`` takes no more memory than the limits.
 
     Raises:
-        LimitExceededError: it has too many values, or too long a text of wide characters.
+        LimitExceededError: it has too many values, or too much text of wide characters.
     """
     if count_json_values(raw) > MAX_JSON_VALUES and _has_too_many_values(raw):
         raise LimitExceededError(f"JSON: expected at most {MAX_JSON_VALUES} values, got more", where=where)
@@ -92,8 +92,8 @@ def _verify_memory(raw: bytes, where: str) -> None:
 
 
 def _has_too_many_values(raw: bytes) -> bool:
-    """Whether there are too many values where the commas and brackets within strings are not counted."""
-    # A backslash is only in strings, or there is an error that ends the parsing there.
+    """Whether ``raw`` has too many values, not counting commas and brackets within strings."""
+    # A backslash outside a string is an error that ends the parsing there.
     plain = raw.replace(rb"\\", b"").replace(rb"\"", b"")
     count = position = strings = 0
     while count <= MAX_JSON_VALUES and strings <= MAX_JSON_VALUES:
@@ -109,7 +109,7 @@ def _has_too_many_values(raw: bytes) -> bool:
 
 
 def _without_lone_surrogates(raw: bytes) -> bytes | bytearray:
-    """Return ``raw`` with U+FFFD for each half of a surrogate pair; it has the same length, so it is put in place."""
+    """Return ``raw`` with each half of a surrogate pair replaced by U+FFFD, whose escape has the same length."""
     if not _SURROGATE_ESCAPE.search(raw):
         return raw
     replaced = bytearray(raw)
@@ -120,27 +120,27 @@ def _without_lone_surrogates(raw: bytes) -> bytes | bytearray:
 
 
 def _finite(text: str) -> float:
-    """Return a number; the ones that Python reads beyond JSON (``NaN``) or can't hold are refused, as Go refuses them.
+    """Return a number; refuse ``NaN`` and such, which are not JSON, and numbers too large for a float, as Go does.
 
-    What is converted is written again, and would be no JSON then.
+    A converted document is written again, and would not be valid JSON with them.
     """
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{text[:20]} is no number of JSON, or too large for one")
+        raise ValueError(f"{text[:20]} is not a JSON number, or is too large for one")
     return number
 
 
 def _integer(text: str) -> int:
-    """Return a number without a fraction; one that no float holds is refused as one with a fraction is."""
+    """Return an integer; refuse one that is too large for a float, as `_finite` does."""
     if len(text) > _MAX_INTEGER_CHARACTERS:
-        raise ValueError(f"{text[:20]}… is too large for a number of JSON")
+        raise ValueError(f"{text[:20]}… is too large for a JSON number")
     return int(text)
 
 
 class JsonObject:
     """One JSON object and its place; each getter returns a checked type or raises `InvalidImageError`.
 
-    A member that is ``null`` counts as absent, since Go writes empty slices and maps so.
+    A ``null`` member counts as absent, since Go writes an empty slice or map as ``null``.
     """
 
     def __init__(self, members: Mapping[str, Any], where: str) -> None:
@@ -154,14 +154,14 @@ class JsonObject:
 
     @property
     def members(self) -> Mapping[str, Any]:
-        """All members, unchecked; for who checks the whole at once."""
+        """All members, unchecked, for a caller that handles the object as a whole."""
         return self._members
 
     def __contains__(self, key: str) -> bool:
         return self._members.get(key) is not None
 
     def text(self, key: str) -> str:
-        """Return the string under ``key``, which must be there."""
+        """Return the string under ``key``, which is required."""
         return str(self._typed(key, str, "a string"))
 
     def optional_text(self, key: str) -> str | None:
@@ -169,7 +169,7 @@ class JsonObject:
         return (self.text(key) or None) if key in self else None
 
     def integer(self, key: str) -> int:
-        """Return the integer under ``key``, which must be there."""
+        """Return the integer under ``key``, which is required."""
         value = self._typed(key, int, "an integer")
         if isinstance(value, bool):
             raise self.error(key, "expected an integer, got a boolean")
@@ -207,12 +207,12 @@ class JsonObject:
         return dict(members)
 
     def keys_of(self, key: str) -> tuple[str, ...]:
-        """Return the names in the object under ``key`` (Go's sets are written so); empty where it is absent."""
+        """Return the names in the object under ``key``, which is how Go writes a set; empty where it is absent."""
         return tuple(self._typed(key, dict, "an object")) if key in self else ()
 
     def object(self, key: str) -> JsonObject:
-        """Return the object under ``key``, which must be there."""
-        return JsonObject(self._typed(key, dict, "an object"), f"{self.where}: {key}" if self.where else key)
+        """Return the object under ``key``, which is required."""
+        return JsonObject(self._typed(key, dict, "an object"), self._place_of(key))
 
     def optional_object(self, key: str) -> JsonObject | None:
         """Return the object under ``key``; None where it is absent."""
@@ -222,33 +222,33 @@ class JsonObject:
         """Yield the objects in the list under ``key``; none where it is absent."""
         items = self._typed(key, list, "a list") if key in self else []
         for number, item in enumerate(items):
-            place = f"{key}[{number}]"
             if not isinstance(item, dict):
-                raise self.error(place, f"expected an object, got {type_name(item)}")
-            yield JsonObject(item, f"{self.where}: {place}" if self.where else place)
+                raise self.error(f"{key}[{number}]", f"expected an object, got {type_name(item)}")
+            yield JsonObject(item, self._place_of(f"{key}[{number}]"))
 
     def error(self, key: str, message: str) -> InvalidImageError:
-        """Return an error about the member ``key``, to be raised."""
-        return InvalidImageError(message, where=f"{self.where}: {key}" if self.where else key)
+        """Return an error about the member ``key``; the caller raises it."""
+        return InvalidImageError(message, where=self._place_of(key))
 
-    def _typed(self, key: str, kind: type, wanted: str) -> Any:
+    def _place_of(self, key: str) -> str:
+        return f"{self.where}: {key}" if self.where else key
+
+    def _typed(self, key: str, kind: type, expected: str) -> Any:
         value = self._members.get(key)
-        if value is None:
-            raise self.error(key, f"expected {wanted}, got nothing")
-        if not isinstance(value, kind):
-            raise self.error(key, f"expected {wanted}, got {type_name(value)}")
+        if value is None or not isinstance(value, kind):
+            raise self.error(key, f"expected {expected}, got {type_name(value)}")
         return value
 
 
 def _kind_of(raw: bytes) -> str:
-    """Say what unexpected bytes are: ``an HTML document`` tells more than a parser's column number."""
+    """Return the format of unexpected bytes: ``HTML document`` helps more than a parser's column number."""
     if not raw.strip():
         return "nothing"
     return describe_content(raw)
 
 
 def type_name(value: object) -> str:
-    """Return what JSON calls the type of ``value``, with its article."""
+    """Return JSON's name for the type of ``value``, with its article."""
     names = {
         dict: "an object",
         list: "a list",

@@ -1,7 +1,7 @@
-"""Indexes and manifests: the documents that lead to an image's parts, as frozen values.
+"""Indexes and manifests, the documents that refer to an image's parts, as frozen values.
 
-Each document keeps the bytes that it was read from (`raw`) and their digest. What was parsed is never written again,
-since any change of a byte would change the digest.
+Each document keeps the bytes that it was parsed from (`raw`) and their digest. A parsed document is never serialized
+again, since any changed byte would change the digest.
 
 Spec: image-spec 1.1 manifest.md, image-index.md; Docker "Image Manifest Version 2, Schema 2".
 """
@@ -21,7 +21,7 @@ from ociexport.spec.json_fields import JsonObject, parse_json_object
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What every manifest and index has: the bytes, what they are, and their digest."""
+    """The part common to manifests and indexes: the bytes, their media type and their digest."""
 
     raw: bytes = field(repr=False)
     media_type: str
@@ -45,7 +45,7 @@ class Index(Document):
 
 @dataclass(frozen=True, slots=True)
 class Manifest(Document):
-    """A config and the layers that belong to it: an OCI manifest or a Docker one of schema 2."""
+    """A config and its layers: an OCI manifest or a Docker manifest of schema 2."""
 
     config: Descriptor
     layers: tuple[Descriptor, ...]
@@ -55,20 +55,20 @@ class Manifest(Document):
 
 
 def parse_document(raw: bytes, media_type: str | None, digest: Digest | None = None) -> Index | Manifest:
-    """Return the index or manifest that ``raw`` is.
+    """Return ``raw`` parsed as an index or a manifest.
 
-    That ``raw`` is what ``digest`` names is the caller's business.
+    The caller verifies that ``raw`` has the digest ``digest``.
 
     Args:
-        raw: the document as received; at most `MAX_MANIFEST_BYTES`, which the caller saw to.
-        media_type: what the descriptor or the Content-Type said; None or a general type where it said nothing.
-        digest: of ``raw``, where already known.
+        raw: the document as received; the caller has limited it to `MAX_MANIFEST_BYTES`.
+        media_type: from the descriptor or the Content-Type; None or a general type if they do not specify one.
+        digest: digest of ``raw``, if already known.
 
     Raises:
         UnsupportedMediaTypeError: a document of another kind, such as a schema 1 manifest.
-        InvalidImageError: it breaks the specification; `where` says at which field.
+        InvalidImageError: it breaks the specification; `where` names the field.
 
-    Spec: image-spec 1.1 manifest.md, image-index.md; the rule against ambiguous documents is CVE-2021-41190's.
+    Spec: image-spec 1.1 manifest.md, image-index.md; CVE-2021-41190 for the rule against ambiguous documents.
     """
     digest = digest or Digest.of(raw)
     with locating(f"manifest {digest}"):
@@ -95,7 +95,7 @@ def parse_document(raw: bytes, media_type: str | None, digest: Digest | None = N
 
 
 def _document_media_type(item: JsonObject, outer: str | None) -> str:
-    """Return what the document is, by its own member, by what was said of it, and by its shape, in this order."""
+    """Return the document's media type: from its own member, from the outer type, or from its shape, in this order."""
     known = mediatypes.INDEXES | mediatypes.MANIFESTS
     outer = mediatypes.without_parameters(outer or "")
     inner = mediatypes.without_parameters(item.optional_text("mediaType") or "")
@@ -104,7 +104,7 @@ def _document_media_type(item: JsonObject, outer: str | None) -> str:
     if inner in mediatypes.SCHEMA1_MANIFESTS or outer in mediatypes.SCHEMA1_MANIFESTS or "fsLayers" in item:
         raise UnsupportedMediaTypeError(
             "expected an image manifest or index, got a Docker schema 1 manifest",
-            hint="open_source() gives such an image out as an OCI image",
+            hint="open_source() converts such an image to an OCI image",
         )
     if inner and inner not in known:
         raise UnsupportedMediaTypeError(f"expected an image manifest or index, got {quoted(inner)}")

@@ -1,4 +1,4 @@
-"""The OCI and Docker media types, and what each one is.
+"""The OCI and Docker media types, and the kind of each.
 
 Spec: image-spec 1.1 media-types.md; Docker "Image Manifest Version 2, Schema 2", "Media Types".
 """
@@ -30,7 +30,7 @@ DOCKER_FOREIGN_LAYER_GZIP = "application/vnd.docker.image.rootfs.foreign.diff.ta
 
 DOCKER_PREFIX = "application/vnd.docker."
 
-# Registries before schema 2 was settled stored configs under this type, and some still serve such images.
+# Before schema 2 was final, registries stored configs under this type; some still serve such images.
 LEGACY_CONFIG = "application/octet-stream"
 
 INDEXES = frozenset({OCI_INDEX, DOCKER_MANIFEST_LIST})
@@ -50,14 +50,14 @@ LAYERS = FOREIGN_LAYERS | {
     DOCKER_LAYER_ZSTD,
 }
 
-# What other compressions are called by, and no other formats that layers are kept in, nor encrypted ones.
+# A layer's type with any compression suffix; encrypted layers and layers in other formats than tar do not match.
 _OTHER_LAYER = re.compile(
     r"application/(?:vnd\.oci\.image\.layer\.(?:nondistributable\.)?v1\.tar|"
     r"vnd\.docker\.image\.rootfs\.(?:foreign\.)?diff\.tar)[+.](?!encrypted)\w+"
 )
 
-# All four, always: a registry that is asked for fewer converts the manifest (and so changes its digest) or says 404.
-# Those of schema 1 come last, for what was never pushed as anything else.
+# All four, always: with fewer, a registry converts the manifest, which changes its digest, or answers 404.
+# The schema 1 types come last, for images that were never pushed in another form.
 ACCEPTED_MANIFESTS = (
     OCI_INDEX,
     OCI_MANIFEST,
@@ -69,10 +69,10 @@ ACCEPTED_MANIFESTS = (
 
 
 def is_layer(media_type: str) -> bool:
-    """Whether a blob of this type is a tar that can be applied, whatever it is compressed with."""
+    """Whether a blob of this type is a tar that can be applied, with any compression."""
     return media_type in LAYERS or _OTHER_LAYER.fullmatch(media_type) is not None
 
 
 def without_parameters(content_type: str) -> str:
-    """Return a Content-Type's media type alone, in lower case: registries append ``; charset=utf-8`` and such."""
+    """Return a Content-Type's media type alone, in lower case, without parameters such as ``; charset=utf-8``."""
     return content_type.partition(";")[0].strip().lower()

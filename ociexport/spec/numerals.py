@@ -1,18 +1,18 @@
-"""Whole numbers in text from outside, of any length: Python's own `int` refuses more than some 4,300 digits.
+"""Whole numbers in untrusted text, of any length.
 
-It raises a ValueError then, takes signs, underscores, blanks and other scripts' digits, and makes numbers that no
-`float` holds. What outside text says of a size, an id or a time goes through here; `tests/spec/test_numerals.py` holds
-it.
+Python's own `int` raises ValueError for more than some 4,300 digits. It also accepts signs, underscores, blanks and
+digits of other scripts, and returns numbers too large for a `float`. Sizes, ids and times in untrusted text are parsed
+here instead; `tests/spec/test_numerals.py` checks it.
 """
 
 from __future__ import annotations
 
-# What a size in bytes may be: a file's, and Go's in documents.
+# The largest size in bytes: of a file, and of Go's int64 in documents.
 MAX_SIZE = 2**63 - 1
 
 
 def number_in(text: str, most: int = MAX_SIZE) -> int | None:
-    """Return the number that ``text`` says in ASCII digits; None for other text, and for more than ``most``.
+    """Return ``text``, which is ASCII digits, as a number; None for other text, and for more than ``most``.
 
     >>> number_in("00000000004294967296"), number_in("9" * 5000), number_in("+1")
     (4294967296, None, None)
@@ -22,7 +22,7 @@ def number_in(text: str, most: int = MAX_SIZE) -> int | None:
 
 
 def number_up_to(text: str, most: int) -> int | None:
-    """Return the number that ``text`` says in ASCII digits, ``most`` for all above; None for other text.
+    """Return ``text``, which is ASCII digits, as a number of at most ``most``; None for other text.
 
     >>> number_up_to("9" * 5000, 60), number_up_to("0017", 60), number_up_to("x", 60)
     (60, 17, None)

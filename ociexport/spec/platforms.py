@@ -1,4 +1,4 @@
-"""Which manifest of an index fits which platform."""
+"""Parsing of platforms, and the choice of an index's manifest for a platform."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.manifest import Index
 from ociexport.spec.numerals import number_in, number_up_to
 
-# What machines and people call an architecture, and what Go calls it.
+# Other names of architectures, from machines and people, and Go's name and variant for each.
 _ARCHITECTURES = {
     "x86_64": ("amd64", None),
     "x86-64": ("amd64", None),
@@ -31,31 +31,31 @@ _ARCHITECTURES = {
     "loongarch64": ("loong64", None),
 }
 _SYSTEMS = {"macos": "darwin"}
-# What an entry without a variant means, and so what such a variant is worth in a comparison.
+# The variant of a platform that names none.
 _DEFAULT_VARIANTS = {"arm": "v7", "arm64": "v8", "amd64": "v1"}
 _VARIANT_PATTERN = re.compile(r"v?([0-9]{1,4})")
 _PART_PATTERN = re.compile(r"[A-Za-z0-9_.-]+")
-# containerd's way to ask for more than a name: windows(10.0.17763+win32k)/amd64.
+# containerd's syntax for a system's version and features: windows(10.0.17763+win32k)/amd64.
 _SYSTEM_PATTERN = re.compile(r"([A-Za-z0-9_.-]+)\(([A-Za-z0-9_.-]*)((?:\+[A-Za-z0-9_.-]+)*)\)")
-# Windows Server 2022: from here on a newer Windows runs the images of older ones, back to the release with long support
-# before it. Until then host and image have to be of one build.
+# Windows Server 2022. From this build on, Windows also runs images of older builds, back to the previous release with
+# long-term support. Before it, host and image must have the same build.
 _FIRST_BUILD_THAT_RUNS_OLDER = 20348
 _LONG_SUPPORTED_BUILDS = (20348, 26100)
-# What images are published for, in Go's words (GOARCH): these are not misspelt.
+# Architectures that images are published for, in Go's words (GOARCH); none of them is a misspelling.
 _COMMON = frozenset({"amd64", "arm64", "arm", "386", "ppc64le", "s390x", "riscv64", "loong64", "mips64le", "wasm"})
-# Of difflib's ratio: letters that were swapped (linux/amd46).
+# The lowest difflib ratio that counts as a misspelling, such as swapped letters (linux/amd46).
 _NEAR = 0.85
-# What a platform of attestations is called: it names no machine.
+# The name in platforms of attestations, which run on no machine.
 _UNKNOWN = "unknown"
 
 
 def parse_platform(text: str) -> Platform:
-    """Return the platform that ``os/arch[/variant]`` means; a bare architecture is one of Linux.
+    """Return ``os/arch[/variant]`` parsed as a platform; a bare architecture means Linux.
 
-    A version and features of the system may follow its name: ``windows(10.0.17763+win32k)/amd64``.
+    A version and features may follow the system's name: ``windows(10.0.17763+win32k)/amd64``.
 
     Raises:
-        UsageError: ``text`` has no or too many parts.
+        UsageError: ``text`` has too many parts, or a part is empty or has other characters.
     """
     parts = text.split("/")
     if len(parts) == 1:
@@ -75,9 +75,9 @@ def parse_platform(text: str) -> Platform:
 
 
 def host_platform() -> Platform:
-    """Return the platform that images for this machine have: always Linux, since images for other systems are rare.
+    """Return the platform of images for this machine: always Linux, since images for other systems are rare.
 
-    On macOS docker runs images in a Linux machine, and so does whoever unpacks one there.
+    On macOS too, images are for Linux: docker runs them there in a virtual machine with Linux.
     """
     return normalize_platform(Platform("linux", os.uname().machine or _UNKNOWN))
 
@@ -98,13 +98,13 @@ def normalize_platform(platform: Platform) -> Platform:
 def select_manifest(index: Index, wanted: Platform) -> Descriptor:
     """Return the entry of ``index`` that runs best on ``wanted``; the first of equals.
 
-    An entry of a lower variant runs on a machine of a higher one (``arm/v6`` on ``arm/v7``), so the highest that is
-    not above the wanted one is taken, as containerd does. All features of the system that an entry names must be wanted
-    (image-index.md: they are mandatory for the image); versions count on Windows. Attestations are no platforms. An
-    entry without a platform, where it is the only one, is taken as it is.
+    An image of a lower variant runs on a machine of a higher one (``arm/v6`` on ``arm/v7``). So the highest variant
+    that is not above the machine's is chosen, as in containerd. ``wanted`` must have all system features that an entry
+    names (image-index.md: they are mandatory for the image). Versions count on Windows only. Attestations are skipped.
+    A single entry without a platform is chosen without a check.
 
     Raises:
-        NoMatchingPlatformError: lists the platforms there are.
+        NoMatchingPlatformError: no entry fits; the message lists the available platforms.
     """
     candidates = [entry for entry in index.manifests if not entry.is_attestation]
     if len(candidates) == 1 and candidates[0].platform is None:
@@ -123,9 +123,8 @@ def select_manifest(index: Index, wanted: Platform) -> Descriptor:
 
 
 def _hint_for(wanted: Platform, entries: Iterable[Descriptor]) -> str | None:
-    """Return what to do: name the platform that was probably meant, where one is near."""
-    # Only an error needs it.
-    from difflib import get_close_matches  # noqa: PLC0415 - start-up: as above
+    """Return a hint that names the platform probably meant, or one that is available; None if there are none."""
+    from difflib import get_close_matches  # noqa: PLC0415 - start-up: only an error needs it
 
     names = [str(entry.platform) for entry in entries if entry.platform is not None]
     near = [] if wanted.architecture in _COMMON else get_close_matches(str(wanted), names, n=1, cutoff=_NEAR)
@@ -135,12 +134,12 @@ def _hint_for(wanted: Platform, entries: Iterable[Descriptor]) -> str | None:
 
 
 def fits_platform(offered: Platform, wanted: Platform) -> bool:
-    """Whether what is for ``offered`` runs on ``wanted``; see `select_manifest`."""
+    """Whether an image for ``offered`` runs on ``wanted``; see `select_manifest`."""
     return _rank(normalize_platform(offered), wanted) is not None
 
 
 def _rank(offered: Platform, wanted: Platform) -> tuple[int, Sequence[int]] | None:
-    """Return how well ``offered`` fits, higher being better; None where it does not run on ``wanted``."""
+    """Return how well ``offered`` fits ``wanted``, higher is better; None if it does not run there."""
     if (offered.os, offered.architecture) != (wanted.os, wanted.architecture):
         return None
     if _UNKNOWN in (offered.os, offered.architecture):
@@ -157,13 +156,16 @@ def _rank(offered: Platform, wanted: Platform) -> tuple[int, Sequence[int]] | No
 
 
 def _needed_features(offered: Platform) -> set[str]:
-    """Return what the image demands of the system; ``win32k`` only Nano Server lacks, and containerd does not ask."""
+    """Return the system features that the image requires.
+
+    ``win32k`` is ignored, as in containerd, since only Nano Server lacks it.
+    """
     features = set(offered.os_features)
     return features - {"win32k"} if offered.os == "windows" else features
 
 
 def _runs_windows(host: str | None, image: str | None) -> bool:
-    """Whether Windows of version ``host`` runs an image of version ``image``; what is not said stands for any.
+    """Whether Windows of version ``host`` runs an image of version ``image``; a version that is not given fits any.
 
     Source: Microsoft's table of Windows container version compatibility, as containerd reads it.
     """
@@ -181,7 +183,7 @@ def _runs_windows(host: str | None, image: str | None) -> bool:
 
 
 def _version_numbers(version: str | None) -> list[int]:
-    """Return the numbers of ``10.0.17763.2300``, up to the first part that is none."""
+    """Return the numbers of ``10.0.17763.2300``, up to the first part that is not a number."""
     numbers = (number_up_to(part, 10**9) for part in (version or "").split("."))
     return [number for number in itertools.takewhile(lambda number: number is not None, numbers) if number is not None]
 

@@ -1,4 +1,4 @@
-"""Image references: "alpine:3.20" as registry, repository, tag and digest."""
+"""Image references, such as ``alpine:3.20``, parsed into registry, repository, tag and digest."""
 
 from __future__ import annotations
 
@@ -21,41 +21,40 @@ _REGISTRY_PATTERN = re.compile(rf"{_HOST}(?::[0-9]+)?")
 _REPOSITORY_PATTERN = re.compile(rf"{_PATH_COMPONENT}(?:/{_PATH_COMPONENT})*")
 _TAG_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
-# Names that mean Docker Hub to docker.
+# Names of Docker Hub, as in docker.
 _DOCKER_HUB_ALIASES = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
 
-
-# Texts that can only be paths: no reference begins so.
+# Beginnings of paths that no reference has.
 _PATH_PATTERN = re.compile(r"(?:\.{0,2}/|\.{1,2}$|\.{1,2}[:@])")
 
 
 def is_path(text: str) -> bool:
-    """Whether what a user typed for an image begins as a path does, and no reference does."""
+    """Whether ``text``, typed by a user as an image, begins as only a path can."""
     return _PATH_PATTERN.match(text) is not None
 
 
 def as_path(path: str) -> str:
-    """Return ``path`` as it is typed for an image: a bare word is a reference, so it begins with ``./`` there."""
+    """Return ``path`` as a user types it as an image: with ``./`` in front where it would read as a reference."""
     return path if path == "-" or is_path(path) else f"./{path}"
 
 
 def names_registry(text: str) -> bool:
-    """Whether a reference begins with a registry, and not with a path on Docker Hub."""
+    """Whether a reference begins with a registry, rather than a path on Docker Hub."""
     first, slash, _ = text.partition("@")[0].partition("/")
     return bool(slash) and bool(set(first) & set(".:[") or first == "localhost" or first != first.lower())
 
 
 @dataclass(frozen=True, slots=True)
 class ImageReference:
-    """Where an image is to be had: a registry, a repository in it, and a tag or a digest or both.
+    """The location of an image: a registry, a repository in it, and a tag or a digest or both.
 
-    Where both are given the digest says which bytes; the tag is only a name for people.
+    With both, the digest selects the bytes, and the tag is only a name for people.
 
     Args:
         registry: host with optional port, as the user wrote it: ``docker.io``, ``localhost:5000``, ``[::1]:5000``.
-        repository: path in the registry, ``library/alpine``.
-        tag: None only where a digest is given.
-        digest: of the manifest or index.
+        repository: path in the registry, such as ``library/alpine``.
+        tag: None only if a digest is given.
+        digest: digest of the manifest or index.
 
     Spec: distribution-spec 1.1, "Pulling manifests"; github.com/distribution/reference for the grammar.
     """
@@ -90,13 +89,13 @@ class ImageReference:
 
     @classmethod
     def parse(cls, text: str) -> ImageReference:
-        """Return the reference that ``text`` means, with docker's defaults filled in.
+        """Return ``text`` parsed as a reference, with docker's defaults filled in.
 
-        ``alpine`` is ``docker.io/library/alpine:latest``. The first part is a registry if it has a dot, a colon or
-        brackets, or is ``localhost``; everything else is a path on Docker Hub.
+        ``alpine`` is ``docker.io/library/alpine:latest``. The first part is a registry if it has a dot, a colon,
+        brackets or an upper-case letter, or is ``localhost``; everything else is a path on Docker Hub.
 
         Raises:
-            InvalidReferenceError: ``text`` does not parse; the message tells which part.
+            InvalidReferenceError: ``text`` does not parse; the message names the part.
         """
         try:
             return cls._parse(text)
@@ -107,7 +106,7 @@ class ImageReference:
 
     @classmethod
     def _meant(cls, text: str) -> str | None:
-        """Return as a hint what was probably meant by what does not parse: without a scheme, or in lower case."""
+        """Return a hint with the reference probably meant: without a scheme, in lower case; None if that fails too."""
         name, at, digest = text.removeprefix("https://").removeprefix("http://").partition("@")
         path, slash, last = name.rpartition("/")
         last, colon, tag = last.partition(":")
@@ -121,8 +120,8 @@ class ImageReference:
     @classmethod
     def _parse(cls, text: str) -> ImageReference:
         if re.fullmatch(r"[0-9a-f]{64}", text):
-            # docker refuses this too: it could as well be meant as an image ID.
-            raise InvalidReferenceError("repository: 64 hexadecimal digits are no name")
+            # docker refuses this too, since it may be meant as an image ID.
+            raise InvalidReferenceError("repository: expected a name, got 64 hexadecimal digits")
         name, at, digest_text = text.partition("@")
         digest = Digest.parse(digest_text) if at else None
         registry, _, path = name.partition("/")
@@ -132,7 +131,7 @@ class ImageReference:
         tag = tag_text if colon else None
         if registry in _DOCKER_HUB_ALIASES:
             registry = DEFAULT_REGISTRY
-            # What is no name stays as the user wrote it, for the message.
+            # An invalid path stays as the user wrote it, for the message.
             if "/" not in path and _REPOSITORY_PATTERN.fullmatch(path):
                 path = f"library/{path}"
         if tag is None and digest is None:
@@ -146,12 +145,12 @@ class ImageReference:
 
     @property
     def manifest_selector(self) -> str:
-        """What stands after ``/manifests/``: the digest where there is one, else the tag."""
+        """The last part of a manifest's URL, after ``/manifests/``: the digest if there is one, else the tag."""
         return str(self.digest) if self.digest is not None else str(self.tag)
 
     @property
     def is_docker_hub(self) -> bool:
-        """Whether docker would ask Docker Hub."""
+        """Whether the registry is Docker Hub."""
         return self.registry == DEFAULT_REGISTRY
 
     def with_digest(self, digest: Digest) -> ImageReference:

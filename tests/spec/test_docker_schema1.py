@@ -136,7 +136,7 @@ def test_circle_is_refused() -> None:
         documents[2].update(id=v1_id(1))
 
     raw = build_schema1([A, B, A], edit_documents=close).raw
-    assert broken(raw) == f"history: layer 3 of 3: id: expected an ID that comes once, got {v1_id(1)} again"
+    assert broken(raw) == f"history: layer 3 of 3: id: expected a unique ID, got {v1_id(1)} again"
 
 
 def test_lowest_layer_of_windows_may_have_a_parent() -> None:
@@ -192,7 +192,7 @@ def test_what_is_beside_what_was_signed_is_refused() -> None:
     tail = base64.urlsafe_b64encode(IMAGE.payload).decode().rstrip("=")
     raw = sign(other, formatLength=0, formatTail=tail)
     assert parse_digest_of(raw) is None
-    assert broken(raw) == "signatures: expected what was signed to be what the document says, got something else"
+    assert broken(raw) == "signatures: expected a signed payload that matches the document, got a different one"
 
 
 def parse_digest_of(raw: bytes) -> Digest | None:
@@ -235,7 +235,7 @@ def test_signatures_must_be_of_one_document() -> None:
     raw = IMAGE.raw.replace(
         json.dumps(signature).encode(), json.dumps(signature).encode() + b", " + json.dumps(other).encode()
     )
-    assert broken(raw) == "signatures: expected signatures of one document, got some of different ones"
+    assert broken(raw) == "signatures: expected signatures of one document, got signatures of several"
 
 
 def test_many_signatures_of_different_parts_take_no_memory() -> None:
@@ -252,7 +252,7 @@ def test_many_signatures_of_different_parts_take_no_memory() -> None:
         _, most_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert message == "signatures: expected signatures of one document, got some of different ones"
+    assert message == "signatures: expected signatures of one document, got signatures of several"
     assert most_bytes < 20_000_000
 
 

@@ -63,7 +63,7 @@ def test_number_that_json_has_not_is_refused(number: str) -> None:
     """RFC 8259 6; encoding/json. An old image's config is written again, and would be no JSON then."""
     with pytest.raises(InvalidImageError) as caught:
         parse_json_object(b'{"a":' + number.encode() + b"}", where="doc")
-    assert str(caught.value).endswith(f"({number} is no number of JSON, or too large for one)")
+    assert str(caught.value).endswith(f"({number} is not a JSON number, or is too large for one)")
 
 
 def test_half_a_surrogate_pair_reads_as_go_reads_it() -> None:

@@ -29,25 +29,25 @@ from tests.system_tests.test_readers_agree import pax
 PACKAGE = Path(__file__).parent.parent.parent / "ociexport"
 # Calls of `int` and `float` elsewhere, whose argument is bounded by a pattern, by the kernel, or is a number already.
 ELSEWHERE = {
-    ("headerfields.py", "int(digits, 8)"),  # a field of a header; no number in base 8 is too long
-    ("headerfields.py", "int(text, 8)"),
+    ("header_fields.py", "int(digits, 8)"),  # a field of a header; no number in base 8 is too long
+    ("header_fields.py", "int(text, 8)"),
     ("removal.py", "int(match[1], 8)"),
-    ("mountmove.py", "int(match[1], 8)"),
-    ("mountmove.py", "int(match[2])"),  # our own list
-    ("paxrecords.py", "int(data[position:space])"),  # 19 digits by the pattern before
-    ("paxrecords.py", "int(value)"),
-    ("paxrecords.py", "int(seconds)"),
-    ("paxrecords.py", 'int(fraction[:9].ljust(9, b"0"))'),
-    ("openat2.py", "int(fd)"),
-    ("progress.py", "float(count)"),
-    ("progress_display.py", "int(bar.n)"),
-    ("partial_file.py", "int(offset)"),
+    ("mount_move.py", "int(match[1], 8)"),
+    ("mount_move.py", "int(match[2])"),  # our own list
+    ("pax.py", "int(data[position:space])"),  # 19 digits by the pattern before
+    ("pax.py", "int(value)"),
+    ("pax.py", "int(seconds)"),
+    ("pax.py", 'int(fraction[:9].ljust(9, b"0"))'),
+    ("linux.py", "int(fd)"),
+    ("protocol.py", "float(count)"),
+    ("display.py", "int(bar.n)"),
+    ("blobs.py", "int(offset)"),
     ("main.py", "int(options.run(options))"),
-    ("jsonfields.py", "float(text)"),  # a float of any length is one, and infinity is refused
-    ("jsonfields.py", "int(text)"),  # of 308 digits
-    ("jsonfields.py", "int(value)"),
+    ("json_fields.py", "float(text)"),  # a float of any length is one, and infinity is refused
+    ("json_fields.py", "int(text)"),  # of 308 digits
+    ("json_fields.py", "int(value)"),
     ("addresses.py", "int(address)"),
-    ("registry_options.py", "float(text)"),
+    ("registry.py", "float(text)"),
     ("retries.py", "float(delay)"),
 }
 

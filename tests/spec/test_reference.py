@@ -63,7 +63,7 @@ def test_references_are_normalized_as_docker_does(text: str, normalized: str) ->
         ("[::1/a", "registry: expected host[:port], got '[::1'"),
         ("a@sha256:abc", "digest: expected 64 lower-case hexadecimal digits after 'sha256:', got 'abc'"),
         ("a@md5:abc", "digest algorithm: expected sha256 or sha512, got 'md5'"),
-        ("a" * 64, "repository: 64 hexadecimal digits are no name"),
+        ("a" * 64, "repository: expected a name, got 64 hexadecimal digits"),
         (f"x.y/{'b' * 256}", "repository: expected at most 255 characters, got 256"),
     ],
 )

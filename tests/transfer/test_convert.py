@@ -151,7 +151,7 @@ def test_signed_document_with_other_layers_beside_is_refused(puller: Puller) -> 
     ended = puller(reference)
     assert ended.code == 8
     assert ended.errors[0].endswith(
-        ": signatures: expected what was signed to be what the document says, got something else"
+        ": signatures: expected a signed payload that matches the document, got a different one"
     )
     puller.assert_nothing_left()
 

@@ -178,7 +178,7 @@ def test_source_of_ones_own_is_refused_with_a_hint(registry: FakeRegistry, tmp_p
     with pytest.raises(UnsupportedMediaTypeError) as caught:
         ociexport.pull(source, tmp_path / "layout", platform=AMD64)
     source.close()
-    assert caught.value.hint == "open_source() gives such an image out as an OCI image"
+    assert caught.value.hint == "open_source() converts such an image to an OCI image"
 
 
 def test_config_is_written_as_docker_writes_it(registry: FakeRegistry) -> None:
