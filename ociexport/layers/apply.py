@@ -1,4 +1,4 @@
-"""Layers in order onto whatever takes them: a tree on disk, a tree in memory, a tar that is written.
+"""Application of layers, in order, to a target: a tree on disk, a tree in memory, a tar being written.
 
 Spec: image-spec 1.1 layer.md, "Applying Changesets", "Whiteouts".
 """
@@ -29,21 +29,21 @@ from ociexport.layers.tar.reader import Entry, EntryType, TarReader, verify_devi
 from ociexport.spec.config import Layer
 from ociexport.system.progress.protocol import Progress
 
-# What the kernel says to names and links that only an archive can have brought, not the disk.
+# The kernel's errors for names and links in the archive, as opposed to errors of the disk.
 _ARCHIVE_ERRORS = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.EMLINK})
 
 
-# Members of an enumeration take longer to look up than names of a module.
+# Looking up a module's name is faster than looking up a member of an enumeration.
 _FILE, _DIRECTORY, _SYMLINK = EntryType.FILE, EntryType.DIRECTORY, EntryType.SYMLINK
 _HARD_LINK = EntryType.HARD_LINK
-# What a byte of data takes on nearly all file systems.
+# The block size of nearly all file systems: what one byte of data takes.
 _BLOCK_BYTES = 4096
-# How many devices that could not be made are remembered for hard links to them, and paths of how many bytes.
+# How many skipped devices are remembered for hard links to them, and the longest path remembered.
 _MAX_SKIPPED_DEVICES, _MAX_SKIPPED_PATH_BYTES = 10_000, 1024
 
 
 class LayerTarget(Protocol):
-    """What layers are applied to; `Rootfs` documents each call."""
+    """A target that layers are applied to; `Rootfs` documents each call."""
 
     def begin_layer(self) -> None: ...
 
@@ -66,8 +66,8 @@ class LayerTar(Protocol):
     """The tar of one layer.
 
     Attributes:
-        tar_bytes: how many came by.
-        failure: what went wrong in the stream itself, and so is no fault of the entry that was being read.
+        tar_bytes: how many bytes of the tar were read.
+        failure: the error of the stream itself, as opposed to one of the entry being read; None so far.
     """
 
     @property
@@ -87,13 +87,13 @@ class LayerApplier:
     """Applies layers to a target, one after another.
 
     Args:
-        target: takes what the entries say.
-        limits: how much of it there may be.
+        target: receives the changes.
+        limits: bound the number and size of entries.
         losses: counts what is left out.
-        selection: which paths are applied; None for all.
+        selection: the paths to apply; None for all.
         placeholder_devices: devices that can't be made become empty files.
-        refused: told of each entry that can't be applied, which is left out then; None to raise the first. What is
-            beyond a limit is raised in any case.
+        refused: called with the error of each entry that can't be applied; the entry is left out. With None, the first
+            such error is raised. A `LimitExceededError` is always raised.
     """
 
     def __init__(
@@ -112,11 +112,11 @@ class LayerApplier:
         self._selection = selection
         self._losses = losses
         self._refused = refused
-        # Hard links to them can't be made either.
+        # Remembered because hard links to them can't be made either.
         self._skipped_devices: set[ImagePath] = set()
         self._has_aufs_links = False
         self.metadata_bytes = 0
-        # Each segment of a sparse file takes a block of the disk, which its few bytes in the tar do not show.
+        # Each segment of a sparse file takes a block on disk, even if it is only a few bytes in the tar.
         self.block_bytes = 0
         self.entries = 0
         self.tar_bytes = 0
@@ -131,10 +131,13 @@ class LayerApplier:
     def apply_some(
         self, source: ImageSource, layers: Sequence[Layer], progress: Progress, *, doing: str = "unpacking"
     ) -> None:
-        """Apply ``layers`` in this order, each verified; an error says which layer it is about.
+        """Apply ``layers`` in this order and verify each; an error names its layer.
 
         Args:
-            doing: what people are told that is done.
+            source: opens the blobs.
+            layers: some or all layers of an image, lowest first.
+            progress: receives the progress.
+            doing: the word for the task in progress messages.
         """
         with progress.phase(doing, sum(layer.descriptor.size for layer in layers)):
             for layer, stream in _streams_ahead(source, layers, progress, self._limits, doing):
@@ -142,20 +145,21 @@ class LayerApplier:
                     self.apply(stream)
 
     def finish(self, target: LayerTarget) -> None:
-        """Hide from ``target``, which all layers were applied to, what was there for the sake of others only."""
+        """Hide AUFS's directory of linked files in ``target``, to which all layers were applied."""
         if self._has_aufs_links:
-            # As by one more layer: the names that layers gave to these files stay.
+            # In a layer of its own, so that the names that layers gave to these files stay.
             target.begin_layer()
             target.hide(AUFS_LINKS)
 
     def apply(self, stream: LayerTar) -> None:
-        """Apply one layer's changes and verify that they were the right ones.
+        """Apply one layer's changes and verify its diff_id.
 
-        Whiteouts hide only what lower layers left, wherever they stand in the tar.
+        Whiteouts hide only entries of lower layers, wherever the whiteouts are in the tar.
 
         Raises:
             UnsafeEntryError: an entry would act outside the tree; that entry was not applied.
-            DigestMismatchError: known only at the end, so the tree is then spoilt; the caller discards it.
+            DigestMismatchError: the tar is not the right one. This is known only at the end, when the changes are
+                already applied, so the caller discards the tree.
 
         Spec: image-spec 1.1 layer.md, "Applying Changesets", "Whiteouts".
         """
@@ -180,7 +184,7 @@ class LayerApplier:
                 self._refused(error)
             except OSError as error:
                 if isinstance(error.filename, str):
-                    raise  # what is written to, such as standard output, has named itself; names in trees are bytes
+                    raise  # the error names the output, such as standard output; names in trees are bytes
                 if error.errno not in _ARCHIVE_ERRORS:
                     error.filename = _placed(error.filename, entry.name)
                     raise
@@ -226,7 +230,7 @@ class LayerApplier:
         self._limits.verify_totals(self.entries, self.tar_bytes + stream.tar_bytes + self.block_bytes)
 
     def _apply_whiteout(self, path: ImagePath, entry: Entry, reader: TarReader) -> bool:
-        """Hide what a whiteout says; returns False for an ordinary path that only looks like one.
+        """Hide the path that a whiteout names; return False if the entry is not a whiteout.
 
         Spec: image-spec 1.1 layer.md, "Whiteouts", "Opaque Whiteout".
         """
@@ -235,12 +239,12 @@ class LayerApplier:
             self._target.hide_children(ImagePath(parent))
             return True
         if parent == AUFS_LINKS and entry.type is EntryType.FILE:
-            # Hard links to it follow; moby makes a copy for each, and the files share one inode again here.
+            # Hard links to it follow. moby makes a copy for each; here they share one inode, as they did in AUFS.
             self._has_aufs_links = True
             self._target.write_file(path, entry, reader.read_data())
             return True
         if any(part.startswith(WHITEOUT_META_PREFIX) for part in path.split(b"/")):
-            return True  # AUFS's own bookkeeping, which means nothing elsewhere
+            return True  # AUFS's own bookkeeping, without a meaning elsewhere
         if not name.startswith(WHITEOUT_PREFIX):
             return False
         hidden = name.removeprefix(WHITEOUT_PREFIX)
@@ -252,7 +256,7 @@ class LayerApplier:
     def _make_hard_link(self, path: ImagePath, target: ImagePath) -> None:
         is_aufs_link = target.startswith(AUFS_LINKS + b"/")
         if self._selection is not None and not (is_aufs_link or self._selection.takes(target)):
-            # The file's content went by under a name that was not wanted.
+            # The file's content was under a name that is not selected, and was skipped.
             self._losses.hard_links += 1
             return
         try:
@@ -282,7 +286,7 @@ class LayerApplier:
 def _streams_ahead(
     source: ImageSource, layers: Sequence[Layer], progress: Progress, limits: Limits, doing: str
 ) -> Iterator[tuple[Layer, LayerStream]]:
-    """Yield each layer's stream; while one is applied, the next is already being fetched and inflated."""
+    """Yield each layer and its stream; while one layer is applied, the next is already being fetched and inflated."""
     with ExitStack() as stack:
         following: LayerStream | None = None
         for number, layer in enumerate(layers):
@@ -297,7 +301,7 @@ def _streams_ahead(
 
 
 def _placed(file_name: object, path: bytes) -> bytes:
-    """Return the path of the entry that an error of the disk was about, which calls by descriptor have one name of."""
+    """Return the entry's path for an error of the disk, whose own file name is only the last name or ``xattr …``."""
     if isinstance(file_name, bytes) and file_name.startswith(b"xattr "):
         return path + b": " + file_name
     return path
@@ -305,7 +309,7 @@ def _placed(file_name: object, path: bytes) -> bytes:
 
 @contextmanager
 def _locating_layer(layer: Layer, stream: LayerStream) -> Iterator[None]:
-    """Say of an error which layer it is about, and look first whether the blob is what it should be at all."""
+    """Add the layer to an error's place; if the blob turns out to be the wrong one, raise that error instead."""
     try:
         try:
             yield

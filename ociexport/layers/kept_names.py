@@ -1,11 +1,11 @@
-"""What the current layer wrote, which its whiteouts spare wherever they stand in the tar.
+"""The names that the current layer wrote, which its own whiteouts spare, wherever these are in the tar.
 
 Spec: image-spec 1.1 layer.md, "Whiteouts": they apply to lower layers only.
 """
 
 from __future__ import annotations
 
-# Shared by all that no layer wrote into yet; never added to.
+# Shared by all directories that no layer has written into; never added to.
 _NOTHING: set[bytes] = set()
 
 
@@ -13,11 +13,11 @@ class MarkedDirectory:
     """A directory of a tree that layers are applied to, and the names that the current layer wrote in it.
 
     Args:
-        name: in its parent.
-        parent: None for the root.
+        name: name in its parent.
+        parent: the directory above; None for the root.
 
     Attributes:
-        depth: how many directories it is in; 0 for the root.
+        depth: number of directories above; 0 for the root.
     """
 
     __slots__ = ("_hidden_layer", "_layer", "_written", "depth", "name", "parent")
@@ -31,7 +31,7 @@ class MarkedDirectory:
         self._written = _NOTHING
 
     def mark(self, name: bytes, layer: int) -> None:
-        """Remember that ``layer`` wrote ``name`` here, and so that it needs all directories above."""
+        """Record that ``layer`` wrote ``name`` here, and therefore needs all directories above."""
         node: MarkedDirectory = self
         while node._layer != layer:
             node._layer = layer
@@ -42,9 +42,9 @@ class MarkedDirectory:
         node._written.add(name)
 
     def may_hold_lower(self, layer: int) -> bool:
-        """Whether something of the layers below ``layer`` may be here, which the caller removes; False ever after.
+        """Whether entries from layers below ``layer`` may be here, which the caller then removes.
 
-        So a layer full of whiteouts and opaque markers costs no more than what is there to be hidden.
+        Returns True once for each layer, so many opaque whiteouts in one layer cost no more than one.
         """
         if self._hidden_layer == layer:
             return False

@@ -1,4 +1,4 @@
-"""Limits that no honest image meets, so that a hostile one can't fill the disk or the memory."""
+"""Limits beyond any honest image, which keep a hostile image from filling the disk or the memory."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from ociexport.layers.tar.reader import MAX_EXTENDED_HEADER_BYTES, Entry
 from ociexport.system.compression import MAX_RATIO, RATIO_FROM_BYTES
 
 _GIB = 1024**3
-# PATH_MAX is 4096 bytes, so no program could reach what is deeper by its path.
+# PATH_MAX is 4096 bytes, so no program could reach a deeper file by its path.
 MAX_DEPTH = 2_000
-# A path may lead through 40 links of 2,000 names each, and so may the next one. Five for each entry that there may be
-# are more than honest images have, since layers name what a link leads to, not the link; they take some ten seconds.
+# Each path may lead through 40 links of 2,000 names each. Five names for each allowed entry are more than honest images
+# have, since layers name the target of a link, not the link. This many take some ten seconds.
 MAX_STEPS = 100_000_000
-# What an entry that is kept whole takes of memory beside its bytes: measured, rounded up.
+# Memory that a whole entry takes beside its bytes: measured, rounded up.
 _ENTRY_BYTES = 300
-# The same of an attribute: two objects, and their place in a dictionary.
+# Memory that an attribute takes beside its bytes: two objects, and their place in a dictionary.
 _XATTR_BYTES = 160
 
 
@@ -25,18 +25,17 @@ class Limits:
     """How large an image's tree may be.
 
     Args:
-        max_bytes: of all tars together, uncompressed; the largest images seen (CUDA, games) have a tenth of it.
-        max_entries: of all layers together.
-        max_ratio: of uncompressed to compressed bytes of one layer.
-        ratio_from_bytes: uncompressed bytes of a layer from which on the ratio is held.
-        max_depth: directories within directories, however the tar's paths lead there.
-        max_path_bytes: of one name in a tar.
-        max_extended_header_bytes: of one PAX or GNU extension, which is read into memory.
-        max_metadata_bytes: of all attributes and long names together; those of directories are kept until the end.
-        max_name_bytes: of memory for a tree's names: of a tree on disk, its directories (800 each) and what each layer
-            writes; of one that is not built on disk, all (600 each).
-        max_steps: names that links lead over, for all paths through links together; what it takes to open deep
-            directories again and again counts too.
+        max_bytes: bytes of all tars together, uncompressed; the largest images seen (CUDA, games) have a tenth of it.
+        max_entries: entries of all layers together.
+        max_ratio: ratio of uncompressed to compressed bytes of one layer.
+        ratio_from_bytes: uncompressed bytes of a layer above which the ratio is checked.
+        max_depth: depth of nested directories, by whatever paths the tar reaches them.
+        max_path_bytes: bytes of one name in a tar.
+        max_extended_header_bytes: bytes of one PAX or GNU extension, which is read into memory.
+        max_metadata_bytes: bytes of all attributes and long names together; those of directories stay in memory.
+        max_name_bytes: bytes of memory for a tree's names. On disk, a tree's directories (800 each) and the names that
+            each layer writes count; in memory, all names (600 each).
+        max_steps: names walked through links, for all paths together; reopening deep directories counts too.
     """
 
     max_bytes: int = 1024 * _GIB
@@ -51,10 +50,10 @@ class Limits:
     max_steps: int = MAX_STEPS
 
     def verify_ratio(self, tar_bytes: int, blob_bytes: int) -> None:
-        """Return if ``blob_bytes`` may become ``tar_bytes``.
+        """Return if ``blob_bytes`` compressed bytes may inflate to ``tar_bytes``.
 
         Raises:
-            LimitExceededError: they are a bomb.
+            LimitExceededError: the ratio is that of a decompression bomb.
         """
         if tar_bytes > self.ratio_from_bytes and tar_bytes > self.max_ratio * blob_bytes:
             raise LimitExceededError(
@@ -63,10 +62,10 @@ class Limits:
             )
 
     def verify_totals(self, entries: int, tar_bytes: int) -> None:
-        """Return if all layers up to now may have so many entries and uncompressed bytes.
+        """Return if all layers so far may have this many entries and uncompressed bytes.
 
         Raises:
-            LimitExceededError: they are too many.
+            LimitExceededError: there are too many.
         """
         if entries > self.max_entries:
             raise LimitExceededError(
@@ -79,10 +78,10 @@ class Limits:
             )
 
     def verify_path(self, path: bytes) -> None:
-        """Return if one path may be so long and so deep.
+        """Return if ``path`` is within the limits of length and depth.
 
         Raises:
-            LimitExceededError: it may not.
+            LimitExceededError: it is too long or too deep.
         """
         if len(path) > self.max_path_bytes:
             raise LimitExceededError(
@@ -92,10 +91,10 @@ class Limits:
         verify_depth(path.count(b"/"), self.max_depth)
 
     def verify_metadata(self, metadata_bytes: int) -> None:
-        """Return if all layers up to now may have attributes and long names of so many bytes.
+        """Return if all layers so far may have this many bytes of attributes and long names.
 
         Raises:
-            LimitExceededError: they are too many.
+            LimitExceededError: there are too many.
         """
         if metadata_bytes > self.max_metadata_bytes:
             raise LimitExceededError(
@@ -104,10 +103,10 @@ class Limits:
             )
 
     def verify_sparse_size(self, size: int) -> None:
-        """Return if one file, holes included, may have ``size`` bytes: who copies the tree may write them out.
+        """Return if one file may have ``size`` bytes, holes included, since copying the tree may write the holes out.
 
         Raises:
-            LimitExceededError: it may not.
+            LimitExceededError: it is too large.
         """
         if size > self.max_bytes:
             raise LimitExceededError(
@@ -117,10 +116,10 @@ class Limits:
 
 
 def verify_depth(depth: int, max_depth: int) -> None:
-    """Return if a directory may be in ``depth`` others.
+    """Return if a directory may have ``depth`` directories above.
 
     Raises:
-        LimitExceededError: it may not.
+        LimitExceededError: it is too deep.
     """
     if depth > max_depth:
         raise LimitExceededError(
@@ -130,17 +129,17 @@ def verify_depth(depth: int, max_depth: int) -> None:
 
 
 def verify_steps(steps: int, max_steps: int) -> None:
-    """Return if the paths of an image may lead over so many names of links and deep directories.
+    """Return if the paths of an image may lead through ``steps`` names of links and deep directories.
 
     Raises:
-        LimitExceededError: they may not.
+        LimitExceededError: there are too many.
     """
     if steps > max_steps:
         raise LimitExceededError(f"expected at most {max_steps} names on the ways through links and deep directories")
 
 
 def weight_of(entry: Entry) -> int:
-    """Return how many bytes of memory an entry takes; those without a name are shared by many nodes."""
+    """Return how many bytes of memory an entry takes; an entry without a name is shared by many nodes."""
     if not entry.name:
         return len(entry.link_name)
     xattrs = 0
@@ -153,7 +152,7 @@ class NameBudget:
     """The memory that the names of one or several trees may take together.
 
     Args:
-        limits: `Limits.max_name_bytes` is held.
+        limits: gives `Limits.max_name_bytes`.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -161,10 +160,10 @@ class NameBudget:
         self._taken_bytes = 0
 
     def take(self, count: int) -> None:
-        """Take note of ``count`` more bytes; a negative number gives some back.
+        """Count ``count`` more bytes as used; a negative number returns some.
 
         Raises:
-            LimitExceededError: together they are too many.
+            LimitExceededError: the total is too large.
         """
         if self._taken_bytes + count > self._max_bytes:
             raise LimitExceededError(

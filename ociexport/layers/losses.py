@@ -1,4 +1,4 @@
-"""What an image has and an output can't hold, counted."""
+"""Counts of the parts of an image that the output lacks."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 
 from ociexport.errors import quoted_path
 
-# Attributes that mean something only on the system that the image was built on (umoci and containers/storage skip the
-# same): a foreign label breaks SELinux, and overlay's would be taken for its own bookkeeping.
-# XFS lists its own form of the ACLs to root, beside the one that all file systems have.
+# Attributes that have a meaning only on the system where the image was built; umoci and containers/storage skip the
+# same ones. A foreign label breaks SELinux, and overlayfs would read foreign overlay attributes as its own.
+# XFS lists to root its own form of the ACLs, beside the one that all file systems have.
 _SKIPPED_XATTRS = frozenset(
     {b"security.selinux", b"system.nfs4_acl", b"trusted.SGI_ACL_FILE", b"trusted.SGI_ACL_DEFAULT"}
 )
 _SKIPPED_XATTR_PREFIXES = (b"trusted.overlay.", b"user.overlay.")
-# How many names are counted apart, and of how many bytes (xattr(7): XATTR_NAME_MAX).
+# How many names are counted separately, and how many bytes of each are kept (xattr(7): XATTR_NAME_MAX).
 _MAX_COUNTED_NAMES, _MAX_COUNTED_NAME_BYTES = 1000, 255
 _OTHER_NAMES = b"others"
 HAS_XATTRS = hasattr(os, "setxattr")
@@ -24,7 +24,7 @@ HAS_XATTRS = hasattr(os, "setxattr")
 
 @dataclass(slots=True)
 class Losses:
-    """What the tree lacks of what the layers said, counted; each reason is one line in the end."""
+    """Counts of the parts of the layers that the tree lacks; each reason becomes one line."""
 
     owners: int = 0
     devices: int = 0
@@ -53,7 +53,7 @@ class Losses:
 
 
 def count_xattr(counts: Counter[bytes], name: bytes) -> None:
-    """Count an attribute; a layer may have any number of them, and one name may be as long as an extended header."""
+    """Count an attribute, in bounded memory: names may be many, and as long as an extended header."""
     name = name[:_MAX_COUNTED_NAME_BYTES]
     counts[name if name in counts or len(counts) < _MAX_COUNTED_NAMES else _OTHER_NAMES] += 1
 
@@ -64,5 +64,5 @@ def _names(counts: Counter[bytes]) -> str:
 
 
 def is_foreign_xattr(name: bytes) -> bool:
-    """Whether an attribute means something only on the machine that the image was built on, and so is left out."""
+    """Whether an attribute has a meaning only on the machine where the image was built, and so is left out."""
     return name in _SKIPPED_XATTRS or name.startswith(_SKIPPED_XATTR_PREFIXES)

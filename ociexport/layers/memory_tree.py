@@ -1,6 +1,6 @@
-"""A tree of names in memory, which layers are applied to as to `Rootfs`: what would be where, with no file made.
+"""A tree of names in memory: the result of applying layers, without files on disk.
 
-It follows the same rules to the letter; a test applies random layers to both and compares.
+It follows exactly the same rules as `Rootfs`; a test applies random layers to both and compares the results.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from ociexport.layers.paths import ROOT, ImagePath
 from ociexport.layers.tar.reader import IMPLIED_DIRECTORY, Entry, EntryType
 
 _MAX_LINKS_FOLLOWED = 40
-# What a node takes of memory beside the bytes of its name: measured, rounded up.
+# Memory that a node takes beside the bytes of its name: measured, rounded up.
 _FILE_BYTES = 300
 _DIRECTORY_BYTES = 650
 
 
 class MemoryFile:
-    """Anything but a directory; several names may have the same one.
+    """Anything but a directory; several names may refer to the same file.
 
     Attributes:
-        entry: what the layer says of it.
+        entry: its entry in the layer.
         layer: number of that layer, from 1.
-        place: layer and number of the file in it (both from 1), for finding its data again; None without data.
+        place: numbers of the layer and of the file in it, both from 1, for finding its data again; None without data.
     """
 
     __slots__ = ("entry", "layer", "place")
@@ -39,7 +39,7 @@ class MemoryFile:
 
     @property
     def described(self) -> Entry:
-        """What is to be seen of it."""
+        """The entry that describes it."""
         return self.entry
 
     @property
@@ -52,9 +52,9 @@ class MemoryDirectory(MarkedDirectory):
     """A directory.
 
     Attributes:
-        entry: what the last layer that names it says; None for one that only others are in.
-        layer: number of that layer, or of the one that put something in it; 0 for a root that no layer names.
-        children: by name.
+        entry: its entry in the last layer that has one; None for a directory that is only part of others' paths.
+        layer: number of that layer, or of the layer whose paths imply it; 0 for a root that no layer has an entry for.
+        children: the nodes in it, by name.
     """
 
     __slots__ = ("children", "entry", "layer")
@@ -69,12 +69,12 @@ class MemoryDirectory(MarkedDirectory):
 
     @property
     def described(self) -> Entry:
-        """What is to be seen of it, also where no layer says anything."""
+        """The entry that describes it; `IMPLIED_DIRECTORY` if no layer has an entry for it."""
         return self.entry if self.entry is not None else IMPLIED_DIRECTORY
 
     @property
     def path(self) -> bytes:
-        """Where it is; ``b""`` for the root."""
+        """Its path; ``b""`` for the root."""
         parts = []
         node = self
         while node.parent is not None:
@@ -87,13 +87,13 @@ Node: TypeAlias = MemoryDirectory | MemoryFile
 
 
 class MemoryTree:
-    """The tree that layers are applied to; see `Rootfs` for what each call means.
+    """A `LayerTarget` that keeps the names; `Rootfs` documents the calls.
 
     Args:
-        budget: bounds the memory; what was removed again counts on, so that nobody needs to walk it.
+        budget: bounds the memory. Removed nodes still count, which saves a walk over each removed tree.
         keep_dirlinks: a directory entry over a link to a directory keeps the link.
-        max_depth: directories within directories.
-        max_steps: names that links lead over, for all paths together.
+        max_depth: greatest depth of nested directories.
+        max_steps: greatest number of names walked through links, for all paths together.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class MemoryTree:
         self._files = 0
 
     def copy(self) -> MemoryTree:
-        """Return a tree of its own that is like this one; they share files, which do not change."""
+        """Return an independent copy; both share the files, which do not change."""
         twin = MemoryTree(
             self._budget,
             keep_dirlinks=self._keep_dirlinks,
@@ -137,17 +137,17 @@ class MemoryTree:
         return twin
 
     def release(self) -> None:
-        """Give back what the tree took of the budget: nobody needs it any more."""
+        """Return the tree's memory to the budget; the tree is not used after that."""
         self._budget.take(-self._taken_bytes)
         self._taken_bytes = 0
 
     def begin_layer(self) -> None:
-        """From here on, whiteouts hide what was written so far."""
+        """Start the next layer; its whiteouts hide what was written so far."""
         self._layer += 1
         self._files = 0
 
     def make_directory(self, path: ImagePath, entry: Entry) -> None:
-        """Make a directory, or give the one that is there new metadata."""
+        """Make a directory, or give an existing one new metadata."""
         if path == ROOT:
             self.root.entry, self.root.layer = entry, self._layer
             return
@@ -160,30 +160,30 @@ class MemoryTree:
         there.entry, there.layer = entry, self._layer
 
     def write_file(self, path: ImagePath, entry: Entry, data: Iterator[memoryview]) -> None:
-        """Take note of a file; its data is not read."""
+        """Record a file; its data is not read."""
         self._files += 1
-        # Whoever writes the data gets its segments with it; a million of them take more room than they do in a tar.
+        # The segments are not needed here: they come with the data, and a million of them take much memory.
         if entry.segments is not None:
             entry = entry._replace(segments=None)
         self._put(path, MemoryFile(entry, self._layer, (self._layer, self._files)))
 
     def make_symlink(self, path: ImagePath, entry: Entry) -> None:
-        """Take note of a link."""
+        """Record a symbolic link."""
         self._put(path, MemoryFile(entry, self._layer))
 
     def make_device(self, path: ImagePath, entry: Entry) -> None:
-        """Take note of a device or fifo."""
+        """Record a device or fifo."""
         self._put(path, MemoryFile(entry, self._layer))
 
     def make_hard_link(self, path: ImagePath, target: ImagePath) -> None:
-        """Give what is at ``target`` one more name."""
+        """Give the file at ``target`` one more name."""
         source_path, _, source_name = target.rpartition(b"/")
         source = self._directory(source_path, create=False)
         parent, name = self._locate(path)
         if source is parent and source_name == name:
             return
         there = self._child(source, source_name) if source is not None else None
-        # A directory that gives way to the new name takes the file along if it is in it.
+        # If the new name replaces a directory that contains the file, the file is removed with the directory.
         if there is None or (source is not None and _is_within(source, parent.children.get(name))):
             raise InvalidImageError(f"hard link: expected a file at {quoted_path(target)}, got none")
         if isinstance(there, MemoryDirectory):
@@ -193,7 +193,7 @@ class MemoryTree:
         parent.children[name] = there
 
     def hide(self, path: ImagePath) -> None:
-        """Remove what lower layers left at ``path``."""
+        """Remove the entries of lower layers at ``path``."""
         parent_path, _, name = path.rpartition(b"/")
         parent = self._directory(parent_path, create=False)
         if parent is None or self._layer <= 1:
@@ -204,28 +204,28 @@ class MemoryTree:
             self._hide_children(node)
 
     def hide_children(self, path: ImagePath) -> None:
-        """Remove what lower layers left in the directory ``path``."""
+        """Remove the entries of lower layers in the directory ``path``."""
         node = self._directory(path, create=False)
         if node is not None and self._layer > 1:
             self._hide_children(node)
 
     def find(self, path: bytes, *, follow: bool) -> Node | None:
-        """Return what is at ``path``, links in it resolved within the root; None where nothing is.
+        """Return the node at ``path``, with links resolved within the root; None if the path does not exist.
 
         Args:
-            path: as people write it; ``..`` leads no higher than the root, and a slash at the end to a directory only.
-            follow: whether a link at its very end is resolved too.
+            path: as people write it; ``..`` stops at the root, and a slash at the end requires a directory.
+            follow: whether a link at the end of the path is resolved too.
 
         Raises:
-            InvalidImageError: there are more links on the way than Linux follows.
+            InvalidImageError: the path leads through more links than Linux follows.
         """
         return self._walk(path, create=False, follow=follow)
 
     def walk(self, top: MemoryDirectory | None = None) -> Iterator[tuple[bytes, Node]]:
-        """Yield path and node of everything below ``top``, each directory before what is in it, sorted by name.
+        """Yield path and node of everything below ``top``, sorted by name, each directory before its children.
 
         Args:
-            top: that paths are relative to; None for the root.
+            top: the directory that paths are relative to; None for the root.
         """
         waiting: list[tuple[bytes, Node]] = [(b"", top or self.root)]
         while waiting:
@@ -255,7 +255,7 @@ class MemoryTree:
             raise UnsafeEntryError("the root itself: expected a directory, got another type of entry")
         parent = self._directory(parent_path, create=True)
         if parent is None:
-            raise AssertionError("a directory that is created when missing is there")
+            raise AssertionError("_directory(create=True) returns a directory")
         parent.mark(name, self._layer)
         return parent, name
 
@@ -264,7 +264,7 @@ class MemoryTree:
         return node if isinstance(node, MemoryDirectory) else None
 
     def _walk(self, path: bytes, *, create: bool, follow: bool) -> Node | None:
-        """Return what is at ``path``; with ``create`` a directory, made with those above it where it is missing."""
+        """Return the node at ``path``; with ``create``, make missing directories on the way and at its end."""
         node = self.root
         remaining = deque(path.split(b"/"))
         links_followed = 0
@@ -312,7 +312,7 @@ class MemoryTree:
         return MemoryDirectory(name, parent)
 
     def _close(self, node: MemoryDirectory) -> None:
-        """Take note that ``node`` has nothing any more of what lower layers had in it."""
+        """Record that ``node`` no longer contains entries of lower layers."""
 
     def _drop(self, parent: MemoryDirectory, name: bytes) -> None:
         parent.children.pop(name, None)

@@ -1,18 +1,19 @@
-"""A tree of names of which only the upper layers are known: it answers what is certain without those below.
+"""A tree of names built from the upper layers only; it answers questions whose answer no lower layer can change.
 
-Lower layers may hold anything, so a name that no layer read so far has written is not known to be absent: not in a
-directory that a lower layer may have filled too. Whoever asks for it gets an `UnreadLayerError` and reads one more.
+Lower layers may contain anything. So a name is not known to be absent if no layer read so far has written it and its
+directory may have entries from lower layers. A lookup of such a name raises `UnreadLayerError`, and the caller reads
+one more layer.
 
-An entry may even stand at an unknown place: ``lib/x`` in a layer that has no entry for ``lib`` leads to ``usr/lib/x``
-where a lower layer has a link at ``lib``. From such a floating entry on,
+Even the place of an entry may be unknown. In a layer without an entry for ``lib``, ``lib/x`` leads to ``usr/lib/x`` if
+a lower layer has a link at ``lib``. Such an entry is called floating. After a floating entry:
 
-1. whatever has its last name, anywhere, is not known, since that is what it may have replaced or hidden;
-2. unless it is a whiteout, nothing is known to be absent, since directories on its way may have been made anywhere;
-3. nor is any file of a layer below, since those give way to such directories;
-4. after an opaque whiteout at an unknown place, nothing is known at all.
+1. A node with the same last name is unknown everywhere, since the entry may have replaced or hidden it.
+2. Unless the entry is a whiteout, no name is known to be absent, since the entry may have made directories anywhere.
+3. Unless the entry is a whiteout, no file of a lower layer is known, since such directories may have replaced it.
+4. If the entry is an opaque whiteout, nothing is known.
 
-What is left is certain by induction: the place of an entry is known or it floats, and one whose place is known does to
-the tree what it does to `MemoryTree`. An entry that can't be applied is an error only when all layers are known.
+Everything else is certain, by induction: either an entry floats, or its place is known and it changes this tree as it
+changes `MemoryTree`. An entry that can't be applied is an error only when all layers are known.
 
 Spec: image-spec 1.1 layer.md, "Applying Changesets", "Whiteouts".
 """
@@ -25,16 +26,16 @@ from ociexport.layers.memory_tree import MemoryDirectory, MemoryFile, MemoryTree
 from ociexport.layers.paths import ImagePath
 from ociexport.layers.tar.reader import IMPLIED_DIRECTORY, Entry
 
-# In the place of a file that a hard link shares with a layer below.
+# Stands for the file of a hard link whose target is in a layer below.
 _UNKNOWN = MemoryFile(IMPLIED_DIRECTORY, 0)
 
 
 class UnreadLayerError(OciexportError):
-    """What was asked for is in a layer that was not read, or may be; it never leaves the package.
+    """The answer may depend on a layer that was not read; this error never leaves the package.
 
     Attributes:
-        directory: that it is in.
-        name: of what is not known; None where it is what else the directory holds.
+        directory: the directory that the question is about.
+        name: the unknown name in it; None if the unknown is which other names it has.
     """
 
     def __init__(self, directory: MemoryDirectory, name: bytes | None) -> None:
@@ -44,11 +45,11 @@ class UnreadLayerError(OciexportError):
 
 
 class _OpenDirectory(MemoryDirectory):
-    """A directory that layers which were not read may have filled too.
+    """A directory that may have entries from layers that were not read.
 
     Attributes:
-        is_open: whether that is so still.
-        gone: names that are hidden from them.
+        is_open: False once an opaque whiteout has hidden those entries.
+        gone: names in it that whiteouts have hidden.
     """
 
     __slots__ = ("gone", "is_open")
@@ -60,16 +61,16 @@ class _OpenDirectory(MemoryDirectory):
 
 
 class PartialTree(MemoryTree):
-    """The tree that the upper layers are applied to, lowest of them first.
+    """A `LayerTarget` for the upper layers of an image, the lowest of them first.
 
     Args:
         budget: bounds the memory.
-        lowest: number of that one; with 1, everything is known.
-        max_depth: directories within directories.
-        max_steps: names that links lead over, for all paths together.
+        lowest: number of the lowest layer that is applied; with 1, everything is known.
+        max_depth: greatest depth of nested directories.
+        max_steps: greatest number of names walked through links, for all paths together.
 
     Attributes:
-        unsettled: names at places that are not known and made entries float.
+        unsettled: the unknown names that made entries float.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class PartialTree(MemoryTree):
         try:
             super().make_hard_link(path, target)
         except UnreadLayerError:
-            # Where the link stands may be known all the same.
+            # The place of the link itself may still be known.
             self._put(path, _UNKNOWN)
 
     def hide(self, path: ImagePath) -> None:
@@ -112,10 +113,10 @@ class PartialTree(MemoryTree):
             self._unsettle(error)
 
     def verify_is_whole(self, directory: MemoryDirectory) -> None:
-        """Return if all that is in ``directory`` is known.
+        """Return if everything in ``directory`` is known.
 
         Raises:
-            UnreadLayerError: layers below may have more.
+            UnreadLayerError: layers below may have more names in it.
         """
         is_open = isinstance(directory, _OpenDirectory) and directory.is_open
         if is_open or self._floating_layer or self._is_lost:
@@ -124,10 +125,10 @@ class PartialTree(MemoryTree):
             self._child(directory, name)
 
     def verify_is_described(self, directory: MemoryDirectory) -> None:
-        """Return if it is known what layers say of ``directory`` itself.
+        """Return if the metadata of ``directory`` itself is known.
 
         Raises:
-            UnreadLayerError: a layer below may say it; so it can be of the root only.
+            UnreadLayerError: a layer below may have the entry with it.
         """
         if directory.entry is None and isinstance(directory, _OpenDirectory):
             raise UnreadLayerError(directory, b"")
@@ -169,7 +170,7 @@ class PartialTree(MemoryTree):
             node.is_open = False
 
     def _float(self, path: ImagePath, error: UnreadLayerError, *, makes: bool = True) -> None:
-        """Take note that an entry of ``path`` stands at an unknown place; ``makes`` if it needs directories."""
+        """Record that the place of the entry ``path`` is unknown; ``makes`` if it may make directories."""
         self._shaken.add(path.rpartition(b"/")[2])
         if makes:
             self._floating_layer = self._layer

@@ -1,4 +1,4 @@
-"""Paths inside an image: where they are allowed to lead, decided before anything is touched."""
+"""Paths inside an image, checked before anything on disk is touched."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import NewType
 
 from ociexport.errors import InvalidImageError, UnsafeEntryError, quoted_path
 
-# A path inside an image: components joined by single slashes, without "." and "..", ``b""`` being the root itself.
-# Only `Rootfs` turns one into a place on the host.
+# A path inside an image: components joined by single slashes, without "." and ".."; ``b""`` is the root itself.
+# Only `Rootfs` turns one into a path on the host.
 ImagePath = NewType("ImagePath", bytes)
 
 ROOT = ImagePath(b"")
 
-# What Linux allows for one name; no file system that images are unpacked on takes more.
+# Linux's limit for one name; no file system that images are unpacked on allows more.
 MAX_NAME_BYTES = 255
 # PATH_MAX counts the NUL at its end (limits.h(0p)).
 _MAX_TARGET_BYTES = 4095
@@ -20,20 +20,20 @@ _MAX_TARGET_BYTES = 4095
 WHITEOUT_PREFIX = b".wh."
 WHITEOUT_META_PREFIX = b".wh..wh."
 OPAQUE_WHITEOUT = b".wh..wh..opq"
-# Where AUFS, docker's first file system, kept files with several names while it lasted.
+# The directory in which AUFS, docker's first file system, kept files with several names.
 AUFS_LINKS = ImagePath(b".wh..wh.plnk")
 
 
 def parse_image_path(name: bytes) -> ImagePath:
-    """Return the path that a tar entry's name means.
+    """Return a tar entry's name as a path inside the image.
 
-    A leading slash, ``./`` and doubled slashes mean nothing, and ``a/../b`` is ``b``, as umoci and docker read them.
+    A leading slash, ``./`` and doubled slashes are dropped, and ``a/../b`` is ``b``, as in umoci and docker.
 
     Raises:
         UnsafeEntryError: it leads out of the root by ``..``.
-        InvalidImageError: it holds a NUL or a name longer than any file system takes.
+        InvalidImageError: it contains a NUL, or a name longer than any file system allows.
     """
-    # Nearly every name is plain already; one look for what is not keeps the careful way for those that need it.
+    # Nearly every name is plain already, so only the others are split.
     path = name[2:] if name[:2] == b"./" else name
     path = path[:-1] if path[-1:] == b"/" else path
     if path[:1] in (b"/", b".", b"") or b"/." in path or b"//" in path:
@@ -58,10 +58,10 @@ def _cleaned(name: bytes) -> bytes:
 
 
 def verify_symlink_target(target: bytes) -> None:
-    """Return if a link can have ``target``, which may lead anywhere.
+    """Return if a symbolic link can have ``target``, which may point anywhere.
 
     Raises:
-        InvalidImageError: it is empty, holds a NUL, or is longer than Linux takes.
+        InvalidImageError: it is empty, contains a NUL, or is longer than Linux allows.
     """
     if not target or b"\0" in target:
         raise InvalidImageError(f"symlink: expected a target, got {quoted_path(target)}")

@@ -1,8 +1,8 @@
-"""What a layer does, recorded so that it can be applied again without reading the layer.
+"""Records of layers' changes, which can be applied again without reading the layers.
 
-There are two records. `ChangeRecorder` keeps each entry in memory, with all that its header says, for one image.
-`LayerOutline` keeps names only, for many layers of many images: all outlines of a run are in one temporary file without
-a name, written and read in blocks, so they take no memory.
+There are two kinds. `ChangeRecorder` keeps every entry in memory, with all its metadata, for one image. `LayerOutline`
+keeps only names, for many layers of many images. All outlines of a run are in one unnamed temporary file, written and
+read in blocks, so they take almost no memory.
 """
 
 from __future__ import annotations
@@ -20,22 +20,14 @@ from ociexport.layers.paths import ROOT, ImagePath
 from ociexport.layers.tar.reader import Entry, EntryType
 from ociexport.system.temporary_files import TemporaryFileError, open_temporary_file
 
-# So much of an outline waits until it is written, and is read at once.
+# An outline is written and read in blocks of about this size.
 _BLOCK_BYTES = 256 * 1024
-# What one takes of memory beside its path and its entry: measured, rounded up.
+# Memory that a `LayerChange` takes beside its path and its entry: measured, rounded up.
 _CHANGE_BYTES = 150
 
 
-def _entry_of(kind: EntryType, link_name: bytes = b"") -> Entry:
-    return Entry(kind, b"", link_name, 0, 0, 0, 0, 0, None, None, (0, 0), None)
-
-
-# Names are all that counts, so that all nodes of a kind have one entry.
-_DIRECTORY, _FILE, _DEVICE = map(_entry_of, (EntryType.DIRECTORY, EntryType.FILE, EntryType.FIFO))
-
-
 class OutlineFile:
-    """Where outlines are kept; several threads may write one each. The file is made with the first block."""
+    """A temporary file with outlines, made at the first block; several threads may each write an outline."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -43,10 +35,10 @@ class OutlineFile:
         self._end = 0
 
     def append(self, block: bytes) -> tuple[int, int]:
-        """Write a block; returns where it is.
+        """Write a block; return its offset and size.
 
         Raises:
-            TemporaryFileError: there is no room.
+            TemporaryFileError: the file could not be made or written, for example on a full disk.
         """
         with self._lock:
             try:
@@ -64,22 +56,30 @@ class OutlineFile:
         return begin, len(block)
 
     def read(self, begin: int, count: int) -> bytes:
-        """Return a block that was written."""
+        """Return the block at offset ``begin``, of ``count`` bytes."""
         if self._file is None:
-            raise AssertionError("what is read was written before")
+            raise AssertionError("a block was read before any was written")
         return os.pread(self._file.fileno(), count, begin)
 
     def close(self) -> None:
-        """Drop all outlines."""
+        """Delete all outlines."""
         if self._file is not None:
             self._file.close()
 
 
+def _nameless_entry(kind: EntryType, link_name: bytes = b"") -> Entry:
+    return Entry(kind, b"", link_name, 0, 0, 0, 0, 0, None, None, (0, 0), None)
+
+
+# Outlines have no metadata, so all nodes of a kind share one entry.
+_DIRECTORY, _FILE, _DEVICE = map(_nameless_entry, (EntryType.DIRECTORY, EntryType.FILE, EntryType.FIFO))
+
+
 class LayerOutline:
-    """What one layer does; a `LayerTarget` that takes note of it.
+    """A `LayerTarget` that records the names in one layer, and can apply them to another target.
 
     Args:
-        file: that it is kept in.
+        file: where the outline is stored.
     """
 
     def __init__(self, file: OutlineFile) -> None:
@@ -89,7 +89,7 @@ class LayerOutline:
         self._waiting_bytes = 0
 
     def begin_layer(self) -> None:
-        """Nothing: an outline is of one layer."""
+        """Do nothing, since an outline has one layer."""
 
     def make_directory(self, path: ImagePath, entry: Entry) -> None:
         self._add(b"d", path)
@@ -113,23 +113,23 @@ class LayerOutline:
         self._add(b"o", path)
 
     def finish(self) -> None:
-        """Keep the rest; nothing is added any more."""
+        """Write out the last block; nothing is added after that."""
         if self._waiting:
             self._blocks.append(self._file.append(b"".join(self._waiting)))
         self._waiting, self._waiting_bytes = [], 0
 
     def apply_to(self, target: LayerTarget, refused: Callable[[InvalidImageError], None]) -> None:
-        """Do to ``target`` what the layer does; what can't be done is told to ``refused``, and left out.
+        """Apply the layer's changes to ``target``; leave out each that fails, and call ``refused`` with its error.
 
         Raises:
-            LimitExceededError: ``target`` takes no more.
+            LimitExceededError: a limit of ``target`` is reached.
         """
         target.begin_layer()
         for begin, count in self._blocks:
             parts = iter(self._file.read(begin, count).split(b"\0"))
             for path, other in zip(parts, parts, strict=False):  # nothing follows the last NUL
                 try:
-                    _apply(target, path[:1], ImagePath(path[1:]), other)
+                    _apply_outlined(target, path[:1], ImagePath(path[1:]), other)
                 except LimitExceededError:
                     raise
                 except InvalidImageError as error:
@@ -137,21 +137,21 @@ class LayerOutline:
                     refused(error)
 
     def _add(self, kind: bytes, path: bytes, other: bytes = b"") -> None:
-        record = b"%b%b\0%b\0" % (kind, path, other)  # there is no NUL in a path
+        record = b"%b%b\0%b\0" % (kind, path, other)  # paths contain no NUL
         self._waiting.append(record)
         self._waiting_bytes += len(record)
         if self._waiting_bytes > _BLOCK_BYTES:
             self.finish()
 
 
-def _apply(target: LayerTarget, kind: bytes, path: ImagePath, other: bytes) -> None:
+def _apply_outlined(target: LayerTarget, kind: bytes, path: ImagePath, other: bytes) -> None:
     match kind:
         case b"f":
             target.write_file(path, _FILE, iter(()))
         case b"d":
             target.make_directory(path, _DIRECTORY)
         case b"s":
-            target.make_symlink(path, _entry_of(EntryType.SYMLINK, other))
+            target.make_symlink(path, _nameless_entry(EntryType.SYMLINK, other))
         case b"h":
             target.make_hard_link(path, ImagePath(other))
         case b"x":
@@ -163,7 +163,7 @@ def _apply(target: LayerTarget, kind: bytes, path: ImagePath, other: bytes) -> N
 
 
 class ChangeKind(Enum):
-    """What a layer does with a path."""
+    """How a layer changes a path."""
 
     FILE = "file"
     DIRECTORY = "directory"
@@ -175,13 +175,13 @@ class ChangeKind(Enum):
 
 
 class LayerChange(NamedTuple):
-    """One entry of a layer, whiteouts understood.
+    """One change of a layer: an entry, or a whiteout.
 
     Args:
-        kind: what it does; a fifo counts as a device, as it does for those who make one.
-        path: where, as the layer writes it, links not followed; of a whiteout, what it hides.
-        entry: what the tar says; None for hard links, which share what they are linked to, and for whiteouts.
-        target: of a hard link.
+        kind: the kind of change; a fifo counts as a device, as in `LayerTarget`.
+        path: the path in the layer, links not followed; for a whiteout, the path that it hides.
+        entry: the entry in the tar; None for whiteouts, and for hard links, which share their target's metadata.
+        target: the target of a hard link.
     """
 
     kind: ChangeKind
@@ -191,13 +191,13 @@ class LayerChange(NamedTuple):
 
 
 class ChangeRecorder:
-    """A target of layers that keeps what each says; see `Rootfs` for what each call means.
+    """A `LayerTarget` that keeps the changes of each layer; `Rootfs` documents the calls.
 
     Args:
         budget: bounds the memory.
 
     Attributes:
-        changes: of the layers so far, one list for each.
+        changes: the changes of the layers so far, one list for each layer.
     """
 
     def __init__(self, budget: NameBudget) -> None:
@@ -205,37 +205,37 @@ class ChangeRecorder:
         self.changes: list[list[LayerChange]] = []
 
     def begin_layer(self) -> None:
-        """Begin the list of a layer."""
+        """Start the list of the next layer."""
         self.changes.append([])
 
     def make_directory(self, path: ImagePath, entry: Entry) -> None:
-        """Keep that there is a directory."""
+        """Record a directory."""
         self._add(LayerChange(ChangeKind.DIRECTORY, path, entry))
 
     def write_file(self, path: ImagePath, entry: Entry, data: Iterator[memoryview]) -> None:
-        """Keep that there is a file; neither its data nor where that has holes."""
+        """Record a file, without its data and without the segments of a sparse file."""
         if entry.segments is not None:
             entry = entry._replace(segments=None)
         self._add(LayerChange(ChangeKind.FILE, path, entry))
 
     def make_symlink(self, path: ImagePath, entry: Entry) -> None:
-        """Keep that there is a link."""
+        """Record a symbolic link."""
         self._add(LayerChange(ChangeKind.SYMLINK, path, entry))
 
     def make_hard_link(self, path: ImagePath, target: ImagePath) -> None:
-        """Keep that there is one more name."""
+        """Record a hard link."""
         self._add(LayerChange(ChangeKind.HARD_LINK, path, target=target))
 
     def make_device(self, path: ImagePath, entry: Entry) -> None:
-        """Keep that there is a device or fifo."""
+        """Record a device or fifo."""
         self._add(LayerChange(ChangeKind.DEVICE, path, entry))
 
     def hide(self, path: ImagePath) -> None:
-        """Keep that what lower layers have there is hidden."""
+        """Record a whiteout."""
         self._add(LayerChange(ChangeKind.WHITEOUT, path))
 
     def hide_children(self, path: ImagePath) -> None:
-        """Keep that what lower layers have in a directory is hidden."""
+        """Record an opaque whiteout."""
         self._add(LayerChange(ChangeKind.OPAQUE, path))
 
     def _add(self, change: LayerChange) -> None:
@@ -245,7 +245,7 @@ class ChangeRecorder:
 
 
 def replay(changes: Iterable[LayerChange], target: LayerTarget) -> Iterator[LayerChange]:
-    """Apply the changes of one layer to ``target``, and yield each when that is done; there is no data of files."""
+    """Apply the changes of one layer to ``target``, and yield each after it is applied; files have no data."""
     target.begin_layer()
     for change in changes:
         try:
@@ -265,7 +265,7 @@ def _apply_change(change: LayerChange, target: LayerTarget) -> None:
     elif kind is ChangeKind.OPAQUE:
         target.hide_children(path)
     elif entry is None:
-        raise AssertionError("what is made has an entry")
+        raise AssertionError("only whiteouts and hard links have no entry")
     elif kind is ChangeKind.FILE:
         target.write_file(path, entry, iter(()))
     elif kind is ChangeKind.DIRECTORY:

@@ -1,4 +1,4 @@
-"""Which paths of an image are unpacked: ``--include`` and ``--exclude``."""
+"""The choice of the paths to unpack: ``--include`` and ``--exclude``."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ _SPECIAL = re.compile(rb"[*?\[]")
 
 @dataclass(frozen=True, slots=True)
 class PathSelection:
-    """A choice of paths by shell patterns, matched against names as the layers write them, links not followed.
+    """A choice of paths by shell patterns, matched against the names in the layers; links are not followed.
 
-    ``*`` and ``?`` stay within one name, ``**`` crosses slashes, ``[…]`` is a set. A pattern that fits a directory fits
-    all that is in it. Without includes everything is included; what is excluded is left out although it is included.
+    ``*`` and ``?`` match within one name, ``**`` matches across slashes, ``[…]`` is a set. A pattern that matches a
+    directory matches everything in it. Without includes everything is included. An exclude takes precedence over an
+    include.
 
     Args:
-        includes: patterns, without a leading slash.
-        excludes: the same.
+        includes: patterns of the paths to take, compiled; empty for all.
+        excludes: patterns of the paths to leave out, compiled.
+        parents: the directories above the included paths.
     """
 
     includes: tuple[re.Pattern[bytes], ...]
@@ -29,10 +31,10 @@ class PathSelection:
 
     @classmethod
     def parse(cls, includes: tuple[str, ...], excludes: tuple[str, ...]) -> PathSelection | None:
-        """Return the choice that patterns mean; None where there are none, which is everything.
+        """Return the patterns as a choice of paths; None, which means all paths, if there are no patterns.
 
         Raises:
-            UsageError: a pattern is empty, or a set in it does not end.
+            UsageError: a pattern is empty, or a set in it has no closing bracket.
         """
         if not includes and not excludes:
             return None
@@ -42,7 +44,7 @@ class PathSelection:
         return cls(tuple(map(_compile, includes)), tuple(map(_compile, excludes)), frozenset(parents))
 
     def takes(self, path: ImagePath) -> bool:
-        """Whether ``path`` is to be unpacked; directories that lead to what is included are."""
+        """Whether ``path`` is to be unpacked; so are the directories above included paths."""
         if any(pattern.match(path) for pattern in self.excludes):
             return False
         return not self.includes or path in self.parents or any(pattern.match(path) for pattern in self.includes)
@@ -56,7 +58,7 @@ def _stripped(pattern: str) -> bytes:
 
 
 def _fixed_parents(pattern: bytes) -> set[bytes]:
-    """Return the root and the directories that any match of ``pattern`` is in: those before its first special sign."""
+    """Return the root and the directories above every match of ``pattern``, up to the first part with a wildcard."""
     parts = pattern.split(b"/")[:-1]
     parents = {b""}
     for number, part in enumerate(parts, start=1):
@@ -68,7 +70,7 @@ def _fixed_parents(pattern: bytes) -> set[bytes]:
 
 def _compile(pattern: str) -> re.Pattern[bytes]:
     text = _stripped(pattern)
-    # What stands between two signs that cross slashes.
+    # The regular expressions between one "**" and the next.
     parts = [b""]
     position = 0
     while position < len(text):
@@ -90,8 +92,8 @@ def _compile(pattern: str) -> re.Pattern[bytes]:
         parts[-1] += {b"*": b"[^/]*?", b"?": b"[^/]"}.get(sign) or re.escape(sign)
         position += 1
     try:
-        # The first place where a part fits is as good as any later one, so that no path, of thousands of names as an
-        # image may have them, is tried in more than one way.
+        # The first match of a part serves as well as any later one, so atomic groups prevent backtracking, which would
+        # take very long on the paths of thousands of names that an image may have.
         parts[-1] += rb"(?:/|\Z)"
         following = b"".join(b"(?>.*?%b)" % part for part in parts[1:])
         return re.compile(parts[0] + following, re.DOTALL)

@@ -1,4 +1,4 @@
-"""A layer on its way from its source to the tree: fetched, verified, inflated and hashed in threads ahead."""
+"""The tar of a layer, fetched, verified, inflated and hashed ahead by threads."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ociexport.system.compression import COMPRESSED_CHUNK_BYTES, read_tar_chunks
 from ociexport.system.progress.protocol import Progress
 from ociexport.system.read_ahead import HashAhead, ReadAhead
 
-# Chunks that wait between two threads: compressed ones of 512 KiB, inflated ones of 1 MiB. The next layer's wait
-# beside the current one's, so this is what bounds the memory. Where many small files follow large ones, inflating goes
-# on ahead, and comes in useful at the next large ones: half as deep, unpacking took 4 % longer. The next layer needs
-# no more than a start.
+# How many chunks wait between two threads: compressed chunks of 512 KiB, inflated ones of 1 MiB. The next layer's
+# chunks wait beside the current layer's, so these numbers bound the memory. While many small files are written,
+# inflating runs ahead, which saves time at the next large file: with half the depth, unpacking took 4 % longer. The
+# next layer only needs a start.
 _BLOB_DEPTH = 4
 _TAR_DEPTH = 12
 _NEXT_TAR_DEPTH = 6
@@ -25,14 +25,14 @@ _JOIN_TIMEOUT_SECONDS = 0.5
 
 
 class LayerStream:
-    """The tar of one layer; opened, inflated and hashed from the moment that it is made.
+    """The tar of one layer; threads begin to fetch and inflate it when the object is made.
 
     Args:
-        source: gives the blob.
-        layer: which one; its digest, size and diff_id are what is proven.
-        progress: told of the compressed bytes.
-        limits: the ratio of uncompressed to compressed bytes is watched.
-        doing: what people are told that is done.
+        source: opens the blob.
+        layer: the layer; its digest, size and diff_id are verified.
+        progress: receives the numbers of compressed bytes.
+        limits: gives the limit for the ratio of uncompressed to compressed bytes.
+        doing: the word for the task in progress messages.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class LayerStream:
         self._hash = HashAhead(layer.diff_id, _HASH_DEPTH)
         self.tar_bytes = 0
         self._block_bytes = 0
-        # What went wrong in the stream itself, and so is no fault of the entry that was being read.
+        # An error of the stream itself, not of the entry being read.
         self.failure: InvalidImageError | None = None
 
     def _read_blob(self, source: ImageSource, progress: Progress) -> Generator[bytes]:
@@ -64,10 +64,10 @@ class LayerStream:
         yield from read_tar_chunks(_ChunkStream(self._blob))
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield the chunks of the tar, each hashed on its way.
+        """Yield the chunks of the tar, each passed to the hashing thread.
 
         Raises:
-            InvalidImageError: the blob is damaged, is not the one that its digest names, or is a bomb.
+            InvalidImageError: the blob is damaged, does not have its digest, or is a decompression bomb.
         """
         self._tar.deepen(_TAR_DEPTH - _NEXT_TAR_DEPTH)
         try:
@@ -84,19 +84,19 @@ class LayerStream:
             yield chunk
 
     def count_blocks(self, block_bytes: int) -> None:
-        """Count what the layer takes on the disk beyond the bytes of its tar.
+        """Count bytes that the layer takes on disk beyond the bytes of its tar.
 
         Raises:
-            LimitExceededError: it is a bomb.
+            LimitExceededError: the ratio is that of a decompression bomb.
         """
         self._block_bytes += block_bytes
         self._limits.verify_ratio(self.tar_bytes + self._block_bytes, self._layer.descriptor.size)
 
     def verify_diff_id(self) -> None:
-        """Return if the tar, which was read to its end, is the one that the config names.
+        """Return if the tar, already read to its end, has the layer's diff_id.
 
         Raises:
-            DiffIdMismatchError: it is another.
+            DiffIdMismatchError: it has another.
 
         Spec: image-spec 1.1 config.md, "rootfs", "diff_ids".
         """
@@ -106,13 +106,13 @@ class LayerStream:
             raise DiffIdMismatchError(f"diff_id mismatch: expected {diff_id}, got {diff_id.algorithm}:{got}")
 
     def verify_blob_after(self, error: InvalidImageError) -> None:
-        """Return if the blob is what its digest says although its content gave ``error``.
+        """Return if the blob has its size and digest, although its content caused ``error``.
 
         Raises:
-            DigestMismatchError, SizeMismatchError: it is not, which is the news, and ``error`` only what came of it.
+            DigestMismatchError, SizeMismatchError: it does not; this is the cause of ``error``.
         """
         if isinstance(error, LimitExceededError):
-            return  # the rest of a bomb is not worth reading
+            return  # reading the rest of a bomb takes too long
         self._tar.stop()
         self._tar.join()
         try:
@@ -132,7 +132,7 @@ class LayerStream:
 
 
 class _ChunkStream:
-    """Chunks as a stream: whatever size is asked for, the next chunk comes."""
+    """Chunks as a stream; `read` returns the next chunk, whatever the requested size."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
@@ -141,4 +141,4 @@ class _ChunkStream:
         return next(self._chunks, b"")
 
     def close(self) -> None:
-        """Nothing: the chunks belong to who made them."""
+        """Do nothing; the owner of the chunks closes them."""

@@ -1,4 +1,4 @@
-"""A target of layers that lets everything pass: for those who look at some calls only."""
+"""Layer targets that ignore all calls but a few, as base classes."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ _Wanted = TypeVar("_Wanted")
 
 
 class PassingTarget:
-    """Does nothing with what layers say; see `Rootfs` for what each call means."""
+    """A `LayerTarget` that ignores every call; `Rootfs` documents the calls."""
 
     def begin_layer(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def make_directory(self, path: ImagePath, entry: Entry) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def write_file(self, path: ImagePath, entry: Entry, data: Iterator[memoryview]) -> None:
-        """Nothing; data that is not read is skipped."""
+        """Do nothing; the reader skips data that is not read."""
 
     def make_symlink(self, path: ImagePath, entry: Entry) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def make_hard_link(self, path: ImagePath, target: ImagePath) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def make_device(self, path: ImagePath, entry: Entry) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def hide(self, path: ImagePath) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def hide_children(self, path: ImagePath) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class PickingTarget(PassingTarget, Generic[_Wanted]):
-    """Lets everything pass but some files, which a first pass over the same layers has found.
+    """A `LayerTarget` that takes only selected files, which a first pass over the same layers has found.
 
     Args:
-        wanted: what is known of each file: its layer and its number among the files there, from 1 on → anything.
+        wanted: any value for each file, by the numbers of its layer and of the file in that layer, both from 1.
     """
 
     def __init__(self, wanted: Mapping[tuple[int, int], _Wanted]) -> None:
@@ -53,12 +53,12 @@ class PickingTarget(PassingTarget, Generic[_Wanted]):
         self._number = 0
 
     def begin_layer(self) -> None:
-        """Count files from the beginning."""
+        """Restart the count of files."""
         self._layer += 1
         self._number = 0
 
     def write_file(self, path: ImagePath, entry: Entry, data: Iterator[memoryview]) -> None:
-        """Take the file, if it is wanted."""
+        """Take the file if it is selected."""
         self._number += 1
         wanted = self._wanted.get((self._layer, self._number))
         if wanted is not None:
@@ -66,4 +66,4 @@ class PickingTarget(PassingTarget, Generic[_Wanted]):
 
     @abstractmethod
     def take_file(self, wanted: _Wanted, entry: Entry, data: Iterator[memoryview]) -> None:
-        """Do with a wanted file what is to be done."""
+        """Handle a selected file; ``wanted`` is its value from the mapping."""

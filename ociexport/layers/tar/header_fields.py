@@ -12,12 +12,12 @@ from ociexport.errors import InvalidImageError, quoted_path
 
 
 def parse_number(field: bytes, name: str) -> int:
-    """Return the number in a header field: octal text, or GNU's base-256 for what octal can't hold.
+    """Return the number in a header field: octal text, or GNU's base-256 for numbers too large for octal.
 
     Raises:
         InvalidImageError: it is neither.
     """
-    # As nearly all programs write it: digits to the last byte but one.
+    # The form that nearly all programs write: digits up to the last byte but one.
     digits = field[:-1]
     if digits.isdigit() and field[-1] in (0x00, 0x20):
         try:
@@ -32,19 +32,19 @@ def parse_number(field: bytes, name: str) -> int:
     text = field.partition(b"\0")[0].strip(b" ")
     if not text:
         return 0
-    # int() would take signs, underscores and other blanks, which no tar program writes.
+    # int() would also accept signs, underscores and other blanks, which no tar program writes.
     if text.strip(b"01234567"):
         raise InvalidImageError(f"tar: header field {name}: expected an octal number, got {quoted_path(field)}")
     return int(text, 8)
 
 
-# Owners, modes, times and checksums repeat from entry to entry; looking one up costs a fraction of parsing it.
+# Owners, modes, times and checksums repeat from entry to entry, and a lookup is much faster than parsing.
 @lru_cache(maxsize=4096)
 def parse_mode_and_owner(fields: bytes) -> tuple[int, int, int]:
-    """Return permission bits, uid and gid of the three fields, which stand side by side.
+    """Return permission bits, uid and gid from the three adjacent fields.
 
     Raises:
-        InvalidImageError: one of them is no number.
+        InvalidImageError: one of them is not a number.
     """
     mode, uid, gid = fields[:8], fields[8:16], fields[16:]
     return parse_number(mode, "mode") & 0o7777, parse_number(uid, "uid"), parse_number(gid, "gid")
@@ -55,22 +55,22 @@ def parse_mtime(field: bytes) -> int:
     """Return the time in a header field, in nanoseconds.
 
     Raises:
-        InvalidImageError: it is no number.
+        InvalidImageError: it is not a number.
     """
     return parse_number(field, "mtime") * 1_000_000_000
 
 
 @lru_cache(maxsize=16384)
 def _adler_of_block_with(field: bytes) -> int:
-    """Return the lower half of Adler-32 of a header that has this checksum, if it is right."""
+    """Return the lower half of the Adler-32 of any header for which the checksum in ``field`` is right."""
     return parse_number(field, "checksum") - 256 + (zlib.adler32(field) & 0xFFFF)
 
 
 def verify_checksum(block: bytes) -> None:
-    """Return if the header's checksum is right: the sum of its bytes, those of the checksum itself taken as spaces.
+    """Return if the header's checksum is right: the sum of its bytes, with the checksum field itself as spaces.
 
-    Adler-32's lower half is one plus a sum of bytes, modulo 65521, and is computed in C: a fiftieth of the time of
-    `sum`. Where it differs, the slow way decides, which also knows the signed sums of old systems.
+    The lower half of Adler-32 is one plus the sum of the bytes, modulo 65521. It is computed in C, fifty times faster
+    than by `sum`. If it differs, the slow way decides, which also accepts the signed sums of old systems.
 
     Raises:
         InvalidImageError: neither sum is the stored one.

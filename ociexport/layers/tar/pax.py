@@ -1,4 +1,4 @@
-"""PAX extended header records: what they say about the next entry.
+"""Parsing of PAX extended header records, which describe the next entry or all later ones.
 
 Spec: POSIX.1-2017 pax, "pax Extended Header"; GNU tar manual, "Storing Sparse Files"; libarchive's tar(5).
 """
@@ -19,12 +19,12 @@ _NUMBER_PATTERN = re.compile(rb"\d{1,19}")
 _SCHILY_XATTR = b"SCHILY.xattr."
 _LIBARCHIVE_XATTR = b"LIBARCHIVE.xattr."
 _GNU_SPARSE = b"GNU.sparse."
-# Those that `PaxRecords` has under the same names.
+# Keys that are also keys of `PaxRecords`.
 _SIMPLE_KEYS = frozenset({b"path", b"linkpath", b"uid", b"gid", b"size", b"mtime", b"atime"})
 
 
 class PaxRecords(TypedDict, total=False):
-    """The records that matter here, parsed; ``sparse`` holds GNU's as they are, with the pairs of format 0.0 joined."""
+    """The relevant records, parsed; ``sparse`` has GNU's as raw text, with the pairs of format 0.0 joined."""
 
     path: bytes
     linkpath: bytes
@@ -38,15 +38,16 @@ class PaxRecords(TypedDict, total=False):
 
 
 def parse_pax_records(data: bytes, inherited: PaxRecords) -> PaxRecords:
-    """Return what the records in ``data`` say beside what is ``inherited``; those of other keys are passed over.
+    """Return the records in ``data`` merged over the ``inherited`` ones; records with other keys are ignored.
 
-    A record with an empty value takes back what was said before, but for attributes, whose values may be empty.
+    A record with an empty value deletes an earlier one, except for attributes, whose values may be empty.
 
     Args:
-        inherited: what the global headers before say.
+        data: the data of an extended header.
+        inherited: the records of the global headers so far.
 
     Raises:
-        InvalidImageError: the records are not of the form ``length key=value\\n``, or a value is not of its type.
+        InvalidImageError: a record is not of the form ``length key=value\\n``, or a value has the wrong type.
     """
     records: PaxRecords = {**inherited}
     xattrs: dict[bytes, bytes] = {}
@@ -55,7 +56,7 @@ def parse_pax_records(data: bytes, inherited: PaxRecords) -> PaxRecords:
         if key.startswith(_SCHILY_XATTR):
             xattrs[key.removeprefix(_SCHILY_XATTR)] = value
         elif key.startswith(_LIBARCHIVE_XATTR):
-            # bsdtar writes both forms of the same attribute; the plain one can't be misread, so it is the one kept.
+            # bsdtar writes both forms of an attribute. The plain form, which needs no decoding, takes precedence.
             xattrs.setdefault(unquote_to_bytes(key.removeprefix(_LIBARCHIVE_XATTR)), _decode_base64(key, value))
         elif key.startswith(_GNU_SPARSE):
             _add_sparse_record(sparse, key, value)
@@ -104,7 +105,7 @@ def _split_records(data: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def _add_sparse_record(sparse: dict[bytes, bytes], key: bytes, value: bytes) -> None:
-    # Format 0.0 repeats two keys once for each segment; joined, they are the map of format 0.1.
+    # Format 0.0 repeats two keys for each segment. Their values, joined, are the map of format 0.1.
     if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
         joined = sparse.get(b"GNU.sparse.map")
         sparse[b"GNU.sparse.map"] = value if joined is None else joined + b"," + value
@@ -116,7 +117,7 @@ def parse_decimal(key: bytes, value: bytes) -> int:
     """Return the number in a record's value.
 
     Raises:
-        InvalidImageError: it is none.
+        InvalidImageError: it is not a number.
     """
     if not _NUMBER_PATTERN.fullmatch(value):
         raise _broken(value, f"a decimal number for {quoted_path(key)}")
@@ -124,7 +125,7 @@ def parse_decimal(key: bytes, value: bytes) -> int:
 
 
 def _parse_time(key: bytes, value: bytes) -> int:
-    """Return a time in nanoseconds; digits beyond are cut towards the past, as POSIX has it."""
+    """Return a time in nanoseconds; further digits are rounded towards the past, as POSIX requires."""
     match = _TIME_PATTERN.fullmatch(value)
     if match is None:
         raise _broken(value, f"a time in seconds for {quoted_path(key)}")
@@ -137,7 +138,7 @@ def _parse_time(key: bytes, value: bytes) -> int:
 
 def _decode_base64(key: bytes, value: bytes) -> bytes:
     try:
-        # libarchive leaves the padding out.
+        # libarchive omits the padding.
         return base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
     except binascii.Error as error:
         raise _broken(value, f"base64 for {quoted_path(key)}") from error

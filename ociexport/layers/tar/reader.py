@@ -1,8 +1,7 @@
-"""A layer's tar as typed entries: v7, ustar, GNU and PAX headers, from a stream of chunks.
+"""Reads a layer's tar, a stream of chunks, as typed entries: v7, ustar, GNU and PAX headers.
 
-This is our own reader because the standard library's keeps every member in memory, knows neither xattrs nor
-nanoseconds, and costs more than everything else that unpacking does. Whatever the bytes are, the only error that comes
-out is `InvalidImageError`.
+The standard library's reader is not used: it keeps every member in memory, supports neither xattrs nor nanoseconds,
+and takes more time than the rest of unpacking together. For any input, the only error raised is `InvalidImageError`.
 
 Spec: POSIX.1-2017 pax, "pax Interchange Format", "ustar Interchange Format"; GNU tar manual, "Basic Tar Format".
 """
@@ -24,25 +23,25 @@ from ociexport.layers.tar.sparse import (
     parse_pax_sparse,
     verify_sparse_segments,
 )
+from ociexport.spec.numerals import MAX_SIZE
 
 BLOCK_BYTES = 512
 _ZERO_BLOCK = bytes(BLOCK_BYTES)
 
-# PAX records and GNU long names are read into memory; Go's archive/tar draws the line here too.
+# PAX records and GNU long names are read into memory; Go's archive/tar has the same limit.
 MAX_EXTENDED_HEADER_BYTES = 1024 * 1024
-# A chain of headers that announce an entry which never comes would be read forever.
+# Without a limit, a chain of extended headers with no entry after them would be read forever.
 _MAX_EXTENDED_HEADERS_PER_ENTRY = 16
-# Nobody was seen to write any; a file that has more than a few is rare.
+# No known program writes global attributes, and few files have more than a few attributes.
 _MAX_GLOBAL_XATTRS = 64
-# No kernel takes larger numbers; a header can hold 95 bits.
+# The largest id that the kernel accepts; a header can hold 95 bits.
 _MAX_ID = 2**32 - 2
-_MAX_SIZE = 2**63 - 1
-# The kernel counts seconds in 64 bits; file systems clamp what they can't keep.
+# The kernel counts seconds in 64 bits; file systems clamp times that they can't store.
 _MAX_TIME_NS = 2**62 * 1_000_000_000
 
 
 class EntryType(Enum):
-    """What an entry makes."""
+    """The kind of file that an entry makes."""
 
     FILE = "file"
     DIRECTORY = "directory"
@@ -53,7 +52,7 @@ class EntryType(Enum):
     FIFO = "fifo"
 
 
-# What stat(2) calls them; a hard link is what it is linked to.
+# The formats of stat(2); a hard link has none of its own, but that of its target.
 FILE_FORMATS = {
     EntryType.FILE: stat.S_IFREG,
     EntryType.DIRECTORY: stat.S_IFDIR,
@@ -65,8 +64,8 @@ FILE_FORMATS = {
 DEVICE_TYPES = frozenset({EntryType.CHARACTER_DEVICE, EntryType.BLOCK_DEVICE})
 # The largest numbers that Linux's dev_t holds.
 _MAX_DEVICE_MAJOR, _MAX_DEVICE_MINOR = 2**12 - 1, 2**20 - 1
-# By the header's type flag. GNU's "D" is a directory with a list of names as its data; "7" is a contiguous file, which
-# POSIX has us treat as any other.
+# By the header's type flag. GNU's "D" is a directory with a list of names as its data. "7" is a contiguous file, which
+# POSIX says to treat as a regular file.
 _ENTRY_TYPES = {
     b"0": EntryType.FILE,
     b"\0": EntryType.FILE,
@@ -81,7 +80,7 @@ _ENTRY_TYPES = {
     b"6": EntryType.FIFO,
 }
 _DEVICE_FLAGS = frozenset({b"3", b"4"})
-# These have no data, whatever their size says: tar programs disagree, and Go, which most layers come from, reads so.
+# These have no data, even if their size is not 0. Tar programs disagree; Go, which writes most layers, reads it so.
 _DATALESS_FLAGS = frozenset({b"1", b"2", b"3", b"4", b"5", b"6"})
 
 # Name; mode, uid and gid; size; mtime; link name; magic; prefix.
@@ -92,18 +91,18 @@ class Entry(NamedTuple):
     """One file, directory, link or device of a layer.
 
     Args:
-        type: what it makes.
-        name: as in the tar, any bytes; `paths.parse_image_path` says where it leads.
-        link_name: of a link, as in the tar.
+        type: the kind of file.
+        name: any bytes, as in the tar; `paths.parse_image_path` turns it into a path.
+        link_name: the target of a link, as in the tar.
         mode: permission bits, setuid, setgid and sticky.
-        uid: numeric owner; names are not looked up, since the image's own passwd file is the one that counts.
+        uid: numeric owner; names are ignored, since only the image's own passwd file could resolve them.
         gid: numeric group.
-        size: bytes of the file that it makes, holes included.
+        size: bytes of the file, holes included.
         mtime_ns: nanoseconds since 1970, may be negative.
-        atime_ns: the same for the last access; None where the tar does not tell.
+        atime_ns: time of the last access, in the same unit; None if the tar does not contain it.
         xattrs: extended attributes by name.
         device: major and minor number.
-        segments: where data lies in a sparse file, as (offset, bytes); None for a file without holes.
+        segments: the (offset, bytes) segments of a sparse file; None for a file without holes.
     """
 
     type: EntryType
@@ -121,17 +120,17 @@ class Entry(NamedTuple):
 
 
 def verify_device(entry: Entry) -> None:
-    """Return if the numbers of a device are some that Linux's dev_t holds.
+    """Return if the numbers of a device fit Linux's dev_t.
 
     Raises:
-        InvalidImageError: they are not.
+        InvalidImageError: they do not fit.
     """
     major, minor = entry.device
     if not (0 <= major <= _MAX_DEVICE_MAJOR and 0 <= minor <= _MAX_DEVICE_MINOR):
         raise InvalidImageError(f"device: expected numbers that Linux has, got {major}:{minor}")
 
 
-# What a directory is that no layer describes but that others are in: the same image shall give the same tree.
+# Describes a directory that is only part of others' paths; fixed values, so that an image always gives the same tree.
 IMPLIED_DIRECTORY = Entry(EntryType.DIRECTORY, b"", b"", 0o755, 0, 0, 0, 0, None, None, (0, 0), None)
 
 
@@ -139,8 +138,8 @@ class TarReader:
     """Reads entries from the chunks of a tar, each once and in order.
 
     Args:
-        chunks: the tar; read to its end by `drain`.
-        max_extended_header_bytes: more in one PAX or GNU extension is refused.
+        chunks: the tar; `drain` reads the rest.
+        max_extended_header_bytes: a larger PAX or GNU extension is refused.
     """
 
     def __init__(self, chunks: Iterator[bytes], *, max_extended_header_bytes: int = MAX_EXTENDED_HEADER_BYTES) -> None:
@@ -149,7 +148,7 @@ class TarReader:
         self._view = memoryview(b"")
         self._position = 0
         self._max_extended_header_bytes = max_extended_header_bytes
-        # Bytes of the current entry's data, and of the padding after it, that were not yet read.
+        # Unread bytes of the current entry's data, and of the padding after it.
         self._data_left = 0
         self._padding = 0
         self._global_records: PaxRecords = {}
@@ -160,7 +159,7 @@ class TarReader:
             yield entry
 
     def read_data(self) -> Iterator[memoryview]:
-        """Return the current entry's data as stored; of a sparse file, its segments one after another."""
+        """Return the current entry's data as stored; for a sparse file, its segments one after another."""
         start, count = self._position, self._data_left
         if start + count > len(self._chunk):
             return self._read_pieces()
@@ -181,7 +180,7 @@ class TarReader:
             yield self._view[start : start + count]
 
     def drain(self) -> None:
-        """Read to the end of the chunks: what follows the end marker belongs to the diff_id too."""
+        """Read to the end of the chunks, since the diff_id includes the bytes after the end marker."""
         self._take_chunk(b"")
         for _ in self._chunks:
             pass
@@ -191,24 +190,24 @@ class TarReader:
         if block is None:
             return None
         flag = block[156:157]
-        if flag in _ENTRY_TYPES:  # most of them, with nothing before
+        if flag in _ENTRY_TYPES:  # most entries have no extended header
             return self._parse_entry(block, flag, self._global_records, None, None)
         local_records: bytes | None = None
         gnu_name = gnu_link_name = None
         for _ in range(_MAX_EXTENDED_HEADERS_PER_ENTRY):
             size = _parse_size(block)
             if flag in (b"x", b"X"):
-                # A second one stands in place of the first, to Go and GNU tar alike.
+                # A second one replaces the first, as in Go and GNU tar.
                 local_records = self._read_extension(size)
             elif flag == b"g":
                 self._global_records = parse_pax_records(self._read_extension(size), self._global_records)
-                self._global_records.pop("sparse", None)  # a map is of one file
+                self._global_records.pop("sparse", None)  # a map belongs to one file
                 self._verify_global_xattrs()
             elif flag == b"L":
                 gnu_name = self._read_extension(size).partition(b"\0")[0] or None
             elif flag == b"K":
                 gnu_link_name = self._read_extension(size).partition(b"\0")[0] or None
-            elif flag in (b"V", b"N"):  # a volume's label, and long names of a format before GNU tar 1.0
+            elif flag in (b"V", b"N"):  # a volume label, and long names in a format older than GNU tar 1.0
                 self._begin_data(size)
             else:
                 raise InvalidImageError(f"tar: expected a known entry type, got {quoted_path(flag)}")
@@ -226,7 +225,11 @@ class TarReader:
         )
 
     def _verify_global_xattrs(self) -> None:
-        """Return if what all entries inherit, and those with attributes of their own have a copy of, is little."""
+        """Return if the global attributes, which entries inherit or copy, are few and small.
+
+        Raises:
+            LimitExceededError: they are not.
+        """
         xattrs = self._global_records.get("xattrs", {})
         if len(xattrs) > _MAX_GLOBAL_XATTRS:
             raise LimitExceededError(
@@ -249,7 +252,7 @@ class TarReader:
         name = name.partition(b"\0")[0]
         link_name = link_name.partition(b"\0")[0] if link_name[0] else b""
         if prefix[0] and magic == b"ustar\0":
-            # star keeps times in the last bytes of the prefix, and marks its headers with "tar" at the very end.
+            # star stores times in the last bytes of the prefix, and marks its headers with "tar" at the very end.
             prefix = prefix if block[508:] != b"tar\0" else prefix[:131]
             name = prefix.partition(b"\0")[0] + b"/" + name
         mode, uid, gid = parse_mode_and_owner(mode_and_owner)
@@ -261,7 +264,7 @@ class TarReader:
             size = records.get("size", size)
             mtime_ns, atime_ns = records.get("mtime", mtime_ns), records.get("atime")
             xattrs = records.get("xattrs")
-        # Where a name is said in both ways, this is how Go reads it, and so docker, containerd and umoci.
+        # A GNU name takes precedence over a PAX one, as in Go, and so in docker, containerd and umoci.
         if gnu_name is not None:
             name = gnu_name
         if gnu_link_name is not None:
@@ -269,9 +272,9 @@ class TarReader:
         if flag in _DATALESS_FLAGS:
             size = 0
         elif flag == b"\0" and name[-1:] == b"/":
-            kind = EntryType.DIRECTORY  # so v7 tars, which have no type for directories, tell them
-        if not 0 <= size <= _MAX_SIZE:
-            raise InvalidImageError(f"tar: {quoted_path(name)}: size: expected 0 to {_MAX_SIZE}, got {size}")
+            kind = EntryType.DIRECTORY  # v7 tars have no type for directories, and mark them by the slash
+        if not 0 <= size <= MAX_SIZE:
+            raise InvalidImageError(f"tar: {quoted_path(name)}: size: expected 0 to {MAX_SIZE}, got {size}")
         if not (0 <= uid <= _MAX_ID and 0 <= gid <= _MAX_ID):
             raise InvalidImageError(
                 f"tar: {quoted_path(name)}: owner: expected ids from 0 to {_MAX_ID}, got {uid}:{gid}"
@@ -292,7 +295,7 @@ class TarReader:
         device = (0, 0)
         if flag in _DEVICE_FLAGS:
             device = (parse_number(block[329:337], "devmajor"), parse_number(block[337:345], "devminor"))
-        # Without the call of Entry's own constructor, which is a function of Python.
+        # Faster than Entry's own constructor, which is a Python function.
         values = (kind, name, link_name, mode, uid, gid, size, mtime_ns, atime_ns, xattrs, device, segments)
         return tuple.__new__(Entry, values)
 
@@ -314,7 +317,7 @@ class TarReader:
         return b"".join(self.read_data())
 
     def _next_header(self) -> bytes | None:
-        """Return the next header block with a right checksum; None at the end marker or the end of the chunks."""
+        """Return the next header block, its checksum verified; None at the end marker or the end of the chunks."""
         if self._data_left or self._padding:
             if self._data_left:
                 self._skip(self._data_left)
@@ -340,7 +343,7 @@ class TarReader:
         return block
 
     def _read_block(self, *, end_allowed: bool = False) -> bytes:
-        """Return the next 512 bytes; ``b""`` at the end of the chunks, where that is allowed."""
+        """Return the next 512 bytes; ``b""`` at the end of the chunks if ``end_allowed``."""
         parts: list[bytes] = []
         missing = BLOCK_BYTES
         while missing:
@@ -363,7 +366,7 @@ class TarReader:
                 self._next_chunk("data")
 
     def _follow_padding(self) -> None:
-        """Go on behind what fills the last block; a writer that was not closed leaves it out at the end of the tar."""
+        """Move on to the chunk after the padding, which may be missing at the end of a tar that was not closed."""
         while self._position > len(self._chunk):
             beyond = self._position - len(self._chunk)
             if not self._try_next_chunk():

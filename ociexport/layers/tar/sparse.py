@@ -1,4 +1,4 @@
-"""Sparse files in a tar: GNU's old format and the three of its PAX era, all as (offset, bytes) segments.
+"""Sparse files in a tar: GNU's old format and its three PAX formats, all parsed into (offset, bytes) segments.
 
 Spec: GNU tar manual, "Storing Sparse Files", "Old GNU Format", "PAX Format, Versions 0.0, 0.1, 1.0".
 """
@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterator
 from ociexport.errors import InvalidImageError, LimitExceededError, quoted_path
 from ociexport.layers.tar.header_fields import parse_number
 from ociexport.layers.tar.pax import parse_decimal
+from ociexport.spec.numerals import MAX_SIZE
 
-# A map is kept in memory: a million segments are a sparse file of terabytes, or an attack.
+# A map is kept in memory. A million segments are a sparse file of terabytes, or an attack.
 MAX_SPARSE_SEGMENTS = 1_000_000
-_MAX_SIZE = 2**63 - 1
 _ZEROS = bytes(64 * 1024)
-# Major and minor version of the formats whose map is in the records; GNU tar 1.14 to 1.15.91 wrote none.
+# Major and minor version of the formats whose map is in the records; GNU tar 1.14 to 1.15.91 wrote no version.
 _MAP_IN_RECORDS = frozenset({(b"", b""), (b"0", b"0"), (b"0", b"1")})
 
 
 class SparseSegments:
-    """Where data lies in a sparse file, as (offset, bytes), one after another; 16 bytes of memory for each."""
+    """The segments of a sparse file, as a sequence of (offset, bytes); each takes 16 bytes of memory."""
 
     __slots__ = ("_numbers",)
 
@@ -29,11 +29,11 @@ class SparseSegments:
         self._numbers = array("q")
 
     def add(self, offset: int, count: int) -> None:
-        """Add the next.
+        """Append a segment.
 
         Raises:
-            InvalidImageError: the numbers are none that a file can have.
-            LimitExceededError: there are too many.
+            InvalidImageError: a number is too large for a file.
+            LimitExceededError: there are too many segments.
         """
         try:
             self._numbers.extend((offset, count))
@@ -44,7 +44,7 @@ class SparseSegments:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SparseSegments) and self._numbers == other._numbers
 
-    __hash__ = None  # type: ignore[assignment] # as a list has none
+    __hash__ = None  # type: ignore[assignment] # mutable, like a list
 
     def __repr__(self) -> str:
         return f"SparseSegments({list(self)})"
@@ -61,8 +61,8 @@ def parse_gnu_sparse_headers(block: bytes, read_block: Callable[[], bytes]) -> t
     """Return the segments and the real size of a file of type ``S``.
 
     Args:
-        block: its header, which holds four segments at byte 386, a flag for more, and the real size.
-        read_block: gives the extension blocks that follow, of 21 segments each.
+        block: the file's header, with four segments at byte 386, a flag for more, and the real size.
+        read_block: returns the next extension block, of 21 segments.
     """
     segments = SparseSegments()
     _add_gnu_segments(segments, block[386:482])
@@ -86,18 +86,18 @@ def _add_gnu_segments(segments: SparseSegments, numbers: bytes) -> None:
 def parse_pax_sparse(
     sparse: dict[bytes, bytes], size: int, read_block: Callable[[], bytes]
 ) -> tuple[SparseSegments, int] | None:
-    """Return the segments of a file and its real size, as GNU's records say; None where they bring no map.
+    """Return the segments of a file and its real size from GNU's records; None if they contain no map.
 
-    Without a map the other records say nothing, and neither do those of a version that nobody knows: Go's archive/tar
-    reads so. A size that differs from the data's would have one reader take data for headers.
+    Without a map, or with an unknown version, the records are ignored, as in Go's archive/tar. Readers must agree on
+    the size: otherwise one of them reads data as headers.
 
     Args:
         sparse: the records.
-        size: of the data, which is the real size where no record says another.
-        read_block: gives the data's next block, for a map in front of the data.
+        size: size of the data, which is also the real size unless a record gives another.
+        read_block: returns the data's next block, for a map in front of the data.
 
     Raises:
-        InvalidImageError: a number is none, or the map is broken.
+        InvalidImageError: a number does not parse, or the map is broken.
     """
     version = (sparse.get(b"GNU.sparse.major", b""), sparse.get(b"GNU.sparse.minor", b""))
     if version == (b"1", b"0"):
@@ -106,7 +106,7 @@ def parse_pax_sparse(
         segments = _parse_map_in_records(sparse[b"GNU.sparse.map"])
     else:
         return None
-    # Format 1.0 has the second key, those before it the first.
+    # Format 1.0 has the second key, the older formats the first.
     for key in (b"GNU.sparse.size", b"GNU.sparse.realsize"):
         if sparse.get(key):
             return segments, parse_decimal(key, sparse[key])
@@ -114,7 +114,7 @@ def parse_pax_sparse(
 
 
 def _parse_map_in_records(text: bytes) -> SparseSegments:
-    """Return the segments of format 0.1, which is format 0.0 with its pairs joined."""
+    """Return the segments of format 0.1, or of format 0.0 after its pairs were joined."""
     numbers = [parse_decimal(b"GNU.sparse.map", number) for number in text.split(b",")]
     if len(numbers) % 2:
         raise InvalidImageError(f"tar: sparse map: expected pairs of numbers, got {len(numbers)} numbers")
@@ -136,7 +136,7 @@ def _read_map_before_data(read_block: Callable[[], bytes]) -> SparseSegments:
 
 
 class _MapLines:
-    """The numbers of a map, read block by block: where the map ends, the rest of its block is padding."""
+    """The numbers of a map, read block by block; after the map, the rest of its block is padding."""
 
     def __init__(self, read_block: Callable[[], bytes]) -> None:
         self._read_block = read_block
@@ -152,18 +152,23 @@ class _MapLines:
 
 
 def verify_sparse_segments(segments: SparseSegments, size: int, stored_bytes: int) -> None:
-    """Return if the segments stand in order, without overlap, within the file, and have just the data that is stored.
+    """Return if the segments are in order, do not overlap, are within the file, and cover exactly the stored data.
+
+    Args:
+        segments: as read from the tar.
+        size: bytes of the file, holes included.
+        stored_bytes: bytes of the data in the tar.
 
     Raises:
-        InvalidImageError: they do not.
+        InvalidImageError: they are not, or ``size`` is out of range.
     """
     end = 0
     for offset, count in segments:
         if offset < end or count < 0:
             raise _disorder(offset, count)
         end = offset + count
-    if not 0 <= size <= _MAX_SIZE:
-        raise InvalidImageError(f"tar: sparse map: expected a size from 0 to {_MAX_SIZE}, got {size}")
+    if not 0 <= size <= MAX_SIZE:
+        raise InvalidImageError(f"tar: sparse map: expected a size from 0 to {MAX_SIZE}, got {size}")
     if end > size:
         raise InvalidImageError(f"tar: sparse map: expected segments within {size} bytes, got one that ends at {end}")
     mapped = sum(count for _, count in segments)
@@ -181,12 +186,12 @@ def _verify_count(count: int) -> None:
 
 
 def filled_parts(segments: SparseSegments, size: int, data: Iterator[memoryview]) -> Iterator[bytes | memoryview]:
-    """Yield the content of a sparse file whole, its holes as zeros.
+    """Yield the whole content of a sparse file, with its holes as zeros.
 
     Args:
-        segments: verified to be those of the data.
-        size: of the file.
-        data: chunks of any size.
+        segments: already verified against the data.
+        size: bytes of the file, holes included.
+        data: the stored data, in chunks of any size.
     """
     position = 0
     for offset, part in located_parts(segments, data):
@@ -204,11 +209,11 @@ def _zeros(count: int) -> Iterator[bytes]:
 
 
 def located_parts(segments: SparseSegments, data: Iterator[memoryview]) -> Iterator[tuple[int, memoryview]]:
-    """Yield the data of a sparse file, which the tar has in one piece, in parts, each with its offset in the file.
+    """Yield the stored data of a sparse file in parts, each with its offset in the file.
 
     Args:
-        segments: verified to be those of the data.
-        data: chunks of any size.
+        segments: already verified against the data.
+        data: the stored data, in chunks of any size.
     """
     chunk = memoryview(b"")
     for segment_offset, count in segments:

@@ -1,4 +1,4 @@
-"""Writes a tar: ustar headers, with PAX records for what they can't hold. The same entries give the same bytes.
+"""Writes a tar: ustar headers, and PAX records for values that do not fit them. The same entries give the same bytes.
 
 Spec: POSIX.1-2017 pax, "pax Interchange Format", "ustar Interchange Format".
 """
@@ -27,12 +27,13 @@ _MAX_OCTAL_7, _MAX_OCTAL_11 = 0o7777777, 0o77777777777
 
 
 class TarWriter:
-    """Writes entries one after another, each with just as much data as its header says: a reader takes what is beyond
-    that for the next header, which no check has seen.
+    """Writes entries one after another, each with exactly as much data as its header declares.
+
+    A reader takes bytes beyond that for the next header, which no check has seen.
 
     Args:
-        write: takes the bytes.
-        max_mtime_ns: newer times are written as this one, as SOURCE_DATE_EPOCH asks; None for all as they are.
+        write: called with the bytes.
+        max_mtime_ns: newer times are written as this one, for SOURCE_DATE_EPOCH; None to write all times unchanged.
     """
 
     def __init__(self, write: Callable[[bytes | memoryview], object], *, max_mtime_ns: int | None = None) -> None:
@@ -40,10 +41,10 @@ class TarWriter:
         self._max_mtime_ns = max_mtime_ns
 
     def write_entry(self, entry: Entry) -> None:
-        """Write an entry that has no data.
+        """Write an entry without data.
 
         Raises:
-            SizeMismatchError: it says that it has some; nothing of it was written.
+            SizeMismatchError: its size is not 0; nothing of it was written.
         """
         if entry.size:
             raise _wrong_size(entry, "none")
@@ -53,8 +54,8 @@ class TarWriter:
         """Write ``entry`` with its data.
 
         Raises:
-            SizeMismatchError: the data has more or fewer bytes than ``entry`` says. What was written up to then is no
-                whole tar, but none of it is beyond the entry's size.
+            SizeMismatchError: the data has more or fewer bytes than ``entry`` declares. The tar is then incomplete, but
+                nothing was written beyond the entry's size.
         """
         self._write_header(entry)
         written = 0
@@ -105,7 +106,7 @@ def _wrong_size(entry: Entry, got: str) -> SizeMismatchError:
 
 
 def _records(entry: Entry, mtime_ns: int) -> list[bytes]:
-    """Return the PAX records of what the header can't hold."""
+    """Return PAX records for the values that do not fit the header."""
     records = []
     if len(entry.name) > _MAX_NAME_BYTES:
         records.append(_record(b"path", entry.name))
@@ -127,12 +128,12 @@ def _records(entry: Entry, mtime_ns: int) -> list[bytes]:
 def _xattr_record(name: bytes, value: bytes) -> bytes:
     if b"=" not in name:
         return _record(b"SCHILY.xattr." + name, value)
-    # A key ends at the first of these signs; libarchive's form has them escaped.
+    # A key ends at the first "=", which is escaped in libarchive's form.
     return _record(b"LIBARCHIVE.xattr." + quote_from_bytes(name, safe="").encode(), b64encode(value))
 
 
 def _record(key: bytes, value: bytes) -> bytes:
-    """Return ``length key=value\\n``, the length counting itself."""
+    """Return ``length key=value\\n``, where the length includes its own digits."""
     body = b" %s=%s\n" % (key, value)
     length = len(body)
     while length != len(body) + len(b"%d" % length):
