@@ -135,7 +135,7 @@ def verify_steps(steps: int, max_steps: int) -> None:
         LimitExceededError: there are too many.
     """
     if steps > max_steps:
-        raise LimitExceededError(f"expected at most {max_steps} names on the ways through links and deep directories")
+        raise LimitExceededError(f"expected at most {max_steps} names on paths through links and deep directories")
 
 
 def weight_of(entry: Entry) -> int:

@@ -36,18 +36,21 @@ class Losses:
     def lines(self) -> Iterator[str]:
         """Yield a line for each kind of loss."""
         if self.owners:
-            yield f"owners: {self.owners} files of other users than root are this user's, who may not give them away"
+            yield (
+                f"owners: {self.owners} files of users other than root belong to this user, "
+                "since only root can change owners"
+            )
         if self.devices:
-            yield f"devices: {self.devices} left out, which only root can make"
+            yield f"devices: {self.devices} left out, since only root can make devices"
         if self.placeholders:
             yield f"devices: {self.placeholders} made as empty files, since only root can make devices"
         if self.hard_links:
-            yield f"hard links: {self.hard_links} left out, whose files are under names that were not selected"
+            yield f"hard links: {self.hard_links} left out, since their targets were not selected"
         if self.refused_xattrs:
-            yield f"xattrs: {self.refused_xattrs.total()} that could not be set here: {_names(self.refused_xattrs)}"
+            yield f"xattrs: {self.refused_xattrs.total()} could not be set here: {_names(self.refused_xattrs)}"
         if self.skipped_xattrs:
             yield (
-                f"xattrs: {self.skipped_xattrs.total()} left out, which belong to the machine that built the image: "
+                f"xattrs: {self.skipped_xattrs.total()} left out, specific to the machine that built the image: "
                 f"{_names(self.skipped_xattrs)}"
             )
 

@@ -53,7 +53,7 @@ class PathSelection:
 def _stripped(pattern: str) -> bytes:
     stripped = pattern.removeprefix("./").strip("/")
     if not stripped:
-        raise UsageError(f"pattern {quoted(pattern)}: expected the path of something in the image")
+        raise UsageError(f"pattern {quoted(pattern)}: expected a path in the image")
     return stripped.encode("utf-8", "surrogateescape")
 
 

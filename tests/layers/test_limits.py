@@ -1,4 +1,4 @@
-"""rootfs: what hostile layers may cost is limited: entries, bytes, depth, links, names and memory."""
+"""limits: the cost of hostile layers is bounded: entries, bytes, depth, links, names and memory."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def sparse(name: str, sparse_map: str, size: int, data: bytes) -> Member:
 
 @pytest.mark.parametrize("target", ["t/" * 100, "/" + "t/" * 100])
 def test_depth_is_limited_through_links_too(unpacker: Unpacker, target: str) -> None:
-    """Each link of 4,000 bytes leads 2,000 directories deeper, and the next one begins there."""
+    """Each link of 4,000 bytes leads 2,000 directories deeper, and the next link starts there."""
     layer = [symlink("a", target), member("a/x"), symlink("a/b", target.lstrip("/")), member("a/b/x")]
     with pytest.raises(LimitExceededError, match=r"entry 'a/b/x': path: expected at most 150 directories, got 151$"):
         unpacker([*layer], limits=Limits(max_depth=150))
@@ -66,12 +66,12 @@ def test_depth_is_limited_through_links_too(unpacker: Unpacker, target: str) -> 
 
 @pytest.mark.parametrize("target_bytes", [4000, 200])
 def test_ways_through_links_are_counted(unpacker: Unpacker, target_bytes: int) -> None:
-    """40 links of 4,000 bytes are 80,000 names for each entry that goes through them, and there may be 20,000,000."""
+    """Each path through 40 links of 4,000 bytes walks 80,000 names, and there may be 20,000,000 such entries."""
     links = [symlink(f"l{number}", "./" * (target_bytes // 2) + f"l{number + 1}") for number in range(39)]
     layer = [directory("d"), *links, symlink("l39", "d"), *[member(f"l0/{number}/f") for number in range(20)]]
     limits = Limits(max_steps=400_000 if target_bytes > 256 else 10 * 64)
     source = MemorySource([tar_of(layer)])
-    message = rf"entry 'l0/\d+/f': expected at most {limits.max_steps} names on the ways through links"
+    message = rf"entry 'l0/\d+/f': expected at most {limits.max_steps} names on paths through links"
     with pytest.raises(LimitExceededError, match=message):
         unpacker.unpack(source, limits=limits)
     unpacker.assert_refused_without_trace()
@@ -80,18 +80,18 @@ def test_ways_through_links_are_counted(unpacker: Unpacker, target_bytes: int) -
 
 
 def test_deep_directories_that_are_opened_again_and_again_are_counted(unpacker: Unpacker) -> None:
-    """A short name leads to one of two paths of 1,000 directories, of which 256 are open."""
+    """A short name leads to one of two paths of 1,000 directories, of which only 256 stay open."""
     depth = 1000
     deep = [directory("/".join([side] * depth)) for side in "ab"]
     links = [symlink(f"to-{side}", f"{side}/" * depth) for side in "ab"]
     files = [member(f"to-{side}/f{number}") for number in range(30) for side in "ab"]
-    with pytest.raises(LimitExceededError, match="names on the ways through links and deep directories"):
+    with pytest.raises(LimitExceededError, match="names on paths through links and deep directories"):
         unpacker([*deep, *links, *files], limits=Limits(max_steps=400_000))
     unpacker.assert_refused_without_trace()
 
 
 def test_metadata_of_deep_directories_is_set_branch_by_branch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Level by level, each of them was opened from the root anew: 4,000,000 calls for the 9,000 here."""
+    """Level by level, each directory would be reopened from the root: 4,000,000 calls for the 9,000 here."""
     opened = count()
     true_open: Callable[..., int] = os.open
 
@@ -107,14 +107,14 @@ def test_metadata_of_deep_directories_is_set_branch_by_branch(tmp_path: Path, mo
 
 
 def test_ways_through_links_of_honest_images_are_far_from_the_limit(unpacker: Unpacker) -> None:
-    """As in a layer that was written by hand for a system with /lib and /bin in /usr."""
+    """Such paths occur in a layer written by hand for a system whose /lib and /bin are in /usr."""
     merged = [directory("usr"), directory("usr/lib"), symlink("lib", "usr/lib"), symlink("lib64", "lib")]
     files = [member(f"lib64/d{number % 10}/f{number}") for number in range(300)]
     unpacker(merged, files, files, limits=Limits(max_steps=64 * 2 * 300))
 
 
 def test_blocks_of_sparse_files_are_counted(unpacker: Unpacker) -> None:
-    """A byte in each block: so a tar of 2 GB, which is 2 MB in gzip, would fill 800 GB of a disk."""
+    """With one byte in each block, a tar of 2 GB, which gzip packs into 2 MB, would fill 800 GB on disk."""
     layer = [sparse("s", ",".join(f"{number * 4096},1" for number in range(1000)), 4096 * 1000, b"x" * 1000)]
     for limits, message in (
         (Limits(max_bytes=4_000_000, max_ratio=10**9), "sparse file: expected at most 4000000 bytes, got 4096000"),
@@ -128,7 +128,7 @@ def test_blocks_of_sparse_files_are_counted(unpacker: Unpacker) -> None:
 
 
 def test_attributes_and_long_names_are_counted(unpacker: Unpacker) -> None:
-    """Those of directories are kept until the end, so a small blob could fill the memory."""
+    """Those of directories stay in memory until the end, so a small blob could fill the memory."""
     layers = {
         "xattrs": [directory(f"d{number}", xattrs={"user.x": b"x" * 500}) for number in range(3)],
         "names": [directory(f"{'d' * 250}/{number:0250}") for number in range(3)],
@@ -161,7 +161,7 @@ NINE_XATTRS = {f"user.{number}": b"" for number in range(9)}
     ids=["implied", "nested", "named", "attributes", "written over a lower layer"],
 )
 def test_memory_for_directories_is_bounded(unpacker: Unpacker, layers: list[list[Member]], bytes_each: int) -> None:
-    """A path of 250 bytes can make 125, which a tar of zeros in between packs a hundredfold."""
+    """A path of 250 bytes can make 125 directories, and such a tar, mostly zeros, shrinks a hundredfold in gzip."""
     enough = 30 * (bytes_each + 10) + 1_500
     with pytest.raises(LimitExceededError) as caught:
         unpacker(*layers, limits=Limits(max_name_bytes=enough // 2))
@@ -193,7 +193,7 @@ def test_names_of_refused_attributes_do_not_fill_the_memory(unpacker: Unpacker) 
 
 
 def test_markers_cost_what_there_is_to_hide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A directory is looked through once for all markers of a layer: the square of two million entries is for ever."""
+    """A directory is listed once for all markers of a layer; otherwise two million entries would take forever."""
     listed = count()
     true_listdir: Callable[..., list[str]] = os.listdir
 
@@ -215,7 +215,7 @@ def test_markers_cost_what_there_is_to_hide(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_depth_takes_neither_descriptors_nor_stack_afterwards(tmp_path: Path) -> None:
-    """What is made within the limit is hashed, compared and made a tar too, with as few files as shells allow."""
+    """A tree within the limit can also be hashed, compared, written as a tar and removed, with 1,024 open files."""
     write_layout(tmp_path / "layout", {"1": build_image([[member("/".join(["d" * 9] * 1900) + "/f", b"x")]])})
     image, rootfs = str(tmp_path / "layout"), str(tmp_path / "rootfs")
     for words in (

@@ -1,4 +1,4 @@
-"""selection: which paths of an image are unpacked."""
+"""selection: patterns choose the paths of an image to unpack."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_patterns_are_the_shells(pattern: str, path: str, fits: bool) -> None:
 
 
 def fits_plainly(pattern: bytes, path: bytes) -> bool:
-    """Match by trying everything, or a directory that ``path`` is in."""
+    """Return whether ``pattern`` matches ``path`` or a directory above it, by trying every possibility."""
     if not pattern:
         return path[:1] in (b"", b"/")
     if pattern.startswith(b"**"):
@@ -74,7 +74,7 @@ def test_patterns_mean_what_trying_everything_finds(pattern: str, names: list[st
 
 
 def test_path_of_thousands_of_names_is_tried_in_one_way() -> None:
-    """By going back for each sign that crosses slashes, it would be some ten to the fifteenth steps."""
+    """With backtracking for each ``**``, it would take some 10**15 steps."""
     assert not takes("x/y/" * 16_000 + "end", include=("**/x/**/y/**/x/**/z",))
     assert takes("x/y/" * 16_000 + "z/end", include=("**/x/**/y/**/x/**/z",))
 
@@ -116,4 +116,4 @@ def test_selected_part_is_unpacked_and_whiteouts_hold(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path / "rootfs")) == ["a"]
     assert sorted(os.listdir(tmp_path / "rootfs" / "a")) == ["i", "w"]
     assert os.stat(tmp_path / "rootfs" / "a").st_mode & 0o777 == 0o700
-    assert list(result.losses.lines()) == ["hard links: 1 left out, whose files are under names that were not selected"]
+    assert list(result.losses.lines()) == ["hard links: 1 left out, since their targets were not selected"]

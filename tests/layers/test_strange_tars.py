@@ -1,7 +1,7 @@
-"""Layers of strange headers: whatever a tar says, all that read it tell the same tree, or all refuse it alike.
+"""Layers with strange headers: all readers of a tar report the same tree, or all refuse it with the same exit code.
 
-A reader that takes more or fewer bytes for data than another sees headers where the other sees data, and what no check
-has seen gets through (issue 14, "writes entries that no check has seen").
+If two readers disagree on the size of data, one sees headers where the other sees data, and entries pass that no check
+has seen (issue 14, "writes entries that no check has seen").
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ ACCESS = Access(platform=AMD64, limits=LIMITS)
 END = bytes(1024)
 T = TypeVar("T")
 
-# What is to be seen of a path: type, mode, owner, size, time, target, device.
+# The visible metadata of a path: type, mode, owner, size, time, target, device.
 Seen = tuple[EntryType, int, tuple[int, int], int, int, bytes, tuple[int, int]]
 
 
 def outcome_of(act: Callable[[], T]) -> T | int:
-    """Return what ``act`` returns, or the exit code of the error of ours that it raises."""
+    """Return the result of ``act``, or the exit code of the `OciexportError` that it raises."""
     try:
         return act()
     except OciexportError as error:
@@ -76,7 +76,7 @@ def seen_on_disk(root: Path) -> dict[bytes, Seen]:
 
 
 def seen_by_ls(source: MemorySource) -> dict[bytes, Seen]:
-    """Return what `ls -R` lists, in the form of `seen_on_disk`."""
+    """Return the listing of `ls -R`, in the form of `seen_on_disk`."""
     return {
         one.path: (
             one.type,
@@ -103,7 +103,7 @@ def unpacked(source: MemorySource, target: Path) -> Path:
 
 
 def verify_all_agree(tars: list[bytes], place: Path) -> bool:
-    """Return whether the layers unpack, having held that every reader says the same of them."""
+    """Assert that all readers agree on the layers, and return whether the layers unpack."""
     source = MemorySource(tars)
     first, second = place / "first", place / "second"
     tree = outcome_of(lambda: unpacked(source, first))
@@ -133,7 +133,7 @@ def place(tmp_path: Path) -> Iterator[Path]:
 
 
 SMUGGLED = file(b"../../outside", b"no check has seen it\n") + header(name=b"dev", flag=b"4") + file(b"etc", b"x")
-# Records that change what a file is, without a map that says where its data lies.
+# Records that change a file's size or name as a sparse file, without a usable map of its data.
 WITHOUT_A_MAP: dict[str, list[tuple[bytes, bytes]]] = {
     "smaller": [(b"GNU.sparse.size", b"0")],
     "larger": [(b"GNU.sparse.size", b"100000")],
@@ -152,7 +152,7 @@ WITHOUT_A_MAP: dict[str, list[tuple[bytes, bytes]]] = {
 @pytest.mark.parametrize("flag", [b"x", b"g"])
 @pytest.mark.parametrize("name", WITHOUT_A_MAP)
 def test_sparse_records_without_a_map_say_nothing(name: str, flag: bytes, place: Path) -> None:
-    """Go's archive/tar, readGNUSparsePAXHeaders: no map and no known version is no sparse file."""
+    """Go's archive/tar, readGNUSparsePAXHeaders: without a map and a known version, a file is not sparse."""
     tar = pax(*WITHOUT_A_MAP[name], flag=flag) + file(b"innocent", SMUGGLED) + file(b"last", b"x") + END
     assert verify_all_agree([tar], place)
     assert sorted(os.listdir(place / "first")) == ["innocent", "last"]
@@ -160,7 +160,7 @@ def test_sparse_records_without_a_map_say_nothing(name: str, flag: bytes, place:
 
 
 def test_map_in_a_global_header_says_nothing(place: Path) -> None:
-    """A map is of one file; Go passes over global headers."""
+    """A map belongs to one file; Go ignores maps in global headers."""
     records = [(b"GNU.sparse.map", b"512,3"), (b"GNU.sparse.size", b"4096"), (b"GNU.sparse.name", b"other")]
     assert verify_all_agree([pax(*records, flag=b"g") + file(b"a", b"abc") + file(b"b", b"abc") + END], place)
     assert (place / "first" / "a").read_bytes() == (place / "first" / "b").read_bytes() == b"abc"
@@ -180,7 +180,7 @@ ENTRY = Entry(EntryType.FILE, b"f", b"", 0o644, 0, 0, 600, 0, None, None, (0, 0)
     ],
 )
 def test_writer_refuses_other_bytes_than_its_header_says(chunks: list[bytes], got: str) -> None:
-    """Nothing that is written stands where a reader expects the next header."""
+    """No data is written where a reader expects the next header."""
     buffer = io.BytesIO()
     with pytest.raises(SizeMismatchError) as caught:
         TarWriter(buffer.write).write_file(ENTRY, chunks)
@@ -212,9 +212,9 @@ def can_make_devices(place: Path) -> bool:
 
 
 class StrangeTars:
-    """Makes layers of headers that contradict themselves and their data; the same for the same seed.
+    """Makes layers whose headers contradict themselves and their data; the same seed gives the same layers.
 
-    Some images have hardly anything wrong, so that what comes after it is reached.
+    Some images are almost correct, so that readers get past their first headers.
     """
 
     _NAMES = (b"a", b"b", b"d", b"d/f", b"d/e/g", b"s", b"a/", b"d/", b"./a", b"d//f", b"n" * 100, b"\xff\xfe")
@@ -330,7 +330,7 @@ class StrangeTars:
         return key, self._pick(self._NUMBERS, self._BAD_NUMBERS)
 
     def _sparse_records(self) -> list[tuple[bytes, bytes]]:
-        """Return what leaves a file as it is or fits the three bytes of many, and now and then one record more."""
+        """Return records that have no effect, or fit data of three bytes, and sometimes one more record."""
         records = self._pick(
             (
                 [(b"size", b"0")],
@@ -359,7 +359,7 @@ class StrangeTars:
 
 
 def verify_seeds_agree(seeds: range, place: Path) -> int:
-    """Return how many of the tars unpack, having held that all readers agree on each."""
+    """Assert that all readers agree on the tars of each seed, and return how many unpack."""
     devices = can_make_devices(place)
     whole = 0
     for seed in seeds:

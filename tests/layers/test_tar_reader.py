@@ -1,4 +1,4 @@
-"""tar.reader: the headers of tars as Python's tarfile and GNU tar write them, and what nobody should write."""
+"""tar.reader: headers as Python's tarfile and GNU tar write them, and headers that no program should write."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def member(name: str, **fields: object) -> tarfile.TarInfo:
 
 
 def header(**replaced: bytes) -> bytes:
-    """Return a header block of a file ``a`` with fields replaced and a right checksum."""
+    """Return the header block of a file ``a``, with some fields replaced and a correct checksum."""
     fields = {
         "name": (0, b"a"),
         "mode": (100, b"0000644\0"),
@@ -131,13 +131,13 @@ def test_ustar_prefix_is_joined() -> None:
 
 
 def test_star_times_are_no_part_of_the_prefix() -> None:
-    """star keeps atime and ctime in the last 24 bytes of the prefix and marks its headers with "tar"."""
+    """star stores atime and ctime in the last 24 bytes of the prefix and marks its headers with "tar"."""
     block = header(at_345=b"dir", at_476=b"00000000001 ", at_508=b"tar\0")
     assert read_all(block + bytes(1024))[0][0].name == b"dir/a"
 
 
 def test_gnu_magic_has_no_prefix() -> None:
-    """GNU tar keeps times and sparse maps where ustar has its prefix."""
+    """GNU tar stores times and sparse maps where ustar has its prefix."""
     block = header(magic=b"ustar  \0", at_345=b"00000000001")
     assert read_all(block + bytes(1024))[0][0].name == b"a"
 
@@ -182,7 +182,7 @@ def test_pax_times_are_cut_to_nanoseconds(text: str, nanoseconds: int) -> None:
 
 
 def test_xattrs_of_both_kinds_are_read() -> None:
-    """libarchive's tar(5): SCHILY holds the value as it is, LIBARCHIVE in base64 with a URL-encoded name."""
+    """libarchive's tar(5): SCHILY has the raw value, LIBARCHIVE the value in base64 and a URL-encoded name."""
     info = member("a")
     info.pax_headers = {
         "SCHILY.xattr.security.capability": "\x01\x00\udc80",
@@ -216,7 +216,7 @@ def test_local_header_adds_to_the_global_one_and_replaces_record_by_record() -> 
 
 
 def test_empty_pax_value_takes_back_what_the_global_header_says() -> None:
-    """POSIX pax, "pax Extended Header Keyword Precedence"; the header block's own value is what is left."""
+    """POSIX pax, "pax Extended Header Keyword Precedence"; the header block's own value is used."""
     info = member("a", mtime=3)
     info.pax_headers = {"comment": "none of ours", "uid": ""}
     buffer = io.BytesIO()
@@ -233,7 +233,7 @@ def test_empty_pax_value_says_nothing() -> None:
 
 
 def test_old_tars_tell_directories_by_a_slash() -> None:
-    """Only they do: to Go, and so to docker and umoci, a slash behind a newer tar's file means nothing."""
+    """Only old tars do: Go, and so docker and umoci, ignores a slash after the name of a file in a newer tar."""
     block = header(name=b"dir/", flag=b"\0", magic=b"\0" * 8)
     assert read_all(block + bytes(1024))[0][0].type is EntryType.DIRECTORY
     assert read_all(header(name=b"file/", size=b"00000000001\0") + b"x" + bytes(511))[0][0].type is EntryType.FILE
@@ -253,7 +253,7 @@ def pax_header(data: bytes) -> bytes:
     ids=["L x", "x L"],
 )
 def test_name_in_both_extensions_is_gnus(headers: bytes) -> None:
-    """What Go reads is what docker, containerd and umoci make; GNU tar and bsdtar do not agree either."""
+    """docker, containerd and umoci read tars with Go's reader; GNU tar and bsdtar do not agree with each other."""
     assert read_all(headers + header())[0][0].name == b"gnu"
 
 
@@ -264,7 +264,7 @@ def test_empty_long_name_says_nothing() -> None:
 
 
 def test_second_extended_header_stands_in_place_of_the_first() -> None:
-    """Go and GNU tar forget the first one, name and all."""
+    """Go and GNU tar drop all records of the first one."""
     entry = read_all(pax_header(b"12 path=pax\n") + pax_header(b"11 mtime=5\n") + header())[0][0]
     assert (entry.name, entry.mtime_ns) == (b"a", 5_000_000_000)
 
@@ -272,7 +272,7 @@ def test_second_extended_header_stands_in_place_of_the_first() -> None:
 @pytest.mark.parametrize("chunk_bytes", [1, 514, 515, 600, 1 << 20])
 @pytest.mark.parametrize("read", [True, False])
 def test_last_padding_may_be_missing(chunk_bytes: int, read: bool) -> None:
-    """Go's writer leaves it out where nobody closes it, and its reader minds only data that is missing."""
+    """Go's writer omits the padding if it is not closed, and Go's reader only refuses missing data."""
     tar = header(size=b"00000000003\0") + b"abc"
     reader = TarReader(chunked(tar, chunk_bytes))
     assert [b"".join(reader.read_data()) if read else b"abc" for _ in reader] == [b"abc"]
@@ -285,7 +285,7 @@ def test_contiguous_file_is_a_file() -> None:
 
 
 def test_size_of_links_means_nothing() -> None:
-    """POSIX lets a hard link have data, Go's archive/tar does not read it, and layers come from there."""
+    """POSIX allows a hard link to have data. Go's archive/tar, which writes most layers, does not read it."""
     tar = header(flag=b"1", link=b"b", size=b"00000000777\0") + header(name=b"c") + bytes(1024)
     assert [(entry.name, entry.size) for entry, _ in read_all(tar)] == [(b"a", 0), (b"c", 0)]
 
@@ -313,7 +313,7 @@ def test_arbitrary_bytes_give_no_foreign_exception(tar: bytes) -> None:
 @given(st.data())
 @settings(max_examples=500)
 def test_altered_headers_give_no_foreign_exception(data: st.DataObject) -> None:
-    """Fields are altered and the checksum is made right again, so that what is behind it is reached."""
+    """The checksum is corrected after the fields are altered, so that the reader gets past it."""
     flag = data.draw(st.sampled_from([b"0", b"1", b"2", b"3", b"5", b"7", b"S", b"x", b"g", b"L", b"K", b"D", b"\0"]))
     fields = {
         f"at_{data.draw(st.integers(0, 500))}": data.draw(st.binary(min_size=1, max_size=12))
@@ -353,7 +353,7 @@ def test_what_tarfile_writes_is_read_back(wanted: list[tuple[str, bytes, int, in
 
 
 def test_python_reads_the_same_from_a_tar_of_this_directory() -> None:
-    """The standard library's reader is the other opinion."""
+    """The standard library's reader serves as an independent reference."""
     here = os.path.dirname(__file__)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:

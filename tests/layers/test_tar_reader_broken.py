@@ -1,4 +1,4 @@
-"""tar.reader: broken and lying headers are told, and nobody's memory is filled."""
+"""tar.reader: broken and false headers are reported, and none can fill the memory."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_broken_tar_is_told(tar: bytes, message: str) -> None:
 
 
 def test_global_headers_hold_little_together() -> None:
-    """Each entry with attributes of its own has a copy of theirs."""
+    """Each entry with attributes of its own has a copy of the global ones."""
 
     def global_header(numbers: range, value: bytes = b"") -> bytes:
         records = b"".join(pax_record(b"SCHILY.xattr.user.%d" % number, value) for number in numbers)

@@ -1,4 +1,4 @@
-"""tar.sparse: the maps of sparse files in all their formats, honest and not."""
+"""tar.sparse: maps of sparse files in all their formats, correct and false."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.layers.test_tar_reader import header, member, read_all, tar_of
 
 @pytest.fixture
 def sparse_file(tmp_path: Path) -> Path:
-    """A file with data at both ends and in more places than a header holds."""
+    """A file with a hole at its end and more segments than fit in a header."""
     path = tmp_path / "sparse"
     with path.open("wb") as file:
         for number in range(40):
@@ -77,7 +77,7 @@ def test_old_sparse_header_with_numbers_that_no_file_has_is_refused() -> None:
 
 
 def test_long_sparse_map_takes_sixteen_bytes_for_each_segment() -> None:
-    """A map comes with one entry, whatever its length; so it must not take much."""
+    """One entry may have a map of any length, so a segment must take little memory."""
     count = 100_000
     sparse_map = b"%d\n" % count + b"".join(b"%d\n0\n" % (4096 * number) for number in range(count))
     info = member("a")

@@ -192,7 +192,7 @@ def test_xattrs_are_set_and_foreign_ones_left_out(unpacker: Unpacker) -> None:
     assert os.getxattr(unpacker.rootfs / "l", "trusted.note", follow_symlinks=False) == b"on the link"
     assert os.listxattr(unpacker.rootfs / "d") == []
     assert list(result.losses.lines()) == [
-        "xattrs: 2 left out, which belong to the machine that built the image: trusted.overlay.opaque, security.selinux"
+        "xattrs: 2 left out, specific to the machine that built the image: trusted.overlay.opaque, security.selinux"
     ]
 
 
@@ -249,7 +249,7 @@ def test_media_type_does_not_matter(unpacker: Unpacker, compress: Callable[[byte
 def test_refused_xattr_is_counted_or_an_error(unpacker: Unpacker) -> None:
     layer = [member("a", b"x", xattrs={"nonsense.name": b"v"})]
     result = unpacker(layer)
-    assert list(result.losses.lines()) == ["xattrs: 1 that could not be set here: nonsense.name"]
+    assert list(result.losses.lines()) == ["xattrs: 1 could not be set here: nonsense.name"]
     os.unlink(unpacker.rootfs / "a")
     with pytest.raises(OSError, match=r"nonsense\.name") as caught:
         unpacker(layer, xattrs=XattrMode.STRICT)

@@ -66,9 +66,10 @@ def test_tree_is_the_users_and_what_is_lost_is_said(place: Path) -> None:
     assert result.returncode == 0, result.stderr
     warnings = [line for line in result.stderr.splitlines() if "warning" in line]
     assert warnings == [
-        "ociexport: warning: owners: 4 files of other users than root are this user's, who may not give them away",
-        "ociexport: warning: devices: 1 left out, which only root can make",
-        "ociexport: warning: xattrs: 1 that could not be set here: security.capability",
+        "ociexport: warning: owners: 4 files of users other than root belong to this user, since only root can change "
+        "owners",
+        "ociexport: warning: devices: 1 left out, since only root can make devices",
+        "ociexport: warning: xattrs: 1 could not be set here: security.capability",
     ]
     got = {
         str(path.relative_to(rootfs)): oct(stat.S_IMODE(path.lstat().st_mode))
@@ -148,8 +149,8 @@ def test_read_only_files_keep_their_attributes(place: Path) -> None:
     rootfs = place / "work" / "rootfs"
     result = run_as_ordinary_user("unpack", "-q", "--platform=linux/amd64", place / "closed", rootfs)
     assert (
-        result.stderr == "ociexport: warning: owners: 2 files of other users than root are this user's, who may not "
-        "give them away\n"
+        result.stderr == "ociexport: warning: owners: 2 files of users other than root belong to this user, since only "
+        "root can change owners\n"
     )
     got = {
         path.name: (
@@ -249,7 +250,7 @@ def test_hard_links_to_devices_are_left_out_too(place: Path) -> None:
     result = run_as_ordinary_user("unpack", "-q", "--platform=linux/amd64", place / "linked", rootfs)
     assert (result.returncode, result.stderr) == (
         0,
-        "ociexport: warning: devices: 1 left out, which only root can make\n",
+        "ociexport: warning: devices: 1 left out, since only root can make devices\n",
     )
     assert os.listdir(rootfs) == ["f"]
 
@@ -267,7 +268,7 @@ def test_user_namespace_gives_true_owners_and_rm_takes_them_back(place: Path) ->
     result = run_as_ordinary_user("unpack", "--platform=linux/amd64", "--userns", place / "layout", rootfs)
     assert result.returncode == 0, result.stderr
     assert [line for line in result.stderr.splitlines() if "warning" in line] == [
-        "ociexport: warning: devices: 1 left out, which only root can make",
+        "ociexport: warning: devices: 1 left out, since only root can make devices",
     ]
     owners = {name: (os.lstat(rootfs / name).st_uid, os.lstat(rootfs / name).st_gid) for name in ("d", "user", "half")}
     # 0 is the user, 1 the first subordinate id.

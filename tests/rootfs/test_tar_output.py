@@ -82,7 +82,7 @@ def test_tar_holds_what_unpack_makes(tmp_path: Path) -> None:
     extracted = extract(tar, tmp_path / "extracted")
     assert hash_tree(extracted, mtimes=True) == hash_tree(tmp_path / "unpacked", mtimes=True)
     assert list(result.losses.lines()) == [
-        "xattrs: 1 left out, which belong to the machine that built the image: security.selinux"
+        "xattrs: 1 left out, specific to the machine that built the image: security.selinux"
     ]
     assert result.entries == len(names_of(tar))
 

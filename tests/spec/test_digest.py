@@ -1,4 +1,4 @@
-"""digest: a value that exists is valid, and a stream that must end at one."""
+"""digest: a digest that exists is valid, and a stream is verified at its end."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ HELLO = Digest("sha256", hashlib.sha256(b"hello").hexdigest())
     ],
 )
 def test_what_is_no_digest_is_refused(text: str, message: str) -> None:
-    """image-spec descriptor.md, "Digests": lower case only; anything that could leave a path least of all."""
+    """image-spec descriptor.md, "Digests": lower case only, and no character that could change a path."""
     with pytest.raises(InvalidDigestError) as caught:
         Digest.parse(text)
     assert str(caught.value) == message
@@ -117,7 +117,7 @@ def test_reader_closes_what_it_reads() -> None:
 
 
 def test_page_in_place_of_a_blob_is_called_one() -> None:
-    """Login pages and captive portals answer 200 to everything."""
+    """Login pages and captive portals answer every request with 200."""
     page = b"<!DOCTYPE html>\n<html><body>Please log in</body></html>"
     with pytest.raises(SizeMismatchError) as caught:
         read_all(VerifyingReader(BytesIO(page), HELLO, 5, subject="blob"), 100)

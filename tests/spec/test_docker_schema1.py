@@ -1,6 +1,6 @@
-"""docker_schema1: what was signed of an old manifest is what counts, and it must be all that the document says.
+"""docker_schema1: only the signed payload of an old manifest counts, and it must match the document.
 
-Spec: distribution docs/spec/manifest-v2-1.md; moby's pull_v2.go for what docker makes of it.
+Spec: distribution docs/spec/manifest-v2-1.md; moby's pull_v2.go for docker's conversion.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def test_layers_come_lowest_first_without_those_of_empty_steps() -> None:
 
 @pytest.mark.parametrize("media_type", [None, "", "application/json", "text/plain; charset=utf-8", IMAGE.media_type])
 def test_it_is_known_whatever_it_is_served_as(media_type: str | None) -> None:
-    """manifest-v2-1.md: application/json is accepted for schema 1; others say text/plain."""
+    """manifest-v2-1.md: application/json is accepted for schema 1; some registries send text/plain."""
     assert is_schema1(IMAGE.raw, media_type)
 
 
@@ -80,7 +80,7 @@ def test_others_are_not_taken_for_it(raw: bytes, media_type: str | None) -> None
 
 
 def test_layer_that_comes_twice_in_a_row_is_taken_once() -> None:
-    """The specification's own example has one; docker takes the older."""
+    """The specification's own example has a repeated layer; docker takes the older one."""
 
     def repeat(manifest: dict[str, Any]) -> None:
         for key in ("fsLayers", "history"):
@@ -140,7 +140,7 @@ def test_circle_is_refused() -> None:
 
 
 def test_lowest_layer_of_windows_may_have_a_parent() -> None:
-    """It is one of Microsoft's own images, which come from elsewhere."""
+    """The parent is one of Microsoft's base images, which a manifest does not contain."""
     image = build_schema1([A], top={"os": "windows", "parent": v1_id(9)})
     assert len(parse_schema1(image.raw, None).layers) == 1
 
@@ -178,7 +178,7 @@ def test_manifest_that_breaks_the_specification_is_refused(
     assert broken(build_schema1([A, B], edit=edit).raw) == message
 
 
-# What was signed.
+# The signed payload.
 
 
 def protected(raw: bytes) -> dict[str, Any]:
@@ -187,7 +187,7 @@ def protected(raw: bytes) -> dict[str, Any]:
 
 
 def test_what_is_beside_what_was_signed_is_refused() -> None:
-    """Whoever reads the document and not what was signed would see other layers than the digest stands for."""
+    """A reader of the document, rather than the payload, would see layers that the digest does not cover."""
     other = build_schema1([B]).payload
     tail = base64.urlsafe_b64encode(IMAGE.payload).decode().rstrip("=")
     raw = sign(other, formatLength=0, formatTail=tail)
@@ -239,7 +239,7 @@ def test_signatures_must_be_of_one_document() -> None:
 
 
 def test_many_signatures_of_different_parts_take_no_memory() -> None:
-    """Each could name some megabytes of the document as its own: of thousands that is more than any machine has."""
+    """Each of thousands of signatures could name some megabytes of the document, more than any machine's memory."""
     signature = json.loads(IMAGE.raw)["signatures"][0]
     headers = [json.dumps({"formatLength": number, "formatTail": ""}) for number in range(1_000_000, 1_000_200)]
     signatures = [

@@ -1,4 +1,4 @@
-"""descriptor: manifests, indexes and configs become values that exist only when they are valid."""
+"""descriptor, manifest, config: a parsed document is valid, or an error names the field."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.image_builder import ARM64, build_artifact, build_image, buil
 from tests.support.memory_source import member
 
 LAYERS = [[member("a", b"1")], [member("b", b"2")]]
-# Out of docker's registry in 2016: the config under a type of its time (docker-pull.txt shows this very manifest).
+# From docker's registry in 2016, with the config under the type used then (docker-pull.txt shows this manifest).
 LEGACY_MANIFEST = b"""{
    "schemaVersion": 2,
    "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
@@ -61,7 +61,7 @@ def test_legacy_manifest_is_read() -> None:
 
 @pytest.mark.parametrize("content_type", [None, "", "application/json", "text/plain; charset=utf-8"])
 def test_shape_tells_where_nothing_else_does(content_type: str | None) -> None:
-    """image-spec manifest.md: mediaType SHOULD be there; older OCI images have none."""
+    """image-spec manifest.md: mediaType SHOULD be present; older OCI images lack it."""
     image = build_image(LAYERS, edit_manifest=lambda manifest: manifest.pop("mediaType"))
     assert parse_document(image.raw, content_type).media_type == mediatypes.OCI_MANIFEST
     index = build_index([image], edit_index=lambda index: index.pop("mediaType"))
@@ -171,7 +171,7 @@ def test_document_of_another_kind_is_named() -> None:
 
 
 def test_embedded_data_is_verified() -> None:
-    """image-spec descriptor.md, "Embedded Content": it must hash to the digest."""
+    """image-spec descriptor.md, "Embedded Content": the data must have the descriptor's digest."""
     right = {"mediaType": "x", "digest": str(Digest.of(b"{}")), "size": 2, "data": base64.b64encode(b"{}").decode()}
     assert Descriptor.from_json(parse_json_object(to_json(right), where="")).data == b"{}"
     wrong = {**right, "data": base64.b64encode(b"[]").decode()}
@@ -250,7 +250,7 @@ def test_broken_config_is_told_by_its_field(config: dict[str, Any], message: str
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_counts_are_compared_before_they_are_paired(count: int) -> None:
-    """STYLE: layers against diff_ids, first of all."""
+    """STYLE: the numbers of layers and diff_ids are compared before anything is indexed."""
     diff_ids = [str(Digest.of(b"%d" % number)) for number in range(count)]
     image = build_image(LAYERS, edit_config=lambda config: config["rootfs"].update(diff_ids=diff_ids))
     manifest = parse_document(image.raw, None)

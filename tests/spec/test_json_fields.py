@@ -1,4 +1,4 @@
-"""json_fields: no JSON from outside gets in unchecked, and none gets out as a foreign exception."""
+"""json_fields: untrusted JSON gives checked values or an `InvalidImageError`, never another exception."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def test_number_of_any_length_is_no_crash() -> None:
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_number_that_json_has_not_is_refused(number: str) -> None:
-    """RFC 8259 6; encoding/json. An old image's config is written again, and would be no JSON then."""
+    """RFC 8259 6; encoding/json. An old image's config is written again, and would not be valid JSON with them."""
     with pytest.raises(InvalidImageError) as caught:
         parse_json_object(b'{"a":' + number.encode() + b"}", where="doc")
     assert str(caught.value).endswith(f"({number} is not a JSON number, or is too large for one)")
 
 
 def test_half_a_surrogate_pair_reads_as_go_reads_it() -> None:
-    """encoding/json: invalid surrogates become U+FFFD; kept as they are, they could not be written to index.json."""
+    """encoding/json: invalid surrogates become U+FFFD; unchanged, they could not be written to index.json."""
     item = parse_json_object(rb'{"a": "x\ud800", "\udfff": {"b": ["\uD83D\uDE00"]}}', where="")
     assert item.text("a") == "x\ufffd"
     assert item.object("\ufffd").texts("b") == ("\U0001f600",)
@@ -100,7 +100,7 @@ def test_wrong_types_are_told_with_their_place(read: Any, message: str) -> None:
 
 
 def test_null_counts_as_absent() -> None:
-    """Go writes empty slices and maps as null."""
+    """Go writes an empty slice or map as null."""
     item = JsonObject({"a": None}, "doc")
     assert "a" not in item
     assert item.texts("a") == ()

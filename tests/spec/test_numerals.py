@@ -1,4 +1,4 @@
-"""numerals: numbers in text from outside may have any length, and give a value or an error of ours."""
+"""numerals: a number in untrusted text may have any length, and gives a value or an `OciexportError`."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from ociexport.spec.reference import ImageReference
 from tests.system_tests.test_readers_agree import pax
 
 PACKAGE = Path(__file__).parent.parent.parent / "ociexport"
-# Calls of `int` and `float` elsewhere, whose argument is bounded by a pattern, by the kernel, or is a number already.
+# Calls of `int` and `float` elsewhere whose argument is bounded by a pattern or by the kernel, or is already a number.
 ELSEWHERE = {
-    ("header_fields.py", "int(digits, 8)"),  # a field of a header; no number in base 8 is too long
+    ("header_fields.py", "int(digits, 8)"),  # the field is short, and base 8 has no limit of digits
     ("header_fields.py", "int(text, 8)"),
     ("removal.py", "int(match[1], 8)"),
     ("mount_move.py", "int(match[1], 8)"),
-    ("mount_move.py", "int(match[2])"),  # our own list
-    ("pax.py", "int(data[position:space])"),  # 19 digits by the pattern before
+    ("mount_move.py", "int(match[2])"),  # from a list that ociexport wrote
+    ("pax.py", "int(data[position:space])"),  # the pattern allows 19 digits
     ("pax.py", "int(value)"),
     ("pax.py", "int(seconds)"),
     ("pax.py", 'int(fraction[:9].ljust(9, b"0"))'),
@@ -43,8 +43,8 @@ ELSEWHERE = {
     ("display.py", "int(bar.n)"),
     ("blobs.py", "int(offset)"),
     ("main.py", "int(options.run(options))"),
-    ("json_fields.py", "float(text)"),  # a float of any length is one, and infinity is refused
-    ("json_fields.py", "int(text)"),  # of 308 digits
+    ("json_fields.py", "float(text)"),  # float() accepts any length, and infinity is refused
+    ("json_fields.py", "int(text)"),  # at most 308 digits
     ("json_fields.py", "int(value)"),
     ("addresses.py", "int(address)"),
     ("registry.py", "float(text)"),

@@ -1,4 +1,4 @@
-"""platforms: the manifest that runs best on the wanted platform, or the list of those there are."""
+"""platforms: the manifest that runs best on the requested platform, or an error that lists the available ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ociexport.spec.platforms import host_platform, normalize_platform, parse_pl
 
 
 def index_of(*platforms: Platform | str | None) -> Index:
-    """Return an index whose entries' sizes are their positions."""
+    """Return an index in which each entry's size is its position."""
     entries = tuple(
         Descriptor(
             mediatypes.OCI_MANIFEST,
@@ -93,7 +93,7 @@ def test_what_is_no_platform_is_refused(text: str) -> None:
     ],
 )
 def test_best_fitting_entry_is_taken(wanted: str, offered: list[str | None], position: int) -> None:
-    """An entry of a lower variant runs on a machine of a higher one; the first of equals."""
+    """An image of a lower variant runs on a machine of a higher one; of equal entries the first is chosen."""
     assert select_manifest(index_of(*offered), parse_platform(wanted)).size == position
 
 
@@ -201,7 +201,7 @@ def test_version_of_another_system_does_not_count() -> None:
     [((), ()), ((), ("sse",)), (("sse",), ("sse", "avx"))],
 )
 def test_image_may_demand_features_that_are_wanted(features: tuple[str, ...], wanted: tuple[str, ...]) -> None:
-    """image-index.md, os.features: each is a mandatory feature of the system."""
+    """image-index.md, os.features: the system must have each of the features."""
     index = index_of(Platform("linux", "amd64", os_features=features))
     assert select_manifest(index, Platform("linux", "amd64", os_features=wanted)).size == 0
 
@@ -213,7 +213,7 @@ def test_image_that_demands_more_is_not_taken() -> None:
 
 
 def test_win32k_is_not_asked_for() -> None:
-    """Only Nano Server, which runs no containers, is without it."""
+    """Only Nano Server, which runs no containers, lacks it."""
     index = index_of(Platform("windows", "amd64", os_features=("win32k",)))
     assert select_manifest(index, Platform("windows", "amd64")).size == 0
 

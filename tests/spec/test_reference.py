@@ -1,4 +1,4 @@
-"""reference: image references as docker reads them."""
+"""reference: image references are parsed as in docker."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def test_what_linux_has_not_is_told() -> None:
     layer = [*bad, member("pipe", type=tarfile.FIFOTYPE), symlink("r", "t" * 4095)]
     image = build_image([layer])
     assert deep(image) == [
-        f"wrong: {layer_of(image, 1)}: entry 'dev': device: expected numbers that Linux has, got 5000:3",
+        f"wrong: {layer_of(image, 1)}: entry 'dev': device: expected numbers that Linux supports, got 5000:3",
         f"wrong: {layer_of(image, 1)}: entry 's': symlink: expected a target of at most 4095 bytes, got 4096",
     ]
 

@@ -127,7 +127,7 @@ def verify_device(entry: Entry) -> None:
     """
     major, minor = entry.device
     if not (0 <= major <= _MAX_DEVICE_MAJOR and 0 <= minor <= _MAX_DEVICE_MINOR):
-        raise InvalidImageError(f"device: expected numbers that Linux has, got {major}:{minor}")
+        raise InvalidImageError(f"device: expected numbers that Linux supports, got {major}:{minor}")
 
 
 # Describes a directory that is only part of others' paths; fixed values, so that an image always gives the same tree.
@@ -280,7 +280,9 @@ class TarReader:
                 f"tar: {quoted_path(name)}: owner: expected ids from 0 to {_MAX_ID}, got {uid}:{gid}"
             )
         if not -_MAX_TIME_NS <= mtime_ns <= _MAX_TIME_NS:
-            raise InvalidImageError(f"tar: {quoted_path(name)}: mtime: expected a time of our era, got {mtime_ns} ns")
+            raise InvalidImageError(
+                f"tar: {quoted_path(name)}: mtime: expected within 2**62 s of 1970, got {mtime_ns} ns"
+            )
         stored_bytes = size
         if flag == b"S":
             segments, size = parse_gnu_sparse_headers(block, self._read_block)
@@ -302,7 +304,7 @@ class TarReader:
     def _read_data_block(self) -> bytes:
         """Return the next block of the current entry's data."""
         if self._data_left < BLOCK_BYTES:
-            raise InvalidImageError("tar: sparse map: expected a block of it, got the end of the entry")
+            raise InvalidImageError("tar: sparse map: expected another block, got the end of the entry")
         self._data_left -= BLOCK_BYTES
         return self._read_block()
 
