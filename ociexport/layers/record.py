@@ -67,12 +67,36 @@ class OutlineFile:
             self._file.close()
 
 
+class ChangeKind(Enum):
+    """How a layer changes a path."""
+
+    FILE = "file"
+    DIRECTORY = "directory"
+    SYMLINK = "symlink"
+    HARD_LINK = "hard link"
+    DEVICE = "device"
+    WHITEOUT = "whiteout"
+    OPAQUE = "opaque"
+
+
+# Looking up a module's name is faster than looking up a member of an enumeration.
+_FILE, _DIRECTORY, _SYMLINK = ChangeKind.FILE, ChangeKind.DIRECTORY, ChangeKind.SYMLINK
+
+
 def _nameless_entry(kind: EntryType, link_name: bytes = b"") -> Entry:
     return Entry(kind, b"", link_name, 0, 0, 0, 0, 0, None, None, (0, 0), None)
 
 
-# Outlines have no metadata, so all nodes of a kind share one entry.
-_DIRECTORY, _FILE, _DEVICE = map(_nameless_entry, (EntryType.DIRECTORY, EntryType.FILE, EntryType.FIFO))
+# By the first byte of an outline's record. Outlines have no metadata, so all nodes of a kind share one entry.
+_OUTLINED = {
+    b"f": (ChangeKind.FILE, _nameless_entry(EntryType.FILE)),
+    b"d": (ChangeKind.DIRECTORY, _nameless_entry(EntryType.DIRECTORY)),
+    b"s": (ChangeKind.SYMLINK, None),
+    b"h": (ChangeKind.HARD_LINK, None),
+    b"v": (ChangeKind.DEVICE, _nameless_entry(EntryType.FIFO)),
+    b"x": (ChangeKind.WHITEOUT, None),
+    b"o": (ChangeKind.OPAQUE, None),
+}
 
 
 class LayerOutline:
@@ -129,7 +153,10 @@ class LayerOutline:
             parts = iter(self._file.read(begin, count).split(b"\0"))
             for path, other in zip(parts, parts, strict=False):  # nothing follows the last NUL
                 try:
-                    _apply_outlined(target, path[:1], ImagePath(path[1:]), other)
+                    kind, entry = _OUTLINED[path[:1]]
+                    if kind is _SYMLINK:
+                        entry = _nameless_entry(EntryType.SYMLINK, other)
+                    _apply(target, kind, ImagePath(path[1:]), entry, ImagePath(other))
                 except LimitExceededError:
                     raise
                 except InvalidImageError as error:
@@ -142,36 +169,6 @@ class LayerOutline:
         self._waiting_bytes += len(record)
         if self._waiting_bytes > _BLOCK_BYTES:
             self.finish()
-
-
-def _apply_outlined(target: LayerTarget, kind: bytes, path: ImagePath, other: bytes) -> None:
-    match kind:
-        case b"f":
-            target.write_file(path, _FILE, iter(()))
-        case b"d":
-            target.make_directory(path, _DIRECTORY)
-        case b"s":
-            target.make_symlink(path, _nameless_entry(EntryType.SYMLINK, other))
-        case b"h":
-            target.make_hard_link(path, ImagePath(other))
-        case b"x":
-            target.hide(path)
-        case b"o":
-            target.hide_children(path)
-        case _:
-            target.make_device(path, _DEVICE)
-
-
-class ChangeKind(Enum):
-    """How a layer changes a path."""
-
-    FILE = "file"
-    DIRECTORY = "directory"
-    SYMLINK = "symlink"
-    HARD_LINK = "hard link"
-    DEVICE = "device"
-    WHITEOUT = "whiteout"
-    OPAQUE = "opaque"
 
 
 class LayerChange(NamedTuple):
@@ -249,28 +246,26 @@ def replay(changes: Iterable[LayerChange], target: LayerTarget) -> Iterator[Laye
     target.begin_layer()
     for change in changes:
         try:
-            _apply_change(change, target)
+            _apply(target, change.kind, change.path, change.entry, change.target)
         except InvalidImageError as error:
             error.add_place(f"entry {quoted_path(change.path)}")
             raise
         yield change
 
 
-def _apply_change(change: LayerChange, target: LayerTarget) -> None:
-    kind, path, entry = change.kind, change.path, change.entry
-    if kind is ChangeKind.HARD_LINK:
-        target.make_hard_link(path, change.target)
+def _apply(target: LayerTarget, kind: ChangeKind, path: ImagePath, entry: Entry | None, link_target: ImagePath) -> None:
+    if entry is not None:
+        if kind is _FILE:
+            target.write_file(path, entry, iter(()))
+        elif kind is _DIRECTORY:
+            target.make_directory(path, entry)
+        elif kind is _SYMLINK:
+            target.make_symlink(path, entry)
+        else:
+            target.make_device(path, entry)
+    elif kind is ChangeKind.HARD_LINK:
+        target.make_hard_link(path, link_target)
     elif kind is ChangeKind.WHITEOUT:
         target.hide(path)
-    elif kind is ChangeKind.OPAQUE:
-        target.hide_children(path)
-    elif entry is None:
-        raise AssertionError("only whiteouts and hard links have no entry")
-    elif kind is ChangeKind.FILE:
-        target.write_file(path, entry, iter(()))
-    elif kind is ChangeKind.DIRECTORY:
-        target.make_directory(path, entry)
-    elif kind is ChangeKind.SYMLINK:
-        target.make_symlink(path, entry)
     else:
-        target.make_device(path, entry)
+        target.hide_children(path)
