@@ -56,9 +56,9 @@ class Limits:
             LimitExceededError: the ratio is that of a decompression bomb.
         """
         if tar_bytes > self.ratio_from_bytes and tar_bytes > self.max_ratio * blob_bytes:
-            raise LimitExceededError(
+            raise _over_limit(
                 f"expected at most {self.max_ratio} times the {blob_bytes} compressed bytes, got {tar_bytes} so far",
-                hint="if you trust the image, raise --max-ratio",
+                "--max-ratio",
             )
 
     def verify_totals(self, entries: int, tar_bytes: int) -> None:
@@ -68,14 +68,9 @@ class Limits:
             LimitExceededError: there are too many.
         """
         if entries > self.max_entries:
-            raise LimitExceededError(
-                f"expected at most {self.max_entries} entries", hint="if you trust the image, raise --max-files"
-            )
+            raise _over_limit(f"expected at most {self.max_entries} entries", "--max-files")
         if tar_bytes > self.max_bytes:
-            raise LimitExceededError(
-                f"expected at most {self.max_bytes} uncompressed bytes",
-                hint="if you trust the image, raise --max-size",
-            )
+            raise _over_limit(f"expected at most {self.max_bytes} uncompressed bytes", "--max-size")
 
     def verify_path(self, path: bytes) -> None:
         """Return if ``path`` is within the limits of length and depth.
@@ -84,10 +79,7 @@ class Limits:
             LimitExceededError: it is too long or too deep.
         """
         if len(path) > self.max_path_bytes:
-            raise LimitExceededError(
-                f"path: expected at most {self.max_path_bytes} bytes, got {len(path)}",
-                hint="if you trust the image, raise --max-path",
-            )
+            raise _over_limit(f"path: expected at most {self.max_path_bytes} bytes, got {len(path)}", "--max-path")
         verify_depth(path.count(b"/"), self.max_depth)
 
     def verify_metadata(self, metadata_bytes: int) -> None:
@@ -97,9 +89,9 @@ class Limits:
             LimitExceededError: there are too many.
         """
         if metadata_bytes > self.max_metadata_bytes:
-            raise LimitExceededError(
+            raise _over_limit(
                 f"expected at most {self.max_metadata_bytes} bytes of attributes and long names in all layers",
-                hint="if you trust the image, raise --max-metadata",
+                "--max-metadata",
             )
 
     def verify_sparse_size(self, size: int) -> None:
@@ -109,10 +101,11 @@ class Limits:
             LimitExceededError: it is too large.
         """
         if size > self.max_bytes:
-            raise LimitExceededError(
-                f"sparse file: expected at most {self.max_bytes} bytes, got {size}",
-                hint="if you trust the image, raise --max-size",
-            )
+            raise _over_limit(f"sparse file: expected at most {self.max_bytes} bytes, got {size}", "--max-size")
+
+
+def _over_limit(message: str, option: str) -> LimitExceededError:
+    return LimitExceededError(message, hint=f"if you trust the image, raise {option}")
 
 
 def verify_depth(depth: int, max_depth: int) -> None:
@@ -122,10 +115,7 @@ def verify_depth(depth: int, max_depth: int) -> None:
         LimitExceededError: it is too deep.
     """
     if depth > max_depth:
-        raise LimitExceededError(
-            f"path: expected at most {max_depth} directories, got {depth}",
-            hint="if you trust the image, raise --max-depth",
-        )
+        raise _over_limit(f"path: expected at most {max_depth} directories, got {depth}", "--max-depth")
 
 
 def verify_steps(steps: int, max_steps: int) -> None:
@@ -166,8 +156,5 @@ class NameBudget:
             LimitExceededError: the total is too large.
         """
         if self._taken_bytes + count > self._max_bytes:
-            raise LimitExceededError(
-                f"expected at most {self._max_bytes} bytes of memory for names",
-                hint="if you trust the image, raise --max-memory",
-            )
+            raise _over_limit(f"expected at most {self._max_bytes} bytes of memory for names", "--max-memory")
         self._taken_bytes += count
