@@ -1,4 +1,4 @@
-"""The command line's words as options; only the named command's module is loaded.
+"""Parses the command line into options, loading only the module of the command that it names.
 
 A command's module has ``add_arguments(parser)`` and ``run(options) -> int``.
 """
@@ -14,29 +14,29 @@ from ociexport.cli.parser import CommandParser
 from ociexport.cli.spelling import refuse_command
 from ociexport.system.version import __version__
 
-# name: one line of help. The module is ociexport.cli.commands.<name>, with underscores for dashes.
+# Each command's line of help. Its module is ociexport.cli.commands.<name>, with underscores for dashes.
 COMMANDS = {
-    "pull": "fetch images into an OCI layout, or an archive for docker load",
-    "unpack": "apply an image's layers to a new root filesystem",
-    "inspect": "say what an image is: config, layers, platforms, annotations",
+    "pull": "fetch images into an OCI layout, or into an archive for docker load",
+    "unpack": "unpack an image into a new root filesystem",
+    "inspect": "show an image's config, layers, platforms and annotations",
     "tags": "list the tags of a repository",
-    "ls": "list what is in an image, or in each of its layers",
-    "cat": "write the content of files in an image",
-    "which-layer": "say which layer of an image a path came from, and which touched it",
-    "verify": "say all that is wrong with a layout, an archive or an image in a registry",
-    "gc": "drop the blobs of a layout that nothing in it names",
+    "ls": "list the files in an image, or in each of its layers",
+    "cat": "print files from an image",
+    "which-layer": "show which layer a path in an image came from, and which layers changed it",
+    "verify": "check a layout, an archive or a registry image for problems",
+    "gc": "remove the blobs of a layout that nothing refers to",
     "serve": "serve an OCI layout as a read-only registry",
-    "rm": "remove a root filesystem, unwritable directories included",
-    "diff": "say what changed in a root filesystem since it was unpacked",
-    "treehash": "print one digest of a whole tree",
-    "login": "try credentials at a registry, and keep them",
-    "logout": "forget the credentials for a registry",
+    "rm": "remove a root filesystem, including unwritable directories",
+    "diff": "list what changed in a root filesystem since it was unpacked",
+    "treehash": "print one digest of a whole directory tree",
+    "login": "check credentials with a registry, and store them",
+    "logout": "remove the stored credentials for a registry",
     "auth": "explain which credentials an image would be pulled with",
-    "completion": "print a script that completes words in a shell",
-    "help": "explain a topic, or a command",
+    "completion": "print a completion script for a shell",
+    "help": "explain a topic or a command",
 }
 
-# One for each command, as people would type it.
+# One example for each command, as a user would type it.
 EXAMPLES = {
     "pull": "ociexport pull debian:12 --out ./layout",
     "unpack": "ociexport unpack debian:12 ./rootfs",
@@ -63,29 +63,32 @@ def parse_command_line(words: list[str]) -> argparse.Namespace:
     """Return the options, with the command's ``run``; only the named command's module is loaded.
 
     Raises:
-        UsageError: there is no such command or option, or the configuration is wrong.
+        UsageError: the command or an option is unknown, or the configuration is wrong.
     """
-    if words[:1] == ["--"]:  # what follows is no option, and a command is none anyway
+    if words[:1] == ["--"]:  # only ends the options, and the command is not an option
         words = words[1:]
     words = _command_first(words)
-    is_about_us = words[:1] == ["--version"]
-    wanted = next((word for word in words if not word.startswith("-") and not is_about_us), None)
-    if wanted is not None and wanted not in COMMANDS:
-        refuse_command(wanted, COMMANDS)
-    parser, commands = new_parser([wanted] if wanted is not None else [])
-    if wanted is not None:
-        before = apply_configuration(wanted, commands[wanted], COMMANDS)
-        commands[wanted].verify_options(words)
-        given = commands[wanted].attributes_given(words)
-        commands[wanted].set_defaults(configured={name: before[name] for name in before.keys() - given})
+    asks_for_version = words[:1] == ["--version"]
+    name = next((word for word in words if not word.startswith("-") and not asks_for_version), None)
+    if name is not None and name not in COMMANDS:
+        refuse_command(name, COMMANDS)
+    parser, commands = new_parser([name] if name is not None else [])
+    if name is not None:
+        before = apply_configuration(name, commands[name], COMMANDS)
+        commands[name].verify_options(words)
+        given = commands[name].attributes_given(words)
+        commands[name].set_defaults(configured={option: before[option] for option in before.keys() - given})
     options, unknown = parser.parse_known_args(words)
     if unknown:
-        commands.get(wanted or "", parser).refuse_unknown(unknown)
+        commands.get(name or "", parser).refuse_unknown(unknown)
     return options
 
 
 def _command_first(words: list[str]) -> list[str]:
-    """Return ``words`` with the options before a command's name behind it, where other tools have those for all."""
+    """Return ``words`` with options that precede the command's name moved behind it.
+
+    Other tools have their global options there.
+    """
     places = [place for place, word in enumerate(words) if word in COMMANDS]
     while len(places) > 1 and _is_value(words, places[0], [words[later] for later in places[1:]]):
         del places[0]
@@ -97,36 +100,38 @@ def _command_first(words: list[str]) -> list[str]:
 
 
 def _is_value(words: list[str], place: int, commands: list[str]) -> bool:
-    """Whether what looks like a command is the value of an option before it: ``--authfile login pull debian``.
+    """Whether the word at ``place`` is the value of the option before it: ``--authfile login pull debian``.
 
     Args:
-        commands: one of them may be the real one.
+        place: of a word that is also a command's name.
+        commands: the commands that may be the real one.
     """
     option = words[place - 1] if place else ""
     return option.startswith("-") and any(new_parser([name])[1][name].takes_value(option) for name in commands)
 
 
 def new_parser(loaded: Collection[str]) -> tuple[CommandParser, dict[str, CommandParser]]:
-    """Return the parser, and those of its commands.
+    """Return the main parser, and the parsers of its commands by name.
 
     Args:
-        loaded: those that have their options; the others are only made, for a list of them, where there are none.
+        loaded: the commands to make, with their options. If empty, all commands are made, without options, for the
+            list in ``--help``.
 
     Raises:
-        ImportError: never, if ``loaded`` are commands.
+        ImportError: never, if ``loaded`` holds only names of commands.
     """
     parser = CommandParser(
         prog="ociexport",
         description="Container images on disk, verified, with no daemon.",
-        epilog="ociexport help TOPIC explains references, platforms, sources, paths, credentials, configuration, exit "
-        "codes.",
+        epilog="ociexport help TOPIC explains references, platforms, sources, paths, credentials, configuration and "
+        "exit codes.",
     )
     parser.add_argument("--version", action="version", version=f"ociexport {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
     commands = {}
     for name, summary in COMMANDS.items():
         if loaded and name not in loaded:
-            continue  # each parser takes as long as a few options
+            continue  # start-up: a parser takes as long to make as a few options
         command = subparsers.add_parser(
             name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", example=EXAMPLES[name]
         )

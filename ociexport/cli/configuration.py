@@ -1,12 +1,12 @@
 """Defaults of options from a file and from the environment.
 
-What counts, first to last: the command line; ``OCIEXPORT_<OPTION>`` in the environment; the table of the command in the
-file; the file's top level; what ``--help`` says. The file is ``OCIEXPORT_CONFIG``, or else the user's
+Precedence, highest first: the command line; ``OCIEXPORT_<OPTION>`` in the environment; the command's table in the file;
+the file's top level; the default that ``--help`` shows. The file is ``OCIEXPORT_CONFIG``, or else the user's
 ``~/.config/ociexport/ociexport.toml``, or else the machine's ``/etc/ociexport/ociexport.toml``. A file in the working
-directory is not read: a user who unpacks somebody else's files would obey them.
+directory is not read, because that directory may hold files from an untrusted image.
 
-`OPTION_NAMES` lists the options of all commands, so that a wrong name is told without loading them; a test compares
-them.
+`OPTION_NAMES` lists the options of all commands, to recognise a wrong name without loading the commands. A test
+compares it with their parsers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ociexport.system.environment import configuration_home
 _PREFIX = "OCIEXPORT_"
 _FILE_VARIABLE = "OCIEXPORT_CONFIG"
 _TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off", ""})
-# A configuration is a screenful; this keeps a wrong file from filling the memory.
+# A configuration fills about one screen; the limit protects memory against a wrong file.
 _MAX_BYTES = 1024 * 1024
 OPTION_NAMES = frozenset(
     """
@@ -46,18 +46,18 @@ def apply_configuration(
     all_commands: Collection[str],
     environment: Mapping[str, str] = os.environ,
 ) -> dict[str, object]:
-    """Make what the file and the environment say the defaults of the command's options.
+    """Set the defaults of the command's options from the file and the environment.
 
-    Returns the defaults that they had before, of those that are another now, by the names of their attributes.
+    Returns the previous default of each option that was set, by the name of its attribute.
 
     Args:
-        name: of the command.
+        name: the command's name.
         command: its parser, whose defaults are set.
         all_commands: the names that tables in the file may have.
-        environment: with the variables; of one that is no option's a warning is printed.
+        environment: the variables; one that belongs to no option causes a warning.
 
     Raises:
-        UsageError: the file is no TOML, names an option that the command has not, or a value is none for its option.
+        UsageError: the file is not TOML, names an unknown option, or has an invalid value for an option.
     """
     actions = {
         option.removeprefix("--"): action
@@ -75,9 +75,10 @@ def apply_configuration(
 
 
 def leave_out_configured(options: argparse.Namespace, *names: str) -> None:
-    """Take what only the configuration says of these options away, since it does not fit this command.
+    """Reset those of these options that only the configuration sets, because they don't fit this command line.
 
-    It is meant for the commands that it fits. What the command line says of them stays, and may be an error.
+    The configuration is for many commands, and some settings fit only a few. A value from the command line stays, and
+    may be an error.
     """
     configured: dict[str, object] = getattr(options, "configured", {})
     for name in configured.keys() & set(names):
@@ -90,7 +91,7 @@ def _settings(
     all_commands: Collection[str],
     environment: Mapping[str, str],
 ) -> Iterator[tuple[str, str, object]]:
-    """Yield where each setting stands, its option and its value; what counts more comes later."""
+    """Yield the place, the option and the value of each setting; a later one overrides an earlier one."""
     path = configuration_path(environment)
     if path is not None:
         settings = _read_file(path)
@@ -100,7 +101,7 @@ def _settings(
         if not isinstance(own, dict):
             raise UsageError(f"{path}: {name}: expected a table, got {quoted(str(own))}")
         for option, value in settings.items():
-            # What stands at the top is for every command that has it.
+            # A setting at the top level is for every command that has the option.
             if option in actions and not isinstance(value, dict):
                 yield f"{path}: {option}", option, value
         for option, value in own.items():
@@ -114,7 +115,7 @@ def _settings(
     _warn_of_unknown(environment, actions)
     for option in actions:
         variable = _variable_of(option)
-        # One that is empty is as one that is not there: so a script takes it away for one command.
+        # An empty variable counts as unset: this is how a script unsets one for a single command.
         if environment.get(variable) and variable != _FILE_VARIABLE:
             yield variable, option, environment[variable]
 
@@ -124,7 +125,7 @@ def _variable_of(option: str) -> str:
 
 
 def _warn_of_unknown(environment: Mapping[str, str], actions: Collection[str]) -> None:
-    """Tell of each variable that looks as if it were for us, and is for none of our commands."""
+    """Warn of each variable that has our prefix and belongs to no option of any command."""
     ours = {variable for variable in environment if variable.startswith(_PREFIX) and environment[variable]}
     unknown = ours - {_FILE_VARIABLE} - set(map(_variable_of, actions))
     if not unknown:
@@ -138,12 +139,11 @@ def _warn_of_unknown(environment: Mapping[str, str], actions: Collection[str]) -
 
 
 def _verify_is_known(path: Path, settings: Mapping[str, object], commands: Collection[str]) -> None:
-    """Return if each name at the file's top is a command, or an option that some command has.
+    """Return if each name at the file's top level is a command, or an option of some command.
 
     Raises:
-        UsageError: it is neither, and so would count for nothing.
+        UsageError: a name is neither, and would have no effect.
     """
-
     for name in sorted(settings.keys() - set(commands) - OPTION_NAMES):
         is_table = isinstance(settings[name], dict)
         meant = closest(name, commands if is_table else OPTION_NAMES)
@@ -154,12 +154,12 @@ def _verify_is_known(path: Path, settings: Mapping[str, object], commands: Colle
 
 
 def configuration_path(environment: Mapping[str, str] = os.environ) -> Path | None:
-    """Return the file that is read; None where there is none. One that is named must be there."""
+    """Return the path of the configuration file, or None without one. A file named by the variable must exist."""
     if named := environment.get(_FILE_VARIABLE):
         return Path(named)
     for directory in (configuration_home(environment), Path("/etc")):
         path = directory / "ociexport" / "ociexport.toml"
-        # False also where we may not look: sudo -u keeps the variables of another user.
+        # False also for a directory that we can't search: sudo -u keeps the variables of another user.
         if os.path.isfile(path):
             return path
     return None
@@ -179,7 +179,7 @@ def _read_file(path: Path) -> dict[str, object]:
 
 
 def _value_for(action: argparse.Action, value: object, place: str) -> object:
-    """Return ``value`` as the option would have it if it were given."""
+    """Return ``value`` as the option would have it from the command line."""
     if action.nargs == 0:
         return _switched(action, value, place)
     if isinstance(action, argparse._AppendAction):
@@ -203,7 +203,7 @@ def _parsed(action: argparse.Action, value: object, place: str) -> object:
         parsed = action.type(str(value)) if callable(action.type) else str(value)
     except argparse.ArgumentTypeError as error:
         raise UsageError(f"{place}: {error}") from error
-    except UnicodeError:  # a name that the locale can't write
+    except UnicodeError:  # a name that the locale can't encode
         raise
     except ValueError as error:
         raise UsageError(f"{place}: expected a whole number, got {quoted(str(value))}") from error
@@ -213,7 +213,7 @@ def _parsed(action: argparse.Action, value: object, place: str) -> object:
 
 
 class _Replaceable(list[object]):
-    """The default of an option that may be given several times; what is given takes its place, and is not added."""
+    """The default of a repeatable option; values from the command line replace it instead of adding to it."""
 
     def __copy__(self) -> list[object]:
         return []

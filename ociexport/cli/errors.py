@@ -1,4 +1,4 @@
-"""How an error is told: one line, a hint where the user can act, and the exit code."""
+"""Reports an error: one line, a hint if the user can act, and the exit code."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from ociexport.errors import (
 from ociexport.spec.reference import as_path
 from ociexport.transfer.sources.names import path_meant_by
 
-# Linux takes no longer path in a call; an image may have them, and they are made by descriptor.
+# Linux accepts no longer path in a call; an image may have longer ones, and these are made through descriptors.
 _PATH_MAX = 4096
-# What meets a broken image, and how deep it has looked.
+# The commands that may meet a broken image, and the option of `verify` that checks as much as they read.
 _MET_BY = {"pull": "", "inspect": "", "unpack": "--deep ", "diff": "--deep "}
 
 
 def report_error(error: BaseException, proof: str | None = None, path_hint: str | None = None) -> int:
-    """Tell ``error`` on standard error; returns the code that the command is to end with.
+    """Print ``error`` on standard error and return the command's exit code.
 
     Args:
-        proof: the command that says all that is wrong with the image, where there is one.
-        path_hint: what `path_hint_of` says; it goes before what the error itself says.
+        proof: the command that lists all problems of the image, if there is such a command.
+        path_hint: the result of `path_hint_of`; it takes precedence over the error's own hint.
     """
     print(f"ociexport: error: {one_line(error)}", file=sys.stderr)
     hint = path_hint or _hint_of(error, proof)
@@ -42,7 +42,7 @@ def report_error(error: BaseException, proof: str | None = None, path_hint: str 
 
 
 def path_hint_of(error: BaseException, image: str) -> str | None:
-    """Return how to type the image where a path was meant, and a reference of that name leads nowhere."""
+    """Return how to type ``image`` as a path, if its failed reference is also the name of a local file."""
     if not isinstance(error, RegistryError | InvalidReferenceError):
         return None
     path = path_meant_by(image)
@@ -52,7 +52,7 @@ def path_hint_of(error: BaseException, image: str) -> str | None:
 
 
 def proof_of(command: str, image: str) -> str | None:
-    """Return the command that says all that is wrong with ``image`` after ``command`` has met something."""
+    """Return the command that lists all problems of ``image`` after ``command`` has met one; None if there is none."""
     if image == "-" or command not in _MET_BY:
         return None
     return f"ociexport verify {_MET_BY[command]}{shlex.quote(image)}"
@@ -75,29 +75,29 @@ def one_line(error: BaseException) -> str:
 
 
 def _hint_of(error: BaseException, proof: str | None) -> str | None:
-    """Return what the user can do: as the error itself says or, where it says nothing, as all of its kind have it."""
+    """Return what the user can do: the error's own hint, or else the hint for its kind."""
     if hint := getattr(error, "hint", None):
         return str(hint)
     if _is_directory_gone(error):
-        return "somebody removed it; cd to one that is there"
+        return "it was removed; cd to another directory"
     if isinstance(error, UnicodeEncodeError):
         return "PYTHONUTF8=1 makes names UTF-8 whatever the locale"
     if _is_disk_full(error):
-        # Small files use up inodes before bytes, as the error then says.
+        # Small files use up inodes before bytes; the error then says so.
         unit = "-i" if "inodes" in (error.strerror or "") else "-h"
-        return f"see what is free: df {unit} {shlex.quote(_nearest_directory(_path_of(error)))}"
+        return f"check the free space: df {unit} {shlex.quote(_nearest_directory(_path_of(error)))}"
     if isinstance(error, TransferError) and error.url:
         scheme, _, rest = error.url.partition("://")
-        # Quoted, since a redirect may have named the host, and a shell takes what a host may not be called.
+        # Quoted, because the host may come from a redirect and hold characters that a shell would interpret.
         server = shlex.quote(f"{scheme}://{rest.partition('/')[0]}/v2/")
-        return f"see whether it can be reached from here: curl -I {server}"
+        return f"check whether the server can be reached from here: curl -I {server}"
     if isinstance(error, InvalidImageError) and not isinstance(error, UnsupportedMediaTypeError) and proof:
-        return f"{proof} says all that is wrong with it"
+        return f"{proof} lists its problems"
     return None
 
 
 def _is_disk_full(error: BaseException) -> TypeGuard[OSError]:
-    """Whether a directory's disk has no room, and not a device or a stream as /dev/full."""
+    """Whether a directory's disk is full; False for a device or a stream such as /dev/full."""
     if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return False
     path = _path_of(error)
@@ -105,7 +105,7 @@ def _is_disk_full(error: BaseException) -> TypeGuard[OSError]:
 
 
 def _nearest_directory(path: str) -> str:
-    """Return the lowest directory above ``path`` that is there: what could not be written may be cleared away."""
+    """Return the lowest directory above ``path`` that exists: clean-up may have removed what could not be written."""
     while path and not os.path.isdir(path):
         path = os.path.dirname(path)
     return path or "."
@@ -116,13 +116,13 @@ def _path_of(error: OSError) -> str:
 
 
 def _shown(name: str | bytes) -> str:
-    """Return a file's name; of one that no call would take, both ends."""
+    """Return a file's name; of a name too long for any call, both ends."""
     text = os.fsdecode(name)
     return text if len(text) <= _PATH_MAX else f"{text[:MAX_QUOTED_CHARACTERS]}…{text[-MAX_QUOTED_CHARACTERS:]}"
 
 
 def _is_directory_gone(error: BaseException) -> bool:
-    """Whether something is not there because the working directory is not."""
+    """Whether a file is missing because the working directory was removed."""
     if not isinstance(error, FileNotFoundError) or os.path.isabs(_path_of(error)):
         return False
     try:

@@ -1,4 +1,4 @@
-"""The exit codes, stable: a script may rely on each."""
+"""The exit codes. They are stable: scripts may rely on them."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ INTEGRITY = 7
 MALFORMED_IMAGE = 8
 DISK = 9
 NO_SUCH_PLATFORM = 10
-# As a shell tells of a program that SIGHUP has ended: its terminal was closed.
+# A shell reports this for a program that SIGHUP has ended: its terminal was closed.
 HUNG_UP = 129
 INTERRUPTED = 130
-# As a shell tells of a program that SIGPIPE has ended: who read standard output, as `head` does, has read enough.
+# A shell reports this for a program that SIGPIPE has ended: the reader of standard output, such as `head`, has ended.
 READER_GONE = 141
 TERMINATED = 143
 
-# The first class that fits decides, so a derived class stands before its base.
+# The first class that matches decides, so a derived class stands before its base.
 _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (UsageError, USAGE),
     (InvalidDigestError, USAGE),

@@ -1,6 +1,6 @@
-"""The command `ociexport`: finds the module of the command, runs it, turns errors into one line and an exit code.
+"""The command `ociexport`: loads the module of a command, runs it, and turns errors into one line and an exit code.
 
-What a command does not need is not imported: ``ociexport --version`` loads neither requests nor isal, nor argparse.
+A command imports only what it needs: ``ociexport --version`` loads neither requests nor isal nor argparse.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ if TYPE_CHECKING:
 
     from ociexport.system.progress.events import EventLines
 
-# Python looks for cycles of garbage after every 700 new objects; a start makes a hundred thousand that stay. Looking
-# seldom takes a tenth off it, and what is left lying until then is small: bytes are no part of cycles.
+# Python looks for garbage cycles after every 700 new objects; start-up makes a hundred thousand objects that stay.
+# Looking less often makes start-up a tenth faster. The garbage that waits is small: cycles hold no bytes objects.
 _OBJECTS_BETWEEN_COLLECTIONS = 100_000
 
 
 def run() -> NoReturn:
-    """Run the command line of this process, and end it.
+    """Run the command line of this process, and end the process.
 
-    The interpreter would take everything apart first, object by object, which takes a twentieth of a second after a
-    pull or an unpack: nothing is open any more when `main` returns, and memory is the system's to take back. Who asks
-    Python for warnings is a developer, and gets those that come with that.
+    It skips the interpreter's own clean-up, which frees every object and takes a twentieth of a second after a pull or
+    an unpack. That is safe: when `main` returns, all files are closed, and the system frees the memory. With Python's
+    warnings or development mode on, the interpreter ends normally and reports what it finds.
     """
     code = main()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # too late: the work is done, and told
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # too late: the work is done and reported
         signal.signal(number, signal.SIG_IGN)
     if sys.warnoptions or sys.flags.dev_mode:
         sys.exit(code)
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # what could not be written was told by `main`
+        with suppress(OSError, ValueError):  # `main` has reported what could not be written
             stream.flush()
     os._exit(code)
 
 
 class _Terminated(BaseException):
-    """SIGTERM or SIGHUP arrived; not an Exception, so that only clean-up code sees it on its way out."""
+    """SIGTERM or SIGHUP arrived. It is not an Exception, so only clean-up code catches it."""
 
     def __init__(self, number: int) -> None:
         super().__init__("terminated")
@@ -69,9 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     error: BaseException | None = None
     try:
         signal.signal(signal.SIGTERM, _raise_terminated)
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup wants it to go on
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it, and the command goes on
             signal.signal(signal.SIGHUP, _raise_terminated)
-        # What we make we have to open, whatever the umask takes from others.
+        # We must be able to open the files that we make, so the umask may only restrict others.
         os.umask(os.umask(0o077) & 0o077)
         prepare_streams()
         options = _parse(words)
@@ -85,10 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error = raised
         try:
             code = _report(error, options)
-        except (KeyboardInterrupt, _Terminated) as late:  # while what tells it was loaded
+        except (KeyboardInterrupt, _Terminated) as late:  # while the module that reports errors was loaded
             code = _report(late)
     events = getattr(options, "events", None)
-    # Still its name, where it could not be opened.
+    # A str if the file could not be opened.
     return code if events is None or isinstance(events, str) else _end_events(events, code, error)
 
 
@@ -100,7 +100,7 @@ def _open_events(options: Namespace | None) -> None:
 
 
 def _end_events(events: EventLines, code: int, error: BaseException | None) -> int:
-    """Write the last event; returns the exit code, which is not 0 where it could not be written."""
+    """Write the last event and return the exit code, which is not 0 if the event could not be written."""
     from ociexport.cli.errors import one_line  # noqa: PLC0415 - start-up: few ask for events
 
     try:
@@ -111,11 +111,11 @@ def _end_events(events: EventLines, code: int, error: BaseException | None) -> i
 
 
 def _parse(words: list[str]) -> Namespace | None:
-    """Return the options of a command; None where the words asked for something to read, which was printed."""
+    """Return the options of a command; None if ``words`` only asked for a text, which was printed."""
     if words == ["--version"]:
         print(f"ociexport {__version__}")
         return None
-    from ociexport.cli.commandline import parse_command_line  # noqa: PLC0415 - a third of the start-up
+    from ociexport.cli.commandline import parse_command_line  # noqa: PLC0415 - start-up: --version does without a third
 
     try:
         return parse_command_line(words)
@@ -124,11 +124,11 @@ def _parse(words: list[str]) -> Namespace | None:
 
 
 def _report(error: BaseException, options: Namespace | None = None) -> int:
-    """Tell why the command ended; returns its exit code."""
+    """Print why the command ended and return its exit code."""
     if isinstance(error, OSError) and error.filename == OUTPUT_NAME:
         give_up_output()
         if isinstance(error, BrokenPipeError):
-            # Its reader has read enough, as `head` does.
+            # The reader, such as `head`, has closed the pipe.
             return READER_GONE
     if isinstance(error, _Terminated):
         return _report_end(*(("hung up", HUNG_UP) if error.number == signal.SIGHUP else ("terminated", TERMINATED)))
@@ -149,7 +149,7 @@ def _images_of(options: Namespace | None) -> list[str]:
 
 
 def _warn_of_path(image: str) -> None:
-    """Tell that an image is taken from a registry where the working directory has images of that name."""
+    """Warn if an image is taken from a registry although the working directory has images of the same name."""
     from ociexport.transfer.sources.names import path_meant_by  # noqa: PLC0415 - start-up: not every command has an image
 
     path = path_meant_by(image)
@@ -163,7 +163,7 @@ def _raise_terminated(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _report_end(how: str, code: int) -> int:
-    # Who presses Ctrl-C once more while the interpreter ends wants it to end.
+    # A second Ctrl-C ends the process at once, while the interpreter is still cleaning up.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     print(f"ociexport: error: {how}", file=sys.stderr)
     return code

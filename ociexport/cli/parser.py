@@ -1,4 +1,4 @@
-"""The parser of command lines: short help that fits a screen, and errors in one line."""
+"""The parser of command lines: its short help fits a screen, and its errors are one line."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from ociexport.cli.spelling import closest, closest_option
 from ociexport.errors import UsageError, quoted
 
 _HELP_ALL = "--help-all"
-# How argparse tells it.
+# The words of argparse's messages.
 _MISSING = "the following arguments are required: "
 _NO_VALUE = ": expected one argument"
-# What argparse would show as the name of a function.
+# Of these types argparse would show the function's name.
 _KINDS = {int: "a whole number", float: "a number"}
 
 
 class CommandParser(argparse.ArgumentParser):
-    """An argument parser that tells what it can't parse as all errors are told: in one line, and a hint.
+    """An argument parser that raises UsageError: one line and a hint, like all our errors.
 
-    ``--help`` shows the options of the command itself; those in further groups, which many commands share, are shown by
-    ``--help-all``.
+    ``--help`` shows the command's own options; ``--help-all`` also shows further groups, which many commands share.
 
     Args:
-        example: one command line, as people would type it.
+        example: one command line, as a user would type it.
     """
 
     def __init__(self, *, example: str | None = None, **settings: Any) -> None:
@@ -37,7 +36,7 @@ class CommandParser(argparse.ArgumentParser):
     def add_argument_group(self, *arguments: Any, **settings: Any) -> argparse._ArgumentGroup:
         """Return a new group, whose options the short help leaves out."""
         group = super().add_argument_group(*arguments, **settings)
-        # The first two are the parser's own, made before there is anything to hide.
+        # argparse makes its own two groups in its constructor, before this attribute exists; they stay visible.
         if hasattr(self, "_further_groups"):
             self._further_groups.append(group)
         return group
@@ -47,16 +46,16 @@ class CommandParser(argparse.ArgumentParser):
         return any(option in action.option_strings and action.nargs != 0 for action in self._actions)
 
     def add_help_all(self) -> None:
-        """Add ``--help-all``, if there is anything that the short help leaves out."""
+        """Add ``--help-all``, if the short help leaves anything out."""
         if self._further_groups:
             self.add_argument(_HELP_ALL, action=_HelpAll, nargs=0, help="show the other options too")
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Return the options and the words that are none; what may be left out may stand behind options all the same.
+        """Return the options and the words that are not recognised; an optional positional may follow options.
 
-        argparse takes ``ls SRC --long PATH`` for one without PATH, since it looks at what follows SRC at once.
+        argparse alone would not see PATH in ``ls SRC --long PATH``: it decides about PATH as soon as it has SRC.
         """
         parsed, rest = super().parse_known_args(args, namespace)
         may_be_left_out = any(not action.option_strings and action.nargs in ("?", "*") for action in self._actions)
@@ -69,7 +68,7 @@ class CommandParser(argparse.ArgumentParser):
             self._is_second_try = False
 
     def error(self, message: str) -> NoReturn:
-        """Tell what can't be parsed."""
+        """Raise UsageError with argparse's message in our form."""
         missing = message.removeprefix(_MISSING)
         if missing != message:
             raise UsageError(
@@ -88,10 +87,12 @@ class CommandParser(argparse.ArgumentParser):
         return self.prog.partition(" ")[2] or self.prog
 
     def verify_options(self, words: Sequence[str]) -> None:
-        """Return if the command has all options that ``words`` name; before what is missing is told.
+        """Return if the command has all options in ``words``.
+
+        It is called before parsing, which would report a missing argument first.
 
         Raises:
-            UsageError: there is no such option; tells which was probably meant.
+            UsageError: an option is unknown; its hint is the one that was probably meant.
         """
         known = set(long_options(self))
         options = itertools.takewhile(lambda word: word != "--", words)
@@ -104,7 +105,7 @@ class CommandParser(argparse.ArgumentParser):
             self.refuse_unknown(unknown)
 
     def attributes_given(self, words: Sequence[str]) -> set[str]:
-        """Return the names of the attributes that options in ``words`` are for."""
+        """Return the names of the attributes that the options in ``words`` set."""
         given = set()
         for word in itertools.takewhile(lambda word: word != "--", words):
             names = [word.partition("=")[0]] if word.startswith("--") else [f"-{letter}" for letter in word[1:]]
@@ -113,12 +114,12 @@ class CommandParser(argparse.ArgumentParser):
                 if action is None:
                     break
                 given.add(action.dest)
-                if action.nargs != 0:  # the rest of the word is its value
+                if action.nargs != 0:  # the rest of the word is the option's value
                     break
         return given
 
     def refuse_unknown(self, words: Sequence[str]) -> NoReturn:
-        """Tell of options that there are not, and which was probably meant, or of words too many."""
+        """Raise UsageError for unknown options, with those that were probably meant, or for surplus arguments."""
         options = [word.partition("=")[0] for word in words if word.startswith("-") and word != "-"]
         if not options:
             expected = " ".join(str(action.metavar) for action in self._actions if not action.option_strings)
@@ -129,17 +130,17 @@ class CommandParser(argparse.ArgumentParser):
         guesses = [closest_option(option, long_options(self)) for option in options]
         meant = ", ".join(guess for guess in guesses if guess)
         raise UsageError(
-            f"{self._command}: there is no option {', '.join(map(quoted, options))}",
+            f"{self._command}: unknown option {', '.join(map(quoted, options))}",
             hint=f"did you mean {meant}?" if meant else f"see {self.prog} --help",
         )
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
-        # A shell variable that is not set, most of the time; as a path it would be the working directory.
+        # Mostly an unset shell variable; as a path it would be the working directory.
         if "" in arg_strings and not isinstance(action, argparse._SubParsersAction):
             option = "/".join(action.option_strings) or self._command
             raise UsageError(
                 f"{option}: expected {action.metavar or 'a value'}, got an empty word",
-                hint="is it a variable of the shell that is not set?",
+                hint="is a shell variable unset?",
             )
         return super()._get_values(action, arg_strings)
 
@@ -147,7 +148,7 @@ class CommandParser(argparse.ArgumentParser):
         try:
             return super()._get_value(action, arg_string)
         except argparse.ArgumentError as error:
-            kind = _KINDS.get(action.type)  # type: ignore[call-overload] # whatever it is
+            kind = _KINDS.get(action.type)  # type: ignore[call-overload] # any callable
             told = f"expected {kind}, got {quoted(arg_string)}" if kind else error.message
             raise UsageError(f"{_shown(action)}: {told}", hint=f"see {self.prog} --help") from error
 
@@ -209,12 +210,12 @@ def one_of(words: Sequence[str]) -> str:
 
 
 def _shown(action: argparse.Action) -> str:
-    """Return how messages call an option or an argument."""
+    """Return the name of an option or an argument in messages."""
     return "/".join(action.option_strings) or str(action.metavar or action.dest)
 
 
 def long_options(parser: argparse.ArgumentParser) -> list[str]:
-    """Return the options of ``parser`` and of what stands below it."""
+    """Return the long options of ``parser`` and of its subcommands."""
     options = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):

@@ -1,7 +1,4 @@
-"""What the command decides for its whole process: the standard streams, and how freed memory is treated.
-
-The streams are open, in UTF-8, and named in errors. Memory is the C library's (mallopt(3)).
-"""
+"""Settings of the whole process: the standard streams, and how the C library treats freed memory (mallopt(3))."""
 
 from __future__ import annotations
 
@@ -14,20 +11,21 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 OUTPUT_NAME = "standard output"
-# Of glibc's malloc.h.
+# From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _KEPT_BYTES = 16 * 1024 * 1024
-# Chunks of a mebibyte and more come from what was freed, not each from the system.
+# Chunks of a mebibyte and more are taken from freed memory, not requested from the system each time.
 _LARGE_BYTES = 4 * 1024 * 1024
 
 
 def prepare_streams() -> None:
-    """Make the standard streams ready for a command; streams that a program has put in their place stay.
+    """Make the standard streams ready for a command; streams that a program has replaced stay as they are.
 
-    1. One that is closed (``>&-``) is opened on nothing, or the next file would get its number, and what is printed
-       would be written into it. Reading finds nothing; writing results is an error, since who asked does not get them.
-    2. Results are UTF-8 whatever the locale, and names of files the bytes that they are.
-    3. What can't be told on standard error any more, since its reader ended or the disk is full, is not told.
+    1. A closed stream (``>&-``) is opened on /dev/null. Otherwise the next file would get its number, and output would
+       be written into that file. Reading from it finds nothing; writing results to it is an error, because they would
+       be lost.
+    2. Results are UTF-8 whatever the locale, and file names are written as the bytes that they are.
+    3. Messages that standard error does not accept, because its reader has ended or the disk is full, are dropped.
     """
     for number, mode in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):  # 1
         try:
@@ -43,12 +41,12 @@ def prepare_streams() -> None:
 
 
 def give_up_output() -> None:
-    """Let go of what was not written: the interpreter would try once more when it ends."""
+    """Discard the output that was not written; the interpreter would try to write it again when it ends."""
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
-    except (OSError, ValueError):  # no file at all
+    except (OSError, ValueError):  # standard output is not a file
         pass
 
 
@@ -60,13 +58,13 @@ def _text(raw: io.FileIO, *, errors: str, line_buffering: bool = False) -> io.Te
 
 class _Standard(io.FileIO):
     def write(self, data: ReadableBuffer, /) -> int:
-        """Write all of ``data``, also to what who shares it has made non-blocking, as ssh does with a terminal."""
+        """Write all of ``data``, also if another process made the stream non-blocking, as ssh does to a terminal."""
         rest = memoryview(data).cast("B")
         size = rest.nbytes
         while rest:
             written = super().write(rest)
             if written is None:
-                import select  # noqa: PLC0415 - start-up: hardly ever needed
+                import select  # noqa: PLC0415 - start-up: rarely needed
 
                 select.select([], [self], [])
             rest = rest[written or 0 :]
@@ -74,7 +72,7 @@ class _Standard(io.FileIO):
 
 
 class _Output(_Standard):
-    """Standard output, which its errors name."""
+    """Standard output; its errors name it."""
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:
@@ -85,7 +83,7 @@ class _Output(_Standard):
 
 
 class _Messages(_Standard):
-    """Standard error; what it does not take is lost, and the work goes on."""
+    """Standard error; a message that can't be written is dropped, and the work goes on."""
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:
@@ -95,17 +93,17 @@ class _Messages(_Standard):
 
 
 def reuse_freed_memory() -> None:
-    """Have what is freed kept for the next chunk, up to 16 MiB; called before there are threads.
+    """Make the C library keep up to 16 MiB of freed memory for the next chunk; call it before starting threads.
 
-    An unpack makes and frees a chunk for each mebibyte. glibc gives each thread its own memory and returns what one
-    has freed to the system, to fetch it again for the next chunk, page by page: a hundred thousand page faults for an
-    image of 2 GB, a tenth of all system time. Another C library goes about it in its own way.
+    An unpack allocates and frees a chunk for each mebibyte. By default glibc gives each thread its own memory, returns
+    freed memory to the system, and requests it again for the next chunk, page by page: a hundred thousand page faults
+    for an image of 2 GB, a tenth of all system time. Another C library without mallopt keeps its own ways.
     """
     import ctypes  # noqa: PLC0415 - start-up: only unpack needs it
 
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return
-    # The first two would otherwise follow what the program does; one alone set ends that for both.
+    # By default glibc adjusts the first two as the program runs; setting either one ends that for both, so set both.
     for setting, value in ((_M_TRIM_THRESHOLD, _KEPT_BYTES), (_M_MMAP_THRESHOLD, _LARGE_BYTES), (_M_ARENA_MAX, 1)):
         mallopt(setting, value)

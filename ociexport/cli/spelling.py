@@ -1,4 +1,4 @@
-"""What was probably meant by a word that we do not know: one that is near, or ours for what other tools call so."""
+"""Finds what was probably meant by an unknown word: a similar one, or our name for another tool's option or command."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import NoReturn
 
 from ociexport.errors import UsageError, quoted
 
-# Of difflib's ratio: a letter too many or too few in a short word, two in a longer one.
+# The smallest ratio of difflib that counts as similar: it allows one letter too many or too few in a short word, two in
+# a longer one.
 _NEAR = 0.72
-# What other tools call what we have under another name.
+# Names in other tools of what we call otherwise.
 _OPTIONS_ELSEWHERE = {
     "--arch": "--platform",
     "--cert": "--cert-dir",
@@ -46,21 +47,21 @@ _COMMANDS_ELSEWHERE = {
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
-    """Return which of ``known`` was probably meant by ``word``; None where none is near."""
+    """Return the word in ``known`` that was probably meant by ``word``, or None if none is similar."""
     from difflib import get_close_matches  # noqa: PLC0415 - start-up: only a mistake needs it
 
     return next(iter(get_close_matches(word, list(known), n=1, cutoff=_NEAR)), None)
 
 
 def closest_option(option: str, known: Iterable[str]) -> str | None:
-    """Return which of the options ``known`` was probably meant by ``option``."""
+    """Return the option in ``known`` that was probably meant by ``option``, or None."""
     return closest(_OPTIONS_ELSEWHERE.get(option, option), known)
 
 
 def refuse_command(word: str, known: Iterable[str]) -> NoReturn:
-    """Tell of a command that there is not, and which was probably meant."""
+    """Raise UsageError for an unknown command, with the one that was probably meant."""
     meant = _COMMANDS_ELSEWHERE.get(word) or closest(word, known)
     raise UsageError(
-        f"command {quoted(word)}: there is none",
+        f"unknown command {quoted(word)}",
         hint=f"did you mean ociexport {meant}?" if meant else "see ociexport --help",
     )

@@ -129,7 +129,7 @@ def test_host_that_a_redirect_named_is_quoted_in_a_command_to_type(capsys: pytes
     """A registry chooses where it sends us; what its host is called is for no shell to obey."""
     report_error(errors.TransferError("no connection", url="http://x;id;/storage"))
     assert capsys.readouterr().err == (
-        "ociexport: error: no connection\nhint: see whether it can be reached from here: curl -I 'http://x;id;/v2/'\n"
+        "ociexport: error: no connection\nhint: check whether the server can be reached from here: curl -I 'http://x;id;/v2/'\n"
     )
 
 
@@ -147,10 +147,10 @@ def test_module_is_a_command_too(tmp_path: Path) -> None:
     ("words", "said"),
     [
         ([], "ociexport: expected COMMAND, got none"),
-        (["pull", "--frob", "x", "-o", "y"], "pull: there is no option '--frob'"),
-        (["pull", "-w", "x", "-o", "y"], "pull: there is no option '-w'"),
+        (["pull", "--frob", "x", "-o", "y"], "pull: unknown option '--frob'"),
+        (["pull", "-w", "x", "-o", "y"], "pull: unknown option '-w'"),
         (["pull"], "pull: expected IMAGE and -o/--out, got none"),
-        (["pull", "x", "--ou", "y"], "pull: there is no option '--ou'"),
+        (["pull", "x", "--ou", "y"], "pull: unknown option '--ou'"),
         (["pull", "x", "--out"], "-o/--out: expected PATH, got nothing"),
         (["inspect", "x", "--raw", "--json"], "--json: not allowed with argument --raw"),
     ],

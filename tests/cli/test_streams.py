@@ -140,7 +140,7 @@ def test_working_directory_that_is_gone_is_told(layout: Path, tmp_path: Path) ->
     assert (ended.returncode, ended.stderr) == (
         3,
         b"ociexport: error: the working directory: No such file or directory\n"
-        b"hint: somebody removed it; cd to one that is there\n",
+        b"hint: it was removed; cd to another directory\n",
     )
     # What needs it not goes on.
     ended = run_in_shell(script, "unpack", layout, tmp_path / "rootfs", "--platform=linux/amd64", home=tmp_path)

@@ -150,7 +150,7 @@ def test_used_up_inodes_are_told_from_a_full_disk(tmp_path: Path) -> None:
         # The root of the file system, the staged directory and d use three.
         assert result.stderr == (
             f"ociexport: error: {disk}/rootfs/d/17: No space left on device: all 20 inodes are in use\n"
-            f"hint: see what is free: df -i {disk}\n"
+            f"hint: check the free space: df -i {disk}\n"
         )
 
 
@@ -164,7 +164,7 @@ def test_path_of_an_image_does_not_fill_the_screen(tmp_path: Path) -> None:
     assert (result.returncode, result.stderr) == (
         9,
         f"ociexport: error: {shown}: No space left on device: all 32 inodes are in use\n"
-        f"hint: see what is free: df -i {disk}\n",
+        f"hint: check the free space: df -i {disk}\n",
     )
 
 
@@ -192,7 +192,7 @@ def test_no_inodes_at_all_is_told(tmp_path: Path) -> None:
             assert (result.returncode, result.stderr) == (
                 9,
                 f"ociexport: error: {disk}/rootfs: No space left on device: all 20 inodes are in use\n"
-                f"hint: see what is free: df -i {disk}\n",
+                f"hint: check the free space: df -i {disk}\n",
             )
             (disk / str(free)).unlink()
         assert unpack(tmp_path / "layout", disk / "rootfs").returncode == 0

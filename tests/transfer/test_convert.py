@@ -136,7 +136,7 @@ def test_pull_by_digest_of_another_is_refused(puller: Puller) -> None:
         [
             f"ociexport: error: image REGISTRY/library/old@{IMAGE.digest}: "
             f"digest mismatch: expected {IMAGE.digest}, got {other.digest}",
-            f"hint: ociexport verify REGISTRY/library/old@{IMAGE.digest} says all that is wrong with it",
+            f"hint: ociexport verify REGISTRY/library/old@{IMAGE.digest} lists its problems",
         ],
     )
     puller.assert_nothing_left()
@@ -189,7 +189,7 @@ def test_layer_that_is_damaged_is_refused(puller: Puller) -> None:
         [
             f"ociexport: error: manifest {broken.digest}: layer 1 of 1 ({Digest.of(bad)}): "
             "gzip data: expected a complete stream, got one that ends too soon",
-            "hint: ociexport verify REGISTRY/library/old:1 says all that is wrong with it",
+            "hint: ociexport verify REGISTRY/library/old:1 lists its problems",
         ],
     )
     puller.assert_nothing_left()

@@ -385,7 +385,7 @@ def test_full_disk_of_temporary_files_is_told_with_its_place(tmp_path: Path) -> 
         assert ended.stderr.startswith(f"ociexport: error: {disk}/ociexport-")
         error, hint = ended.stderr.splitlines()
         assert error.endswith(": No space left on device")
-        assert hint == f"hint: see what is free: df -h {disk}"
+        assert hint == f"hint: check the free space: df -h {disk}"
         assert os.listdir(disk) == []
     finally:
         subprocess.run(["umount", disk], check=True)
