@@ -159,7 +159,7 @@ def test_compressed_archive_is_not_taken_for_a_layout(tmp_path: Path) -> None:
         2,
         [
             f"ociexport: error: --out '{tmp_path / 'a.tar.gz'}': expected a layout or *.tar, got a compressed archive",
-            f"hint: did you mean --out {tmp_path / 'a.tar'}? layers are compressed as they are",
+            f"hint: did you mean --out {tmp_path / 'a.tar'}? its layers are already compressed",
         ],
     )
 

@@ -181,9 +181,9 @@ def test_layers_are_listed_with_their_whiteouts(layout: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["ls", "--layers", "-0"], "ls: --layers goes with neither --null, --recursive nor --directory"),
-        (["ls", "--layer", "1", "-R"], "ls: --layers goes with neither --null, --recursive nor --directory"),
-        (["ls", "-0", "-l"], "ls: --null goes without --long"),
+        (["ls", "--layers", "-0"], "ls: --layers excludes --null, --recursive and --directory"),
+        (["ls", "--layer", "1", "-R"], "ls: --layers excludes --null, --recursive and --directory"),
+        (["ls", "-0", "-l"], "ls: --null excludes --long"),
         (["ls", "--layer", "x"], "--layer: expected the number of a layer, as inspect shows it"),
         (["ls", "-0", "--json"], "--json: not allowed with argument -0/--null"),
         (["cat"], "cat: expected PATH, got none"),

@@ -67,7 +67,7 @@ def test_credentials_are_tried_and_kept(
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         told = capsys.readouterr().err
         shown = path if options[:1] == ["--authfile"] else file
-        assert told == f"ociexport: {registry.host}: user user accepted; kept in {shown}\n"
+        assert told == f"ociexport: {registry.host}: user user accepted; stored in {shown}\n"
 
 
 @pytest.mark.parametrize("auth", ["basic", "bearer"])
@@ -87,7 +87,7 @@ def test_registry_that_asks_nobody_is_told_so(
 ) -> None:
     with FakeRegistry() as registry:
         assert _login(monkeypatch, registry.host) == 0
-    assert "not looked at: this registry asks nobody who he is" in capsys.readouterr().err
+    assert "not checked: this registry requires no login" in capsys.readouterr().err
 
 
 def test_other_members_of_the_file_stay(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,9 +179,9 @@ def test_login_that_another_file_goes_before_is_told(
     capsys.readouterr()
     assert _login(monkeypatch, "reg.example") == 0
     assert capsys.readouterr().err.splitlines() == [
-        f"ociexport: reg.example: user user accepted; kept in {home}/.docker/config.json",
-        f"ociexport: warning: reg.example: {home}/run/containers/auth.json has credentials for it too, "
-        "which go before these",
+        f"ociexport: reg.example: user user accepted; stored in {home}/.docker/config.json",
+        f"ociexport: warning: reg.example: {home}/run/containers/auth.json also has credentials for it, "
+        "which take precedence",
     ]
 
 
@@ -211,7 +211,7 @@ def test_logout_tells_of_what_other_files_have(
     assert _run(monkeypatch, "logout", "reg.example") == 0
     assert capsys.readouterr().err.splitlines() == [
         f"ociexport: reg.example: nothing in {home}/.docker/config.json",
-        f"ociexport: warning: reg.example: {home}/run/containers/auth.json has credentials for it still",
+        f"ociexport: warning: reg.example: {home}/run/containers/auth.json still has credentials for it",
     ]
 
 
@@ -287,7 +287,7 @@ def test_explain_tells_that_nothing_was_found(
     assert _run(monkeypatch, "auth", "explain", "reg.example/a:1") == 0
     assert capsys.readouterr().out.splitlines()[-2:] == [
         "no credentials found",
-        "reg.example/a: pulled as nobody (anonymous)",
+        "reg.example/a: pulled anonymously",
     ]
 
 

@@ -93,13 +93,13 @@ def test_nohup_is_respected(tmp_path: Path) -> None:
 
 MODULES = (
     "cli.main",
-    "cli.streams",
+    "cli.process",
     "cli.exit_codes",
     "errors",
     "cli.commandline",
-    "cli.ls",
-    "cli.reporting",
-    "layout",
+    "cli.commands.ls",
+    "cli.errors",
+    "storage.layout.layout",
 )
 
 

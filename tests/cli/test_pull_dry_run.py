@@ -27,15 +27,15 @@ def test_what_would_be_fetched_is_said_and_nothing_is_written(puller: Puller) ->
     *lines, last = pulled.out.splitlines()
     assert lines == [
         f"image REGISTRY/library/app:1: {IMAGE.digest}",
-        "  from REGISTRY, asked as nobody: no credentials were wanted",
+        "  from REGISTRY, anonymous: the registry asked for no credentials",
         f"  manifest {IMAGE.digest} for linux/amd64",
         f"  config {CONFIG.digest.short}: {CONFIG.size} B, to fetch",
         f"  layer 1/2 {FIRST.digest.short}: {FIRST.size / 1000:.1f} kB, to fetch",
         f"  layer 2/2 {SECOND.digest.short}: {SECOND.size} B, to fetch",
         f"to fetch: 3 blobs ({total / 1000:.1f} kB), 0 already there",
     ]
-    assert last.startswith(f"to write: {total / 1000:.1f} kB into {puller.layout}, which is new, ")
-    assert last.endswith(" are free")
+    assert last.startswith(f"to write: {total / 1000:.1f} kB into {puller.layout} (new), ")
+    assert last.endswith(" free")
     assert pulled.code == 0
     puller.assert_nothing_left()
     # The config was read, since it tells whether the image is one; layers were not.
@@ -66,7 +66,7 @@ def test_cut_transfer_would_go_on(puller: Puller) -> None:
     partial.parent.mkdir(parents=True)
     partial.write_bytes(raw[:10_000])
     pulled = puller(reference, "--dry-run")
-    line = f"  layer 1/2 {FIRST.digest.short}: {FIRST.size / 1000:.1f} kB, to go on at 10000 of {FIRST.size} bytes"
+    line = f"  layer 1/2 {FIRST.digest.short}: {FIRST.size / 1000:.1f} kB, to resume at 10000 of {FIRST.size} bytes"
     assert line in pulled.out.splitlines()
     assert f"to fetch: 1 blobs ({(FIRST.size - 10_000) / 1000:.1f} kB), 2 already there" in pulled.out
 

@@ -107,7 +107,7 @@ def test_layout_is_not_pulled_into_itself(puller: Puller) -> None:
         2,
         [
             f"ociexport: error: '{puller.layout}': expected an image from elsewhere, got the layout that --out names",
-            "hint: docker:// before a reference tells that it is one",
+            "hint: docker:// before a name makes it an image reference",
         ],
     )
 

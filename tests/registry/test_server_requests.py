@@ -263,7 +263,7 @@ def test_command_prints_no_name_that_a_terminal_obeys(tmp_path: Path) -> None:
         told.append(process.stderr.read())
     assert "".join(told).splitlines() == [
         f"ociexport: serving {host}/l:ok",
-        "ociexport: not served by name: '\\x1b[31mred\\nnext': no tag that a registry can have",
+        "ociexport: not served by name: '\\x1b[31mred\\nnext': not a valid tag for a registry",
     ]
 
 

@@ -144,5 +144,5 @@ def test_command_has_the_cache(registry: FakeRegistry, tmp_path: Path) -> None:
     )
     assert (refused.returncode, refused.stderr) == (
         2,
-        "ociexport: error: pull: --cache goes with a layout, not with an archive\n",
+        "ociexport: error: pull: --cache needs a layout for --out, got an archive\n",
     )

@@ -254,8 +254,8 @@ def test_dry_run_fetches_no_layer(puller: Puller) -> None:
     assert ended.code == 0
     assert ended.out.splitlines()[:5] == [
         f"image REGISTRY/library/old:1: {IMAGE.digest}",
-        "  from REGISTRY, asked as nobody: no credentials were wanted",
-        "  a manifest to be made of it for linux/amd64",
+        "  from REGISTRY, anonymous: the registry asked for no credentials",
+        "  a converted manifest for linux/amd64",
         f"  layer 1/2 {LAYERS[0].short}: {sizes[0]} B, to fetch",
         f"  layer 2/2 {LAYERS[1].short}: {sizes[1]} B, to fetch",
     ]

@@ -279,12 +279,12 @@ def test_command_prints_paths_and_tells_what_was_freed(layout: DamagedLayout, tm
         },
     )
     ended = run_command("gc", layout.path, "--dry-run", home=tmp_path)
-    assert ended.stderr == f"ociexport: {layout.path}: 1 file would be dropped, 4 B; 4 blobs kept\n"
+    assert ended.stderr == f"ociexport: {layout.path}: 1 file would be removed, 4 B; 4 blobs kept\n"
     ended = run_command("gc", layout.path, home=tmp_path)
     assert (ended.returncode, ended.stdout) == (0, f"{path}\n")
-    assert ended.stderr == f"ociexport: {layout.path}: 1 file dropped, 4 B; 4 blobs kept\n"
+    assert ended.stderr == f"ociexport: {layout.path}: 1 file removed, 4 B; 4 blobs kept\n"
     ended = run_command("gc", layout.path, home=tmp_path)
     assert (ended.returncode, ended.stdout) == (0, "")
-    assert ended.stderr == f"ociexport: {layout.path}: nothing to drop, 4 blobs kept\n"
+    assert ended.stderr == f"ociexport: {layout.path}: nothing to remove, 4 blobs kept\n"
     with in_use(layout):
         assert run_command("gc", layout.path, home=tmp_path).returncode == 2

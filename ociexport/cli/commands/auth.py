@@ -1,4 +1,4 @@
-"""`ociexport auth explain`: which credentials an image would be pulled with."""
+"""`ociexport auth explain`: explain which credentials an image would be pulled with."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ociexport.registry.hosts.registries_conf import parse_image
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` the options of this command."""
+    """Add the options of this command to ``parser``."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     explain = actions.add_parser(
-        "explain", help="say which file and entry the credentials for an image come from", allow_abbrev=False
+        "explain", help="show which file and entry the credentials for an image come from", allow_abbrev=False
     )
     explain.add_argument("-q", "--quiet", action="store_true", default=argparse.SUPPRESS, help="as for auth itself")
     explain.add_argument("image", metavar="IMAGE", help="an image reference")
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print what was looked at, and what was found; no secret."""
+    """Print the places that were searched and the credentials that were found, without secrets."""
     reference = parse_image(options.image.removeprefix("docker://"))
     finding = search_credentials(reference.registry, reference.repository, options.authfile)
     if options.json:
@@ -34,7 +34,8 @@ def run(options: argparse.Namespace) -> int:
         return OK
     for place, reason in finding.passed_over:
         sys.stdout.write(f"{place}: {reason}\n")
-    sys.stdout.write(f"{finding.origin}\n{reference.name}: pulled as {finding.credentials or 'nobody (anonymous)'}\n")
+    identity = f"as {finding.credentials}" if finding.credentials else "anonymously"
+    sys.stdout.write(f"{finding.origin}\n{reference.name}: pulled {identity}\n")
     return OK
 
 

@@ -1,4 +1,4 @@
-"""`ociexport cat`: write the content of files in an image, without unpacking it."""
+"""`ociexport cat`: print files from an image without unpacking it."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ _CHUNK_BYTES = 1024 * 1024
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` the options of this command."""
+    """Add the options of this command to ``parser``."""
     add_source_argument(parser)
-    parser.add_argument("paths", metavar="PATH", nargs="+", help="file in it; links are followed within the image")
+    parser.add_argument("paths", metavar="PATH", nargs="+", help="file in the image; links are followed within it")
     parser.add_argument(
         "--stream",
         action="store_true",
-        help="write while reading the layer once more, with no temporary file; only exit code 0 says that it is right",
+        help="print while reading the layer a second time, without a temporary file; the output is verified only if "
+        "the exit code is 0",
     )
     add_looking_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the files one after another: all of them or, after an error, none; with ``--stream`` what came until then.
+    """Print the files one after another.
 
-    On a terminal, what it would obey is written as escapes.
+    An error leaves nothing printed; with ``--stream``, it leaves what was printed before. On a terminal, control
+    characters are written as escapes.
     """
     access = access_from(options)
     output = _Terminal() if sys.stdout.isatty() else sys.stdout.buffer
@@ -47,18 +49,18 @@ def run(options: argparse.Namespace) -> int:
 
 
 class _Terminal:
-    """Standard output where it is a terminal: lines and tabs are shown, and text; other bytes as escapes."""
+    """Standard output on a terminal: text, newlines and tabs are written unchanged, other bytes as escapes."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
 
     def write(self, chunk: Chunk, /) -> int:
-        """Show the next bytes."""
+        """Write the next bytes."""
         self._show(self._decoder.decode(bytes(chunk)))
         return len(chunk)
 
     def flush(self) -> None:
-        """Show what is left of a character that was cut."""
+        """Write the rest of an incomplete character."""
         self._show(self._decoder.decode(b"", final=True))
         sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""`ociexport completion`: a script for a shell, made from the commands' own options."""
+"""`ociexport completion`: print a completion script for a shell, made from the options of all commands."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ociexport.cli.topics import TOPICS
 from ociexport.errors import OciexportError
 
 _SHELLS = ("bash", "zsh", "fish")
-# What a word is the place of, by what the help calls it.
+# Metavars of arguments that are files or directories.
 _FILES = frozenset({"FILE", "FILE|-", "FD|FILE", "PATH", "IMAGE", "SRC", "REPOSITORY"})
 _DIRECTORIES = frozenset({"DIR", "LAYOUT", "ROOTFS"})
-# Not all that may stand there, but what mostly does.
+# Frequent values of other arguments.
 _WORDS: dict[str | tuple[str, ...] | None, tuple[str, ...]] = {
     "OS/ARCH[/VARIANT]": ("linux/amd64", "linux/arm64", "linux/arm/v7", "linux/386", "linux/riscv64", "linux/s390x"),
     "TOPIC": tuple(TOPICS),
@@ -22,15 +22,15 @@ _WORDS: dict[str | tuple[str, ...] | None, tuple[str, ...]] = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` the options of this command."""
-    parser.add_argument("shell", choices=_SHELLS, help="whose script is wanted")
+    """Add the options of this command to ``parser``."""
+    parser.add_argument("shell", choices=_SHELLS, help="shell to print the script for")
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the script.
 
     Raises:
-        OciexportError: the library that makes it is not installed.
+        OciexportError: shtab, which makes the script, is not installed.
     """
     try:
         import shtab  # noqa: PLC0415 - start-up: nothing else needs it
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _complete_places(parser: argparse.ArgumentParser) -> None:
-    """Have files and directories completed where a word may be one; names in registries nobody knows beforehand."""
+    """Set what each argument completes to: files, directories or frequent values. Names in registries are unknown."""
     import shtab  # noqa: PLC0415 - start-up: see `run`
 
     for action in parser._actions:

@@ -1,4 +1,4 @@
-"""`ociexport diff`: what changed in a root filesystem since it was unpacked."""
+"""`ociexport diff`: list what changed in a root filesystem since it was unpacked."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from contextlib import closing
 from ociexport.cli.options.json import add_json_argument, print_json
 from ociexport.cli.options.platform import add_platform_argument, platform_from
 from ociexport.cli.options.progress import add_progress_arguments, progress_from
-from ociexport.cli.options.registry import add_registry_arguments, registry_options_from
-from ociexport.cli.options.signatures import add_signature_arguments, signature_policy_from, signed_source
+from ociexport.cli.options.registry import add_registry_arguments
+from ociexport.cli.options.signatures import add_signature_arguments, open_signed_source
 from ociexport.errors import NotFoundError, quoted, quoted_path
 from ociexport.layers.limits import Limits
 from ociexport.rootfs.compare import Change, compare_tree
-from ociexport.transfer.sources.open import open_source
 
 _DIFFERENT = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` the options of this command."""
-    parser.add_argument("rootfs", metavar="ROOTFS", help="directory that was unpacked")
-    parser.add_argument("source", metavar="SRC", help="the image that it was unpacked from")
+    """Add the options of this command to ``parser``."""
+    parser.add_argument("rootfs", metavar="ROOTFS", help="root filesystem made by unpack")
+    parser.add_argument("source", metavar="SRC", help="image that it was unpacked from")
     add_platform_argument(parser)
     add_json_argument(parser)
     parser.add_argument("--no-owners", dest="owners", action="store_false", help="do not compare owners")
@@ -33,16 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print a line for each path that is not as in the image; exit code 0 where all are, 1 where not.
+    """Print a line for each path that differs from the image; the exit code is 0 without differences, 1 with any.
 
-    ``A`` is added, ``D`` deleted, ``T`` of another type, ``M`` modified; of the last, what differs stands behind it.
+    ``A`` means added, ``D`` deleted, ``T`` of another type, ``M`` modified; for the last, the differences follow.
     """
     if not os.path.isdir(options.rootfs):
         raise NotFoundError(f"{quoted(options.rootfs)}: expected a directory, got none")
     progress = progress_from(options)
-    policy = signature_policy_from(options)
-    opened = open_source(options.source, options=registry_options_from(options), progress=progress)
-    with closing(signed_source(opened, policy)) as source:
+    with closing(open_signed_source(options, progress)) as source:
         changes = compare_tree(
             options.rootfs,
             source,

@@ -1,4 +1,4 @@
-"""`ociexport gc`: drop the blobs of a layout that nothing in it names, and what runs that ended early left."""
+"""`ociexport gc`: remove the blobs of a layout that nothing refers to, and files left by interrupted runs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ociexport.verification.garbage import GarbageResult, collect_garbage
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` the options of this command."""
+    """Add the options of this command to ``parser``."""
     parser.add_argument("layout", metavar="LAYOUT", help="directory of an OCI layout")
-    parser.add_argument("--dry-run", action="store_true", help="say what would go, and write nothing")
+    parser.add_argument("--dry-run", action="store_true", help="list what would be removed, and change nothing")
     add_json_argument(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the path of each file that goes, from the layout on."""
+    """Print the path of each removed file, relative to the layout."""
     result = collect_garbage(options.layout, dry_run=options.dry_run)
     if options.json:
         print_json("gc", {"layout": options.layout, "dryRun": options.dry_run, **_to_json(result)})
@@ -34,9 +34,9 @@ def run(options: argparse.Namespace) -> int:
 
 def _summary(result: GarbageResult, *, dry_run: bool) -> str:
     if not result.dropped:
-        return f"nothing to drop, {result.kept} blobs kept"
+        return f"nothing to remove, {result.kept} blobs kept"
     files = "1 file" if len(result.dropped) == 1 else f"{len(result.dropped)} files"
-    done = "would be dropped" if dry_run else "dropped"
+    done = "would be removed" if dry_run else "removed"
     shared = result.size - result.freed
     stays = f"; {format_bytes(shared)} of it stay on the disk under other names" if shared else ""
     return f"{files} {done}, {format_bytes(result.size)}{stays}; {result.kept} blobs kept"

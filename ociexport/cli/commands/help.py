@@ -1,4 +1,4 @@
-"""`ociexport help`: a topic, or a command."""
+"""`ociexport help`: explain a topic or a command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ociexport.errors import UsageError, quoted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` the options of this command."""
+    """Add the options of this command to ``parser``."""
     parser.add_argument("topic", metavar="TOPIC", nargs="?", help=f"a command, or one of: {', '.join(TOPICS)}")
 
 
@@ -21,7 +21,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the text.
 
     Raises:
-        UsageError: there is neither such a topic nor such a command.
+        UsageError: the topic or command is unknown.
     """
     topic = options.topic
     if topic in TOPICS:

@@ -1,4 +1,4 @@
-"""`ociexport inspect`: what an image is, without its layers."""
+"""`ociexport inspect`: show an image's config, layers, platforms and annotations, without fetching its layers."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from ociexport.transfer.sources.open import open_source
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` the options of this command."""
-    parser.add_argument(
-        "source", metavar="SRC", help="an image reference, a layout (./layout, ./layout:tag) or an archive"
-    )
+    """Add the options of this command to ``parser``."""
+    parser.add_argument("source", metavar="SRC", help="image reference, layout (./layout, ./layout:tag) or archive")
     add_platform_argument(parser)
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument(
-        "--raw", action="store_true", help="print the manifest or index as it was served; with --platform, the manifest"
+        "--raw",
+        action="store_true",
+        help="print the original bytes of the manifest or index; with --platform, of the manifest",
     )
-    shown.add_argument("--config", action="store_true", help="print the image's config as it was served")
+    shown.add_argument("--config", action="store_true", help="print the original bytes of the image's config")
     add_json_argument(shown)
     add_registry_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print what the image is; of a layout or archive of several images, with no name given, which there are."""
+    """Print the image's description, or the list of images if SRC holds several and names none of them."""
     progress = progress_from(options)
     name = parse_source_name(options.source)
     images = [] if options.raw or options.config else _several_images(name)
@@ -67,9 +67,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _several_images(name: SourceName) -> list[ListedImage]:
-    """Return the images of a layout or archive where no name says which of several is meant; else none.
+    """Return the images of a layout or archive if it holds several and ``name`` selects none; otherwise an empty list.
 
-    An archive on standard input can be read once only.
+    An archive on standard input is not listed, because it can be read only once.
     """
     if isinstance(name, RegistryName) or name.image is not None or name == ArchiveName("-", None):
         return []
@@ -81,7 +81,7 @@ def _several_images(name: SourceName) -> list[ListedImage]:
 def _read_raw(source: ImageSource, platform: Platform | None) -> bytes:
     received = published(source).fetch_manifest()
     if platform is None or is_schema1(received.raw, received.media_type):
-        # Whatever it is: also what nothing else here understands.
+        # The bytes are not parsed, so that documents of unknown types are printed too.
         return received.raw
     return resolve_manifest(DocumentReader(source, received), platform).manifest.raw
 

@@ -1,4 +1,4 @@
-"""`ociexport login`: try credentials at a registry, and keep them."""
+"""`ociexport login`: check credentials with a registry, and store them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from ociexport.spec.reference import DEFAULT_REGISTRY, ImageReference
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` the options of this command."""
+    """Add the options of this command to ``parser``."""
     add_registry_argument(parser)
-    parser.add_argument("-u", "--username", metavar="USER", help="asked for on a terminal where not given")
+    parser.add_argument("-u", "--username", metavar="USER", help="user name; prompted for on a terminal if not given")
     parser.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
     add_json_argument(parser)
     add_verbose_argument(parser)
@@ -29,21 +29,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_registry_argument(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` the arguments that say whose login it is, and where it is kept."""
+    """Add the arguments for the registry and for the file that stores its credentials."""
     parser.add_argument(
         "registry", metavar="REGISTRY", nargs="?", default=DEFAULT_REGISTRY, help="host[:port] (default: docker.io)"
     )
-    parser.add_argument("--authfile", metavar="FILE", type=Path, help="where to keep it")
+    parser.add_argument("--authfile", metavar="FILE", type=Path, help="file that stores the credentials")
     parser.add_argument(
         "--compat",
         choices=["docker", "containers"],
         default="docker",
-        help="keep it where docker does (default), or podman and skopeo",
+        help="use the file of docker (default), or that of podman and skopeo",
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Log in, and print where the credentials are now."""
+    """Log in, and print where the credentials are stored."""
     from ociexport.registry.auth.auth_files import search_credentials  # noqa: PLC0415 - start-up: only some runs need it
     from ociexport.registry.auth.login import Compat, login_file, write_login  # noqa: PLC0415 - start-up: as above
     from ociexport.registry.client import RegistryClient  # noqa: PLC0415 - start-up: the wire, which --help does not need
@@ -63,14 +63,14 @@ def run(options: argparse.Namespace) -> int:
     file = login_file(options.authfile, Compat(options.compat))
     place = write_login(file, registry, credentials)
     if not options.quiet:
-        believed = "accepted" if wants_login else "not looked at: this registry asks nobody who he is"
-        print(f"ociexport: {registry}: {credentials} {believed}; kept in {place}", file=sys.stderr)
-    # A helper that fails here is told when it is needed.
+        checked = "accepted" if wants_login else "not checked: this registry requires no login"
+        print(f"ociexport: {registry}: {credentials} {checked}; stored in {place}", file=sys.stderr)
+    # A credential helper that fails here is reported when its credentials are needed.
     with contextlib.suppress(AuthenticationError):
         first = search_credentials(registry, "", options.authfile)
         if first.credentials and first.place != str(file.path):
             print(
-                f"ociexport: warning: {registry}: {first.place} has credentials for it too, which go before these",
+                f"ociexport: warning: {registry}: {first.place} also has credentials for it, which take precedence",
                 file=sys.stderr,
             )
     if options.json:
@@ -80,17 +80,17 @@ def run(options: argparse.Namespace) -> int:
 
 
 def parse_registry(text: str) -> str:
-    """Return the registry that ``text`` names, in the form that references have.
+    """Return the registry that ``text`` names, in the form that image references use.
 
     Raises:
-        UsageError: it names none.
+        UsageError: it does not name a registry.
     """
     name = text.removeprefix("https://").removeprefix("http://").rstrip("/")
     host, _, path = name.partition("/")
     if path not in ("", "v1", "v2"):
         raise UsageError(f"registry: expected host[:port], got '{text}'")
     try:
-        # A reference knows all names of Docker Hub; the host of one is told from a path by its dot or colon.
+        # The parser of references knows all names of Docker Hub; it takes a first part with a dot or colon as a host.
         return ImageReference.parse(f"{host}/login").registry if set(host) & set(".:") else _named(host)
     except InvalidReferenceError as error:
         raise UsageError(f"registry: expected host[:port], got '{text}'") from error
@@ -101,7 +101,7 @@ def _named(host: str) -> str:
 
 
 def _ask_for(prompt: str) -> str:
-    # Not input(), which writes its prompt to standard output.
+    # input() would write its prompt to standard output.
     sys.stderr.write(prompt)
     sys.stderr.flush()
     return sys.stdin.readline().strip()

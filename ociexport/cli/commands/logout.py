@@ -1,4 +1,4 @@
-"""`ociexport logout`: forget the credentials for a registry."""
+"""`ociexport logout`: remove the stored credentials for a registry."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ociexport.registry.auth.login import Compat, login_file, remove_login
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` the options of this command."""
+    """Add the options of this command to ``parser``."""
     add_registry_argument(parser)
     add_json_argument(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Log out; it is no error not to have been logged in."""
+    """Log out; without stored credentials this succeeds too."""
     registry = parse_registry(options.registry)
     file = login_file(options.authfile, Compat(options.compat))
     was_there = remove_login(file, registry)
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"ociexport: {registry}: {done} {file.path}", file=sys.stderr)
     left = _place_of_others(registry) if options.authfile is None else None
     if left is not None:
-        print(f"ociexport: warning: {registry}: {left} has credentials for it still", file=sys.stderr)
+        print(f"ociexport: warning: {registry}: {left} still has credentials for it", file=sys.stderr)
     if options.json:
         members = {"registry": registry, "removed": was_there, "file": str(file.path), "stillIn": left}
         print_json("logout", members)
@@ -38,8 +38,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _place_of_others(registry: str) -> str | None:
-    """Return where there are credentials for ``registry`` still; None where there are none."""
-    # A helper that fails here is no reason to say that the logout did.
+    """Return the place that still has credentials for ``registry``, or None."""
+    # The logout itself has succeeded, even if a credential helper fails here.
     with contextlib.suppress(AuthenticationError):
         left = search_credentials(registry, "")
         return left.place if left.credentials else None

@@ -1,4 +1,4 @@
-"""`ociexport ls`: list what is in an image, or in each of its layers, without unpacking it."""
+"""`ociexport ls`: list the files in an image, or in each of its layers, without unpacking it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,9 @@ from collections.abc import Iterator
 
 from ociexport.cli.configuration import leave_out_configured
 from ociexport.cli.exit_codes import OK
-from ociexport.cli.options.access import (
-    access_from,
-    add_looking_arguments,
-    add_source_argument,
-    file_to_json,
-    layer_to_json,
-    named_bytes,
-    shown_path,
-)
+from ociexport.cli.options.access import access_from, add_looking_arguments, add_source_argument
 from ociexport.cli.options.json import add_json_argument, print_json_list
+from ociexport.cli.output.files import file_to_json, layer_to_json, named_bytes, shown_path
 from ociexport.cli.output.listing import layer_lines, long_line, named_path
 from ociexport.errors import UsageError
 from ociexport.inspection.list_files import ListedFile, ListedLayer, list_files, list_layers
@@ -26,36 +19,42 @@ from ociexport.spec.numerals import number_up_to
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` the options of this command."""
+    """Add the options of this command to ``parser``."""
     add_source_argument(parser)
-    parser.add_argument("path", metavar="PATH", nargs="?", default="/", help="directory or file in it (default: /)")
-    parser.add_argument("-l", "--long", action="store_true", help="modes, owners, sizes and times (UTC) too")
-    parser.add_argument("-R", "--recursive", action="store_true", help="what is in the directories within, too")
-    parser.add_argument("-d", "--directory", action="store_true", help="the directory or link itself")
     parser.add_argument(
-        "--layers", action="store_true", help="what each layer says, with whiteouts; PATH as layers write it"
+        "path", metavar="PATH", nargs="?", default="/", help="directory or file in the image (default: /)"
     )
-    parser.add_argument("--layer", metavar="N", type=_number, help="the same of one layer only; 1 is the lowest")
+    parser.add_argument(
+        "-l", "--long", action="store_true", help="list modes, owners, sizes and modification times (UTC) too"
+    )
+    parser.add_argument("-R", "--recursive", action="store_true", help="list subdirectories recursively")
+    parser.add_argument("-d", "--directory", action="store_true", help="list the directory or link itself")
+    parser.add_argument(
+        "--layers",
+        action="store_true",
+        help="list the entries of each layer, with whiteouts; PATH must be as in the layers",
+    )
+    parser.add_argument("--layer", metavar="N", type=_number, help="list one layer only; 1 is the lowest")
     shown = parser.add_mutually_exclusive_group()
-    shown.add_argument("-0", "--null", action="store_true", help="paths as they are, each ended by a NUL")
+    shown.add_argument("-0", "--null", action="store_true", help="print unescaped paths, each followed by a NUL byte")
     add_json_argument(shown)
     add_looking_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print a line for each path; nothing of a layer before it was verified."""
+    """Print a line for each path; a layer is verified before anything from it is printed."""
     if options.layers or options.layer is not None:
         leave_out_configured(options, "null", "recursive", "directory")
         if options.null or options.recursive or options.directory:
             raise UsageError(
-                "ls: --layers goes with neither --null, --recursive nor --directory",
-                hint="a layer's entries are all listed; --json has them for scripts",
+                "ls: --layers excludes --null, --recursive and --directory",
+                hint="all entries of a layer are listed; for scripts use --json",
             )
         return _print_layers(options)
     if options.null:
         leave_out_configured(options, "long")
     if options.null and options.long:
-        raise UsageError("ls: --null goes without --long", hint="--json has both")
+        raise UsageError("ls: --null excludes --long", hint="--json has both")
     access = access_from(options)
     files = list_files(
         options.source, options.path, recursive=options.recursive, itself=options.directory, access=access

@@ -31,12 +31,14 @@ from ociexport.transfer.sources.open import SourceOpener
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` the options of this command."""
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="an image reference, or another source of an image")
+    """Add the options of this command to ``parser``."""
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="image reference, or another source of an image")
     add_out_arguments(parser)
     add_platforms_arguments(parser)
     parser.add_argument(
-        "--referrers", action="store_true", help="bring along what is about the image: signatures, SBOMs, attestations"
+        "--referrers",
+        action="store_true",
+        help="also copy artifacts that refer to the image: signatures, SBOMs, attestations",
     )
     parser.add_argument(
         "-j",
@@ -44,13 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=int,
         default=DEFAULT_JOBS,
-        help=f"blobs to fetch side by side (default: {DEFAULT_JOBS})",
+        help=f"blobs to fetch at the same time (default: {DEFAULT_JOBS})",
     )
     parser.add_argument("--cache", metavar="DIR", help="share blobs with other layouts through this directory")
     parser.add_argument(
-        "--dry-run", action="store_true", help="say what would be fetched and written, and whether there is room"
+        "--dry-run", action="store_true", help="list what would be fetched and written, and check the free space"
     )
-    parser.add_argument("--digestfile", metavar="FILE", help="write the digest of each image to FILE, one a line")
+    parser.add_argument("--digestfile", metavar="FILE", help="write the digest of each image to FILE, one per line")
     add_json_argument(parser)
     add_signature_arguments(parser)
     add_progress_arguments(parser)
@@ -58,10 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Pull the images, and print the digest of each as ``name@digest``; all names are parsed before anything is sent.
+    """Pull the images, and print each as ``name@digest``; all names are parsed before the first request.
 
-    Into a layout each is pulled for itself: one that fails is told and the others come nevertheless; the code is that
-    of the first failure. An archive holds all of them or does not appear.
+    Images for a layout are pulled one by one: a failure is reported and the others are still pulled; the exit code is
+    that of the first failure. An archive is written with all images or not at all.
     """
     if not 1 <= options.jobs <= MAX_JOBS:
         raise UsageError(f"--jobs: expected 1 to {MAX_JOBS}, got {options.jobs}")
@@ -74,11 +76,11 @@ def run(options: argparse.Namespace) -> int:
     if options.dry_run and (options.decompress or options.legacy):
         raise UsageError(
             f"--dry-run: expected no --{'legacy' if options.legacy else 'decompress'}, got it",
-            hint="how large a layer becomes is known when it is there",
+            hint="the size of a decompressed layer is unknown until it is fetched",
         )
     if options.dry_run and options.v1:
         raise UsageError(
-            "--dry-run: expected no --v1, got it", hint="what an image there becomes is known when its layers are there"
+            "--dry-run: expected no --v1, got it", hint="the converted image is unknown until its layers are fetched"
         )
     pull = _pull_into_archive if is_into_archive else _pull_into_layout
     progress = progress_from(options)
@@ -105,7 +107,7 @@ def _pull_into_archive(
     options: argparse.Namespace, names: list[SourceName], sources: SourceOpener, report: PullReport
 ) -> int:
     if options.cache:
-        raise UsageError("pull: --cache goes with a layout, not with an archive")
+        raise UsageError("pull: --cache needs a layout for --out, got an archive")
     pull_options = _pull_options_from(options)
     with ExitStack() as stack:
         opened = _open_all(names, sources, stack)
@@ -139,7 +141,7 @@ def _pull_into_layout(
 
         with ExitStack() as stack:
             opened = _open_all(names, sources, stack)
-            # Without its cache, from which a layout takes what it is asked for.
+            # A layout copies missing blobs from its cache when asked for them, so the plan gets a layout without one.
             uncached = ImageLayout(options.out)
             plan = plan_pull(opened, (uncached, cache), pull_options, report.progress)
         return tell_plan(plan, options)
@@ -178,13 +180,13 @@ def _open_all(names: list[SourceName], sources: SourceOpener, stack: ExitStack) 
 
 
 def _verify_is_another(name: SourceName, layout: ImageLayout) -> None:
-    """Return if ``name`` is not of the very layout that is to be written: ``pull alpine -o alpine`` means the registry.
+    """Return if ``name`` does not name the layout to be written, as in ``pull ./alpine -o alpine``.
 
     Raises:
-        UsageError: it is.
+        UsageError: it does.
     """
     if isinstance(name, LayoutName) and os.path.isdir(layout.path) and os.path.samefile(name.path, layout.path):
         raise UsageError(
             f"{quoted(name.path)}: expected an image from elsewhere, got the layout that --out names",
-            hint="docker:// before a reference tells that it is one",
+            hint="docker:// before a name makes it an image reference",
         )

@@ -1,4 +1,4 @@
-"""`ociexport rm`: remove root filesystems, unwritable directories included."""
+"""`ociexport rm`: remove root filesystems, including unwritable directories."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` the options of this command."""
-    parser.add_argument("rootfs", metavar="ROOTFS", nargs="+", help="directory to remove with all that is in it")
+    """Add the options of this command to ``parser``."""
+    parser.add_argument("rootfs", metavar="ROOTFS", nargs="+", help="directory to remove, with everything in it")
     add_json_argument(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Remove each tree by descriptor: no link is followed out of it, and none goes if any may not."""
+    """Remove the trees; if one of them must not be removed, none is.
+
+    They are removed through descriptors, so no link leads out of them.
+    """
     places = [_verified_place(rootfs) for rootfs in options.rootfs]
     for rootfs, (parent, name) in zip(options.rootfs, places, strict=True):
         _remove(rootfs, parent, name)
@@ -32,7 +35,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _verified_place(rootfs: str) -> tuple[str, str]:
-    """Return the directory that ``rootfs`` is in, without links, and its name there, if it may be removed."""
+    """Return the directory that contains ``rootfs``, without links, and its name there, if it may be removed.
+
+    Raises:
+        UsageError: it can't be removed by name, or has mounts below it.
+        NotFoundError: it does not exist.
+    """
     path = rootfs.rstrip("/")
     parent, name = real_path(f"{os.path.dirname(path) or '.'}/."), os.path.basename(path)
     if name in ("", ".", ".."):
@@ -65,7 +73,7 @@ def _remove_tree(parent_fd: int, name: bytes) -> None:
     except PermissionError as error:
         if not can_enter_user_namespace():
             raise
-        # It may be what `unpack --userns` made, whose owners are this user's subordinate ids.
+        # `unpack --userns` may have made the tree; then its files belong to this user's subordinate ids.
         try:
             enter_user_namespace()
         except UsageError:

@@ -17,21 +17,21 @@ _DEFAULT_ADDRESS = "127.0.0.1:5000"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` the options of this command."""
+    """Add the options of this command to ``parser``."""
     parser.add_argument("layout", metavar="LAYOUT", help="directory of an OCI layout")
     parser.add_argument(
         "--addr",
         metavar="HOST:PORT",
         default=_DEFAULT_ADDRESS,
-        help=f"address to listen on; port 0 takes a free one (default: {_DEFAULT_ADDRESS})",
+        help=f"address to listen on; port 0 selects a free one (default: {_DEFAULT_ADDRESS})",
     )
     add_json_argument(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serve until Ctrl-C or SIGTERM; prints what can be pulled from where."""
+    """Serve until Ctrl-C or SIGTERM; the address and the images are printed first."""
     host, port = parse_address(options.addr)
-    # A server is ended by a signal as a matter of course.
+    # A signal is the normal end of a server: exit code 0.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.default_int_handler)
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _tell(options: argparse.Namespace, server: LayoutServer) -> None:
-    """Print the address on standard output, since a script that took port 0 reads it there, and what is served."""
+    """Print the address on standard output, where scripts that use port 0 read it, and the images that are served."""
     images = [
         f"{server.address}/{repository}:{tag}"
         for repository in server.catalog.repositories()
@@ -59,14 +59,14 @@ def _tell(options: argparse.Namespace, server: LayoutServer) -> None:
     for image in () if options.quiet else images:
         print(f"ociexport: serving {escaped(image)}", file=sys.stderr)
     for tag in () if options.quiet else server.catalog.unusable_tags():
-        print(f"ociexport: not served by name: {quoted(tag)}: no tag that a registry can have", file=sys.stderr)
+        print(f"ociexport: not served by name: {quoted(tag)}: not a valid tag for a registry", file=sys.stderr)
 
 
 def parse_address(text: str) -> tuple[str, int]:
     """Return host and port of ``host:port`` or ``[IPv6]:port``; a missing host is 127.0.0.1.
 
     Raises:
-        UsageError: it is of another form.
+        UsageError: ``text`` has another form.
     """
     host, colon, port = text.rpartition(":")
     is_bracketed = host.startswith("[") and host.endswith("]")

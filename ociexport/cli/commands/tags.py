@@ -14,16 +14,16 @@ from ociexport.transfer.sources.list_names import list_names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` the options of this command."""
+    """Add the options of this command to ``parser``."""
     parser.add_argument(
-        "repository", metavar="REPOSITORY", help="a repository, with no tag (alpine); or a layout or archive (./layout)"
+        "repository", metavar="REPOSITORY", help="repository without a tag (alpine), or layout or archive (./layout)"
     )
     add_json_argument(parser)
     add_registry_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print a tag a line, in the order of the registry; all of them or, after an error, none."""
+    """Print one tag per line, in the order of the registry; after an error, none is printed."""
     progress = progress_from(options)
     names = list_names(options.repository, options=registry_options_from(options), progress=progress)
     if options.json:
@@ -32,6 +32,6 @@ def run(options: argparse.Namespace) -> int:
     if not names:
         progress.say(f"{escaped(options.repository)}: no tags")
     for name in names:
-        # A registry may send anything; a line stays a line.
+        # A registry may send any characters; an escaped name stays on its line.
         sys.stdout.write(f"{escaped(name)}\n")
     return OK

@@ -1,4 +1,4 @@
-"""`ociexport treehash`: one digest of a whole tree."""
+"""`ociexport treehash`: print one digest of a whole directory tree."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ociexport.rootfs.treehash import hash_tree
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` the options of this command."""
-    parser.add_argument("rootfs", metavar="ROOTFS", help="directory whose tree is hashed")
-    parser.add_argument("--mtimes", action="store_true", help="times of modification count too")
+    """Add the options of this command to ``parser``."""
+    parser.add_argument("rootfs", metavar="ROOTFS", help="directory to hash, with everything in it")
+    parser.add_argument("--mtimes", action="store_true", help="include modification times in the digest")
     add_json_argument(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the digest of type, mode, owner, size, content, links, xattrs and devices of everything in the tree."""
+    """Print a digest over the type, mode, owner, size, content, links, xattrs and device of every file in the tree."""
     try:
         digest = hash_tree(options.rootfs, mtimes=options.mtimes)
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""`ociexport unpack`: apply an image's layers to a new root filesystem."""
+"""`ociexport unpack`: unpack an image into a new root filesystem, or into one tar."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ociexport.cli.options.json import add_json_argument
 from ociexport.cli.options.limits import add_limit_arguments, limits_from
 from ociexport.cli.options.platform import add_platform_argument, platform_from
 from ociexport.cli.options.progress import add_progress_arguments, progress_from
-from ociexport.cli.options.registry import add_registry_arguments, registry_options_from
-from ociexport.cli.options.signatures import add_signature_arguments, signature_policy_from, signed_source
+from ociexport.cli.options.registry import add_registry_arguments
+from ociexport.cli.options.signatures import add_signature_arguments, open_signed_source
 from ociexport.cli.output.unpack import print_result
 from ociexport.cli.process import reuse_freed_memory
 from ociexport.errors import UsageError
-from ociexport.images.source import ImageSource, servers_of
+from ociexport.images.source import servers_of
 from ociexport.layers.selection import PathSelection
 from ociexport.rootfs.disk.metadata import IdMap, XattrMode
 from ociexport.rootfs.disk.userns import enter_user_namespace
@@ -28,46 +28,51 @@ from ociexport.rootfs.unpack import UnpackOptions, unpack
 from ociexport.system.environment import source_date_epoch
 from ociexport.system.files import new_file
 from ociexport.system.host_paths import is_within, real_path, verify_outside
-from ociexport.system.progress.protocol import Progress, format_bytes
-from ociexport.transfer.sources.open import open_source
+from ociexport.system.progress.protocol import format_bytes
 
 if TYPE_CHECKING:
     from ociexport.rootfs.outputs.tar import FlattenResult
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` the options of this command."""
-    parser.add_argument("source", metavar="SRC", help="a layout (./layout, ./layout:tag, oci:…) or an image reference")
-    parser.add_argument("rootfs", metavar="ROOTFS", nargs="?", help="directory to make; absent or empty")
+    """Add the options of this command to ``parser``."""
+    parser.add_argument("source", metavar="SRC", help="layout (./layout, ./layout:tag, oci:…) or image reference")
+    parser.add_argument("rootfs", metavar="ROOTFS", nargs="?", help="directory to create; new or empty")
     parser.add_argument(
-        "--to-tar", metavar="FILE|-", help="instead of ROOTFS, write its content as one tar; - is standard output"
+        "--to-tar", metavar="FILE|-", help="write one tar instead of a ROOTFS directory; - is standard output"
     )
     add_platform_argument(parser)
-    parser.add_argument(
-        "--replace", action="store_true", help="swap a ROOTFS that is there for the new one, in one step"
-    )
+    parser.add_argument("--replace", action="store_true", help="atomically replace an existing ROOTFS by the new one")
     parser.add_argument(
         "--include",
         metavar="PATTERN",
         action="append",
         default=[],
-        help="unpack only these paths; '**' crosses slashes",
+        help="unpack only these paths; '**' also matches slashes; may be repeated",
     )
-    parser.add_argument("--exclude", metavar="PATTERN", action="append", default=[], help="leave these paths out")
+    parser.add_argument(
+        "--exclude",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help="skip these paths; may be repeated",
+    )
     parser.add_argument(
         "--bundle", action="store_true", help="make ROOTFS an OCI runtime bundle: config.json and rootfs"
     )
     parser.add_argument(
-        "--run-files", metavar="DIR", help="write what chroot, bwrap and systemd-nspawn need to run the image's command"
+        "--run-files",
+        metavar="DIR",
+        help="write the files that chroot, bwrap and systemd-nspawn need to run the image's command",
     )
-    parser.add_argument("--receipt", metavar="FILE", help="write what was unpacked and proven, as JSON")
+    parser.add_argument("--receipt", metavar="FILE", help="write a JSON record of what was unpacked and verified")
     parser.add_argument(
-        "--no-preflight", dest="preflight", action="store_false", help="do not look first whether there is room"
+        "--no-preflight", dest="preflight", action="store_false", help="do not check the free space first"
     )
     parser.add_argument(
         "--sync",
         action="store_true",
-        help="have ROOTFS on the disk itself, for a loss of power, before it gets its name",
+        help="sync ROOTFS to disk before renaming it into place",
     )
     _add_metadata_arguments(parser.add_argument_group("metadata"))
     add_limit_arguments(parser)
@@ -81,26 +86,26 @@ def _add_metadata_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--keep-dirlinks",
         action="store_true",
-        help="keep a symlink to a directory where a later layer has a directory",
+        help="keep a symlink to a directory if a later layer has a directory at its path",
     )
-    group.add_argument("--sparse", action="store_true", help="make holes of blocks of zeros")
+    group.add_argument("--sparse", action="store_true", help="write blocks of zeros as holes")
     group.add_argument(
         "--xattrs",
         choices=[mode.value for mode in XattrMode],
         default=XattrMode.WARN.value,
-        help="xattrs that the file system refuses: an error, a warning (default), or none are set at all",
+        help="xattrs that the file system refuses: strict fails, warn goes on (default); none sets no xattrs at all",
     )
     group.add_argument(
         "--devices",
         choices=["skip", "placeholder"],
         default="skip",
-        help="devices that can't be made: left out (default), or empty files",
+        help="devices that can't be created: skip them (default), or create empty files in their place",
     )
+    group.add_argument("--owners", metavar="FILE", help="write the owners in the image as an mtree specification")
     group.add_argument(
-        "--owners", metavar="FILE", help="write the owners that the image says, as an mtree specification"
-    )
-    group.add_argument(
-        "--userns", action="store_true", help="as an ordinary user: true owners, by this user's subordinate ids"
+        "--userns",
+        action="store_true",
+        help="as an ordinary user, keep the image's owners, mapped to this user's subordinate ids",
     )
     for kind in ("uid", "gid"):
         group.add_argument(
@@ -108,7 +113,7 @@ def _add_metadata_arguments(group: argparse._ArgumentGroup) -> None:
             metavar="IMAGE:HOST[:SIZE]",
             action="append",
             default=[],
-            help=f"give the image's {kind}s these on the host; may be repeated",
+            help=f"map the image's {kind}s to these {kind}s on the host; may be repeated",
         )
 
 
@@ -122,7 +127,7 @@ def run(options: argparse.Namespace) -> int:
     reuse_freed_memory()
     if options.to_tar is not None:
         return _write_tar(options)
-    # Before there is a user namespace, in which nobody knows whose a link is.
+    # This comes before the user namespace, in which the owner of a link can't be determined.
     options.tree = real_path(options.rootfs)
     _verify_places(options)
     if options.userns and os.geteuid() != 0:
@@ -146,11 +151,11 @@ def run(options: argparse.Namespace) -> int:
         owners_file=options.owners,
     )
     progress, began = progress_from(options), time.monotonic()
-    with closing(_open_signed(options, progress)) as source:
+    with closing(open_signed_source(options, progress)) as source:
         result = unpack(
             source, options.rootfs, platform=platform_from(options), options=unpack_options, progress=progress
         )
-    # Once more, now that the tree is there: by what other name it may be reached was not known before.
+    # Checked again, because the new tree may be reachable by another name that did not exist before.
     _verify_places(options)
     if options.run_files is not None and result.account is not None:
         from ociexport.rootfs.run.files import write_run_files  # noqa: PLC0415 - start-up: only this option needs it
@@ -170,15 +175,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _verify_places(options: argparse.Namespace) -> None:
-    """Return if what is written beside the tree can be, and is not in it: told before the tree is begun.
+    """Return if the files beside the tree can be written, and are outside it; call it before the tree is begun.
 
     Raises:
-        UsageError: it is in the tree, or leads through it.
-        OSError: there is no directory for it, or a directory in the place of a file, or the other way round.
+        UsageError: a path is in the tree, or leads through it.
+        OSError: a path's directory does not exist, or the path is a directory instead of a file or the reverse.
     """
     bundle = options.tree if options.bundle else None
     tree = os.path.join(options.tree, "rootfs") if options.bundle else options.tree
-    if options.owners is not None:  # begun before there is a bundle
+    if options.owners is not None:  # it is begun before the bundle exists
         _verify_place(options.owners, options.tree, "--owners")
     if options.receipt is not None:
         _verify_place(options.receipt, tree, "--receipt", bundle=bundle)
@@ -190,7 +195,7 @@ def _verify_place(path: str, tree: str, option: str, *, bundle: str | None = Non
     verify_outside(path, tree, option, bundle=bundle, is_directory=is_directory)
     parent = os.path.dirname(os.path.abspath(path))
     if bundle is not None and is_within(real_path(parent), bundle):
-        return  # which is made later
+        return  # the bundle's directories are made later
     if not os.path.isdir(parent):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     if os.path.exists(path) and os.path.isdir(path) != is_directory:
@@ -198,18 +203,12 @@ def _verify_place(path: str, tree: str, option: str, *, bundle: str | None = Non
         raise OSError(code, os.strerror(code), path)
 
 
-def _open_signed(options: argparse.Namespace, progress: Progress) -> ImageSource:
-    policy = signature_policy_from(options)
-    source = open_source(options.source, options=registry_options_from(options), progress=progress)
-    return signed_source(source, policy)
-
-
 def _selection_from(options: argparse.Namespace) -> PathSelection | None:
     return PathSelection.parse(tuple(options.include), tuple(options.exclude))
 
 
 def _write_tar(options: argparse.Namespace) -> int:
-    """Write the flattened tar; under its name only when all of it is proven."""
+    """Write the flattened tar; it gets its name only after everything in it was verified."""
     for flag, value in (
         ("--replace", options.replace),
         ("--sync", options.sync),
@@ -241,7 +240,7 @@ def _flatten(options: argparse.Namespace, write: Callable[[bytes | memoryview], 
 
     progress = progress_from(options)
     epoch = source_date_epoch()
-    with closing(_open_signed(options, progress)) as source:
+    with closing(open_signed_source(options, progress)) as source:
         result = flatten(
             source,
             write,

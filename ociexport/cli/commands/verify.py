@@ -1,4 +1,4 @@
-"""`ociexport verify`: say all that is wrong with a layout, an archive or an image in a registry."""
+"""`ociexport verify`: check a layout, an archive or a registry image for problems, and repair a layout."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import sys
 from ociexport.cli.exit_codes import INTEGRITY, OK
 from ociexport.cli.options.json import add_json_argument, print_json
 from ociexport.cli.options.limits import add_limit_arguments, limits_from
-from ociexport.cli.options.platform import named_choice_from
+from ociexport.cli.options.platform import add_several_platforms_arguments, named_choice_from
 from ociexport.cli.options.progress import add_progress_arguments, progress_from
 from ociexport.cli.options.registry import add_registry_arguments, registry_options_from
 from ociexport.errors import UsageError, escaped
+from ociexport.spec.digest import Digest
 from ociexport.system.progress.protocol import Progress
 from ociexport.verification.findings import Finding
 from ociexport.verification.repair import RepairResult, repair
@@ -19,19 +20,19 @@ from ociexport.verification.verify import Verification, verify
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` the options of this command."""
+    """Add the options of this command to ``parser``."""
     parser.add_argument(
         "source",
         metavar="SRC",
-        help="a layout or archive (all of it, or ./layout:tag), - for standard input, or an image reference",
+        help="layout or archive (all of it, or ./layout:tag), - for standard input, or image reference",
     )
     parser.add_argument(
-        "--deep", action="store_true", help="inflate all layers too, prove their diff_ids, and apply them in memory"
+        "--deep", action="store_true", help="also decompress all layers, check their diff_ids, and apply them in memory"
     )
     parser.add_argument(
         "--repair",
         action="store_true",
-        help="fetch again what is broken or missing in a layout, from what --from names",
+        help="fetch broken and missing blobs and documents of a layout again, from the sources in --from",
     )
     parser.add_argument(
         "--from",
@@ -39,24 +40,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SRC",
         action="append",
         default=[],
-        help="with --repair, look here: an image reference, a layout, an archive; or a registry (registry.example/), "
-        "for names on it in the layout's index.json; may be repeated",
+        help="with --repair, fetch from this image reference, layout or archive; a registry (registry.example/) stands "
+        "for its images named in the layout's index.json; may be repeated",
     )
+    parser.add_argument("--cache", metavar="DIR", help="with --repair, copy blobs from this cache directory")
     parser.add_argument(
-        "--cache", metavar="DIR", help="with --repair, take blobs from this directory that layouts share"
+        "--dry-run",
+        action="store_true",
+        help="with --repair, list what would be fetched and from where, and write nothing",
     )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="with --repair, say what would be fetched from whom, and write nothing"
+    parser.add_argument("--strict", action="store_true", help="require every manifest that an index lists")
+    add_several_platforms_arguments(
+        parser,
+        "check these platforms only; may be repeated (default: all in a layout or archive, this machine's in a "
+        "registry)",
+        "check all platforms in a registry too",
     )
-    parser.add_argument("--strict", action="store_true", help="what an index names must be there too")
-    parser.add_argument(
-        "--platform",
-        metavar="OS/ARCH[/VARIANT]",
-        action="append",
-        default=[],
-        help="look at these only; may be repeated (default: all of a layout or archive; of a registry this machine's)",
-    )
-    parser.add_argument("-a", "--all", action="store_true", help="look at all platforms in a registry too")
     add_json_argument(parser)
     add_limit_arguments(parser)
     add_progress_arguments(parser)
@@ -64,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print a line for each finding; the exit code is 7 where one of them is wrong."""
+    """Print a line for each finding; the exit code is 7 if any of them is a problem."""
     progress = progress_from(options)
     if options.repair:
         return _repair(options, progress)
@@ -90,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _repair(options: argparse.Namespace, progress: Progress) -> int:
-    """Print a line for each blob that was repaired, or would be, and then what is found afterwards."""
+    """Print a line for each blob that was repaired, or would be, and then the findings after the repair."""
     result = repair(
         options.source,
         origins=options.origins,
@@ -133,7 +132,7 @@ def _plan_to_json(result: RepairResult) -> dict[str, object]:
                 "size": one.size,
                 "asked": list(one.asked),
                 "notAsked": list(one.not_asked),
-                **({"digest": str(one.digest)} if one.digest is not None else {}),
+                **_digest_member(one.digest),
             }
             for one in result.planned
         ],
@@ -148,7 +147,7 @@ def _repairs_to_json(result: RepairResult) -> dict[str, object]:
                 "place": blob.place,
                 "size": blob.size,
                 "from": blob.origin,
-                **({"digest": str(blob.digest)} if blob.digest is not None else {}),
+                **_digest_member(blob.digest),
             }
             for blob in result.repaired
         ],
@@ -178,5 +177,9 @@ def _finding_to_json(finding: Finding) -> dict[str, object]:
         "wrong": finding.is_wrong,
         "place": finding.place,
         "message": finding.message,
-        **({"digest": str(finding.digest)} if finding.digest is not None else {}),
+        **_digest_member(finding.digest),
     }
+
+
+def _digest_member(digest: Digest | None) -> dict[str, object]:
+    return {"digest": str(digest)} if digest is not None else {}

@@ -1,4 +1,4 @@
-"""`ociexport which-layer`: say which layer of an image a path came from, and which touched it before."""
+"""`ociexport which-layer`: show which layer a path in an image came from, and which layers changed it."""
 
 from __future__ import annotations
 
@@ -7,35 +7,30 @@ import sys
 from collections.abc import Iterator
 
 from ociexport.cli.exit_codes import OK
-from ociexport.cli.options.access import (
-    access_from,
-    add_looking_arguments,
-    add_source_argument,
-    file_to_json,
-    layer_to_json,
-    named_bytes,
-    shown_path,
-)
+from ociexport.cli.options.access import access_from, add_looking_arguments, add_source_argument
 from ociexport.cli.options.json import add_json_argument, print_json
+from ociexport.cli.output.files import file_to_json, layer_to_json, named_bytes, shown_path
 from ociexport.cli.output.inspection import shown_step
 from ociexport.inspection.trace_path import PathTouch, PathTrace, Touch, trace_path
 from ociexport.layers.record import ChangeKind, LayerChange
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` the options of this command."""
+    """Add the options of this command to ``parser``."""
     add_source_argument(parser)
-    parser.add_argument("path", metavar="PATH", help="file, directory or link in it, or one that a layer deleted")
-    parser.add_argument("-L", "--follow", action="store_true", help="of a link, tell of what it leads to")
     parser.add_argument(
-        "--latest", action="store_true", help="read layers only until it is known which one made it what it is"
+        "path", metavar="PATH", help="file, directory or link in the image, or one that a layer deleted"
+    )
+    parser.add_argument("-L", "--follow", action="store_true", help="follow a link, and trace its target")
+    parser.add_argument(
+        "--latest", action="store_true", help="stop at the layer that gave PATH its content; read no lower layers"
     )
     add_json_argument(parser)
     add_looking_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print what is there and the layer that its content is from; then the layers that touched it, the newest first."""
+    """Print the file's type and the layer of its content; then the layers that changed it, the newest first."""
     trace = trace_path(
         options.source, options.path, follow=options.follow, latest=options.latest, access=access_from(options)
     )
@@ -71,7 +66,7 @@ def _lines(trace: PathTrace) -> Iterator[str]:
 
 
 def _cause(touch: PathTouch, trace: PathTrace) -> str:
-    """Say which entry did it, where it is not one of the path itself."""
+    """Return which entry caused the change, unless it is an entry for the path itself."""
     by = touch.by
     path = b"/" + by.path
     if touch.touch is not Touch.DELETED and path in (trace.path, trace.real_path):

@@ -1,4 +1,4 @@
-"""Whole numbers as options take them."""
+"""Parses whole numbers given as options."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ociexport.spec.numerals import MAX_SIZE, number_up_to
 
 
 def count_from(least: int) -> Callable[[str], int]:
-    """Return what reads an option's whole number, which is 0 or 1 at least."""
+    """Return the parser of an option's whole number, which must be at least ``least``: 0 or 1."""
     return functools.partial(_parse_count, least)
 
 

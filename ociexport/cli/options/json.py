@@ -1,8 +1,8 @@
 """The option ``--json``, the same for every command that has it.
 
-A command prints one object, in UTF-8, when it is done. ``jsonVersion`` grows when a member changes its meaning or goes;
-members may be added at any time. Members are in camelCase, as the specifications of images have theirs; digests are
-``algorithm:hex``, sizes bytes, times RFC 3339.
+A command prints one object, in UTF-8, when it is done. ``jsonVersion`` grows when a member changes its meaning or is
+removed; members may be added at any time. Names of members are in camelCase, as in the image specifications; digests
+are ``algorithm:hex``, sizes are in bytes, times are RFC 3339.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from collections.abc import Iterable, Mapping
 
 _JSON_VERSION = 1
 _END_OF_EMPTY_LIST = "[]\n}\n"
-# A byte that is no UTF-8, as `os.fsdecode` has it.
+# A byte that is not UTF-8, as `os.fsdecode` represents it.
 _OTHER_BYTE = re.compile("[\udc80-\udcff]")
 
 
 def add_json_argument(parser: argparse._ActionsContainer) -> None:
-    """Give ``parser`` the option."""
+    """Add the option to ``parser``."""
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
 
@@ -30,10 +30,10 @@ def print_json(command: str, members: Mapping[str, object]) -> None:
 
 
 def to_json_text(command: str, members: Mapping[str, object]) -> str:
-    """Return the result of ``command`` as it is printed, with the line's end.
+    """Return the result of ``command`` as it is printed, with a newline at its end.
 
-    A name of a file that is no UTF-8 has its other bytes as ``\\xNN``: half of a surrogate pair, as which Python has
-    them, is what strict readers of JSON refuse.
+    In a file name that is not UTF-8, the invalid bytes are written as ``\\xNN``. Python represents them as lone
+    surrogates, which strict JSON parsers refuse.
     """
     return _text_of({"jsonVersion": _JSON_VERSION, "command": command, **members}) + "\n"
 
@@ -41,12 +41,12 @@ def to_json_text(command: str, members: Mapping[str, object]) -> str:
 def print_json_list(command: str, members: Mapping[str, object], name: str, items: Iterable[object]) -> None:
     """Print the result of ``command`` as `print_json` does; its last member is a list, written item by item.
 
-    A listing may have millions of them, and as objects and text each takes some kilobytes.
+    A listing may have millions of items, and each takes some kilobytes as objects and text.
     """
     sys.stdout.write(to_json_text(command, {**members, name: []}).removesuffix(_END_OF_EMPTY_LIST) + "[")
     before, end = "\n", "]\n}\n"
     for item in items:
-        # No text within JSON has the end of a line.
+        # A JSON string holds no raw newline, so each newline here is between lines of the indentation.
         indented = _text_of(item).replace("\n", "\n    ")
         sys.stdout.write(f"{before}    {indented}")
         before, end = ",\n", "\n  ]\n}\n"

@@ -1,4 +1,4 @@
-"""The options about where images go: ``--out`` and ``--format``."""
+"""The options about where images are written, and in which format: ``--out`` and ``--format``."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ _COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")
 
 
 def add_out_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` the options."""
+    """Add the options to ``parser``."""
     parser.add_argument(
         "-o",
         "--out",
         metavar="PATH",
         required=True,
-        help="OCI layout (a directory: absent, empty or a layout), or an archive (a file *.tar; - is standard output)",
+        help="OCI layout (a new or empty directory, or a layout), or archive (a file *.tar; - is standard output)",
     )
     parser.add_argument(
         "--format",
         choices=_FORMATS,
-        help="of PATH, where its name does not tell; both archives are one: a layout in a tar, as docker load takes it",
+        help="format of PATH, if its name does not tell; both archives are the same: a layout in a tar, as docker load "
+        "accepts it",
     )
     parser.add_argument(
         "--decompress",
         action="store_true",
-        help="keep layers as plain tars; the manifest's digest is another then, docker's image ID stays",
+        help="store layers as plain tars; the manifest's digest changes, the image ID in docker does not",
     )
     parser.add_argument(
         "--legacy",
@@ -44,10 +45,10 @@ def add_out_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def is_archive(options: argparse.Namespace) -> bool:
-    """Whether the images go into one archive, and not into a layout.
+    """Whether the images are written into one archive; otherwise into a layout.
 
     Raises:
-        UsageError: the name is of a compressed archive, or options contradict each other.
+        UsageError: the name is that of a compressed archive, or options contradict each other.
     """
     archive = _is_archive(options)
     if not archive:
@@ -70,7 +71,7 @@ def _is_archive(options: argparse.Namespace) -> bool:
     if options.out.endswith(_COMPRESSED_SUFFIXES):
         raise UsageError(
             f"--out {quoted(options.out)}: expected a layout or *.tar, got a compressed archive",
-            hint=f"did you mean --out {_without_compression(options.out)}? layers are compressed as they are",
+            hint=f"did you mean --out {_without_compression(options.out)}? its layers are already compressed",
         )
     return options.out.endswith(".tar") or is_pipe(options.out)
 
@@ -82,7 +83,7 @@ def _without_compression(out: str) -> str:
 
 @contextmanager
 def opened_out(options: argparse.Namespace) -> Iterator[str | BinaryIO]:
-    """Give the path of the archive, or the stream that it is to be written to.
+    """Yield the path of the archive, or the stream to write it to.
 
     Raises:
         UsageError: standard output is a terminal.
@@ -104,5 +105,5 @@ def opened_out(options: argparse.Namespace) -> Iterator[str | BinaryIO]:
 
 
 def is_pipe(out: str) -> bool:
-    """Whether what goes to ``out`` can only be written in one pass."""
+    """Whether ``out`` is a stream, which can only be written from start to end."""
     return out == "-" or is_stream(out)

@@ -1,4 +1,4 @@
-"""The option ``--platform``, the same for every command that has it."""
+"""The options ``--platform``, ``--all`` and ``--sparse``."""
 
 from __future__ import annotations
 
@@ -14,46 +14,48 @@ from ociexport.spec.platforms import host_platform, parse_platform
 
 # crane's word for --all.
 _ALL = "all"
+_METAVAR = "OS/ARCH[/VARIANT]"
 
 
 def add_platform_argument(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` the option."""
+    """Add the option that selects one platform."""
     parser.add_argument(
         "--platform",
-        metavar="OS/ARCH[/VARIANT]",
-        help="of several platforms the one to take (default: DOCKER_DEFAULT_PLATFORM, or this machine's)",
+        metavar=_METAVAR,
+        help="platform to select from an index (default: DOCKER_DEFAULT_PLATFORM, or this machine's)",
     )
 
 
 def platform_from(options: argparse.Namespace) -> Platform:
-    """Return the platform that the command line or the environment asks for."""
+    """Return the platform that the command line or the environment requests."""
     return parse_platform(options.platform) if options.platform else _default_platform()
 
 
 def add_platforms_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` the options of a command that takes several platforms."""
-    parser.add_argument(
-        "--platform",
-        metavar="OS/ARCH[/VARIANT]",
-        action="append",
-        default=[],
-        help="the platforms to take; may be repeated (default: DOCKER_DEFAULT_PLATFORM, or this machine's)",
-    )
-    parser.add_argument(
-        "-a", "--all", action="store_true", help="take all platforms, and attestations: the index as it was published"
+    """Add the options of a command that copies one or more platforms."""
+    add_several_platforms_arguments(
+        parser,
+        "platforms to copy; may be repeated (default: DOCKER_DEFAULT_PLATFORM, or this machine's)",
+        "copy every platform and attestation, keeping the published index unchanged",
     )
     parser.add_argument(
         "--sparse",
         action="store_true",
-        help="keep the published index although it names platforms that are not taken",
+        help="keep the published index unchanged even if it lists platforms that are not copied",
     )
 
 
+def add_several_platforms_arguments(parser: argparse.ArgumentParser, which: str, all_of_them: str) -> None:
+    """Add a repeatable ``--platform`` with the help ``which``, and ``--all`` with the help ``all_of_them``."""
+    parser.add_argument("--platform", metavar=_METAVAR, action="append", default=[], help=which)
+    parser.add_argument("-a", "--all", action="store_true", help=all_of_them)
+
+
 def choice_from(options: argparse.Namespace) -> PlatformChoice:
-    """Return the platforms that the command line or the environment asks for.
+    """Return the platforms that the command line or the environment requests.
 
     Raises:
-        UsageError: one is no platform, or --all stands beside others.
+        UsageError: a platform is invalid, or --all is combined with others.
     """
     choice = named_choice_from(options)
     if choice is None:
@@ -62,14 +64,14 @@ def choice_from(options: argparse.Namespace) -> PlatformChoice:
 
 
 def named_choice_from(options: argparse.Namespace) -> PlatformChoice | None:
-    """Return the platforms that ``--platform`` and ``--all`` ask for; None where they are not given.
+    """Return the platforms that ``--platform`` and ``--all`` request; None without these options.
 
     Raises:
-        UsageError: one is no platform, or --all stands beside others.
+        UsageError: a platform is invalid, or --all is combined with others.
     """
     words = [word for text in options.platform for word in text.split(",")]
     if options.all and words:
-        # What is given for this command counts more than what is meant for all.
+        # The option from the command line takes precedence over the one from the configuration.
         if len(configured := {"platform", "all"} & getattr(options, "configured", {}).keys()) == 1:
             leave_out_configured(options, *configured)
         words = [word for text in options.platform for word in text.split(",")]

@@ -1,4 +1,4 @@
-"""How progress is shown: bars on a terminal, plain lines elsewhere, warnings only with ``--quiet``; and as events."""
+"""The options about progress: bars on a terminal, plain lines elsewhere, only warnings with ``--quiet``; and events."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 
 def add_progress_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` the options."""
-    parser.add_argument("--no-progress", action="store_true", help="plain lines, also on a terminal, for what is done")
+    """Add the options to ``parser``."""
+    parser.add_argument("--no-progress", action="store_true", help="log plain lines instead of bars on a terminal")
     parser.add_argument(
         "--events",
         metavar="FD|FILE",
-        help="write what happens as lines of JSON to an open file descriptor or a file",
+        help="log events as lines of JSON to an open file descriptor or a file",
     )
 
 
 def open_events(options: argparse.Namespace) -> None:
-    """Make of ``options.events``, where it is given, the lines that are written there; before all else is done.
+    """Replace the name in ``options.events``, if given, by an open event log; call it before any other work.
 
     Raises:
-        UsageError: it is in the tree that the command is about, or a stream of another user.
+        UsageError: the file is in the tree that the command works on, or is a stream of another user.
         OSError: the file can't be written.
     """
     if getattr(options, "events", None) is None:
@@ -49,9 +49,9 @@ def _is_descriptor(text: str) -> bool:
 
 
 def progress_from(options: argparse.Namespace) -> Progress:
-    """Return what the command tells its progress to."""
+    """Return the receiver of the command's progress."""
     shown = _shown_progress(options)
-    # A command without these options has nothing that takes long.
+    # A command without this option does nothing that takes long.
     events = getattr(options, "events", None)
     if events is None:
         return shown
@@ -61,7 +61,7 @@ def progress_from(options: argparse.Namespace) -> Progress:
 
 
 def _shown_progress(options: argparse.Namespace) -> Progress:
-    # Who asks for more gets it, also where the configuration has asked for less.
+    # --verbose takes precedence, because --quiet may come from the configuration.
     if options.quiet and not getattr(options, "verbose", False):
         return PlainProgress(quiet=True)
     if getattr(options, "no_progress", False):
@@ -74,10 +74,10 @@ def _shown_progress(options: argparse.Namespace) -> Progress:
 def _events_to(text: str) -> EventLines:
     from ociexport.system.progress.events import EventLines  # noqa: PLC0415 - start-up: as above
 
-    # No process has so many.
+    # The limit is beyond any possible descriptor.
     if (number := number_up_to(text, 10**9)) is not None:
         try:
-            # It is the caller's, who may go on writing to it.
+            # The descriptor belongs to the caller, who may go on writing to it: it is not closed.
             descriptor = open(number, "wb", buffering=0, closefd=False)  # noqa: SIM115
         except OSError as error:
             raise UsageError(
@@ -85,6 +85,6 @@ def _events_to(text: str) -> EventLines:
                 hint="for example --events 3 3>events.json",
             ) from error
         return EventLines(descriptor)
-    file = begin_file(text)  # open as long as the process
-    atexit.register(file.close)  # where the interpreter comes to an end by itself, with warnings of what is open
+    file = begin_file(text)  # stays open as long as the process
+    atexit.register(file.close)  # an interpreter that ends normally would warn of the open file
     return EventLines(file)

@@ -1,4 +1,4 @@
-"""The options about reaching registries, the same for every command that reads from one."""
+"""The options about registries, the same for every command that reads from one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ociexport.registry.options import DEFAULT_OPTIONS, Credentials, Mirror, Reg
 
 
 def add_registry_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` the options."""
+    """Add the options to ``parser``."""
     add_verbose_argument(parser)
     _add_credential_arguments(parser.add_argument_group("logging in to registries"))
     _add_reaching_arguments(parser.add_argument_group("reaching registries"))
@@ -22,21 +22,19 @@ def add_registry_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_verbose_argument(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` the option, which ``login`` has too."""
-    parser.add_argument(
-        "-v", "--verbose", action="store_true", help="tell of each request to a registry, and as whom it is made"
-    )
+    """Add the option, which ``login`` has too."""
+    parser.add_argument("-v", "--verbose", action="store_true", help="log each registry request and the identity used")
 
 
 def _add_credential_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--creds", metavar="USER:PASSWORD", help="user and password; others on this machine can see them"
+        "--creds", metavar="USER:PASSWORD", help="user and password; other users of this machine can see them"
     )
-    group.add_argument("-u", "--username", metavar="USER", help="with --password-stdin")
+    group.add_argument("-u", "--username", metavar="USER", help="user name; needs --password-stdin")
     group.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
-    group.add_argument("--registry-token", metavar="TOKEN", help="bearer token to send as it is")
+    group.add_argument("--registry-token", metavar="TOKEN", help="bearer token to send unchanged")
     group.add_argument(
-        "--authfile", metavar="FILE", type=Path, help="where to look for credentials, instead of podman's and docker's"
+        "--authfile", metavar="FILE", type=Path, help="file to read credentials from, instead of podman's and docker's"
     )
 
 
@@ -48,7 +46,7 @@ def _add_reaching_arguments(group: argparse._ArgumentGroup) -> None:
         action="append",
         default=[],
         type=_parse_mirror,
-        help="ask this server first, for images of REGISTRY or of any; may be given several times",
+        help="try this server first, for images of REGISTRY or of every registry; may be repeated",
     )
     group.add_argument(
         "-H",
@@ -57,47 +55,50 @@ def _add_reaching_arguments(group: argparse._ArgumentGroup) -> None:
         action="append",
         default=[],
         type=_parse_header,
-        help="send this to the registry, and to no other server; may be given several times",
+        help="send this header to the registry, and to no other server; may be repeated",
     )
     group.add_argument(
-        "--v1", action="store_true", help="speak Docker's first registry protocol, for registries of before 2015"
+        "--v1", action="store_true", help="use Docker's first registry protocol, for registries from before 2015"
     )
     group.add_argument(
-        "--foreign", action="store_true", help="fetch layers that the registry does not keep from where they say"
+        "--foreign", action="store_true", help="fetch layers that the registry does not store from their own URLs"
     )
 
 
 def add_tls_arguments(group: argparse._ArgumentGroup) -> None:
-    """Give ``group`` the options about TLS, which ``login`` has too."""
-    group.add_argument("--plain-http", action="store_true", help="speak http; loopback registries need no flag")
-    group.add_argument("--insecure", action="store_true", help="believe any TLS certificate")
-    group.add_argument("--tls-verify", choices=["true", "false"], help="false is --insecure, as skopeo has it")
+    """Add the options about TLS, which ``login`` has too."""
+    group.add_argument("--plain-http", action="store_true", help="use http; registries on loopback don't need this")
+    group.add_argument("--insecure", action="store_true", help="accept any TLS certificate")
+    group.add_argument("--tls-verify", choices=["true", "false"], help="false means --insecure, as in skopeo")
     group.add_argument(
-        "--cacert", "--ca-file", metavar="FILE", type=Path, help="authorities to believe beside the system's (PEM)"
+        "--cacert", "--ca-file", metavar="FILE", type=Path, help="trust these authorities beside the system's (PEM)"
     )
     group.add_argument(
-        "--cert-dir", metavar="DIR", type=Path, help="*.crt to believe, *.cert and *.key to show, for all hosts"
+        "--cert-dir",
+        metavar="DIR",
+        type=Path,
+        help="trust the authorities in *.crt, and send the client certificates in *.cert and *.key, for all hosts",
     )
 
 
 def _add_patience_arguments(group: argparse._ArgumentGroup) -> None:
     default = DEFAULT_OPTIONS
     for name, kind, meaning, value in [
-        ("--retry-times", count_from(0), "tries after the first, for what may pass", default.retry_times),
-        ("--retry-delay", _parse_seconds, "seconds before the first of them; it doubles", default.retry_delay_seconds),
+        ("--retry-times", count_from(0), "retries after a temporary failure", default.retry_times),
+        ("--retry-delay", _parse_seconds, "seconds before the first retry; it doubles", default.retry_delay_seconds),
         ("--max-wait", _parse_seconds, "longest Retry-After to obey, in seconds", default.max_wait_seconds),
-        ("--connect-timeout", _parse_seconds, "seconds for a connection to be made", default.connect_timeout_seconds),
-        ("--read-timeout", _parse_seconds, "seconds for the next bytes to arrive", default.read_timeout_seconds),
-        ("--stall-limit", count_from(0), "bytes/s; a slower body is asked for again", default.min_bytes_per_second),
+        ("--connect-timeout", _parse_seconds, "seconds to wait for a connection", default.connect_timeout_seconds),
+        ("--read-timeout", _parse_seconds, "seconds to wait for the next bytes", default.read_timeout_seconds),
+        ("--stall-limit", count_from(0), "bytes/s; a slower body is requested again", default.min_bytes_per_second),
     ]:
         group.add_argument(name, metavar="N", type=kind, default=value, help=f"{meaning} (default: {value:g})")
 
 
 def registry_options_from(options: argparse.Namespace) -> RegistryOptions:
-    """Return what the command line says about registries.
+    """Return the options about registries.
 
     Raises:
-        UsageError: options that exclude each other.
+        UsageError: options exclude each other.
     """
     if options.v1:
         leave_out_configured(options, "mirror")
@@ -125,15 +126,15 @@ def registry_options_from(options: argparse.Namespace) -> RegistryOptions:
 
 
 def is_insecure(options: argparse.Namespace) -> bool:
-    """Return whether any certificate is to be believed."""
+    """Return whether any certificate is accepted."""
     return bool(options.insecure or options.tls_verify == "false")
 
 
 def credentials_from(options: argparse.Namespace) -> Credentials | None:
-    """Return the credentials that the command line gives outright; None where it gives none.
+    """Return the credentials from the command line, or None without any.
 
     Raises:
-        UsageError: they are given in more ways than one, or by halves.
+        UsageError: they are given in more than one way, or are incomplete.
     """
     given = [
         name
@@ -156,16 +157,16 @@ def credentials_from(options: argparse.Namespace) -> Credentials | None:
 
 
 def read_password() -> str:
-    """Return the password on standard input, without the newline at its end.
+    """Return the password from standard input, without the newline at its end.
 
     Raises:
-        UsageError: there is none, or it is no text.
+        UsageError: it is empty, or is not text.
     """
     try:
         password = sys.stdin.read().removesuffix("\n").removesuffix("\r")
-        password.encode()  # where the locale knows no UTF-8, what is none comes as surrogates
+        password.encode()  # in a locale without UTF-8, Python reads invalid bytes as surrogates
     except UnicodeError as error:
-        # Not the bytes: they are a secret.
+        # The message leaves out the bytes: they are a secret.
         raise UsageError("--password-stdin: expected a password in UTF-8, got other bytes") from error
     if not password:
         raise UsageError("--password-stdin: expected a password, got nothing", hint="--password-stdin <password.txt")
@@ -180,7 +181,7 @@ def _parse_mirror(text: str) -> Mirror:
 def _parse_header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon or not name.strip() or not name.isascii() or not value.isprintable():
-        # Not the value: it may be a secret.
+        # The message leaves out the value: it may be a secret.
         raise UsageError(
             f"--header: expected NAME:VALUE, got {quoted(name)} and something else",
             hint="for example --header 'X-Trace: 1'",

@@ -1,31 +1,36 @@
-"""The option ``--verify-key``: whose signature an image must have."""
+"""The option ``--verify-key``: the keys that may have signed an image."""
 
 from __future__ import annotations
 
 import argparse
 from typing import TYPE_CHECKING
 
+from ociexport.cli.options.registry import registry_options_from
+from ociexport.transfer.sources.open import open_source
+
 if TYPE_CHECKING:
     from ociexport.images.signatures import SignaturePolicy
     from ociexport.images.source import ImageSource
+    from ociexport.system.progress.protocol import Progress
 
 
 def add_signature_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` the option."""
+    """Add the option to ``parser``."""
     parser.add_argument(
         "--verify-key",
         metavar="FILE",
         action="append",
         default=[],
-        help="take the image only with a cosign signature by this public key (PEM); of several, by any",
+        help="accept the image only with a cosign signature by this public key (PEM); if repeated, by any of them",
     )
 
 
 def signature_policy_from(options: argparse.Namespace) -> SignaturePolicy | None:
-    """Return which signatures an image must have; None for none.
+    """Return the signatures that an image must have, or None if none are required.
 
     Raises:
-        UsageError: a file has no public key. OSError: it can't be read.
+        UsageError: a file holds no public key.
+        OSError: a file can't be read.
     """
     if not options.verify_key:
         return None
@@ -35,8 +40,18 @@ def signature_policy_from(options: argparse.Namespace) -> SignaturePolicy | None
     return SignaturePolicy(tuple(map(VerificationKey.read, options.verify_key)))
 
 
+def open_signed_source(options: argparse.Namespace, progress: Progress) -> ImageSource:
+    """Return the image that SRC names, which gives its content only with a signature that ``--verify-key`` requires.
+
+    Raises:
+        as `signature_policy_from` and `open_source`.
+    """
+    policy = signature_policy_from(options)
+    return signed_source(open_source(options.source, options=registry_options_from(options), progress=progress), policy)
+
+
 def signed_source(source: ImageSource, policy: SignaturePolicy | None) -> ImageSource:
-    """Return ``source``, or what takes its image only if it is signed as ``policy`` wants it."""
+    """Return ``source``; with a policy, a source that gives the image only if its signature satisfies ``policy``."""
     if policy is None:
         return source
     from ociexport.images.signatures import require_signature  # noqa: PLC0415 - start-up: as above

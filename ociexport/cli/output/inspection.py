@@ -1,4 +1,4 @@
-"""What ``inspect`` prints: one thing a line for people, with nothing that a terminal would obey, or JSON."""
+"""What ``inspect`` prints: one item per line for people, with control characters escaped, or JSON."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NAME_COLUMNS = 15
 
 
 def inspection_lines(inspection: Inspection) -> Iterator[str]:
-    """Yield the lines; those of one manifest come after those of the index that lists it."""
+    """Yield the lines; those of a manifest follow those of the index that lists it."""
     yield _line("name", printable(inspection.name))
     top = inspection.top
     if isinstance(top, Index):
@@ -112,8 +112,8 @@ def _layer_lines(image: InspectedImage) -> Iterator[str]:
 
 
 def shown_step(step: HistoryEntry) -> str:
-    """Return what a step of the history did, as a line may show it."""
-    return printable(" ".join((step.created_by or step.comment or "(not said)").split()))
+    """Return the command of a history entry in a form that is safe to print on a line."""
+    return printable(" ".join((step.created_by or step.comment or "(not stated)").split()))
 
 
 def _layer_line(number: int, descriptor: Descriptor) -> str:
@@ -130,7 +130,7 @@ def _map_lines(texts: Mapping[str, str]) -> Iterator[str]:
 
 
 def _section(name: str, lines: Iterable[str]) -> Iterator[str]:
-    """Yield a name and, indented, what belongs to it; nothing where that is nothing."""
+    """Yield a heading and the indented lines below it; nothing if there are no lines."""
     for number, line in enumerate(lines):
         if number == 0:
             yield f"{name}:"
@@ -193,7 +193,7 @@ def _image_to_json(image: InspectedImage) -> dict[str, object]:
 
 
 def _config_to_json(descriptor: Descriptor | None, config: ImageConfig | None) -> dict[str, object]:
-    # A manifest of schema 1 names no config; the one that it becomes is known with its layers.
+    # A manifest of schema 1 names no config; its converted config is known only after its layers are fetched.
     members: dict[str, object] = {
         "digest": str(descriptor.digest) if descriptor is not None else None,
         "mediaType": descriptor.media_type if descriptor is not None else None,

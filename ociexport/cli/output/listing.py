@@ -1,28 +1,28 @@
-"""What ``ls`` prints for people: a path a line, or what ``tar tv`` tells of it."""
+"""What ``ls`` prints for people: one path per line, or the columns of ``tar tv``."""
 
 from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
 
-from ociexport.cli.options.access import shown_path, shown_time
+from ociexport.cli.output.files import shown_path, shown_time
 from ociexport.cli.output.inspection import shown_step
 from ociexport.inspection.list_files import ListedFile, ListedLayer
 from ociexport.layers.record import ChangeKind, LayerChange
 from ociexport.layers.tar.reader import DEVICE_TYPES, FILE_FORMATS, EntryType
 from ociexport.system.progress.protocol import format_bytes
 
-# Of a long line, up to the path: ``-rw-r--r-- 0/0              12 2024-11-05 22:03``.
+# The width of a long line up to the path: ``-rw-r--r-- 0/0              12 2024-11-05 22:03``.
 _COLUMNS = 49
 
 
 def named_path(file: ListedFile) -> bytes:
-    """Return the path of a file, with a slash at its end where it is a directory's."""
+    """Return the path of a file, with a slash at its end for a directory."""
     return file.path + b"/" if file.type is EntryType.DIRECTORY and file.path != b"/" else file.path
 
 
 def long_line(file: ListedFile) -> str:
-    """Return all that is told of a file, in columns."""
+    """Return the columns that describe a file."""
     mode = stat.filemode(FILE_FORMATS[file.type] | file.mode)
     size = "{},{}".format(*file.device) if file.type in DEVICE_TYPES else str(file.size)
     time = shown_time(file.mtime_ns)
@@ -32,7 +32,7 @@ def long_line(file: ListedFile) -> str:
 
 
 def layer_lines(listed: ListedLayer, *, long: bool) -> Iterator[str]:
-    """Yield a line for a layer, and one for each thing that it says, in its own order."""
+    """Yield a line for a layer, and one for each of its changes, in the layer's order."""
     layer = listed.origin.layer
     step = f"  {shown_step(listed.origin.step)}" if listed.origin.step is not None else ""
     yield (

@@ -1,4 +1,4 @@
-"""What `ociexport pull` tells of what it did, or would do: for people, as JSON, and as a file of digests."""
+"""What `ociexport pull` prints about the images that it pulled, or would pull: lines, JSON, and a file of digests."""
 
 from __future__ import annotations
 
@@ -18,18 +18,22 @@ if TYPE_CHECKING:
     from ociexport.transfer.result import PulledManifest, PullResult
 
 
+# For `PlannedImage.credentials` of None: the server gave the manifest without a login.
+_ANONYMOUS = "anonymous: the registry asked for no credentials"
+
+
 class PullReport:
-    """Tells of each image when it is there, and of all at the end.
+    """Reports each image when it is complete, and all of them at the end.
 
     Args:
-        progress: told what people want to know.
-        out: where the data goes.
-        place: where the images go, for people.
-        as_json: whether that is one JSON object.
-        digests: a file for the digests, one a line.
+        progress: receives the messages for people.
+        out: receives the results.
+        place: the destination of the images, as messages name it.
+        as_json: whether to write the results as one JSON object.
+        digests: a file for the digests, one per line.
 
     Attributes:
-        code: that the command is to end with: of the first failure.
+        code: the exit code of the command: that of the first failure.
     """
 
     def __init__(self, progress: Progress, out: TextIO, *, place: str, as_json: bool, digests: BinaryIO | None) -> None:
@@ -44,7 +48,7 @@ class PullReport:
         self.code = OK
 
     def add(self, *results: PullResult) -> None:
-        """Tell of images that are there, and came together."""
+        """Report images that are complete and were pulled together."""
         seconds, self._began = time.monotonic() - self._began, time.monotonic()
         self._results += results
         for result in results:
@@ -56,13 +60,13 @@ class PullReport:
                 self._out.flush()
 
     def add_failure(self, image: str, error: OciexportError) -> None:
-        """Tell of an image that did not come, although others may."""
+        """Report an image that could not be pulled; others may follow."""
         code = report_error(error, proof_of("pull", image))
         self.code = self.code or code
         self._failures.append({"image": image, "error": one_line(error), "exitCode": exit_code_of(error)})
 
     def end(self) -> None:
-        """Tell what is told of all images together."""
+        """Write the digests and the JSON object of all images."""
         if self._digests is not None:
             self._digests.writelines(f"{result.digest}\n".encode() for result in self._results)
         if self._is_json:
@@ -82,7 +86,7 @@ def _what_it_is(result: PullResult) -> str:
 def _how_it_came(result: PullResult) -> str:
     fetched = f"{result.fetched_blobs} blobs ({format_bytes(result.fetched_bytes)}) fetched"
     if result.companions:
-        fetched = f"with {len(result.companions)} that are about it, {fetched}"
+        fetched = f"with {len(result.companions)} artifacts that refer to it, {fetched}"
     return f"{fetched}, {result.reused_blobs} ({format_bytes(result.reused_bytes)}) already there"
 
 
@@ -110,7 +114,7 @@ def _manifest_to_json(manifest: PulledManifest) -> dict[str, object]:
 
 
 def tell_plan(plan: PullPlan, options: argparse.Namespace) -> int:
-    """Print what a pull would do; returns the code that the pull would end with, as far as that is known."""
+    """Print what a pull would do, and return the exit code that the pull would have, as far as it is known."""
     if options.json:
         print_json("pull", {"dryRun": True, **_plan_to_json(plan, options.out)})
     else:
@@ -122,7 +126,7 @@ def tell_plan(plan: PullPlan, options: argparse.Namespace) -> int:
             f"to fetch: {len(missing)} blobs ({format_bytes(plan.fetch_bytes)}), "
             f"{len(blobs) - len(missing)} already there"
         )
-        free = f", {format_bytes(plan.free_bytes)} are free" if plan.free_bytes is not None else ""
+        free = f", {format_bytes(plan.free_bytes)} free" if plan.free_bytes is not None else ""
         print(f"to write: {format_bytes(plan.write_bytes)} into {_described(options)}{free}")
     if plan.fits or plan.free_bytes is None:
         return OK
@@ -139,9 +143,10 @@ def _print_image(planned: PlannedImage) -> None:
     image = planned.image
     print(f"image {image.source.display_name}: {planned.converted or image.listed.digest}")
     if planned.served_by is not None:
-        print(f"  from {planned.served_by}, asked as {planned.credentials or 'nobody: no credentials were wanted'}")
+        identity = f"asked as {planned.credentials}" if planned.credentials else _ANONYMOUS
+        print(f"  from {planned.served_by}, {identity}")
     for one in image.manifests:
-        what = "a manifest to be made of it" if planned.converted is not None else f"manifest {one.manifest.digest}"
+        what = "a converted manifest" if planned.converted is not None else f"manifest {one.manifest.digest}"
         print(f"  {what}" + (f" for {one.platform}" if one.platform is not None else ""))
     for blob in planned.blobs:
         print(f"  {blob.title}: {format_bytes(blob.descriptor.size)}, {_state_of(blob)}")
@@ -153,13 +158,13 @@ def _state_of(blob: PlannedBlob) -> str:
     if blob.is_there:
         return "already there"
     if blob.there_bytes:
-        return f"to go on at {blob.there_bytes} of {blob.descriptor.size} bytes"
+        return f"to resume at {blob.there_bytes} of {blob.descriptor.size} bytes"
     return "to fetch"
 
 
 def _described(options: argparse.Namespace) -> str:
     out = "standard output" if options.out == "-" else options.out
-    return out if os.path.lexists(options.out) or options.out == "-" else f"{out}, which is new"
+    return out if os.path.lexists(options.out) or options.out == "-" else f"{out} (new)"
 
 
 def _plan_to_json(plan: PullPlan, out: str) -> dict[str, object]:
@@ -172,7 +177,7 @@ def _plan_to_json(plan: PullPlan, out: str) -> dict[str, object]:
                 "credentials": planned.credentials,
                 "manifests": [
                     {
-                        # Of what is to be converted they are known only when the layers are there.
+                        # Those of a converted image are known only after its layers are fetched.
                         "digest": str(one.manifest.digest) if planned.converted is None else None,
                         "configDigest": str(one.manifest.config.digest) if planned.converted is None else None,
                         "isImage": one.config is not None,

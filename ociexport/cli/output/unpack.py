@@ -1,4 +1,4 @@
-"""What `ociexport unpack` tells when it is done: the manifest's digest, or all of it as JSON."""
+"""The result that `ociexport unpack` prints: the manifest's digest, or a JSON object."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def print_result(options: argparse.Namespace, source: str, result: UnpackResult | FlattenResult) -> None:
-    """Print what was unpacked; on standard error where standard output is the tar itself, and only as JSON there.
+    """Print the result; if standard output is the tar itself, print JSON on standard error, or nothing.
 
     Args:
-        options: of the command.
-        source: how messages call the image.
-        result: of the work.
+        options: the command's options.
+        source: the name of the image in messages.
+        result: what was unpacked.
     """
-    # A stream may be standard output by another name.
+    # A stream may be standard output under another name.
     is_stdout_taken = options.to_tar is not None and (options.to_tar == "-" or is_stream(options.to_tar))
     out = sys.stderr if is_stdout_taken else sys.stdout
     if options.json:
