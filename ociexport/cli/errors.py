@@ -52,7 +52,7 @@ def path_hint_of(error: BaseException, image: str) -> str | None:
 
 
 def proof_of(command: str, image: str) -> str | None:
-    """Return the command that lists all problems of ``image`` after ``command`` has met one; None if there is none."""
+    """Return the command that lists all problems of ``image`` after ``command`` met one; None for other commands."""
     if image == "-" or command not in _MET_BY:
         return None
     return f"ociexport verify {_MET_BY[command]}{shlex.quote(image)}"
@@ -83,7 +83,7 @@ def _hint_of(error: BaseException, proof: str | None) -> str | None:
     if isinstance(error, UnicodeEncodeError):
         return "PYTHONUTF8=1 makes names UTF-8 whatever the locale"
     if _is_disk_full(error):
-        # Small files use up inodes before bytes; the error then says so.
+        # Small files use up inodes before bytes; the error's text then names inodes.
         unit = "-i" if "inodes" in (error.strerror or "") else "-h"
         return f"check the free space: df {unit} {shlex.quote(_nearest_directory(_path_of(error)))}"
     if isinstance(error, TransferError) and error.url:

@@ -75,12 +75,12 @@ class CommandParser(argparse.ArgumentParser):
                 f"{self._command}: expected {missing.replace(', ', ' and ')}, got none",
                 hint=f"for example {self._example}" if self._example else f"see {self.prog} --help",
             )
-        told = message.removeprefix("argument ")
-        if told.endswith(_NO_VALUE):
-            option = told.removesuffix(_NO_VALUE)
+        text = message.removeprefix("argument ")
+        if text.endswith(_NO_VALUE):
+            option = text.removesuffix(_NO_VALUE)
             value = next(action.metavar for action in self._actions if option == "/".join(action.option_strings))
-            told = f"{option}: expected {value or 'a value'}, got nothing"
-        raise UsageError(told, hint=f"see {self.prog} --help")
+            text = f"{option}: expected {value or 'a value'}, got nothing"
+        raise UsageError(text, hint=f"see {self.prog} --help")
 
     @property
     def _command(self) -> str:
@@ -149,8 +149,8 @@ class CommandParser(argparse.ArgumentParser):
             return super()._get_value(action, arg_string)
         except argparse.ArgumentError as error:
             kind = _KINDS.get(action.type)  # type: ignore[call-overload] # any callable
-            told = f"expected {kind}, got {quoted(arg_string)}" if kind else error.message
-            raise UsageError(f"{_shown(action)}: {told}", hint=f"see {self.prog} --help") from error
+            text = f"expected {kind}, got {quoted(arg_string)}" if kind else error.message
+            raise UsageError(f"{_shown(action)}: {text}", hint=f"see {self.prog} --help") from error
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--to-tar", metavar="FILE|-", help="write one tar instead of a ROOTFS directory; - is standard output"
     )
     add_platform_argument(parser)
-    parser.add_argument("--replace", action="store_true", help="atomically replace an existing ROOTFS by the new one")
+    parser.add_argument("--replace", action="store_true", help="atomically replace an existing ROOTFS with the new one")
     parser.add_argument(
         "--include",
         metavar="PATTERN",

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --repair, list what would be fetched and from where, and write nothing",
     )
-    parser.add_argument("--strict", action="store_true", help="require every manifest that an index lists")
+    parser.add_argument("--strict", action="store_true", help="require everything that an index lists")
     add_several_platforms_arguments(
         parser,
         "check these platforms only; may be repeated (default: all in a layout or archive, this machine's in a "

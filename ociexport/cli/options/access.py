@@ -14,7 +14,7 @@ from ociexport.inspection.access import Access
 
 def add_source_argument(parser: argparse.ArgumentParser) -> None:
     """Add the argument for the image to look into."""
-    parser.add_argument("source", metavar="SRC", help="an image reference, a layout or an archive; - is standard input")
+    parser.add_argument("source", metavar="SRC", help="image reference, layout or archive; - is standard input")
 
 
 def add_looking_arguments(parser: argparse.ArgumentParser) -> None:

@@ -100,14 +100,14 @@ def _config_lines(config: ImageConfig) -> Iterator[str]:
 
 def _layer_lines(image: InspectedImage) -> Iterator[str]:
     """Yield the layers and the steps that made them, oldest first; a dash stands for a step that made no layer."""
-    told = set()
+    shown = set()
     for line in image.history:
         if line.layer is not None:
-            told.add(line.layer)
+            shown.add(line.layer)
             yield _layer_line(line.layer, image.manifest.layers[line.layer - 1])
         yield f"{'  ' if line.layer is not None else '- '} {shown_step(line.entry)}"
     for number, descriptor in enumerate(image.manifest.layers, start=1):
-        if number not in told:
+        if number not in shown:
             yield _layer_line(number, descriptor)
 
 
