@@ -1,4 +1,4 @@
-"""The memory of a command that makes and frees chunk after chunk."""
+"""The memory of a command that allocates and frees chunk after chunk."""
 
 from __future__ import annotations
 

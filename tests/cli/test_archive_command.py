@@ -1,4 +1,4 @@
-"""Archives as `ociexport pull` writes them: to files, pipes, devices and standard output; and who reads them."""
+"""Archives that `ociexport pull` writes to files, pipes, devices and standard output; and other tools reading them."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_terminal_gets_no_archive(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["/dev/stdout", "/proc/self/fd/1", "/dev/fd/1"])
 def test_open_file_by_its_name_is_written_and_not_replaced(registry: FakeRegistry, tmp_path: Path, name: str) -> None:
-    """Root would have put the archive in the place of /dev/stdout itself."""
+    """Root would otherwise have replaced /dev/stdout itself with the archive."""
     reference = IMAGE.serve(registry, "library/app", "1")
     before = os.readlink("/dev/stdout")
     with (tmp_path / "a").open("wb") as out:
@@ -118,7 +118,7 @@ def test_open_file_by_its_name_is_written_and_not_replaced(registry: FakeRegistr
 
 
 def test_streams_take_other_files_too(registry: FakeRegistry, tmp_path: Path) -> None:
-    """What is written aside and renamed elsewhere: a list of digests, the tar of a tree."""
+    """A list of digests and the tar of a tree, which for a regular file are written aside and renamed."""
     reference = IMAGE.serve(registry, "library/app", "1")
     before = os.readlink("/dev/stderr")
     with (tmp_path / "a").open("wb") as out:
@@ -136,7 +136,7 @@ def test_streams_take_other_files_too(registry: FakeRegistry, tmp_path: Path) ->
 
 
 def test_device_takes_an_archive(registry: FakeRegistry, tmp_path: Path) -> None:
-    """A tape does; and /dev/null, for who only wants to know whether an image is whole."""
+    """A tape does; and /dev/null, to check an image without storing it."""
     ended = run_command("pull", IMAGE.serve(registry, "library/app"), "-q", "--out", "/dev/null", home=tmp_path)
     assert (ended.returncode, ended.stdout) == (0, "")
 
@@ -164,7 +164,7 @@ def test_compressed_archive_is_not_taken_for_a_layout(tmp_path: Path) -> None:
     )
 
 
-# Those who read it
+# Other tools read it
 
 
 @pytest.mark.system

@@ -1,4 +1,4 @@
-"""commands.completion: the shells themselves complete commands, options, values and files with what it prints."""
+"""commands.completion: real shells complete commands, options, values and files with the printed script."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from tests.support.command import command_environment, run_command
 from tests.support.system_parts import require
 
-# What is typed before the tabulator, and what the line is then.
+# The text typed before Tab, and the completed line.
 _TYPED = [
     ("ociexport unpac", "ociexport unpack "),
     ("ociexport pull x --digestf", "ociexport pull x --digestfile "),
@@ -39,14 +39,14 @@ def home(tmp_path: Path) -> Path:
 def script(shell: str, home: Path) -> Path:
     ended = run_command("completion", shell, home=home)
     assert (ended.returncode, ended.stderr) == (0, "")
-    # zsh finds it by this name.
+    # zsh finds the script by this name.
     path = home / "scripts" / "_ociexport"
     path.write_text(ended.stdout)
     return path
 
 
 class Shell:
-    """A shell on a terminal, at which somebody types."""
+    """An interactive shell on a terminal."""
 
     def __init__(self, arguments: list[str], home: Path) -> None:
         environment = command_environment(home, TERM="dumb", PS1="> ", LC_ALL="C.UTF-8")
@@ -63,7 +63,7 @@ class Shell:
         os.close(follower)
 
     def type(self, text: str, until: Callable[[str], bool]) -> str:
-        """Type ``text``, and return what came of it when it is as it should be, or nothing more comes."""
+        """Type ``text``, and return the line once it is as expected, or once no more output arrives."""
         os.write(self._leader, text.encode())
         seen, deadline = b"", time.monotonic() + 20
         while time.monotonic() < deadline and not until(seen.decode(errors="replace")):
@@ -90,7 +90,7 @@ def test_shell_completes_what_is_typed(shell: str, home: Path) -> None:
     try:
         terminal.type(f"{begin}; echo rea''dy\n", lambda seen: "ready\r\n" in seen)
         for typed, completed in _TYPED:
-            # Ctrl-U takes away what stood there.
+            # Ctrl-U clears the line.
             shown = terminal.type(f"\x15{typed}\t", lambda seen, completed=completed: completed in seen)  # type: ignore[misc]
             assert completed in shown
     finally:

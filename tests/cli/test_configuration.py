@@ -1,4 +1,4 @@
-"""configuration: defaults from a file and the environment, in one order; what is wrong in them is told."""
+"""configuration: defaults from a file and the environment, in order of precedence; errors in them are reported."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_top_level_is_for_commands_that_have_the_option(file: Path) -> None:
 def test_file_of_the_user_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: str | None, machine: str, jobs: int
 ) -> None:
-    """The machine's file can't be tried here: it is in /etc. One file is read, as tools of this field do."""
+    """The machine's file is in /etc, so it can't be tested here. Like other tools of the field, we read one file."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     if user is not None:
         (tmp_path / "ociexport").mkdir()
@@ -59,7 +59,7 @@ def test_file_of_the_user_is_found(
 
 
 def test_directory_that_may_not_be_looked_into_has_no_file(tmp_path: Path) -> None:
-    """As after sudo -u, which may keep the variables of another user."""
+    """sudo -u may keep the variables of another user."""
     (tmp_path / "ociexport").symlink_to("ociexport")
     assert configuration_path({"XDG_CONFIG_HOME": str(tmp_path)}) is None
 
@@ -153,7 +153,7 @@ def test_variable_for_no_command_is_told_once_and_the_work_goes_on(
 ) -> None:
     monkeypatch.setenv("OCIEXPORT_JBOS", "7")
     monkeypatch.setenv("OCIEXPORT_\x1b[31m", "7")
-    # For another command, empty, and the file's own.
+    # A variable for another command, an empty one, and the file's own.
     monkeypatch.setenv("OCIEXPORT_DEEP", "1")
     monkeypatch.setenv("OCIEXPORT_TYPO", "")
     monkeypatch.setenv("OCIEXPORT_CONFIG", os.devnull)
@@ -191,7 +191,7 @@ def test_each_command_can_be_configured(name: str) -> None:
     ],
 )
 def test_options_may_stand_before_the_command(words: list[str]) -> None:
-    """As skopeo, podman and git have those that are for all commands."""
+    """skopeo, podman and git have their global options there."""
     options = parse_command_line(words)
     assert (options.command, options.quiet, options.jobs, options.out, options.images) == (
         "pull",

@@ -1,4 +1,4 @@
-"""`ociexport ls`, `cat` and `which-layer`: what people, scripts and terminals get, from wherever the image is."""
+"""`ociexport ls`, `cat` and `which-layer`: output for people, scripts and terminals, from every kind of source."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def layout(tmp_path: Path) -> Path:
 
 
 def printed(home: Path, *arguments: str | Path) -> bytes:
-    """Return what a command prints, as bytes, and that it says nothing else."""
+    """Return the bytes that a command prints; assert that standard error is empty."""
     ended = subprocess.run(
         command_line(arguments[0], AMD64_OPTION, "-q", *arguments[1:]),
         env=command_environment(home),
@@ -118,7 +118,7 @@ def test_limits_can_be_raised_as_errors_advise(tmp_path: Path, words: list[str])
 
 
 def test_options_may_stand_before_the_path(layout: Path, tmp_path: Path) -> None:
-    """argparse alone would refuse PATH behind an option."""
+    """argparse alone would refuse PATH after an option."""
     assert printed(tmp_path, "ls", layout, "--long", "/null").endswith(b" /null\n")
     ended = run_command("ls", layout, "-l", "/null", "surplus", home=tmp_path)
     message = "ls: expected SRC PATH, got 'surplus' too"
@@ -130,7 +130,7 @@ def test_scripts_get_names_as_they_are(layout: Path, tmp_path: Path) -> None:
     assert names == [b"/bin/", b"/caf\xe9", b"/data/", b"/" + HOSTILE.encode(), b"/etc/", b"/null", b"/sh", b""]
     text = printed(tmp_path, "ls", "--json", layout)
     told = json.loads(text)
-    # Written file by file, and yet as all other results are.
+    # It is written file by file, in the same form as all other results.
     assert text.decode() == json.dumps(told, indent=2) + "\n"
     assert (told["jsonVersion"], told["command"], told["source"]) == (1, "ls", str(layout))
     files = {file["path"]: file for file in told["files"]}
@@ -222,7 +222,7 @@ def test_terminal_gets_nothing_of_a_file_that_it_would_obey(layout: Path, tmp_pa
 
 
 def test_reader_that_has_read_enough_ends_cat_as_it_ends_others(tmp_path: Path) -> None:
-    """128 + SIGPIPE, and not a word."""
+    """128 + SIGPIPE, and no message."""
     write_layout(tmp_path / "layout", {"1": build_image([[member("f", b"line\n" * 1_000_000)]])})
     command = command_line("cat", "-q", AMD64_OPTION, tmp_path / "layout", "f")
     ended = subprocess.run(

@@ -1,4 +1,4 @@
-"""`ociexport inspect`: for people, for scripts, and byte for byte."""
+"""`ociexport inspect`: output for people, for scripts, and byte for byte."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def layout(tmp_path: Path) -> Path:
 
 
 def inspect_bytes(home: Path, *arguments: str | Path) -> bytes:
-    """Return what ``inspect`` prints, with no decoding in between."""
+    """Return the undecoded output of ``inspect``."""
     command = command_line("inspect", *arguments)
     return subprocess.run(command, env=command_environment(home), capture_output=True, check=True, timeout=60).stdout
 

@@ -137,7 +137,7 @@ def test_file_of_another_kind_is_left_alone(home: Path, monkeypatch: pytest.Monk
 
 
 def test_helper_keeps_the_secret(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """docker/cli: the file remembers only that somebody is logged in."""
+    """docker/cli: the file records only that there is a login."""
     store = home / "store"
     helper = home / "bin" / "docker-credential-test"
     helper.parent.mkdir()
@@ -173,7 +173,7 @@ def test_docker_hub_goes_by_the_name_that_each_tool_has_for_it(
 def test_login_that_another_file_goes_before_is_told(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An old login of podman's would be used in its place."""
+    """An old login of podman's would be used instead."""
     monkeypatch.setattr("ociexport.registry.client.RegistryClient.verify_login", lambda self, registry: True)
     assert _login(monkeypatch, "--compat", "containers", "reg.example") == 0
     capsys.readouterr()

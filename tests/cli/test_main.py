@@ -1,4 +1,4 @@
-"""cli: every error one line and its exit code, whichever module raised it."""
+"""cli: every error is one line and has its exit code, whichever module raised it."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_error_is_one_line_that_no_terminal_obeys(
 
 
 def test_host_that_a_redirect_named_is_quoted_in_a_command_to_type(capsys: pytest.CaptureFixture[str]) -> None:
-    """A registry chooses where it sends us; what its host is called is for no shell to obey."""
+    """A registry chooses the host of a redirect, so its name must not be interpreted by a shell."""
     report_error(errors.TransferError("no connection", url="http://x;id;/storage"))
     assert capsys.readouterr().err == (
         "ociexport: error: no connection\nhint: check whether the server can be reached from here: curl -I 'http://x;id;/v2/'\n"
@@ -172,7 +172,7 @@ def test_every_command_has_help_and_quiet(capsys: pytest.CaptureFixture[str], na
 
 
 def test_public_names_are_there() -> None:
-    """Whatever is not in `__all__` may change; what is, loads."""
+    """Every name in `__all__` loads; only these names are public."""
     for name in ociexport.__all__:
         assert getattr(ociexport, name) is not None
     assert dir(ociexport) == sorted(ociexport.__all__)

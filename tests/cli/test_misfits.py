@@ -1,4 +1,4 @@
-"""Configured defaults that do not fit a command are left out; the same on the command line is told."""
+"""Configured defaults that don't fit a command line are ignored; the same option on the command line is an error."""
 
 from __future__ import annotations
 

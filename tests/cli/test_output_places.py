@@ -1,4 +1,4 @@
-"""Output files on the host: neither an image nor another user decides what is written to."""
+"""Output files on the host: neither an image nor another user decides which file is written."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def layout(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def victim(tmp_path: Path) -> Iterator[Path]:
-    """A file and a directory of this user's, which must stay as they are."""
+    """A file and a directory of this user, which must stay unchanged."""
     place = tmp_path / "victim"
     (place / "etc").mkdir(parents=True)
     path = place / "file"
@@ -44,7 +44,7 @@ def victim(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Path:
-    """A directory for all, as /tmp."""
+    """A directory that all users may write to, like /tmp."""
     require(root=True)
     path = tmp_path / "shared"
     path.mkdir()
@@ -69,7 +69,7 @@ def plant_link_to_open_file(path: Path, victim: Path) -> None:
 
 
 def plant_hard_link(path: Path, victim: Path) -> None:
-    # The file stays this user's: it is the victim.
+    # The file still belongs to this user, who is the victim.
     path.hardlink_to(victim)
 
 
@@ -87,7 +87,7 @@ def plant_file(path: Path, victim: Path) -> None:
 
 REPLACED = [plant_link, plant_link_to_device, plant_link_to_open_file, plant_hard_link, plant_file]
 REFUSED = [plant_fifo, plant_device]
-# Each with the file that it writes, where PLACE is what is named.
+# Commands that write to PLACE, each with the file that it then writes.
 OPTIONS = {
     "unpack --receipt": ("unpack", "LAYOUT", "ROOTFS", "--receipt", "PLACE"),
     "unpack --owners": ("unpack", "LAYOUT", "ROOTFS", "--owners", "PLACE"),
@@ -118,7 +118,7 @@ def test_what_another_user_planted_is_replaced_or_refused(
     ended = run_command(*words, home=tmp_path)
     is_file = stat.S_ISREG(place.lstat().st_mode)
     if option == "pull --out" and plant in (plant_link_to_device, plant_link_to_open_file):
-        # What leads to no file is taken for an archive by nobody.
+        # A link to something other than a regular file is not taken for an archive.
         assert (ended.returncode, os.path.samestat(place.lstat(), planted)) == (2, True)
         return
     if plant in REFUSED and option != "unpack --run-files":
@@ -144,7 +144,7 @@ def test_what_another_user_planted_is_replaced_or_refused(
 def test_place_that_the_image_decides_is_refused_before_anything_is_written(
     tmp_path: Path, victim: Path, option: str, way: str, state: str
 ) -> None:
-    """With --replace it is the old tree's links that lead out of it."""
+    """With --replace, links in the old tree lead out of it."""
     entries = [directory("run"), symlink("run/x", str(victim)), symlink("etc", str(victim.parent / "etc"))]
     write_layout(tmp_path / "layout", {"1": build_image([entries])})
     rootfs, other = tmp_path / "rootfs", tmp_path / "other"
@@ -203,7 +203,7 @@ def test_only_what_is_directly_in_a_bundle_is_none_of_the_images(tmp_path: Path,
 def test_rootfs_and_directory_for_run_files_are_no_links_of_another_user(
     tmp_path: Path, layout: Path, shared: Path, victim: Path, more: tuple[str, ...]
 ) -> None:
-    """`os.path.realpath` reads links itself, so that the kernel's fs.protected_symlinks does not help."""
+    """`os.path.realpath` reads links itself, so the kernel's fs.protected_symlinks does not protect."""
     place = shared / "place"
     place.symlink_to(victim.parent / "etc")
     of_another(place)

@@ -1,4 +1,4 @@
-"""What a process is begun with: signals, a umask, few threads. None of it is a traceback, and nothing half is left."""
+"""What a process inherits: signals, a umask, a limit on threads. None causes a traceback or leaves partial results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.ordinary_user import open_place, run_as_ordinary_user
 from tests.support.system_parts import require
 
 LAYERS = [[directory("d"), member("d/f", b"1" * 100_000)], [member("g", b"2" * 100_000)]]
-# Each with what it leaves when it ends well.
+# Each command line, with the files that it leaves when it succeeds.
 COMMANDS = {
     "unpack": ("unpack", "LAYOUT", "WORK/rootfs"),
     "unpack --to-tar": ("unpack", "LAYOUT", "--to-tar", "WORK/x.tar"),
@@ -45,7 +45,7 @@ def words_of(command: str, place: Path) -> list[str]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_where_no_thread_can_be_started_it_is_one_line(command: str) -> None:
-    """`ulimit -u`, which a batch system or a container sets."""
+    """A batch system or a container may set `ulimit -u`."""
     require(root=True)
     with open_place(LAYERS) as place:
         ended = run_as_ordinary_user(

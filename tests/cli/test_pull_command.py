@@ -1,4 +1,4 @@
-"""`ociexport pull`, the real command against a registry on loopback: what it says, how it ends, what it leaves."""
+"""`ociexport pull`, the real command against a registry on loopback: its output, its exit code, the files it leaves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LAYERS = [[member("a", b"1" * 3000)], [member("b", b"2" * 5000)], [member("c", b
 IMAGE = build_image(LAYERS)
 
 
-# What goes well
+# Successful pulls
 
 
 def test_image_is_there_and_its_name_is_on_standard_output(puller: Puller) -> None:
@@ -112,7 +112,7 @@ def test_image_by_digest_keeps_it_in_its_name(puller: Puller) -> None:
 def test_platform_is_chosen_and_said(
     puller: Puller, option: str | None, variable: str | None, expected: Platform
 ) -> None:
-    """The option goes before DOCKER_DEFAULT_PLATFORM. Only the chosen manifest is kept, so nothing dangles."""
+    """The option overrides DOCKER_DEFAULT_PLATFORM. Only the chosen manifest is stored, so no reference dangles."""
     images = {platform: build_image(LAYERS, platform=platform) for platform in (AMD64, ARM64)}
     reference = puller.serve(build_index(list(images.values())))
     pulled = puller(reference, *(["--platform", option] if option else []), platform=variable)

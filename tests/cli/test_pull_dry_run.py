@@ -1,4 +1,4 @@
-"""`pull --dry-run`, `--json` and `--digestfile`: what a pull would do, and what scripts get from one that was done."""
+"""`pull --dry-run`, `--json` and `--digestfile`: what a pull would do, and its results for scripts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_what_would_be_fetched_is_said_and_nothing_is_written(puller: Puller) ->
     assert last.endswith(" free")
     assert pulled.code == 0
     puller.assert_nothing_left()
-    # The config was read, since it tells whether the image is one; layers were not.
+    # The config was read, since it shows whether this is an image; layers were not.
     assert not [path for path in puller.registry.paths("GET") if FIRST.digest.encoded in path]
 
 
@@ -141,7 +141,7 @@ def test_missing_room_is_found_out(puller: Puller, tmp_path: Path) -> None:
     )
 
 
-# What scripts get
+# Output for scripts
 
 
 def test_json_says_what_was_pulled(puller: Puller) -> None:

@@ -1,4 +1,4 @@
-"""`ociexport pull` where something is wrong: one line, the exit code, and nothing left behind."""
+"""Failures of `ociexport pull`: one line, the exit code, and no files left behind."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_out_that_is_empty_text_is_refused(puller: Puller) -> None:
 
 
 def test_layout_is_not_pulled_into_itself(puller: Puller) -> None:
-    """`pull alpine -o alpine`, the second time: a plain word that is a layout reads as one."""
+    """`pull ./layout -o layout`."""
     write_layout(puller.layout, {"1": IMAGE})
     pulled = puller(puller.layout)
     assert (pulled.code, pulled.lines) == (
@@ -162,7 +162,7 @@ def test_registry_that_is_down(puller: Puller) -> None:
 
 
 def test_token_service_that_is_down_is_named(puller: Puller) -> None:
-    """The seed: the registry behind a proxy names a realm on a port where nobody listens."""
+    """The seed: the registry behind a proxy names a realm on a port where nothing listens."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         realm = f"http://127.0.0.1:{unused.getsockname()[1]}/service/token"
@@ -337,7 +337,7 @@ def test_layer_that_the_registry_does_not_have(puller: Puller) -> None:
 
 
 def test_foreign_layer_that_the_registry_does_not_keep(puller: Puller) -> None:
-    """layer.md, "Non-Distributable Layers": Windows base layers were not kept by registries."""
+    """layer.md, "Non-Distributable Layers": registries did not store Windows base layers."""
     image = edited(edit_manifest=lambda manifest: manifest["layers"][1].update(urls=["https://example.com/layer"]))
     reference = puller.serve(image)
     del puller.registry.blobs[str(LAYER)]
@@ -361,7 +361,7 @@ def test_bad_image_leaves_a_good_layout_as_it_was(puller: Puller) -> None:
 
 
 def test_failing_image_does_not_keep_the_others_from_coming(puller: Puller) -> None:
-    """Each failure is told with its image; the code is that of the first."""
+    """Each failure is reported with its image; the exit code is that of the first."""
     good = puller.serve(IMAGE, "1")
     other = build_image(LAYERS[:1])
     absent = f"{puller.registry.host}/library/app:2"

@@ -1,4 +1,4 @@
-"""`ociexport pull` that is cut short, and several at once: nothing is lost, and nothing half is left."""
+"""Interrupted and concurrent runs of `ociexport pull`: nothing is lost, and no partial results are left."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_signal_ends_it_at_once_and_the_next_run_goes_on(
         try:
             wait_for(lambda: partial.exists() and partial.stat().st_size >= 1_000_000)
             command.send_signal(number)
-            # The registry is silent for twice as long.
+            # The registry stays silent for twice as long.
             said = command.communicate(timeout=30)[1]
         finally:
             command.kill()
@@ -71,7 +71,7 @@ def test_signal_ends_it_at_once_and_the_next_run_goes_on(
 @pytest.mark.system
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_ends_it_at_once_while_the_name_service_is_silent(puller: Puller, number: signal.Signals) -> None:
-    """The system's own look-up goes on for ten seconds, whatever signals come."""
+    """The system's resolver goes on for ten seconds, even if signals arrive."""
     require("unshare", "mount", root=True)
     configuration = puller.home / "resolv.conf"
     configuration.write_text("nameserver 127.0.0.57\n")
@@ -93,7 +93,7 @@ def test_signal_ends_it_at_once_while_the_name_service_is_silent(puller: Puller,
 
 
 def test_killed_amid_parallel_parts_the_next_run_goes_on(puller: Puller) -> None:
-    """Parts that came ahead of their turn lie in the file already: it is as long as the blob, and has gaps."""
+    """Parts that arrived early are already in the file: it is as long as the blob, and has gaps."""
     image = build_image([[member("big", os.urandom(28 << 20))]], compression="plain")
     (layer,) = image.layers
     reference = puller.serve(image)
@@ -119,7 +119,7 @@ def test_killed_amid_parallel_parts_the_next_run_goes_on(puller: Puller) -> None
 
 
 def test_blob_that_lacks_only_its_name_is_not_fetched_again(puller: Puller) -> None:
-    """kill -9 between the last byte and the name."""
+    """kill -9 after the last byte, before the rename."""
     reference = puller.serve(IMAGE)
     for layer in IMAGE.layers[:2]:
         puller.partial(layer).parent.mkdir(parents=True, exist_ok=True)

@@ -85,7 +85,7 @@ def test_embedded_data_is_not_fetched(puller: Puller) -> None:
 
 
 def test_foreign_layer_is_fetched_for_who_wants_it(puller: Puller) -> None:
-    """layer.md, "Non-Distributable Layers"; its bytes are verified as all are."""
+    """layer.md, "Non-Distributable Layers"; its bytes are verified like all others."""
     plain = build_image(LAYERS)
     foreign = plain.layers[1]
     with FakeRegistry(address="127.0.0.2") as elsewhere:
@@ -111,7 +111,7 @@ def test_nothing_is_asked_with_head(puller: Puller) -> None:
 
 @pytest.mark.parametrize(("size", "code"), [(4 * 1024 * 1024, 0), (4 * 1024 * 1024 + 1, 8)])
 def test_manifest_may_have_four_mebibytes(puller: Puller, size: int, code: int) -> None:
-    """distribution-spec 1.1, "Pushing Manifests": at least that much is to be taken."""
+    """distribution-spec 1.1, "Pushing Manifests": at least this size must be accepted."""
     image = build_image(LAYERS)
     raw = image.raw + b" " * (size - len(image.raw))
     descriptor = descriptor_of(raw, image.descriptor.media_type)

@@ -1,4 +1,4 @@
-"""`ociexport verify --repair` as a command, killed amid its work, and beside others at theirs."""
+"""`ociexport verify --repair` as a command: when it is killed, and while other commands run."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_result_is_one_json_object(pulled: DamagedLayout, registry: FakeRegistry
 
 @pytest.mark.system
 def test_real_registry_gives_all_back_and_skopeo_reads_it(tmp_path: Path) -> None:
-    """Debian's docker-registry, which skopeo pushed the image to."""
+    """Debian's docker-registry, to which skopeo pushed the image."""
     require("docker-registry", "skopeo")
     write_layout(tmp_path / "pushed", {"1": IMAGE})
     with docker_registry(tmp_path / "registry") as host:

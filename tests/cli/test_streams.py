@@ -1,4 +1,4 @@
-"""process: what becomes of a command where a standard stream is closed, full, not read, or not in UTF-8."""
+"""process: a command with a standard stream that is closed, full, not read, or not UTF-8."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.image_builder import build_image, write_layout
 from tests.support.memory_source import member
 
 IMAGE = build_image([[member("etc/os-release", b"ID=test\n")], [member("ö", b"2")]])
-# A C library that knows no characters beyond ASCII, and an interpreter that takes its word.
+# A locale of ASCII only, and an interpreter that follows it.
 NO_UTF8 = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
@@ -27,7 +27,7 @@ def layout(tmp_path: Path) -> Path:
 def run_in_shell(
     script: str, *arguments: str | Path, home: Path, **variables: str
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run ``script`` with the command, and ``arguments`` after it, as ``"$@"``; it ends as it does for users."""
+    """Run the shell ``script``, where ``"$@"`` is the command with ``arguments``; the command ends as for users."""
     return subprocess.run(
         ["bash", "-c", script, "bash", sys.executable, "-m", "ociexport", *arguments],
         env=command_environment(home, **variables),
@@ -46,7 +46,7 @@ def run_in_shell(
 def test_reader_that_has_read_enough_ends_the_command_without_a_word(
     layout: Path, tmp_path: Path, arguments: list[str]
 ) -> None:
-    """As `head` does; by then the command may have written all, or not yet."""
+    """`head` does so; by then the command may or may not have written everything."""
     ended = run_in_shell('"$@" | :; exit ${PIPESTATUS[0]}', *arguments, home=tmp_path)
     assert (ended.returncode in (0, 141), ended.stderr) == (True, b"")
 
@@ -75,7 +75,7 @@ def test_output_that_fails_amid_a_layer_is_no_fault_of_the_entry(tmp_path: Path,
 
 
 def test_closed_output_is_an_error_and_closed_messages_are_none(layout: Path, tmp_path: Path) -> None:
-    """Who asked for a result does not get it; nothing else may take the descriptor's number, and be written to."""
+    """The result is lost, which is an error; and no other file may get the descriptor's number and be written to."""
     ended = run_in_shell('"$@" >&-', "tags", "./layout", home=tmp_path)
     assert (ended.returncode, ended.stderr) == (9, b"ociexport: error: standard output: Bad file descriptor\n")
     ended = run_in_shell('"$@" 2>&-', "unpack", "./layout", "rootfs", "--platform=linux/amd64", home=tmp_path)
@@ -108,7 +108,7 @@ def test_password_that_is_no_text_is_refused_and_not_shown(tmp_path: Path) -> No
 
 
 def test_output_that_somebody_made_non_blocking_is_written_whole(tmp_path: Path) -> None:
-    """ssh and node do so with terminals and pipes that they share."""
+    """ssh and node do so to terminals and pipes that they share."""
     write_layout(tmp_path / "layout", {"1": build_image([[member("big", os.urandom(3_000_000))]])})
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -142,7 +142,7 @@ def test_working_directory_that_is_gone_is_told(layout: Path, tmp_path: Path) ->
         b"ociexport: error: the working directory: No such file or directory\n"
         b"hint: it was removed; cd to another directory\n",
     )
-    # What needs it not goes on.
+    # Commands that don't need it work.
     ended = run_in_shell(script, "unpack", layout, tmp_path / "rootfs", "--platform=linux/amd64", home=tmp_path)
     assert ended.returncode == 0
 

@@ -1,4 +1,4 @@
-"""`ociexport tags`: one tag a line, of a registry, a layout or an archive."""
+"""`ociexport tags`: one tag per line, from a registry, a layout or an archive."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OTHER = build_image([[member("etc/hostname", b"other\n")]])
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Path:
-    """A layout of three names for two images."""
+    """A layout with three names for two images."""
     write_layout(tmp_path / "layout", {"b": IMAGE, "docker.io/library/app:a": OTHER, "c": IMAGE})
     return tmp_path / "layout"
 
@@ -42,7 +42,7 @@ def test_json_is_one_object_with_a_version(tmp_path: Path) -> None:
 
 
 def test_terminal_gets_nothing_that_it_would_obey(tmp_path: Path) -> None:
-    """A registry may send anything as a tag; a line stays a line."""
+    """A registry may send any characters in a tag; an escaped tag stays on its line."""
     with FakeRegistry() as registry:
         registry.misbehave("/tags/list", Fault(status=200, body=rb'{"tags": ["a\u001b[31m\nb"]}'))
         ended = run_command("tags", f"{registry.host}/team/app", home=tmp_path)
@@ -75,7 +75,7 @@ def test_archive_lists_its_names(layout: Path, tmp_path: Path) -> None:
 
 
 def test_docker_archive_lists_its_names(tmp_path: Path) -> None:
-    """moby's ``RepoTags``; an image without any is told by its ID."""
+    """moby's ``RepoTags``; an image without any is listed by its ID."""
     files = tmp_path / "files"
     files.mkdir()
     (files / "a.json").write_bytes(IMAGE.blobs[IMAGE.config.digest])
@@ -122,13 +122,13 @@ def test_tar_of_no_images_is_exit_code_8(tmp_path: Path) -> None:
 
 @pytest.mark.system
 def test_tags_are_those_that_skopeo_lists(tmp_path: Path) -> None:
-    """Debian's docker-registry, 120 tags, as skopeo list-tags and we see them."""
+    """Debian's docker-registry with 120 tags: skopeo list-tags and we list the same."""
     require("docker-registry", "skopeo")
     write_layout(tmp_path / "layout", {"1": IMAGE})
     with docker_registry(tmp_path / "registry") as host:
         target = f"docker://{host}/team/app"
         run("skopeo", "copy", "--dest-tls-verify=false", f"oci:{tmp_path}/layout:1", f"{target}:t000")
-        # What each further push would write: links to the same manifest.
+        # Each further push would write the same: links to the manifest.
         tags = next((tmp_path / "registry").rglob("_manifests/tags"))
         for number in range(1, 120):
             run("cp", "-r", tags / "t000", tags / f"t{number:03}")

@@ -1,4 +1,4 @@
-"""`ociexport unpack`, `rm`, `treehash` as a script meets them; bad input ends in one line, a code, and nothing left."""
+"""`ociexport unpack`, `rm` and `treehash` from a script; bad input gives one line and a code, and leaves no files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_digest_is_printed_and_the_rest_is_said_elsewhere(layout: Path, tmp_path
 def assert_refused(
     result: subprocess.CompletedProcess[str], code: int, message: str, *, hint: str | None = None
 ) -> None:
-    """The error is one line, and a hint at most; nothing but warnings stands before it."""
+    """The error is one line and at most a hint; only warnings precede it."""
     lines = [line for line in result.stderr.splitlines() if not line.startswith("ociexport: ") or ": error: " in line]
     expected = [f"ociexport: error: {message}"] + ([f"hint: {hint}"] if hint else [])
     assert (lines, result.returncode, result.stdout) == (expected, code, "")
@@ -241,7 +241,7 @@ def test_image_that_can_not_fit_is_refused_before_it_is_begun(tmp_path: Path) ->
 
 
 def test_what_the_file_system_lacks_is_said(layout: Path, tmp_path: Path) -> None:
-    """ramfs knows no extended attributes."""
+    """ramfs has no extended attributes."""
     require("mount", root=True)
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -292,7 +292,7 @@ def test_receipt_tells_what_was_proven(layout: Path, tmp_path: Path) -> None:
 
 
 def test_mount_point_becomes_the_rootfs(layout: Path, tmp_path: Path) -> None:
-    """A file system of its own, as for a microVM: it can't be renamed, and has its lost+found."""
+    """A separate file system, as for a microVM: its root can't be renamed, and contains lost+found."""
     require("mount", root=True)
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -328,7 +328,7 @@ def test_failed_replace_leaves_the_old(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_kill_leaves_it_absent_or_complete(tmp_path: Path) -> None:
-    """Whenever it comes; and the next run clears what the killed one left."""
+    """At any moment; and the next run removes what the killed one left."""
     files = [member(f"d{number % 50}/f{number}", b"x" * 2000) for number in range(6000)]
     write_layout(tmp_path / "layout", {"1": build_image([files])})
     place = tmp_path / "place"
@@ -380,7 +380,7 @@ def test_sigint_sigterm_and_sighup_end_soon_and_clean(tmp_path: Path) -> None:
         (signal.SIGTERM, 143, "terminated"),
         (signal.SIGHUP, 129, "hung up"),
     ):
-        # On a busy machine the signal may come when all is done.
+        # On a busy machine the signal may arrive after the work is done.
         while (ended := interrupt(number))[0] == 0:
             shutil.rmtree(place / "rootfs")
         assert ended == (code, f"ociexport: error: {word}\n")

@@ -1,4 +1,4 @@
-"""`ociexport unpack`: the files that it writes beside the tree."""
+"""`ociexport unpack`: the files written beside the tree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ociexport verify`: a line for each finding, exit code 7, and what other tools write."""
+"""`ociexport verify`: a line for each finding, exit code 7, and images by other tools."""
 
 from __future__ import annotations
 

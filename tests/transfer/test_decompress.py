@@ -351,7 +351,7 @@ def test_dry_run_can_not_know_sizes(tmp_path: Path) -> None:
         2,
         [
             "ociexport: error: --dry-run: expected no --decompress, got it",
-            "hint: how large a layer becomes is known when it is there",
+            "hint: the size of a decompressed layer is unknown until it is fetched",
         ],
     )
 
