@@ -67,6 +67,8 @@ class ImageReference:
     def __post_init__(self) -> None:
         if not _REGISTRY_PATTERN.fullmatch(self.registry):
             raise InvalidReferenceError(f"registry: expected host[:port], got {quoted(self.registry)}")
+        if self.registry.startswith("[") and not _is_ipv6(self.registry[1:].partition("]")[0]):
+            raise InvalidReferenceError(f"registry: expected an IPv6 address, got {quoted(self.registry)}")
         port = self.registry.rpartition(":")[2]
         if port.isdigit() and not number_in(port, 65535):
             raise InvalidReferenceError(f"registry port: expected 1 to 65535, got {quoted(port)}")
@@ -161,3 +163,13 @@ class ImageReference:
         tag = f":{self.tag}" if self.tag is not None else ""
         digest = f"@{self.digest}" if self.digest is not None else ""
         return f"{self.name}{tag}{digest}"
+
+
+def _is_ipv6(text: str) -> bool:
+    import ipaddress  # noqa: PLC0415 - start-up: few references have an address
+
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True

@@ -151,7 +151,7 @@ class Origins:
         name = parse_source_name(source_text(source))
         if isinstance(name, LayoutName) and name.image is None:
             if not os.path.isdir(os.path.join(name.path, "blobs")):
-                raise NotFoundError(f"{quoted(name.path)}: expected an OCI layout, there is none")
+                raise NotFoundError(f"{quoted(name.path)}: expected an OCI layout, found none")
             return Origin(name.path, [ImageLayout(name.path)])
         if isinstance(name, ArchiveName) and name.image is None:
             return self._open_archive(name.path)

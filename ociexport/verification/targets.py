@@ -95,7 +95,7 @@ class WholeLayout:
     def __init__(self, path: str) -> None:
         self.layout = ImageLayout(path)
         if not any(map(self.layout.directory.has, (LAYOUT_FILE, INDEX_FILE, BLOBS_DIRECTORY))):
-            raise NotFoundError(f"{quoted(path)}: expected an OCI layout, there is none")
+            raise NotFoundError(f"{quoted(path)}: expected an OCI layout, found none")
         self.place = path
         self._store = LayoutStore(self.layout)
 

@@ -153,9 +153,7 @@ def test_all_platforms_of_a_registry_are_looked_at_on_request(tmp_path: Path) ->
 def test_what_is_not_there_is_not_found(tmp_path: Path) -> None:
     ended = run_command("verify", tmp_path / "none", home=tmp_path)
     assert (ended.returncode, ended.stdout) == (3, "")
-    assert ended.stderr.splitlines() == [
-        f"ociexport: error: '{tmp_path / 'none'}': expected an OCI layout, there is none"
-    ]
+    assert ended.stderr.splitlines() == [f"ociexport: error: '{tmp_path / 'none'}': expected an OCI layout, found none"]
 
 
 @pytest.mark.system

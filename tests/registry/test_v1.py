@@ -163,7 +163,7 @@ def test_next_endpoint_is_asked_where_one_fails(registry: FakeV1Registry, tmp_pa
             bad.answers[f"/v1/images/{v1_id(number)}/layer"] = (503, {}, b"")
         ended = pull(tmp_path, index, "--retry-times", "0")
         assert ended.returncode == 0, ended.stderr
-        assert f"ociexport: endpoint {bad.host} is passed over: " in ended.stderr
+        assert f"ociexport: skipping endpoint {bad.host}: " in ended.stderr
 
 
 @pytest.mark.parametrize(

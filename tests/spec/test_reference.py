@@ -61,6 +61,8 @@ def test_references_are_normalized_as_docker_does(text: str, normalized: str) ->
         ("host:65536/a", "registry port: expected 1 to 65535, got '65536'"),
         ("host:99999999999999999999/a", "registry port: expected 1 to 65535, got '99999999999999999999'"),
         ("[::1/a", "registry: expected host[:port], got '[::1'"),
+        ("[:::::]/a", "registry: expected an IPv6 address, got '[:::::]'"),
+        ("[1::2::3]:5000/a", "registry: expected an IPv6 address, got '[1::2::3]:5000'"),
         ("a@sha256:abc", "digest: expected 64 lower-case hexadecimal digits after 'sha256:', got 'abc'"),
         ("a@md5:abc", "digest algorithm: expected sha256 or sha512, got 'md5'"),
         ("a" * 64, "repository: expected a name, got 64 hexadecimal digits"),

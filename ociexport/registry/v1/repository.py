@@ -74,7 +74,7 @@ class V1Repository:
         path: its path in the hosts' API.
         hosts: in the order of requests.
         transport: shared, closed by the caller.
-        progress: receives a line for each host that is passed over.
+        progress: receives a line for each skipped host.
     """
 
     def __init__(self, name: str, path: str, hosts: list[V1Host], transport: Transport, progress: Progress) -> None:
@@ -196,7 +196,7 @@ class V1Repository:
             except (RegistryError, InvalidImageError) as error:
                 if isinstance(error, RegistryNotFoundError):
                     raise
-                self._progress.say(f"endpoint {printable(host.name)} is passed over: {error}")
+                self._progress.say(f"skipping endpoint {printable(host.name)}: {error}")
         return action(last)
 
 

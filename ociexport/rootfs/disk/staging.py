@@ -79,9 +79,15 @@ def staged_directory(target: str, *, replace: bool = False, sync: bool = False) 
     try:
         _remove_leftovers(parent_fd, prefix, is_mount=is_mount)
         name = os.fsencode(prefix + secrets.token_hex(_MARK_BYTES))
-        with _placing_errors(target, parent_fd):
-            os.mkdir(name, 0o700, dir_fd=parent_fd)
+        is_made = True
         try:
+            try:
+                # A signal may arrive as soon as the directory exists, so it is made where it is removed again.
+                with _placing_errors(target, parent_fd):
+                    os.mkdir(name, 0o700, dir_fd=parent_fd)
+            except OSError:
+                is_made = False
+                raise
             fd = os.open(name, OPEN_DIRECTORY, dir_fd=parent_fd)
             try:
                 _lock_where_possible(fd)
@@ -106,8 +112,9 @@ def staged_directory(target: str, *, replace: bool = False, sync: bool = False) 
             finally:
                 os.close(fd)
         except BaseException:
-            remove_tree(parent_fd, name)
-            drop_list(parent_fd, os.fsdecode(name))
+            if is_made:
+                remove_tree(parent_fd, name)
+                drop_list(parent_fd, os.fsdecode(name))
             raise
         if not is_mount:
             _remove_rest(parent_fd, name, parent)
