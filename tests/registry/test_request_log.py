@@ -159,5 +159,5 @@ def test_login_tells_too(tmp_path: Path) -> None:
         f"ociexport: GET {url}: 401 Unauthorized",
         f"ociexport: registry {registry.host}: identity used: user alice (from the command line)",
         f"ociexport: GET {url}: 200 OK",
-        f"ociexport: {registry.host}: user alice accepted; kept",
+        f"ociexport: {registry.host}: user alice accepted; stored",
     ]
