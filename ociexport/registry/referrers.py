@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from ociexport.errors import LimitExceededError, RegistryError
+from ociexport.errors import InvalidImageError, LimitExceededError, RegistryError
 from ociexport.images.budget import DocumentBudget
 from ociexport.images.source import ReceivedManifest
 from ociexport.spec import mediatypes
@@ -59,7 +59,7 @@ def read_referrers(
         return
     for _ in range(MAX_REFERRER_PAGES):
         budget.take(page.received.raw)
-        yield from _entries_of(page.received)
+        yield from _entries_of(page.received, where=f"referrers of {digest}")
         if page.next_query is None:
             return
         page = fetch_page(page.next_query)
@@ -79,6 +79,11 @@ def _fetch_first(fetch_page: Callable[[str], ReferrersPage]) -> ReferrersPage | 
     return page if is_list else None
 
 
-def _entries_of(received: ReceivedManifest) -> tuple[Descriptor, ...]:
+def _entries_of(received: ReceivedManifest, where: str | None = None) -> tuple[Descriptor, ...]:
+    """Return the entries of an index; another document has none, or with ``where`` is an error."""
     document = parse_document(received.raw, received.media_type, received.digest)
-    return document.manifests if isinstance(document, Index) else ()
+    if isinstance(document, Index):
+        return document.manifests
+    if where is not None:
+        raise InvalidImageError("expected a page of the list, which is an index, got a manifest", where=where)
+    return ()

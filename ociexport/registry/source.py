@@ -226,6 +226,8 @@ class RegistrySource:
         """
         subject = f"referrers of {digest}"
         routes = [route for route in self._routes if route.serves_digests]
+        # The server of the first page has the next ones: another one may not understand the link.
+        chosen: list[Route] = []
 
         def fetch_page(query: str) -> ReferrersPage:
             def fetch(route: Route) -> ReferrersPage:
@@ -233,9 +235,11 @@ class RegistrySource:
                 answer = self._get_document(route, path, subject, _REFERRERS_HEADERS)
                 raw = _manifest_of(answer, subject)
                 received = ReceivedManifest(raw, answer.headers.get("Content-Type"), Digest.of(raw))
-                return ReferrersPage(received, next_query(answer.headers))
+                page = ReferrersPage(received, next_query(answer))
+                chosen[:] = [route]
+                return page
 
-            return self._first_that_succeeds(routes, fetch)
+            return fetch(chosen[0]) if chosen else self._first_that_succeeds(routes, fetch)
 
         return read_referrers(digest, fetch_page, lambda: self.fetch_tagged(referrers_tag(digest)), budget)
 

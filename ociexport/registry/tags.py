@@ -30,6 +30,9 @@ _MAX_PAGES = 20_000
 _MAX_PAGES_OF_NOTHING_NEW = 10
 # Threshold for difflib's ratio: "3.2O" is near "3.20", "3.19" is not.
 _NEAR = 0.75
+_FIRST_QUERY = urlencode({"n": _TAGS_PER_PAGE})
+# The answers of registries that refuse our page size. 404 is also the answer for a repository that does not exist.
+_OTHER_SIZE_STATUSES = frozenset({400, 404, 422})
 # The answers of registries that do not list tags; the repository itself may exist.
 _NO_LIST_STATUSES = frozenset({405, 501})
 _NO_LIST_CODES = frozenset({"UNSUPPORTED", "PAGE_NOT_FOUND"})
@@ -77,15 +80,15 @@ class _TagList:
         self._queries: set[str] = set()
         self._taken_bytes = 0
         self._nothing_new = 0
+        self._takes_page_size = True
 
     def read_page(self) -> tuple[str, ...]:
         """Return the tags on the first page; the request is not retried, since it only serves a hint."""
-        path = f"/tags/list?{urlencode({'n': _TAGS_PER_PAGE})}"
-        return self._read_page(self._get(path, retries=False))
+        return self._read_page(self._ask(_FIRST_QUERY, retries=False))
 
     def read(self) -> tuple[str, ...]:
         """Return the tags on all pages."""
-        query: str | None = urlencode({"n": _TAGS_PER_PAGE})
+        query: str | None = _FIRST_QUERY
         while query is not None:
             query = self._add_page(query)
         return tuple(self._tags)
@@ -102,10 +105,11 @@ class _TagList:
                 self._take(answer, tag)
                 self._tags[tag] = None
         is_new = len(self._tags) > known
-        following = next_query(answer.headers)
+        following = next_query(answer)
         if following is None and is_new and len(page) == _TAGS_PER_PAGE:
             # Some registries send a full page without a link to the next.
-            following = urlencode({"n": _TAGS_PER_PAGE, "last": page[-1]})
+            size = {"n": _TAGS_PER_PAGE} if self._takes_page_size else {}
+            following = urlencode({**size, "last": page[-1]})
         if following is None:
             return None
         self._nothing_new = 0 if is_new else self._nothing_new + 1
@@ -121,20 +125,28 @@ class _TagList:
         if self._taken_bytes > _MAX_LIST_BYTES:
             raise self._error(f"expected at most {_MAX_LIST_BYTES} bytes of memory for all tags, got more", answer)
 
-    def _ask(self, query: str) -> Answer:
+    def _ask(self, query: str, *, retries: bool = True) -> Answer:
         try:
-            return self._get(f"/tags/list?{query}" if query else "/tags/list")
+            return self._ask_in_its_size(query, retries=retries)
         except RegistryError as error:
-            if error.status == 400 and not self._tags and query:
-                # The registry refuses our page size; without one it uses its own.
-                return self._get("/tags/list")
             if error.status in _NO_LIST_STATUSES or _NO_LIST_CODES & set(error.codes):
                 error.hint = "this registry does not seem to list tags; an image can still be pulled by its tag"
             elif isinstance(error, RegistryNotFoundError) and not error.codes:
                 error.hint = "check the spelling; the registry may also not support listing tags"
             raise
 
-    def _get(self, path: str, *, retries: bool = True) -> Answer:
+    def _ask_in_its_size(self, query: str, *, retries: bool) -> Answer:
+        """Return the page for ``query``; from a registry that refuses our page size, the first page in its own."""
+        try:
+            return self._get(query, retries=retries)
+        except RegistryError as error:
+            if query != _FIRST_QUERY or error.status not in _OTHER_SIZE_STATUSES:
+                raise
+        self._takes_page_size = False
+        return self._get("", retries=retries)
+
+    def _get(self, query: str, *, retries: bool) -> Answer:
+        path = f"/tags/list?{query}" if query else "/tags/list"
         return self._session.get(
             self._repository, path, subject=self._subject, retries=retries, document_bytes=_MAX_PAGE_BYTES + 1
         )
@@ -144,7 +156,11 @@ class _TagList:
         if len(raw) > _MAX_PAGE_BYTES:
             raise self._error(f"expected at most {_MAX_PAGE_BYTES} bytes in a page, got more", answer)
         try:
-            return parse_json_object(undo_for_document(raw, answer), where="").texts("tags")
+            document = parse_json_object(undo_for_document(raw, answer), where="")
+            # Some registries leave out a list that is empty; any other document has no repository's name either.
+            if not {"name", "tags"} & set(document.keys):
+                raise document.error("tags", "missing")
+            return document.texts("tags")
         except InvalidImageError as error:
             raise self._error(f"expected a list of tags, got another document ({error})", answer) from error
 

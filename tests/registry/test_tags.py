@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+from contextlib import closing
 
 import pytest
 
 from ociexport.errors import AuthenticationError, RegistryError, RegistryNotFoundError, UsageError
 from ociexport.registry.options import Mirror, RegistryOptions
+from ociexport.registry.source import open_registry_source
+from ociexport.spec.reference import ImageReference
 from ociexport.transfer.sources.list_names import list_names
 from tests.support.fake_registry import FakeRegistry, Fault
 from tests.support.image_builder import build_image
@@ -33,6 +37,15 @@ def page(tags: object, link: str | None = None) -> Fault:
 
 def list_app(registry: FakeRegistry, options: RegistryOptions = NO_RETRIES) -> tuple[str, ...]:
     return list_names(f"{registry.host}/team/app", options=options)
+
+
+def nearest_tag_of_app(registry: FakeRegistry, tag: str) -> str | None:
+    """Return the tag that is named to a user who asked for ``tag``."""
+    source = open_registry_source(ImageReference.parse(f"{registry.host}/team/app:{tag}"), options=NO_RETRIES)
+    with closing(source), pytest.raises(RegistryNotFoundError) as caught:
+        source.fetch_manifest()
+    found = re.search(r"(v[0-9]{5})", caught.value.hint or "")
+    return found and found[1]
 
 
 def list_requests(registry: FakeRegistry) -> int:
@@ -87,11 +100,30 @@ def test_registry_that_ignores_where_a_page_begins_ends(registry: FakeRegistry) 
     assert list_requests(registry) == 2
 
 
-def test_registry_that_refuses_our_page_size_chooses_its_own(registry: FakeRegistry) -> None:
-    """distribution answers PAGINATION_NUMBER_INVALID to a page size that is too large."""
+@pytest.mark.parametrize("status", [400, 404, 422])
+def test_registry_that_refuses_our_page_size_chooses_its_own(registry: FakeRegistry, status: int) -> None:
+    """distribution answers PAGINATION_NUMBER_INVALID to a page size that is too large; others answer 404 or 422."""
     names = serve_tags(registry, 3)
-    registry.misbehave("/tags/list", Fault(status=400), when=lambda request: "n" in request.query)
+    registry.misbehave("/tags/list", Fault(status=status), when=lambda request: "n" in request.query)
     assert list_app(registry) == tuple(names)
+    assert nearest_tag_of_app(registry, "v0002") == names[2]
+
+
+def test_page_size_that_was_refused_is_not_asked_for_again(registry: FakeRegistry) -> None:
+    """This registry sends full pages of our size without links."""
+    names = serve_tags(registry, 1500)
+    registry.misbehave("/tags/list", Fault(status=422), when=lambda request: "n" in request.query)
+    registry.misbehave("/tags/list", Fault(headers={"Link": None}))
+    assert list_app(registry) == tuple(names)
+    assert list_requests(registry) == 3
+
+
+def test_refusal_of_a_later_page_is_an_error(registry: FakeRegistry) -> None:
+    registry.misbehave("/tags/list", page(["a"], '<?n=5>; rel="next"'), times=1)
+    registry.misbehave("/tags/list", Fault(status=422))
+    with pytest.raises(RegistryError, match="422"):
+        list_app(registry)
+    assert list_requests(registry) == 2
 
 
 def test_empty_pages_in_between_are_passed_over(registry: FakeRegistry) -> None:
@@ -99,6 +131,11 @@ def test_empty_pages_in_between_are_passed_over(registry: FakeRegistry) -> None:
     registry.misbehave("/tags/list", page([], '<?p=3>; rel="next"'), times=1)
     registry.misbehave("/tags/list", page(["b"]), times=1)
     assert list_app(registry) == ("a", "b")
+
+
+def test_empty_list_may_be_left_out(registry: FakeRegistry) -> None:
+    registry.misbehave("/tags/list", Fault(status=200, body=b'{"name": "team/app"}'))
+    assert list_app(registry) == ()
 
 
 @pytest.mark.parametrize("tags", [[], None])
@@ -130,7 +167,7 @@ def test_unknown_repository_is_not_found(registry: FakeRegistry) -> None:
     with pytest.raises(RegistryNotFoundError) as caught:
         list_app(registry)
     assert str(caught.value) == (
-        f"tags of {registry.host}/team/app: GET http://{registry.host}/v2/team/app/tags/list?…: "
+        f"tags of {registry.host}/team/app: GET http://{registry.host}/v2/team/app/tags/list: "
         "404 Not Found: NAME_UNKNOWN: repository name not known to registry"
     )
 
@@ -177,6 +214,8 @@ def test_refusal_tells_how_to_log_in(registry: FakeRegistry) -> None:
         (b'{"tags": "v1"}', "tags: expected a list, got a string"),
         (b'{"tags": [1]}', "tags[0]: expected a string, got an integer"),
         (b"[]", "expected a JSON object, got a list"),
+        (b'{"errors": []}', "tags: missing"),
+        (b"{}", "tags: missing"),
     ],
 )
 def test_what_is_no_list_is_said(registry: FakeRegistry, body: bytes, got: str) -> None:
