@@ -1,6 +1,6 @@
 """LayoutServer: a read-only registry that serves an OCI layout, for example to docker and podman behind an air gap.
 
-Spec: distribution-spec 1.1, "Pull", "Content Discovery"; RFC 9110 14, "Range Requests".
+Spec: distribution-spec 1.1, "Pull", "Content Discovery"; RFC 9110 13, "Conditional Requests", 14, "Range Requests".
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BufferedIOBase
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from ociexport.errors import (
     InvalidDigestError,
@@ -25,17 +25,16 @@ from ociexport.errors import (
     quoted,
 )
 from ociexport.registry.catalog import LayoutCatalog
+from ociexport.registry.conditions import identifying_headers, lists_tag, parse_range
 from ociexport.spec import mediatypes
 from ociexport.spec.digest import Digest
-from ociexport.spec.numerals import MAX_SIZE, number_up_to
+from ociexport.spec.numerals import number_up_to
 from ociexport.storage.layout.layout import ImageLayout
-from ociexport.system.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_PATH_PATTERN = re.compile(r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs|referrers|tags)/(?P<selector>[^/]+)")
-_RANGE_PATTERN = re.compile(r"bytes=(\d{0,19})-(\d{0,19})")
+_KINDS = ("manifests", "blobs", "referrers", "tags")
 # RFC 9110 5.5: a header's value. No value that we send needs more than ASCII, or more bytes.
 _HEADER_VALUE_PATTERN = re.compile(r"[!-~](?:[ -~]{0,8190}[!-~])?")
 # RFC 9112 5: a header, or the empty line after the last one.
@@ -95,12 +94,19 @@ class _ApiError(OciexportError):
         status: HTTP status.
         code: error code of the distribution-spec.
         message: text for users.
+        headers: further headers that the status requires.
     """
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(self, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
+        self.headers = headers or {}
+
+
+def _read_only() -> _ApiError:
+    """Return the error for every method but GET and HEAD."""
+    return _ApiError(405, "UNSUPPORTED", "this registry is read-only", {"Allow": "GET, HEAD"})
 
 
 class _RecordedLines(BufferedIOBase):
@@ -121,7 +127,6 @@ class _Handler(BaseHTTPRequestHandler):
     """Answers the requests of one connection."""
 
     protocol_version = "HTTP/1.1"
-    server_version = f"ociexport/{__version__}"
     timeout = _IDLE_SECONDS
     # Headers and a small body are sent in one packet, without waiting for an acknowledgement.
     wbufsize = 64 * 1024
@@ -130,6 +135,10 @@ class _Handler(BaseHTTPRequestHandler):
     raw_requestline: bytes
     # Whether the client may still be sending when the connection ends.
     _is_lingering = False
+
+    def version_string(self) -> str:
+        """Return the Server header: no version, which would only tell an attacker what to try."""
+        return "ociexport"
 
     def parse_request(self) -> bool:
         """Read the head of a request; returns False if it was refused, after which the connection ends.
@@ -205,8 +214,9 @@ class _Handler(BaseHTTPRequestHandler):
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Send an error of http.server's in the form of the distribution-spec."""
         if code == HTTPStatus.NOT_IMPLEMENTED:
-            code, message = HTTPStatus.METHOD_NOT_ALLOWED, "this registry is read-only"
-        self._refuse(_ApiError(code, "UNSUPPORTED", message or HTTPStatus(code).phrase))
+            self._refuse(_read_only())
+        else:
+            self._refuse(_ApiError(code, "UNSUPPORTED", message or HTTPStatus(code).phrase))
 
     def _refuse(self, error: _ApiError) -> None:
         """Answer an invalid request and end the connection: where the next request begins is unknown."""
@@ -235,7 +245,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Refuse the request: the registry is read-only."""
         # The body is not read, so the connection can't be used again.
         self._end_connection()
-        self._send_error(_ApiError(405, "UNSUPPORTED", "this registry is read-only"))
+        self._send_error(_read_only())
 
     do_PUT = do_PATCH = do_DELETE = do_POST  # noqa: N815 - as above
 
@@ -246,14 +256,16 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             url = urlsplit(self.path)
             query = parse_qs(url.query)
+            # Split before decoding: an encoded slash is part of a name or selector, and makes no other endpoint.
+            path = [unquote(part, errors="strict") for part in url.path.split("/")]
         except ValueError as error:
             raise _ApiError(400, "UNSUPPORTED", f"expected a path, got {quoted(self.path)}") from error
-        if url.path in ("/v2/", "/v2"):
+        if path in (["", "v2", ""], ["", "v2"]):
             self._send(200, b"{}", "application/json")
-        elif url.path == "/v2/_catalog":
+        elif path == ["", "v2", "_catalog"]:
             self._send_page("repositories", self.server.catalog.repositories(), {}, query, "/v2/_catalog")
-        elif (match := _PATH_PATTERN.fullmatch(url.path)) is not None:
-            self._answer_repository(match["name"], match["kind"], match["selector"], query)
+        elif len(path) >= 5 and path[:2] == ["", "v2"] and path[-2] in _KINDS and all(path[2:]):
+            self._answer_repository("/".join(path[2:-2]), path[-2], path[-1], query)
         else:
             raise _ApiError(404, "UNSUPPORTED", "no such endpoint")
 
@@ -284,12 +296,11 @@ class _Handler(BaseHTTPRequestHandler):
             raw = self.server.catalog.read_manifest(descriptor)
         except NotFoundError as error:
             raise _ApiError(404, "MANIFEST_UNKNOWN", "manifest unknown to registry") from error
-        self._send(
-            200,
-            raw,
-            descriptor.media_type or mediatypes.OCI_MANIFEST,
-            {"Docker-Content-Digest": str(descriptor.digest)},
-        )
+        headers = identifying_headers(descriptor.digest)
+        if self._is_unchanged(headers["ETag"]):
+            self._send_not_modified(headers)
+        else:
+            self._send(200, raw, descriptor.media_type or mediatypes.OCI_MANIFEST, headers)
 
     def _send_blob(self, name: str, digest: Digest) -> None:
         try:
@@ -298,17 +309,47 @@ class _Handler(BaseHTTPRequestHandler):
             raise _ApiError(404, "BLOB_UNKNOWN", "blob unknown to registry") from error
         with file:
             size = os.fstat(file.fileno()).st_size
-            requested = parse_range(self.headers.get("Range"), size)
+            headers = {**identifying_headers(digest), "Accept-Ranges": "bytes"}
+            if self._is_unchanged(headers["ETag"]):
+                self._send_not_modified(headers)
+                return
+            requested = parse_range(self._range_for(headers["ETag"]), size)
             start, end = requested or (0, size)
-            headers = {"Docker-Content-Digest": str(digest), "Accept-Ranges": "bytes"}
             if requested is not None:
                 if start >= end:
-                    raise _ApiError(416, "SIZE_INVALID", f"expected a range within {size} bytes")
+                    unsatisfied = {"Content-Range": f"bytes */{size}"}
+                    raise _ApiError(416, "SIZE_INVALID", f"expected a range within {size} bytes", unsatisfied)
                 headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
             self._send_head(200 if requested is None else 206, "application/octet-stream", end - start, headers)
             if self.command != "HEAD" and end > start:
                 self.wfile.flush()
                 self.connection.sendfile(file, start, end - start)
+
+    def _is_unchanged(self, entity_tag: str) -> bool:
+        """Whether the client already has the content that ``entity_tag`` identifies.
+
+        Raises:
+            _ApiError: the client wants only other content.
+
+        Spec: RFC 9110 13.1.1, "If-Match", 13.1.2, "If-None-Match".
+        """
+        expected = self.headers.get_all("If-Match")
+        if expected is not None and not lists_tag(expected, entity_tag, is_weak_equal=False):
+            raise _ApiError(412, "UNSUPPORTED", f"If-Match: the content is {entity_tag}")
+        return lists_tag(self.headers.get_all("If-None-Match", []), entity_tag, is_weak_equal=True)
+
+    def _range_for(self, entity_tag: str) -> str | None:
+        """Return the Range header if it applies: to a GET, of the content from which the client has the other part.
+
+        Spec: RFC 9110 13.1.5, "If-Range", 14.2, "Range".
+        """
+        if self.command != "GET" or self.headers.get("If-Range", entity_tag).strip() != entity_tag:
+            return None
+        return self.headers.get("Range")
+
+    def _send_not_modified(self, headers: dict[str, str]) -> None:
+        self._send_head(304, None, None, headers)
+        self.wfile.flush()
 
     def _send_page(
         self, member: str, items: Sequence[str], body: dict[str, object], query: dict[str, list[str]], path: str
@@ -328,7 +369,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_error(self, error: _ApiError) -> None:
         body = json.dumps({"errors": [{"code": error.code, "message": str(error), "detail": None}]})
-        self._send(error.status, body.encode(), "application/json")
+        self._send(error.status, body.encode(), "application/json", error.headers)
 
     def _send(self, status: int, body: bytes, content_type: str, headers: dict[str, str] | None = None) -> None:
         self._send_head(status, content_type, len(body), headers or {})
@@ -336,42 +377,24 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
         self.wfile.flush()
 
-    def _send_head(self, status: int, content_type: str, length: int, headers: dict[str, str]) -> None:
-        """Send the head of an answer.
+    def _send_head(self, status: int, content_type: str | None, length: int | None, headers: dict[str, str]) -> None:
+        """Send the head of an answer; without a type and a length if it has no content, not even an empty one.
 
         Raises:
             _ApiError: a value from the layout is not valid in a header; nothing was sent.
         """
-        for name, value in {"Content-Type": content_type, **headers}.items():
+        if content_type is not None:
+            headers = {"Content-Type": content_type, **headers}
+        for name, value in headers.items():
             if not _HEADER_VALUE_PATTERN.fullmatch(value):
                 raise _ApiError(500, "UNKNOWN", f"the layout is broken: {name}: not a valid header: {quoted(value)}")
         self.send_response(status)
         self.send_header("Docker-Distribution-API-Version", "registry/2.0")
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(length))
+        if length is not None:
+            self.send_header("Content-Length", str(length))
         self.send_header("X-Content-Type-Options", "nosniff")
         for name, value in headers.items():
             self.send_header(name, value)
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
-
-
-def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """Return the range that a Range header requests: its first byte, and the byte after its last.
-
-    Returns:
-        None if there is no header, or one that a server may ignore (several ranges, other units): then the whole blob
-        is sent. An empty range if the blob has none of the requested bytes.
-
-    Spec: RFC 9110 14.1.2, "Byte Ranges", 14.2, "Range".
-    """
-    match = _RANGE_PATTERN.fullmatch(header or "")
-    if match is None or match.groups() == ("", ""):
-        return None
-    first, last = (number_up_to(text, MAX_SIZE) for text in match.groups())
-    if first is None:
-        return max(0, size - (last or 0)), size
-    if last is not None and last < first:
-        return None
-    return first, min(last + 1, size) if last is not None else size

@@ -243,7 +243,8 @@ def test_names_that_no_registry_can_have_are_not_listed(tmp_path: Path) -> None:
 
 
 def test_command_prints_no_name_that_a_terminal_obeys(tmp_path: Path) -> None:
-    write_names(tmp_path / "l", {"\x1b[31mred\nnext": IMAGE.raw, "ok": IMAGE.raw})
+    unusable = ["\x1b[31mred\nnext", "with space", "-", ".", "+"]
+    write_names(tmp_path / "l", {name: manifest_of(name) for name in (*unusable, "ok")})
     with subprocess.Popen(
         [*OCIEXPORT, "serve", str(tmp_path / "l"), "--addr", "127.0.0.1:0"],
         stdout=subprocess.PIPE,
@@ -262,8 +263,9 @@ def test_command_prints_no_name_that_a_terminal_obeys(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         told.append(process.stderr.read())
     assert "".join(told).splitlines() == [
-        f"ociexport: serving {host}/l:ok",
-        "ociexport: not served by name: '\\x1b[31mred\\nnext': not a valid tag for a registry",
+        f"ociexport: serving {tmp_path}/l: tags: 1, such as {host}/l:ok",
+        "ociexport: warning: served by digest only, not valid as tags: "
+        "'\\x1b[31mred\\nnext', 'with space', '-', and 2 more",
     ]
 
 

@@ -17,8 +17,8 @@ from ociexport.cli.commands.serve import parse_address
 from ociexport.errors import OciexportError
 from ociexport.layers.tar.pax import parse_pax_records
 from ociexport.registry.auth.challenges import parse_token
+from ociexport.registry.conditions import parse_range
 from ociexport.registry.http.retries import retry_after_seconds
-from ociexport.registry.server import parse_range
 from ociexport.rootfs.run.accounts import find_account
 from ociexport.spec.json_fields import parse_json_object
 from ociexport.spec.numerals import number_in, number_up_to

@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from collections.abc import Sequence
 
 from ociexport.cli.exit_codes import OK
 from ociexport.cli.options.json import add_json_argument, print_json
-from ociexport.errors import UsageError, escaped, quoted
+from ociexport.errors import UsageError, escaped, printable, quoted
 from ociexport.registry.server import LayoutServer
 from ociexport.spec.numerals import number_in
 from ociexport.storage.layout.layout import ImageLayout
 
 _DEFAULT_ADDRESS = "127.0.0.1:5000"
+# A layout may have thousands of names; a start is told in a line.
+_MOST_LISTED = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serve until Ctrl-C or SIGTERM; the address and the images are printed first."""
+    """Serve until Ctrl-C or SIGTERM; the address is printed first."""
     host, port = parse_address(options.addr)
     # A signal is the normal end of a server: exit code 0.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -45,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _tell(options: argparse.Namespace, server: LayoutServer) -> None:
-    """Print the address on standard output, where scripts that use port 0 read it, and the images that are served."""
+    """Print the address on standard output, where scripts that use port 0 read it, and one line for people."""
     images = [
         f"{server.address}/{repository}:{tag}"
         for repository in server.catalog.repositories()
@@ -56,10 +59,18 @@ def _tell(options: argparse.Namespace, server: LayoutServer) -> None:
     else:
         sys.stdout.write(f"{server.address}\n")
     sys.stdout.flush()
-    for image in () if options.quiet else images:
-        print(f"ociexport: serving {escaped(image)}", file=sys.stderr)
-    for tag in () if options.quiet else server.catalog.unusable_tags():
-        print(f"ociexport: not served by name: {quoted(tag)}: not a valid tag for a registry", file=sys.stderr)
+    if not options.quiet:
+        example = f", such as {escaped(images[0])}" if images else ""
+        print(f"ociexport: serving {printable(options.layout)}: tags: {len(images)}{example}", file=sys.stderr)
+    if unusable := server.catalog.unusable_tags():
+        listed = _listed([quoted(tag) for tag in unusable])
+        print(f"ociexport: warning: served by digest only, not valid as tags: {listed}", file=sys.stderr)
+
+
+def _listed(items: Sequence[str]) -> str:
+    """Return the first of ``items``, and how many there are more."""
+    more = f", and {len(items) - _MOST_LISTED} more" if len(items) > _MOST_LISTED else ""
+    return ", ".join(items[:_MOST_LISTED]) + more
 
 
 def parse_address(text: str) -> tuple[str, int]:
