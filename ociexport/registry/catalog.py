@@ -1,7 +1,8 @@
 """LayoutCatalog: the repositories, tags and manifests of a layout, as a registry presents them.
 
-A repository's name is the image's full name without its registry (``docker.io/library/alpine:3`` is served as
-``library/alpine:3``), or the layout directory's name where an image has only a tag.
+``docker.io/library/alpine:3`` is served as ``library/alpine:3`` and as ``docker.io/library/alpine:3``, and with
+``?ns=docker.io``, which containerd sends to a mirror, as ``library/alpine:3`` of that registry only. An image that has
+only a tag is in a repository with the name of the layout's directory. A name of several images leads to none of them.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ from __future__ import annotations
 import os
 import re
 import threading
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
 
-from ociexport.errors import InvalidImageError, InvalidReferenceError, NotFoundError
+from ociexport.errors import InvalidImageError, InvalidReferenceError, NotFoundError, printable
+from ociexport.images.companions import is_companion_tag
 from ociexport.images.resolve import MAX_INDEX_DEPTH, read_small_blob
+from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor
 from ociexport.spec.digest import Digest
 from ociexport.spec.manifest import Index, Manifest, parse_document
@@ -24,22 +28,56 @@ if TYPE_CHECKING:
     from io import FileIO
 
 
+# How entries of index.json say that they are about an image: the last part of ``kind``, as cosign and hauler write it.
+_COMPANION_KINDS = frozenset({"sigs", "atts", "sboms", "referrers"})
+
+# A repository as a request names it: the value of ``ns`` or None, and the path.
+_Place: TypeAlias = tuple[str | None, str]
+
+
+class AmbiguousNameError(NotFoundError):
+    """A name that leads to several images of the layout."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """An image that ``index.json`` names; `registry` is None where the layout does not say it."""
+
+    descriptor: Descriptor
+    registry: str | None
+    repository: str
+
+    @property
+    def places(self) -> set[_Place]:
+        """The ways in which a request may name the repository."""
+        if self.registry is None:
+            return {(None, self.repository)}
+        return {(None, self.repository), (None, self.full_repository), (self.registry, self.repository)}
+
+    @property
+    def full_repository(self) -> str:
+        """The repository's name, with its registry if there is one."""
+        return self.repository if self.registry is None else f"{self.registry}/{self.repository}"
+
+
 @dataclass(frozen=True, slots=True)
 class _Content:
     """The contents that ``index.json`` leads to, read once for each change of the file.
 
     Args:
-        tags: repository → tag → descriptor.
+        tags: place → tag → the images with this name. Several images are a clash if their digests differ.
+        repositories: the names of all repositories, without registry.
         manifests: digest → descriptor of each manifest and index reachable from ``index.json``. They belong to every
             repository, since a signature or SBOM in a layout has no name of its own.
         blobs: digests of the configs and layers that the manifests name.
         unusable_tags: names that the layout gives to images but that are not valid tags.
     """
 
-    tags: dict[str, dict[str, Descriptor]]
-    manifests: dict[Digest, Descriptor]
-    blobs: set[Digest]
-    unusable_tags: list[str]
+    tags: dict[_Place, dict[str, list[_Image]]] = field(default_factory=dict)
+    repositories: set[str] = field(default_factory=set)
+    manifests: dict[Digest, Descriptor] = field(default_factory=dict)
+    blobs: set[Digest] = field(default_factory=set)
+    unusable_tags: list[str] = field(default_factory=list)
 
 
 class LayoutCatalog:
@@ -53,46 +91,84 @@ class LayoutCatalog:
         self._layout = layout
         self._lock = threading.Lock()
         self._stamp: tuple[int, int, int] | None = None
-        self._content = _Content({}, {}, set(), [])
+        self._content = _Content()
         # Where this is not a layout, this raises the error that every command reports for it.
         layout.read_images()
         self._read()
 
     def repositories(self) -> list[str]:
-        """Return the names of all repositories, sorted."""
-        return sorted(self._read().tags)
+        """Return the names of all repositories, sorted: without the registry, and with it where that is not enough."""
+        content = self._read()
+        names = set()
+        for name in content.repositories:
+            tags = content.tags[None, name]
+            clashes = [image for images in tags.values() if _is_clash(images) for image in images]
+            if not tags or any(not _is_clash(images) for images in tags.values()):
+                names.add(name)
+            names.update(image.full_repository for image in clashes if _is_repository(image.full_repository))
+        return sorted(names)
+
+    def clashes(self) -> list[str]:
+        """Return a text for each name, asked for without ``ns``, that leads to several images."""
+        return sorted(
+            _described(name, tag, images)
+            for (registry, name), tags in self._read().tags.items()
+            for tag, images in tags.items()
+            if registry is None and _is_clash(images)
+        )
 
     def unusable_tags(self) -> list[str]:
         """Return the names in the layout that are not valid tags; these images are served by digest only."""
         return self._read().unusable_tags
 
-    def tags(self, repository: str) -> list[str]:
-        """Return the tags of ``repository``, in the order that the specification requires.
+    def tags(self, repository: str, registry: str | None = None) -> list[str]:
+        """Return the tags of ``repository`` that lead to one image, in the order that the specification requires.
+
+        Args:
+            registry: the registry of the repository; None if the request does not say it.
 
         Raises:
             NotFoundError: there is no such repository.
+            AmbiguousNameError: each of its tags leads to several images.
         """
-        tags = self._read().tags.get(repository)
-        if tags is None:
-            raise NotFoundError(f"repository {repository}: not in the layout")
-        return sorted(tags)
+        tags = self._tags_of(self._read(), repository, registry)
+        usable = sorted(tag for tag, images in tags.items() if not _is_clash(images))
+        if tags and not usable:
+            tag, images = min(tags.items())
+            raise AmbiguousNameError(_described(repository, tag, images))
+        return usable
 
-    def find_manifest(self, repository: str, selector: str) -> Descriptor:
+    def find_manifest(self, repository: str, selector: str, registry: str | None = None) -> Descriptor:
         """Return the manifest or index that a tag or digest names.
+
+        Args:
+            registry: the registry of the repository; None if the request does not say it.
 
         Raises:
             NotFoundError: the repository or the manifest is not in the layout.
+            AmbiguousNameError: the tag leads to several images.
         """
         content = self._read()
-        tags = content.tags.get(repository)
-        if tags is None:
-            raise NotFoundError(f"repository {repository}: not in the layout")
-        found = content.manifests.get(Digest.parse(selector)) if ":" in selector else tags.get(selector)
+        tags = self._tags_of(content, repository, registry)
+        if ":" in selector:
+            found = content.manifests.get(Digest.parse(selector))
+        else:
+            images = tags.get(selector, [])
+            if _is_clash(images):
+                raise AmbiguousNameError(_described(repository, selector, images))
+            found = images[0].descriptor if images else None
         if found is None:
             raise NotFoundError(f"manifest {repository}:{selector}: not in the layout")
         return found
 
-    def open_blob(self, repository: str, digest: Digest) -> FileIO:
+    def _tags_of(self, content: _Content, repository: str, registry: str | None) -> dict[str, list[_Image]]:
+        tags = content.tags.get((_normalized(registry), repository))
+        if tags is None:
+            of = f" of {printable(registry)}" if registry is not None else ""
+            raise NotFoundError(f"repository {printable(repository)}{of}: not in the layout")
+        return tags
+
+    def open_blob(self, repository: str, digest: Digest, registry: str | None = None) -> FileIO:
         """Return the blob's file, if ``repository`` exists and a manifest of the layout names the blob.
 
         Raises:
@@ -100,7 +176,8 @@ class LayoutCatalog:
                 file.
         """
         content = self._read()
-        if repository not in content.tags or digest not in content.blobs:
+        self._tags_of(content, repository, registry)
+        if digest not in content.blobs:
             raise NotFoundError(f"blob {digest}: not in {repository}")
         try:
             return self._layout.open_file(digest)
@@ -140,27 +217,51 @@ class LayoutCatalog:
             return self._content
 
     def _collect(self) -> _Content:
-        content = _Content({}, {}, set(), [])
+        content = _Content()
+        named: dict[tuple[str | None, str, str], list[_Image]] = {}
         for descriptor, name in self._layout.read_images():
-            repository, tag = self._repository_of(name.full, name.tag)
-            tags = content.tags.setdefault(repository, {})
-            if tag is not None and _is_tag(tag):
-                tags[tag] = descriptor
-            elif tag is not None:
-                content.unusable_tags.append(tag)
+            registry, repository, tag = self._location_of(name.full, name.tag)
+            image = _Image(descriptor, registry, repository)
+            content.repositories.add(repository)
+            for place in image.places:
+                content.tags.setdefault(place, {})
             self._collect_manifest(content, descriptor, MAX_INDEX_DEPTH)
+            if tag is not None and not _is_tag(tag):
+                content.unusable_tags.append(tag)
+            elif tag is not None and (is_companion_tag(tag) or not _says_companion(descriptor)):
+                named.setdefault((registry, repository, tag), []).append(image)
+        for (_, _, tag), images in named.items():
+            for image in self._without_artifacts(images):
+                for place in image.places:
+                    content.tags[place].setdefault(tag, []).append(image)
         return content
 
-    def _repository_of(self, full: str | None, tag: str | None) -> tuple[str, str | None]:
+    def _without_artifacts(self, images: list[_Image]) -> Iterable[_Image]:
+        """Return those of one name that can run, or all if none can: an artifact never answers for an image."""
+        if not _is_clash(images):
+            return images
+        return [image for image in images if self._is_runnable(image.descriptor)] or images
+
+    def _is_runnable(self, descriptor: Descriptor) -> bool:
+        document = self._parse(descriptor)
+        if document is None or document.subject is not None:
+            return False
+        types = [descriptor.artifact_type, document.artifact_type]
+        if isinstance(document, Manifest):
+            types.append(document.config.media_type)
+        return all(kind is None or kind in mediatypes.IMAGE_CONFIGS for kind in types)
+
+    def _location_of(self, full: str | None, tag: str | None) -> tuple[str | None, str, str | None]:
+        """Return registry, repository and tag."""
         if full is not None:
             try:
                 reference = ImageReference.parse(full)
             except InvalidReferenceError:
                 pass
             else:
-                return reference.repository, reference.tag
+                return _normalized(reference.registry), reference.repository, reference.tag
         base = os.path.basename(os.path.abspath(self._layout.path)).lower()
-        return re.sub(r"[^a-z0-9]+", "-", base).strip("-") or "layout", tag
+        return None, re.sub(r"[^a-z0-9]+", "-", base).strip("-") or "layout", tag
 
     def _collect_manifest(self, content: _Content, descriptor: Descriptor, depth_left: int) -> None:
         if descriptor.digest in content.manifests:
@@ -191,3 +292,39 @@ def _is_tag(text: str) -> bool:
     except InvalidReferenceError:
         return False
     return True
+
+
+def _is_repository(text: str) -> bool:
+    """Whether a client can ask for ``text`` as a repository; a registry with a port makes no such name."""
+    try:
+        ImageReference(DEFAULT_REGISTRY, text, "x")
+    except InvalidReferenceError:
+        return False
+    return True
+
+
+def _is_clash(images: Iterable[_Image]) -> bool:
+    return len({image.descriptor.digest for image in images}) > 1
+
+
+def _described(repository: str, tag: str, images: Iterable[_Image]) -> str:
+    """Return which images share a name."""
+    found = {image.descriptor.digest: f"{image.full_repository}:{tag}" for image in images}
+    if len(set(found.values())) < len(found):
+        found = {digest: f"{name}@{digest}" for digest, name in found.items()}
+    return f"{printable(repository)}:{tag} is the name of several images: {', '.join(sorted(found.values()))}"
+
+
+def _normalized(registry: str | None) -> str | None:
+    """Return a registry's name in the form in which names are compared: a host's case does not matter."""
+    if registry is None:
+        return None
+    try:
+        return ImageReference.parse(f"{registry}/x/x").registry.lower()
+    except InvalidReferenceError:
+        return registry
+
+
+def _says_companion(descriptor: Descriptor) -> bool:
+    """Whether an entry of ``index.json`` says that it is about an image: a signature, an attestation, an SBOM."""
+    return descriptor.annotations.get("kind", "").rpartition("/")[2] in _COMPANION_KINDS

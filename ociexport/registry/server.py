@@ -13,9 +13,8 @@ import time
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from io import BufferedIOBase
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 from ociexport.errors import (
     InvalidDigestError,
@@ -24,8 +23,9 @@ from ociexport.errors import (
     OciexportError,
     quoted,
 )
-from ociexport.registry.catalog import LayoutCatalog
+from ociexport.registry.catalog import AmbiguousNameError, LayoutCatalog
 from ociexport.registry.conditions import identifying_headers, lists_tag, parse_range
+from ociexport.registry.request_lines import RecordedLines, is_header_line
 from ociexport.spec import mediatypes
 from ociexport.spec.digest import Digest
 from ociexport.spec.numerals import number_up_to
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 _KINDS = ("manifests", "blobs", "referrers", "tags")
 # RFC 9110 5.5: a header's value. No value that we send needs more than ASCII, or more bytes.
 _HEADER_VALUE_PATTERN = re.compile(r"[!-~](?:[ -~]{0,8190}[!-~])?")
-# RFC 9112 5: a header, or the empty line after the last one.
-_HEADER_LINE_PATTERN = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*)?\r?\n")
 _MAX_LINE_BYTES = 64 * 1024
 # When the server ends a connection, the client may still be sending. Closing the socket with unread bytes would reset
 # the connection and lose the answer, so up to this many bytes are read first, for at most this long.
@@ -104,23 +102,14 @@ class _ApiError(OciexportError):
         self.headers = headers or {}
 
 
+def _not_found(code: str, message: str, error: NotFoundError) -> _ApiError:
+    """Return the error for what is not served; a name of several images is told with its reason."""
+    return _ApiError(404, code, str(error) if isinstance(error, AmbiguousNameError) else message)
+
+
 def _read_only() -> _ApiError:
     """Return the error for every method but GET and HEAD."""
     return _ApiError(405, "UNSUPPORTED", "this registry is read-only", {"Allow": "GET, HEAD"})
-
-
-class _RecordedLines(BufferedIOBase):
-    """Reads lines and keeps them unchanged; http.server keeps only parsed headers, with continuation lines joined."""
-
-    def __init__(self, file: BufferedIOBase) -> None:
-        self._file = file
-        self.lines: list[bytes] = []
-
-    def readline(self, size: int | None = -1, /) -> bytes:
-        """Return the next line."""
-        line = self._file.readline(size)
-        self.lines.append(line)
-        return line
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -157,7 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
             if len(self.raw_requestline.split()) == 2:
                 raise _ApiError(400, "UNSUPPORTED", "expected HTTP/1.0 or HTTP/1.1, got no version")
             rfile = self.rfile
-            self.rfile = head = _RecordedLines(rfile)
+            self.rfile = head = RecordedLines(rfile)
             try:
                 if not super().parse_request():
                     return False
@@ -179,7 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
         Raises:
             _ApiError: parsers may disagree about where the body ends.
         """
-        if not all(_HEADER_LINE_PATTERN.fullmatch(line) for line in lines):
+        if not all(is_header_line(line) for line in lines):
             raise _ApiError(400, "UNSUPPORTED", "expected headers of one line each, got something else")
         hosts = self.headers.get_all("Host", [])
         if len(hosts) > 1 or (not hosts and self.request_version == "HTTP/1.1"):
@@ -271,18 +260,20 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer_repository(self, name: str, kind: str, selector: str, query: dict[str, list[str]]) -> None:
         catalog = self.server.catalog
+        # containerd tells a mirror by this parameter which registry it stands for.
+        registry = query.get("ns", [None])[0]
         if kind == "tags":
             if selector != "list":
                 raise _ApiError(404, "UNSUPPORTED", "no such endpoint")
             try:
-                tags = catalog.tags(name)
+                tags = catalog.tags(name, registry)
             except NotFoundError as error:
-                raise _ApiError(404, "NAME_UNKNOWN", "repository name not known to registry") from error
+                raise _not_found("NAME_UNKNOWN", "repository name not known to registry", error) from error
             self._send_page("tags", tags, {"name": name}, query, f"/v2/{quote(name)}/tags/list")
         elif kind == "manifests":
-            self._send_manifest(name, selector)
+            self._send_manifest(name, selector, registry)
         elif kind == "blobs":
-            self._send_blob(name, Digest.parse(selector))
+            self._send_blob(name, Digest.parse(selector), registry)
         else:
             artifact_type = query.get("artifactType", [None])[0]
             found = catalog.referrers(Digest.parse(selector), artifact_type)
@@ -290,21 +281,21 @@ class _Handler(BaseHTTPRequestHandler):
             headers = {"OCI-Filters-Applied": "artifactType"} if artifact_type else {}
             self._send(200, json.dumps(body).encode(), mediatypes.OCI_INDEX, headers)
 
-    def _send_manifest(self, name: str, selector: str) -> None:
+    def _send_manifest(self, name: str, selector: str, registry: str | None) -> None:
         try:
-            descriptor = self.server.catalog.find_manifest(name, selector)
+            descriptor = self.server.catalog.find_manifest(name, selector, registry)
             raw = self.server.catalog.read_manifest(descriptor)
         except NotFoundError as error:
-            raise _ApiError(404, "MANIFEST_UNKNOWN", "manifest unknown to registry") from error
+            raise _not_found("MANIFEST_UNKNOWN", "manifest unknown to registry", error) from error
         headers = identifying_headers(descriptor.digest)
         if self._is_unchanged(headers["ETag"]):
             self._send_not_modified(headers)
         else:
             self._send(200, raw, descriptor.media_type or mediatypes.OCI_MANIFEST, headers)
 
-    def _send_blob(self, name: str, digest: Digest) -> None:
+    def _send_blob(self, name: str, digest: Digest, registry: str | None) -> None:
         try:
-            file = self.server.catalog.open_blob(name, digest)
+            file = self.server.catalog.open_blob(name, digest, registry)
         except NotFoundError as error:
             raise _ApiError(404, "BLOB_UNKNOWN", "blob unknown to registry") from error
         with file:
@@ -364,7 +355,8 @@ class _Handler(BaseHTTPRequestHandler):
         page = rest[:limit]
         headers = {}
         if page and len(rest) > limit:
-            headers["Link"] = f'<{path}?n={limit}&last={quote(page[-1], safe="")}>; rel="next"'
+            more = [("n", str(limit)), ("last", page[-1]), *(("ns", registry) for registry in query.get("ns", [])[:1])]
+            headers["Link"] = f'<{path}?{urlencode(more)}>; rel="next"'
         self._send(200, json.dumps({**body, member: page}).encode(), "application/json", headers)
 
     def _send_error(self, error: _ApiError) -> None:

@@ -265,7 +265,7 @@ def test_command_prints_no_name_that_a_terminal_obeys(tmp_path: Path) -> None:
     assert "".join(told).splitlines() == [
         f"ociexport: serving {tmp_path}/l: tags: 1, such as {host}/l:ok",
         "ociexport: warning: served by digest only, not valid as tags: "
-        "'\\x1b[31mred\\nnext', 'with space', '-', and 2 more",
+        "'\\x1b[31mred\\nnext'; 'with space'; '-'; and 2 more",
     ]
 
 

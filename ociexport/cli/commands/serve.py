@@ -62,6 +62,9 @@ def _tell(options: argparse.Namespace, server: LayoutServer) -> None:
     if not options.quiet:
         example = f", such as {escaped(images[0])}" if images else ""
         print(f"ociexport: serving {printable(options.layout)}: tags: {len(images)}{example}", file=sys.stderr)
+    if clashes := server.catalog.clashes():
+        what = "ambiguous, answered with 404 (name the registry, or the digest)"
+        print(f"ociexport: warning: {what}: {_listed(clashes)}", file=sys.stderr)
     if unusable := server.catalog.unusable_tags():
         listed = _listed([quoted(tag) for tag in unusable])
         print(f"ociexport: warning: served by digest only, not valid as tags: {listed}", file=sys.stderr)
@@ -69,8 +72,8 @@ def _tell(options: argparse.Namespace, server: LayoutServer) -> None:
 
 def _listed(items: Sequence[str]) -> str:
     """Return the first of ``items``, and how many there are more."""
-    more = f", and {len(items) - _MOST_LISTED} more" if len(items) > _MOST_LISTED else ""
-    return ", ".join(items[:_MOST_LISTED]) + more
+    more = f"; and {len(items) - _MOST_LISTED} more" if len(items) > _MOST_LISTED else ""
+    return "; ".join(items[:_MOST_LISTED]) + more
 
 
 def parse_address(text: str) -> tuple[str, int]:
