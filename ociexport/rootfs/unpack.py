@@ -25,7 +25,7 @@ from ociexport.spec.descriptor import Platform
 from ociexport.spec.digest import Digest
 from ociexport.spec.platforms import host_platform
 from ociexport.system.files import new_file
-from ociexport.system.host_paths import real_path, verify_outside
+from ociexport.system.host_paths import real_target, verify_outside
 from ociexport.system.progress.protocol import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def unpack(
         signatures: which signatures the image must have.
 
     Raises:
-        UsageError: ``rootfs`` is in use, or owners can't be set as requested.
+        UsageError: ``rootfs`` is in use or a link to nothing, or owners can't be set as requested.
         NotFoundError, RegistryError, NoMatchingPlatformError: the image is not available.
         InvalidImageError: a document, blob or tar breaks the specification, its digest or a limit.
         SignatureError: the image lacks a signature that ``signatures`` requires; nothing was written.
@@ -150,9 +150,10 @@ def unpack(
             "id maps: expected root, who may change owners",
             hint="--userns makes an ordinary user root of subordinate ids",
         )
-    verify_is_vacant(real_path(target), replace=options.replace)
+    place = real_target(target)
+    verify_is_vacant(place, replace=options.replace)
     if options.owners_file is not None:
-        verify_outside(options.owners_file, real_path(target), "--owners")
+        verify_outside(options.owners_file, place, "--owners")
     if not isinstance(image, str):
         return _unpack_source(_signed(image, signatures), target, platform, options, progress)
     from ociexport.transfer.sources.open import open_source  # noqa: PLC0415 - start-up: loads the registry code, which an open source does not need

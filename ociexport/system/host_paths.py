@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from contextlib import suppress
 
@@ -16,6 +17,8 @@ from ociexport.errors import UsageError, quoted
 
 # As many as the kernel follows (path_resolution(7)).
 _MAX_LINKS = 40
+# With this ending, a path to a link names the directory that the link leads to.
+_DIRECTORY_ENDING = re.compile(r"(/\.?)+\Z")
 _STICKY_FOR_ALL = stat.S_ISVTX | stat.S_IWOTH
 
 
@@ -28,6 +31,22 @@ def real_path(path: str) -> str:
         OSError: there are too many links.
     """
     return _steps(path)[-1]
+
+
+def real_target(path: str) -> str:
+    """Return the real path of a directory that is made if it is absent; its last part may be a link to a directory.
+
+    Raises:
+        UsageError: its last part is a link that leads to nothing, or as for `real_path`.
+        OSError: there are too many links.
+    """
+    place = real_path(path)
+    if os.path.islink(_DIRECTORY_ENDING.sub("", path)) and not os.path.lexists(place):
+        raise UsageError(
+            f"{quoted(path)}: expected a directory or no file, got a link to {quoted(place)}, which does not exist",
+            hint="name the directory that is to be made, or remove the link",
+        )
+    return place
 
 
 def real_place(path: str) -> tuple[str, str]:

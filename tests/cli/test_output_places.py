@@ -13,7 +13,7 @@ import pytest
 
 from ociexport.errors import UsageError
 from ociexport.system.files import begin_file, is_stream, new_file, open_stream
-from ociexport.system.host_paths import real_path, verify_outside
+from ociexport.system.host_paths import real_path, real_target, verify_outside
 from tests.support.command import command_environment, command_line, run_command
 from tests.support.image_builder import build_image, write_layout
 from tests.support.memory_source import directory, member, symlink
@@ -213,6 +213,51 @@ def test_rootfs_and_directory_for_run_files_are_no_links_of_another_user(
         ended = run_command("unpack", layout, *words, home=tmp_path)
         assert (ended.returncode, ended.stderr.splitlines()[0]) == (2, said)
     assert not (tmp_path / "rootfs").exists()
+
+
+def to_nothing(path: str, place: Path) -> str:
+    return f"'{path}': expected a directory or no file, got a link to '{place}', which does not exist"
+
+
+@pytest.mark.parametrize("more", [(), ("--replace",), ("--bundle",), ("--userns",), ("--run-files",)])
+def test_rootfs_and_directory_for_run_files_are_no_links_to_nothing(
+    tmp_path: Path, layout: Path, more: tuple[str, ...]
+) -> None:
+    """A tree at the place where a stale link leads is a tree that nobody asked for."""
+    link = tmp_path / "link"
+    link.symlink_to("missing")
+    words: tuple[str | Path, ...] = (tmp_path / "rootfs", *more, link) if more == ("--run-files",) else (link, *more)
+    ended = run_command("unpack", layout, *words, home=tmp_path)
+    assert (ended.returncode, ended.stderr.splitlines()) == (
+        2,
+        [
+            f"ociexport: error: {to_nothing(str(link), tmp_path / 'missing')}",
+            "hint: name the directory that is to be made, or remove the link",
+        ],
+    )
+    assert sorted(os.listdir(tmp_path)) == ["layout", "link"]
+
+
+@pytest.mark.parametrize("ending", ["", "/", "/.", "//./"])
+@pytest.mark.parametrize("link_target", ["missing", "missing/", "second", "{tmp_path}/missing", "no/missing"])
+def test_link_to_nothing_is_one_however_it_is_typed(tmp_path: Path, link_target: str, ending: str) -> None:
+    (tmp_path / "second").symlink_to("missing")
+    (tmp_path / "link").symlink_to(link_target.format(tmp_path=tmp_path))
+    named = f"{tmp_path}/link{ending}"
+    with pytest.raises(UsageError) as caught:
+        real_target(named)
+    place = tmp_path / "no" / "missing" if link_target == "no/missing" else tmp_path / "missing"
+    assert str(caught.value) == to_nothing(named, place)
+
+
+@pytest.mark.parametrize("path", ["d", "d/", "link", "link/", "link/new", "missing", "missing/", "d/../missing", "."])
+def test_directory_to_be_made_may_be_behind_a_link_that_leads_somewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "d").mkdir()
+    (tmp_path / "link").symlink_to("d")
+    assert real_target(path) == os.path.realpath(path)
 
 
 def test_own_links_are_followed(tmp_path: Path, layout: Path) -> None:

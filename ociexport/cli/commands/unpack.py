@@ -27,7 +27,7 @@ from ociexport.rootfs.disk.userns import enter_user_namespace
 from ociexport.rootfs.unpack import UnpackOptions, unpack
 from ociexport.system.environment import source_date_epoch
 from ociexport.system.files import new_file
-from ociexport.system.host_paths import is_within, real_path, verify_outside
+from ociexport.system.host_paths import is_within, real_path, real_target, verify_outside
 from ociexport.system.progress.protocol import format_bytes
 
 if TYPE_CHECKING:
@@ -128,11 +128,11 @@ def run(options: argparse.Namespace) -> int:
     if options.to_tar is not None:
         return _write_tar(options)
     # This comes before the user namespace, in which the owner of a link can't be determined.
-    options.tree = real_path(options.rootfs)
+    options.tree = real_target(options.rootfs)
     _verify_places(options)
     if options.userns and os.geteuid() != 0:
         options.rootfs = options.tree
-        options.run_files = real_path(options.run_files) if options.run_files is not None else None
+        options.run_files = real_target(options.run_files) if options.run_files is not None else None
         enter_user_namespace()
     unpack_options = UnpackOptions(
         keep_dirlinks=options.keep_dirlinks,
@@ -178,7 +178,7 @@ def _verify_places(options: argparse.Namespace) -> None:
     """Return if the files beside the tree can be written, and are outside it; call it before the tree is begun.
 
     Raises:
-        UsageError: a path is in the tree, or leads through it.
+        UsageError: a path is in the tree or leads through it, or the path of a directory is a link to nothing.
         OSError: a path's directory does not exist, or the path is a directory instead of a file or the reverse.
     """
     bundle = options.tree if options.bundle else None
@@ -193,6 +193,8 @@ def _verify_places(options: argparse.Namespace) -> None:
 
 def _verify_place(path: str, tree: str, option: str, *, bundle: str | None = None, is_directory: bool = False) -> None:
     verify_outside(path, tree, option, bundle=bundle, is_directory=is_directory)
+    if is_directory:
+        real_target(path)
     parent = os.path.dirname(os.path.abspath(path))
     if bundle is not None and is_within(real_path(parent), bundle):
         return  # the bundle's directories are made later

@@ -26,7 +26,7 @@ from ociexport.rootfs.disk.mount_move import (
 )
 from ociexport.rootfs.disk.preflight import explain_full_disk
 from ociexport.rootfs.disk.removal import is_mount_point, is_overlay, remove_tree, verify_no_mounts
-from ociexport.system.host_paths import real_path
+from ociexport.system.host_paths import real_path, real_target
 from ociexport.system.partial_names import STAGED_MARK as _MARK
 
 _MARK_BYTES = 4
@@ -63,11 +63,11 @@ def staged_directory(target: str, *, replace: bool = False, sync: bool = False) 
     Leftovers of a killed process beside ``target`` are removed; a directory that a running process has locked is kept.
 
     Raises:
-        UsageError: ``target`` is in use or is a link of another user; it was not touched.
+        UsageError: ``target`` is in use, or is a link to nothing or of another user; it was not touched.
         NotFoundError: its parent directory does not exist.
         OSError: the disk failed; or ``target`` is the new tree, but the old one beside it can't be removed.
     """
-    target = real_path(target)
+    target = real_target(target)
     verify_is_vacant(target, replace=replace)
     is_mount = is_mount_point(target)
     parent = target if is_mount else os.path.dirname(target)

@@ -17,7 +17,7 @@ from ociexport.rootfs.run.accounts import Account
 from ociexport.rootfs.run.bundle import command_of, environment_of, working_dir_of
 from ociexport.spec.config import ImageConfig
 from ociexport.system.files import new_file_in
-from ociexport.system.host_paths import real_path
+from ociexport.system.host_paths import real_target
 
 _ENV_NOTE = (
     "# For a shell in the root filesystem. In a shell of the host, the image's PATH, LD_PRELOAD or PROMPT_COMMAND\n"
@@ -67,7 +67,7 @@ class _Directory:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        place = real_path(path)
+        place = real_target(path)
         with suppress(FileExistsError):
             os.mkdir(place)
         self._fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
