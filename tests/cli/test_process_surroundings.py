@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import command_environment, command_line
+from tests.support.image_builder import build_image, write_layout
 from tests.support.memory_source import directory, member
 from tests.support.ordinary_user import open_place, run_as_ordinary_user
 from tests.support.system_parts import require
@@ -41,6 +42,29 @@ def words_of(command: str, place: Path) -> list[str]:
     return [
         word.replace("LAYOUT", str(place / "layout")).replace("WORK", str(place / "work")) for word in COMMANDS[command]
     ]
+
+
+@pytest.mark.parametrize("limit", [48, 256])
+def test_few_open_files_are_enough_for_wide_and_deep_trees(tmp_path: Path, limit: int) -> None:
+    """A batch system or a login may set `ulimit -n`; directories that are kept open follow it."""
+    deep = "/".join(["deep"] * 200)
+    wide = [member(f"wide/{number}/f", b"x") for number in range(600)]
+    layers = [[*wide, member(f"{deep}/f"), member(f"gone/{deep}/f")], [*wide, member(".wh.gone"), member(f"{deep}/g")]]
+    layout, rootfs = tmp_path / "layout", tmp_path / "rootfs"
+    write_layout(layout, {"1": build_image(layers)})
+    for words in (
+        ("unpack", layout, rootfs),
+        ("unpack", layout, rootfs, "--replace"),
+        ("diff", rootfs, layout),
+        ("treehash", rootfs),
+        ("rm", rootfs),
+    ):
+        ended = subprocess.run(
+            ["sh", "-c", f'ulimit -n {limit} && exec "$@"', "sh", *command_line(*words, "-q")],
+            env=command_environment(tmp_path), capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert (ended.returncode, ended.stderr) == (0, ""), words
+    assert os.listdir(tmp_path) == ["layout"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -11,8 +11,10 @@ from contextlib import contextmanager
 
 from ociexport.errors import UsageError, quoted
 from ociexport.rootfs.disk.linux import OPEN_DIRECTORY, change_mode, names_in
+from ociexport.system.open_files import keepable_files
 
-# Deeper directories are first moved up: neither descriptors nor the stack grow with the depth of a tree.
+# Deeper directories are first moved up: neither descriptors nor the stack grow with the depth of a tree. Where the
+# process may open only a few files, less deep ones are moved up as well.
 _MAX_DESCENT = 32
 # Errors from rmdir for a directory that is not empty.
 _NOT_EMPTY = frozenset({errno.ENOTEMPTY, errno.EEXIST})
@@ -116,6 +118,7 @@ class _Remover:
         self._parent_fd = parent_fd
         self._name = name
         self._moved = 0
+        self._max_descent = keepable_files(_MAX_DESCENT)
 
     def run(self) -> None:
         with _placing_errors(self._name):
@@ -123,7 +126,7 @@ class _Remover:
             try:
                 while names := names_in(top_fd):
                     for name in names:
-                        self._remove(top_fd, os.fsencode(name), top_fd, _MAX_DESCENT)
+                        self._remove(top_fd, os.fsencode(name), top_fd, self._max_descent)
             finally:
                 os.close(top_fd)
         os.rmdir(self._name, dir_fd=self._parent_fd)

@@ -30,10 +30,11 @@ from ociexport.rootfs.disk.file_data import write_all, write_segments, write_wit
 from ociexport.rootfs.disk.linux import OPEN_DIRECTORY, is_openat2_available, names_in, resolve_in_root
 from ociexport.rootfs.disk.metadata import MetadataWriter
 from ociexport.rootfs.disk.removal import remove_tree
+from ociexport.system.open_files import keepable_files
 
 # As many as Linux follows (path_resolution(7)).
 _MAX_LINKS_FOLLOWED = 40
-# Open directories; far below the usual limit of 1024 files, since other files are open as well.
+# Directories that are kept open, if the process may open so many files.
 _MAX_OPEN_DIRECTORIES = 256
 # How many paths are cached, and how long each may be: a layer may name one directory by any number of paths.
 _MAX_KNOWN_PATHS, _MAX_KNOWN_PATH_BYTES = 65_536, 1024
@@ -104,6 +105,7 @@ class Rootfs:
         self._root = _Directory(b"", None, 0o700)
         self._root.fd = root_fd
         self._open: deque[_Directory] = deque()
+        self._max_open = keepable_files(_MAX_OPEN_DIRECTORIES)
         # Paths as written in the tar; emptied when a directory or link on one of them is replaced.
         self._known: dict[bytes, _Directory] = {ROOT: self._root}
         self._has_followed_links = False
@@ -401,7 +403,7 @@ class Rootfs:
             node = closed.pop()
             node.fd = fd = os.open(node.name, OPEN_DIRECTORY, dir_fd=fd)
             self._open.append(node)
-            if len(self._open) > _MAX_OPEN_DIRECTORIES:
+            if len(self._open) > self._max_open:
                 self._close_directory(self._open.popleft())
         if fd is None:
             raise AssertionError("the last of the closed directories was opened")

@@ -16,8 +16,10 @@ from collections import deque
 from contextlib import closing
 
 from ociexport.rootfs.disk.linux import OPEN_DIRECTORY, OPEN_FILE
+from ociexport.system.open_files import keepable_files
 
-# Ancestors of the current directory that stay open; deeper ones are reopened through "..".
+# Ancestors of the current directory that stay open, if the process may open so many files; deeper ones are reopened
+# through "..".
 _MAX_HELD = 64
 # As many as Linux follows (path_resolution(7)).
 _MAX_LINKS_FOLLOWED = 40
@@ -36,6 +38,7 @@ class Descent:
     def __init__(self, root_fd: int) -> None:
         self.fd = os.dup(root_fd)
         self._held: list[int] = []
+        self._max_held = keepable_files(_MAX_HELD)
         # Device and inode of ancestors that are not open.
         self._closed: list[tuple[int, int]] = []
 
@@ -46,7 +49,7 @@ class Descent:
             OSError: it is not a directory, or can't be read; the current directory stays the same.
         """
         child_fd = os.open(name, OPEN_DIRECTORY, dir_fd=self.fd)
-        if len(self._held) < _MAX_HELD:
+        if len(self._held) < self._max_held:
             self._held.append(self.fd)
         else:
             self._closed.append(_identity(self.fd))
