@@ -30,7 +30,11 @@ from ociexport.spec.config import Layer
 from ociexport.system.progress.protocol import Progress
 
 # The kernel's errors for names and links in the archive, as opposed to errors of the disk.
-_ARCHIVE_ERRORS = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.EMLINK})
+_ARCHIVE_ERRORS = frozenset({errno.ELOOP, errno.ENOTDIR, errno.EISDIR})
+# Errors for what an archive may contain, but this file system can't: another one may take it.
+_FILE_SYSTEM_ERRORS = frozenset(
+    {errno.ENAMETOOLONG, errno.EINVAL, errno.EMLINK, errno.EILSEQ, errno.EFBIG, errno.EOVERFLOW}
+)
 
 
 # Looking up a module's name is faster than looking up a member of an enumeration.
@@ -187,6 +191,8 @@ class LayerApplier:
                     raise  # the error names the output, such as standard output; names in trees are bytes
                 if error.errno not in _ARCHIVE_ERRORS:
                     error.filename = _placed(error.filename, entry.name)
+                    if error.errno in _FILE_SYSTEM_ERRORS:
+                        error.strerror = f"{error.strerror}: this file system can't store the entry"
                     raise
                 raise InvalidImageError(f"entry {quoted_path(entry.name)}: {error.strerror}") from error
         reader.drain()

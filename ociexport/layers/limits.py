@@ -9,6 +9,7 @@ from ociexport.layers.tar.reader import MAX_EXTENDED_HEADER_BYTES, Entry
 from ociexport.system.compression import MAX_RATIO, RATIO_FROM_BYTES
 
 _GIB = 1024**3
+MAX_BYTES = 1024 * _GIB
 # PATH_MAX is 4096 bytes, so no program could reach a deeper file by its path.
 MAX_DEPTH = 2_000
 # Each path may lead through 40 links of 2,000 names each. Five names for each allowed entry are more than honest images
@@ -38,7 +39,7 @@ class Limits:
         max_steps: names walked through links, for all paths together; reopening deep directories counts too.
     """
 
-    max_bytes: int = 1024 * _GIB
+    max_bytes: int = MAX_BYTES
     max_entries: int = 20_000_000
     max_ratio: int = MAX_RATIO
     ratio_from_bytes: int = RATIO_FROM_BYTES
@@ -116,6 +117,16 @@ def verify_depth(depth: int, max_depth: int) -> None:
     """
     if depth > max_depth:
         raise _over_limit(f"path: expected at most {max_depth} directories, got {depth}", "--max-depth")
+
+
+def verify_copies(copied_bytes: int, max_bytes: int) -> None:
+    """Return if this many bytes may be copied for hard links that the file system does not allow.
+
+    Raises:
+        LimitExceededError: there are too many.
+    """
+    if copied_bytes > max_bytes:
+        raise _over_limit(f"copies for hard links: expected at most {max_bytes} bytes, got more", "--max-size")
 
 
 def verify_steps(steps: int, max_steps: int) -> None:

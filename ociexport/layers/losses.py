@@ -30,6 +30,7 @@ class Losses:
     devices: int = 0
     placeholders: int = 0
     hard_links: int = 0
+    copied_links: int = 0
     refused_xattrs: Counter[bytes] = field(default_factory=Counter)
     skipped_xattrs: Counter[bytes] = field(default_factory=Counter)
 
@@ -46,6 +47,8 @@ class Losses:
             yield f"devices: {self.placeholders} made as empty files, since only root can make devices"
         if self.hard_links:
             yield f"hard links: {self.hard_links} left out, since their targets were not selected"
+        if self.copied_links:
+            yield f"hard links: {self.copied_links} made as copies, since the file system allows no more for one file"
         if self.refused_xattrs:
             yield f"xattrs: {self.refused_xattrs.total()} could not be set here: {_names(self.refused_xattrs)}"
         if self.skipped_xattrs:

@@ -200,6 +200,7 @@ def _unpack_source(
             holes=options.holes,
             max_depth=options.limits.max_depth,
             max_steps=options.limits.max_steps,
+            max_copied_bytes=options.limits.max_bytes,
             use_openat2=options.use_openat2,
         )
         if options.preflight:

@@ -61,6 +61,11 @@ class InodeRecord:
         else:
             self._notes.pop(inode, None)
 
+    def copy(self, inode: int, copy_inode: int) -> None:
+        """Note for a copy of a file what is noted for the file."""
+        self._budget.take(_NOTE_BYTES)
+        self._notes[copy_inode] = self.of(inode)
+
     def of(self, inode: int) -> NotedFile:
         """Return the last note about a file."""
         return self._notes.get(inode, ROOTS_FILE)

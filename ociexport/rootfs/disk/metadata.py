@@ -169,6 +169,12 @@ class MetadataWriter:
         if self._record is not None:
             self._record.note(os.stat(name, dir_fd=parent_fd, follow_symlinks=False).st_ino, entry)
 
+    def copied(self, inode: int, copy_inode: int) -> None:
+        """Count a copy that was made in place of a hard link; its owner and attributes are recorded as the file's."""
+        self._losses.copied_links += 1
+        if self._record is not None:
+            self._record.copy(inode, copy_inode)
+
     def needs_only_times(self, entry: Entry, created_mode: int) -> bool:
         """Whether a file created with ``created_mode`` lacks only its times."""
         return (

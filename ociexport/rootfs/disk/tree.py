@@ -23,10 +23,20 @@ from collections.abc import Iterator
 
 from ociexport.errors import InvalidImageError, UnsafeEntryError, quoted_path
 from ociexport.layers.kept_names import MarkedDirectory
-from ociexport.layers.limits import MAX_DEPTH, MAX_STEPS, NameBudget, verify_depth, verify_steps, weight_of
+from ociexport.layers.limits import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    MAX_STEPS,
+    NameBudget,
+    verify_copies,
+    verify_depth,
+    verify_steps,
+    weight_of,
+)
 from ociexport.layers.paths import ROOT, ImagePath
 from ociexport.layers.tar.reader import Entry, EntryType
 from ociexport.rootfs.disk.file_data import write_all, write_segments, write_with_holes
+from ociexport.rootfs.disk.link_copies import copy_file
 from ociexport.rootfs.disk.linux import OPEN_DIRECTORY, is_openat2_available, names_in, resolve_in_root
 from ociexport.rootfs.disk.metadata import MetadataWriter
 from ociexport.rootfs.disk.removal import remove_tree
@@ -79,6 +89,7 @@ class Rootfs:
         holes: blocks of zeros in files become holes.
         max_depth: of nested directories.
         max_steps: names that are walked to resolve links, for all paths together.
+        max_copied_bytes: of files that are copied because the file system allows no more hard links to them.
         use_openat2: None to use it if the kernel has it.
     """
 
@@ -92,6 +103,7 @@ class Rootfs:
         holes: bool = False,
         max_depth: int = MAX_DEPTH,
         max_steps: int = MAX_STEPS,
+        max_copied_bytes: int = MAX_BYTES,
         use_openat2: bool | None = None,
     ) -> None:
         self._metadata = metadata
@@ -109,6 +121,10 @@ class Rootfs:
         # Paths as written in the tar; emptied when a directory or link on one of them is replaced.
         self._known: dict[bytes, _Directory] = {ROOT: self._root}
         self._has_followed_links = False
+        # Inode number of each file that has all its names → where its last copy is.
+        self._copies: dict[int, tuple[_Directory, bytes]] = {}
+        self._copied_bytes = 0
+        self._max_copied_bytes = max_copied_bytes
         self._layer = 0
         self._has_lower_layers = False
 
@@ -459,10 +475,43 @@ class Rootfs:
                 return
             os.stat(source_name, dir_fd=source_fd, follow_symlinks=False)
             self._remove(parent, name)
-            os.link(source_name, name, src_dir_fd=source_fd, dst_dir_fd=parent_fd, follow_symlinks=False)
+            self._link(source_fd, source_name, parent, name)
+        except OSError as error:
+            if error.errno != errno.EMLINK:
+                raise
+            status = os.stat(source_name, dir_fd=source_fd, follow_symlinks=False)
+            if not stat.S_ISREG(status.st_mode):
+                raise
+            self._link_to_copy(source_fd, source_name, status, parent, name)
+
+    def _link_to_copy(
+        self, source_fd: int, source_name: bytes, status: os.stat_result, parent: _Directory, name: bytes
+    ) -> None:
+        """Give the last copy of a file another name, or copy the file if that copy has all its names too."""
+        directory_and_name = self._copies.get(status.st_ino)
+        if directory_and_name is not None:
+            # Duplicated, since opening the second directory may close the first.
+            copy_fd = os.dup(self._descriptor(directory_and_name[0]))
+            try:
+                parent_fd = self._descriptor(parent)
+                os.link(directory_and_name[1], name, src_dir_fd=copy_fd, dst_dir_fd=parent_fd, follow_symlinks=False)
+            except OSError as error:
+                if error.errno != errno.EMLINK:
+                    raise
+            else:
+                return
+            finally:
+                os.close(copy_fd)
+        self._copied_bytes += status.st_size
+        verify_copies(self._copied_bytes, self._max_copied_bytes)
+        copy_inode = copy_file(source_fd, source_name, self._descriptor(parent), name)
+        self._metadata.copied(status.st_ino, copy_inode)
+        self._copies[status.st_ino] = (parent, name)
 
     def _remove(self, parent: _Directory, name: bytes) -> None:
         """Remove the file or directory of this name, with everything in it."""
+        # A copy may be removed, or an inode number be used again for another file.
+        self._copies.clear()
         node = parent.children.pop(name, None)
         if node is not None:
             self._forget(node)

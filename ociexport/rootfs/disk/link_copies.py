@@ -1,0 +1,65 @@
+"""Copies of a file, for hard links beyond the number that a file system allows for one file (link(2), EMLINK)."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ociexport.rootfs.disk.file_data import write_with_holes
+from ociexport.rootfs.disk.linux import OPEN_FILE, change_mode
+from ociexport.rootfs.disk.xattrs import read_xattrs
+
+_CREATE_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_CHUNK_BYTES = 1024 * 1024
+
+
+def copy_file(source_fd: int, source_name: bytes, directory_fd: int, name: bytes) -> int:
+    """Copy a regular file with its holes and all its metadata; return the inode number of the copy.
+
+    Args:
+        source_fd: the directory of the file.
+        source_name: of the file in it.
+        directory_fd: the directory of the copy.
+        name: of the copy, which does not exist yet.
+    """
+    status = os.stat(source_name, dir_fd=source_fd, follow_symlinks=False)
+    mode = stat.S_IMODE(status.st_mode)
+    with _readable(source_fd, source_name, mode) as original:
+        copy = os.open(name, _CREATE_FILE, 0o600, dir_fd=directory_fd)
+        try:
+            write_with_holes(copy, _chunks(original))
+            made = os.fstat(copy)
+            # As for every new file: the owner first, since chown drops setuid and capabilities.
+            if (made.st_uid, made.st_gid) != (status.st_uid, status.st_gid):
+                os.fchown(copy, status.st_uid, status.st_gid)
+            for attribute, value in read_xattrs(original).items():
+                os.setxattr(copy, attribute, value)
+            os.fchmod(copy, mode)
+            os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
+            return made.st_ino
+        finally:
+            os.close(copy)
+
+
+@contextmanager
+def _readable(directory_fd: int, name: bytes, mode: int) -> Iterator[int]:
+    """Yield a descriptor of a file; a mode that keeps an ordinary user from reading it is changed meanwhile."""
+    is_changed = os.geteuid() != 0 and not mode & stat.S_IRUSR
+    if is_changed:
+        change_mode(directory_fd, name, mode | stat.S_IRUSR)
+    try:
+        fd = os.open(name, OPEN_FILE, dir_fd=directory_fd)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+    finally:
+        if is_changed:
+            change_mode(directory_fd, name, mode)
+
+
+def _chunks(fd: int) -> Iterator[memoryview]:
+    while chunk := os.read(fd, _CHUNK_BYTES):
+        yield memoryview(chunk)
