@@ -142,6 +142,47 @@ def test_gnu_magic_has_no_prefix() -> None:
     assert read_all(block + bytes(1024))[0][0].name == b"a"
 
 
+def base_256(number: int, width: int = 12) -> bytes:
+    mark = b"\x80" if number >= 0 else b"\xff"
+    return mark + number.to_bytes(width - 1, "big", signed=True)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "name"),
+    [
+        (b"dir", b"dir/a"),
+        (b"usr/share", b"usr/share/a"),
+        (b"d" * 60 + b"/" + b"e" * 60, b"d" * 60 + b"/" + b"e" * 60 + b"/a"),
+        (b"p" * 155, b"p" * 155 + b"/a"),
+        (b"7days", b"7days/a"),
+        (b"2019/01", b"2019/01/a"),
+        (b"00000000001/", b"00000000001//a"),
+        (b"00000000001\0not a time", b"00000000001/a"),
+        (b"00000000001\000000000002\0", b"a"),
+        (b"00000000001 00000000002 ", b"a"),
+        (b"00000000001\0" + bytes(12) + b"rest", b"a"),
+        (bytes(12) + b"00000000002\0", b"a"),
+        (bytes(12) + b"dir", b"a"),
+        (base_256(-5) + base_256(-6), b"a"),
+        (base_256(2**40) + b"00000000002\0", b"a"),
+        (b"755", b"a"),
+        (b"caf\xc3\xa9/dir", b"a"),
+        (b"\xff" * 12 + b"dir", b"a"),
+    ],
+)
+@pytest.mark.parametrize("flag", [b"0", b"1", b"2", b"5", b"\0"])
+def test_prefix_that_old_go_wrote_under_gnu_magic_is_joined(prefix: bytes, name: bytes, flag: bytes) -> None:
+    """Go's archive/tar, readHeader: what is not a pair of times, but ASCII text, is a prefix."""
+    block = header(magic=b"ustar  \0", flag=flag, uid=base_256(3_000_000, 8), at_345=prefix)
+    assert read_all(block + bytes(1024))[0][0].name == name
+
+
+@pytest.mark.parametrize("magic", [b"ustar 00", b"ustar\0", bytes(8)])
+def test_only_whole_magics_have_a_prefix(magic: bytes) -> None:
+    expected = b"dir/a" if magic == b"ustar\0" else b"a"
+    assert read_all(header(magic=magic, at_345=b"dir") + bytes(1024))[0][0].name == expected
+
+
 def test_names_may_be_any_bytes() -> None:
     assert read_all(header(name=b"caf\xe9") + bytes(1024))[0][0].name == b"caf\xe9"
 

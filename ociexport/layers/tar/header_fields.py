@@ -60,6 +60,24 @@ def parse_mtime(field: bytes) -> int:
     return parse_number(field, "mtime") * 1_000_000_000
 
 
+def parse_prefix_under_gnu_magic(field: bytes) -> bytes:
+    """Return the directory that stands in a GNU header where ustar has its prefix; empty if there is none.
+
+    GNU tar stores atime and ctime at the start of this field. Go before 1.8, and so docker before 17.06, wrote ustar's
+    prefix there if a number of the entry needed base 256. What does not parse as times and is ASCII is such a prefix.
+
+    Spec: Go's archive/tar, `Reader.readHeader`; https://go.dev/issue/12594.
+    """
+    try:
+        for time, name in ((field[:12], "atime"), (field[12:24], "ctime")):
+            if time[0]:  # GNU tar leaves a time that it does not store empty
+                parse_number(time, name)
+    except InvalidImageError:
+        prefix = field.partition(b"\0")[0]
+        return prefix if prefix.isascii() else b""
+    return b""
+
+
 @lru_cache(maxsize=16384)
 def _adler_of_block_with(field: bytes) -> int:
     """Return the lower half of the Adler-32 of any header for which the checksum in ``field`` is right."""

@@ -15,7 +15,13 @@ from enum import Enum
 from typing import NamedTuple
 
 from ociexport.errors import InvalidImageError, LimitExceededError, quoted_path
-from ociexport.layers.tar.header_fields import parse_mode_and_owner, parse_mtime, parse_number, verify_checksum
+from ociexport.layers.tar.header_fields import (
+    parse_mode_and_owner,
+    parse_mtime,
+    parse_number,
+    parse_prefix_under_gnu_magic,
+    verify_checksum,
+)
 from ociexport.layers.tar.pax import PaxRecords, parse_pax_records
 from ociexport.layers.tar.sparse import (
     SparseSegments,
@@ -27,6 +33,8 @@ from ociexport.spec.numerals import MAX_SIZE
 
 BLOCK_BYTES = 512
 _ZERO_BLOCK = bytes(BLOCK_BYTES)
+# GNU's magic and version, which are adjacent.
+_GNU_MAGIC = b"ustar  \0"
 
 # PAX records and GNU long names are read into memory; Go's archive/tar has the same limit.
 MAX_EXTENDED_HEADER_BYTES = 1024 * 1024
@@ -251,10 +259,13 @@ class TarReader:
         kind = _ENTRY_TYPES[flag]
         name = name.partition(b"\0")[0]
         link_name = link_name.partition(b"\0")[0] if link_name[0] else b""
-        if prefix[0] and magic == b"ustar\0":
-            # star stores times in the last bytes of the prefix, and marks its headers with "tar" at the very end.
-            prefix = prefix if block[508:] != b"tar\0" else prefix[:131]
-            name = prefix.partition(b"\0")[0] + b"/" + name
+        if prefix[0]:
+            if magic == b"ustar\0":
+                # star stores times in the last bytes of the prefix, and marks its headers with "tar" at the very end.
+                prefix = prefix if block[508:] != b"tar\0" else prefix[:131]
+                name = prefix.partition(b"\0")[0] + b"/" + name
+            elif block[257:265] == _GNU_MAGIC and (directory := parse_prefix_under_gnu_magic(prefix)):
+                name = directory + b"/" + name
         mode, uid, gid = parse_mode_and_owner(mode_and_owner)
         size, mtime_ns = parse_number(size_field, "size"), parse_mtime(mtime_field)
         xattrs = segments = atime_ns = None
