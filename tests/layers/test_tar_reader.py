@@ -344,6 +344,26 @@ def test_end_marker_may_be_missing(end: bytes) -> None:
     assert len(read_all(header() + end)) == 1
 
 
+@pytest.mark.parametrize("end", [b"", bytes(512), bytes(1024)], ids=["none", "half", "whole"])
+@pytest.mark.parametrize("before", [b"", header()], ids=["alone", "after an entry"])
+@pytest.mark.parametrize("flags", [b"g", b"V", b"N", b"gg", b"gV"])
+def test_headers_that_describe_no_single_entry_may_be_last(flags: bytes, before: bytes, end: bytes) -> None:
+    """`git archive` of an empty tree writes a global header and nothing else."""
+    records = b"12 comment=\n"
+    last = [
+        header(flag=bytes([flag]), size=b"%011o\0" % len(records)) + records + bytes(-len(records) % 512)
+        for flag in flags
+    ]
+    assert [entry.name for entry, _ in read_all(before + b"".join(last) + end)] == ([b"a"] if before else [])
+
+
+@pytest.mark.parametrize("flags", [b"x", b"X", b"L", b"K", b"gx", b"xg", b"LV"])
+def test_headers_that_describe_the_next_entry_may_not_be_last(flags: bytes) -> None:
+    headers = b"".join(header(flag=bytes([flag])) for flag in flags)
+    with pytest.raises(InvalidImageError, match=r"^tar: expected an entry after an extended header, got the end$"):
+        read_all(header() + headers + bytes(1024))
+
+
 @given(st.binary(max_size=3000))
 @settings(max_examples=300)
 def test_arbitrary_bytes_give_no_foreign_exception(tar: bytes) -> None:

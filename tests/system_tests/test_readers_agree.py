@@ -123,6 +123,8 @@ AS_TAR = {
     "contiguous file": file(flag=b"7") + END,
     "names in a directory": file(b"a/", b"Yx\0\0", flag=b"D", magic=b"ustar  \0") + END,
     "volume's label": header(name=b"label", flag=b"V", magic=b"ustar  \0") + END,
+    "global header alone": pax((b"comment", b"x"), flag=b"g") + bytes(1024),
+    "global header at the end": file() + pax((b"comment", b"x"), flag=b"g") + bytes(1024),
     "Solaris's extension": pax((b"path", b"long"), flag=b"X") + file() + END,
 }
 # umoci accepts these; each line says why we do not.

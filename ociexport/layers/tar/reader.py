@@ -90,6 +90,8 @@ _ENTRY_TYPES = {
 _DEVICE_FLAGS = frozenset({b"3", b"4"})
 # These have no data, even if their size is not 0. Tar programs disagree; Go, which writes most layers, reads it so.
 _DATALESS_FLAGS = frozenset({b"1", b"2", b"3", b"4", b"5", b"6"})
+# These describe the next entry, so the tar is truncated if none follows.
+_NEXT_ENTRY_FLAGS = frozenset({b"x", b"X", b"L", b"K"})
 
 # Name; mode, uid and gid; size; mtime; link name; magic; prefix.
 _HEADER = struct.Struct("100s 24s 12s 12s 9x 100s 6s 82x 155s 12x")
@@ -202,8 +204,10 @@ class TarReader:
             return self._parse_entry(block, flag, self._global_records, None, None)
         local_records: bytes | None = None
         gnu_name = gnu_link_name = None
+        entry_must_follow = False
         for _ in range(_MAX_EXTENDED_HEADERS_PER_ENTRY):
             size = _parse_size(block)
+            entry_must_follow = entry_must_follow or flag in _NEXT_ENTRY_FLAGS
             if flag in (b"x", b"X"):
                 # A second one replaces the first, as in Go and GNU tar.
                 local_records = self._read_extension(size)
@@ -221,6 +225,8 @@ class TarReader:
                 raise InvalidImageError(f"tar: expected a known entry type, got {quoted_path(flag)}")
             block = self._next_header()
             if block is None:
+                if not entry_must_follow:
+                    return None
                 raise InvalidImageError("tar: expected an entry after an extended header, got the end")
             flag = block[156:157]
             if flag in _ENTRY_TYPES:
