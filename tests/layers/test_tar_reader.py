@@ -280,6 +280,30 @@ def test_old_tars_tell_directories_by_a_slash() -> None:
     assert read_all(header(name=b"file/", size=b"00000000001\0") + b"x" + bytes(511))[0][0].type is EntryType.FILE
 
 
+@pytest.mark.parametrize("size", [b"00000000001\0", b"00000002000\0"], ids=["1", "1024"])
+@pytest.mark.parametrize(("records", "name"), [(b"", b"d/"), (b"11 path=d/\n", b"a")], ids=["header", "PAX"])
+def test_size_of_an_old_directory_means_nothing(records: bytes, name: bytes, size: bytes) -> None:
+    """Go, bsdtar and Python read the next header right after the directory's, as after a directory of type 5."""
+    before = pax_header(records) if records else b""
+    directory = header(name=name, flag=b"\0", magic=bytes(8), size=size)
+    tar = before + directory + header(name=b"b") + header(name=b"c") + bytes(1024)
+    assert [(entry.name, entry.type, entry.size) for entry, _ in read_all(tar)] == [
+        (b"d/", EntryType.DIRECTORY, 0),
+        (b"b", EntryType.FILE, 0),
+        (b"c", EntryType.FILE, 0),
+    ]
+
+
+def test_old_file_whose_record_takes_the_slash_away_has_data() -> None:
+    tar = pax_header(b"9 path=d\n") + header(name=b"a/", flag=b"\0", size=b"00000000003\0") + b"abc" + bytes(509)
+    assert [(entry.name, entry.type, data) for entry, data in read_all(tar)] == [(b"d", EntryType.FILE, b"abc")]
+
+
+def test_size_record_of_an_old_directory_means_nothing() -> None:
+    tar = pax_header(b"12 size=512\n") + header(name=b"d/", flag=b"\0") + header(name=b"b") + bytes(1024)
+    assert [(entry.name, entry.size) for entry, _ in read_all(tar)] == [(b"d/", 0), (b"b", 0)]
+
+
 def gnu_long(flag: bytes, name: bytes) -> bytes:
     return header(flag=flag, magic=b"ustar  \0", size=b"%011o\0" % len(name)) + name + bytes(-len(name) % 512)
 

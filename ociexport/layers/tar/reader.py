@@ -286,10 +286,11 @@ class TarReader:
             name = gnu_name
         if gnu_link_name is not None:
             link_name = gnu_link_name
+        if flag == b"\0" and name[-1:] == b"/":
+            # v7 tars have no type for directories, and mark them by the slash.
+            kind, flag = EntryType.DIRECTORY, b"5"
         if flag in _DATALESS_FLAGS:
             size = 0
-        elif flag == b"\0" and name[-1:] == b"/":
-            kind = EntryType.DIRECTORY  # v7 tars have no type for directories, and mark them by the slash
         if not 0 <= size <= MAX_SIZE:
             raise InvalidImageError(f"tar: {quoted_path(name)}: size: expected 0 to {MAX_SIZE}, got {size}")
         if not (0 <= uid <= _MAX_ID and 0 <= gid <= _MAX_ID):
