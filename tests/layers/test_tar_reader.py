@@ -196,6 +196,26 @@ def test_base_256_numbers_are_read() -> None:
     assert (entry.uid, entry.mtime_ns) == (3_000_000_000, -1_000_000_000)
 
 
+@pytest.mark.parametrize("before", [b"\0", b"\0\0\0", b" \0", b"\0 \0 "])
+@pytest.mark.parametrize("after", [b"", b"\0", b" ", b" \0", b"\0junk"])
+def test_blanks_and_nuls_before_digits_are_skipped(before: bytes, after: bytes) -> None:
+    """Go's archive/tar, parseOctal: numbers may be padded with spaces and NULs on both sides."""
+
+    def number(digits: bytes, width: int) -> bytes:
+        return (before + digits + after).ljust(width, b"\0")[:width]
+
+    fields = {"mode": number(b"755", 8), "uid": number(b"7", 8), "size": number(b"3", 12), "mtime": number(b"5", 12)}
+    ((entry, data), (following, _)) = read_all(header(**fields) + b"abc" + bytes(509) + header(name=b"b"))
+    assert (entry.mode, entry.uid, entry.mtime_ns, data) == (0o755, 7, 5_000_000_000, b"abc")
+    assert following.name == b"b"
+
+
+@pytest.mark.parametrize("before", [b"\0", b" \0", b"\0 "])
+def test_number_after_nuls_is_no_other_text(before: bytes) -> None:
+    with pytest.raises(InvalidImageError, match=r"^tar: header field size: expected an octal number, got "):
+        read_all(header(size=before + b"junk") + bytes(1024))
+
+
 def test_pax_numbers_override_the_header() -> None:
     info = member("a", uid=3_000_000_000, gid=7, mtime=1_600_000_000.25)
     info.pax_headers = {"atime": "1500000000.123456789"}

@@ -29,7 +29,8 @@ def parse_number(field: bytes, name: str) -> int:
         bits = 8 * len(field) - 1
         value = int.from_bytes(field, "big") & ((1 << bits) - 1)
         return value - (1 << bits) if field[0] & 0x40 else value
-    text = field.partition(b"\0")[0].strip(b" ")
+    # Some programs write NULs before the digits. Go skips them, so a size after NULs decides where the next header is.
+    text = field.lstrip(b" \0").partition(b"\0")[0].strip(b" ")
     if not text:
         return 0
     # int() would also accept signs, underscores and other blanks, which no tar program writes.
