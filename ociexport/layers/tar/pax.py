@@ -14,7 +14,8 @@ from urllib.parse import unquote_to_bytes
 from ociexport.errors import InvalidImageError, quoted_path
 
 _NANOSECONDS = 1_000_000_000
-_TIME_PATTERN = re.compile(rb"(-?)(\d{1,18})(?:\.(\d*))?")
+# 19 digits hold each time that the writer may write; the reader verifies the range.
+_TIME_PATTERN = re.compile(rb"(-?)(\d{1,19})(?:\.(\d*))?")
 _NUMBER_PATTERN = re.compile(rb"\d{1,19}")
 _SCHILY_XATTR = b"SCHILY.xattr."
 _LIBARCHIVE_XATTR = b"LIBARCHIVE.xattr."

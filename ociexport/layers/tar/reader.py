@@ -298,9 +298,9 @@ class TarReader:
                 f"tar: {quoted_path(name)}: owner: expected ids from 0 to {_MAX_ID}, got {uid}:{gid}"
             )
         if not -_MAX_TIME_NS <= mtime_ns <= _MAX_TIME_NS:
-            raise InvalidImageError(
-                f"tar: {quoted_path(name)}: mtime: expected within 2**62 s of 1970, got {mtime_ns} ns"
-            )
+            raise _wrong_time(name, "mtime", mtime_ns)
+        if atime_ns is not None and not -_MAX_TIME_NS <= atime_ns <= _MAX_TIME_NS:
+            raise _wrong_time(name, "atime", atime_ns)
         stored_bytes = size
         if flag == b"S":
             segments, size = parse_gnu_sparse_headers(block, self._read_block)
@@ -411,3 +411,7 @@ def _parse_size(block: bytes) -> int:
     if size < 0:
         raise InvalidImageError(f"tar: header field size: expected 0 or more, got {size}")
     return size
+
+
+def _wrong_time(name: bytes, key: str, time_ns: int) -> InvalidImageError:
+    return InvalidImageError(f"tar: {quoted_path(name)}: {key}: expected within 2**62 s of 1970, got {time_ns} ns")
