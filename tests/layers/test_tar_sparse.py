@@ -11,6 +11,7 @@ import pytest
 from ociexport.errors import InvalidImageError
 from ociexport.layers.tar.reader import TarReader
 from tests.layers.test_tar_reader import header, member, read_all, tar_of
+from tests.system_tests.test_readers_agree import file, pax
 
 
 @pytest.fixture
@@ -66,6 +67,64 @@ def test_lying_sparse_map_is_refused(segments: str) -> None:
     info.pax_headers = {"GNU.sparse.map": segments, "GNU.sparse.size": "2048"}
     with pytest.raises(InvalidImageError, match=r"^tar: sparse map: "):
         read_all(tar_of([(info, b"x" * 512)]))
+
+
+def sparse_member(*records: tuple[bytes, bytes]) -> bytes:
+    """Return a file of 6 bytes of data, in segments of 3 bytes, with these records of GNU's."""
+    prefixed = [(b"GNU.sparse." + key, value) for key, value in (*records, (b"size", b"2048"))]
+    return pax(*prefixed) + file(b"a", b"abcdef") + bytes(1024)
+
+
+def pairs_of_format_0_0(*numbers: bytes) -> list[tuple[bytes, bytes]]:
+    return [((b"offset", b"numbytes")[index % 2], number) for index, number in enumerate(numbers)]
+
+
+MAPS = {"0.0": pairs_of_format_0_0(b"0", b"3", b"512", b"3"), "0.1": [(b"map", b"0,3,512,3")]}
+
+
+@pytest.mark.parametrize("version", MAPS)
+@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("count", [b"0", b"1", b"3", b"4", b"0000000000000000001", b"9" * 19])
+def test_map_with_another_number_of_segments_than_its_record_says_is_refused(
+    count: bytes, first: bool, version: str
+) -> None:
+    """GNU tar manual, "PAX Format, Versions 0.0 and 0.1": numblocks is the number of blocks in the map."""
+    said = [(b"numblocks", count)]
+    with pytest.raises(InvalidImageError) as caught:
+        read_all(sparse_member(*(said + MAPS[version] if first else MAPS[version] + said)))
+    assert str(caught.value) == f"tar: sparse map: expected {int(count)} segments (GNU.sparse.numblocks), got 2"
+
+
+@pytest.mark.parametrize("version", MAPS)
+@pytest.mark.parametrize("said", [[(b"numblocks", b"2")], [(b"numblocks", b"7"), (b"numblocks", b"02")], []])
+def test_map_with_the_number_of_segments_that_its_record_says_is_read(
+    said: list[tuple[bytes, bytes]], version: str
+) -> None:
+    ((entry, data),) = read_all(sparse_member(*said, *MAPS[version]))
+    assert (list(entry.segments or ()), entry.size, data) == ([(0, 3), (512, 3)], 2048, b"abcdef")
+
+
+@pytest.mark.parametrize("count", [b"-1", b"", b"x", b"+2", b"9" * 20])
+def test_number_of_segments_that_is_none_is_refused(count: bytes) -> None:
+    with pytest.raises(InvalidImageError, match=r"expected a decimal number for 'GNU\.sparse\.numblocks', got "):
+        read_all(sparse_member((b"numblocks", count), *MAPS["0.1"]))
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [(b"numbytes", b"3"), (b"offset", b"0")],
+        [(b"offset", b"0"), (b"offset", b"3")],
+        [(b"offset", b"0"), (b"numbytes", b"3"), (b"offset", b"512")],
+        [(b"offset", b"0"), (b"numbytes", b"3"), (b"numbytes", b"512"), (b"numbytes", b"3")],
+        [(b"offset", b"0"), (b"numbytes", b"3,512,3")],
+    ],
+    ids=["order", "two offsets", "half a pair", "two lengths", "several numbers in one"],
+)
+def test_pairs_of_format_0_0_are_an_offset_and_a_length(records: list[tuple[bytes, bytes]]) -> None:
+    """Go's archive/tar, parsePAX, refuses others: without their keys, the numbers would be a different map."""
+    with pytest.raises(InvalidImageError, match=r"^tar: PAX record: expected GNU\.sparse\.offset and "):
+        read_all(sparse_member(*records))
 
 
 def test_old_sparse_header_with_numbers_that_no_file_has_is_refused() -> None:

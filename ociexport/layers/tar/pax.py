@@ -20,6 +20,8 @@ _NUMBER_PATTERN = re.compile(rb"\d{1,19}")
 _SCHILY_XATTR = b"SCHILY.xattr."
 _LIBARCHIVE_XATTR = b"LIBARCHIVE.xattr."
 _GNU_SPARSE = b"GNU.sparse."
+_SPARSE_PAIR = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
+_EXPECTED_PAIR = "GNU.sparse.offset and GNU.sparse.numbytes in turn, each with one number"
 # Keys that are also keys of `PaxRecords`.
 _SIMPLE_KEYS = frozenset({b"path", b"linkpath", b"uid", b"gid", b"size", b"mtime", b"atime"})
 
@@ -53,6 +55,7 @@ def parse_pax_records(data: bytes, inherited: PaxRecords) -> PaxRecords:
     records: PaxRecords = {**inherited}
     xattrs: dict[bytes, bytes] = {}
     sparse: dict[bytes, bytes] = {}
+    sparse_pairs: list[tuple[bytes, bytes]] = []
     for key, value in _split_records(data):
         if key.startswith(_SCHILY_XATTR):
             xattrs[key.removeprefix(_SCHILY_XATTR)] = value
@@ -60,7 +63,10 @@ def parse_pax_records(data: bytes, inherited: PaxRecords) -> PaxRecords:
             # bsdtar writes both forms of an attribute. The plain form, which needs no decoding, takes precedence.
             xattrs.setdefault(unquote_to_bytes(key.removeprefix(_LIBARCHIVE_XATTR)), _decode_base64(key, value))
         elif key.startswith(_GNU_SPARSE):
-            _add_sparse_record(sparse, key, value)
+            if key in _SPARSE_PAIR:
+                sparse_pairs.append((key, value))
+            else:
+                sparse[key] = value
         elif not value:
             if key in _SIMPLE_KEYS:
                 cast("dict[str, object]", records).pop(key.decode(), None)
@@ -82,6 +88,8 @@ def parse_pax_records(data: bytes, inherited: PaxRecords) -> PaxRecords:
         raise _broken(b"\0", "names of attributes without NUL")
     if xattrs:
         records["xattrs"] = {**inherited.get("xattrs", {}), **xattrs}
+    if sparse_pairs:
+        sparse[b"GNU.sparse.map"] = _join_sparse_pairs(sparse_pairs)
     if sparse:
         records["sparse"] = sparse
     return records
@@ -105,13 +113,14 @@ def _split_records(data: bytes) -> list[tuple[bytes, bytes]]:
     return pairs
 
 
-def _add_sparse_record(sparse: dict[bytes, bytes], key: bytes, value: bytes) -> None:
-    # Format 0.0 repeats two keys for each segment. Their values, joined, are the map of format 0.1.
-    if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
-        joined = sparse.get(b"GNU.sparse.map")
-        sparse[b"GNU.sparse.map"] = value if joined is None else joined + b"," + value
-    else:
-        sparse[key] = value
+def _join_sparse_pairs(pairs: list[tuple[bytes, bytes]]) -> bytes:
+    """Return the map of sparse format 0.1 for the pairs of format 0.0, which repeats two keys for each segment."""
+    for index, (key, value) in enumerate(pairs):
+        if key != _SPARSE_PAIR[index % 2] or b"," in value:
+            raise _broken(key + b"=" + value, _EXPECTED_PAIR)
+    if len(pairs) % 2:
+        raise _broken(b"=".join(pairs[-1]), _EXPECTED_PAIR)
+    return b",".join(value for _, value in pairs)
 
 
 def parse_decimal(key: bytes, value: bytes) -> int:

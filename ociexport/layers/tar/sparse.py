@@ -104,6 +104,7 @@ def parse_pax_sparse(
         segments = _read_map_before_data(read_block)
     elif version in _MAP_IN_RECORDS and sparse.get(b"GNU.sparse.map"):
         segments = _parse_map_in_records(sparse[b"GNU.sparse.map"])
+        _verify_numblocks(sparse, segments)
     else:
         return None
     # Format 1.0 has the second key, the older formats the first.
@@ -122,6 +123,15 @@ def _parse_map_in_records(text: bytes) -> SparseSegments:
     for offset, count in zip(numbers[::2], numbers[1::2], strict=True):
         segments.add(offset, count)
     return segments
+
+
+def _verify_numblocks(sparse: dict[bytes, bytes], segments: SparseSegments) -> None:
+    """Return if the map has as many segments as the records say, or if they do not say how many."""
+    key = b"GNU.sparse.numblocks"
+    if key in sparse and (count := parse_decimal(key, sparse[key])) != len(segments):
+        raise InvalidImageError(
+            f"tar: sparse map: expected {count} segments (GNU.sparse.numblocks), got {len(segments)}"
+        )
 
 
 def _read_map_before_data(read_block: Callable[[], bytes]) -> SparseSegments:
