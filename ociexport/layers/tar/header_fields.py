@@ -10,6 +10,9 @@ from functools import lru_cache
 
 from ociexport.errors import InvalidImageError, quoted_path
 
+# The kernel counts seconds in 64 bits; file systems clamp times that they can't store.
+_MAX_TIME_NS = 2**62 * 1_000_000_000
+
 
 def parse_number(field: bytes, name: str) -> int:
     """Return the number in a header field: octal text, or GNU's base-256 for numbers too large for octal.
@@ -61,7 +64,19 @@ def parse_mtime(field: bytes) -> int:
     return parse_number(field, "mtime") * 1_000_000_000
 
 
-def parse_prefix_under_gnu_magic(field: bytes) -> bytes:
+def parse_prefix(block: bytes) -> bytes:
+    """Return the directory that a header stores apart from the name, with a slash; empty if there is none."""
+    prefix = block[345:500]
+    if block[257:263] == b"ustar\0":
+        # star stores times in the last bytes of the prefix, and marks its headers with "tar" at the very end.
+        prefix = prefix if block[508:] != b"tar\0" else prefix[:131]
+        directory = prefix.partition(b"\0")[0]
+    else:
+        directory = _parse_prefix_of_old_go(prefix) if block[257:265] == b"ustar  \0" else b""
+    return directory and directory + b"/"
+
+
+def _parse_prefix_of_old_go(field: bytes) -> bytes:
     """Return the directory that stands in a GNU header where ustar has its prefix; empty if there is none.
 
     GNU tar stores atime and ctime at the start of this field. Go before 1.8, and so docker before 17.06, wrote ustar's
@@ -77,6 +92,19 @@ def parse_prefix_under_gnu_magic(field: bytes) -> bytes:
         prefix = field.partition(b"\0")[0]
         return prefix if prefix.isascii() else b""
     return b""
+
+
+def verify_times(name: bytes, mtime_ns: int, atime_ns: int | None) -> None:
+    """Return if the kernel can set the times of the entry ``name``.
+
+    Raises:
+        InvalidImageError: it can't.
+    """
+    for key, time_ns in (("mtime", mtime_ns), ("atime", atime_ns)):
+        if time_ns is not None and not -_MAX_TIME_NS <= time_ns <= _MAX_TIME_NS:
+            raise InvalidImageError(
+                f"tar: {quoted_path(name)}: {key}: expected within 2**62 s of 1970, got {time_ns} ns"
+            )
 
 
 @lru_cache(maxsize=16384)

@@ -19,8 +19,9 @@ from ociexport.layers.tar.header_fields import (
     parse_mode_and_owner,
     parse_mtime,
     parse_number,
-    parse_prefix_under_gnu_magic,
+    parse_prefix,
     verify_checksum,
+    verify_times,
 )
 from ociexport.layers.tar.pax import PaxRecords, parse_pax_records
 from ociexport.layers.tar.sparse import (
@@ -33,8 +34,6 @@ from ociexport.spec.numerals import MAX_SIZE
 
 BLOCK_BYTES = 512
 _ZERO_BLOCK = bytes(BLOCK_BYTES)
-# GNU's magic and version, which are adjacent.
-_GNU_MAGIC = b"ustar  \0"
 
 # PAX records and GNU long names are read into memory; Go's archive/tar has the same limit.
 MAX_EXTENDED_HEADER_BYTES = 1024 * 1024
@@ -44,8 +43,6 @@ _MAX_EXTENDED_HEADERS_PER_ENTRY = 16
 _MAX_GLOBAL_XATTRS = 64
 # The largest id that the kernel accepts; a header can hold 95 bits.
 _MAX_ID = 2**32 - 2
-# The kernel counts seconds in 64 bits; file systems clamp times that they can't store.
-_MAX_TIME_NS = 2**62 * 1_000_000_000
 
 
 class EntryType(Enum):
@@ -90,11 +87,9 @@ _ENTRY_TYPES = {
 _DEVICE_FLAGS = frozenset({b"3", b"4"})
 # These have no data, even if their size is not 0. Tar programs disagree; Go, which writes most layers, reads it so.
 _DATALESS_FLAGS = frozenset({b"1", b"2", b"3", b"4", b"5", b"6"})
-# These describe the next entry, so the tar is truncated if none follows.
-_NEXT_ENTRY_FLAGS = frozenset({b"x", b"X", b"L", b"K"})
 
-# Name; mode, uid and gid; size; mtime; link name; magic; prefix.
-_HEADER = struct.Struct("100s 24s 12s 12s 9x 100s 6s 82x 155s 12x")
+# Name; mode, uid and gid; size; mtime; link name; first byte of the prefix.
+_HEADER = struct.Struct("100s 24s 12s 12s 9x 100s 88x 1s 166x")
 
 
 class Entry(NamedTuple):
@@ -207,7 +202,7 @@ class TarReader:
         entry_must_follow = False
         for _ in range(_MAX_EXTENDED_HEADERS_PER_ENTRY):
             size = _parse_size(block)
-            entry_must_follow = entry_must_follow or flag in _NEXT_ENTRY_FLAGS
+            entry_must_follow |= flag in b"xXLK"  # headers that describe the next entry
             if flag in (b"x", b"X"):
                 # A second one replaces the first, as in Go and GNU tar.
                 local_records = self._read_extension(size)
@@ -261,17 +256,12 @@ class TarReader:
     def _parse_entry(
         self, block: bytes, flag: bytes, records: PaxRecords, gnu_name: bytes | None, gnu_link_name: bytes | None
     ) -> Entry:
-        name, mode_and_owner, size_field, mtime_field, link_name, magic, prefix = _HEADER.unpack(block)
+        name, mode_and_owner, size_field, mtime_field, link_name, first_of_prefix = _HEADER.unpack(block)
         kind = _ENTRY_TYPES[flag]
         name = name.partition(b"\0")[0]
         link_name = link_name.partition(b"\0")[0] if link_name[0] else b""
-        if prefix[0]:
-            if magic == b"ustar\0":
-                # star stores times in the last bytes of the prefix, and marks its headers with "tar" at the very end.
-                prefix = prefix if block[508:] != b"tar\0" else prefix[:131]
-                name = prefix.partition(b"\0")[0] + b"/" + name
-            elif block[257:265] == _GNU_MAGIC and (directory := parse_prefix_under_gnu_magic(prefix)):
-                name = directory + b"/" + name
+        if first_of_prefix != b"\0":
+            name = parse_prefix(block) + name
         mode, uid, gid = parse_mode_and_owner(mode_and_owner)
         size, mtime_ns = parse_number(size_field, "size"), parse_mtime(mtime_field)
         xattrs = segments = atime_ns = None
@@ -297,10 +287,7 @@ class TarReader:
             raise InvalidImageError(
                 f"tar: {quoted_path(name)}: owner: expected ids from 0 to {_MAX_ID}, got {uid}:{gid}"
             )
-        if not -_MAX_TIME_NS <= mtime_ns <= _MAX_TIME_NS:
-            raise _wrong_time(name, "mtime", mtime_ns)
-        if atime_ns is not None and not -_MAX_TIME_NS <= atime_ns <= _MAX_TIME_NS:
-            raise _wrong_time(name, "atime", atime_ns)
+        verify_times(name, mtime_ns, atime_ns)
         stored_bytes = size
         if flag == b"S":
             segments, size = parse_gnu_sparse_headers(block, self._read_block)
@@ -411,7 +398,3 @@ def _parse_size(block: bytes) -> int:
     if size < 0:
         raise InvalidImageError(f"tar: header field size: expected 0 or more, got {size}")
     return size
-
-
-def _wrong_time(name: bytes, key: str, time_ns: int) -> InvalidImageError:
-    return InvalidImageError(f"tar: {quoted_path(name)}: {key}: expected within 2**62 s of 1970, got {time_ns} ns")
