@@ -126,7 +126,8 @@ def test_close_ends_the_wait_before_a_retry() -> None:
 def test_each_retry_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with FakeRegistry() as registry:
         registry.misbehave("", Fault(status=503), times=1)
-        registry.misbehave("", Fault(reset_after=-1), times=1)
+        # Once on the kept connection, where it costs no retry, and once on a new one.
+        registry.misbehave("", Fault(reset_after=-1), times=2)
         transport = Transport(_options(retry_times=2), PlainProgress())
         transport.send(_get(registry)).close()
         transport.close()

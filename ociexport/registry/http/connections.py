@@ -26,6 +26,7 @@ from ociexport.registry.http.certificates import TlsSettings
 from ociexport.registry.http.deadlines import Deadline, Deadlines, shut_down
 from ociexport.registry.http.dialing import open_connection
 from ociexport.registry.http.failures import StalledError
+from ociexport.registry.http.kept_connections import CLOSED_BY_SERVER, KeptConnectionClosedError, ReplacingPool
 from ociexport.registry.http.logs import cut_secrets, our_request
 from ociexport.registry.http.socks import ask_socks_proxy, is_socks_url, socks_address
 from ociexport.registry.http.web_url import WebUrl
@@ -59,6 +60,11 @@ class OpenSockets:
             self._sockets.add(opened)
             if self._is_over:
                 shut_down(opened)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the sockets were shut down."""
+        return self._is_over
 
     def shut_down(self) -> None:
         """End the reads and writes of all threads."""
@@ -242,6 +248,8 @@ def _pool_classes(
 
     class Plain(HTTPConnection):
         _deadline: Deadline
+        # Whether the server has answered on this connection.
+        _has_answered = False
 
         def _new_conn(self) -> socket.socket:
             host = self.host.strip("[]")
@@ -259,11 +267,19 @@ def _pool_classes(
             return opened
 
         def connect(self) -> None:
+            self._has_answered = False
             self._deadline = sockets.deadlines.watch()
             with self._deadline.waiting(has_begun=False):
                 super().connect()
             self._deadline.take(self.sock)
             sockets.add(self.sock)
+
+        def request(self, *arguments: Any, **options: Any) -> None:
+            try:
+                super().request(*arguments, **options)
+            except CLOSED_BY_SERVER as error:
+                self._raise_if_kept(error)
+                raise
 
         def getresponse(self) -> HTTPResponse:  # type: ignore[override] # as urllib3's own
             response = None
@@ -274,8 +290,16 @@ def _pool_classes(
                 if response is not None:
                     response.close()
                 raise
+            except CLOSED_BY_SERVER as error:
+                self._raise_if_kept(error)
+                raise
+            self._has_answered = True
             response.deadline = self._deadline  # type: ignore[attr-defined] # for `Answer`
             return response
+
+        def _raise_if_kept(self, error: Exception) -> None:
+            if self._has_answered and not sockets.is_over:
+                raise KeptConnectionClosedError("the server closed a kept connection") from error
 
     class Secure(Plain, HTTPSConnection):
         def connect(self) -> None:
@@ -283,10 +307,10 @@ def _pool_classes(
             # Otherwise urllib3 warns about each unverified request; the user asked for that with --insecure.
             self.is_verified = True
 
-    class PlainPool(HTTPConnectionPool):
+    class PlainPool(ReplacingPool):
         ConnectionCls = Plain
 
-    class SecurePool(HTTPSConnectionPool):
+    class SecurePool(ReplacingPool, HTTPSConnectionPool):
         ConnectionCls = Secure
 
     return {"http": PlainPool, "https": SecurePool}
