@@ -48,7 +48,7 @@ class RegistrySession:
     """Sends requests to one server; used by several threads, for several repositories.
 
     Credentials are searched only when the server asks for them: a credential helper may prompt its user. Tokens are
-    kept for each repository. A token is renewed before it expires, and once when the server refuses it.
+    kept for each repository. A token is renewed before it expires, and when the server refuses it.
 
     Args:
         endpoint: the server.
@@ -70,6 +70,8 @@ class RegistrySession:
         self._findings: dict[str, Finding] = {}
         self._scopes: dict[str, str] = {}
         self._tokens: dict[str, tuple[Token, float]] = {}
+        # The Authorization headers that more than one request has.
+        self._shared: set[str | None] = set()
 
     def get(
         self,
@@ -112,21 +114,33 @@ class RegistrySession:
             raise
 
     def _send_again_if_refused(self, request: WireRequest, repository: str) -> Answer:
+        """Return the answer to ``request``, with a new token if the server refuses the one it had.
+
+        A second refusal may only mean that a token is good for a few requests, and that other threads made them. The
+        third attempt therefore has a token of its own. A token that only this request had is refused for good: a
+        registry may answer 401 for ever.
+        """
         answer = self._transport.send(request)
-        if answer.status != 401:
-            return answer
-        # 1. The token has another scope or has expired early; the challenge names the required scope.
-        refusal = answer.error()
-        if not answer.is_from_home:
-            # A redirect's target must not choose where credentials are sent.
-            raise refusal
-        self._take_challenge(answer, repository)
-        self._forget_token(repository, request.authorization)
-        authorization = self._authorization(repository)
-        if authorization is None or authorization == request.authorization:
-            raise refusal
-        # 2. Retry once only: a registry may answer 401 for ever.
-        return self._transport.send(replace(request, authorization=authorization, accepted=request.accepted - {401}))
+        for needs_own_token in (False, True):
+            if answer.status != 401:
+                return answer
+            # The token has another scope or has expired early; the challenge names the required scope.
+            refusal = answer.error()
+            if not answer.is_from_home:
+                # A redirect's target must not choose where credentials are sent.
+                raise refusal
+            self._take_challenge(answer, repository)
+            if needs_own_token and request.authorization not in self._shared:
+                raise refusal
+            self._forget_token(repository, request.authorization)
+            authorization = self._authorization(repository, needs_own_token=needs_own_token)
+            if authorization is None or authorization == request.authorization:
+                raise refusal
+            request = replace(request, authorization=authorization)
+            answer = self._transport.send(request)
+        if answer.status == 401:
+            raise answer.error()
+        return answer
 
     def verify_login(self) -> bool:
         """Return True if the server accepts the credentials, and False if it asks for none.
@@ -210,8 +224,12 @@ class RegistrySession:
 
     # Credentials and tokens
 
-    def _authorization(self, repository: str) -> str | None:
-        """Return the Authorization header for ``repository``; None for an anonymous request."""
+    def _authorization(self, repository: str, *, needs_own_token: bool = False) -> str | None:
+        """Return the Authorization header for ``repository``; None for an anonymous request.
+
+        Args:
+            needs_own_token: whether a token must be one that no other request has.
+        """
         if self._unasked is not None:
             return f"Bearer {self._unasked}"
         schemes = {challenge.scheme: challenge for challenge in reversed(self._challenges)}
@@ -222,7 +240,8 @@ class RegistrySession:
             if credentials.registry_token is not None:
                 return f"Bearer {credentials.registry_token}"
             if "bearer" in schemes:
-                return f"Bearer {self._token(schemes['bearer'], repository).value}"
+                token = self._fetch_token if needs_own_token else self._token
+                return f"Bearer {token(schemes['bearer'], repository).value}"
         return basic_authorization(credentials) if credentials.username is not None else None
 
     def _finding(self, repository: str) -> Finding:
@@ -249,15 +268,16 @@ class RegistrySession:
 
     def _token(self, challenge: Challenge, repository: str) -> Token:
         held = self._tokens.get(repository)
-        if held is None or held[1] <= time.monotonic():
-            # A login has no repository, and so no scope.
-            scope = self._scopes.get(repository) or (pull_scope(repository) if repository else "")
-            token = self._fetch_token(challenge, repository, scope)
-            held = (token, time.monotonic() + max(token.lifetime_seconds - _RENEWAL_SECONDS, 0))
-            self._tokens[repository] = held
-        return held[0]
+        if held is not None and held[1] > time.monotonic():
+            self._shared.add(f"Bearer {held[0].value}")
+            return held[0]
+        token = self._fetch_token(challenge, repository)
+        self._tokens[repository] = (token, time.monotonic() + max(token.lifetime_seconds - _RENEWAL_SECONDS, 0))
+        return token
 
-    def _fetch_token(self, challenge: Challenge, repository: str, scope: str) -> Token:
+    def _fetch_token(self, challenge: Challenge, repository: str) -> Token:
+        # A login has no repository, and so no scope.
+        scope = self._scopes.get(repository) or (pull_scope(repository) if repository else "")
         *others, last = plan_token_requests(
             challenge, self._finding(repository).credentials, scope, where=f"registry {self.endpoint.host}"
         )

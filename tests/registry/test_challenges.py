@@ -144,7 +144,9 @@ def test_realm_must_be_a_url(parameters: dict[str, str], got: str) -> None:
         (b'{"token": "a"}', "a", 60),
         (b'{"access_token": "b", "expires_in": 300}', "b", 300),
         (b'{"access_token": "b", "token": "a", "expires_in": null}', "a", 60),
-        (b'{"token": "", "access_token": "b", "expires_in": -5}', "b", 0),
+        (b'{"token": "", "access_token": "b", "expires_in": -5}', "b", 60),
+        (b'{"access_token": "b", "expires_in": 1}', "b", 60),
+        (b'{"access_token": "b", "expires_in": 61}', "b", 61),
         (b'{"token": "a", "expires_in": "300"}', "a", 60),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -75,10 +77,12 @@ def test_expired_token_is_renewed_once_in_mid_pull() -> None:
         assert registry.paths().count("/token") == 2
 
 
-def test_token_is_renewed_before_it_expires() -> None:
-    with FakeRegistry(auth="bearer", token_seconds=5) as registry:
+def test_token_is_renewed_before_it_expires(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeRegistry(auth="bearer", token_seconds=300) as registry:
         source = image_source(registry)
         source.fetch_manifest()
+        later = time.monotonic() + 295
+        monkeypatch.setattr("ociexport.registry.session.time", SimpleNamespace(monotonic=lambda: later))
         source.fetch_manifest()
         source.close()
         assert registry.paths()[1:] == ["/token", "/v2/library/app/manifests/1.0"] * 2

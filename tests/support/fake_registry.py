@@ -14,6 +14,7 @@ Its properties are constructor arguments, which can be changed later as attribut
     auth="basic" | "bearer"   requires it; `users` are {name: password}; without users every client gets a token
     service=…                 the bearer challenge's service; the default contains colons and commas
     token_member="token"      or "access_token"
+    token_uses=None           how many requests each token is good for; None for any number
     realm=…                   the token service's URL; the default is this server's own
     ranges=False              does not support Range requests
     redirect_to=other         blobs are answered by 307 to /storage/… of ``other``, a second FakeRegistry, which has the
@@ -135,6 +136,7 @@ class FakeRegistry:
         realm: str | None = None,
         token_member: str = "token",
         token_seconds: int | None = 300,
+        token_uses: int | None = None,
         ranges: bool = True,
         redirect_to: FakeRegistry | None = None,
         chunked: bool = False,
@@ -149,6 +151,7 @@ class FakeRegistry:
         self.realm = realm
         self.token_member = token_member
         self.token_seconds = token_seconds
+        self.token_uses = token_uses
         self.ranges = ranges
         self.redirect_to = redirect_to
         self.chunked = chunked
@@ -164,6 +167,7 @@ class FakeRegistry:
         self.faults_met = 0
         self._rules: list[_Rule] = []
         self._tokens: dict[str, str] = {}
+        self._uses: dict[str, int] = {}
         self._connections: list[socket.socket] = []
         self._lock = threading.Lock()
         self._server: _Server | None = None
@@ -325,11 +329,16 @@ class FakeRegistry:
             scope = f"repository:{named[1]}:pull"
         if given.startswith("Bearer "):
             covered = self._tokens.get(given.removeprefix("Bearer "))
-            if covered is not None and scope in ("", covered):
+            if covered is not None and scope in ("", covered) and self._is_used_in_time(given):
                 return None
         realm = self.realm or f"{self.url}/token"
         service = re.sub(r'(["\\])', r"\\\1", self.service)
         return f'Bearer realm="{realm}",service="{service}"' + (f',scope="{scope}"' if scope else "")
+
+    def _is_used_in_time(self, authorization: str) -> bool:
+        with self._lock:
+            self._uses[authorization] = self._uses.get(authorization, 0) + 1
+            return self.token_uses is None or self._uses[authorization] <= self.token_uses
 
     def _user_of(self, authorization: str) -> str | None:
         if not authorization.startswith("Basic "):
@@ -348,7 +357,7 @@ class FakeRegistry:
         if not allowed or fields.get("service", [""])[0] != self.service:
             return _error(401, "UNAUTHORIZED", "incorrect username or password")
         with self._lock:
-            token = f"token-{len(self.requests)}"
+            token = f"token-{len(self.requests)}-{len(self._tokens)}"
             self._tokens[token] = fields.get("scope", [""])[0]
         members: dict[str, object] = {self.token_member: token}
         if self.token_seconds is not None:

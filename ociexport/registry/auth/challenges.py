@@ -24,8 +24,9 @@ from ociexport.spec.json_fields import JsonObject, parse_json_object
 
 # Cloud tokens grow with the number of the user's groups; a longer token would not fit into a header.
 MAX_TOKEN_BODY_BYTES = 64 * 1024
-# The lifetime of a token without "expires_in", "for compatibility with older clients" (token specification).
-DEFAULT_TOKEN_SECONDS = 60
+# The least lifetime of a token, and that of one without "expires_in": "for compatibility with older clients, a token
+# should never be returned with less than 60 seconds to live" (token specification).
+MIN_TOKEN_SECONDS = 60
 # The OAuth2 form of the token service requires a client_id.
 CLIENT_ID = "ociexport"
 
@@ -133,14 +134,16 @@ def plan_token_requests(
         ) from error
     service = challenge.parameters.get("service")
     fields = [("service", service)] if service else []
+    # A challenge separates scopes by spaces. A query has a parameter for each, and a form has all in one.
+    query_fields = [*fields, *(("scope", each) for each in scope.split())]
     if scope:
         fields.append(("scope", scope))
     if credentials.identity_token is not None:
         exchange = {"grant_type": "refresh_token", "client_id": CLIENT_ID, "refresh_token": credentials.identity_token}
         post = TokenRequest(realm.geturl(), form=urlencode([*fields, *exchange.items()]).encode("ascii"))
         instead = Credentials(credentials.username or "<token>", credentials.identity_token)
-        return post, _plan_get(realm, fields, instead)
-    return (_plan_get(realm, fields, credentials),)
+        return post, _plan_get(realm, query_fields, instead)
+    return (_plan_get(realm, query_fields, credentials),)
 
 
 def _plan_get(realm: SplitResult, fields: list[tuple[str, str]], credentials: Credentials) -> TokenRequest:
@@ -175,7 +178,7 @@ def parse_token(raw: bytes, where: str) -> Token:
 
 def _lifetime_seconds(item: JsonObject) -> int:
     try:
-        return max(item.integer("expires_in"), 0)
+        return max(item.integer("expires_in"), MIN_TOKEN_SECONDS)
     except InvalidImageError:
         # The member is missing or not an integer; the token can still be used.
-        return DEFAULT_TOKEN_SECONDS
+        return MIN_TOKEN_SECONDS
