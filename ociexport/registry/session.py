@@ -9,7 +9,7 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from urllib.parse import urlencode
 
-from ociexport.errors import AuthenticationError, RegistryError, RegistryNotFoundError, TransferError
+from ociexport.errors import AuthenticationError, RegistryError, RegistryNotFoundError, TransferError, quoted
 from ociexport.registry.auth.challenges import (
     MAX_TOKEN_BODY_BYTES,
     Challenge,
@@ -24,10 +24,10 @@ from ociexport.registry.auth.challenges import (
 from ociexport.registry.auth.credentials import Finding
 from ociexport.registry.hosts.routes import Endpoint
 from ociexport.registry.http.encodings import undo_for_document
-from ociexport.registry.http.failures import has_wrong_certificate, redacted, was_refused
+from ociexport.registry.http.failures import has_wrong_certificate, redacted, status_line, was_refused
 from ociexport.registry.http.messages import Answer, WireRequest
 from ociexport.registry.http.transport import Transport
-from ociexport.registry.http.web_url import WebUrl
+from ociexport.registry.http.web_url import InvalidUrlError, WebUrl
 from ociexport.registry.options import Credentials
 
 # A token is renewed this long before it expires, since a request takes time to arrive.
@@ -37,6 +37,8 @@ _MAX_PING_BODY_BYTES = 64 * 1024
 
 # A server that does not answer the ping with 200 may still have the image.
 _PING_STATUSES = frozenset({200, 400, 401, 403, 404, 405})
+# The schemes of challenges that can be answered.
+_SCHEMES = frozenset({"bearer", "basic"})
 # The answers of token services that do not support the POST form (GCR, JFrog and others do or did this).
 _NO_POST_STATUSES = frozenset({401, 404, 405})
 
@@ -66,6 +68,8 @@ class RegistrySession:
         self._unasked = unasked
         self._lock = threading.Lock()
         self._api_url: str | None = None
+        # Whether the last ping was answered with 401, and the challenges known.
+        self._asks = False
         self._challenges: tuple[Challenge, ...] = ()
         self._findings: dict[str, Finding] = {}
         self._scopes: dict[str, str] = {}
@@ -110,7 +114,7 @@ class RegistrySession:
         try:
             return self._send_again_if_refused(request, repository)
         except RegistryError as error:
-            error.hint = self._explain_refusal(error, repository) or error.hint
+            error.hint = self._explain_refusal(error, repository, request.url) or error.hint
             raise
 
     def _send_again_if_refused(self, request: WireRequest, repository: str) -> Answer:
@@ -134,6 +138,8 @@ class RegistrySession:
                 raise refusal
             self._forget_token(repository, request.authorization)
             authorization = self._authorization(repository, needs_own_token=needs_own_token)
+            if authorization is None and not self._has_usable_challenge():
+                raise self._lacks_usable_challenge(refusal)
             if authorization is None or authorization == request.authorization:
                 raise refusal
             request = replace(request, authorization=authorization)
@@ -151,6 +157,9 @@ class RegistrySession:
         api_url = self.ping()
         try:
             authorization = self._authorization("")
+            if authorization is None and self._asks and not self._has_usable_challenge():
+                subject = f"registry {self.endpoint.host}: GET {redacted(api_url)}/: {status_line(401)}"
+                raise self._lacks_usable_challenge(AuthenticationError(subject, url=redacted(api_url), status=401))
             if authorization is None:
                 return False
             request = WireRequest(
@@ -163,6 +172,8 @@ class RegistrySession:
             )
             self._transport.send(request).close()
         except AuthenticationError as error:
+            if self._asks and not self._has_usable_challenge():
+                raise
             error.hint = "check the user name and password; some registries require an access token as the password"
             raise
         return True
@@ -206,6 +217,7 @@ class RegistrySession:
                 retries=retries,
             )
         )
+        self._asks = answer.status == 401
         if answer.is_from_home:
             self._take_challenge(answer, None)
         # The body is read only to make the connection reusable.
@@ -222,6 +234,21 @@ class RegistrySession:
         if repository is not None and scope:
             self._scopes[repository] = scope
 
+    def _has_usable_challenge(self) -> bool:
+        return any(challenge.scheme in _SCHEMES for challenge in self._challenges)
+
+    def _lacks_usable_challenge(self, refusal: RegistryError) -> AuthenticationError:
+        """Return ``refusal`` with the schemes that the server offers."""
+        offered = ", ".join(dict.fromkeys(quoted(challenge.scheme) for challenge in self._challenges)) or "none"
+        return AuthenticationError(
+            f"{refusal}; expected a challenge with the scheme Basic or Bearer, got {offered}",
+            method=refusal.method,
+            url=refusal.url,
+            status=refusal.status,
+            codes=refusal.codes,
+            hint="check that this is a registry; if its operators give out tokens, send one with --registry-token",
+        )
+
     # Credentials and tokens
 
     def _authorization(self, repository: str, *, needs_own_token: bool = False) -> str | None:
@@ -233,7 +260,7 @@ class RegistrySession:
         if self._unasked is not None:
             return f"Bearer {self._unasked}"
         schemes = {challenge.scheme: challenge for challenge in reversed(self._challenges)}
-        if not schemes.keys() & {"bearer", "basic"}:
+        if not schemes.keys() & _SCHEMES:
             return None
         with self._lock:
             credentials = self._finding(repository).credentials
@@ -319,7 +346,7 @@ class RegistrySession:
                 raise
             raise _blaming_registry(error, self.endpoint.host, realm) from error
         except RegistryError as error:
-            error.hint = self._explain_refusal(error, repository) or error.hint
+            error.hint = self._explain_refusal(error, repository, url) or error.hint
             raise
         raw = undo_for_document(answer.read_up_to(MAX_TOKEN_BODY_BYTES + 1), answer)
         where = f"{subject}: {request.method} {realm}"
@@ -327,8 +354,16 @@ class RegistrySession:
             raise AuthenticationError(f"{where}: expected at most {MAX_TOKEN_BODY_BYTES} bytes, got more")
         return parse_token(raw, where)
 
-    def _explain_refusal(self, error: RegistryError, repository: str) -> str | None:
-        """Return a hint with the likely cause and what the user can do about it."""
+    def _explain_refusal(self, error: RegistryError, repository: str, asked: WebUrl) -> str | None:
+        """Return a hint with the likely cause and what the user can do; None if the error's own hint is better.
+
+        Args:
+            asked: the URL that was requested; a redirect may have led to another server.
+        """
+        if _is_of_other_server(error, asked):
+            return None
+        if self._unasked is None and error.status == 401 and not self._has_usable_challenge():
+            return None
         finding = self._findings.get(repository)
         login = f"ociexport login {self.endpoint.registry}"
         if finding is None or not finding.credentials:
@@ -345,6 +380,15 @@ class RegistrySession:
         if isinstance(error, AuthenticationError) and error.status == 403:
             return f"{who} may not read this repository, or the registry blocks this client"
         return None
+
+
+def _is_of_other_server(error: RegistryError, asked: WebUrl) -> bool:
+    """Whether the answer came from a server that sees none of the credentials for ``asked``."""
+    try:
+        answered = WebUrl.parse(error.url.partition("?")[0])
+    except InvalidUrlError:
+        return False
+    return not asked.may_show_secrets_to(answered)
 
 
 def _blaming_registry(error: TransferError, host: str, realm: str) -> TransferError:

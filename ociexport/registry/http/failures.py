@@ -5,34 +5,22 @@ from __future__ import annotations
 import re
 import socket
 import ssl
-import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from http import HTTPStatus
 from http.client import BadStatusLine, RemoteDisconnected
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from ociexport.errors import (
     AuthenticationError,
-    InvalidImageError,
     RateLimitError,
     RegistryError,
     RegistryNotFoundError,
     TransferError,
-    describe_content,
     printable,
     quoted,
 )
-from ociexport.spec.json_fields import parse_json_object
+from ociexport.registry.http.error_bodies import explain_body
 from ociexport.spec.numerals import number_in
-
-# A registry's error body is short; a longer one is a page for browsers.
-MAX_ERROR_BODY_BYTES = 64 * 1024
-_GZIP_MAGIC = b"\x1f\x8b"
-# How zlib is told to expect gzip's header and trailer.
-_GZIP_WINDOW_BITS = 31
-# Further errors in one body usually repeat the first ones.
-_MAX_SHOWN_ERRORS = 3
 
 # In the libraries' messages: the query of a URL, and its user and password.
 _QUERY = re.compile(r"\?[^\s'\"<>)]+")
@@ -57,6 +45,16 @@ _TLS_HINTS = {
     "SSLV3_ALERT_CERTIFICATE_REVOKED": _REFUSES_CERTIFICATE,
     "SSLV3_ALERT_CERTIFICATE_UNKNOWN": _REFUSES_CERTIFICATE,
     "TLSV1_ALERT_UNKNOWN_CA": _REFUSES_CERTIFICATE,
+}
+
+_REFUSED_BY_STORAGE = (
+    "this is the answer of the storage that the registry sent us to, by a link that may have expired: try again; "
+    "if it stays so, check this machine's clock and the proxies on the way"
+)
+_STORAGE_HINTS = {
+    401: _REFUSED_BY_STORAGE,
+    403: _REFUSED_BY_STORAGE,
+    404: "the storage that the registry sent us to does not have this object: report this to the registry's operators",
 }
 
 
@@ -104,7 +102,14 @@ def has_host(url: str) -> bool:
 
 
 def error_of_response(
-    *, subject: str, method: str, url: str, status: int, headers: Mapping[str, str], body: bytes
+    *,
+    subject: str,
+    method: str,
+    url: str,
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    is_from_home: bool = True,
 ) -> RegistryError:
     """Return the error to raise for an answer with an unexpected status.
 
@@ -112,17 +117,23 @@ def error_of_response(
         subject: the requested object, as messages name it.
         url: as sent; it is redacted here.
         body: the beginning of the answer's body.
+        is_from_home: whether the requested server answered, and not one that it redirected to.
     """
     url = redacted(url)
     if status < 400:
         message = f"{subject}: {method} {url}: expected {status_line(200)}, got {status_line(status)}"
         return RegistryError(message, method=method, url=url, status=status)
-    codes, explanation = _explain_body(headers.get("Content-Type", ""), body)
-    message = f"{subject}: {method} {url}: {status_line(status)}" + (f": {explanation}" if explanation else "")
-    if is_quota_error(status, codes) and (quota := _describe_quota(headers)):
+    explanation = explain_body(headers.get("Content-Type", ""), body)
+    message = f"{subject}: {method} {url}: {status_line(status)}"
+    if explanation.text:
+        message += f": {printable(explanation.text)}"
+    if is_quota_error(status, explanation.codes) and (quota := _describe_quota(headers)):
         message += f" ({quota})"
-    kind, hint = _kind_and_hint(status, codes)
-    return kind(message, method=method, url=url, status=status, codes=codes, hint=hint)
+    kind, hint = _kind_and_hint(status, explanation.codes)
+    if explanation.is_of_storage or not is_from_home:
+        # No login changes what a storage service answers.
+        hint = _STORAGE_HINTS.get(status, hint)
+    return kind(message, method=method, url=url, status=status, codes=explanation.codes, hint=hint)
 
 
 def _kind_and_hint(status: int, codes: tuple[str, ...]) -> tuple[type[RegistryError], str | None]:
@@ -137,36 +148,6 @@ def _kind_and_hint(status: int, codes: tuple[str, ...]) -> tuple[type[RegistryEr
     if status == 408 or status >= 500:
         return TransferError, "the registry has trouble; try again later"
     return RegistryError, None
-
-
-def _explain_body(content_type: str, body: bytes) -> tuple[tuple[str, ...], str]:
-    """Return the registry's error codes and its explanation.
-
-    Spec: distribution-spec 1.1, "Error Codes".
-    """
-    if not body.strip():
-        return (), ""
-    if body.startswith(_GZIP_MAGIC):
-        # Some proxies compress every body. A damaged one may be shown in part, since nothing depends on it.
-        with suppress(zlib.error):
-            body = zlib.decompressobj(_GZIP_WINDOW_BITS).decompress(body, MAX_ERROR_BODY_BYTES)
-    try:
-        item = parse_json_object(body, where="")
-        errors = [
-            (error.optional_text("code") or "", error.optional_text("message") or "")
-            for error in item.objects("errors")
-        ]
-        if not errors:
-            # Gateways in front of registries use other forms.
-            words = (item.optional_text(key) for key in ("message", "details", "error"))
-            return (), printable(next(filter(None, words), ""))
-    except InvalidImageError:
-        if content_type.startswith("text/plain"):
-            return (), printable(body.decode("utf-8", "replace").strip())
-        return (), f"with {describe_content(body)} in place of a registry's error"
-    codes = tuple(code for code, _ in errors if code)
-    shown = (": ".join(filter(None, error)) for error in errors[:_MAX_SHOWN_ERRORS])
-    return codes, "; ".join(printable(text) for text in shown)
 
 
 def status_line(status: int) -> str:

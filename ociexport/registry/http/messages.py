@@ -14,7 +14,8 @@ from requests.structures import CaseInsensitiveDict
 from ociexport.errors import RegistryError, TransferError
 from ociexport.registry.http.certificates import TlsSettings
 from ociexport.registry.http.deadlines import Deadline
-from ociexport.registry.http.failures import MAX_ERROR_BODY_BYTES, StalledError, error_of_connection, error_of_response
+from ociexport.registry.http.error_bodies import MAX_ERROR_BODY_BYTES
+from ociexport.registry.http.failures import StalledError, error_of_connection, error_of_response
 from ociexport.registry.http.logs import LoggedRequest
 from ociexport.registry.http.web_url import WebUrl
 from ociexport.registry.options import RegistryOptions
@@ -202,6 +203,7 @@ class Answer:
             status=self.status,
             headers=self.headers,
             body=body,
+            is_from_home=self.is_from_home,
         )
 
 
