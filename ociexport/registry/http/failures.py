@@ -19,6 +19,7 @@ from ociexport.errors import (
     printable,
     quoted,
 )
+from ociexport.registry.http.echoes import without_echoes
 from ociexport.registry.http.error_bodies import explain_body
 from ociexport.spec.numerals import number_in
 
@@ -110,6 +111,7 @@ def error_of_response(
     headers: Mapping[str, str],
     body: bytes,
     is_from_home: bool = True,
+    secrets: frozenset[str] = frozenset(),
 ) -> RegistryError:
     """Return the error to raise for an answer with an unexpected status.
 
@@ -118,6 +120,7 @@ def error_of_response(
         url: as sent; it is redacted here.
         body: the beginning of the answer's body.
         is_from_home: whether the requested server answered, and not one that it redirected to.
+        secrets: of the request; they are cut from the server's words.
     """
     url = redacted(url)
     if status < 400:
@@ -125,15 +128,16 @@ def error_of_response(
         return RegistryError(message, method=method, url=url, status=status)
     explanation = explain_body(headers.get("Content-Type", ""), body)
     message = f"{subject}: {method} {url}: {status_line(status)}"
+    codes = tuple(without_echoes(code, secrets) for code in explanation.codes)
     if explanation.text:
-        message += f": {printable(explanation.text)}"
-    if is_quota_error(status, explanation.codes) and (quota := _describe_quota(headers)):
-        message += f" ({quota})"
-    kind, hint = _kind_and_hint(status, explanation.codes)
+        message += f": {printable(without_echoes(explanation.text, secrets))}"
+    if is_quota_error(status, codes) and (quota := _describe_quota(headers)):
+        message += f" ({without_echoes(quota, secrets)})"
+    kind, hint = _kind_and_hint(status, codes)
     if explanation.is_of_storage or not is_from_home:
         # No login changes what a storage service answers.
         hint = _STORAGE_HINTS.get(status, hint)
-    return kind(message, method=method, url=url, status=status, codes=explanation.codes, hint=hint)
+    return kind(message, method=method, url=url, status=status, codes=codes, hint=hint)
 
 
 def _kind_and_hint(status: int, codes: tuple[str, ...]) -> tuple[type[RegistryError], str | None]:
@@ -199,6 +203,7 @@ def error_of_connection(
     proxy: str | None = None,
     host: str = "",
     is_named_by_user: bool = True,
+    secrets: frozenset[str] = frozenset(),
 ) -> TransferError:
     """Return the error for a connection that broke or could not be made, to be raised ``from error``.
 
@@ -207,9 +212,10 @@ def error_of_connection(
         proxy: the URL of the proxy that the connection was made to, if any.
         host: host and port of ``url``, for a hint about its certificate.
         is_named_by_user: whether the user named this registry or mirror; False if another server named it.
+        secrets: of the request; a server may repeat them in place of an answer.
     """
     for cause in causes(error):
-        _cut_secrets(cause)
+        _cut_secrets(cause, secrets)
     url = redacted(url)
     reason, hint = _explain_connection(error)
     if host and (rejection := _certificate_rejection(error)) is not None:
@@ -221,9 +227,11 @@ def error_of_connection(
     return TransferError(f"{subject}: {method} {url}: {reason}", method=method, url=url, hint=hint)
 
 
-def _cut_secrets(error: BaseException) -> None:
-    """Remove the secrets in URLs from a library's error, since a traceback would show them."""
-    error.args = tuple(without_secrets(text) if isinstance(text, str) else text for text in error.args)
+def _cut_secrets(error: BaseException, secrets: frozenset[str]) -> None:
+    """Remove ``secrets`` and those in URLs from a library's error, since a traceback would show them."""
+    error.args = tuple(
+        without_echoes(without_secrets(text), secrets) if isinstance(text, str) else text for text in error.args
+    )
 
 
 def without_secrets(text: str) -> str:

@@ -14,6 +14,7 @@ from requests.structures import CaseInsensitiveDict
 from ociexport.errors import RegistryError, TransferError
 from ociexport.registry.http.certificates import TlsSettings
 from ociexport.registry.http.deadlines import Deadline
+from ociexport.registry.http.echoes import secrets_of
 from ociexport.registry.http.error_bodies import MAX_ERROR_BODY_BYTES
 from ociexport.registry.http.failures import StalledError, error_of_connection, error_of_response
 from ociexport.registry.http.logs import LoggedRequest
@@ -63,6 +64,10 @@ class WireRequest:
     retries: bool = True
     sent_by: WebUrl | None = None
     document_bytes: int | None = None
+
+    def secrets(self, url: str) -> frozenset[str]:
+        """Return the secrets of this request, sent to ``url``, which a server may repeat."""
+        return secrets_of(self.authorization, self.home_headers, self.body, url)
 
 
 class Answer:
@@ -142,7 +147,13 @@ class Answer:
         if self._logged is not None:
             self._logged.ended(self._read_bytes, error)
         self.close()
-        broken = error_of_connection(error, subject=self.request.subject, method=self.request.method, url=self.url)
+        broken = error_of_connection(
+            error,
+            subject=self.request.subject,
+            method=self.request.method,
+            url=self.url,
+            secrets=self.request.secrets(self.url),
+        )
         broken.__cause__ = error
         return broken
 
@@ -204,6 +215,7 @@ class Answer:
             headers=self.headers,
             body=body,
             is_from_home=self.is_from_home,
+            secrets=self.request.secrets(self.url),
         )
 
 

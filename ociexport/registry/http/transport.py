@@ -15,6 +15,7 @@ from ociexport.errors import RegistryError, TransferError, printable, quoted
 from ociexport.registry.http.addresses import ForbiddenAddressError, Nearness, literal_nearness
 from ociexport.registry.http.certificates import TlsSettings, tls_of_any_host
 from ociexport.registry.http.connections import Adapter, OpenSockets, find_issuer, prepare
+from ociexport.registry.http.echoes import without_echoes
 from ociexport.registry.http.failures import (
     causes,
     error_of_connection,
@@ -215,6 +216,7 @@ class Transport:
                 proxy=requests.utils.select_proxy(shown, proxies),
                 host=url.authority,
                 is_named_by_user=at_home and request.sent_by is None,
+                secrets=request.secrets(shown),
             ) from error
         if logged is not None:
             logged.answered(response.status_code)
@@ -238,6 +240,7 @@ class Transport:
         """
         for escaped in _WARNING.findall(answer.headers.get("Warning", "")):
             text = re.sub(r"\\(.)", r"\1", escaped)
+            text = without_echoes(text, answer.request.secrets(answer.url))
             line = f"{url.authority} says: {printable(text)}"
             with self._lock:
                 is_new = line not in self._warned and len(self._warned) < _MAX_WARNINGS
