@@ -9,7 +9,7 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from urllib.parse import urlencode
 
-from ociexport.errors import AuthenticationError, RegistryError, RegistryNotFoundError, TransferError, quoted
+from ociexport.errors import AuthenticationError, RegistryError, RegistryNotFoundError, TransferError
 from ociexport.registry.auth.challenges import (
     MAX_TOKEN_BODY_BYTES,
     Challenge,
@@ -22,12 +22,13 @@ from ociexport.registry.auth.challenges import (
     pull_scope,
 )
 from ociexport.registry.auth.credentials import Finding
+from ociexport.registry.auth.refusals import blaming_registry, is_of_other_server, without_usable_challenge
 from ociexport.registry.hosts.routes import Endpoint
 from ociexport.registry.http.encodings import undo_for_document
 from ociexport.registry.http.failures import has_wrong_certificate, redacted, status_line, was_refused
 from ociexport.registry.http.messages import Answer, WireRequest
 from ociexport.registry.http.transport import Transport
-from ociexport.registry.http.web_url import InvalidUrlError, WebUrl
+from ociexport.registry.http.web_url import WebUrl
 from ociexport.registry.options import Credentials
 
 # A token is renewed this long before it expires, since a request takes time to arrive.
@@ -139,7 +140,7 @@ class RegistrySession:
             self._forget_token(repository, request.authorization)
             authorization = self._authorization(repository, needs_own_token=needs_own_token)
             if authorization is None and not self._has_usable_challenge():
-                raise self._lacks_usable_challenge(refusal)
+                raise without_usable_challenge(refusal, self._challenges)
             if authorization is None or authorization == request.authorization:
                 raise refusal
             request = replace(request, authorization=authorization)
@@ -159,7 +160,8 @@ class RegistrySession:
             authorization = self._authorization("")
             if authorization is None and self._asks and not self._has_usable_challenge():
                 subject = f"registry {self.endpoint.host}: GET {redacted(api_url)}/: {status_line(401)}"
-                raise self._lacks_usable_challenge(AuthenticationError(subject, url=redacted(api_url), status=401))
+                refusal = AuthenticationError(subject, url=redacted(api_url), status=401)
+                raise without_usable_challenge(refusal, self._challenges)
             if authorization is None:
                 return False
             request = WireRequest(
@@ -236,18 +238,6 @@ class RegistrySession:
 
     def _has_usable_challenge(self) -> bool:
         return any(challenge.scheme in _SCHEMES for challenge in self._challenges)
-
-    def _lacks_usable_challenge(self, refusal: RegistryError) -> AuthenticationError:
-        """Return ``refusal`` with the schemes that the server offers."""
-        offered = ", ".join(dict.fromkeys(quoted(challenge.scheme) for challenge in self._challenges)) or "none"
-        return AuthenticationError(
-            f"{refusal}; expected a challenge with the scheme Basic or Bearer, got {offered}",
-            method=refusal.method,
-            url=refusal.url,
-            status=refusal.status,
-            codes=refusal.codes,
-            hint="check that this is a registry; if its operators give out tokens, send one with --registry-token",
-        )
 
     # Credentials and tokens
 
@@ -344,7 +334,7 @@ class RegistrySession:
             if has_wrong_certificate(error):
                 # The user can fix this, and the error's own hint explains how.
                 raise
-            raise _blaming_registry(error, self.endpoint.host, realm) from error
+            raise blaming_registry(error, self.endpoint.host, realm) from error
         except RegistryError as error:
             error.hint = self._explain_refusal(error, repository, url) or error.hint
             raise
@@ -360,7 +350,7 @@ class RegistrySession:
         Args:
             asked: the URL that was requested; a redirect may have led to another server.
         """
-        if _is_of_other_server(error, asked):
+        if is_of_other_server(error, asked):
             return None
         if self._unasked is None and error.status == 401 and not self._has_usable_challenge():
             return None
@@ -380,24 +370,3 @@ class RegistrySession:
         if isinstance(error, AuthenticationError) and error.status == 403:
             return f"{who} may not read this repository, or the registry blocks this client"
         return None
-
-
-def _is_of_other_server(error: RegistryError, asked: WebUrl) -> bool:
-    """Whether the answer came from a server that sees none of the credentials for ``asked``."""
-    try:
-        answered = WebUrl.parse(error.url.partition("?")[0])
-    except InvalidUrlError:
-        return False
-    return not asked.may_show_secrets_to(answered)
-
-
-def _blaming_registry(error: TransferError, host: str, realm: str) -> TransferError:
-    """Return an error that blames the registry: the user named only the registry, not its token service."""
-    return TransferError(
-        f"{error}; the registry's own token service is misconfigured or unreachable",
-        method=error.method,
-        url=error.url,
-        status=error.status,
-        codes=error.codes,
-        hint=f"registry {host} directs clients to {realm} for tokens: report this to its operators",
-    )

@@ -63,7 +63,8 @@ def test_storage_that_refuses_is_no_reason_to_log_in(status: int, body: bytes, c
             read_all(source, blob_in(registry))
         source.close()
         assert ("Request has expired" in str(caught.value)) is (body == S3)
-        assert "storage" in str(caught.value.hint)
+        assert ("storage that the registry sent us to" in str(caught.value.hint)) is bool(body)
+        assert ("the registry redirected to this server" in str(caught.value.hint)) is (not body)
         assert "log in" not in str(caught.value.hint)
         assert "user" not in str(caught.value.hint)
 

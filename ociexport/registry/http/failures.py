@@ -57,6 +57,15 @@ _STORAGE_HINTS = {
     403: _REFUSED_BY_STORAGE,
     404: "the storage that the registry sent us to does not have this object: report this to the registry's operators",
 }
+_REFUSED_BY_OTHER_SERVER = (
+    "the registry redirected to this server, which gets no credentials: if it is storage, try again, since a link to "
+    "it may have expired; if it is a registry, name it in place of the first one"
+)
+_OTHER_SERVER_HINTS = {
+    401: _REFUSED_BY_OTHER_SERVER,
+    403: _REFUSED_BY_OTHER_SERVER,
+    404: "the registry redirected to this server, which lacks the object: report this to the registry's operators",
+}
 
 
 class StalledError(TimeoutError):
@@ -134,9 +143,11 @@ def error_of_response(
     if is_quota_error(status, codes) and (quota := _describe_quota(headers)):
         message += f" ({without_echoes(quota, secrets)})"
     kind, hint = _kind_and_hint(status, codes)
-    if explanation.is_of_storage or not is_from_home:
-        # No login changes what a storage service answers.
+    # No login changes what a storage service answers, or another server that gets no credentials.
+    if explanation.is_of_storage:
         hint = _STORAGE_HINTS.get(status, hint)
+    elif not is_from_home:
+        hint = _OTHER_SERVER_HINTS.get(status, hint)
     return kind(message, method=method, url=url, status=status, codes=codes, hint=hint)
 
 
