@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from pathlib import Path
@@ -45,6 +46,24 @@ def test_entries_are_read_in_each_form(tmp_path: Path, entry: dict[str, str], cr
     """containers-auth.json(5); docker/cli config file "auths"."""
     authfile = _write(tmp_path / "auth.json", {"auths": {"reg.example:5000": entry}})
     assert search_credentials("reg.example:5000", "a/b", authfile).credentials == credentials
+
+
+@pytest.mark.parametrize("password", ["pa:ss", "pa:ss1", "pa:ss12", "pä:ss"])
+@pytest.mark.parametrize("padding", ["", "=", "=="])
+def test_auth_is_read_with_and_without_padding(tmp_path: Path, password: str, padding: str) -> None:
+    """RFC 4648, 3.2: padding adds nothing where the length is known; scripts that write such files leave it out."""
+    encoded = base64.b64encode(f"user:{password}".encode()).decode().rstrip("=") + padding
+    authfile = _write(tmp_path / "auth.json", {"auths": {"reg.example": {"auth": encoded}}})
+    assert search_credentials("reg.example", "a", authfile).credentials == Credentials("user", password)
+
+
+@pytest.mark.parametrize("encoded", ["d", "dXNlcjpwY", "dXNl=cjpw", "dXNl cjpw", "not base64!"])
+def test_auth_that_is_no_base64_is_an_error(tmp_path: Path, encoded: str) -> None:
+    """A length that no bytes encode to, padding in the middle, or other characters."""
+    authfile = _write(tmp_path / "auth.json", {"auths": {"reg.example": {"auth": encoded}}})
+    with pytest.raises(UsageError) as caught:
+        search_credentials("reg.example", "a", authfile)
+    assert str(caught.value) == f"{authfile}: auths: reg.example: auth: expected base64 of 'user:password'"
 
 
 @pytest.mark.parametrize(

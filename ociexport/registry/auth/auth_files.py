@@ -148,7 +148,7 @@ def _parse_entry(entry: JsonObject) -> Credentials:
     encoded = entry.optional_text("auth")
     if encoded is not None:
         try:
-            text = base64.b64decode(encoded.strip(), validate=True).decode("utf-8")
+            text = _decode_base64(encoded.strip()).decode("utf-8")
         except (binascii.Error, UnicodeDecodeError) as error:
             # The message does not show the value: it is a secret, even where it is malformed.
             raise UsageError(f"{entry.where}: auth: expected base64 of 'user:password'") from error
@@ -160,3 +160,9 @@ def _parse_entry(entry: JsonObject) -> Credentials:
         identity_token=identity_token,
         registry_token=entry.optional_text("registrytoken"),
     )
+
+
+def _decode_base64(text: str) -> bytes:
+    """Return the bytes that ``text`` encodes; scripts leave out the padding at its end, or part of it."""
+    digits = text.rstrip("=")
+    return base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True)
