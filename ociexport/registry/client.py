@@ -6,7 +6,7 @@ import functools
 import threading
 
 from ociexport.errors import OciexportError, TransferError
-from ociexport.registry.auth.credentials import Finding
+from ociexport.registry.auth.credentials import Finding, is_any_auth_place
 from ociexport.registry.hosts.registries_conf import RegistriesConf, read_registries_conf
 from ociexport.registry.hosts.routes import Endpoint, Route, endpoint_for, routes_for
 from ociexport.registry.http.transport import Transport
@@ -32,6 +32,7 @@ class RegistryClient:
         self._sessions: dict[tuple[Endpoint, bool], RegistrySession] = {}
         self._lock = threading.Lock()
         self._down: set[Endpoint] = set()
+        self._verified: set[tuple[Endpoint, str]] = set()
 
     @functools.cached_property
     def registries_conf(self) -> RegistriesConf:
@@ -57,9 +58,14 @@ class RegistryClient:
         return self.session(Route(endpoint, "")).verify_login()
 
     def session(self, route: Route) -> RegistrySession:
-        """Return the session with the server of ``route``."""
+        """Return the session with the server of ``route``; its credentials can be read.
+
+        Raises:
+            UsageError, OSError: a file with credentials is invalid or can't be read, or the named one does not exist.
+        """
         endpoint = route.endpoint
         given = None if route.is_mirror else self.options.credentials
+        self.verify_auth_files(endpoint, route.repository, is_given=given is not None)
         with self._lock:
             key = (endpoint, route.is_mirror)
             if key not in self._sessions:
@@ -67,6 +73,27 @@ class RegistryClient:
                 search = functools.partial(self.search, endpoint, given is not None)
                 self._sessions[key] = RegistrySession(endpoint, search, self.transport, unasked=unasked)
             return self._sessions[key]
+
+    def verify_auth_files(self, endpoint: Endpoint, repository: str, *, is_given: bool) -> None:
+        """Return if the files with credentials can be read; they are read again when the server asks for credentials.
+
+        Args:
+            is_given: as for `search`; then only ``--authfile`` is read.
+
+        Raises:
+            UsageError, OSError: as `session`.
+        """
+        if is_given and self.options.authfile is None:
+            return
+        key = (endpoint, repository)
+        if key not in self._verified:
+            if is_any_auth_place(self.options.authfile):
+                from ociexport.registry.auth.auth_files import (  # noqa: PLC0415 - start-up: many machines have no such file
+                    verify_auth_files,
+                )
+
+                verify_auth_files(endpoint.registry, repository, self.options.authfile)
+            self._verified.add(key)
 
     def search(self, endpoint: Endpoint, is_given: bool, repository: str) -> Finding:
         """Return the credentials for a repository, and where they were found.

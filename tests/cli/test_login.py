@@ -133,6 +133,7 @@ def test_file_of_another_kind_is_left_alone(home: Path, monkeypatch: pytest.Monk
     (home / "auth.json").write_text("nonsense")
     with FakeRegistry(auth="basic", users=USERS) as registry:
         assert _login(monkeypatch, "--authfile", str(home / "auth.json"), registry.host) == 2
+        assert not registry.requests
     assert (home / "auth.json").read_text() == "nonsense"
 
 

@@ -45,10 +45,12 @@ def add_registry_argument(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Log in, and print where the credentials are stored."""
     from ociexport.registry.auth.auth_files import search_credentials  # noqa: PLC0415 - start-up: only some runs need it
-    from ociexport.registry.auth.login import Compat, login_file, write_login  # noqa: PLC0415 - start-up: as above
+    from ociexport.registry.auth.login import Compat, login_file, verify_login_file, write_login  # noqa: PLC0415 - start-up: as above
     from ociexport.registry.client import RegistryClient  # noqa: PLC0415 - start-up: the wire, which --help does not need
 
     registry = parse_registry(options.registry)
+    file = login_file(options.authfile, Compat(options.compat))
+    verify_login_file(file)
     credentials = _ask(options)
     settings = RegistryOptions(
         credentials=credentials,
@@ -60,7 +62,6 @@ def run(options: argparse.Namespace) -> int:
     )
     with closing(RegistryClient(settings, progress_from(options))) as client:
         wants_login = client.verify_login(registry)
-    file = login_file(options.authfile, Compat(options.compat))
     place = write_login(file, registry, credentials)
     if not options.quiet:
         checked = "accepted" if wants_login else "not checked: this registry requires no login"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ociexport.errors import InvalidImageError, UsageError
@@ -39,6 +39,27 @@ def search_credentials(registry: str, repository: str, authfile: Path | None = N
             return Finding(finding.credentials, str(place), finding.key, finding.helper, tuple(passed_over))
         passed_over.append((str(place), "nothing for this registry"))
     return Finding(passed_over=tuple(passed_over))
+
+
+def verify_auth_files(registry: str, repository: str, authfile: Path | None = None) -> None:
+    """Return if the files that a search for ``repository`` of ``registry`` reads can be read; no helper is run.
+
+    A search goes on to the next file only where a helper has nothing. Files after one that names a helper are not read.
+
+    Raises:
+        UsageError, OSError: as `search_credentials`.
+    """
+    helpers: list[str] = []
+
+    def note_helper(name: str, server: str, place: str) -> None:
+        helpers.append(name)
+
+    for place in auth_places(authfile):
+        config = _read_place(place)
+        if config is None:
+            continue
+        if _search_config(config, place, registry, repository, note_helper) or helpers:
+            return
 
 
 def server_name(registry: str) -> str:
@@ -90,12 +111,18 @@ def parse_auth_config(raw: bytes, where: str) -> JsonObject:
         raise UsageError(str(error)) from error
 
 
-def _search_config(config: JsonObject, place: AuthPlace, registry: str, repository: str) -> Finding | None:
+def _search_config(
+    config: JsonObject,
+    place: AuthPlace,
+    registry: str,
+    repository: str,
+    ask_helper: Callable[[str, str, str], Credentials | None] = fetch_from_helper,
+) -> Finding | None:
     try:
         # Helpers are programs of the machine; a variable, which a CI job may set, can't name one.
         if place.path is not None and not place.is_legacy:
             helper, key = helper_for(config, registry)
-            found = fetch_from_helper(helper, server_name(registry), str(place)) if helper is not None else None
+            found = ask_helper(helper, server_name(registry), str(place)) if helper is not None else None
             if found is not None:
                 return Finding(found, key=key, helper=helper)
         auths = config if place.is_legacy else config.optional_object("auths")

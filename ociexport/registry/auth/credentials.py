@@ -115,6 +115,11 @@ def auth_places(authfile: Path | None = None, environment: Mapping[str, str] = o
     yield AuthPlace(home_directory(environment) / ".dockercfg", is_legacy=True)
 
 
+def is_any_auth_place(authfile: Path | None) -> bool:
+    """Whether a search for credentials has anything to read, or to report as missing."""
+    return any(place.path is None or place.must_exist or os.path.lexists(place.path) for place in auth_places(authfile))
+
+
 def named_auth_path(authfile: Path | None, environment: Mapping[str, str] = os.environ) -> Path | None:
     """Return the file that ``--authfile`` or else ``REGISTRY_AUTH_FILE`` names; None where neither does."""
     return authfile or (Path(environment[ENVIRONMENT_FILE]) if environment.get(ENVIRONMENT_FILE) else None)

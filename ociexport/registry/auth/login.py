@@ -65,6 +65,15 @@ def login_file(authfile: Path | None, compat: Compat, environment: Mapping[str, 
     return LoginFile(of_session if has_session else persistent, compat)
 
 
+def verify_login_file(file: LoginFile) -> None:
+    """Return if ``file`` is valid or does not exist yet, so that a login can be stored in it.
+
+    Raises:
+        UsageError, OSError: as `write_login`.
+    """
+    _read_members(file.path)
+
+
 def write_login(file: LoginFile, registry: str, credentials: Credentials) -> str:
     """Store ``credentials`` for ``registry``; returns their place, as messages name it.
 

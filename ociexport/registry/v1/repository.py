@@ -218,6 +218,8 @@ def find_repository(client: RegistryClient, reference: ImageReference) -> V1Repo
     """
     home = client.home(reference)
     endpoint = v1_endpoint(home.endpoint)
-    search = functools.partial(client.search, endpoint, client.options.credentials is not None)
+    is_given = client.options.credentials is not None
+    client.verify_auth_files(endpoint, home.repository, is_given=is_given)
+    search = functools.partial(client.search, endpoint, is_given)
     hosts = V1Index(endpoint, search, client.transport).find_hosts(home.repository, f"image {reference}")
     return V1Repository(reference.name, home.repository, hosts, client.transport, client.progress)
