@@ -43,6 +43,7 @@ _FIRST_BUILD_THAT_RUNS_OLDER = 20348
 _LONG_SUPPORTED_BUILDS = (20348, 26100)
 # Architectures that images are published for, in Go's words (GOARCH); none of them is a misspelling.
 _COMMON = frozenset({"amd64", "arm64", "arm", "386", "ppc64le", "s390x", "riscv64", "loong64", "mips64le", "wasm"})
+_COMMON_SYSTEMS = frozenset({"linux", "windows", "darwin", "freebsd", "wasip1"})
 # The lowest difflib ratio that counts as a misspelling, such as swapped letters (linux/amd46).
 _NEAR = 0.85
 # The name in platforms of attestations, which run on no machine.
@@ -117,19 +118,34 @@ def select_manifest(index: Index, wanted: Platform) -> Descriptor:
     if not fitting:
         raise NoMatchingPlatformError(
             f"manifest {index.digest}: no image for platform {wanted}, there are: {_listed(candidates)}",
-            hint=_hint_for(wanted, candidates),
+            hint=hint_for(wanted, (entry.platform for entry in candidates if entry.platform is not None)),
         )
     return max(fitting, key=lambda ranked: ranked[0])[1]
 
 
-def _hint_for(wanted: Platform, entries: Iterable[Descriptor]) -> str | None:
-    """Return a hint that names the platform probably meant, or one that is available; None if there are none."""
-    from difflib import get_close_matches  # noqa: PLC0415 - start-up: only an error needs it
+def hint_for(wanted: Platform, offered: Iterable[Platform]) -> str | None:
+    """Return a hint that names the offered platform that is probably meant, or else the first; None if there are none.
 
-    names = [str(entry.platform) for entry in entries if entry.platform is not None]
-    near = [] if wanted.architecture in _COMMON else get_close_matches(str(wanted), names, n=1, cutoff=_NEAR)
-    if near:
-        return f"did you mean --platform {near[0]}?"
+    Only a name that is not a common one may be a misspelling: ``arm64`` is never meant to be ``amd64``.
+    """
+    from difflib import SequenceMatcher  # noqa: PLC0415 - start-up: only an error needs it
+
+    names: list[str] = []
+    near: list[tuple[float, str]] = []
+    for platform in dict.fromkeys(offered):
+        other = normalize_platform(platform)
+        names.append(str(platform))
+        if (wanted.os in _COMMON_SYSTEMS and other.os != wanted.os) or (
+            wanted.architecture in _COMMON and other.architecture != wanted.architecture
+        ):
+            continue
+        if (wanted.os, wanted.architecture) != (other.os, other.architecture):
+            written, meant = (f"{one.os}/{one.architecture}" for one in (wanted, other))
+            if len(meant) <= 2 * len(written):  # the time to compare is bounded, whatever an index contains
+                near.append((SequenceMatcher(None, written, meant).ratio(), str(platform)))
+    likeness, name = max(near, key=lambda pair: pair[0], default=(0.0, ""))
+    if likeness >= _NEAR:
+        return f"did you mean --platform {name}?"
     return f"for example --platform {names[0]}" if names else None
 
 

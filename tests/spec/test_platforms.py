@@ -130,7 +130,14 @@ def test_error_lists_what_there_is_once_each() -> None:
     ("wanted", "hint"),
     [
         ("linux/amd46", "did you mean --platform linux/amd64?"),
+        ("amd46", "did you mean --platform linux/amd64?"),
+        ("linux/amd46/v1", "did you mean --platform linux/amd64?"),
+        ("linux/adm64", "did you mean --platform linux/amd64?"),
+        ("linux/amd64v8", "did you mean --platform linux/amd64?"),
         ("linux/risc64", "did you mean --platform linux/riscv64?"),
+        ("linx/arm64", "did you mean --platform linux/arm64?"),
+        ("linus/amd64", "did you mean --platform linux/amd64?"),
+        ("windows/amd64", "for example --platform linux/amd64"),
         ("linux/s390x", "for example --platform linux/amd64"),
         ("linux/arm", "for example --platform linux/amd64"),
     ],
@@ -139,6 +146,12 @@ def test_misspelt_platform_is_corrected(wanted: str, hint: str) -> None:
     with pytest.raises(NoMatchingPlatformError) as caught:
         select_manifest(index_of("linux/amd64", "linux/arm64", "linux/riscv64"), parse_platform(wanted))
     assert caught.value.hint == hint
+
+
+def test_common_architecture_is_not_taken_for_a_misspelling() -> None:
+    with pytest.raises(NoMatchingPlatformError) as caught:
+        select_manifest(index_of("linux/amd64"), parse_platform("linx/arm64"))
+    assert caught.value.hint == "for example --platform linux/amd64"
 
 
 def test_empty_index_has_none() -> None:
