@@ -135,7 +135,7 @@ def _prepare_manifest(
     config = _read_config(source, destination, manifest, progress)
     if config is not None:
         documents.budget.take(config.raw)
-    platform = chosen.platform or _platform_of(config)
+    platform = chosen.platform or (config.declared_platform if config is not None else None)
     shown = f"platform {platform}, " if platform is not None else ""
     progress.say(f"{source.display_name}: {shown}manifest {manifest.digest}")
     return PreparedManifest(manifest, config, platform)
@@ -197,14 +197,6 @@ def _read_config(
         return None
     pair_layers(manifest, config)
     return config
-
-
-def _platform_of(config: ImageConfig | None) -> Platform | None:
-    """Return the platform that the config declares; None if it declares none."""
-    # cosign's configs have empty strings there.
-    if config is None or {"unknown", ""} & {config.platform.os, config.platform.architecture}:
-        return None
-    return config.platform
 
 
 def _warn_of_other_platform(

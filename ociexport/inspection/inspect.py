@@ -186,7 +186,11 @@ def _inspect_image(documents: DocumentReader, platform: Platform) -> InspectedIm
         return InspectedImage(manifest, resolved.platform, None, (), ())
     layers = pair_layers(manifest, config)
     return InspectedImage(
-        manifest, resolved.platform or config.platform, config, layers, pair_history(config.history, len(layers))
+        manifest,
+        resolved.platform or config.declared_platform,
+        config,
+        layers,
+        pair_history(config.history, len(layers)),
     )
 
 
@@ -196,7 +200,7 @@ def _inspect_schema1(source: ImageSource, received: ReceivedManifest) -> Inspect
         layers = layers_of(source, manifest)
         config = parse_config(config_from_v1(manifest.documents, ()))
     document = PublishedSchema1(manifest.raw, manifest.media_type, manifest.digest, tuple(layers))
-    return InspectedImage(document, config.platform, config, (), pair_history(config.history, len(layers)))
+    return InspectedImage(document, config.declared_platform, config, (), pair_history(config.history, len(layers)))
 
 
 def pair_history(history: Sequence[HistoryEntry], layer_count: int) -> tuple[HistoryLine, ...]:

@@ -176,7 +176,7 @@ def _unpack_source(
     resolved = resolve_manifest(source, platform)
     manifest = resolved.manifest
     config, layers = read_layers(source, manifest)
-    progress.say(f"{source.display_name}: platform {config.platform}, {len(layers)} layers")
+    progress.say(f"{source.display_name}: platform {config.declared_platform or 'not declared'}, {len(layers)} layers")
     losses = Losses()
     policy = MetadataPolicy(os.geteuid() == 0, options.xattrs, options.uid_map, options.gid_map)
     budget = NameBudget(options.limits)

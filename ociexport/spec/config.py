@@ -81,6 +81,11 @@ class ImageConfig:
     created: str | None
     author: str | None
 
+    @property
+    def declared_platform(self) -> Platform | None:
+        """The platform; None where the config declares none."""
+        return self.platform if self.platform.is_known else None
+
 
 def parse_config(raw: bytes, digest: Digest | None = None) -> ImageConfig:
     """Return ``raw`` parsed as an image config.

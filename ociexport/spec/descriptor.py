@@ -46,6 +46,11 @@ class Platform:
             os_features=item.texts("os.features"),
         )
 
+    @property
+    def is_known(self) -> bool:
+        """Whether this names a platform: ``unknown/unknown`` and cosign's empty strings name none."""
+        return not {"unknown", ""} & {self.os, self.architecture}
+
     def to_json(self) -> dict[str, object]:
         """Return the platform as JSON, for a descriptor in an index."""
         members: dict[str, object] = {"architecture": self.architecture, "os": self.os}
@@ -92,13 +97,14 @@ class Descriptor:
         if not 0 <= size <= MAX_SIZE:
             raise item.error("size", f"expected 0 to {MAX_SIZE}, got {quoted(size)}")
         digest = parse_digest_of(item, "digest", item.text("digest"))
-        platform = item.optional_object("platform")
+        declared = item.optional_object("platform")
+        platform = Platform.from_json(declared) if declared is not None else None
         return cls(
             media_type=mediatypes.without_parameters(item.optional_text("mediaType") or ""),
             digest=digest,
             size=size,
             annotations=item.text_map("annotations"),
-            platform=Platform.from_json(platform) if platform is not None else None,
+            platform=platform if platform is not None and platform.is_known else None,
             urls=item.texts("urls"),
             data=_embedded_data(item, digest, size),
             artifact_type=item.optional_text("artifactType"),

@@ -406,7 +406,7 @@ class Walk:
             self._findings.add(
                 Kind.PLATFORM,
                 f"{place}: manifest {entry.digest}",
-                f"listed for {entry.platform}, but its config declares {image.config.platform}",
+                f"listed for {entry.platform}, but its config declares {image.config.declared_platform or 'none'}",
                 is_wrong=False,
             )
 

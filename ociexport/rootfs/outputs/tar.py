@@ -83,7 +83,8 @@ def flatten(
     """
     manifest = resolve_manifest(source, platform).manifest
     config, layers = read_layers(source, manifest)
-    progress.say(f"{source.display_name}: platform {config.platform}, {len(layers)} layers, read twice")
+    platform_shown = config.declared_platform or "not declared"
+    progress.say(f"{source.display_name}: platform {platform_shown}, {len(layers)} layers, read twice")
     losses = Losses()
     budget = NameBudget(limits)
     tree = MemoryTree(
