@@ -77,7 +77,7 @@ def test_it_is_told_as_whom_a_registry_is_asked_and_no_secret() -> None:
         assert told[:4] == [
             "GET http://HOST/v2/: 401 Unauthorized in N ms, 90 B in N ms",
             "registry HOST: team/app: identity used: user alice (from the command line)",
-            "GET http://HOST/token?…: 200 OK in N ms, 39 B in N ms",
+            "GET http://HOST/token?…: 200 OK in N ms, 41 B in N ms",
             "GET http://HOST/v2/team/app/manifests/1: 200 OK in N ms, 34 B in N ms",
         ]
         tokens = [request.headers["authorization"].split()[1] for request in registry.requests[1:]]
