@@ -8,10 +8,11 @@ from ociexport.errors import InvalidImageError, NotFoundError
 from ociexport.spec.descriptor import MAX_MANIFEST_BYTES
 from ociexport.spec.digest import Digest
 from ociexport.spec.json_fields import parse_json_object
+from ociexport.storage.layout.documents import INDEX_FILE
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.verification.documents import digests_in
 from ociexport.verification.findings import UNREFERENCED
-from ociexport.verification.stores import INDEX_FILE, LayoutStore, layout_blobs
+from ociexport.verification.stores import LayoutStore, layout_blobs
 from ociexport.verification.verify import Verification
 
 _MAX_LISTED_MANIFESTS = 10

@@ -17,9 +17,10 @@ from ociexport.storage.archive.docker import (
     open_v1_image,
 )
 from ociexport.storage.archive.members import ArchiveMembers
+from ociexport.storage.layout.documents import INDEX_FILE
 from ociexport.system.progress.protocol import Progress
 from ociexport.verification.findings import Findings, Kind
-from ociexport.verification.stores import INDEX_FILE, ArchiveStore, read_roots, verify_layout_file
+from ociexport.verification.stores import ArchiveStore, read_roots, verify_layout_file
 from ociexport.verification.walk import Root
 
 

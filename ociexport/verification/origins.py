@@ -26,6 +26,7 @@ from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import ByteStream
 from ociexport.spec.reference import ImageReference, names_registry
 from ociexport.storage.archive.members import ArchiveMembers
+from ociexport.storage.layout.documents import INDEX_FILE
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.transfer.sources.names import (
@@ -39,7 +40,7 @@ from ociexport.transfer.sources.names import (
 from ociexport.transfer.sources.open import SourceOpener
 from ociexport.verification.archives import read_archive_roots
 from ociexport.verification.findings import Findings
-from ociexport.verification.stores import INDEX_FILE, ArchiveStore
+from ociexport.verification.stores import ArchiveStore
 
 if TYPE_CHECKING:
     from ociexport.registry.options import RegistryOptions

@@ -28,7 +28,7 @@ from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.digest import Digest
 from ociexport.storage.layout.blobs import blob_name
 from ociexport.storage.layout.cache import BlobCache
-from ociexport.storage.layout.documents import LAYOUT_FILE_CONTENT
+from ociexport.storage.layout.documents import INDEX_FILE, LAYOUT_FILE, LAYOUT_FILE_CONTENT
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.transfer.sources.names import LayoutName, parse_source_name, path_meant_by, source_text
@@ -36,7 +36,6 @@ from ociexport.verification.advice import advice_for, has_member
 from ociexport.verification.blobs import BlobState
 from ociexport.verification.findings import Finding, Kind
 from ociexport.verification.origins import Origin, Origins
-from ociexport.verification.stores import INDEX_FILE, LAYOUT_FILE
 from ociexport.verification.targets import OneImage, Subject, WholeLayout
 from ociexport.verification.verify import Verification, Wishes, verify_subject
 from ociexport.verification.walk import NamedBlob, Walk

@@ -22,15 +22,13 @@ from ociexport.storage.archive.members import ArchiveMembers
 from ociexport.storage.archive.reader import ArchiveBlobs
 from ociexport.storage.index import MAX_INDEX_BYTES, ListedSource, name_of, shown_name
 from ociexport.storage.layout.blobs import BLOBS_DIRECTORY
+from ociexport.storage.layout.documents import INDEX_FILE, LAYOUT_FILE
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.storage.layout_directory import LayoutDirectory
 from ociexport.verification.findings import Findings, Kind
 from ociexport.verification.index_names import verify_names
 from ociexport.verification.schemas import index_flaws, layout_file_flaws
 from ociexport.verification.walk import Root
-
-LAYOUT_FILE = "oci-layout"
-INDEX_FILE = "index.json"
 
 
 class Store(Protocol):

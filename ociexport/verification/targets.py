@@ -13,6 +13,7 @@ from ociexport.spec.digest import Digest
 from ociexport.spec.mediatypes import without_parameters
 from ociexport.storage.archive.members import ArchiveMembers
 from ociexport.storage.layout.blobs import BLOBS_DIRECTORY, PARTIAL_DIRECTORY
+from ociexport.storage.layout.documents import INDEX_FILE, LAYOUT_FILE
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.system.progress.protocol import Progress
 from ociexport.transfer.sources.names import ArchiveName, LayoutName, RegistryName, parse_source_name, source_text
@@ -20,8 +21,6 @@ from ociexport.transfer.sources.open import open_source
 from ociexport.verification.archives import read_archive_roots
 from ociexport.verification.findings import Findings, Kind
 from ociexport.verification.stores import (
-    INDEX_FILE,
-    LAYOUT_FILE,
     ArchiveStore,
     LayoutStore,
     read_roots,
