@@ -189,6 +189,18 @@ def escaped(text: str) -> str:
     )
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number and its noun for a message: ``1 layer``, ``3 layers``, ``0 entries``.
+
+    Args:
+        noun: in the singular; words before it may be part of it, as in ``free inode``. Its plural ends with ``s``, or
+            with ``ies`` in place of a ``y`` after a consonant.
+    """
+    if count == 1:
+        return f"{count} {noun}"
+    return f"{count} {noun[:-1]}ies" if noun[-1:] == "y" and noun[-2:-1] not in "aeiou" else f"{count} {noun}s"
+
+
 def describe_content(content: bytes) -> str:
     """Return the format of ``content``, for an error message: ``HTML document, ASCII text``."""
     try:
@@ -199,7 +211,7 @@ def describe_content(content: bytes) -> str:
         description = str(magic.from_buffer(content[:_MAX_LOOKED_AT_BYTES]))
     except (ImportError, OSError):
         # A broken libmagic must not hide the error that is being reported.
-        return f"{len(content)} bytes of unidentified content"
+        return f"{counted(len(content), 'byte')} of unidentified content"
     return description
 
 

@@ -14,6 +14,7 @@ from ociexport.errors import (
     OciexportError,
     SizeMismatchError,
     UsageError,
+    counted,
     locating,
 )
 from ociexport.images.destination import BlobStore, BlobWriter, PlacingStream, PlacingWriter
@@ -146,7 +147,7 @@ class BlobFetch:
                 self.begun.add(descriptor.digest)
             resumed_at = writer.offset
             if resumed_at:
-                self._progress.say(f"{blob.title}: resumed at {resumed_at} of {descriptor.size} bytes")
+                self._progress.say(f"{blob.title}: resumed at {resumed_at} of {counted(descriptor.size, 'byte')}")
                 task.resume(resumed_at)
             # Closed before the writer is: other threads may be writing bytes out of order.
             with closing(_write_rest(blob, writer)) as counts:

@@ -11,6 +11,7 @@ from ociexport.errors import (
     LimitExceededError,
     SizeMismatchError,
     UnsupportedMediaTypeError,
+    counted,
     locating,
     quoted,
 )
@@ -198,7 +199,7 @@ def read_small_blob(source: BlobOpener, descriptor: Descriptor, max_bytes: int, 
         DigestMismatchError, SizeMismatchError: it does not match ``descriptor``.
     """
     if descriptor.size > max_bytes:
-        raise LimitExceededError(f"expected at most {max_bytes} bytes, got {descriptor.size}", where=subject)
+        raise LimitExceededError(f"expected at most {counted(max_bytes, 'byte')}, got {descriptor.size}", where=subject)
     try:
         return _read_blob(source, descriptor, subject)
     except (DigestMismatchError, SizeMismatchError) as error:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import IO
 
-from ociexport.errors import LimitExceededError, UsageError, quoted_path
+from ociexport.errors import LimitExceededError, UsageError, counted, quoted_path
 from ociexport.images.source import ImageSource
 from ociexport.inspection.access import Access, Subject, opened
 from ociexport.inspection.find_path import find, parse_path
@@ -110,7 +110,8 @@ def _find_files(reader: TopDownReader, paths: Sequence[bytes], subject: Subject)
     for path, node in zip(paths, nodes, strict=True):
         if node.entry.size > subject.access.limits.max_bytes:
             raise LimitExceededError(
-                f"{quoted_path(path)}: expected at most {subject.access.limits.max_bytes} bytes, got {node.entry.size}"
+                f"{quoted_path(path)}: expected at most {counted(subject.access.limits.max_bytes, 'byte')}, "
+                f"got {node.entry.size}"
             )
     return nodes
 

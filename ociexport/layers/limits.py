@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ociexport.errors import LimitExceededError
+from ociexport.errors import LimitExceededError, counted
 from ociexport.layers.tar.reader import MAX_EXTENDED_HEADER_BYTES, Entry
 from ociexport.system.compression import MAX_RATIO, RATIO_FROM_BYTES
 
@@ -58,7 +58,8 @@ class Limits:
         """
         if tar_bytes > self.ratio_from_bytes and tar_bytes > self.max_ratio * blob_bytes:
             raise _over_limit(
-                f"expected at most {self.max_ratio} times the {blob_bytes} compressed bytes, got {tar_bytes} so far",
+                f"expected at most {self.max_ratio} times the {counted(blob_bytes, 'compressed byte')}, "
+                f"got {tar_bytes} so far",
                 "--max-ratio",
             )
 
@@ -69,9 +70,9 @@ class Limits:
             LimitExceededError: there are too many.
         """
         if entries > self.max_entries:
-            raise _over_limit(f"expected at most {self.max_entries} entries", "--max-files")
+            raise _over_limit(f"expected at most {counted(self.max_entries, 'entry')}", "--max-files")
         if tar_bytes > self.max_bytes:
-            raise _over_limit(f"expected at most {self.max_bytes} uncompressed bytes", "--max-size")
+            raise _over_limit(f"expected at most {counted(self.max_bytes, 'uncompressed byte')}", "--max-size")
 
     def verify_path(self, path: bytes) -> None:
         """Return if ``path`` is within the limits of length and depth.
@@ -80,7 +81,9 @@ class Limits:
             LimitExceededError: it is too long or too deep.
         """
         if len(path) > self.max_path_bytes:
-            raise _over_limit(f"path: expected at most {self.max_path_bytes} bytes, got {len(path)}", "--max-path")
+            raise _over_limit(
+                f"path: expected at most {counted(self.max_path_bytes, 'byte')}, got {len(path)}", "--max-path"
+            )
         verify_depth(path.count(b"/"), self.max_depth)
 
     def verify_metadata(self, metadata_bytes: int) -> None:
@@ -91,7 +94,8 @@ class Limits:
         """
         if metadata_bytes > self.max_metadata_bytes:
             raise _over_limit(
-                f"expected at most {self.max_metadata_bytes} bytes of attributes and long names in all layers",
+                f"expected at most {counted(self.max_metadata_bytes, 'byte')} of attributes and long names "
+                "in all layers",
                 "--max-metadata",
             )
 
@@ -102,7 +106,9 @@ class Limits:
             LimitExceededError: it is too large.
         """
         if size > self.max_bytes:
-            raise _over_limit(f"sparse file: expected at most {self.max_bytes} bytes, got {size}", "--max-size")
+            raise _over_limit(
+                f"sparse file: expected at most {counted(self.max_bytes, 'byte')}, got {size}", "--max-size"
+            )
 
 
 def _over_limit(message: str, option: str) -> LimitExceededError:
@@ -116,7 +122,7 @@ def verify_depth(depth: int, max_depth: int) -> None:
         LimitExceededError: it is too deep.
     """
     if depth > max_depth:
-        raise _over_limit(f"path: expected at most {max_depth} directories, got {depth}", "--max-depth")
+        raise _over_limit(f"path: expected at most {counted(max_depth, 'directory')}, got {depth}", "--max-depth")
 
 
 def verify_copies(copied_bytes: int, max_bytes: int) -> None:
@@ -126,7 +132,9 @@ def verify_copies(copied_bytes: int, max_bytes: int) -> None:
         LimitExceededError: there are too many.
     """
     if copied_bytes > max_bytes:
-        raise _over_limit(f"copies for hard links: expected at most {max_bytes} bytes, got more", "--max-size")
+        raise _over_limit(
+            f"copies for hard links: expected at most {counted(max_bytes, 'byte')}, got more", "--max-size"
+        )
 
 
 def verify_steps(steps: int, max_steps: int) -> None:
@@ -136,7 +144,9 @@ def verify_steps(steps: int, max_steps: int) -> None:
         LimitExceededError: there are too many.
     """
     if steps > max_steps:
-        raise LimitExceededError(f"expected at most {max_steps} names on paths through links and deep directories")
+        raise LimitExceededError(
+            f"expected at most {counted(max_steps, 'name')} on paths through links and deep directories"
+        )
 
 
 def weight_of(entry: Entry) -> int:
@@ -167,5 +177,7 @@ class NameBudget:
             LimitExceededError: the total is too large.
         """
         if self._taken_bytes + count > self._max_bytes:
-            raise _over_limit(f"expected at most {self._max_bytes} bytes of memory for names", "--max-memory")
+            raise _over_limit(
+                f"expected at most {counted(self._max_bytes, 'byte')} of memory for names", "--max-memory"
+            )
         self._taken_bytes += count

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ociexport.errors import quoted_path
+from ociexport.errors import counted, quoted_path
 
 # Attributes that have a meaning only on the system where the image was built; umoci and containers/storage skip the
 # same ones. A foreign label breaks SELinux, and overlayfs would read foreign overlay attributes as its own.
@@ -38,7 +38,8 @@ class Losses:
         """Yield a line for each kind of loss."""
         if self.owners:
             yield (
-                f"owners: {self.owners} files of users other than root belong to this user, "
+                f"owners: {counted(self.owners, 'file')} of users other than root "
+                f"{'belongs' if self.owners == 1 else 'belong'} to this user, "
                 "since only root can change owners"
             )
         if self.devices:

@@ -21,6 +21,7 @@ from ociexport.errors import (
     InvalidReferenceError,
     NotFoundError,
     OciexportError,
+    counted,
     quoted,
 )
 from ociexport.registry.catalog import AmbiguousNameError, LayoutCatalog
@@ -309,7 +310,9 @@ class _Handler(BaseHTTPRequestHandler):
             if requested is not None:
                 if start >= end:
                     unsatisfied = {"Content-Range": f"bytes */{size}"}
-                    raise _ApiError(416, "SIZE_INVALID", f"expected a range within {size} bytes", unsatisfied)
+                    raise _ApiError(
+                        416, "SIZE_INVALID", f"expected a range within {counted(size, 'byte')}", unsatisfied
+                    )
                 headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
             self._send_head(200 if requested is None else 206, "application/octet-stream", end - start, headers)
             if self.command != "HEAD" and end > start:

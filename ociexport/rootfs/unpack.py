@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ociexport.errors import OciexportError, UsageError
+from ociexport.errors import OciexportError, UsageError, counted
 from ociexport.images.resolve import read_layers, resolve_manifest
 from ociexport.images.source import ImageSource
 from ociexport.layers.apply import LayerApplier
@@ -176,7 +176,9 @@ def _unpack_source(
     resolved = resolve_manifest(source, platform)
     manifest = resolved.manifest
     config, layers = read_layers(source, manifest)
-    progress.say(f"{source.display_name}: platform {config.declared_platform or 'not declared'}, {len(layers)} layers")
+    progress.say(
+        f"{source.display_name}: platform {config.declared_platform or 'not declared'}, {counted(len(layers), 'layer')}"
+    )
     losses = Losses()
     policy = MetadataPolicy(os.geteuid() == 0, options.xattrs, options.uid_map, options.gid_map)
     budget = NameBudget(options.limits)

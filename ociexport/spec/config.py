@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ociexport.errors import InvalidImageError, locating, quoted
+from ociexport.errors import InvalidImageError, counted, locating, quoted
 from ociexport.spec.descriptor import Descriptor, Platform, parse_digest_of
 from ociexport.spec.digest import Digest
 from ociexport.spec.json_fields import JsonObject, parse_json_object
@@ -155,7 +155,8 @@ def pair_layers(manifest: Manifest, config: ImageConfig) -> tuple[Layer, ...]:
     count = len(manifest.layers)
     if count != len(config.diff_ids):
         raise InvalidImageError(
-            f"expected as many diff_ids as layers, got {count} layers but {len(config.diff_ids)} diff_ids",
+            f"expected as many diff_ids as layers, got {counted(count, 'layer')} "
+            f"but {counted(len(config.diff_ids), 'diff_id')}",
             where=f"manifest {manifest.digest}: config {config.digest}",
         )
     return tuple(

@@ -10,7 +10,7 @@ import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ociexport.errors import InvalidDigestError, printable, quoted
+from ociexport.errors import InvalidDigestError, counted, printable, quoted
 from ociexport.spec import mediatypes
 from ociexport.spec.digest import Digest
 from ociexport.spec.json_fields import JsonObject
@@ -151,5 +151,7 @@ def _embedded_data(item: JsonObject, digest: Digest, size: int) -> bytes | None:
     except (binascii.Error, ValueError) as error:
         raise item.error("data", f"expected base64, got {quoted(encoded)}") from error
     if len(data) != size or Digest.of(data, digest.algorithm) != digest:
-        raise item.error("data", f"expected the {size} bytes of {digest}, got {len(data)} other bytes")
+        raise item.error(
+            "data", f"expected the {counted(size, 'byte')} of {digest}, got {counted(len(data), 'other byte')}"
+        )
     return data

@@ -7,7 +7,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from ociexport.errors import DigestMismatchError, InvalidDigestError, SizeMismatchError, describe_content, quoted
+from ociexport.errors import (
+    DigestMismatchError,
+    InvalidDigestError,
+    SizeMismatchError,
+    counted,
+    describe_content,
+    quoted,
+)
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -55,9 +62,9 @@ class Digest:
         if pattern is None:
             raise InvalidDigestError(f"digest algorithm: expected sha256 or sha512, got {quoted(self.algorithm)}")
         if not pattern.fullmatch(self.encoded):
-            digits = "64" if self.algorithm == "sha256" else "128"
+            digits = 64 if self.algorithm == "sha256" else 128
             raise InvalidDigestError(
-                f"digest: expected {digits} lower-case hexadecimal digits after '{self.algorithm}:', "
+                f"digest: expected {counted(digits, 'lower-case hexadecimal digit')} after '{self.algorithm}:', "
                 f"got {quoted(self.encoded)}"
             )
 
@@ -119,7 +126,8 @@ class Verifier:
             self._head = bytes(chunk[:_MAX_HEAD_BYTES])
         if self._size is not None and self.seen_bytes > self._size:
             raise SizeMismatchError(
-                f"size mismatch: expected {self._size} bytes, got more ({self.seen_bytes} so far){self._kind()}",
+                f"size mismatch: expected {counted(self._size, 'byte')}, got more "
+                f"({self.seen_bytes} so far){self._kind()}",
                 where=self._subject,
             )
         self._hasher.update(chunk)
@@ -133,7 +141,8 @@ class Verifier:
         """
         if self._size is not None and self.seen_bytes != self._size:
             raise SizeMismatchError(
-                f"size mismatch: expected {self._size} bytes, got {self.seen_bytes}{self._kind()}", where=self._subject
+                f"size mismatch: expected {counted(self._size, 'byte')}, got {self.seen_bytes}{self._kind()}",
+                where=self._subject,
             )
         got = self._hasher.hexdigest()
         if got != self._digest.encoded:

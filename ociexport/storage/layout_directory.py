@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BufferedWriter, FileIO
 
-from ociexport.errors import InvalidImageError, UsageError, quoted
+from ociexport.errors import InvalidImageError, UsageError, counted, quoted
 from ociexport.system.files import NO_LINK, sync_directory
 from ociexport.system.locks import kind_of_file, open_locked, verify_is_regular
 from ociexport.system.partial_names import PARTIAL_SUFFIX, hidden_name, random_name
@@ -108,7 +108,9 @@ class LayoutDirectory:
                 parts.append(chunk)
                 left -= len(chunk)
         if not left:
-            raise InvalidImageError(f"expected at most {max_bytes} bytes, got more", where=self.path_of(name))
+            raise InvalidImageError(
+                f"expected at most {counted(max_bytes, 'byte')}, got more", where=self.path_of(name)
+            )
         return b"".join(parts)
 
     def verify_directories(self, *names: str) -> None:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Protocol, cast
 
-from ociexport.errors import InvalidImageError, LimitExceededError
+from ociexport.errors import InvalidImageError, LimitExceededError, counted
 from ociexport.spec.digest import ByteStream
 
 # The sizes of one read and of one inflated chunk. They are large since each chunk is passed between threads, and each
@@ -98,7 +98,7 @@ def verify_ratio(tar_bytes: int, blob_bytes: int) -> None:
     """
     if tar_bytes > RATIO_FROM_BYTES and tar_bytes > MAX_RATIO * blob_bytes:
         raise LimitExceededError(
-            f"expected at most {MAX_RATIO} times the {blob_bytes} compressed bytes, got {tar_bytes} so far"
+            f"expected at most {MAX_RATIO} times the {counted(blob_bytes, 'compressed byte')}, got {tar_bytes} so far"
         )
 
 
@@ -166,7 +166,7 @@ class _StreamCount:
             raise LimitExceededError(
                 f"{self._name} data: expected at most {MAX_SMALL_STREAMS} streams of less than "
                 f"{_SMALL_STREAM_BYTES} bytes, and {_SMALL_STREAMS_FOR_LARGE} more for each larger one, "
-                f"got {self._small} beside {self._large} larger ones"
+                f"got {self._small} beside {counted(self._large, 'larger one')}"
             )
 
 

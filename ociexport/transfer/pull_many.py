@@ -13,7 +13,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from ociexport.errors import OciexportError
+from ociexport.errors import OciexportError, counted
 from ociexport.images.choose import PlatformChoice
 from ociexport.images.fetch import DEFAULT_JOBS
 from ociexport.spec.descriptor import Platform
@@ -148,4 +148,4 @@ def _pull_with(order: _Order, opener: SourceOpener, progress: Progress) -> PullO
 def _told(outcome: PullOutcome) -> str:
     if outcome.result is None:
         return f"{outcome.image}: {outcome.error}"
-    return f"{outcome.result.reference}: {outcome.result.fetched_blobs} blobs fetched"
+    return f"{outcome.result.reference}: {counted(outcome.result.fetched_blobs, 'blob')} fetched"

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from io import BytesIO
 
-from ociexport.errors import DigestMismatchError, InvalidImageError, NotFoundError
+from ociexport.errors import DigestMismatchError, InvalidImageError, NotFoundError, counted
 from ociexport.spec.digest import ByteStream, Digest, Verifier
 from ociexport.system.progress.protocol import Progress, ProgressTask
 from ociexport.system.temporary_files import TemporaryFileError
@@ -102,7 +102,7 @@ def add_blob_findings(
             findings.add(state.kind, (needed or named)[0].place, state.message, digest=digest)
         for one in named if state.kind is None else ():
             if one.has_size and one.descriptor.size != state.size:
-                message = f"size mismatch: expected {one.descriptor.size} bytes, got {state.size}"
+                message = f"size mismatch: expected {counted(one.descriptor.size, 'byte')}, got {state.size}"
                 findings.add(Kind.SIZE, one.place, message, digest=digest)
 
 
@@ -161,12 +161,14 @@ def _check(blob: BlobToCheck, progress: Progress, stop: threading.Event) -> Blob
                 pass
             if checked.is_too_long:
                 return BlobState(
-                    verifier.seen_bytes, Kind.SIZE, f"size mismatch: expected {blob.max_bytes} bytes, got more"
+                    verifier.seen_bytes,
+                    Kind.SIZE,
+                    f"size mismatch: expected {counted(blob.max_bytes or 0, 'byte')}, got more",
                 )
         verifier.verify()
     except DigestMismatchError as error:
         if blob.sizes and verifier.seen_bytes not in blob.sizes:
-            message = f"size mismatch: expected {blob.sizes[0]} bytes, got {verifier.seen_bytes}"
+            message = f"size mismatch: expected {counted(blob.sizes[0], 'byte')}, got {verifier.seen_bytes}"
             return BlobState(verifier.seen_bytes, Kind.SIZE, message)
         return BlobState(verifier.seen_bytes, Kind.DIGEST, error.message)
     except TemporaryFileError:

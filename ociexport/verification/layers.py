@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from ociexport.errors import InvalidImageError, LimitExceededError
+from ociexport.errors import InvalidImageError, LimitExceededError, counted
 from ociexport.layers.apply import LayerApplier
 from ociexport.layers.limits import Limits
 from ociexport.layers.losses import Losses
@@ -48,7 +48,7 @@ class Problems:
     def __iter__(self) -> Iterator[Problem]:
         yield from self._told
         if self._more:
-            yield Problem(Kind.TAR, "", f"{self._more} more entries that can't be applied")
+            yield Problem(Kind.TAR, "", f"{counted(self._more, 'more entry')} that can't be applied")
 
     def add(self, error: InvalidImageError) -> None:
         """Add an error."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ociexport.errors import (
     OciexportError,
     UsageError,
+    counted,
     escaped,
     quoted,
 )
@@ -69,7 +70,7 @@ class RepairedBlob:
 
     def __str__(self) -> str:
         """Return the repair as one line."""
-        return escaped(f"repaired: {self.place}: {self.size} bytes from {self.origin}")
+        return escaped(f"repaired: {self.place}: {counted(self.size, 'byte')} from {self.origin}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,9 @@ class PlannedRepair:
         if not self.asked:
             return escaped(f"would not be repaired: {self.place}: {_no_origin(self.not_asked)}")
         rest = f"; not asked: {', '.join(self.not_asked)}" if self.not_asked else ""
-        return escaped(f"would be repaired: {self.place}: {self.size} bytes from {', else '.join(self.asked)}{rest}")
+        return escaped(
+            f"would be repaired: {self.place}: {counted(self.size, 'byte')} from {', else '.join(self.asked)}{rest}"
+        )
 
 
 @dataclass(frozen=True, slots=True)

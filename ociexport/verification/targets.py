@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from ociexport.errors import InvalidImageError, NotFoundError, quoted
+from ociexport.errors import InvalidImageError, NotFoundError, counted, quoted
 from ociexport.images.source import BlobOpener, ImageSource, published
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest
@@ -107,7 +107,7 @@ class WholeLayout:
         """Yield the digests in ``blobs/``; see `Subject`. Unfinished blobs are noted too."""
         try:
             for name, status in self.layout.partial_files():
-                message = f"{status.st_size} bytes of a blob that an interrupted pull left"
+                message = f"{counted(status.st_size, 'byte')} of a blob that an interrupted pull left"
                 findings.add(Kind.UNFINISHED, name, message, is_wrong=False)
         except InvalidImageError as error:
             # The images are intact; only a pull into the layout is refused.

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ociexport.errors import counted
 from ociexport.images.choose import PlatformChoice
 from ociexport.images.source import ImageSource
 from ociexport.layers.limits import Limits
@@ -60,16 +61,12 @@ class Verification:
         """Return the numbers and the outcome as one line."""
         wrong = sum(finding.is_wrong for finding in self.findings)
         looked = (
-            f"{_counted(self.images, 'image')}, {_counted(self.documents, 'document')} and "
-            f"{_counted(self.blobs, 'blob')} checked, {format_bytes(self.read_bytes)}"
+            f"{counted(self.images, 'image')}, {counted(self.documents, 'document')} and "
+            f"{counted(self.blobs, 'blob')} checked, {format_bytes(self.read_bytes)}"
         )
         if self.layers is not None:
-            looked += f"; {_counted(self.layers, 'layer')} inflated and applied, {format_bytes(self.tar_bytes)}"
+            looked += f"; {counted(self.layers, 'layer')} inflated and applied, {format_bytes(self.tar_bytes)}"
         return f"{looked}: {f'{wrong} wrong' if wrong else 'no problems found'}"
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,4 +200,4 @@ def _add_orphan(digest: Digest, state: BlobState, findings: Findings) -> None:
     if state.kind is not None:
         findings.add(state.kind, place, f"{state.message}{UNREFERENCED}", digest=digest)
     else:
-        findings.add(Kind.ORPHAN, place, f"unreferenced ({state.size} bytes)", is_wrong=False, digest=digest)
+        findings.add(Kind.ORPHAN, place, f"unreferenced ({counted(state.size, 'byte')})", is_wrong=False, digest=digest)

@@ -16,6 +16,7 @@ from ociexport.errors import (
     InvalidImageError,
     NotFoundError,
     UnsupportedMediaTypeError,
+    counted,
     quoted,
 )
 from ociexport.images.resolve import MAX_INDEX_DEPTH, read_small_blob
@@ -267,7 +268,7 @@ class Walk:
             there += self._visit(child, (*indexes, index.digest), label=f"index {index.digest}: ")
             self._compare_platforms(entry, child.place)
         if entries and not there:
-            self._findings.add(Kind.MISSING, place, f"none of its {len(entries)} manifests is stored")
+            self._findings.add(Kind.MISSING, place, f"none of its {counted(len(entries), 'manifest')} is stored")
 
     def _follow_manifest(self, manifest: Manifest, named: NamedBlob) -> None:
         place = f"{named.place}: manifest {manifest.digest}"
@@ -385,14 +386,15 @@ class Walk:
             self._findings.add(
                 Kind.LAYERS,
                 f"{place}: config {config.digest}: history",
-                f"{made} steps with a layer, but {count} layers",
+                f"{counted(made, 'step')} with a layer, but {counted(count, 'layer')}",
                 is_wrong=False,
             )
         if count != len(config.diff_ids):
             self._findings.add(
                 Kind.LAYERS,
                 f"{place}: config {config.digest}",
-                f"expected as many diff_ids as layers, got {count} layers but {len(config.diff_ids)} diff_ids",
+                f"expected as many diff_ids as layers, got {counted(count, 'layer')} "
+                f"but {counted(len(config.diff_ids), 'diff_id')}",
             )
         return count == len(config.diff_ids)
 
@@ -429,7 +431,7 @@ class Walk:
             self._findings.add(
                 Kind.SIZE,
                 f"{named.place}: {descriptor.digest}",
-                f"size mismatch: expected {descriptor.size} bytes, got {there}",
+                f"size mismatch: expected {counted(descriptor.size, 'byte')}, got {there}",
                 digest=descriptor.digest,
             )
 

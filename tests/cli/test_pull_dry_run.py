@@ -68,7 +68,7 @@ def test_cut_transfer_would_go_on(puller: Puller) -> None:
     pulled = puller(reference, "--dry-run")
     line = f"  layer 1/2 {FIRST.digest.short}: {FIRST.size / 1000:.1f} kB, to resume at 10000 of {FIRST.size} bytes"
     assert line in pulled.out.splitlines()
-    assert f"to fetch: 1 blobs ({(FIRST.size - 10_000) / 1000:.1f} kB), 2 already there" in pulled.out
+    assert f"to fetch: 1 blob ({(FIRST.size - 10_000) / 1000:.1f} kB), 2 already there" in pulled.out
 
 
 def test_cache_is_looked_into_and_left_alone(puller: Puller, tmp_path: Path) -> None:

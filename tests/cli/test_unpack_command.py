@@ -121,7 +121,7 @@ def test_image_that_is_wrong_leaves_nothing(tmp_path: Path) -> None:
             too_few,
             8,
             f"manifest {too_few.digest}: config {too_few.config.digest}: "
-            "expected as many diff_ids as layers, got 2 layers but 1 diff_ids",
+            "expected as many diff_ids as layers, got 2 layers but 1 diff_id",
         ),
         "truncated": (
             truncated,
@@ -167,7 +167,7 @@ def test_image_that_is_wrong_leaves_nothing(tmp_path: Path) -> None:
     ("flag", "message"),
     [
         ("--max-size=1000", "expected at most 1000 uncompressed bytes"),
-        ("--max-files=1", "expected at most 1 entries"),
+        ("--max-files=1", "expected at most 1 entry"),
         ("--max-depth=2", "entry '{name}': path: expected at most 2 directories, got 3"),
         ("--max-path=300", "entry '{name}': path: expected at most 300 bytes, got 404"),
         ("--max-header=400", "tar: extended header: expected at most 400 bytes, got 439"),

@@ -143,7 +143,7 @@ def test_artifact_is_told_without_a_config() -> None:
 
 def test_broken_config_is_an_error() -> None:
     image = build_image([[member("a")]], edit_config=lambda config: config["rootfs"]["diff_ids"].clear())
-    with pytest.raises(InvalidImageError, match="expected as many diff_ids as layers, got 1 layers but 0 diff_ids"):
+    with pytest.raises(InvalidImageError, match="expected as many diff_ids as layers, got 1 layer but 0 diff_ids"):
         ociexport.inspect(image.source())
 
 

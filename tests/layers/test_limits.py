@@ -39,7 +39,7 @@ def test_deep_paths_are_refused(unpacker: Unpacker) -> None:
 def test_entries_bytes_and_ratio_are_limited(unpacker: Unpacker) -> None:
     layer = [member("a", bytes(4_000_000)), member("b", b"x")]
     for limits, message in (
-        (Limits(max_entries=1), "expected at most 1 entries"),
+        (Limits(max_entries=1), "expected at most 1 entry"),
         (Limits(max_bytes=1_000_000), "expected at most 1000000 uncompressed bytes"),
         (Limits(max_ratio=50, ratio_from_bytes=1_000_000), "expected at most 50 times the"),
     ):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ociexport.errors import InvalidImageError
+from ociexport.errors import InvalidImageError, counted
 from ociexport.layers.tar.reader import TarReader
 from tests.layers.test_tar_reader import header, member, read_all, tar_of
 from tests.system_tests.test_readers_agree import file, pax
@@ -92,7 +92,9 @@ def test_map_with_another_number_of_segments_than_its_record_says_is_refused(
     said = [(b"numblocks", count)]
     with pytest.raises(InvalidImageError) as caught:
         read_all(sparse_member(*(said + MAPS[version] if first else MAPS[version] + said)))
-    assert str(caught.value) == f"tar: sparse map: expected {int(count)} segments (GNU.sparse.numblocks), got 2"
+    assert (
+        str(caught.value) == f"tar: sparse map: expected {counted(int(count), 'segment')} (GNU.sparse.numblocks), got 2"
+    )
 
 
 @pytest.mark.parametrize("version", MAPS)
@@ -131,7 +133,7 @@ def test_old_sparse_header_with_numbers_that_no_file_has_is_refused() -> None:
     """GNU tar manual, "Extensions": base 256 holds 95 bits."""
     segment = b"\x80" + (2**80).to_bytes(11, "big") + b"00000000001\0"
     block = header(flag=b"S", magic=b"ustar  \0", at_386=segment, at_483=b"00000001000\0")
-    with pytest.raises(InvalidImageError, match=r"^tar: sparse map: expected segments in order, got 1 bytes at 12089"):
+    with pytest.raises(InvalidImageError, match=r"^tar: sparse map: expected segments in order, got 1 byte at 12089"):
         read_all(block + bytes(1024))
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ociexport.errors import InvalidImageError, UnsupportedMediaTypeError
+from ociexport.errors import InvalidImageError, UnsupportedMediaTypeError, counted
 from ociexport.spec import mediatypes
 from ociexport.spec.config import pair_layers, parse_config
 from ociexport.spec.descriptor import Descriptor, Platform
@@ -260,7 +260,7 @@ def test_counts_are_compared_before_they_are_paired(count: int) -> None:
         pair_layers(manifest, config)
     assert str(caught.value) == (
         f"manifest {image.digest}: config {image.config.digest}: "
-        f"expected as many diff_ids as layers, got 2 layers but {count} diff_ids"
+        f"expected as many diff_ids as layers, got 2 layers but {counted(count, 'diff_id')}"
     )
 
 

@@ -169,7 +169,7 @@ def test_body_longer_than_declared_is_an_error(source: MemorySource, layout: Ima
 def test_image_whose_counts_differ_is_refused_before_anything_is_written(layout: ImageLayout) -> None:
     tar = tar_of([member("a", b"1")])
     source = MemorySource([tar, tar], diff_ids=[str(Digest.of(tar))])
-    with pytest.raises(InvalidImageError, match="expected as many diff_ids as layers, got 2 layers but 1 diff_ids"):
+    with pytest.raises(InvalidImageError, match="expected as many diff_ids as layers, got 2 layers but 1 diff_id"):
         pull(source, layout, platform=AMD64)
     assert not os.path.exists(layout.path)
 

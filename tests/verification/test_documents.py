@@ -44,8 +44,8 @@ def test_config_and_manifest_must_have_as_many_layers(layout: DamagedLayout) -> 
     )
     assert layout.findings() == [
         "wrong: one: manifest <one>: config <one config>: expected as many diff_ids as layers, "
-        "got 2 layers but 1 diff_ids",
-        "note: two: manifest <two>: config <two config>: history: 2 steps with a layer, but 1 layers",
+        "got 2 layers but 1 diff_id",
+        "note: two: manifest <two>: config <two config>: history: 2 steps with a layer, but 1 layer",
     ]
 
 

@@ -99,7 +99,7 @@ def test_files_that_dockers_list_names_must_be_there(layout: DamagedLayout, tmp_
     (layout.path / "index.json").unlink()
     (tmp_path / "a.tar").write_bytes(tar_from(layout.path))
     assert list(map(str, verify(tmp_path / "a.tar").findings)) == [
-        f"wrong: manifest.json: '{config}': expected as many diff_ids as layers, got 1 layers but 2 diff_ids"
+        f"wrong: manifest.json: '{config}': expected as many diff_ids as layers, got 1 layer but 2 diff_ids"
     ]
 
 

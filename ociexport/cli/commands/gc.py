@@ -8,7 +8,7 @@ import sys
 from ociexport.cli.exit_codes import OK
 from ociexport.cli.options.json import add_json_argument, print_json
 from ociexport.cli.options.progress import progress_from
-from ociexport.errors import escaped
+from ociexport.errors import counted, escaped
 from ociexport.system.progress.protocol import format_bytes
 from ociexport.verification.garbage import GarbageResult, collect_garbage
 
@@ -34,12 +34,12 @@ def run(options: argparse.Namespace) -> int:
 
 def _summary(result: GarbageResult, *, dry_run: bool) -> str:
     if not result.dropped:
-        return f"nothing to remove, {result.kept} blobs kept"
-    files = "1 file" if len(result.dropped) == 1 else f"{len(result.dropped)} files"
+        return f"nothing to remove, {counted(result.kept, 'blob')} kept"
+    files = counted(len(result.dropped), "file")
     done = "would be removed" if dry_run else "removed"
     shared = result.size - result.freed
     stays = f"; {format_bytes(shared)} of it stay on the disk under other names" if shared else ""
-    return f"{files} {done}, {format_bytes(result.size)}{stays}; {result.kept} blobs kept"
+    return f"{files} {done}, {format_bytes(result.size)}{stays}; {counted(result.kept, 'blob')} kept"
 
 
 def _to_json(result: GarbageResult) -> dict[str, object]:

@@ -19,7 +19,7 @@ from ociexport.cli.options.registry import add_registry_arguments
 from ociexport.cli.options.signatures import add_signature_arguments, open_signed_source
 from ociexport.cli.output.unpack import print_result
 from ociexport.cli.process import reuse_freed_memory
-from ociexport.errors import UsageError
+from ociexport.errors import UsageError, counted
 from ociexport.images.source import servers_of
 from ociexport.layers.selection import PathSelection
 from ociexport.rootfs.disk.metadata import IdMap, XattrMode
@@ -167,7 +167,7 @@ def run(options: argparse.Namespace) -> int:
 
         write_receipt(options.receipt, result, source.display_name, options.rootfs, servers_of(source))
     progress.say(
-        f"{source.display_name}: image {result.config_digest} in {options.rootfs}: {result.entries} entries, "
+        f"{source.display_name}: image {result.config_digest} in {options.rootfs}: {counted(result.entries, 'entry')}, "
         f"{format_bytes(result.tar_bytes)} unpacked, {time.monotonic() - began:.1f} s"
     )
     print_result(options, source.display_name, result)
@@ -255,5 +255,5 @@ def _flatten(options: argparse.Namespace, write: Callable[[bytes | memoryview], 
         )
     for line in result.losses.lines():
         progress.warn(line)
-    progress.say(f"{options.to_tar}: {source.display_name}, {result.entries} entries")
+    progress.say(f"{options.to_tar}: {source.display_name}, {counted(result.entries, 'entry')}")
     return source.display_name, result

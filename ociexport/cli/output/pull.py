@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO, TextIO
 from ociexport.cli.errors import one_line, proof_of, report_error
 from ociexport.cli.exit_codes import DISK, OK, exit_code_of
 from ociexport.cli.options.json import print_json, to_json_text
-from ociexport.errors import OciexportError
+from ociexport.errors import OciexportError, counted
 from ociexport.system.progress.protocol import Progress, format_bytes
 
 if TYPE_CHECKING:
@@ -77,16 +77,16 @@ class PullReport:
 
 def _what_it_is(result: PullResult) -> str:
     if result.digest != result.manifest_digest:
-        return f"index {result.digest} of {len(result.manifests)} manifests"
+        return f"index {result.digest} of {counted(len(result.manifests), 'manifest')}"
     if result.is_image:
         return f"image {result.config_digest}"
     return f"artifact {result.digest}"
 
 
 def _how_it_came(result: PullResult) -> str:
-    fetched = f"{result.fetched_blobs} blobs ({format_bytes(result.fetched_bytes)}) fetched"
+    fetched = f"{counted(result.fetched_blobs, 'blob')} ({format_bytes(result.fetched_bytes)}) fetched"
     if result.companions:
-        fetched = f"with {len(result.companions)} artifacts that refer to it, {fetched}"
+        fetched = f"with {counted(len(result.companions), 'referring artifact')}, {fetched}"
     return f"{fetched}, {result.reused_blobs} ({format_bytes(result.reused_bytes)}) already there"
 
 
@@ -123,7 +123,7 @@ def tell_plan(plan: PullPlan, options: argparse.Namespace) -> int:
         blobs = [blob for image in plan.images for blob in image.blobs]
         missing = [blob for blob in blobs if not blob.is_there]
         print(
-            f"to fetch: {len(missing)} blobs ({format_bytes(plan.fetch_bytes)}), "
+            f"to fetch: {counted(len(missing), 'blob')} ({format_bytes(plan.fetch_bytes)}), "
             f"{len(blobs) - len(missing)} already there"
         )
         free = f", {format_bytes(plan.free_bytes)} free" if plan.free_bytes is not None else ""
@@ -158,7 +158,7 @@ def _state_of(blob: PlannedBlob) -> str:
     if blob.is_there:
         return "already there"
     if blob.there_bytes:
-        return f"to resume at {blob.there_bytes} of {blob.descriptor.size} bytes"
+        return f"to resume at {blob.there_bytes} of {counted(blob.descriptor.size, 'byte')}"
     return "to fetch"
 
 

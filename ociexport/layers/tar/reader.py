@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import NamedTuple
 
-from ociexport.errors import InvalidImageError, LimitExceededError, quoted_path
+from ociexport.errors import InvalidImageError, LimitExceededError, counted, quoted_path
 from ociexport.layers.tar.header_fields import (
     parse_mode_and_owner,
     parse_mtime,
@@ -249,7 +249,7 @@ class TarReader:
     def _verify_header_bytes(self, what: str, count: int) -> None:
         if count > self._max_extended_header_bytes:
             raise LimitExceededError(
-                f"tar: {what}: expected at most {self._max_extended_header_bytes} bytes, got {count}",
+                f"tar: {what}: expected at most {counted(self._max_extended_header_bytes, 'byte')}, got {count}",
                 hint="if you trust the image, raise --max-header",
             )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator
 
-from ociexport.errors import InvalidImageError, LimitExceededError, quoted_path
+from ociexport.errors import InvalidImageError, LimitExceededError, counted, quoted_path
 from ociexport.layers.tar.header_fields import parse_number
 from ociexport.layers.tar.pax import parse_decimal
 from ociexport.spec.numerals import MAX_SIZE
@@ -118,7 +118,7 @@ def _parse_map_in_records(text: bytes) -> SparseSegments:
     """Return the segments of format 0.1, or of format 0.0 after its pairs were joined."""
     numbers = [parse_decimal(b"GNU.sparse.map", number) for number in text.split(b",")]
     if len(numbers) % 2:
-        raise InvalidImageError(f"tar: sparse map: expected pairs of numbers, got {len(numbers)} numbers")
+        raise InvalidImageError(f"tar: sparse map: expected pairs of numbers, got {counted(len(numbers), 'number')}")
     segments = SparseSegments()
     for offset, count in zip(numbers[::2], numbers[1::2], strict=True):
         segments.add(offset, count)
@@ -130,7 +130,7 @@ def _verify_numblocks(sparse: dict[bytes, bytes], segments: SparseSegments) -> N
     key = b"GNU.sparse.numblocks"
     if key in sparse and (count := parse_decimal(key, sparse[key])) != len(segments):
         raise InvalidImageError(
-            f"tar: sparse map: expected {count} segments (GNU.sparse.numblocks), got {len(segments)}"
+            f"tar: sparse map: expected {counted(count, 'segment')} (GNU.sparse.numblocks), got {len(segments)}"
         )
 
 
@@ -180,14 +180,18 @@ def verify_sparse_segments(segments: SparseSegments, size: int, stored_bytes: in
     if not 0 <= size <= MAX_SIZE:
         raise InvalidImageError(f"tar: sparse map: expected a size from 0 to {MAX_SIZE}, got {size}")
     if end > size:
-        raise InvalidImageError(f"tar: sparse map: expected segments within {size} bytes, got one that ends at {end}")
+        raise InvalidImageError(
+            f"tar: sparse map: expected segments within {counted(size, 'byte')}, got one that ends at {end}"
+        )
     mapped = sum(count for _, count in segments)
     if mapped != stored_bytes:
-        raise InvalidImageError(f"tar: sparse map: expected segments of {stored_bytes} bytes in all, got {mapped}")
+        raise InvalidImageError(
+            f"tar: sparse map: expected segments of {counted(stored_bytes, 'byte')} in all, got {mapped}"
+        )
 
 
 def _disorder(offset: int, count: int) -> InvalidImageError:
-    return InvalidImageError(f"tar: sparse map: expected segments in order, got {count} bytes at {offset}")
+    return InvalidImageError(f"tar: sparse map: expected segments in order, got {counted(count, 'byte')} at {offset}")
 
 
 def _verify_count(count: int) -> None:

@@ -9,7 +9,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterable
 from urllib.parse import quote_from_bytes
 
-from ociexport.errors import SizeMismatchError, quoted_path
+from ociexport.errors import SizeMismatchError, counted, quoted_path
 from ociexport.layers.tar.reader import BLOCK_BYTES, Entry, EntryType
 
 _FLAGS = {
@@ -102,7 +102,9 @@ class TarWriter:
 
 
 def _wrong_size(entry: Entry, got: str) -> SizeMismatchError:
-    return SizeMismatchError(f"tar to write: {quoted_path(entry.name)}: expected {entry.size} bytes of data, got {got}")
+    return SizeMismatchError(
+        f"tar to write: {quoted_path(entry.name)}: expected {counted(entry.size, 'byte')} of data, got {got}"
+    )
 
 
 def _records(entry: Entry, mtime_ns: int) -> list[bytes]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from io import BytesIO
 from typing import NamedTuple, TypeAlias
 
-from ociexport.errors import LimitExceededError, RegistryError, SizeMismatchError, TransferError, quoted
+from ociexport.errors import LimitExceededError, RegistryError, SizeMismatchError, TransferError, counted, quoted
 from ociexport.registry.http.encodings import Body, content_encoding, without_encoding
 from ociexport.registry.http.messages import Answer
 from ociexport.registry.http.transport import Transport
@@ -176,7 +176,7 @@ class BlobStream:
         """
         if self._position < self.end and (self._length is None or self._is_part):
             raise TransferError(
-                f"{self._blob.subject}: expected {self._blob.size} bytes, got {self._position}", method="GET"
+                f"{self._blob.subject}: expected {counted(self._blob.size, 'byte')}, got {self._position}", method="GET"
             )
 
     def _decoded(self, answer: Answer) -> Body:
@@ -210,7 +210,7 @@ class BlobStream:
             )
         if match[3] not in ("*", str(size)):
             raise SizeMismatchError(
-                f"size mismatch: expected {size} bytes, got a part of {match[3]}", where=self._blob.subject
+                f"size mismatch: expected {counted(size, 'byte')}, got a part of {match[3]}", where=self._blob.subject
             )
 
     @staticmethod

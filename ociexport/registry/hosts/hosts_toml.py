@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from ociexport.errors import UsageError, quoted
+from ociexport.errors import UsageError, counted, quoted
 from ociexport.registry.hosts.toml import read_toml, wrong_file_is_usage
 from ociexport.registry.http.certificates import ClientCertificate
 from ociexport.registry.http.failures import has_host, redacted
@@ -121,5 +121,5 @@ def _client_certificates(item: JsonObject, directory: Path) -> Iterator[ClientCe
     """
     for pair in item.text_lists("client"):
         if not 1 <= len(pair) <= 2:
-            raise item.error("client", f"expected a certificate and its key, got {len(pair)} names")
+            raise item.error("client", f"expected a certificate and its key, got {counted(len(pair), 'name')}")
         yield ClientCertificate(directory / pair[0], directory / pair[1] if len(pair) == 2 and pair[1] else None)

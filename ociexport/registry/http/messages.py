@@ -11,7 +11,7 @@ import requests
 import urllib3
 from requests.structures import CaseInsensitiveDict
 
-from ociexport.errors import RegistryError, TransferError
+from ociexport.errors import RegistryError, TransferError, counted
 from ociexport.registry.http.certificates import TlsSettings
 from ociexport.registry.http.deadlines import Deadline
 from ociexport.registry.http.echoes import secrets_of
@@ -235,5 +235,5 @@ class _Pace:
         if self._seconds < self._window_seconds:
             return
         if self._bytes < self._min_bytes_per_second * self._seconds:
-            raise StalledError(f"stalled: {self._bytes} bytes in {self._seconds:.0f} s")
+            raise StalledError(f"stalled: {counted(self._bytes, 'byte')} in {self._seconds:.0f} s")
         self._seconds, self._bytes = 0.0, 0

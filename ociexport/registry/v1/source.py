@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, closing
 from io import BytesIO, FileIO
 from typing import TYPE_CHECKING
 
-from ociexport.errors import DigestMismatchError, NotFoundError, SizeMismatchError, UsageError, locating
+from ociexport.errors import DigestMismatchError, NotFoundError, SizeMismatchError, UsageError, counted, locating
 from ociexport.images.destination import BlobWriter
 from ociexport.images.fetch import BlobFetch
 from ociexport.images.make_manifest import compute_diff_id, layer_type_of, make_manifest
@@ -142,7 +142,7 @@ class V1Source:
         proven = sum(bool(layer.checksums) for layer in layers)
         self._progress.say(
             f"{self.display_name}: an image of Docker's registry protocol v1, which was converted to OCI: asked for "
-            f"{image_id}, made {made.digest}; {proven} of {len(layers)} layers had checksums to compare with"
+            f"{image_id}, made {made.digest}; {proven} of {counted(len(layers), 'layer')} had checksums to compare with"
         )
         return made
 
@@ -239,7 +239,7 @@ class _LayerWriter:
         self.offset += len(view)
         if self.offset > self._layer.size:
             raise SizeMismatchError(
-                f"size mismatch: expected {self._layer.size} bytes, got more ({self.offset} so far)"
+                f"size mismatch: expected {counted(self._layer.size, 'byte')}, got more ({self.offset} so far)"
             )
         while view:
             view = view[self._file.write(view) :]

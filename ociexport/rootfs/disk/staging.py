@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from ociexport.errors import NotFoundError, UnsafeEntryError, UsageError, quoted
+from ociexport.errors import NotFoundError, UnsafeEntryError, UsageError, counted, quoted
 from ociexport.rootfs.disk.linux import OPEN_DIRECTORY, exchange_names, names_in, sync_file_system
 from ociexport.rootfs.disk.mount_move import (
     LIST_SUFFIX,
@@ -148,7 +148,7 @@ def verify_is_vacant(target: str, *, replace: bool = False) -> None:
     else:
         names = {name for name in names if not _is_leftover(name, prefix)}
     if names:
-        entries = "1 entry" if len(names) == 1 else f"{len(names)} entries"
+        entries = counted(len(names), "entry")
         # A mount point can't be renamed.
         replaced = "" if is_mount else ", or have it replaced with --replace"
         raise UsageError(

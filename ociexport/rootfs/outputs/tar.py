@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ociexport.errors import LimitExceededError
+from ociexport.errors import LimitExceededError, counted
 from ociexport.images.resolve import read_layers, resolve_manifest
 from ociexport.images.source import ImageSource
 from ociexport.layers.apply import LayerApplier
@@ -84,7 +84,7 @@ def flatten(
     manifest = resolve_manifest(source, platform).manifest
     config, layers = read_layers(source, manifest)
     platform_shown = config.declared_platform or "not declared"
-    progress.say(f"{source.display_name}: platform {platform_shown}, {len(layers)} layers, read twice")
+    progress.say(f"{source.display_name}: platform {platform_shown}, {counted(len(layers), 'layer')}, read twice")
     losses = Losses()
     budget = NameBudget(limits)
     tree = MemoryTree(
@@ -97,7 +97,7 @@ def flatten(
     contents = _Contents(tree, budget, losses)
     if contents.total_bytes > limits.max_bytes:
         raise LimitExceededError(
-            f"files: expected at most {limits.max_bytes} bytes in all, got {contents.total_bytes}",
+            f"files: expected at most {counted(limits.max_bytes, 'byte')} in all, got {contents.total_bytes}",
             hint="if you trust the image, raise --max-size",
         )
     writer = TarWriter(write, max_mtime_ns=max_mtime_ns)

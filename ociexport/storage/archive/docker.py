@@ -14,7 +14,15 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from io import BytesIO
 
-from ociexport.errors import InvalidImageError, InvalidReferenceError, NotFoundError, locating, printable, quoted
+from ociexport.errors import (
+    InvalidImageError,
+    InvalidReferenceError,
+    NotFoundError,
+    counted,
+    locating,
+    printable,
+    quoted,
+)
 from ociexport.images.budget import DocumentBudget
 from ociexport.images.make_manifest import compute_diff_id, layer_type_of, make_manifest
 from ociexport.images.source import ImageName, ReceivedManifest
@@ -113,7 +121,8 @@ def open_docker_image(members: ArchiveMembers, name: str | None, progress: Progr
         diff_ids = parse_config(config).diff_ids
     if len(diff_ids) != len(image.layers):
         raise InvalidImageError(
-            f"expected as many diff_ids as layers, got {len(image.layers)} layers but {len(diff_ids)} diff_ids",
+            f"expected as many diff_ids as layers, got {counted(len(image.layers), 'layer')} "
+            f"but {counted(len(diff_ids), 'diff_id')}",
             where=f"{where}: {quoted(image.config)}",
         )
     known: dict[str, Descriptor] = {}

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from io import SEEK_CUR, SEEK_END, FileIO
 from typing import IO, TYPE_CHECKING, cast
 
-from ociexport.errors import InvalidImageError, LimitExceededError, NotFoundError, quoted
+from ociexport.errors import InvalidImageError, LimitExceededError, NotFoundError, counted, quoted
 from ociexport.spec.digest import ByteStream
 from ociexport.spec.reference import as_path
 from ociexport.system.compression import is_compressed, read_tar_chunks
@@ -117,7 +117,8 @@ class ArchiveMembers:
         member = self._member(name)
         if member.size > max_bytes:
             raise LimitExceededError(
-                f"expected at most {max_bytes} bytes, got {member.size}", where=f"{self.place}: {quoted(name)}"
+                f"expected at most {counted(max_bytes, 'byte')}, got {member.size}",
+                where=f"{self.place}: {quoted(name)}",
             )
         stream = self.open_file(name)
         try:
@@ -221,7 +222,8 @@ def _copied(file: FileIO, place: str) -> FileIO:
             written += len(chunk)
             if written > max(_MAX_UNSUSPECTED_BYTES, _MAX_EXPANSION * counting.count):
                 raise LimitExceededError(
-                    f"expected at most {_MAX_EXPANSION} times the compressed size, got more ({written} bytes so far)",
+                    f"expected at most {_MAX_EXPANSION} times the compressed size, got more "
+                    f"({counted(written, 'byte')} so far)",
                     where=place,
                 )
             view = memoryview(chunk)
@@ -272,7 +274,7 @@ class _HeaderReader:
 
     def read(self, size: int) -> bytes:
         if not 0 <= size <= _MAX_HEADER_BYTES:
-            raise tarfile.ReadError(f"a header of {size} bytes")
+            raise tarfile.ReadError(f"a header of {counted(size, 'byte')}")
         self._left -= size
         if self._left < 0:
             raise tarfile.ReadError(f"headers of more than {_MAX_HEADER_BYTES} bytes before an entry")
