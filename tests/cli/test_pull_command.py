@@ -30,8 +30,8 @@ def test_image_is_there_and_its_name_is_on_standard_output(puller: Puller) -> No
     assert pulled.lines[0] == f"ociexport: REGISTRY/library/app:1: platform linux/amd64, manifest {IMAGE.digest}"
     size = sum(map(len, IMAGE.blobs.values()))
     assert pulled.lines[-1] == (
-        f"ociexport: REGISTRY/library/app:1: image {IMAGE.config.digest} in LAYOUT: "
-        f"4 blobs ({size / 1000:.1f} kB) fetched, 0 (0 B) already there, N s"
+        f"ociexport: pulled REGISTRY/library/app:1 to LAYOUT: sha256:{IMAGE.digest.short}, "
+        f"4 blobs ({size / 1000:.1f} kB) fetched, N s"
     )
     assert sorted(re.sub(r"\d+ B", "N", line) for line in pulled.lines[1:-1]) == [
         f"ociexport: config {IMAGE.config.digest.short}: N",
@@ -69,7 +69,7 @@ def test_image_that_is_there_is_not_downloaded_and_that_is_said(puller: Puller) 
     size = sum(map(len, IMAGE.blobs.values()))
     assert (pulled.code, pulled.lines[-1]) == (
         0,
-        f"ociexport: REGISTRY/library/app:1: image {IMAGE.config.digest} in LAYOUT: "
+        f"ociexport: pulled REGISTRY/library/app:1 to LAYOUT: sha256:{IMAGE.digest.short}, "
         f"0 blobs (0 B) fetched, 4 ({size / 1000:.1f} kB) already there, N s",
     )
     assert puller.registry.paths("GET") == ["/v2/", "/v2/library/app/manifests/1"]
@@ -141,8 +141,8 @@ def test_all_platforms_are_pulled_with_their_index(puller: Puller, options: list
         f"ociexport: REGISTRY/library/app:1: index {index.digest}, as published",
     ]
     assert re.fullmatch(
-        rf"ociexport: REGISTRY/library/app:1: index {index.digest} of 2 manifests in LAYOUT: "
-        r"5 blobs \([\d.]+ kB\) fetched, 0 \(0 B\) already there, N s",
+        rf"ociexport: pulled REGISTRY/library/app:1 to LAYOUT: sha256:{index.digest.short}, an index of 2 manifests, "
+        r"5 blobs \([\d.]+ kB\) fetched, N s",
         pulled.lines[-1],
     )
     assert puller.blobs == {digest.encoded for digest in index.all_digests}

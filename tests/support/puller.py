@@ -48,7 +48,9 @@ class Puller:
     ) -> Pulled:
         variables = {"DOCKER_DEFAULT_PLATFORM": platform} if platform else {}
         ended = run_command("pull", *arguments, "--out", out or self.layout, home=self.home, variables=variables)
-        said = ended.stderr.replace(self.registry.host, "REGISTRY").replace(f" in {self.layout}:", " in LAYOUT:")
+        said = ended.stderr.replace(self.registry.host, "REGISTRY")
+        for word in ("in", "to"):
+            said = said.replace(f" {word} {self.layout}:", f" {word} LAYOUT:")
         said = re.sub(r", \d+\.\d s$", ", N s", said, flags=re.M)
         return Pulled(ended.returncode, ended.stdout.replace(self.registry.host, "REGISTRY"), said.splitlines())
 

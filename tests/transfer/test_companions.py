@@ -162,8 +162,8 @@ def test_command_tells_what_comes_along(registry: FakeRegistry, tmp_path: Path) 
         f"ociexport: REGISTRY/library/app:1: {tag_of(SBOM)}, of type "
         f"application/vnd.dev.cosign.simplesigning.v1+json, manifest {SBOM_SIGNATURE.digest}",
     ]
-    assert "image " in pulled.lines[-1]
-    assert ": with 3 referring artifacts, 2 blobs" in pulled.lines[-1]
+    assert "artifact, " not in pulled.lines[-1]
+    assert ", with 3 referring artifacts, 2 blobs" in pulled.lines[-1]
 
 
 def test_dry_run_counts_them_and_writes_nothing(registry: FakeRegistry, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_pull_converts_and_says_so(puller: Puller) -> None:
     assert [line for line in ended.lines if "already there" in line and "layer" in line] == []
     config = Path(ImageLayout(puller.layout).blob_path(Digest.parse(made(puller.layout)[0]["config"]["digest"])))
     sizes = [len(blob) for blob in (*IMAGE.layers, config.read_bytes())]
-    assert f"3 blobs ({format_bytes(sum(sizes))}) fetched, 0 (0 B) already there" in ended.lines[-1]
+    assert f"3 blobs ({format_bytes(sum(sizes))}) fetched, N s" in ended.lines[-1]
     # The layer of a step that changed no file is not fetched.
     assert puller.blobs == {digest.encoded for digest in LAYERS} | {
         descriptor.digest.encoded,

@@ -330,7 +330,7 @@ def test_command_tells_that_the_digest_is_another(registry: FakeRegistry, tmp_pa
         f"ociexport: {reference}: manifest {digest} was made for decompressed layers, "
         f"the published one is {IMAGE.digest}"
     ) in lines
-    assert f"ociexport: {reference}: image {IMAGE.config.digest} in " in lines[-1]
+    assert lines[-1].startswith(f"ociexport: pulled {reference} to {tmp_path / 'layout'}: {digest[:19]}, ")
 
 
 def test_layers_that_old_engines_can_not_read_are_told(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from ociexport.cli.options.platform import add_platform_argument, platform_from
 from ociexport.cli.options.progress import add_progress_arguments, progress_from
 from ociexport.cli.options.registry import add_registry_arguments
 from ociexport.cli.options.signatures import add_signature_arguments, open_signed_source
+from ociexport.cli.output.summary import summary
 from ociexport.cli.output.unpack import print_result
 from ociexport.cli.process import reuse_freed_memory
 from ociexport.errors import UsageError, counted
@@ -167,8 +168,15 @@ def run(options: argparse.Namespace) -> int:
 
         write_receipt(options.receipt, result, source.display_name, options.rootfs, servers_of(source))
     progress.say(
-        f"{source.display_name}: image {result.config_digest} in {options.rootfs}: {counted(result.entries, 'entry')}, "
-        f"{format_bytes(result.tar_bytes)} unpacked, {time.monotonic() - began:.1f} s"
+        summary(
+            "unpacked",
+            source.display_name,
+            options.rootfs,
+            result.manifest_digest,
+            counted(result.entries, "entry"),
+            format_bytes(result.tar_bytes),
+            f"{time.monotonic() - began:.1f} s",
+        )
     )
     print_result(options, source.display_name, result)
     return 0
@@ -240,7 +248,7 @@ def _write_tar(options: argparse.Namespace) -> int:
 def _flatten(options: argparse.Namespace, write: Callable[[bytes | memoryview], object]) -> tuple[str, FlattenResult]:
     from ociexport.rootfs.outputs.tar import flatten  # noqa: PLC0415 - start-up: a tree on disk does without
 
-    progress = progress_from(options)
+    progress, began = progress_from(options), time.monotonic()
     epoch = source_date_epoch()
     with closing(open_signed_source(options, progress)) as source:
         result = flatten(
@@ -255,5 +263,7 @@ def _flatten(options: argparse.Namespace, write: Callable[[bytes | memoryview], 
         )
     for line in result.losses.lines():
         progress.warn(line)
-    progress.say(f"{options.to_tar}: {source.display_name}, {counted(result.entries, 'entry')}")
+    target = "standard output" if options.to_tar == "-" else options.to_tar
+    size = (counted(result.entries, "entry"), f"{time.monotonic() - began:.1f} s")
+    progress.say(summary("unpacked", source.display_name, target, result.manifest_digest, *size))
     return source.display_name, result

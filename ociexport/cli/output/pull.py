@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from ociexport.cli.errors import one_line, proof_of, report_error
 from ociexport.cli.exit_codes import DISK, OK, exit_code_of
 from ociexport.cli.options.json import print_json, to_json_text
+from ociexport.cli.output.summary import summary
 from ociexport.errors import OciexportError, counted
 from ociexport.system.progress.protocol import Progress, format_bytes
 
@@ -52,9 +54,8 @@ class PullReport:
         seconds, self._began = time.monotonic() - self._began, time.monotonic()
         self._results += results
         for result in results:
-            self.progress.say(
-                f"{result.name}: {_what_it_is(result)} in {self._place}: {_how_it_came(result)}, {seconds:.1f} s"
-            )
+            details = (*_what_it_is(result), *_how_it_came(result), f"{seconds:.1f} s")
+            self.progress.say(summary("pulled", result.name, self._place, result.digest, *details))
             if not self._is_json:
                 self._out.write(f"{result.reference}\n")
                 self._out.flush()
@@ -75,19 +76,20 @@ class PullReport:
             self._out.flush()
 
 
-def _what_it_is(result: PullResult) -> str:
+def _what_it_is(result: PullResult) -> Iterator[str]:
+    """Yield nothing for an image, which it usually is."""
     if result.digest != result.manifest_digest:
-        return f"index {result.digest} of {counted(len(result.manifests), 'manifest')}"
-    if result.is_image:
-        return f"image {result.config_digest}"
-    return f"artifact {result.digest}"
+        yield f"an index of {counted(len(result.manifests), 'manifest')}"
+    elif not result.is_image:
+        yield "an artifact"
 
 
-def _how_it_came(result: PullResult) -> str:
-    fetched = f"{counted(result.fetched_blobs, 'blob')} ({format_bytes(result.fetched_bytes)}) fetched"
+def _how_it_came(result: PullResult) -> Iterator[str]:
     if result.companions:
-        fetched = f"with {counted(len(result.companions), 'referring artifact')}, {fetched}"
-    return f"{fetched}, {result.reused_blobs} ({format_bytes(result.reused_bytes)}) already there"
+        yield f"with {counted(len(result.companions), 'referring artifact')}"
+    yield f"{counted(result.fetched_blobs, 'blob')} ({format_bytes(result.fetched_bytes)}) fetched"
+    if result.reused_blobs:
+        yield f"{result.reused_blobs} ({format_bytes(result.reused_bytes)}) already there"
 
 
 def _result_to_json(result: PullResult) -> dict[str, object]:
