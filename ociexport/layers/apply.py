@@ -126,14 +126,14 @@ class LayerApplier:
         self.tar_bytes = 0
 
     def apply_all(
-        self, source: ImageSource, layers: Sequence[Layer], progress: Progress, *, doing: str = "unpacking"
+        self, source: ImageSource, layers: Sequence[Layer], progress: Progress, *, doing: str = "reading"
     ) -> None:
         """Apply all ``layers`` of an image, lowest first; see `apply_some`."""
         self.apply_some(source, layers, progress, doing=doing)
         self.finish(self._target)
 
     def apply_some(
-        self, source: ImageSource, layers: Sequence[Layer], progress: Progress, *, doing: str = "unpacking"
+        self, source: ImageSource, layers: Sequence[Layer], progress: Progress, *, doing: str = "reading"
     ) -> None:
         """Apply ``layers`` in this order and verify each; an error names its layer.
 

@@ -36,7 +36,7 @@ class LayerStream:
     """
 
     def __init__(
-        self, source: ImageSource, layer: Layer, progress: Progress, limits: Limits, doing: str = "unpacking"
+        self, source: ImageSource, layer: Layer, progress: Progress, limits: Limits, doing: str = "reading"
     ) -> None:
         self._layer = layer
         self._doing = doing

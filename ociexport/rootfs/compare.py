@@ -1,7 +1,7 @@
 """Compares a tree on disk with an image, to show what changed since it was unpacked, without making a second tree.
 
-Two passes over the layers, as in `flatten`: the first builds the expected tree of names, the second streams the content
-of files, each compared with its file on disk as it arrives.
+The layers are read once, into a tree of names with a digest for each file's content. Then everything but the content is
+compared, and last the content of the files that have the right size.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
+from ociexport.errors import counted
 from ociexport.images.resolve import read_layers, resolve_manifest
 from ociexport.images.source import ImageSource
 from ociexport.layers.apply import LayerApplier
@@ -19,8 +20,7 @@ from ociexport.layers.limits import Limits, NameBudget
 from ociexport.layers.losses import Losses, is_foreign_xattr
 from ociexport.layers.memory_tree import MemoryDirectory, MemoryFile, MemoryTree
 from ociexport.layers.tar.reader import FILE_FORMATS, Entry, EntryType
-from ociexport.layers.tar.sparse import located_parts
-from ociexport.layers.targets import PickingTarget
+from ociexport.rootfs.contents import ContentTree
 from ociexport.rootfs.disk.linux import OPEN_DIRECTORY, OPEN_FILE, name_in
 from ociexport.rootfs.disk.metadata import ROOTLESS_XATTR, encode_rootless_owner
 from ociexport.rootfs.disk.walk import Descent
@@ -28,7 +28,6 @@ from ociexport.rootfs.disk.xattrs import read_xattrs
 from ociexport.spec.descriptor import Platform
 from ociexport.system.progress.protocol import SILENT, Progress
 
-_READ_BYTES = 1024 * 1024
 # Memory for a file whose content is to be compared, apart from its path: measured, rounded up.
 _CANDIDATE_BYTES = 250
 
@@ -73,19 +72,17 @@ def compare_tree(
     manifest = resolve_manifest(source, platform).manifest
     _, layers = read_layers(source, manifest)
     budget = NameBudget(limits)
-    tree = MemoryTree(budget, max_depth=limits.max_depth, max_steps=limits.max_steps)
-    LayerApplier(tree, limits, Losses()).apply_all(source, layers, progress)
+    tree = ContentTree(budget, max_depth=limits.max_depth, max_steps=limits.max_steps)
+    LayerApplier(tree, limits, Losses()).apply_all(source, layers, progress, doing="reading")
     root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         comparison = _Comparison(tree, budget, owners=owners)
         comparison.compare(root_fd)
-        contents = _ContentComparer(root_fd, comparison.candidates)
-        last_layer = max((place[0] for place in comparison.candidates), default=0)
-        LayerApplier(contents, limits, Losses()).apply_all(source, layers[:last_layer], progress)
+        changed = [*_changed_contents(root_fd, tree, comparison.candidates, progress)]
     finally:
         os.close(root_fd)
     changes = comparison.changes
-    for path in contents.changed:
+    for path in changed:
         known = changes.get(path, Change(path, "M"))
         changes[path] = Change(path, "M", ("content", *known.what))
     return sorted(changes.values())
@@ -198,46 +195,23 @@ class _Comparison:
         return self._inodes.setdefault(id(node), inode) == inode and self._seen.setdefault(inode, id(node)) == id(node)
 
 
-class _ContentComparer(PickingTarget[bytes]):
-    """Compares the content of files, as it arrives, with the files on disk.
-
-    Attributes:
-        changed: paths whose content differs.
-    """
-
-    def __init__(self, root_fd: int, candidates: dict[tuple[int, int], bytes]) -> None:
-        super().__init__(candidates)
-        self.changed: list[bytes] = []
-        self._root_fd = root_fd
-
-    def take_file(self, wanted: bytes, entry: Entry, data: Iterator[memoryview]) -> None:
-        fd = _open_below(self._root_fd, wanted)
-        try:
-            if not _is_same_content(fd, entry, data):
-                self.changed.append(wanted)
-        finally:
-            os.close(fd)
-
-
-def _is_same_content(fd: int, entry: Entry, data: Iterator[memoryview]) -> bool:
-    if entry.segments is None:
-        return all(os.read(fd, len(chunk)) == chunk for chunk in data)
-    position = 0
-    for offset, part in located_parts(entry.segments, data):
-        if not _is_zero(fd, position, offset) or os.pread(fd, len(part), offset) != part:
-            return False
-        position = offset + len(part)
-    return _is_zero(fd, position, entry.size)
-
-
-def _is_zero(fd: int, start: int, end: int) -> bool:
-    """Whether a file reads as zeros from ``start`` to ``end``, as holes or data."""
-    while start < end:
-        chunk = os.pread(fd, min(_READ_BYTES, end - start), start)
-        if not chunk or chunk.strip(b"\0"):
-            return False
-        start += len(chunk)
-    return True
+def _changed_contents(
+    root_fd: int, tree: ContentTree, candidates: dict[tuple[int, int], bytes], progress: Progress
+) -> Iterator[bytes]:
+    """Yield the path of each candidate whose content differs."""
+    wanted = [(path, tree.contents[place]) for place, path in candidates.items() if place in tree.contents]
+    if not wanted:
+        return
+    total_bytes = sum(content.size for _, content in wanted)
+    title = f"comparing {counted(len(wanted), 'file')}"
+    with progress.phase("comparing", total_bytes), progress.task(title, total_bytes) as task:
+        for path, content in wanted:
+            fd = _open_below(root_fd, path)
+            try:
+                if not content.is_in(fd, task):
+                    yield path
+            finally:
+                os.close(fd)
 
 
 def _open_below(root_fd: int, path: bytes) -> int:

@@ -216,7 +216,7 @@ def _unpack_source(
                 # Until the owners file is written, each device needs a file in the tree.
                 placeholder_devices=options.placeholder_devices or owners is not None,
             )
-            applier.apply_all(source, layers, progress)
+            applier.apply_all(source, layers, progress, doing="unpacking")
             if owners is not None:
                 owners.write(tree, losses)
             tree.finish()

@@ -93,7 +93,7 @@ def flatten(
         max_depth=limits.max_depth,
         max_steps=limits.max_steps,
     )
-    LayerApplier(tree, limits, losses, selection=selection).apply_all(source, layers, progress)
+    LayerApplier(tree, limits, losses, selection=selection).apply_all(source, layers, progress, doing="reading")
     contents = _Contents(tree, budget, losses)
     if contents.total_bytes > limits.max_bytes:
         raise LimitExceededError(
@@ -106,7 +106,7 @@ def flatten(
     emitter = _FileEmitter(writer, contents.files)
     applier = LayerApplier(emitter, limits, Losses(), selection=selection)
     last_layer = max((place[0] for place in contents.files), default=0)
-    applier.apply_all(source, layers[:last_layer], progress)
+    applier.apply_all(source, layers[:last_layer], progress, doing="writing")
     for entry in contents.others:
         writer.write_entry(entry)
     writer.finish()
