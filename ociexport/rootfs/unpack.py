@@ -17,8 +17,9 @@ from ociexport.layers.losses import Losses
 from ociexport.layers.selection import PathSelection
 from ociexport.rootfs.disk.linux import OPEN_DIRECTORY
 from ociexport.rootfs.disk.metadata import IdMap, MetadataPolicy, MetadataWriter, XattrMode
+from ociexport.rootfs.disk.place import verify_is_vacant
 from ociexport.rootfs.disk.preflight import explain_full_disk, missing_features, scarce_inodes, verify_room
-from ociexport.rootfs.disk.staging import staged_directory, verify_is_vacant
+from ociexport.rootfs.disk.staging import staged_directory
 from ociexport.rootfs.disk.tree import Rootfs
 from ociexport.spec.config import ImageConfig, Layer
 from ociexport.spec.descriptor import Platform

@@ -1,4 +1,7 @@
-"""disk.mount_move: a root filesystem in a mount point is complete, or marked as incomplete and later cleared."""
+"""disk.mount_move: a root filesystem that is built in place is complete, or marked as incomplete and later cleared.
+
+A mount point and the working directory are such places; `test_in_place` has the others.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,18 @@ from tests.support.memory_source import Member, MemorySource, directory, member,
 from tests.support.ordinary_user import GID, UID
 from tests.support.system_parts import mounted
 from tests.support.unpacker import as_ordinary_user
+
+
+@pytest.fixture(params=["mount point", "working directory"])
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Path]:
+    rootfs = tmp_path / "rootfs"
+    if request.param == "working directory":
+        rootfs.mkdir()
+        monkeypatch.chdir(rootfs)
+        yield rootfs
+        return
+    with mounted(rootfs, "-t", "tmpfs", "-o", "mode=755", "tmpfs"):
+        yield rootfs
 
 
 @pytest.fixture
@@ -55,39 +70,39 @@ def partial_names(mount: Path) -> list[str]:
     return [name for name in os.listdir(mount) if name.startswith("rootfs.partial-")]
 
 
-def test_kill_before_any_call_leaves_what_the_next_run_clears_from_a_mount_point(mount: Path) -> None:
+def test_kill_before_any_call_leaves_what_the_next_run_clears_in_place(place: Path) -> None:
     """Without one rename, a part of the tree may remain, with a list that marks it; the next run clears it."""
     states = []
     call = 0
-    while unpack_until(call, mount, replace=False):
-        state = {path: names for path, names in content(mount).items() if not path.startswith("rootfs.partial")}
+    while unpack_until(call, place, replace=False):
+        state = {path: names for path, names in content(place).items() if not path.startswith("rootfs.partial")}
         state[""] = [name for name in state[""] if not name.startswith("rootfs.partial-")]
-        marked = bool(partial_names(mount))
+        marked = bool(partial_names(place))
         assert state in ({"": []}, COMPLETE) or marked
         states.append(state)
         # The clearing is killed too; each run continues from the state that the previous one left.
         for again in range(2, 40, 6):
-            empty_if_complete(mount)
-            unpack_until(again, mount, replace=False)
-        empty_if_complete(mount)
-        unpack(source(), mount)
-        assert content(mount) == COMPLETE
-        empty(mount)
+            empty_if_complete(place)
+            unpack_until(again, place, replace=False)
+        empty_if_complete(place)
+        unpack(source(), place)
+        assert content(place) == COMPLETE
+        empty(place)
         call += 1
-    assert content(mount) == COMPLETE
+    assert content(place) == COMPLETE
     assert {"": ["d"]} in [{"": state[""]} for state in states]  # a partial tree was seen
     assert COMPLETE in states
 
 
-def test_mount_point_gets_the_metadata_of_the_root(mount: Path) -> None:
-    """Including the time, which every removal of a name from the mount point changes."""
+def test_place_gets_the_metadata_of_the_root(place: Path) -> None:
+    """Including the time, which every removal of a name from the directory changes."""
     layer = [directory(".", 0o711, uid=3, gid=4, xattrs={"trusted.x": b"1"}), *LAYERS[0]]
-    unpack(MemorySource([tar_of(layer)]), mount)
-    status = mount.stat()
+    unpack(MemorySource([tar_of(layer)]), place)
+    status = place.stat()
     assert (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (0o711, 3, 4)
     assert status.st_mtime_ns == 1_000_000_000 * 10**9
-    assert os.getxattr(mount, "trusted.x") == b"1"
-    assert sorted(os.listdir(mount)) == ["d", "gone", "l"]
+    assert os.getxattr(place, "trusted.x") == b"1"
+    assert sorted(os.listdir(place)) == ["d", "gone", "l"]
 
 
 def test_bind_mount_of_the_same_file_system_is_a_mount_point(tmp_path: Path) -> None:
@@ -110,38 +125,38 @@ def killed_while_moving(mount: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["other", "replaced", "written", "moving", "sealed"])
-def test_what_is_somebody_elses_is_not_taken_back(mount: Path, change: str) -> None:
-    killed_while_moving(mount)
+def test_what_is_somebody_elses_is_not_taken_back(place: Path, change: str) -> None:
+    killed_while_moving(place)
     match change:
         case "other":
-            (mount / "other").touch()
+            (place / "other").touch()
         case "replaced":
-            (mount / "d" / "f").unlink()
-            shutil.rmtree(mount / "d")
-            (mount / "d").mkdir()
+            (place / "d" / "f").unlink()
+            shutil.rmtree(place / "d")
+            (place / "d").mkdir()
         case "written":
-            (mount / "d" / "own").touch()
+            (place / "d" / "own").touch()
         case _:
-            (name,) = (name for name in os.listdir(mount) if name.endswith(f"-{change}"))
-            os.chown(mount / name, 1, 1)
-    before = content(mount)
+            (name,) = (name for name in os.listdir(place) if name.endswith(f"-{change}"))
+            os.chown(place / name, 1, 1)
+    before = content(place)
     with pytest.raises(UsageError, match=r"expected no file or an empty directory, got one with \d (entry|entries)$"):
-        unpack(source(), mount)
-    assert content(mount) == before
+        unpack(source(), place)
+    assert content(place) == before
 
 
-def test_process_that_still_moves_is_let_be(mount: Path) -> None:
-    killed_while_moving(mount)
-    (name,) = staged_names(mount)
-    fd = os.open(mount / name, os.O_RDONLY)
+def test_process_that_still_moves_is_let_be(place: Path) -> None:
+    killed_while_moving(place)
+    (name,) = staged_names(place)
+    fd = os.open(place / name, os.O_RDONLY)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         with pytest.raises(UsageError, match="expected no file or an empty directory, got one with"):
-            unpack(source(), mount)
+            unpack(source(), place)
     finally:
         os.close(fd)
-    unpack(source(), mount)
-    assert content(mount) == COMPLETE
+    unpack(source(), place)
+    assert content(place) == COMPLETE
 
 
 def test_error_while_moving_takes_all_back(mount: Path) -> None:
@@ -158,16 +173,16 @@ def test_error_while_moving_takes_all_back(mount: Path) -> None:
     assert sorted(os.listdir(mount)) == ["a", "lost+found", "z"]
 
 
-def test_what_came_meanwhile_is_not_mixed_with_the_tree(mount: Path) -> None:
+def test_what_came_meanwhile_is_not_mixed_with_the_tree(place: Path) -> None:
     class SlowSource(MemorySource):
         def open_blob(self, descriptor: Descriptor, offset: int = 0) -> io.BytesIO:
             if descriptor in self.layers:
-                (mount / "new").touch()
+                (place / "new").touch()
             return super().open_blob(descriptor, offset)
 
     with pytest.raises(UsageError, match=r"got one that was just filled$"):
-        unpack(SlowSource([tar_of(layer) for layer in LAYERS]), mount)
-    assert os.listdir(mount) == ["new"]
+        unpack(SlowSource([tar_of(layer) for layer in LAYERS]), place)
+    assert os.listdir(place) == ["new"]
 
 
 def test_ordinary_user_moves_directories_that_they_may_not_write(tmp_path: Path) -> None:

@@ -1,14 +1,16 @@
-"""Moves a tree that was built inside a mount point up into it, which no rename can do in one step.
+"""Moves a tree that was built inside its target up into it, which no rename can do in one step.
+
+The target is a mount point, or another directory that must stay the same one; see `place`.
 
 A list names the files to be moved, so that the next process can recognize the files of one that was killed midway:
 
 1. The list is written beside the built directory and synced to disk; then its seal, in the same way.
-2. The content of that directory is moved up, name by name, and the mount point gets the root's metadata.
+2. The content of that directory is moved up, name by name, and the target gets the root's metadata.
 3. The directory, now empty, is removed: from here on the tree is complete.
 4. The list and its seal are removed.
 
 While the directory exists and no process has locked it, the move can be undone: each listed name is in the directory or
-in the mount point, with the type and time that it had before. If one differs, another program has changed the files,
+in the target, with the type and time that it had before. If one differs, another program has changed the files,
 and nothing is moved back.
 
 An image may contain files that look like a list, and the next unpacking would remove the files named there. So the seal
@@ -41,11 +43,11 @@ _Look = tuple[int, int]
 
 
 def move_up(fd: int, parent_fd: int, name: str, *, sync: bool) -> None:
-    """Move the content and metadata of the directory ``fd`` up to its mount point, and remove the directory.
+    """Move the content and metadata of the directory ``fd`` up to its target, and remove the directory.
 
     Args:
         fd: the built directory, locked by the caller.
-        parent_fd: the mount point, which has none of the tree's names.
+        parent_fd: the target, which has none of the tree's names.
         name: of the built directory.
         sync: whether each step is synced to disk before the next one.
 
@@ -74,7 +76,7 @@ def move_up(fd: int, parent_fd: int, name: str, *, sync: bool) -> None:
 
 
 def moved_names(fd: int, parent_fd: int, name: str) -> set[str]:
-    """Return the names that a killed process moved from ``fd`` to the mount point and that can be moved back."""
+    """Return the names that a killed process moved from ``fd`` to the target and that can be moved back."""
     looks = _read_list(parent_fd, name)
     moved = set()
     for each, look in looks.items():

@@ -1,11 +1,9 @@
-"""Builds a root filesystem beside its destination and renames it into place: the destination is absent or complete."""
+"""Builds a root filesystem beside its destination, or inside it, and puts it in place when it is complete."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import re
 import secrets
 import shlex
 import stat
@@ -13,26 +11,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from ociexport.errors import NotFoundError, UnsafeEntryError, UsageError, counted, quoted
+from ociexport.errors import NotFoundError, UnsafeEntryError, UsageError, quoted
 from ociexport.rootfs.disk.linux import OPEN_DIRECTORY, exchange_names, names_in, sync_file_system
-from ociexport.rootfs.disk.mount_move import (
-    LIST_SUFFIX,
-    SEAL_SUFFIX,
-    TOLERATED_IN_MOUNT,
-    drop_list,
-    move_up,
-    moved_names,
-    take_back,
+from ociexport.rootfs.disk.mount_move import drop_list, move_up, take_back
+from ociexport.rootfs.disk.place import (
+    MARK_BYTES,
+    OPEN_PLACE,
+    Place,
+    find_place,
+    lock_where_possible,
+    remove_leftovers,
+    verify_is_vacant,
 )
 from ociexport.rootfs.disk.preflight import explain_full_disk
-from ociexport.rootfs.disk.removal import is_mount_point, is_overlay, remove_tree, verify_no_mounts
-from ociexport.system.host_paths import real_path, real_target
-from ociexport.system.partial_names import STAGED_MARK as _MARK
-
-_MARK_BYTES = 4
-_LEFTOVER_PATTERN = re.compile(rf"[0-9a-f]{{{2 * _MARK_BYTES}}}(-old|{LIST_SUFFIX}|{SEAL_SUFFIX})?")
-# For the target and its parent, in whose paths links are followed.
-_OPEN_PLACE = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+from ociexport.rootfs.disk.removal import is_overlay, remove_tree
+from ociexport.system.host_paths import real_target
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +48,12 @@ def staged_directory(target: str, *, replace: bool = False, sync: bool = False) 
     """Yield an empty directory that becomes ``target`` when the ``with`` block succeeds, and is removed if it fails.
 
     ``target`` is absent or an empty directory. With ``replace`` it may be any directory: the two are exchanged in one
-    step, and the old one is removed. A mount point can't be renamed: the tree is then built in a directory inside it,
-    and its parts are moved up one by one; see `mount_move`.
+    step, and the old one is removed. In a target that must stay the same directory, the tree is built in a directory
+    inside it, and its parts are moved up one by one; `place` lists these targets, and `mount_move` moves.
 
     With ``sync`` this holds on disk too, even if the machine loses power.
 
-    Leftovers of a killed process beside ``target`` are removed; a directory that a running process has locked is kept.
+    Leftovers of a killed process are removed; a directory that a running process has locked is kept.
 
     Raises:
         UsageError: ``target`` is in use, or is a link to nothing or of another user; it was not touched.
@@ -69,133 +62,100 @@ def staged_directory(target: str, *, replace: bool = False, sync: bool = False) 
     """
     target = real_target(target)
     verify_is_vacant(target, replace=replace)
-    is_mount = is_mount_point(target)
-    parent = target if is_mount else os.path.dirname(target)
+    place = find_place(target, replace=replace)
+    with _opened_parent(place) as parent_fd:
+        remove_leftovers(place, parent_fd)
+        name = os.fsencode(place.prefix + secrets.token_hex(MARK_BYTES))
+        with _new_directory(place, parent_fd, name) as fd:
+            with _placing_errors(target, parent_fd):
+                prepared = _prepared(fd)
+            if place.in_place:
+                _verify_is_owned(place, parent_fd)
+            elif replace:
+                _verify_is_renamable(fd, parent_fd, name, target)
+            yield prepared
+            if sync:
+                sync_file_system(fd)
+            _verify_brings_no_leftovers(fd, place)
+            if place.in_place:
+                _move_up(place, fd, parent_fd, name, sync=sync)
+            elif replace:
+                _replace(parent_fd, name, os.fsencode(os.path.basename(target)))
+            else:
+                _rename(parent_fd, name, target)
+            if sync:
+                os.fsync(parent_fd)
+        if not place.in_place:
+            _remove_rest(parent_fd, name, place.parent)
+
+
+@contextmanager
+def _opened_parent(place: Place) -> Iterator[int]:
+    """Yield a descriptor of the directory that the tree is built in."""
     try:
-        parent_fd = os.open(parent, _OPEN_PLACE)
+        fd = os.open(place.parent, OPEN_PLACE)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise NotFoundError(f"{quoted(parent)}: expected a directory, got none", hint="create it first") from error
-    prefix = _prefix_of(target)
+        raise NotFoundError(
+            f"{quoted(place.parent)}: expected a directory, got none", hint="create it first"
+        ) from error
     try:
-        _remove_leftovers(parent_fd, prefix, is_mount=is_mount)
-        name = os.fsencode(prefix + secrets.token_hex(_MARK_BYTES))
-        is_made = True
-        try:
-            try:
-                # A signal may arrive as soon as the directory exists, so it is made where it is removed again.
-                with _placing_errors(target, parent_fd):
-                    os.mkdir(name, 0o700, dir_fd=parent_fd)
-            except OSError:
-                is_made = False
-                raise
-            fd = os.open(name, OPEN_DIRECTORY, dir_fd=parent_fd)
-            try:
-                _lock_where_possible(fd)
-                with _placing_errors(target, parent_fd):
-                    prepared = _prepared(fd)
-                if replace and not is_mount:
-                    _verify_is_renamable(fd, parent_fd, name, target)
-                yield prepared
-                if sync:
-                    sync_file_system(fd)
-                if is_mount:
-                    _verify_brings_no_leftovers(fd, prefix)
-                    _verify_is_still_vacant(parent_fd, prefix, target)
-                    with _placing_errors(target, parent_fd):
-                        _move_up(fd, parent_fd, name, sync=sync)
-                elif replace:
-                    _replace(parent_fd, name, os.fsencode(os.path.basename(target)))
-                else:
-                    _rename(parent_fd, name, target)
-                if sync:
-                    os.fsync(parent_fd)
-            finally:
-                os.close(fd)
-        except BaseException:
-            if is_made:
-                remove_tree(parent_fd, name)
-                drop_list(parent_fd, os.fsdecode(name))
-            raise
-        if not is_mount:
-            _remove_rest(parent_fd, name, parent)
+        yield fd
     finally:
-        os.close(parent_fd)
+        os.close(fd)
 
 
-def verify_is_vacant(target: str, *, replace: bool = False) -> None:
-    """Return if ``target`` is absent or an empty directory, or with ``replace`` any directory that can be renamed.
-
-    Raises:
-        UsageError: it is neither, or something is mounted in the directory that would be replaced.
-    """
+@contextmanager
+def _new_directory(place: Place, parent_fd: int, name: bytes) -> Iterator[int]:
+    """Yield a descriptor of a new directory, locked; if the ``with`` block fails, it is removed with its content."""
+    is_made = True
     try:
-        names = set(os.listdir(target))
-    except FileNotFoundError:
-        return
-    except NotADirectoryError as error:
-        raise UsageError(f"{quoted(target)}: expected no file or an empty directory, got a file") from error
-    is_mount = is_mount_point(target)
-    if replace and not is_mount:
-        verify_no_mounts(real_path(target))
-        return
-    prefix = _prefix_of(target)
-    if is_mount:
-        fd = os.open(target, _OPEN_PLACE)
         try:
-            names = _foreign_names(fd, prefix)
+            # A signal may arrive as soon as the directory exists, so it is made where it is removed again.
+            with _placing_errors(place.target, parent_fd):
+                os.mkdir(name, 0o700, dir_fd=parent_fd)
+        except OSError:
+            is_made = False
+            raise
+        fd = os.open(name, OPEN_DIRECTORY, dir_fd=parent_fd)
+        try:
+            lock_where_possible(fd)
+            yield fd
         finally:
             os.close(fd)
-    else:
-        names = {name for name in names if not _is_leftover(name, prefix)}
-    if names:
-        entries = counted(len(names), "entry")
-        # A mount point can't be renamed.
-        replaced = "" if is_mount else ", or have it replaced with --replace"
-        raise UsageError(
-            f"{quoted(target)}: expected no file or an empty directory, got one with {entries}",
-            hint=f"choose another directory{' or' if is_mount else ','} empty this one{replaced}",
-        )
+    except BaseException:
+        if is_made:
+            remove_tree(parent_fd, name)
+            drop_list(parent_fd, os.fsdecode(name))
+        raise
 
 
-def _verify_is_still_vacant(parent_fd: int, prefix: str, target: str) -> None:
-    """Return if the mount point is still empty after the build; its lock then keeps other unpackings out."""
+def _verify_is_owned(place: Place, target_fd: int) -> None:
+    """Return if this process may give the open target the metadata of the tree's root, as `move_up` does at the end.
+
+    Raises:
+        UsageError: only its owner may.
+    """
+    status = os.fstat(target_fd)
     try:
-        _lock_where_possible(parent_fd)
-        is_vacant = all(name in TOLERATED_IN_MOUNT or _is_leftover(name, prefix) for name in names_in(parent_fd))
-    except BlockingIOError:
-        is_vacant = False  # another process is moving
-    if not is_vacant:
-        raise UsageError(f"{quoted(target)}: expected no file or an empty directory, got one that was just filled")
+        os.utime(target_fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+    except PermissionError as error:
+        raise UsageError(
+            f"{quoted(place.target)}: expected a directory of this user, got one of user {status.st_uid}",
+            hint="choose another directory",
+        ) from error
 
 
-def _verify_brings_no_leftovers(fd: int, prefix: str) -> None:
-    """Return if no name in the tree's root looks like a leftover of an unpacking into the mount point.
+def _verify_brings_no_leftovers(fd: int, place: Place) -> None:
+    """Return if no name in the tree's root looks like a leftover of an unpacking into the same target.
 
     Raises:
         UnsafeEntryError: a name does.
     """
-    for name in names_in(fd):
-        if _is_leftover(name, prefix):
-            raise UnsafeEntryError(
-                f"{quoted(name)}: expected a name that no unfinished unpacking uses, got one in the image's root",
-                hint="unpack the image to another directory",
-            )
-
-
-def _foreign_names(mount_fd: int, prefix: str) -> set[str]:
-    """Return the names in a mount point, except the file system's own and leftovers of killed processes."""
-    names = set(names_in(mount_fd))
-    leftovers = {name for name in names if _is_leftover(name, prefix)}
-    names -= leftovers | TOLERATED_IN_MOUNT
-    for name in leftovers if names else ():
-        with suppress(OSError), _locked(mount_fd, name) as fd:
-            names -= moved_names(fd, mount_fd, name)
-    return names
-
-
-def _prefix_of(target: str) -> str:
-    """Return the prefix of the names of staged directories, cut so that the names are within the limit in bytes."""
-    return os.fsdecode(os.fsencode(os.path.basename(target))[:200]) + _MARK
+    for name in filter(place.is_leftover, names_in(fd)):
+        raise UnsafeEntryError(
+            f"{quoted(name)}: expected a name that no unfinished unpacking uses, got one in the image's root",
+            hint="unpack the image to another directory",
+        )
 
 
 @contextmanager
@@ -252,64 +212,23 @@ def _verify_is_renamable(fd: int, parent_fd: int, name: bytes, target: str) -> N
         os.rmdir("probe", dir_fd=fd)
 
 
-def _remove_leftovers(parent_fd: int, prefix: str, *, is_mount: bool) -> None:
-    for name in names_in(parent_fd):
-        if not _is_leftover(name, prefix):
-            continue
-        with suppress(OSError):  # another user's, or just removed by its owner
-            _remove_leftover(parent_fd, name, is_mount=is_mount)
-
-
-def _remove_leftover(parent_fd: int, name: str, *, is_mount: bool) -> None:
-    """Remove a staged directory with the files that were moved out of it, and then its list."""
-    staged_name = name.removesuffix(LIST_SUFFIX).removesuffix(SEAL_SUFFIX)
-    with suppress(FileNotFoundError), _locked(parent_fd, staged_name) as fd:
-        if is_mount:  # only there are files moved out
-            take_back(fd, parent_fd, staged_name)
-        remove_tree(parent_fd, os.fsencode(staged_name))
-    drop_list(parent_fd, staged_name)
-
-
-def _lock_where_possible(fd: int) -> None:
-    """Lock a directory, unless its file system has no locks, as some NFS; the user then keeps processes apart.
-
-    Raises:
-        BlockingIOError: another process has locked it.
-    """
+def _move_up(place: Place, fd: int, target_fd: int, name: bytes, *, sync: bool) -> None:
+    """Move the tree up into its target, which the lock keeps other unpackings out of."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_where_possible(target_fd)
+        is_vacant = place.is_vacant(target_fd)
     except BlockingIOError:
-        raise
-    except OSError:
-        return
-
-
-@contextmanager
-def _locked(parent_fd: int, name: str) -> Iterator[int]:
-    """Yield a descriptor of a directory, locked.
-
-    Raises:
-        OSError: another process has locked it, it is not a directory, or its file system has no locks.
-    """
-    fd = os.open(name, OPEN_DIRECTORY, dir_fd=parent_fd)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _is_leftover(name: str, prefix: str) -> bool:
-    """Whether a name has the exact form of a staged directory's: a user's own ``rootfs.partial-backup`` has not."""
-    return name.startswith(prefix) and _LEFTOVER_PATTERN.fullmatch(name, len(prefix)) is not None
-
-
-def _move_up(fd: int, parent_fd: int, name: bytes, *, sync: bool) -> None:
-    try:
-        move_up(fd, parent_fd, os.fsdecode(name), sync=sync)
-    except BaseException:
-        take_back(fd, parent_fd, os.fsdecode(name))
-        raise
+        is_vacant = False  # another process is moving
+    if not is_vacant:
+        raise UsageError(
+            f"{quoted(place.target)}: expected no file or an empty directory, got one that was just filled"
+        )
+    with _placing_errors(place.target, target_fd):
+        try:
+            move_up(fd, target_fd, os.fsdecode(name), sync=sync)
+        except BaseException:
+            take_back(fd, target_fd, os.fsdecode(name))
+            raise
 
 
 def _rename(parent_fd: int, name: bytes, target: str) -> None:
