@@ -25,7 +25,7 @@ from ociexport.layers.paths import (
 )
 from ociexport.layers.selection import PathSelection
 from ociexport.layers.stream import LayerStream
-from ociexport.layers.tar.reader import Entry, EntryType, TarReader, verify_device
+from ociexport.layers.tar.reader import DEVICE_TYPES, Entry, EntryType, TarReader, verify_device
 from ociexport.spec.config import Layer
 from ociexport.system.progress.protocol import Progress
 
@@ -35,7 +35,8 @@ _ARCHIVE_ERRORS = frozenset({errno.ELOOP, errno.ENOTDIR, errno.EISDIR})
 _FILE_SYSTEM_ERRORS = frozenset(
     {errno.ENAMETOOLONG, errno.EINVAL, errno.EMLINK, errno.EILSEQ, errno.EFBIG, errno.EOVERFLOW}
 )
-
+# Errors for a device that this process may not make, or that this file system does not have (mknod(2)).
+_DEVICE_REFUSALS = frozenset({errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
 
 # Looking up a module's name is faster than looking up a member of an enumeration.
 _FILE, _DIRECTORY, _SYMLINK = EntryType.FILE, EntryType.DIRECTORY, EntryType.SYMLINK
@@ -96,6 +97,7 @@ class LayerApplier:
         losses: counts what is left out.
         selection: the paths to apply; None for all.
         placeholder_devices: devices that can't be made become empty files.
+        make_devices: whether devices are made where that is possible.
         refused: called with the error of each entry that can't be applied; the entry is left out. With None, the first
             such error is raised. A `LimitExceededError` is always raised.
     """
@@ -108,11 +110,13 @@ class LayerApplier:
         *,
         selection: PathSelection | None = None,
         placeholder_devices: bool = False,
+        make_devices: bool = True,
         refused: Callable[[InvalidImageError], None] | None = None,
     ) -> None:
         self._target = target
         self._limits = limits
         self._placeholder_devices = placeholder_devices
+        self._make_devices = make_devices
         self._selection = selection
         self._losses = losses
         self._refused = refused
@@ -274,15 +278,20 @@ class LayerApplier:
 
     def _make_device(self, path: ImagePath, entry: Entry) -> None:
         verify_device(entry)
-        try:
-            self._target.make_device(path, entry)
-        except PermissionError:
-            if not self._placeholder_devices:
-                self._losses.devices += 1
-                self._remember_skipped(path)
+        if self._make_devices or entry.type not in DEVICE_TYPES:
+            try:
+                self._target.make_device(path, entry)
+            except OSError as error:
+                if error.errno not in _DEVICE_REFUSALS:
+                    raise
+            else:
                 return
-            self._target.write_file(path, entry, iter(()))
-            self._losses.placeholders += 1
+        if not self._placeholder_devices:
+            self._losses.devices += 1
+            self._remember_skipped(path)
+            return
+        self._target.write_file(path, entry, iter(()))
+        self._losses.placeholders += 1
 
     def _remember_skipped(self, path: ImagePath) -> None:
         if len(self._skipped_devices) < _MAX_SKIPPED_DEVICES and len(path) <= _MAX_SKIPPED_PATH_BYTES:

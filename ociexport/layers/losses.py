@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ociexport.errors import counted, quoted_path
+from ociexport.errors import quoted_path
 
 # Attributes that have a meaning only on the system where the image was built; umoci and containers/storage skip the
 # same ones. A foreign label breaks SELinux, and overlayfs would read foreign overlay attributes as its own.
@@ -24,7 +24,12 @@ HAS_XATTRS = hasattr(os, "setxattr")
 
 @dataclass(slots=True)
 class Losses:
-    """Counts of the parts of the layers that the tree lacks; each reason becomes one line."""
+    """Counts of the parts of the layers that the tree lacks; each reason becomes one line.
+
+    Attributes:
+        owners_reason: why owners are not set.
+        devices_reason: why devices are not made.
+    """
 
     owners: int = 0
     devices: int = 0
@@ -33,19 +38,19 @@ class Losses:
     copied_links: int = 0
     refused_xattrs: Counter[bytes] = field(default_factory=Counter)
     skipped_xattrs: Counter[bytes] = field(default_factory=Counter)
+    owners_reason: str = "only root can change owners"
+    devices_reason: str = "only root can make devices"
 
     def lines(self) -> Iterator[str]:
         """Yield a line for each kind of loss."""
         if self.owners:
             yield (
-                f"owners: {counted(self.owners, 'file')} of users other than root "
-                f"{'belongs' if self.owners == 1 else 'belong'} to this user, "
-                "since only root can change owners"
+                f"owners: {self.owners} files of users other than root belong to this user, since {self.owners_reason}"
             )
         if self.devices:
-            yield f"devices: {self.devices} left out, since only root can make devices"
+            yield f"devices: {self.devices} left out, since {self.devices_reason}"
         if self.placeholders:
-            yield f"devices: {self.placeholders} made as empty files, since only root can make devices"
+            yield f"devices: {self.placeholders} made as empty files, since {self.devices_reason}"
         if self.hard_links:
             yield f"hard links: {self.hard_links} left out, since their targets were not selected"
         if self.copied_links:

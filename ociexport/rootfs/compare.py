@@ -64,7 +64,8 @@ def compare_tree(
     Args:
         root: a directory, unpacked from the image or not.
         owners: whether owners are compared. For an ordinary user, a file of their own counts as its recorded owner's,
-            or as root's if none is recorded.
+            or as root's if none is recorded. So it does for root in a tree with recorded owners, which a rootless
+            unpacking made.
 
     Raises:
         as `unpack` does; OSError: something can't be read.
@@ -102,8 +103,13 @@ class _Comparison:
         self.candidates: dict[tuple[int, int], bytes] = {}
         self._root = tree.root
         self._owners = owners
-        # The owner of files that `unpack` creates for an ordinary user; root's tree has the image's owners.
-        self._natural_owner = (os.geteuid(), os.getegid()) if os.geteuid() != 0 else None
+        # The owner of files that `unpack` creates where it does not set the image's owners.
+        self._natural_owner = (os.geteuid(), os.getegid())
+        self._is_root = os.geteuid() == 0
+        # Root's tree has the image's owners, unless owners are recorded in it. Until one is found, it is unknown
+        # whether these files, which can't have a record, changed their owner.
+        self._has_recorded_owners = False
+        self._unrecorded: list[bytes] = []
         # The inode on disk of each file of the image, and the reverse: with hard links they must match one to one.
         self._inodes: dict[int, tuple[int, int]] = {}
         self._seen: dict[tuple[int, int], int] = {}
@@ -122,6 +128,9 @@ class _Comparison:
                 levels.pop()
                 if levels:
                     descent.leave()
+        if self._has_recorded_owners:
+            for path in self._unrecorded:
+                self._drop_owner(path)
 
     def _compare_children(
         self, prefix: bytes, fd: int, node: MemoryDirectory
@@ -148,6 +157,8 @@ class _Comparison:
             self.changes[path] = Change(path, "T")
             return False
         what = [*self._differences(entry, status, fd, name)]
+        if self._is_root and "owner" in what and self._is_unrecorded(entry, status):
+            self._unrecorded.append(path)
         if isinstance(node, MemoryFile):
             if not self._is_paired(node, status):
                 what.append("links")
@@ -170,7 +181,9 @@ class _Comparison:
         if kind is not EntryType.SYMLINK and stat.S_IMODE(status.st_mode) != entry.mode:
             yield "mode"
         xattrs = _xattrs_of(fd, name)
-        remembered = xattrs.pop(ROOTLESS_XATTR, None) if self._natural_owner is not None else None
+        remembered = None
+        if not self._is_root or self._is_recorded(entry, status, xattrs):
+            remembered = xattrs.pop(ROOTLESS_XATTR, None)
         if self._owners and not self._is_owner(entry, status, remembered):
             yield "owner"
         if xattrs != _own_xattrs(entry):
@@ -184,10 +197,28 @@ class _Comparison:
             return True
         if owner != self._natural_owner:
             return False
-        if entry.type not in (EntryType.FILE, EntryType.DIRECTORY):
-            # Links, pipes and devices can't have user.* attributes, which would record the owner.
-            return True
+        if self._is_unrecorded(entry, status):
+            return not self._is_root
         return remembered == (None if entry.uid == entry.gid == 0 else encode_rootless_owner(entry.uid, entry.gid))
+
+    def _is_unrecorded(self, entry: Entry, status: os.stat_result) -> bool:
+        """Whether a file belongs to this user and can't have user.* attributes: a link, a pipe or a device."""
+        is_own = (status.st_uid, status.st_gid) == self._natural_owner
+        return is_own and entry.type not in (EntryType.FILE, EntryType.DIRECTORY)
+
+    def _is_recorded(self, entry: Entry, status: os.stat_result, xattrs: dict[bytes, bytes]) -> bool:
+        """Whether a file of root's has the record of another owner, the one that the image declares."""
+        is_own = (status.st_uid, status.st_gid) == self._natural_owner != (entry.uid, entry.gid)
+        is_recorded = is_own and xattrs.get(ROOTLESS_XATTR) == encode_rootless_owner(entry.uid, entry.gid)
+        self._has_recorded_owners |= is_recorded
+        return is_recorded
+
+    def _drop_owner(self, path: bytes) -> None:
+        what = tuple(item for item in self.changes[path].what if item != "owner")
+        if what:
+            self.changes[path] = Change(path, "M", what)
+        else:
+            del self.changes[path]
 
     def _is_paired(self, node: MemoryFile, status: os.stat_result) -> bool:
         """Whether all names of one file of the image are names of the same file on disk, and of no other."""

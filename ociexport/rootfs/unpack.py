@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ociexport.errors import OciexportError, UsageError, counted
+from ociexport.errors import OciexportError, UsageError
 from ociexport.images.resolve import read_layers, resolve_manifest
 from ociexport.images.source import ImageSource
 from ociexport.layers.apply import LayerApplier
@@ -18,7 +18,8 @@ from ociexport.layers.selection import PathSelection
 from ociexport.rootfs.disk.linux import OPEN_DIRECTORY
 from ociexport.rootfs.disk.metadata import IdMap, MetadataPolicy, MetadataWriter, XattrMode
 from ociexport.rootfs.disk.place import verify_is_vacant
-from ociexport.rootfs.disk.preflight import explain_full_disk, missing_features, scarce_inodes, verify_room
+from ociexport.rootfs.disk.preflight import NO_OWNERS, explain_full_disk, missing_features, scarce_inodes, verify_room
+from ociexport.rootfs.disk.rights import is_in_user_namespace, may_set_owners
 from ociexport.rootfs.disk.staging import staged_directory
 from ociexport.rootfs.disk.tree import Rootfs
 from ociexport.spec.config import ImageConfig, Layer
@@ -57,6 +58,8 @@ class UnpackOptions:
         find_account: whether the result includes the account that the config's User names; as for a bundle, a name
             that the tree does not have is then an error.
         owners_file: path of an mtree specification to write, with the owners that the image declares; None for none.
+        rootless: also root unpacks as an ordinary user does: all files belong to this user, the image's owners are
+            recorded in attributes, and no devices are made. Root that may not give files away does so in any case.
     """
 
     keep_dirlinks: bool = False
@@ -74,6 +77,7 @@ class UnpackOptions:
     bundle: bool = False
     find_account: bool = False
     owners_file: str | None = None
+    rootless: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +150,11 @@ def unpack(
     """
     target = os.fspath(rootfs)
     platform, options = platform or host_platform(), options or UnpackOptions()
-    if (options.uid_map or options.gid_map) and os.geteuid() != 0:
-        raise UsageError(
-            "id maps: expected root, who may change owners",
-            hint="--userns makes an ordinary user root of subordinate ids",
-        )
+    if options.uid_map or options.gid_map:
+        if options.rootless:
+            raise UsageError("id maps: expected owners to be set, got --rootless, which sets none")
+        if os.geteuid() != 0:
+            raise _no_root_for_maps()
     place = real_target(target)
     verify_is_vacant(place, replace=options.replace)
     if options.owners_file is not None:
@@ -177,17 +181,15 @@ def _unpack_source(
     resolved = resolve_manifest(source, platform)
     manifest = resolved.manifest
     config, layers = read_layers(source, manifest)
-    progress.say(
-        f"{source.display_name}: platform {config.declared_platform or 'not declared'}, {counted(len(layers), 'layer')}"
-    )
-    losses = Losses()
-    policy = MetadataPolicy(os.geteuid() == 0, options.xattrs, options.uid_map, options.gid_map)
+    progress.say(f"{source.display_name}: platform {config.declared_platform or 'not declared'}, {len(layers)} layers")
+    losses = _losses_of(options)
     budget = NameBudget(options.limits)
     with (
-        _owners_file(policy, options, budget) as owners,
+        _owners_file(options, budget) as owners,
         staged_directory(target, replace=options.replace, sync=options.sync) as staged,
         _tree_directory(staged.fd, options) as root_fd,
     ):
+        policy = _policy_for(root_fd, options)
         metadata = MetadataWriter(
             policy,
             natural_owner=staged.natural_owner,
@@ -207,7 +209,7 @@ def _unpack_source(
             use_openat2=options.use_openat2,
         )
         if options.preflight:
-            _look_before(root_fd, layers, target, options, progress)
+            _look_before(root_fd, layers, target, options, progress, sets_owners=policy.set_owners)
         with closing(tree), _naming_target(target, root_fd):
             applier = LayerApplier(
                 tree,
@@ -216,10 +218,11 @@ def _unpack_source(
                 selection=options.selection,
                 # Until the owners file is written, each device needs a file in the tree.
                 placeholder_devices=options.placeholder_devices or owners is not None,
+                make_devices=not options.rootless,
             )
             applier.apply_all(source, layers, progress, doing="unpacking")
             if owners is not None:
-                owners.write(tree, losses)
+                owners.write(tree, losses, are_owners_kept=policy.keeps_owners)
             tree.finish()
         account = None
         if options.bundle or options.find_account:
@@ -244,8 +247,43 @@ def _unpack_source(
     )
 
 
+def _losses_of(options: UnpackOptions) -> Losses:
+    """Return counts for a new tree, with the reasons that apply to this process."""
+    if options.rootless:
+        return Losses(
+            owners_reason="a rootless unpacking changes no owners", devices_reason="a rootless unpacking makes none"
+        )
+    losses = Losses()
+    if os.geteuid() == 0:
+        losses.owners_reason = "owners can't be changed here"
+        if not is_in_user_namespace():
+            losses.devices_reason = "they can't be made here"
+    return losses
+
+
+def _policy_for(root_fd: int, options: UnpackOptions) -> MetadataPolicy:
+    """Return how owners are handled in the empty directory ``root_fd``.
+
+    Raises:
+        UsageError: owners are to be mapped, and can't be set.
+    """
+    is_mapped = options.uid_map is not None or options.gid_map is not None
+    maps = [id_map.ranges[0][1] if id_map and id_map.ranges else 0 for id_map in (options.uid_map, options.gid_map)]
+    set_owners = not options.rootless and may_set_owners(root_fd, (maps[0], maps[1]) if is_mapped else None)
+    if is_mapped and not set_owners:
+        raise _no_root_for_maps()
+    return MetadataPolicy(set_owners, options.xattrs, options.uid_map, options.gid_map)
+
+
+def _no_root_for_maps() -> UsageError:
+    return UsageError(
+        "id maps: expected root, who may change owners",
+        hint="--userns makes an ordinary user root of subordinate ids",
+    )
+
+
 @contextmanager
-def _owners_file(policy: MetadataPolicy, options: UnpackOptions, budget: NameBudget) -> Iterator[OwnersFile | None]:
+def _owners_file(options: UnpackOptions, budget: NameBudget) -> Iterator[OwnersFile | None]:
     """Yield the owners file, if one is requested; an error in creating it comes before the tree is begun."""
     if options.owners_file is None:
         yield None
@@ -253,12 +291,7 @@ def _owners_file(policy: MetadataPolicy, options: UnpackOptions, budget: NameBud
     from ociexport.rootfs.disk.owners import OwnersFile  # noqa: PLC0415 - start-up: few runs write it
 
     with new_file(options.owners_file) as file:
-        yield OwnersFile(
-            file,
-            budget,
-            are_owners_kept=policy.keeps_owners,
-            are_placeholders_kept=options.placeholder_devices,
-        )
+        yield OwnersFile(file, budget, are_placeholders_kept=options.placeholder_devices)
 
 
 @contextmanager
@@ -282,13 +315,24 @@ def _write_config_file(bundle_fd: int, content: bytes) -> None:
     os.fchmod(bundle_fd, 0o755)
 
 
-def _look_before(fd: int, layers: tuple[Layer, ...], target: str, options: UnpackOptions, progress: Progress) -> None:
+def _look_before(
+    fd: int,
+    layers: tuple[Layer, ...],
+    target: str,
+    options: UnpackOptions,
+    progress: Progress,
+    *,
+    sets_owners: bool,
+) -> None:
     """Refuse layers that can't fit, and warn of features that the file system lacks, before anything is written."""
     if options.selection is None:  # the size of a part is not known beforehand
         verify_room(fd, layers, target)
         for line in scarce_inodes(fd, layers):
             progress.warn(f"{target}: {line}")
-    for line in missing_features(fd, with_xattrs=options.xattrs is not XattrMode.NONE):
+    if not sets_owners and os.geteuid() == 0 and not options.rootless:
+        progress.warn(f"{target}: {NO_OWNERS}")
+    with_xattrs = options.xattrs is not XattrMode.NONE
+    for line in missing_features(fd, with_xattrs=with_xattrs, as_root=sets_owners):
         progress.warn(f"{target}: {line}")
 
 

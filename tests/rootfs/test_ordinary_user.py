@@ -294,7 +294,7 @@ def test_owner_beyond_the_subordinate_ids_is_told(place: Path) -> None:
     assert result.returncode == 2
     assert result.stderr.splitlines()[-2:] == [
         "ociexport: error: 'far': owner 70000:70001: expected ids that this user namespace has",
-        "hint: give this user more subordinate ids, or map these with --uid-map and --gid-map",
+        "hint: give this user more subordinate ids, map these with --uid-map and --gid-map, or use --rootless",
     ]
     maps = ("--uid-map=70000:5", "--gid-map=70001:6", "--uid-map=0:0", "--gid-map=0:0")
     assert run_as_ordinary_user(*words, *maps, place / "far", place / "work" / "rootfs").returncode == 0

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ociexport.rootfs.disk.preflight import missing_features, verify_room
+from ociexport.rootfs.disk.preflight import NO_OWNERS, missing_features, verify_room
 from tests.support.image_builder import build_image, write_layout
 from tests.support.memory_source import directory, member
 from tests.support.system_parts import OCIEXPORT, mounted, run
@@ -22,7 +22,7 @@ NO_LINKS = "symbolic links can't be made here: an image that has one can't be un
 NO_HARD_LINKS = "hard links can't be made here: an image that has one can't be unpacked"
 NO_DEVICES = "devices can't be made here: those of the image are left out, or become empty files (see --devices)"
 NO_XATTRS = "extended attributes can't be set here: file capabilities and ACLs are lost"
-NO_OWNERS = "owners can't be changed here: an image that has files of users other than root can't be unpacked"
+NO_RECORDS = "extended attributes can't be set here: those of the image are lost, and owners are not recorded"
 NO_MODES = "modes can't be set here: all files have the same one"
 TIMES_CUT = "times are not stored exactly here: they are cut to the precision and range of the file system"
 
@@ -55,7 +55,6 @@ def unpack(*words: str | Path) -> subprocess.CompletedProcess[str]:
         ("link", errno.EPERM, NO_HARD_LINKS),
         ("mknod", errno.EPERM, NO_DEVICES),
         ("setxattr", errno.EOPNOTSUPP, NO_XATTRS),
-        ("fchown", errno.EPERM, NO_OWNERS),
         ("fchmod", errno.EPERM, NO_MODES),
     ],
 )
@@ -127,13 +126,22 @@ def test_exfat_lacks_it_all(tmp_path: Path) -> None:
             write_layout(tmp_path / "layout", {"1": build_image([[directory("d"), member("d/f", b"1")]])})
             result = unpack(tmp_path / "layout", disk / "rootfs")
             assert result.returncode == 0
-            lines = (FOLDS, NO_LINKS, NO_HARD_LINKS, NO_DEVICES, NO_XATTRS, NO_OWNERS, NO_MODES, TIMES_CUT)
+            lines = (NO_OWNERS, FOLDS, NO_LINKS, NO_HARD_LINKS, NO_RECORDS, NO_MODES, TIMES_CUT)
             assert result.stderr.splitlines() == [f"ociexport: warning: {disk}/rootfs: {line}" for line in lines]
             assert os.listdir(disk / "rootfs") == ["d"]
         finally:
             run("umount", disk)
     finally:
         run("losetup", "-d", device)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="others may not make devices, so they are not tried")
+def test_what_only_root_has_is_not_missed_in_a_rootless_tree(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for call in ("mknod", "fchown"):
+        monkeypatch.setattr(os, call, refuse(errno.EPERM))
+    assert list(missing_features(fd, as_root=False)) == []
+    monkeypatch.setattr(os, "setxattr", refuse(errno.EOPNOTSUPP))
+    assert list(missing_features(fd, as_root=False)) == [NO_RECORDS]
 
 
 def test_nothing_is_said_where_nothing_is_missing(fd: int, tmp_path: Path) -> None:

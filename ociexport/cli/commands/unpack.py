@@ -108,6 +108,11 @@ def _add_metadata_arguments(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="as an ordinary user, keep the image's owners, mapped to this user's subordinate ids",
     )
+    group.add_argument(
+        "--rootless",
+        action="store_true",
+        help="unpack as an ordinary user does, even as root: owners are recorded instead of set, and no devices made",
+    )
     for kind in ("uid", "gid"):
         group.add_argument(
             f"--{kind}-map",
@@ -125,6 +130,8 @@ def run(options: argparse.Namespace) -> int:
             f"unpack: expected either ROOTFS or --to-tar, got {'neither' if options.rootfs is None else 'both'}",
             hint="for example ociexport unpack debian:12 ./rootfs",
         )
+    if options.userns and options.rootless:
+        raise UsageError("--rootless: expected no --userns beside it, which keeps the image's owners")
     reuse_freed_memory()
     if options.to_tar is not None:
         return _write_tar(options)
@@ -150,6 +157,7 @@ def run(options: argparse.Namespace) -> int:
         bundle=options.bundle,
         find_account=options.run_files is not None,
         owners_file=options.owners,
+        rootless=options.rootless,
     )
     progress, began = progress_from(options), time.monotonic()
     with closing(open_signed_source(options, progress)) as source:
@@ -227,6 +235,7 @@ def _write_tar(options: argparse.Namespace) -> int:
         ("--receipt", options.receipt),
         ("--owners", options.owners),
         ("--userns", options.userns),
+        ("--rootless", options.rootless),
     ):
         if value:
             raise UsageError(f"{flag}: expected ROOTFS beside it, got --to-tar")

@@ -45,8 +45,11 @@ def copy_file(source_fd: int, source_name: bytes, directory_fd: int, name: bytes
 
 @contextmanager
 def _readable(directory_fd: int, name: bytes, mode: int) -> Iterator[int]:
-    """Yield a descriptor of a file; a mode that keeps an ordinary user from reading it is changed meanwhile."""
-    is_changed = os.geteuid() != 0 and not mode & stat.S_IRUSR
+    """Yield a descriptor of a file; a mode that keeps its owner from reading it is changed meanwhile.
+
+    Modes bind root too if it lacks CAP_DAC_OVERRIDE.
+    """
+    is_changed = not mode & stat.S_IRUSR
     if is_changed:
         change_mode(directory_fd, name, mode | stat.S_IRUSR)
     try:

@@ -87,7 +87,7 @@ class MetadataPolicy:
     """How owners and attributes are handled.
 
     Args:
-        set_owners: whether this process may set them; False for an ordinary user.
+        set_owners: whether owners are set; see `may_set_owners`. Otherwise they are recorded in attributes.
         xattrs: how a refused attribute is handled.
         uid_map: None to keep the image's ids.
         gid_map: the same for groups.
@@ -190,23 +190,25 @@ class MetadataWriter:
 
     def _chown_name(self, parent_fd: int, name: bytes, entry: Entry) -> None:
         owner = self._host_owner(entry)
-        if owner is not None and owner != self._natural_owner:
+        if owner is None:
+            self._losses.owners += (entry.uid, entry.gid) != (0, 0)
+        elif owner != self._natural_owner:
             with _naming_owner(owner, entry):
                 os.chown(name, *owner, dir_fd=parent_fd, follow_symlinks=False)
 
     def _change_owner(self, fd: int, entry: Entry) -> None:
         owner = self._host_owner(entry)
         if owner is None:
+            # A placeholder for a device is counted as that already.
+            self._losses.owners += (entry.uid, entry.gid) != (0, 0) and entry.type not in DEVICE_TYPES
             self._remember_owner(fd, entry)
         elif owner != self._natural_owner:
             with _naming_owner(owner, entry):
                 os.fchown(fd, *owner)
 
     def _host_owner(self, entry: Entry) -> tuple[int, int] | None:
-        """Return the owner on the host; count a loss and return None if owners can't be set."""
+        """Return the owner on the host; None if owners are not set."""
         if not self._policy.set_owners:
-            # A placeholder for a device is counted as that already.
-            self._losses.owners += (entry.uid, entry.gid) != (0, 0) and entry.type not in DEVICE_TYPES
             return None
         return (
             _mapped(self._policy.uid_map, entry.uid, "uid", entry),
@@ -271,7 +273,7 @@ def _naming_owner(owner: tuple[int, int], entry: Entry) -> Iterator[None]:
             raise
         raise UsageError(
             f"{quoted_path(entry.name)}: owner {owner[0]}:{owner[1]}: expected ids that this user namespace has",
-            hint="give this user more subordinate ids, or map these with --uid-map and --gid-map",
+            hint="give this user more subordinate ids, map these with --uid-map and --gid-map, or use --rootless",
         ) from error
 
 

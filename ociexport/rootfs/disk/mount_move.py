@@ -192,9 +192,12 @@ def _move(name: bytes, from_fd: int, to_fd: int) -> None:
 
 @contextmanager
 def _writable(fd: int) -> Iterator[None]:
-    """Make an ordinary user's own directory writable for the ``with`` block if its mode, from the image, is not."""
+    """Make this user's own directory writable for the ``with`` block if its mode, from the image, is not.
+
+    Modes bind root too if it lacks CAP_DAC_OVERRIDE.
+    """
     mode = stat.S_IMODE(os.fstat(fd).st_mode)
-    if os.geteuid() != 0 and mode & 0o300 != 0o300:
+    if os.fstat(fd).st_uid == os.geteuid() and mode & 0o300 != 0o300:
         os.fchmod(fd, mode | 0o300)
         try:
             yield

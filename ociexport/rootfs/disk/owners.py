@@ -37,26 +37,25 @@ class OwnersFile:
     Args:
         file: receives the specification.
         budget: bounds the memory.
-        are_owners_kept: whether the tree's files have the owners that the image declares.
         are_placeholders_kept: whether files that stand in for devices stay in the tree.
 
     Attributes:
         record: metadata of the image's files that the tree may not show; filled while the files are created.
     """
 
-    def __init__(
-        self, file: BinaryIO, budget: NameBudget, *, are_owners_kept: bool, are_placeholders_kept: bool
-    ) -> None:
+    def __init__(self, file: BinaryIO, budget: NameBudget, *, are_placeholders_kept: bool) -> None:
         self.record = InodeRecord(budget)
         self._file = file
-        self._are_owners_kept = are_owners_kept
         self._are_placeholders_kept = are_placeholders_kept
 
-    def write(self, tree: Rootfs, losses: Losses) -> None:
+    def write(self, tree: Rootfs, losses: Losses, *, are_owners_kept: bool) -> None:
         """Write the specification of ``tree``, which is complete except for the metadata of its directories.
 
         Placeholders of devices that are not to be kept are removed from the tree; ``losses`` then counts them as
         missing devices.
+
+        Args:
+            are_owners_kept: whether the tree's files have the owners that the image declares.
         """
         if not self._are_placeholders_kept:
             losses.devices, losses.placeholders = losses.placeholders, 0
@@ -65,14 +64,14 @@ class OwnersFile:
             prefix = b"./" + directory + b"/" if directory else b"./"
             self._write(prefix.rstrip(b"/"), entry or IMPLIED_DIRECTORY)
             for name, status, link_target in tree.files_of(directory):
-                entry = self._entry_of(status, link_target)  # noqa: PLW2901 - the directory's entry is no longer needed
+                entry = self._entry_of(status, link_target, are_owners_kept)  # noqa: PLW2901 - the directory's entry is no longer needed
                 self._write(prefix + name, entry)
                 if entry.type in DEVICE_TYPES and stat.S_ISREG(status.st_mode) and not self._are_placeholders_kept:
                     tree.remove_file(directory, name)
 
-    def _entry_of(self, status: os.stat_result, link_target: bytes) -> Entry:
+    def _entry_of(self, status: os.stat_result, link_target: bytes, are_owners_kept: bool) -> Entry:
         noted = self.record.of(status.st_ino)
-        uid, gid = (status.st_uid, status.st_gid) if self._are_owners_kept else (noted.uid, noted.gid)
+        uid, gid = (status.st_uid, status.st_gid) if are_owners_kept else (noted.uid, noted.gid)
         kind, mode = _KINDS[stat.S_IFMT(status.st_mode)], stat.S_IMODE(status.st_mode)
         major, minor = 0, 0
         if noted.device is not None:

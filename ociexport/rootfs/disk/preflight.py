@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from ociexport.errors import counted
+from ociexport.rootfs.disk.rights import is_in_user_namespace
 from ociexport.spec.config import Layer
 from ociexport.system.progress.protocol import format_bytes
 
@@ -19,6 +19,8 @@ _STORED_BYTES_PER_FILE = 10_000
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 # An empty set of capabilities (capabilities(7), VFS_CAP_REVISION_2).
 _NO_CAPABILITIES = b"\0\0\0\2" + bytes(16)
+# For root that may not give files away; see `rights`.
+NO_OWNERS = "owners can't be changed here: all files belong to this user, as with --rootless"
 # In 2100: small inodes of ext4 end in 2038 and have no nanoseconds, and FAT stores only even seconds.
 _FINE_LATE_TIME_NS = 4_102_444_800_123_456_789
 _NULL = os.makedev(1, 3)
@@ -55,8 +57,7 @@ def scarce_inodes(fd: int, layers: tuple[Layer, ...]) -> Iterator[str]:
     expected = sum(layer.descriptor.size for layer in layers) // _STORED_BYTES_PER_FILE
     if status.f_files and status.f_ffree < expected:
         yield (
-            f"only {counted(status.f_ffree, 'free inode')} here: "
-            f"images of this size have about {expected} files and directories"
+            f"only {status.f_ffree} free inodes here: images of this size have about {expected} files and directories"
         )
 
 
@@ -69,7 +70,7 @@ def explain_full_disk(fd: int, error: OSError) -> None:
         error.strerror = f"{error.strerror}: all {status.f_files} inodes are in use"
 
 
-def missing_features(fd: int, *, with_xattrs: bool = True) -> Iterator[str]:
+def missing_features(fd: int, *, with_xattrs: bool = True, as_root: bool = True) -> Iterator[str]:
     """Yield a line for each feature that the file system of the empty directory ``fd`` lacks; no file remains.
 
     A feature that can't be tried because the disk is full counts as present.
@@ -77,10 +78,12 @@ def missing_features(fd: int, *, with_xattrs: bool = True) -> Iterator[str]:
     Args:
         fd: open; no other process uses the directory.
         with_xattrs: whether extended attributes are checked.
+        as_root: whether root's tree is made; otherwise the tree of an ordinary user, who reports devices and file
+            capabilities as losses. Without effect for an ordinary user.
     """
-    is_root = os.geteuid() == 0
+    is_root = as_root and os.geteuid() == 0
     # In a user namespace no devices can be made, as for an ordinary user: those of the image are reported as losses.
-    makes_devices = is_root and not _is_in_user_namespace()
+    makes_devices = is_root and not is_in_user_namespace()
     probe_fd = os.open(_PROBE, _CREATE_FILE, 0o600, dir_fd=fd)
     try:
         if not _can_make(fd, _FOLDED_PROBE, lambda name: os.close(os.open(name, _CREATE_FILE, 0o600, dir_fd=fd))):
@@ -93,8 +96,6 @@ def missing_features(fd: int, *, with_xattrs: bool = True) -> Iterator[str]:
             yield "devices can't be made here: those of the image are left out, or become empty files (see --devices)"
         if with_xattrs:
             yield from _missing_xattrs(probe_fd, is_root=is_root)
-        if is_root and not _can(lambda: os.fchown(probe_fd, 1, 1)):
-            yield "owners can't be changed here: an image that has files of users other than root can't be unpacked"
         if not _can(lambda: os.fchmod(probe_fd, 0o640)) or os.fstat(probe_fd).st_mode & 0o7777 != 0o640:
             yield "modes can't be set here: all files have the same one"
         if not _keeps_times(probe_fd):
@@ -107,15 +108,6 @@ def missing_features(fd: int, *, with_xattrs: bool = True) -> Iterator[str]:
 def _keeps_times(probe_fd: int) -> bool:
     time_ns = _FINE_LATE_TIME_NS
     return _can(lambda: os.utime(probe_fd, ns=(time_ns, time_ns))) and os.fstat(probe_fd).st_mtime_ns == time_ns
-
-
-def _is_in_user_namespace() -> bool:
-    """Whether ids differ from those outside (user_namespaces(7), "User and group ID mappings")."""
-    try:
-        with open("/proc/self/uid_map", "rb") as file:
-            return file.read().split() != [b"0", b"0", b"4294967295"]
-    except FileNotFoundError:
-        return False
 
 
 def _missing_xattrs(probe_fd: int, *, is_root: bool) -> Iterator[str]:

@@ -7,7 +7,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from ociexport.errors import UsageError, quoted
 from ociexport.rootfs.disk.linux import OPEN_DIRECTORY, change_mode, names_in
@@ -160,9 +160,10 @@ class _Remover:
 
 def _open_writable(parent_fd: int, name: bytes) -> int:
     """Return a descriptor of the directory; if its mode keeps its owner from emptying it, the mode is changed."""
-    if os.geteuid() != 0:
-        mode = os.stat(name, dir_fd=parent_fd, follow_symlinks=False).st_mode
-        if stat.S_ISDIR(mode) and mode & 0o700 != 0o700:
+    mode = os.stat(name, dir_fd=parent_fd, follow_symlinks=False).st_mode
+    if stat.S_ISDIR(mode) and mode & 0o700 != 0o700:
+        # Modes bind root too if it lacks CAP_DAC_OVERRIDE.
+        with suppress(PermissionError):
             # Where the image's modes let other users write, they may plant a link here between the two calls.
             change_mode(parent_fd, name, stat.S_IMODE(mode) | 0o700)
     return os.open(name, OPEN_DIRECTORY, dir_fd=parent_fd)
