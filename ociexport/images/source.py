@@ -127,6 +127,11 @@ class _Served(Protocol):
     def served_by(self) -> Mapping[Digest, str]: ...
 
 
+def is_remote(source: BlobOpener) -> bool:
+    """Whether the blobs come over a network, or came: from a registry."""
+    return isinstance(innermost(source), _Served)
+
+
 def servers_of(source: ImageSource) -> Mapping[Digest, str]:
     """Return which host served each manifest or blob so far; empty for a source on this machine."""
     return source.served_by if isinstance(source, _Served) else {}

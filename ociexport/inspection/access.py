@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from ociexport.images.resolve import read_layers, resolve_manifest
 from ociexport.images.signatures import SignaturePolicy, require_signature
-from ociexport.images.source import ImageSource
+from ociexport.images.source import BlobOpener, ImageSource
 from ociexport.inspection.inspect import history_of, pair_history
 from ociexport.layers.limits import Limits
 from ociexport.spec.config import HistoryEntry, Layer
 from ociexport.spec.descriptor import Platform
+from ociexport.spec.digest import Digest
 from ociexport.spec.platforms import host_platform
 from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.transfer.sources.open import open_source
@@ -58,10 +59,11 @@ class Subject:
     """An image whose layers can be read.
 
     Args:
+        source: opens the layers.
         origins: the layers, lowest first.
     """
 
-    source: ImageSource
+    source: BlobOpener
     origins: tuple[OriginLayer, ...]
     access: Access
 
@@ -69,6 +71,11 @@ class Subject:
     def layers(self) -> tuple[Layer, ...]:
         """The layers, lowest first."""
         return tuple(origin.layer for origin in self.origins)
+
+
+def identity_of(layer: Layer) -> tuple[Digest, Digest]:
+    """Return what two layers have in common if they are the same: both digests, since each is verified."""
+    return layer.descriptor.digest, layer.diff_id
 
 
 @contextmanager

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ociexport.errors import NotFoundError, quoted_path
 from ociexport.images.source import ImageSource
-from ociexport.inspection.access import Access, OriginLayer, Subject, opened
+from ociexport.inspection.access import Access, OriginLayer, Subject, identity_of, opened
 from ociexport.inspection.find_path import find, parse_path, shown_path
 from ociexport.inspection.top_down import TopDownReader
 from ociexport.layers.apply import LayerApplier
@@ -18,11 +19,14 @@ from ociexport.layers.memory_tree import MemoryDirectory, Node
 from ociexport.layers.partial_tree import PartialTree
 from ociexport.layers.record import ChangeKind, ChangeRecorder, LayerChange
 from ociexport.layers.tar.reader import Entry, EntryType
+from ociexport.spec.digest import Digest
 
 # The mode of every symbolic link on Linux.
 _SYMLINK_MODE = 0o777
 # Memory of a listed file, without its path: measured, rounded up.
 _LISTED_BYTES = 200
+# How many changes of layers that occur more than once are kept; beyond that, such layers are read again.
+_MAX_KEPT_CHANGES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,15 +140,29 @@ def list_layers(
     wanted = os.path.normpath(b"/" + parse_path(path)).lstrip(b"/")
     is_found = not wanted
     with opened(image, access) as subject:
-        for origin in _chosen(subject, number):
-            recorder = ChangeRecorder(NameBudget(subject.access.limits))
-            applier = LayerApplier(recorder, subject.access.limits, Losses())
-            applier.apply_some(subject.source, (origin.layer,), subject.access.progress, doing="reading")
-            changes = tuple(change for change in recorder.changes[0] if _concerns(change, wanted))
+        chosen = _chosen(subject, number)
+        counts = Counter(identity_of(origin.layer) for origin in chosen)
+        # Layers that occur again, as empty ones do.
+        kept: dict[tuple[Digest, Digest], tuple[LayerChange, ...]] = {}
+        for origin in chosen:
+            identity = identity_of(origin.layer)
+            if (known := kept.get(identity)) is not None:
+                changes = known
+            else:
+                changes = tuple(change for change in _changes_of(subject, origin) if _concerns(change, wanted))
+                if counts[identity] > 1 and sum(map(len, kept.values())) + len(changes) <= _MAX_KEPT_CHANGES:
+                    kept[identity] = changes
             is_found = is_found or bool(changes)
             yield ListedLayer(origin, changes)
     if not is_found:
         raise NotFoundError(f"{quoted_path(b'/' + wanted)}: no such path in the layers")
+
+
+def _changes_of(subject: Subject, origin: OriginLayer) -> list[LayerChange]:
+    recorder = ChangeRecorder(NameBudget(subject.access.limits))
+    applier = LayerApplier(recorder, subject.access.limits, Losses())
+    applier.apply_some(subject.source, (origin.layer,), subject.access.progress, doing="reading")
+    return recorder.changes[0]
 
 
 def _chosen(subject: Subject, number: int | None) -> tuple[OriginLayer, ...]:

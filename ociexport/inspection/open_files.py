@@ -2,7 +2,8 @@
 
 A layer can be verified only at its end, so no content is returned before the layer was read to its end. Until then,
 files that may be the requested one are kept: in memory up to a size, then in a temporary file with the same holes.
-Most such files are recognized by name. If links lead to the file under another name, its layer is read a second time.
+Most such files are recognized by name. If links lead to the file under another name, its layer is read a second time:
+that of a registry from a temporary file (`images/kept_blobs.py`).
 
 Copying keeps nothing: the layers are read to find the file, then its layer is read again to copy it.
 """
@@ -11,11 +12,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from typing import IO
 
 from ociexport.errors import LimitExceededError, UsageError, counted, quoted_path
-from ociexport.images.source import ImageSource
+from ociexport.images.kept_blobs import KeptBlobs
+from ociexport.images.source import ImageSource, is_remote
 from ociexport.inspection.access import Access, Subject, opened
 from ociexport.inspection.find_path import find, parse_path
 from ociexport.inspection.spool import Spool
@@ -64,19 +67,33 @@ def open_files(
         OSError: there is no space for temporary files.
     """
     wanted = [parse_path(path) for path in paths]
-    with opened(image, access) as subject, ExitStack() as stack:
+    with _opened_for_two_looks(image, access) as subject, ExitStack() as stack:
         keeper = _Keeper(subject, frozenset(path.rpartition(b"/")[2] for path in wanted))
         stack.callback(keeper.close)
-        nodes = _find_files(TopDownReader(subject, keeper), wanted, subject)
+        reader = TopDownReader(subject, keeper)
+        nodes = _find_files(reader, wanted, subject)
         files = []
         for node in nodes:
-            file = keeper.kept.pop(_place_of(node), None) or _read_again(subject, node, keeper.spool)
+            layer, number = _place_of(node)
+            place = (reader.reading_of(layer), number)
+            file = keeper.kept.pop(place, None) or _read_again(subject, node, keeper.spool)
             stack.callback(file.close)
             file.seek(0)
             files.append(file)
         stack.pop_all()
         keeper.close()
     return files
+
+
+@contextmanager
+def _opened_for_two_looks(image: str | ImageSource, access: Access | None) -> Iterator[Subject]:
+    """Open an image; a layer of a registry that is read a second time is not fetched a second time."""
+    with opened(image, access) as subject:
+        if not is_remote(subject.source):
+            yield subject
+            return
+        with closing(KeptBlobs(subject.source)) as blobs:
+            yield replace(subject, source=blobs)
 
 
 def copy_files(
@@ -156,13 +173,12 @@ class _Keeper(ChangeRecorder):
         names: last parts of paths: links may lead to the file from another directory.
 
     Attributes:
-        kept: by layer and number of the file.
+        kept: by the reading of a layer, from 0, and the number of the file in it, from 1.
         spool: where their data is stored.
     """
 
     def __init__(self, subject: Subject, names: frozenset[bytes]) -> None:
         super().__init__(NameBudget(subject.access.limits))
-        self._layer = len(subject.layers) + 1
         self._number = 0
         self._names = names
         self._latest: dict[bytes, _Place] = {}
@@ -171,7 +187,6 @@ class _Keeper(ChangeRecorder):
 
     def begin_layer(self) -> None:
         super().begin_layer()
-        self._layer -= 1
         self._number = 0
         self._latest = {}
 
@@ -184,7 +199,7 @@ class _Keeper(ChangeRecorder):
         if (earlier := self._latest.get(path)) is not None and earlier in self.kept:
             self.kept.pop(earlier).close()
         if len(self.kept) < _MAX_KEPT * len(self._names):
-            place = self._latest[path] = (self._layer, self._number)
+            place = self._latest[path] = (len(self.changes) - 1, self._number)
             self.kept[place] = self.spool.keep(entry, data)
 
     def close(self) -> None:

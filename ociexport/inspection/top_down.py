@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from ociexport.errors import InvalidImageError, locating
-from ociexport.inspection.access import Subject
+from ociexport.inspection.access import Subject, identity_of
 from ociexport.layers.apply import LayerApplier
 from ociexport.layers.limits import NameBudget
 from ociexport.layers.losses import Losses
 from ociexport.layers.partial_tree import PartialTree, UnreadLayerError
 from ociexport.layers.record import ChangeKind, ChangeRecorder, LayerChange, replay
+from ociexport.spec.config import Layer
+from ociexport.spec.digest import Digest
 
 T = TypeVar("T")
 
@@ -42,7 +44,9 @@ class TopDownReader:
         self._applier = LayerApplier(self._recorder, subject.access.limits, Losses())
         # The changes of the layers that were read, the lowest layer first.
         self._changes: list[list[LayerChange]] = []
-        self._read = 0
+        # Each layer that was read, with the number of the reading. A layer that occurs again is not read again.
+        self._readings: dict[tuple[Digest, Digest], int] = {}
+        self._changes_read = 0
         self._replayed = 0
 
     @property
@@ -56,9 +60,13 @@ class TopDownReader:
         Raises:
             InvalidImageError: a layer breaks the specification, does not match its digest, or exceeds a limit.
         """
-        access = self._subject.access
-        self._applier.apply_some(self._subject.source, self._subject.layers, access.progress, doing=_DOING)
-        self._changes = self._recorder.changes[:]
+        layers = self._subject.layers
+        self._read(tuple({identity_of(layer): layer for layer in layers}.values()))
+        self._changes = [self._recorder.changes[self.reading_of(layer.number)] for layer in layers]
+
+    def reading_of(self, number: int) -> int:
+        """Return the number of the reading, from 0, that read the layer ``number``, or another that is the same."""
+        return self._readings[identity_of(self._subject.layers[number - 1])]
 
     def ask(self, question: Callable[[PartialTree], T]) -> T:
         """Return the certain answer to ``question``, reading as many layers as it needs.
@@ -74,7 +82,7 @@ class TopDownReader:
             self._read_next()
             if obstacle is not None and not obstacle.may_be_settled_by(self._changes[0]):
                 continue
-            if self.lowest > 1 and self._replayed <= _MAX_REPLAYED_SHARE * self._read + _FREE_REPLAYS:
+            if self.lowest > 1 and self._replayed <= _MAX_REPLAYED_SHARE * self._changes_read + _FREE_REPLAYS:
                 tree = self.new_tree()
                 try:
                     return self._answer(tree, question)
@@ -104,11 +112,16 @@ class TopDownReader:
         return question(tree)
 
     def _read_next(self) -> None:
-        layers, access = self._subject.layers, self._subject.access
-        layer = layers[self.lowest - 2]
-        self._applier.apply_some(self._subject.source, (layer,), access.progress, doing=_DOING)
-        self._changes.insert(0, self._recorder.changes[-1])
-        self._read += len(self._changes[0])
+        layer = self._subject.layers[self.lowest - 2]
+        if identity_of(layer) not in self._readings:
+            self._read((layer,))
+        self._changes.insert(0, self._recorder.changes[self.reading_of(layer.number)])
+        self._changes_read += len(self._changes[0])
+
+    def _read(self, layers: tuple[Layer, ...]) -> None:
+        self._applier.apply_some(self._subject.source, layers, self._subject.access.progress, doing=_DOING)
+        for layer in layers:
+            self._readings[identity_of(layer)] = len(self._readings)
 
 
 class _Obstacle:

@@ -11,7 +11,7 @@ from contextlib import ExitStack, closing, contextmanager
 from typing import Protocol
 
 from ociexport.errors import InvalidImageError, LimitExceededError, quoted_path
-from ociexport.images.source import ImageSource
+from ociexport.images.source import BlobOpener
 from ociexport.layers.limits import Limits
 from ociexport.layers.losses import Losses
 from ociexport.layers.paths import (
@@ -130,14 +130,14 @@ class LayerApplier:
         self.tar_bytes = 0
 
     def apply_all(
-        self, source: ImageSource, layers: Sequence[Layer], progress: Progress, *, doing: str = "reading"
+        self, source: BlobOpener, layers: Sequence[Layer], progress: Progress, *, doing: str = "reading"
     ) -> None:
         """Apply all ``layers`` of an image, lowest first; see `apply_some`."""
         self.apply_some(source, layers, progress, doing=doing)
         self.finish(self._target)
 
     def apply_some(
-        self, source: ImageSource, layers: Sequence[Layer], progress: Progress, *, doing: str = "reading"
+        self, source: BlobOpener, layers: Sequence[Layer], progress: Progress, *, doing: str = "reading"
     ) -> None:
         """Apply ``layers`` in this order and verify each; an error names its layer.
 
@@ -299,7 +299,7 @@ class LayerApplier:
 
 
 def _streams_ahead(
-    source: ImageSource, layers: Sequence[Layer], progress: Progress, limits: Limits, doing: str
+    source: BlobOpener, layers: Sequence[Layer], progress: Progress, limits: Limits, doing: str
 ) -> Iterator[tuple[Layer, LayerStream]]:
     """Yield each layer and its stream; while one layer is applied, the next is already being fetched and inflated."""
     with ExitStack() as stack:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 
 from ociexport.errors import DiffIdMismatchError, InvalidImageError, LimitExceededError
-from ociexport.images.source import ImageSource
+from ociexport.images.source import BlobOpener
 from ociexport.layers.limits import Limits
 from ociexport.spec.config import Layer
 from ociexport.spec.digest import VerifyingReader
@@ -36,7 +36,7 @@ class LayerStream:
     """
 
     def __init__(
-        self, source: ImageSource, layer: Layer, progress: Progress, limits: Limits, doing: str = "reading"
+        self, source: BlobOpener, layer: Layer, progress: Progress, limits: Limits, doing: str = "reading"
     ) -> None:
         self._layer = layer
         self._doing = doing
@@ -49,7 +49,7 @@ class LayerStream:
         # An error of the stream itself, not of the entry being read.
         self.failure: InvalidImageError | None = None
 
-    def _read_blob(self, source: ImageSource, progress: Progress) -> Generator[bytes]:
+    def _read_blob(self, source: BlobOpener, progress: Progress) -> Generator[bytes]:
         descriptor = self._layer.descriptor
         title = f"{self._doing} layer {self._layer.number}/{self._layer.count} {descriptor.digest.short}"
         with (
