@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from ociexport.errors import (
     LimitExceededError,
-    NoMatchingPlatformError,
     NotFoundError,
     UnsupportedMediaTypeError,
     printable,
@@ -23,7 +22,7 @@ from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import ATTESTED_ANNOTATION, Descriptor, Platform
 from ociexport.spec.digest import Digest
 from ociexport.spec.manifest import Index, Manifest
-from ociexport.spec.platforms import fits_platform, select_manifest
+from ociexport.spec.platforms import select_manifest
 
 # An index of 4 MiB has room for twenty thousand entries; no honest one lists a tenth of that.
 _MAX_MANIFESTS = 2048
@@ -84,8 +83,8 @@ class ChosenDocuments(NamedTuple):
 def choose_documents(documents: DocumentReader, choice: PlatformChoice) -> ChosenDocuments:
     """Return what ``choice`` takes of the image that ``documents`` reads.
 
-    Does not check the platform of a manifest that has no index: the config, which is read later, declares it. See
-    `verify_fits_all`.
+    Does not check the platform of an only manifest for which no index declares one: the config, which is read later,
+    declares it. See `ociexport.images.resolve.verify_platform`.
 
     Raises:
         NoMatchingPlatformError: a platform is missing; lists the available ones.
@@ -118,21 +117,6 @@ def choose_documents(documents: DocumentReader, choice: PlatformChoice) -> Chose
     made = _index_of_chosen(top, resolved)
     listed = Descriptor(top.media_type, made.digest, len(made.raw))
     return ChosenDocuments(listed, tuple(manifests.values()), (made,), top.digest)
-
-
-def verify_fits_all(manifest: Manifest, offered: Platform | None, choice: PlatformChoice) -> None:
-    """Return if a manifest without an index fits every platform of ``choice``.
-
-    Raises:
-        NoMatchingPlatformError: several platforms are requested, and the manifest does not fit one of them.
-    """
-    if len(choice.platforms) < 2 or offered is None:
-        return
-    for platform in choice.platforms:
-        if not fits_platform(offered, platform):
-            raise NoMatchingPlatformError(
-                f"manifest {manifest.digest}: no image for platform {platform}, there is only: {offered}"
-            )
 
 
 class _Everything:

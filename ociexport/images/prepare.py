@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ociexport.errors import InvalidImageError, UnsupportedMediaTypeError, quoted
-from ociexport.images.choose import ChosenDocuments, ChosenManifest, PlatformChoice, choose_documents, verify_fits_all
+from ociexport.images.choose import ChosenDocuments, ChosenManifest, PlatformChoice, choose_documents
 from ociexport.images.destination import ImageDestination
-from ociexport.images.resolve import DocumentReader, artifact_kind, read_config
+from ociexport.images.resolve import DocumentReader, artifact_kind, read_config, verify_platform
 from ociexport.images.source import ImageName, ImageSource, ReceivedManifest
 from ociexport.images.wanted_blobs import BlobToFetch, blobs_of, unite_blobs
 from ociexport.spec import mediatypes
@@ -17,7 +17,7 @@ from ociexport.spec.config import ImageConfig, pair_layers
 from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.digest import Digest
 from ociexport.spec.manifest import Manifest
-from ociexport.spec.platforms import fits_platform, host_platform, normalize_platform
+from ociexport.spec.platforms import fits_platform, host_platform
 from ociexport.system.progress.protocol import Progress
 
 
@@ -104,11 +104,12 @@ def prepare_image(
     chosen = choose_documents(documents, choice)
     manifests = [_prepare_manifest(documents, destination, one, progress) for one in chosen.manifests]
     listed = chosen.listed
-    if isinstance(documents.top, Manifest):
-        offered = manifests[0].platform
-        verify_fits_all(documents.top, offered, choice)
-        _warn_of_other_platform(source, offered, choice, progress)
-        listed = replace(listed, platform=offered)
+    if len(manifests) == 1 and chosen.manifests[0].platform is None:
+        alone = manifests[0]
+        for platform in choice.platforms:
+            verify_platform(source.display_name, alone.manifest, alone.platform, platform, progress)
+        if listed.digest == alone.manifest.digest:
+            listed = replace(listed, platform=alone.platform)
     blobs = [_blobs_of(source, one, is_alone=len(manifests) == 1) for one in manifests]
     image = PreparedImage(
         source=source,
@@ -197,17 +198,6 @@ def _read_config(
         return None
     pair_layers(manifest, config)
     return config
-
-
-def _warn_of_other_platform(
-    source: ImageSource, offered: Platform | None, choice: PlatformChoice, progress: Progress
-) -> None:
-    """Warn if an image with only one platform is for another machine. No error: the user may intend it."""
-    if offered is None or choice.takes_all:
-        return
-    declared, requested = normalize_platform(offered), choice.platforms[0]
-    if (declared.os, declared.architecture) != (requested.os, requested.architecture):
-        progress.warn(f"{source.display_name}: is for {offered} only, not for {requested}")
 
 
 def name_of_copy(name: ImageName, digest: Digest) -> ImageName:

@@ -22,7 +22,8 @@ from ociexport.spec.config import MAX_CONFIG_BYTES, ImageConfig, Layer, pair_lay
 from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor, Platform
 from ociexport.spec.digest import Digest, VerifyingReader
 from ociexport.spec.manifest import Index, Manifest, parse_document
-from ociexport.spec.platforms import select_manifest
+from ociexport.spec.platforms import contradicts, select_manifest, verify_not_contradicted
+from ociexport.system.progress.protocol import Progress
 
 # Indexes may hold indexes. No honest image nests more than two; digests exclude a cycle but not a long chain.
 MAX_INDEX_DEPTH = 5
@@ -183,10 +184,50 @@ def _may_be_tar(media_type: str) -> bool:
     return media_type in mediatypes.LAYERS or not media_type or "tar" in re.split(r"\W", media_type)
 
 
-def read_layers(source: ImageSource, manifest: Manifest) -> tuple[ImageConfig, tuple[Layer, ...]]:
-    """Return the config of ``manifest`` and its layers with their diff_ids."""
+def read_layers(
+    source: ImageSource, resolved: ResolvedManifest, wanted: Platform, progress: Progress
+) -> tuple[ImageConfig, tuple[Layer, ...]]:
+    """Return the config of the manifest that was resolved for ``wanted``, and its layers with their diff_ids.
+
+    Raises:
+        NoMatchingPlatformError: as `verify_platform` does, if no index declares the manifest's platform.
+    """
+    manifest = resolved.manifest
     config = read_config(source, manifest)
+    if resolved.platform is None:
+        verify_platform(source.display_name, manifest, config.declared_platform, wanted, progress)
     return config, pair_layers(manifest, config)
+
+
+def verify_platform(
+    name: str, manifest: Manifest, offered: Platform | None, wanted: Platform, progress: Progress
+) -> None:
+    """Return if the image ``name``, whose platform no index declares, may be used for ``wanted``.
+
+    Only a warning follows if the image is for another machine than this one and no platform was requested: the user
+    may intend it.
+
+    Args:
+        offered: the platform that the config declares; None if it declares none.
+
+    Raises:
+        NoMatchingPlatformError: ``wanted`` was requested, and the image is for another platform.
+    """
+    verify_not_contradicted(offered, wanted, f"manifest {manifest.digest}")
+    if contradicts(offered, wanted):
+        progress.warn(f"{name}: is for {offered} only, not for {wanted}")
+
+
+def verify_requested(source: ImageSource, resolved: ResolvedManifest, wanted: Platform) -> None:
+    """Return if the resolved image is for ``wanted``. Its config is read only if that decides it.
+
+    Raises:
+        NoMatchingPlatformError: as `verify_platform` does.
+    """
+    manifest = resolved.manifest
+    if resolved.platform is None and not wanted.is_default and artifact_kind(manifest) is None:
+        config = read_config(source, manifest)
+        verify_not_contradicted(config.declared_platform, wanted, f"manifest {manifest.digest}")
 
 
 def read_small_blob(source: BlobOpener, descriptor: Descriptor, max_bytes: int, subject: str) -> bytes:

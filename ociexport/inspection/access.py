@@ -100,7 +100,7 @@ def opened(image: str | ImageSource, access: Access | None) -> Iterator[Subject]
 
 def _subject_of(source: ImageSource, access: Access) -> Subject:
     source = require_signature(source, access.signatures)
-    manifest = resolve_manifest(source, access.platform or host_platform()).manifest
-    config, layers = read_layers(source, manifest)
+    platform = access.platform or host_platform()
+    config, layers = read_layers(source, resolve_manifest(source, platform), platform, access.progress)
     history = pair_history(config.history, len(layers))
     return Subject(source, tuple(OriginLayer(layer, history_of(history, layer.number)) for layer in layers), access)

@@ -19,7 +19,7 @@ from ociexport.spec.descriptor import ATTESTED_ANNOTATION, Descriptor, Platform
 from ociexport.spec.docker_schema1 import is_schema1, parse_schema1
 from ociexport.spec.docker_v1 import config_from_v1
 from ociexport.spec.manifest import Document, Index, Manifest
-from ociexport.spec.platforms import host_platform
+from ociexport.spec.platforms import host_platform, verify_not_contradicted
 from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.transfer.sources.convert import layers_of
 from ociexport.transfer.sources.open import open_source
@@ -137,6 +137,7 @@ def inspect_source(source: ImageSource, platform: Platform, *, must_fit: bool) -
     received = published(source).fetch_manifest()
     if is_schema1(received.raw, received.media_type):
         described = _inspect_schema1(published(source), received)
+        verify_not_contradicted(described.platform, platform, f"manifest {described.manifest.digest}")
         return Inspection(source.display_name, described.manifest, (), (), described, None)
     documents = DocumentReader(source, received)
     top = documents.top
@@ -184,6 +185,8 @@ def _inspect_image(documents: DocumentReader, platform: Platform) -> InspectedIm
         config = read_config(documents.source, manifest)
     except UnsupportedMediaTypeError:
         return InspectedImage(manifest, resolved.platform, None, (), ())
+    if resolved.platform is None:
+        verify_not_contradicted(config.declared_platform, platform, f"manifest {manifest.digest}")
     layers = pair_layers(manifest, config)
     return InspectedImage(
         manifest,

@@ -70,8 +70,7 @@ def compare_tree(
     Raises:
         as `unpack` does; OSError: something can't be read.
     """
-    manifest = resolve_manifest(source, platform).manifest
-    _, layers = read_layers(source, manifest)
+    _, layers = read_layers(source, resolve_manifest(source, platform), platform, progress)
     budget = NameBudget(limits)
     tree = ContentTree(budget, max_depth=limits.max_depth, max_steps=limits.max_steps)
     LayerApplier(tree, limits, Losses()).apply_all(source, layers, progress, doing="reading")

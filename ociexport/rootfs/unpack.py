@@ -180,7 +180,7 @@ def _unpack_source(
 ) -> UnpackResult:
     resolved = resolve_manifest(source, platform)
     manifest = resolved.manifest
-    config, layers = read_layers(source, manifest)
+    config, layers = read_layers(source, resolved, platform, progress)
     progress.say(f"{source.display_name}: platform {config.declared_platform or 'not declared'}, {len(layers)} layers")
     losses = _losses_of(options)
     budget = NameBudget(options.limits)

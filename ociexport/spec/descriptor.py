@@ -26,6 +26,9 @@ ATTESTED_ANNOTATION = "vnd.docker.reference.digest"
 class Platform:
     """The operating system and processor of an image, in Go's words (``linux``, ``amd64``).
 
+    Args:
+        is_default: this machine's, which the user did not request: an image for another platform only is taken too.
+
     Spec: image-spec 1.1 image-index.md, "platform".
     """
 
@@ -34,6 +37,7 @@ class Platform:
     variant: str | None = None
     os_version: str | None = None
     os_features: tuple[str, ...] = ()
+    is_default: bool = field(default=False, compare=False, repr=False)
 
     @classmethod
     def from_json(cls, item: JsonObject) -> Platform:

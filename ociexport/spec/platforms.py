@@ -80,7 +80,7 @@ def host_platform() -> Platform:
 
     On macOS too, images are for Linux: docker runs them there in a virtual machine with Linux.
     """
-    return normalize_platform(Platform("linux", os.uname().machine or _UNKNOWN))
+    return normalize_platform(Platform("linux", os.uname().machine or _UNKNOWN, is_default=True))
 
 
 def normalize_platform(platform: Platform) -> Platform:
@@ -152,6 +152,34 @@ def hint_for(wanted: Platform, offered: Iterable[Platform]) -> str | None:
 def fits_platform(offered: Platform, wanted: Platform) -> bool:
     """Whether an image for ``offered`` runs on ``wanted``; see `select_manifest`."""
     return _rank(normalize_platform(offered), wanted) is not None
+
+
+def contradicts(offered: Platform | None, wanted: Platform) -> bool:
+    """Whether a config that declares ``offered`` is not one of an image for ``wanted``.
+
+    A config without a platform or without its variant contradicts nothing.
+
+    Spec: image-spec 1.1 config.md: the variant is optional.
+    """
+    if offered is None:
+        return False
+    wanted = normalize_platform(wanted)
+    return not fits_platform(replace(offered, variant=offered.variant or wanted.variant), wanted)
+
+
+def verify_not_contradicted(offered: Platform | None, wanted: Platform, where: str) -> None:
+    """Return if an image without an index, whose config declares ``offered``, may be used for ``wanted``.
+
+    An image for another platform may be used if nobody requested a platform.
+
+    Raises:
+        NoMatchingPlatformError: ``wanted`` was requested, and the config declares another platform.
+    """
+    if not wanted.is_default and contradicts(offered, wanted):
+        raise NoMatchingPlatformError(
+            f"{where}: no image for platform {wanted}, there is only: {offered}",
+            hint=hint_for(wanted, [offered] if offered is not None else []),
+        )
 
 
 def _rank(offered: Platform, wanted: Platform) -> tuple[int, Sequence[int]] | None:

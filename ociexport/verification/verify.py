@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,13 +16,13 @@ from ociexport.layers.limits import Limits
 from ociexport.layers.record import OutlineFile
 from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.digest import Digest
-from ociexport.spec.manifest import Index
-from ociexport.spec.platforms import host_platform, select_manifest
+from ociexport.spec.platforms import host_platform
 from ociexport.system.progress.protocol import SILENT, Progress, format_bytes
 from ociexport.verification.blobs import BlobState, BlobToCheck, add_blob_findings, blob_to_check, check_blobs
 from ociexport.verification.chains import add_artifact_notes, add_layer_findings, diff_ids_by_layer
 from ociexport.verification.findings import UNREFERENCED, Finding, Findings, Kind
 from ociexport.verification.layers import LayerExaminer
+from ociexport.verification.selection import Selection
 from ociexport.verification.targets import Subject, open_subject
 from ociexport.verification.walk import NamedBlob, Walk
 
@@ -127,9 +127,11 @@ def verify_subject(
     """
     findings = Findings()
     roots = subject.read_roots(findings, progress)  # 1
-    walk = Walk(findings, is_strict=wishes.strict, select=_selection(subject, wishes))
+    walk = Walk(findings, is_strict=wishes.strict, selection=_selection(subject, wishes))
     for root in roots:
         walk.follow(root)
+    if walk.left_out and not walk.images:
+        raise walk.left_out[0]
     diff_ids = diff_ids_by_layer(walk.images) if wishes.deep else {}  # 2
     named = [
         blob_to_check(names, _examiner(names, diff_ids[digest], wishes, outlines) if digest in diff_ids else None)
@@ -168,17 +170,8 @@ def _is_known(blob: BlobToCheck, states: Mapping[Digest, BlobState]) -> bool:
     return state is not None and (blob.examiner is None or state.kind is not None or state.layer is not None)
 
 
-def _selection(subject: Subject, wishes: Wishes) -> Callable[[Index], Sequence[Descriptor]] | None:
-    """Return a function that selects entries of an index; None to select all."""
-    platform = wishes.platform or (host_platform() if subject.is_remote else None)
-    if platform is None:
-        return None
-    platforms = (platform,) if isinstance(platform, Platform) else platform.platforms
-    if not platforms:
-        return None
-    return lambda index: list(
-        {entry.digest: entry for entry in (select_manifest(index, p) for p in platforms)}.values()
-    )
+def _selection(subject: Subject, wishes: Wishes) -> Selection | None:
+    return Selection.of(wishes.platform or (host_platform() if subject.is_remote else None))
 
 
 def _left_over(subject: Subject, walk: Walk, findings: Findings) -> list[BlobToCheck]:

@@ -8,18 +8,19 @@ Spec: image-spec 1.1 image-index.md, manifest.md, config.md; image-layout.md for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ociexport.errors import (
     InvalidImageError,
+    NoMatchingPlatformError,
     NotFoundError,
     UnsupportedMediaTypeError,
     counted,
     quoted,
 )
-from ociexport.images.resolve import MAX_INDEX_DEPTH, read_small_blob
+from ociexport.images.resolve import MAX_INDEX_DEPTH, artifact_kind, read_small_blob
 from ociexport.images.source import ImageName, ImageSource, told_size_of_blob
 from ociexport.spec import mediatypes
 from ociexport.spec.config import MAX_CONFIG_BYTES, ImageConfig, parse_config
@@ -32,6 +33,7 @@ from ociexport.spec.platforms import normalize_platform
 from ociexport.verification.documents import digests_in, is_foreign, readable_descriptors
 from ociexport.verification.findings import Findings, Kind
 from ociexport.verification.schemas import Flaw, config_flaws, index_flaws, manifest_flaws
+from ociexport.verification.selection import Selection
 
 _DOCUMENTS = mediatypes.INDEXES | mediatypes.MANIFESTS | mediatypes.SCHEMA1_MANIFESTS
 # Artifacts stored under these types do not have an image config.
@@ -91,7 +93,7 @@ class Walk:
     Args:
         findings: receives the problems.
         is_strict: whether every manifest that an index references must be stored. The specification allows absent ones.
-        select: returns the entries of an index to follow; None for all.
+        selection: the platforms to follow; None for all.
 
     Attributes:
         documents: manifests, indexes and configs that match their digests, with their sizes.
@@ -100,6 +102,7 @@ class Walk:
         doubtful: stored manifests and indexes that may have more references than could be read.
         images: those with complete, valid documents.
         artifacts: manifests of artifacts that are not images, with their places.
+        left_out: an error for each image that is for another platform than the selected ones, which no index declares.
         names: by digest, the names of the images that reach it.
     """
 
@@ -108,11 +111,11 @@ class Walk:
         findings: Findings,
         *,
         is_strict: bool = False,
-        select: Callable[[Index], Sequence[Descriptor]] | None = None,
+        selection: Selection | None = None,
     ) -> None:
         self._findings = findings
         self._is_strict = is_strict
-        self._select = select
+        self._selection = selection
         self.documents: dict[Digest, int] = {}
         self.blobs: dict[Digest, list[NamedBlob]] = {}
         self.missing: dict[Digest, NamedBlob] = {}
@@ -120,6 +123,7 @@ class Walk:
         self.doubtful: set[Digest] = set()
         self.images: list[WalkedImage] = []
         self.artifacts: list[tuple[str, Manifest]] = []
+        self.left_out: list[NoMatchingPlatformError] = []
         self.names: dict[Digest, dict[ImageName, None]] = {}
         self._configs: dict[Digest, ImageConfig | None] = {}
         self._top: Root | None = None
@@ -223,7 +227,8 @@ class Walk:
             self._follow_index(document, named, indexes)
         else:
             self._add_flaws(place, digest, manifest_flaws(item.members))
-            self._follow_manifest(document, named)
+            is_declared = bool(indexes) and named.descriptor.platform is not None
+            self._follow_manifest(document, named, is_declared=is_declared)
         self._follow_subject(document.subject, named)
 
     def _follow_schema1(self, raw: bytes, item: JsonObject, named: NamedBlob) -> None:
@@ -260,7 +265,7 @@ class Walk:
             self.broken[index.digest] = named
             self.doubtful.add(index.digest)
             return
-        entries = index.manifests if self._select is None else self._select(index)
+        entries = index.manifests if self._selection is None else self._selection.entries_of(index)
         there = 0
         for entry in entries:
             shown = f" ({entry.platform})" if entry.platform is not None else ""
@@ -270,15 +275,32 @@ class Walk:
         if entries and not there:
             self._findings.add(Kind.MISSING, place, f"none of its {counted(len(entries), 'manifest')} is stored")
 
-    def _follow_manifest(self, manifest: Manifest, named: NamedBlob) -> None:
+    def _follow_manifest(self, manifest: Manifest, named: NamedBlob, *, is_declared: bool) -> None:
         place = f"{named.place}: manifest {manifest.digest}"
+        is_judged = self._selection is not None and not is_declared
+        config = self._follow_config(manifest, named, place) if is_judged else None
+        if config is not None and self._is_left_out(manifest, config, place):
+            return
         count = len(manifest.layers)
         for number, layer in enumerate(manifest.layers, start=1):
             label = f"{place}: layer {number} of {count} ({layer.digest})"
             self._name_blob(layer, label, named, may_be_absent=is_foreign(layer))
-        config = self._follow_config(manifest, named, place)
+        if not is_judged:
+            config = self._follow_config(manifest, named, place)
         if config is not None and self._fits(manifest, config, place):
             self.images.append(WalkedImage(place, named.source, manifest, config))
+
+    def _is_left_out(self, manifest: Manifest, config: ImageConfig, place: str) -> bool:
+        """Whether an image is for another platform than the selected ones, and no index declares it; this is noted."""
+        if self._selection is None or artifact_kind(manifest) is not None:
+            return False
+        try:
+            self._selection.verify_takes(config.declared_platform, f"manifest {manifest.digest}")
+        except NoMatchingPlatformError as error:
+            self.left_out.append(error)
+            self._findings.add(Kind.PLATFORM, place, "left out: for another platform", is_wrong=False)
+            return True
+        return False
 
     def _follow_subject(self, subject: Descriptor | None, named: NamedBlob) -> None:
         """Follow the subject of a signature or SBOM if it is stored: a listed referrer keeps its subject."""

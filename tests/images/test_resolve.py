@@ -18,6 +18,7 @@ from ociexport.images.resolve import MAX_INDEX_DEPTH, read_config, read_layers, 
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.manifest import Manifest, parse_document
+from ociexport.system.progress.protocol import SILENT
 from tests.support.image_builder import AMD64, ARM64, BuiltImage, build_artifact, build_image, build_index
 from tests.support.memory_source import member
 
@@ -71,7 +72,7 @@ def test_platform_that_is_not_there_is_an_error() -> None:
 
 
 def test_config_and_layers_are_paired() -> None:
-    config, layers = read_layers(IMAGE.source(), manifest_of(IMAGE))
+    config, layers = read_layers(IMAGE.source(), resolve_manifest(IMAGE.source(), AMD64), AMD64, SILENT)
     assert config.digest == IMAGE.config.digest
     assert tuple(layer.diff_id for layer in layers) == IMAGE.diff_ids
 

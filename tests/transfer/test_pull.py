@@ -261,7 +261,7 @@ def test_platform_that_is_not_there_lists_those_that_are(layout: ImageLayout) ->
 
 def test_single_image_for_another_machine_is_taken_with_a_warning(source: MemorySource, layout: ImageLayout) -> None:
     progress = CountingProgress()
-    pull(source, layout, platform=Platform("linux", "arm64"), progress=progress)
+    pull(source, layout, platform=Platform("linux", "arm64", is_default=True), progress=progress)
     assert progress.warnings == ["memory: is for linux/amd64 only, not for linux/arm64"]
 
 

@@ -13,7 +13,7 @@ from ociexport.cli.options.platform import add_platform_argument, platform_from
 from ociexport.cli.options.progress import progress_from
 from ociexport.cli.options.registry import add_registry_arguments, registry_options_from
 from ociexport.cli.output.inspection import inspection_lines, inspection_to_json, listing_lines, listing_to_json
-from ociexport.images.resolve import DocumentReader, read_raw_config, resolve_manifest
+from ociexport.images.resolve import DocumentReader, read_raw_config, resolve_manifest, verify_requested
 from ociexport.images.source import ImageSource, published
 from ociexport.inspection.inspect import inspect_source
 from ociexport.spec.descriptor import Platform
@@ -55,7 +55,9 @@ def run(options: argparse.Namespace) -> int:
         if options.raw:
             return _print_bytes(_read_raw(source, platform if options.platform else None))
         if options.config:
-            return _print_bytes(read_raw_config(source, resolve_manifest(source, platform).manifest))
+            resolved = resolve_manifest(source, platform)
+            verify_requested(source, resolved, platform)
+            return _print_bytes(read_raw_config(source, resolved.manifest))
         inspection = inspect_source(source, platform, must_fit=options.platform is not None)
     if inspection.missing is not None:
         progress.warn(inspection.missing)
@@ -83,7 +85,10 @@ def _read_raw(source: ImageSource, platform: Platform | None) -> bytes:
     if platform is None or is_schema1(received.raw, received.media_type):
         # The bytes are not parsed, so that documents of unknown types are printed too.
         return received.raw
-    return resolve_manifest(DocumentReader(source, received), platform).manifest.raw
+    documents = DocumentReader(source, received)
+    resolved = resolve_manifest(documents, platform)
+    verify_requested(documents.source, resolved, platform)
+    return resolved.manifest.raw
 
 
 def _print_bytes(raw: bytes) -> int:

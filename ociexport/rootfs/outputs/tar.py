@@ -81,8 +81,9 @@ def flatten(
 
     Spec: image-spec 1.1 layer.md, "Applying Changesets".
     """
-    manifest = resolve_manifest(source, platform).manifest
-    config, layers = read_layers(source, manifest)
+    resolved = resolve_manifest(source, platform)
+    manifest = resolved.manifest
+    config, layers = read_layers(source, resolved, platform, progress)
     platform_shown = config.declared_platform or "not declared"
     progress.say(f"{source.display_name}: platform {platform_shown}, {counted(len(layers), 'layer')}, read twice")
     losses = Losses()
