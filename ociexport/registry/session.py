@@ -25,7 +25,14 @@ from ociexport.registry.auth.credentials import Finding
 from ociexport.registry.auth.refusals import blaming_registry, is_of_other_server, without_usable_challenge
 from ociexport.registry.hosts.routes import Endpoint
 from ociexport.registry.http.encodings import undo_for_document
-from ociexport.registry.http.failures import has_wrong_certificate, redacted, status_line, was_refused
+from ociexport.registry.http.failures import (
+    has_wrong_certificate,
+    redacted,
+    status_line,
+    was_cut,
+    was_plain_text,
+    was_refused,
+)
 from ociexport.registry.http.messages import Answer, WireRequest
 from ociexport.registry.http.transport import Transport
 from ociexport.registry.http.web_url import WebUrl
@@ -196,7 +203,7 @@ class RegistrySession:
         *attempts, last = self.endpoint.api_urls
         for api_url in attempts:
             try:
-                if self._send_ping(api_url, retries=False).status != 400:
+                if self._ping_twice(api_url).status != 400:
                     return api_url
             except RegistryError as error:
                 same_port = WebUrl.parse(api_url).port is not None
@@ -204,8 +211,24 @@ class RegistrySession:
                     # The server speaks this protocol, or would refuse the other one too.
                     self._send_ping(api_url, retries=retries)
                     return api_url
-        self._send_ping(last, retries=retries)
+        try:
+            self._send_ping(last, retries=retries)
+        except TransferError as error:
+            if not attempts or not was_plain_text(error):
+                raise
+            # The server speaks plain http, and did not answer the first attempts for another reason.
+            last = attempts[-1]
+            self._send_ping(last, retries=retries)
         return last
+
+    def _ping_twice(self, api_url: str) -> Answer:
+        """Ping, and ping again if the connection is cut: that does not show that the server has another scheme."""
+        try:
+            return self._send_ping(api_url, retries=False)
+        except TransferError as error:
+            if not was_cut(error):
+                raise
+        return self._send_ping(api_url, retries=False)
 
     def _send_ping(self, api_url: str, *, retries: bool) -> Answer:
         answer = self._transport.send(

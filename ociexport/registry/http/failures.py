@@ -36,9 +36,11 @@ _WANTS_CERTIFICATE = "the server may require a client certificate: --cert-dir DI
 _REFUSES_CERTIFICATE = (
     "the server does not accept the client certificate, which is from --cert-dir or a certs.d directory"
 )
+# OpenSSL's reason where the answer to a TLS handshake is plain text.
+_PLAIN_TEXT = "WRONG_VERSION_NUMBER"
 # OpenSSL's reasons for failures that a retry does not cure, and what the user can do.
 _TLS_HINTS = {
-    "WRONG_VERSION_NUMBER": "if the registry speaks plain http, use --plain-http",
+    _PLAIN_TEXT: "if the registry speaks plain http, use --plain-http",
     "TLSV13_ALERT_CERTIFICATE_REQUIRED": _WANTS_CERTIFICATE,
     "SSLV3_ALERT_HANDSHAKE_FAILURE": _WANTS_CERTIFICATE,
     "SSLV3_ALERT_BAD_CERTIFICATE": _REFUSES_CERTIFICATE,
@@ -258,6 +260,16 @@ def reason_of(error: BaseException) -> str:
 def was_refused(error: BaseException) -> bool:
     """Whether the server refused the connection: no program listens on the port."""
     return any(isinstance(cause, ConnectionRefusedError) for cause in causes(error))
+
+
+def was_cut(error: BaseException) -> bool:
+    """Whether the server closed a connection that it had accepted."""
+    return any(isinstance(cause, ConnectionResetError | BrokenPipeError) for cause in causes(error))
+
+
+def was_plain_text(error: BaseException) -> bool:
+    """Whether the server answered a TLS handshake with plain text."""
+    return any(isinstance(cause, ssl.SSLError) and cause.reason == _PLAIN_TEXT for cause in causes(error))
 
 
 def has_wrong_certificate(error: BaseException) -> bool:
