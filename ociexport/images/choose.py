@@ -22,7 +22,6 @@ from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import ATTESTED_ANNOTATION, Descriptor, Platform
 from ociexport.spec.digest import Digest
 from ociexport.spec.manifest import Index, Manifest
-from ociexport.spec.platforms import select_manifest
 
 # An index of 4 MiB has room for twenty thousand entries; no honest one lists a tenth of that.
 _MAX_MANIFESTS = 2048
@@ -100,7 +99,7 @@ def choose_documents(documents: DocumentReader, choice: PlatformChoice) -> Chose
         return ChosenDocuments(top.descriptor, tuple(everything.manifests), tuple(everything.others), None)
     for platform in () if choice.is_single else choice.platforms:
         # Refused before a fetch; entries of nested indexes are checked below.
-        entry = select_manifest(top, platform)
+        entry = documents.select(top, platform)
         if entry.media_type in mediatypes.SCHEMA1_MANIFESTS:
             raise _schema1_error(entry, top)
     resolved = [resolve_manifest(documents, platform) for platform in choice.platforms]

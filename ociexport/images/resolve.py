@@ -8,7 +8,12 @@ from typing import NamedTuple
 
 from ociexport.errors import (
     DigestMismatchError,
+    InvalidImageError,
     LimitExceededError,
+    NoMatchingPlatformError,
+    NotFoundError,
+    OciexportError,
+    SignatureError,
     SizeMismatchError,
     UnsupportedMediaTypeError,
     counted,
@@ -61,6 +66,7 @@ class DocumentReader:
         self._received = top
         self._known: dict[Digest, Index | Manifest] = {}
         self._top: Index | Manifest | None = None
+        self._judged: dict[Digest, tuple[Platform, ...]] = {}
 
     @property
     def top(self) -> Index | Manifest:
@@ -81,11 +87,91 @@ class DocumentReader:
             self._known[entry.digest] = parse_document(received.raw, received.media_type, received.digest)
         return self._known[entry.digest]
 
+    def select(self, index: Index, wanted: Platform) -> Descriptor:
+        """Return the entry of ``index`` that runs best on ``wanted``; see `select_manifest`.
+
+        Entries without a platform are judged by the configs of their images, all of them, before one is refused.
+
+        Raises:
+            as `select_manifest` does; NotFoundError, InvalidImageError: no entry can be judged.
+        """
+        judge = _ConfigJudge(self, index, self._judged)
+        try:
+            return select_manifest(index, wanted, judge.platforms_of)
+        except NoMatchingPlatformError as error:
+            if (better := judge.error_for(error)) is not error:
+                raise better from error
+            raise
+
     def fetch_entry(self, index: Index, entry: Descriptor) -> ReceivedManifest:
         """Return the document that ``entry`` of ``index`` names as received, of any type."""
         received = fetch_entry(self.source, index, entry)
         self.budget.take(received.raw)
         return received
+
+
+class _ConfigJudge:
+    """Finds the platforms that entries without a declaration are for.
+
+    Args:
+        judged: the platforms of the entries that were judged before; others are added.
+    """
+
+    def __init__(self, documents: DocumentReader, index: Index, judged: dict[Digest, tuple[Platform, ...]]) -> None:
+        self._documents = documents
+        self._index = index
+        self._judged = judged
+        self._kinds: dict[str, None] = {}
+        self._unreadable: list[NotFoundError | InvalidImageError | SignatureError] = []
+
+    def platforms_of(self, entry: Descriptor) -> tuple[Platform, ...]:
+        """Return the platform that the config of the entry's image declares; of a nested index, those of its images."""
+        return self._platforms_of(self._index, entry, 1)
+
+    def _platforms_of(self, index: Index, entry: Descriptor, depth: int) -> tuple[Platform, ...]:
+        if entry.platform is not None:
+            return (entry.platform,)
+        if entry.is_attestation or depth > MAX_INDEX_DEPTH:
+            return ()
+        if entry.digest not in self._judged:
+            self._judged[entry.digest] = ()
+            try:
+                self._judged[entry.digest] = self._judge(index, entry, depth)
+            except NotFoundError as error:
+                self._documents.budget.take(b"")
+                self._unreadable.append(error)
+            except (InvalidImageError, SignatureError) as error:
+                self._unreadable.append(error)
+        return self._judged[entry.digest]
+
+    def _judge(self, index: Index, entry: Descriptor, depth: int) -> tuple[Platform, ...]:
+        document = self._documents.read_entry(index, entry)
+        if isinstance(document, Index):
+            found = [self._platforms_of(document, child, depth + 1) for child in document.manifests]
+            return tuple(platform for some in found for platform in some)
+        kind = artifact_kind(document)
+        if kind is not None:
+            self._kinds[kind] = None
+            return ()
+        config = read_config(self._documents.source, document)
+        self._documents.budget.take(config.raw)
+        return (config.declared_platform,) if config.declared_platform is not None else ()
+
+    def error_for(self, error: NoMatchingPlatformError) -> OciexportError:
+        """Return the error that says why no entry was selected."""
+        if any(self._judged.values()) or any(entry.platform for entry in self._index.manifests):
+            if not self._unreadable:
+                return error
+            count, first = len(self._unreadable), self._unreadable[0]
+            return NoMatchingPlatformError(f"{error}; {count} more can't be read: {first}", hint=error.hint)
+        if self._unreadable:
+            return self._unreadable[0]
+        if self._kinds:
+            kinds = ", ".join(map(quoted, self._kinds))
+            return UnsupportedMediaTypeError(
+                f"holds no image, but artifacts of type {kinds}", where=f"manifest {self._index.digest}"
+            )
+        return error
 
 
 def resolve_manifest(source: ImageSource | DocumentReader, platform: Platform) -> ResolvedManifest:
@@ -103,7 +189,7 @@ def resolve_manifest(source: ImageSource | DocumentReader, platform: Platform) -
     while isinstance(document, Index):
         verify_index_depth(indexes)
         indexes.append(document)
-        entries.append(select_manifest(document, platform))
+        entries.append(documents.select(document, platform))
         document = documents.read_entry(document, entries[-1])
     return ResolvedManifest(document, tuple(indexes), tuple(entries), entries[-1].platform if entries else None)
 

@@ -36,6 +36,9 @@ LEGACY_CONFIG = "application/octet-stream"
 INDEXES = frozenset({OCI_INDEX, DOCKER_MANIFEST_LIST})
 MANIFESTS = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 SCHEMA1_MANIFESTS = frozenset({DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED})
+DOCUMENTS = INDEXES | MANIFESTS | SCHEMA1_MANIFESTS
+# What an index of a build cache lists beside its layers (BuildKit's cache/remotecache/v1/doc.go).
+CACHE_CONFIGS = frozenset({"application/vnd.buildkit.cacheconfig.v0"})
 IMAGE_CONFIGS = frozenset({OCI_CONFIG, DOCKER_CONFIG, LEGACY_CONFIG})
 FOREIGN_LAYERS = frozenset(
     {OCI_FOREIGN_LAYER, OCI_FOREIGN_LAYER_GZIP, OCI_FOREIGN_LAYER_ZSTD, DOCKER_FOREIGN_LAYER_GZIP}

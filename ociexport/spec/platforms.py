@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from ociexport.errors import NoMatchingPlatformError, UsageError, quoted
+from ociexport.errors import NoMatchingPlatformError, UnsupportedMediaTypeError, UsageError, quoted
+from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.manifest import Index
 from ociexport.spec.numerals import number_in, number_up_to
@@ -96,31 +97,81 @@ def normalize_platform(platform: Platform) -> Platform:
     return replace(platform, os=_SYSTEMS.get(system, system), architecture=architecture, variant=variant)
 
 
-def select_manifest(index: Index, wanted: Platform) -> Descriptor:
+def select_manifest(
+    index: Index, wanted: Platform, judge: Callable[[Descriptor], Iterable[Platform]] | None = None
+) -> Descriptor:
     """Return the entry of ``index`` that runs best on ``wanted``; the first of equals.
 
     An image of a lower variant runs on a machine of a higher one (``arm/v6`` on ``arm/v7``). So the highest variant
     that is not above the machine's is chosen, as in containerd. ``wanted`` must have all system features that an entry
     names (image-index.md: they are mandatory for the image). Versions count on Windows only. Attestations are skipped.
-    A single entry without a platform is chosen without a check.
+    A single entry without a platform is chosen without a check. Where no declared platform fits, ``judge`` is asked
+    about each of several entries without one.
+
+    Args:
+        judge: returns the platforms that an entry is for, although the index declares none; None if nothing tells.
 
     Raises:
         NoMatchingPlatformError: no entry fits; the message lists the available platforms.
+        UnsupportedMediaTypeError: no entry can be an image.
     """
-    candidates = [entry for entry in index.manifests if not entry.is_attestation]
+    candidates = [entry for entry in index.manifests if _may_be_image(entry)]
+    if not candidates:
+        verify_lists_documents(index)
     if len(candidates) == 1 and candidates[0].platform is None:
         return candidates[0]
+    offered = [(entry.platform, entry) for entry in candidates if entry.platform is not None]
+    found = _best_of(offered, wanted)
+    if found is None and judge is not None:
+        judged = [(platform, entry) for entry in candidates if entry.platform is None for platform in judge(entry)]
+        found = _best_of(judged, wanted)
+        offered += judged
+    if found is None:
+        platforms = dict.fromkeys(platform for platform, _ in offered)
+        raise NoMatchingPlatformError(
+            f"manifest {index.digest}: no image for platform {wanted}, "
+            f"there are: {', '.join(dict.fromkeys(map(str, platforms))) or 'none'}",
+            hint=hint_for(wanted, platforms),
+        )
+    return found
+
+
+def verify_lists_documents(index: Index) -> None:
+    """Return if ``index`` lists manifests or indexes, or nothing.
+
+    Raises:
+        UnsupportedMediaTypeError: it lists other blobs only, as the index of a build cache does.
+
+    Spec: BuildKit's remote cache, "type=registry": its layers are listed as manifests, and a config after them.
+    """
+    kinds = dict.fromkeys(entry.media_type for entry in index.manifests if not _may_be_document(entry))
+    if kinds and not any(map(_may_be_document, index.manifests)):
+        what = (
+            "a build cache"
+            if kinds.keys() & mediatypes.CACHE_CONFIGS
+            else f"blobs of type {', '.join(map(quoted, kinds))}"
+        )
+        raise UnsupportedMediaTypeError(
+            f"holds no image, but {what}", where=f"manifest {index.digest}", hint="pull --all copies what it lists"
+        )
+
+
+def _may_be_document(entry: Descriptor) -> bool:
+    return not entry.media_type or entry.media_type in mediatypes.DOCUMENTS or entry.platform is not None
+
+
+def _may_be_image(entry: Descriptor) -> bool:
+    return _may_be_document(entry) and not entry.is_attestation
+
+
+def _best_of(offered: Iterable[tuple[Platform, Descriptor]], wanted: Platform) -> Descriptor | None:
+    """Return the entry whose platform fits best, the first of equals; None if none fits."""
     fitting = [
         (rank, entry)
-        for entry in candidates
-        if entry.platform is not None and (rank := _rank(normalize_platform(entry.platform), wanted)) is not None
+        for platform, entry in offered
+        if (rank := _rank(normalize_platform(platform), wanted)) is not None
     ]
-    if not fitting:
-        raise NoMatchingPlatformError(
-            f"manifest {index.digest}: no image for platform {wanted}, there are: {_listed(candidates)}",
-            hint=hint_for(wanted, (entry.platform for entry in candidates if entry.platform is not None)),
-        )
-    return max(fitting, key=lambda ranked: ranked[0])[1]
+    return max(fitting, key=lambda ranked: ranked[0])[1] if fitting else None
 
 
 def hint_for(wanted: Platform, offered: Iterable[Platform]) -> str | None:
@@ -236,7 +287,3 @@ def _variant_number(platform: Platform) -> int | None:
     variant = platform.variant or _DEFAULT_VARIANTS.get(platform.architecture, "")
     match = _VARIANT_PATTERN.fullmatch(variant)
     return number_in(match[1]) if match else None
-
-
-def _listed(entries: Iterable[Descriptor]) -> str:
-    return ", ".join(dict.fromkeys(str(entry.platform) for entry in entries if entry.platform is not None)) or "none"

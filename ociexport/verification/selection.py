@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ociexport.images.choose import PlatformChoice
+from ociexport.images.resolve import DocumentReader
+from ociexport.images.source import ImageSource
 from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.manifest import Index
-from ociexport.spec.platforms import select_manifest, verify_not_contradicted
+from ociexport.spec.platforms import verify_not_contradicted
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +30,14 @@ class Selection:
             return cls((wanted,))
         return cls(wanted.platforms) if wanted is not None and wanted.platforms else None
 
-    def entries_of(self, index: Index) -> Sequence[Descriptor]:
-        """Return the entries of ``index`` to follow.
+    def entries_of(self, source: ImageSource, index: Index) -> Sequence[Descriptor]:
+        """Return the entries of ``index``, a document of ``source``, to follow.
 
         Raises:
             NoMatchingPlatformError: the index has none for one of the platforms.
         """
-        selected = (select_manifest(index, platform) for platform in self.platforms)
+        documents = DocumentReader(source)
+        selected = [documents.select(index, platform) for platform in self.platforms]
         return list({entry.digest: entry for entry in selected}.values())
 
     def verify_takes(self, offered: Platform | None, where: str) -> None:

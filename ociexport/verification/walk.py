@@ -35,7 +35,6 @@ from ociexport.verification.findings import Findings, Kind
 from ociexport.verification.schemas import Flaw, config_flaws, index_flaws, manifest_flaws
 from ociexport.verification.selection import Selection
 
-_DOCUMENTS = mediatypes.INDEXES | mediatypes.MANIFESTS | mediatypes.SCHEMA1_MANIFESTS
 # Artifacts stored under these types do not have an image config.
 _DOUBTFUL_CONFIGS = frozenset({mediatypes.OCI_CONFIG, mediatypes.LEGACY_CONFIG})
 
@@ -145,7 +144,7 @@ class Walk:
         """Visit a document unless it was visited before; returns whether it is stored."""
         descriptor = named.descriptor
         self._note_name(named)
-        if descriptor.media_type and descriptor.media_type not in _DOCUMENTS:
+        if descriptor.media_type and descriptor.media_type not in mediatypes.DOCUMENTS:
             self._visit_unknown(named)
             return True
         if descriptor.digest in self.documents:
@@ -265,7 +264,7 @@ class Walk:
             self.broken[index.digest] = named
             self.doubtful.add(index.digest)
             return
-        entries = index.manifests if self._selection is None else self._selection.entries_of(index)
+        entries = index.manifests if self._selection is None else self._selection.entries_of(named.source, index)
         there = 0
         for entry in entries:
             shown = f" ({entry.platform})" if entry.platform is not None else ""
