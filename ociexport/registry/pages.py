@@ -13,6 +13,7 @@ from typing import NamedTuple
 from ociexport.errors import RegistryError, quoted
 from ociexport.registry.http.failures import redacted
 from ociexport.registry.http.messages import Answer
+from ociexport.registry.http.web_url import is_web_url, text_of_header
 
 _SEPARATORS = re.compile(r"[\s,]*")
 # Between < and > any character may stand, ; and , too. Some servers leave the brackets out.
@@ -46,7 +47,7 @@ def next_query(answer: Answer) -> str | None:
     links: list[_Link] = []
     unreadable: str | None = None
     for header in answer.header_values("Link"):
-        found, rest = _parse_links(header)
+        found, rest = _parse_links(text_of_header(header))
         links += found
         unreadable = unreadable or rest
     target = next((link.target for link in links if "next" in (link.relations or ())), None)
@@ -59,7 +60,7 @@ def next_query(answer: Answer) -> str | None:
         return None
     # Not urlsplit: it refuses hosts that are never asked.
     query = target.partition("#")[0].partition("?")[2].strip()
-    if not query:
+    if not query or not is_web_url(f"https://host/?{query}"):
         raise _error(answer, f"expected a link to the next page with a query, got {quoted(redacted(target))}")
     return query
 

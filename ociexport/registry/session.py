@@ -35,7 +35,7 @@ from ociexport.registry.http.failures import (
 )
 from ociexport.registry.http.messages import Answer, WireRequest
 from ociexport.registry.http.transport import Transport
-from ociexport.registry.http.web_url import WebUrl
+from ociexport.registry.http.web_url import WebUrl, text_of_header
 from ociexport.registry.options import Credentials
 
 # A token is renewed this long before it expires, since a request takes time to arrive.
@@ -251,7 +251,7 @@ class RegistrySession:
         return answer
 
     def _take_challenge(self, answer: Answer, repository: str | None) -> None:
-        challenges = parse_challenges(answer.headers.get("WWW-Authenticate", ""))
+        challenges = parse_challenges(text_of_header(answer.headers.get("WWW-Authenticate", "")))
         if not challenges:
             return
         self._challenges = challenges

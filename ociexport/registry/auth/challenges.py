@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
-from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import urlencode
 
 from ociexport.errors import AuthenticationError, InvalidImageError, quoted
 from ociexport.registry.auth.credentials import encode_user_and_password
@@ -126,7 +126,7 @@ def plan_token_requests(
     got = challenge.parameters.get("realm", "")
     try:
         # WebUrl normalizes the host, so every parser reads the same one from here on.
-        realm = urlsplit(str(WebUrl.parse(got)))
+        realm, _, _ = str(WebUrl.parse(got)).partition("#")
     except InvalidUrlError as error:
         shown = quoted(redacted(got)) if got else "none"
         raise AuthenticationError(
@@ -140,19 +140,25 @@ def plan_token_requests(
         fields.append(("scope", scope))
     if credentials.identity_token is not None:
         exchange = {"grant_type": "refresh_token", "client_id": CLIENT_ID, "refresh_token": credentials.identity_token}
-        post = TokenRequest(realm.geturl(), form=urlencode([*fields, *exchange.items()]).encode("ascii"))
+        post = TokenRequest(realm, form=_encode([*fields, *exchange.items()]).encode("ascii"))
         instead = Credentials(credentials.username or "<token>", credentials.identity_token)
         return post, _plan_get(realm, query_fields, instead)
     return (_plan_get(realm, query_fields, credentials),)
 
 
-def _plan_get(realm: SplitResult, fields: list[tuple[str, str]], credentials: Credentials) -> TokenRequest:
+def _plan_get(realm: str, fields: list[tuple[str, str]], credentials: Credentials) -> TokenRequest:
     authorization = None
     if credentials.username is not None:
         fields = [*fields, ("account", credentials.username)]
         authorization = basic_authorization(credentials)
-    query = urlencode([*parse_qsl(realm.query, keep_blank_values=True), *fields])
-    return TokenRequest(urlunsplit(realm._replace(query=query, fragment="")), authorization)
+    # The realm's own query stays as it came.
+    separator = "?" if "?" not in realm else "" if realm.endswith(("?", "&")) else "&"
+    return TokenRequest(f"{realm}{separator}{_encode(fields)}" if fields else realm, authorization)
+
+
+def _encode(fields: list[tuple[str, str]]) -> str:
+    """Return ``fields`` in the form of a query; a byte of a header that is not UTF-8 stays that byte."""
+    return urlencode(fields, errors="surrogateescape")
 
 
 def parse_token(raw: bytes, where: str) -> Token:

@@ -28,6 +28,7 @@ from ociexport.registry.http.dialing import open_connection
 from ociexport.registry.http.failures import StalledError
 from ociexport.registry.http.kept_connections import CLOSED_BY_SERVER, KeptConnectionClosedError, ReplacingPool
 from ociexport.registry.http.logs import cut_secrets, our_request
+from ociexport.registry.http.sent_url import SentUrl
 from ociexport.registry.http.socks import ask_socks_proxy, is_socks_url, socks_address
 from ociexport.registry.http.web_url import WebUrl
 
@@ -84,11 +85,19 @@ class PreparedRequest(requests.PreparedRequest):
 def prepare(
     method: str, target: WebUrl, headers: Mapping[str, str] | None = None, body: bytes | None = None
 ) -> PreparedRequest:
-    """Return a request to ``target``; requests percent-encodes path and query as needed."""
+    """Return a request to ``target``, whose path and query are sent as they are."""
     prepared = PreparedRequest()
-    prepared.prepare(method=method, url=str(target), headers=headers, data=body)
+    # requests would change escapes in path and query, and remove dot segments.
+    server = f"{target.scheme}://{target.authority}"
+    prepared.prepare(method=method, url=server, headers=headers, data=body)
+    prepared.url = server + target.target
     prepared.target = target
     return prepared
+
+
+def _target_of(request: requests.PreparedRequest) -> WebUrl:
+    target: WebUrl = getattr(request, "target")  # noqa: B009 - see `PreparedRequest`
+    return target
 
 
 class Adapter(HTTPAdapter):
@@ -138,12 +147,19 @@ class Adapter(HTTPAdapter):
         manager.pool_classes_by_scheme = _pool_classes(self._sockets)
         return manager
 
+    def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
+        """Return the request target: path and query, and for a proxy that forwards the request the whole URL."""
+        # The choice is that of requests, which also chooses the connection.
+        is_forwarded = not super().request_url(request, proxies).startswith("/")
+        target = _target_of(request)
+        return SentUrl(target, is_absolute=is_forwarded)
+
     def build_connection_pool_key_attributes(
         self, request: requests.PreparedRequest, verify: Any, cert: Any = None
     ) -> tuple[Any, Any]:
         """Use our TLS context, and the host of the `WebUrl`."""
         # Requests would parse the URL again. The host that was approved must be the host that is contacted.
-        target: WebUrl = getattr(request, "target")  # noqa: B009 - see `PreparedRequest`
+        target = _target_of(request)
         host = {"scheme": target.scheme, "host": target.host, "port": target.port}
         return host, {"ssl_context": self._context} if target.scheme == "https" else {}
 
@@ -247,6 +263,8 @@ def _pool_classes(
     """
 
     class Plain(HTTPConnection):
+        # Set by the pool for each request.
+        target: str
         _deadline: Deadline
         # Whether the server has answered on this connection.
         _has_answered = False
@@ -274,9 +292,9 @@ def _pool_classes(
             self._deadline.take(self.sock)
             sockets.add(self.sock)
 
-        def request(self, *arguments: Any, **options: Any) -> None:
+        def request(self, method: str, url: str, *arguments: Any, **options: Any) -> None:
             try:
-                super().request(*arguments, **options)
+                super().request(method, self.target, *arguments, **options)
             except CLOSED_BY_SERVER as error:
                 self._raise_if_kept(error)
                 raise

@@ -1,4 +1,4 @@
-"""Pools that replace a kept connection which the server closed meanwhile.
+"""Pools that replace a kept connection which the server closed meanwhile, and that send URLs as they came.
 
 A server closes a connection that was idle, or that has had its number of requests, whenever it likes. A request that is
 sent at that moment gets no answer. This is no failure of the server, so it costs no retry and no wait.
@@ -17,6 +17,7 @@ from urllib3.exceptions import ProtocolError
 from urllib3.response import BaseHTTPResponse
 
 from ociexport.registry.http.failures import causes
+from ociexport.registry.http.sent_url import SentUrl
 
 # What a request meets on a connection that the server has closed.
 CLOSED_BY_SERVER = (
@@ -36,29 +37,32 @@ class KeptConnectionClosedError(ConnectionError):
 class ReplacingPool(HTTPConnectionPool):
     """A pool that sends a request once more, over a new connection, where a kept one was closed.
 
-    Its connections raise `KeptConnectionClosedError`.
+    Its connections raise `KeptConnectionClosedError`, and send their attribute ``target``.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._thread = threading.local()
 
-    def urlopen(self, *arguments: Any, **options: Any) -> BaseHTTPResponse:
-        """Return the answer to a request; see urllib3."""
+    def urlopen(self, method: str, url: str, *arguments: Any, **options: Any) -> BaseHTTPResponse:
+        """Return the answer to a request for a `SentUrl`; see urllib3."""
+        self._thread.target = url.target if isinstance(url, SentUrl) else url
         try:
-            return super().urlopen(*arguments, **options)
+            return super().urlopen(method, url, *arguments, **options)
         except ProtocolError as error:
             if not any(isinstance(cause, KeptConnectionClosedError) for cause in causes(error)):
                 raise
         # Other kept connections may be closed as well, so the request does not take one of them.
         self._thread.needs_new = True
         try:
-            return super().urlopen(*arguments, **options)
+            return super().urlopen(method, url, *arguments, **options)
         finally:
             self._thread.needs_new = False
 
     def _get_conn(self, timeout: float | None = None) -> Any:
-        connection = super()._get_conn(timeout)
+        connection: Any = super()._get_conn(timeout)
+        # urllib3 would change escapes in the URL that it passes to the connection.
+        connection.target = self._thread.target
         if getattr(self._thread, "needs_new", False) and isinstance(connection, HTTPConnection):
             # urllib3 opens a closed connection again.
             connection.close()

@@ -28,7 +28,7 @@ from ociexport.registry.http.logs import LoggedRequest
 from ociexport.registry.http.messages import NETWORK_ERRORS, Answer, WireRequest
 from ociexport.registry.http.proxies import proxies_for
 from ociexport.registry.http.retries import backoff_seconds, is_passing_error, is_passing_status, retry_after_seconds
-from ociexport.registry.http.web_url import InvalidUrlError, WebUrl
+from ociexport.registry.http.web_url import InvalidUrlError, WebUrl, text_of_header
 from ociexport.registry.options import DEFAULT_OPTIONS, RegistryOptions
 from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.system.version import __version__
@@ -150,13 +150,13 @@ class Transport:
             # The sender's own address is not limited here; `SeenAddresses` keeps its name from coming nearer later.
             limit = Nearness.MULTICAST if url.origin == sender.origin else nearest
             answer = self._send_once(request, home, url, limit)
-            location = answer.headers.get("Location")
-            if answer.status not in _REDIRECT_STATUSES or location is None:
+            locations = answer.header_values("Location")
+            if answer.status not in _REDIRECT_STATUSES or not locations:
                 return answer
             answer.close()
             # No server on the way may redirect to an address nearer than its own.
             nearest = min(nearest, self._nearness_of(url))
-            url = _redirect_target(request, url, location)
+            url = _redirect_target(request, url, text_of_header(locations[0]))
             if request.body is not None and not home.may_show_secrets_to(url):
                 there = printable(redacted(str(url)))
                 expected = "expected no redirect of a request with a secret to another server"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from urllib.parse import urljoin
+from urllib.parse import quote_from_bytes
 
 from urllib3.exceptions import LocationParseError
 from urllib3.util import parse_url
@@ -17,7 +17,12 @@ from urllib3.util import parse_url
 from ociexport.errors import RegistryError
 from ociexport.spec.numerals import number_in
 
-_URL = re.compile(r"(https?)://([^/?#]*)([^\x00-\x1f\x7f]*)", re.IGNORECASE | re.ASCII)
+# No control characters, and no surrogates other than those of `text_of_header`: nothing else could be sent.
+_SENDABLE = r"[^\x00-\x1f\x7f\ud800-\udc7f\udd00-\udfff]*"
+_URL = re.compile(rf"(https?)://([^/?#]*)({_SENDABLE})", re.IGNORECASE | re.ASCII)
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+# Characters that can't stand in a request line.
+_NOT_IN_TARGET = re.compile(r"[^\x21-\x7e]+")
 # A host before normalization: letters of any script, which IDNA converts to ASCII.
 _WRITTEN_AUTHORITY = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|\w[\w-]*(?:\.\w[\w-]*)*\.?)(?::([0-9]{1,5})?)?")
 _HOST = re.compile(r"\[[0-9a-f:.]+\]|[a-z0-9_][a-z0-9_-]*(?:\.[a-z0-9_][a-z0-9_-]*)*")
@@ -66,18 +71,30 @@ class WebUrl:
         return cls(matched[1].lower(), host.strip("[]"), dialled.port, matched[3])
 
     def join(self, location: str) -> WebUrl:
-        """Return the target of a redirect from this URL to ``location``.
+        """Return the target of a redirect from this URL to ``location``, with path and query as they came.
+
+        Dot segments are resolved only where ``location`` is a path relative to this URL's.
+
+        Args:
+            location: of a header, made by `text_of_header`.
 
         Raises:
             InvalidUrlError: see `parse`.
         """
-        # urljoin would silently drop some control characters; a valid URL contains none.
-        if any(character < " " or character == "\x7f" for character in location):
-            raise InvalidUrlError("expected no control characters in a URL")
-        try:
-            return WebUrl.parse(urljoin(str(self), location))
-        except ValueError as error:
-            raise InvalidUrlError("expected an http or https URL with a valid host") from error
+        if _SCHEME.match(location):
+            return WebUrl.parse(location)
+        if location.startswith("//"):
+            return WebUrl.parse(f"{self.scheme}:{location}")
+        location, _, _ = location.partition("#")
+        path, _, _ = self.target.partition("?")
+        if location.startswith("?"):
+            rest = path + location
+        elif location.startswith("/") or not location:
+            rest = location or self.target
+        else:
+            directory, _, _ = path.rpartition("/")
+            rest = _without_dot_segments(f"{directory}/{location}")
+        return WebUrl.parse(f"{self.scheme}://{self.authority}{rest}")
 
     @property
     def authority(self) -> str:
@@ -95,14 +112,52 @@ class WebUrl:
         """Scheme, host and port, which all URLs of one server share."""
         return self.scheme, self.host, self.actual_port
 
+    @property
+    def target(self) -> str:
+        """Path and query as they are sent, byte for byte as received.
+
+        A signature may cover the spelling of each escape, so none is added to ASCII or changed. Only blanks and
+        characters beyond ASCII, which can't stand in a request line, are percent-encoded, as UTF-8.
+        """
+        path_and_query, _, _ = self.rest.partition("#")
+        received = path_and_query if path_and_query.startswith("/") else f"/{path_and_query}"
+        return _NOT_IN_TARGET.sub(_percent_encoded, received)
+
     def may_show_secrets_to(self, there: WebUrl) -> bool:
         """Whether ``there`` is the same server as this one, and its connection is at least as safe."""
         is_upgrade = (self.scheme, self.actual_port, there.scheme, there.actual_port) == ("http", 80, "https", 443)
         return self.origin == there.origin or (self.host == there.host and is_upgrade)
 
     def __str__(self) -> str:
-        """The URL as it is sent: canonical up to the port, and as received after that."""
+        """The URL for messages and for further parsing: canonical up to the port, and as received after that."""
         return f"{self.scheme}://{self.authority}{self.rest}"
+
+
+def text_of_header(value: str) -> str:
+    """Return a header's value as UTF-8; http.client makes one character of each byte.
+
+    A byte that is not UTF-8 becomes a surrogate, which `WebUrl.target` sends as that byte.
+    """
+    return value if value.isascii() else value.encode("latin-1").decode("utf-8", "surrogateescape")
+
+
+def _percent_encoded(characters: re.Match[str]) -> str:
+    return quote_from_bytes(characters[0].encode("utf-8", "surrogateescape"), safe="")
+
+
+def _without_dot_segments(path_and_query: str) -> str:
+    """Spec: RFC 3986 5.2.4, "Remove Dot Segments"."""
+    path, mark, query = path_and_query.partition("?")
+    segments = path.split("/")[1:]
+    kept: list[str] = []
+    for segment in segments:
+        if segment == "..":
+            del kept[-1:]
+        elif segment != ".":
+            kept.append(segment)
+    if segments[-1] in (".", ".."):
+        kept.append("")
+    return "".join(f"/{segment}" for segment in kept) + mark + query
 
 
 def is_web_url(text: str) -> bool:

@@ -12,6 +12,7 @@ from urllib3.util import parse_url
 
 from ociexport.registry.http.certificates import DEFAULT_TLS
 from ociexport.registry.http.connections import Adapter, OpenSockets, prepare
+from ociexport.registry.http.sent_url import SentUrl
 from ociexport.registry.http.web_url import InvalidUrlError, WebUrl
 
 HOME = WebUrl.parse("https://registry.example/v2/app/manifests/1")
@@ -92,10 +93,13 @@ def test_host_that_is_judged_is_the_host_that_is_dialled(scheme: str, rest: str)
         return
     request = prepare("GET", url)
     assert request.url is not None
-    read, dialled = urlsplit(request.url), parse_url(request.url)
     port = url.actual_port
-    assert (read.hostname, read.port or port, read.username) == (url.host, port, None)
-    assert ((dialled.host or "").strip("[]"), dialled.port or port, dialled.auth) == (url.host, port, None)
+    # What a proxy that forwards the request reads, and what urllib3 reads for it.
+    for_proxy = SentUrl(url, is_absolute=True)
+    for sent in (request.url, for_proxy.target, for_proxy):
+        read, dialled = urlsplit(sent), parse_url(sent)
+        assert (read.hostname, read.port or port, read.username) == (url.host, port, None)
+        assert ((dialled.host or "").strip("[]"), dialled.port or port, dialled.auth) == (url.host, port, None)
     adapter = Adapter(DEFAULT_TLS, OpenSockets(1))
     # A real context would read all authorities, which is slow.
     adapter.__dict__["_context"] = None
