@@ -42,6 +42,7 @@ def test_every_error_derives_from_the_base() -> None:
         "ProxyRefusalError",
         "ForbiddenAddressError",
         "KeptConnectionClosedError",
+        "MalformedAnswerError",
     }
 
 

@@ -27,6 +27,7 @@ from ociexport.registry.hosts.routes import Endpoint
 from ociexport.registry.http.encodings import undo_for_document
 from ociexport.registry.http.failures import (
     has_wrong_certificate,
+    is_malformed_answer,
     redacted,
     status_line,
     was_cut,
@@ -207,7 +208,7 @@ class RegistrySession:
                     return api_url
             except RegistryError as error:
                 same_port = WebUrl.parse(api_url).port is not None
-                if error.status is not None or (same_port and was_refused(error)):
+                if error.status is not None or is_malformed_answer(error) or (same_port and was_refused(error)):
                     # The server speaks this protocol, or would refuse the other one too.
                     self._send_ping(api_url, retries=retries)
                     return api_url

@@ -16,14 +16,18 @@ from ociexport.registry.source import open_registry_source
 from ociexport.spec import mediatypes
 from ociexport.spec.reference import ImageReference
 from tests.support.fake_registry import FakeRegistry
+from tests.support.raw_server import RawServer
 from tests.support.tls import Authority
 
 MANIFEST = b'{"schemaVersion": 2, "layers": []}'
 
 
+_ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
+
+
 @contextmanager
-def _tunnelling_proxy(target: FakeRegistry, seen: list[str]) -> Iterator[str]:
-    """Yield the URL of a proxy that answers each CONNECT with a connection to ``target``."""
+def _tunnelling_proxy(target: FakeRegistry, seen: list[str], established: bytes = _ESTABLISHED) -> Iterator[str]:
+    """Yield the URL of a proxy that answers each CONNECT with ``established`` and a connection to ``target``."""
 
     def copy(source: socket.socket, destination: socket.socket) -> None:
         try:
@@ -40,7 +44,7 @@ def _tunnelling_proxy(target: FakeRegistry, seen: list[str]) -> Iterator[str]:
         seen.append(head.decode().split("\r\n")[0])
         seen.extend(line for line in head.decode().split("\r\n") if line.lower().startswith("proxy-auth"))
         with client, socket.create_connection(("127.0.0.1", target.port)) as upstream:
-            client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            client.sendall(established)
             there = threading.Thread(target=copy, args=(client, upstream), daemon=True)
             there.start()
             copy(upstream, client)
@@ -84,6 +88,45 @@ def test_tls_is_tunnelled_through_a_proxy(tmp_path: Path, monkeypatch: pytest.Mo
         "CONNECT registry.example:443",
         "Proxy-Authorization: Basic bWU6c2VjcmV0",
     ]
+
+
+@pytest.mark.parametrize(
+    "established",
+    [
+        b"HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n" + _ESTABLISHED,
+        b"HTTP/1.0 200\r\nVia : x\r\nX-\xc3\x96dd: v\r\nX-Long: " + b"v" * 70_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"X-Many: v\r\n" * 150 + b"Content-Length: 5\r\n\r\n",
+    ],
+)
+def test_answer_to_connect_may_be_odd(established: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = Authority.new(tmp_path)
+    with FakeRegistry(tls=authority.server_context("registry.example")) as registry:
+        registry.add_manifest("app", "1", MANIFEST, mediatypes.OCI_MANIFEST)
+        with _tunnelling_proxy(registry, [], established) as proxy:
+            monkeypatch.setenv("HTTPS_PROXY", proxy)
+            assert _fetch("registry.example/app:1", ca_file=authority.ca_file) == MANIFEST
+
+
+@pytest.mark.parametrize(
+    ("established", "told"),
+    [
+        (b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n", "expected a header 'Name: value', got 'no colon'"),
+        (b"HTTP/1.1 103 X\r\n\r\n" * 101 + _ESTABLISHED, "expected at most 100 interim answers (1xx), got more"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"v" * 2**20 + b"\r\n\r\n", "expected at most 1048576 bytes of headers, got more"),
+        (b"HTTP/1.1 200 OK\r\n" + b"X: v\r\n" * 2**18, "expected at most 1048576 bytes of headers, got more"),
+        (b"SOCKS?\r\n\r\n", "expected HTTP, got 'SOCKS?'"),
+    ],
+)
+def test_answer_to_connect_that_is_malformed_is_told(
+    established: bytes, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RawServer(lambda request: established) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        with pytest.raises(TransferError) as caught:
+            _fetch("registry.example/app:1")
+        assert len(proxy.requests) == 1
+    subject = "registry registry.example: GET https://registry.example/v2/"
+    assert str(caught.value) == f"{subject}: {told} (by the proxy {proxy.host})"
 
 
 def test_no_proxy_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:

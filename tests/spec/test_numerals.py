@@ -47,6 +47,7 @@ ELSEWHERE = {
     ("json_fields.py", "int(text)"),  # at most 308 digits
     ("json_fields.py", "int(value)"),
     ("addresses.py", "int(address)"),
+    ("heads.py", "int(matched[2])"),  # three digits
     ("proxies.py", "int(network.network_address)"),
     ("registry.py", "float(text)"),
     ("retries.py", "float(delay)"),

@@ -60,14 +60,12 @@ def redirect(location: bytes) -> bytes:
 class RawServer:
     """See the module's docstring; a connection is kept after an answer until the client closes it."""
 
+    host: str
+
     def __init__(self, answering: Answering) -> None:
         self.answering = answering
         self.requests: list[RawRequest] = []
         self._open: list[socket.socket] = []
-
-    @property
-    def host(self) -> str:
-        return f"127.0.0.1:{self._listener.getsockname()[1]}"
 
     @property
     def url(self) -> str:
@@ -79,6 +77,7 @@ class RawServer:
 
     def __enter__(self) -> Self:
         self._listener = socket.create_server(("127.0.0.1", 0))
+        self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
         return self
 

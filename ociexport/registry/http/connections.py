@@ -26,6 +26,7 @@ from ociexport.registry.http.certificates import TlsSettings
 from ociexport.registry.http.deadlines import Deadline, Deadlines, shut_down
 from ociexport.registry.http.dialing import open_connection
 from ociexport.registry.http.failures import StalledError
+from ociexport.registry.http.heads import CheckedResponse
 from ociexport.registry.http.kept_connections import CLOSED_BY_SERVER, KeptConnectionClosedError, ReplacingPool
 from ociexport.registry.http.logs import cut_secrets, our_request
 from ociexport.registry.http.sent_url import SentUrl
@@ -263,6 +264,7 @@ def _pool_classes(
     """
 
     class Plain(HTTPConnection):
+        response_class = CheckedResponse
         # Set by the pool for each request.
         target: str
         _deadline: Deadline

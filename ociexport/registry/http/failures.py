@@ -7,7 +7,7 @@ import socket
 import ssl
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
-from http.client import BadStatusLine, RemoteDisconnected
+from http.client import BadStatusLine, HTTPException, RemoteDisconnected
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from ociexport.errors import (
@@ -68,6 +68,7 @@ _OTHER_SERVER_HINTS = {
     403: _REFUSED_BY_OTHER_SERVER,
     404: "the registry redirected to this server, which lacks the object: report this to the registry's operators",
 }
+_MALFORMED_HINT = "the server, or a proxy on the way to it, sends a malformed answer: report this to its operators"
 
 
 class StalledError(TimeoutError):
@@ -76,6 +77,10 @@ class StalledError(TimeoutError):
 
 class ProxyRefusalError(ConnectionError):
     """A proxy refuses a connection, and would refuse each retry."""
+
+
+class MalformedAnswerError(HTTPException):
+    """The head of an answer can't be read. A retry would get the same one."""
 
 
 def redacted(url: str) -> str:
@@ -272,6 +277,11 @@ def was_plain_text(error: BaseException) -> bool:
     return any(isinstance(cause, ssl.SSLError) and cause.reason == _PLAIN_TEXT for cause in causes(error))
 
 
+def is_malformed_answer(error: BaseException) -> bool:
+    """Whether the server speaks HTTP, but its answer is malformed; a retry would get the same one."""
+    return any(isinstance(cause, MalformedAnswerError) for cause in causes(error))
+
+
 def has_wrong_certificate(error: BaseException) -> bool:
     """Whether a server's certificate was rejected."""
     return _certificate_rejection(error) is not None
@@ -313,6 +323,8 @@ def _explain_connection(error: BaseException) -> tuple[str, str | None]:
         if (refusal := _refusal_of_proxy(cause)) is not None:
             hint = "put the proxy's user and password into its URL: http://USER:PASSWORD@HOST:PORT"
             return f"the proxy answers {printable(refusal[2])}", hint if refusal[1] == "407" else None
+        if isinstance(cause, MalformedAnswerError):
+            return without_secrets(str(cause)), _MALFORMED_HINT
         if isinstance(cause, BadStatusLine) and not isinstance(cause, RemoteDisconnected):
             return f"expected HTTP, got {quoted(str(cause.args[0]).strip())}", None
         if isinstance(cause, TimeoutError):

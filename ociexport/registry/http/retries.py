@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from ociexport.registry.http.failures import causes, is_lasting_proxy_error, is_lasting_tls_error
+from ociexport.registry.http.failures import causes, is_lasting_proxy_error, is_lasting_tls_error, is_malformed_answer
 from ociexport.spec.numerals import number_up_to
 
 # A wait doubles with each retry up to here.
@@ -27,6 +27,8 @@ def is_passing_status(status: int) -> bool:
 
 def is_passing_error(error: BaseException) -> bool:
     """Whether a connection that failed with ``error`` may succeed later."""
+    if is_malformed_answer(error):
+        return False
     for cause in causes(error):
         if isinstance(cause, ssl.SSLError) and is_lasting_tls_error(cause):
             return False

@@ -200,14 +200,14 @@ class Transport:
                 proxies=proxies,
             )
         except NETWORK_ERRORS as error:
-            if logged is not None:
-                logged.failed(error)
             forbidden = next((cause for cause in causes(error) if isinstance(cause, ForbiddenAddressError)), None)
             if forbidden is not None:
+                if logged is not None:
+                    logged.failed(error)
                 raise _may_not_be_sent(request, url, forbidden.address) from error
             is_rejected = has_wrong_certificate(error)
             seconds = self.options.connect_timeout_seconds
-            raise error_of_connection(
+            failure = error_of_connection(
                 error,
                 subject=request.subject,
                 method=request.method,
@@ -217,7 +217,11 @@ class Transport:
                 host=url.authority,
                 is_named_by_user=at_home and request.sent_by is None,
                 secrets=request.secrets(shown),
-            ) from error
+            )
+            # After the secrets were cut from the error, which may quote the server.
+            if logged is not None:
+                logged.failed(error)
+            raise failure from error
         if logged is not None:
             logged.answered(response.status_code)
         answer = Answer(request, shown, response, self.options, is_from_home=at_home, logged=logged)

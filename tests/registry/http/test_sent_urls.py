@@ -160,6 +160,7 @@ def test_first_of_several_locations_is_followed(transport: Transport) -> None:
         b"/x\x01y",
         b"/x\x7fy",
         b"/x\x00y",
+        b"/x\ry",
         b"http://\xff.example/",
         b"gopher://HOST/x",
     ],
