@@ -19,7 +19,7 @@ from ociexport.system.progress.protocol import Progress
 from ociexport.transfer.sources.names import ArchiveName, LayoutName, RegistryName, parse_source_name, source_text
 from ociexport.transfer.sources.open import open_source
 from ociexport.verification.archives import read_archive_roots
-from ociexport.verification.findings import Findings, Kind
+from ociexport.verification.findings import Findings, Kind, kind_of
 from ociexport.verification.stores import (
     ArchiveStore,
     LayoutStore,
@@ -138,7 +138,8 @@ class WholeArchive:
             self._members = ArchiveMembers.open(self._path)
             return read_archive_roots(self._members, findings, progress)
         except InvalidImageError as error:
-            findings.add_error(error, self.place)
+            message = f"{error.message}; {error.hint}" if error.hint else error.message
+            findings.add(kind_of(error, Kind.UNREADABLE), self.place, message)
             return []
 
     def list_blobs(self, findings: Findings) -> Iterable[Digest]:
@@ -173,7 +174,8 @@ class OneImage:
         try:
             received = self._source.fetch_manifest()
         except InvalidImageError as error:
-            findings.add_error(error, self.place)
+            message = f"{error.message}; {error.hint}" if error.hint else error.message
+            findings.add(kind_of(error, Kind.UNREADABLE), self.place, message)
             return []
         media_type = without_parameters(received.media_type or "")
         known_type = "" if media_type in _GENERAL_TYPES else media_type

@@ -138,7 +138,7 @@ def test_header_of_any_size_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "a").open("wb") as file:
         file.write(item.tobuf(tarfile.USTAR_FORMAT))
         file.truncate(9 * 1024**3)
-    with pytest.raises(InvalidImageError, match=r"got a damaged one or none \(a header of 8589934592 bytes\)$"):
+    with pytest.raises(InvalidImageError, match="extended header: expected at most 1048576 bytes, got 8589934591"):
         open_archive_image(str(tmp_path / "a"))
 
 

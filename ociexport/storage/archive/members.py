@@ -11,12 +11,13 @@ import os
 import posixpath
 import stat
 import sys
-import tarfile
 from dataclasses import dataclass
-from io import SEEK_CUR, SEEK_END, FileIO
-from typing import IO, TYPE_CHECKING, cast
+from io import FileIO
+from typing import TYPE_CHECKING
 
 from ociexport.errors import InvalidImageError, LimitExceededError, NotFoundError, counted, quoted
+from ociexport.layers.tar.file_reader import TarFileReader
+from ociexport.layers.tar.reader import Entry, EntryType
 from ociexport.spec.digest import ByteStream
 from ociexport.spec.reference import as_path
 from ociexport.system.compression import is_compressed, read_tar_chunks
@@ -30,18 +31,12 @@ if TYPE_CHECKING:
 _MAX_INDEX_BYTES = 160 * 1024 * 1024
 # The memory for a file beside its name: measured, rounded up.
 _MEMBER_BYTES = 200
-# Headers, PAX records, long names and maps of sparse files are blocks of 512 bytes, and all are read into memory. No
-# tool for images writes an entry with more of them.
-_MAX_HEADER_BYTES = 1024 * 1024
-# Global records stay in memory for all entries that follow. git writes one record, and no tool writes more than a few.
-_MAX_GLOBAL_RECORDS = 64
 # Tools write at most a link to a link.
 _MAX_LINKS = 8
 # An archive of layers compresses little; one that expands beyond both limits is made to fill the disk.
 _MAX_EXPANSION = 100
 _MAX_UNSUSPECTED_BYTES = 4 * 1024**3
-# The errors that tarfile raises for damaged headers, some of them undocumented.
-_TAR_ERRORS = (tarfile.TarError, ValueError, EOFError, OverflowError, RecursionError)
+_DAMAGED_HINT = "the archive is damaged or incomplete: copy or save it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,30 +151,26 @@ class ArchiveMembers:
 
     def _read_members(self) -> dict[str, _Member]:
         members: dict[str, _Member] = {}
-        end = self._file.seek(0, SEEK_END)
-        last_offset = -1
         taken = 0
-        reader = _HeaderReader(self._file)
+        name = ""
+        reader = TarFileReader(self._file.fileno())
         try:
-            with tarfile.open(fileobj=cast("IO[bytes]", reader), mode="r:", errors="surrogateescape") as tar:
-                while (item := tar.next()) is not None:
-                    vars(tar)["members"] = []  # tarfile keeps them for extracting
-                    reader.begin_entry()
-                    if len(tar.pax_headers) > _MAX_GLOBAL_RECORDS:
-                        raise tarfile.ReadError(f"global headers of more than {_MAX_GLOBAL_RECORDS} records")
-                    if item.offset <= last_offset:
-                        raise tarfile.ReadError("an entry that begins before the previous one")
-                    last_offset = item.offset
-                    if item.offset_data + (item.size if item.isreg() else 0) > end:
-                        raise tarfile.ReadError("the last entry is truncated")
-                    taken += _add_member(members, item)
-                    if taken > _MAX_INDEX_BYTES:
-                        raise LimitExceededError(
-                            f"names of files: expected at most {_MAX_INDEX_BYTES} bytes of memory for them, got more",
-                            where=self.place,
-                        )
-        except _TAR_ERRORS as error:
-            raise InvalidImageError(f"expected a tar, got a damaged one or none ({error})", where=self.place) from error
+            for entry in reader:
+                name = _normalized(_text_of(entry.name))
+                taken += _add_member(members, name, entry, reader.data_offset)
+                if taken > _MAX_INDEX_BYTES:
+                    raise LimitExceededError(
+                        f"names of files: expected at most {_MAX_INDEX_BYTES} bytes of memory for them, got more"
+                    )
+        except LimitExceededError as error:
+            error.add_place(self.place)
+            error.hint = None  # it names an option for layers
+            raise
+        except InvalidImageError as error:
+            what = f"a damaged one (after {quoted(name)}: " if name else "a damaged one or none ("
+            raise InvalidImageError(
+                f"expected a tar, got {what}{error.message})", where=self.place, hint=_DAMAGED_HINT
+            ) from error
         return members
 
 
@@ -187,18 +178,22 @@ def _place_of(path: str) -> str:
     return "standard input" if path == "-" else path
 
 
-def _add_member(members: dict[str, _Member], item: tarfile.TarInfo) -> int:
+def _add_member(members: dict[str, _Member], name: str, entry: Entry, data_offset: int) -> int:
     """Add the file or link of an entry, and return how many bytes of memory it takes."""
-    name = _normalized(item.name)
-    if item.issym():
-        members[name] = _Member(0, 0, _normalized(posixpath.join(posixpath.dirname(name), item.linkname)))
-    elif item.islnk():
-        members[name] = _Member(0, 0, _normalized(item.linkname))
-    elif item.isreg() and not item.issparse():
-        members[name] = _Member(item.offset_data, item.size, None)
+    if entry.type is EntryType.SYMLINK:
+        target = posixpath.join(posixpath.dirname(name), _text_of(entry.link_name))
+        members[name] = _Member(0, 0, _normalized(target))
+    elif entry.type is EntryType.HARD_LINK:
+        members[name] = _Member(0, 0, _normalized(_text_of(entry.link_name)))
+    elif entry.type is EntryType.FILE and entry.segments is None:
+        members[name] = _Member(data_offset, entry.size, None)
     else:
         return 0
     return _MEMBER_BYTES + sys.getsizeof(name) + sys.getsizeof(members[name].target or "")
+
+
+def _text_of(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
 
 
 def _normalized(name: str) -> str:
@@ -255,39 +250,6 @@ class _CountingReader:
 
     def close(self) -> None:
         self._file.close()
-
-
-class _HeaderReader:
-    """The file that tarfile reads headers from, with its own position, and a limit on the headers before one entry.
-
-    tarfile has no such limit, and keeps all headers in memory until it has read the entry.
-    """
-
-    def __init__(self, file: FileIO) -> None:
-        self._file = file
-        self._position = 0
-        self._left = _MAX_HEADER_BYTES
-
-    def begin_entry(self) -> None:
-        """Reset the limit for the next entry."""
-        self._left = _MAX_HEADER_BYTES
-
-    def read(self, size: int) -> bytes:
-        if not 0 <= size <= _MAX_HEADER_BYTES:
-            raise tarfile.ReadError(f"a header of {counted(size, 'byte')}")
-        self._left -= size
-        if self._left < 0:
-            raise tarfile.ReadError(f"headers of more than {_MAX_HEADER_BYTES} bytes before an entry")
-        chunk = os.pread(self._file.fileno(), size, self._position)
-        self._position += len(chunk)
-        return chunk
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._position = offset + (self._position if whence == SEEK_CUR else 0)
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
 
 
 class _MemberStream:
