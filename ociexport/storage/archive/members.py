@@ -1,8 +1,8 @@
 """The files in an archive of images, read in place: nothing is extracted.
 
 The tar may be of any version: names with or without ``./``, with or without entries for directories, with links for
-identical files. If it is compressed as a whole, or can't be seeked in, such as a pipe, it is copied once to a temporary
-file without a name.
+identical files, with sparse files. If it is compressed as a whole, or can't be seeked in, such as a pipe, it is copied
+once to a temporary file without a name.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING
 from ociexport.errors import InvalidImageError, LimitExceededError, NotFoundError, counted, quoted
 from ociexport.layers.tar.file_reader import TarFileReader
 from ociexport.layers.tar.reader import Entry, EntryType
+from ociexport.layers.tar.sparse import SparseSegments
 from ociexport.spec.digest import ByteStream
 from ociexport.spec.reference import as_path
+from ociexport.storage.archive.member_streams import MemberStream, SparseMemberStream
 from ociexport.system.compression import is_compressed, read_tar_chunks
 from ociexport.system.temporary_files import open_temporary_file
 
@@ -31,9 +33,12 @@ if TYPE_CHECKING:
 _MAX_INDEX_BYTES = 160 * 1024 * 1024
 # The memory for a file beside its name: measured, rounded up.
 _MEMBER_BYTES = 200
+# A segment of a sparse file is two numbers in an array, which may have spare room.
+_SEGMENT_BYTES = 20
 # Tools write at most a link to a link.
 _MAX_LINKS = 8
-# An archive of layers compresses little; one that expands beyond both limits is made to fill the disk.
+# An archive of layers compresses little; one that expands beyond both limits is made to fill the disk. Holes of sparse
+# files expand too.
 _MAX_EXPANSION = 100
 _MAX_UNSUSPECTED_BYTES = 4 * 1024**3
 _DAMAGED_HINT = "the archive is damaged or incomplete: copy or save it again"
@@ -41,11 +46,12 @@ _DAMAGED_HINT = "the archive is damaged or incomplete: copy or save it again"
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """The place of a file in the archive, or the target of a link."""
+    """The place of a file in the archive, with its segments if it is sparse, or the target of a link."""
 
     offset: int
     size: int
-    target: str | None
+    target: str | None = None
+    segments: SparseSegments | None = None
 
 
 class ArchiveMembers:
@@ -128,7 +134,10 @@ class ArchiveMembers:
             NotFoundError: it is not in the archive.
         """
         member = self._member(name)
-        return _MemberStream(os.dup(self._file.fileno()), member.offset + offset, member.offset + member.size)
+        fd = os.dup(self._file.fileno())
+        if member.segments is not None:
+            return SparseMemberStream(fd, member.offset, member.segments, member.size, offset)
+        return MemberStream(fd, member.offset + offset, member.offset + member.size)
 
     def close(self) -> None:
         """Close the archive; open streams stay usable."""
@@ -151,7 +160,7 @@ class ArchiveMembers:
 
     def _read_members(self) -> dict[str, _Member]:
         members: dict[str, _Member] = {}
-        taken = 0
+        taken = sparse_bytes = 0
         name = ""
         reader = TarFileReader(self._file.fileno())
         try:
@@ -162,6 +171,8 @@ class ArchiveMembers:
                     raise LimitExceededError(
                         f"names of files: expected at most {_MAX_INDEX_BYTES} bytes of memory for them, got more"
                     )
+                sparse_bytes += entry.size if entry.segments is not None else 0
+                self._verify_sparse_bytes(sparse_bytes)
         except LimitExceededError as error:
             error.add_place(self.place)
             error.hint = None  # it names an option for layers
@@ -172,6 +183,14 @@ class ArchiveMembers:
                 f"expected a tar, got {what}{error.message})", where=self.place, hint=_DAMAGED_HINT
             ) from error
         return members
+
+    def _verify_sparse_bytes(self, count: int) -> None:
+        """Return if the sparse files, holes included, may have ``count`` bytes in all."""
+        if count > _MAX_UNSUSPECTED_BYTES and count > _MAX_EXPANSION * os.fstat(self._file.fileno()).st_size:
+            raise LimitExceededError(
+                f"sparse files: expected at most {_MAX_EXPANSION} times the size of the archive, "
+                f"got more ({count} bytes so far)"
+            )
 
 
 def _place_of(path: str) -> str:
@@ -185,11 +204,12 @@ def _add_member(members: dict[str, _Member], name: str, entry: Entry, data_offse
         members[name] = _Member(0, 0, _normalized(target))
     elif entry.type is EntryType.HARD_LINK:
         members[name] = _Member(0, 0, _normalized(_text_of(entry.link_name)))
-    elif entry.type is EntryType.FILE and entry.segments is None:
-        members[name] = _Member(data_offset, entry.size, None)
+    elif entry.type is EntryType.FILE:
+        members[name] = _Member(data_offset, entry.size, segments=entry.segments)
     else:
         return 0
-    return _MEMBER_BYTES + sys.getsizeof(name) + sys.getsizeof(members[name].target or "")
+    map_bytes = _SEGMENT_BYTES * len(entry.segments or ())
+    return _MEMBER_BYTES + sys.getsizeof(name) + sys.getsizeof(members[name].target or "") + map_bytes
 
 
 def _text_of(name: bytes) -> str:
@@ -246,24 +266,6 @@ class _CountingReader:
     def read(self, size: int = -1, /) -> bytes:
         chunk = self._file.read(size) or b""
         self.count += len(chunk)
-        return chunk
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class _MemberStream:
-    """The bytes of one file in the archive."""
-
-    def __init__(self, fd: int, position: int, end: int) -> None:
-        self._file = FileIO(fd)
-        self._position = position
-        self._end = end
-
-    def read(self, size: int = -1, /) -> bytes:
-        missing = max(self._end - self._position, 0)
-        chunk = os.pread(self._file.fileno(), missing if size < 0 else min(size, missing), self._position)
-        self._position += len(chunk)
         return chunk
 
     def close(self) -> None:
