@@ -85,9 +85,15 @@ def read_tar_chunks(blob: ByteStream) -> Iterator[bytes]:
     yield from _inflate(blob, head, name, new_decompressor)
 
 
+def compression_of(head: bytes) -> str | None:
+    """Return the format of data that begins with ``head``, six bytes or more, if `read_tar_chunks` inflates it."""
+    found = _format_of(head)
+    return found and found[0]
+
+
 def is_compressed(head: bytes) -> bool:
     """Whether data that begins with ``head``, six bytes or more, is in a format that `read_tar_chunks` inflates."""
-    return _format_of(head) is not None
+    return compression_of(head) is not None
 
 
 def verify_ratio(tar_bytes: int, blob_bytes: int) -> None:

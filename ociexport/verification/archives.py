@@ -9,14 +9,14 @@ from ociexport.errors import InvalidImageError, NotFoundError, escaped, quoted
 from ociexport.images.source import ImageSource
 from ociexport.spec.descriptor import Descriptor
 from ociexport.storage.archive.docker import (
-    DOCKER_MANIFEST_FILE,
-    REPOSITORIES_FILE,
     count_v1_images,
     docker_files,
     open_docker_image,
     open_v1_image,
 )
+from ociexport.storage.archive.file_names import DOCKER_MANIFEST_FILE, REPOSITORIES_FILE
 from ociexport.storage.archive.members import ArchiveMembers
+from ociexport.storage.archive.reader import no_images_error
 from ociexport.storage.layout.documents import INDEX_FILE
 from ociexport.system.progress.protocol import Progress
 from ociexport.verification.findings import Findings, Kind
@@ -42,7 +42,7 @@ def read_archive_roots(members: ArchiveMembers, findings: Findings, progress: Pr
         return _docker_roots(members, findings, progress)
     if REPOSITORIES_FILE in members:
         return _made_roots(members, findings, progress, count_v1_images(members), is_v1=True)
-    raise InvalidImageError(f"expected an archive of images, got a tar without {INDEX_FILE} and {DOCKER_MANIFEST_FILE}")
+    raise no_images_error(members)
 
 
 def _with_dockers(members: ArchiveMembers, roots: list[Root], findings: Findings, progress: Progress) -> list[Root]:

@@ -34,13 +34,11 @@ from ociexport.spec.docker_v1 import MAX_V1_LAYERS, V1Document, config_from_v1, 
 from ociexport.spec.json_fields import parse_json_as
 from ociexport.spec.numerals import number_up_to
 from ociexport.spec.reference import ImageReference
+from ociexport.storage.archive.file_names import DOCKER_MANIFEST_FILE, REPOSITORIES_FILE
 from ociexport.storage.archive.members import ArchiveMembers
 from ociexport.storage.index import ListedImage, choose_image
 from ociexport.system.compression import MAGIC_BYTES, is_compressed
 from ociexport.system.progress.protocol import Progress
-
-DOCKER_MANIFEST_FILE = "manifest.json"
-REPOSITORIES_FILE = "repositories"
 
 # Ten thousand images fit.
 _MAX_LIST_BYTES = 32 * 1024 * 1024

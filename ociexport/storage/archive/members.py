@@ -22,7 +22,7 @@ from ociexport.layers.tar.sparse import SparseSegments
 from ociexport.spec.digest import ByteStream
 from ociexport.spec.reference import as_path
 from ociexport.storage.archive.member_streams import MemberStream, SparseMemberStream
-from ociexport.system.compression import is_compressed, read_tar_chunks
+from ociexport.system.compression import MAGIC_BYTES, compression_of, is_compressed, read_tar_chunks
 from ociexport.system.temporary_files import open_temporary_file
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ _MAX_LINKS = 8
 # files expand too.
 _MAX_EXPANSION = 100
 _MAX_UNSUSPECTED_BYTES = 4 * 1024**3
-_DAMAGED_HINT = "the archive is damaged or incomplete: copy or save it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +59,10 @@ class ArchiveMembers:
     Args:
         file: the tar, open for reading at any place; closed with this.
         path: of the archive; ``-`` is standard input.
+        compression: the format in which the tar was compressed, for messages.
 
     Attributes:
+        path: as given.
         place: the archive's name in messages.
         typed: the archive's name as a user types it before an image's name; ``-`` alone would look like an option.
 
@@ -69,10 +70,12 @@ class ArchiveMembers:
         InvalidImageError: it is not a tar, or a damaged one.
     """
 
-    def __init__(self, file: FileIO, path: str) -> None:
+    def __init__(self, file: FileIO, path: str, compression: str | None = None) -> None:
         self.typed = "oci-archive:-" if path == "-" else as_path(path)
+        self.path = path
         self.place = _place_of(path)
         self._file = file
+        self._compression = compression
         self._members = self._read_members()
 
     @classmethod
@@ -88,10 +91,12 @@ class ArchiveMembers:
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
             raise NotFoundError(f"{quoted(path)}: expected an archive, there is no such file") from error
         try:
+            compression = None
             if not _can_be_read_in_place(file):
-                file, piped = _copied(file, _place_of(path)), file
+                piped = file
+                file, compression = _copied(piped, _place_of(path))
                 piped.close()
-            return cls(file, path)
+            return cls(file, path, compression)
         except BaseException:
             file.close()
             raise
@@ -178,11 +183,18 @@ class ArchiveMembers:
             error.hint = None  # it names an option for layers
             raise
         except InvalidImageError as error:
-            what = f"a damaged one (after {quoted(name)}: " if name else "a damaged one or none ("
-            raise InvalidImageError(
-                f"expected a tar, got {what}{error.message})", where=self.place, hint=_DAMAGED_HINT
-            ) from error
+            raise self._tar_error(name, error.message) from error
+        if not reader.data_offset:
+            raise self._tar_error("", "no bytes")
         return members
+
+    def _tar_error(self, last: str, reason: str) -> InvalidImageError:
+        """Return the error for what comes after the entry ``last``, or for the file if there is no entry."""
+        from ociexport.storage.archive.misfits import damaged_tar_error, no_tar_error  # noqa: PLC0415 - start-up: only an error needs it
+
+        if last:
+            return damaged_tar_error(self.place, last, reason)
+        return no_tar_error(self._file.fileno(), self.path, self.place, self._compression, reason)
 
     def _verify_sparse_bytes(self, count: int) -> None:
         """Return if the sparse files, holes included, may have ``count`` bytes in all."""
@@ -224,11 +236,11 @@ def _normalized(name: str) -> str:
 def _can_be_read_in_place(file: FileIO) -> bool:
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         return False
-    return not is_compressed(os.pread(file.fileno(), 6, 0)) and file.tell() == 0
+    return not is_compressed(os.pread(file.fileno(), MAGIC_BYTES, 0)) and file.tell() == 0
 
 
-def _copied(file: FileIO, place: str) -> FileIO:
-    """Return a temporary file with the content of ``file``, decompressed; the caller closes both."""
+def _copied(file: FileIO, place: str) -> tuple[FileIO, str | None]:
+    """Return a temporary file with what ``file`` holds, decompressed, and its compression; the caller closes both."""
     counting = _CountingReader(file)
     copy = open_temporary_file()  # closed by the caller
     written = 0
@@ -253,19 +265,22 @@ def _copied(file: FileIO, place: str) -> FileIO:
     except BaseException:
         copy.close()
         raise
-    return copy
+    return copy, compression_of(counting.head)
 
 
 class _CountingReader:
-    """A stream that counts the bytes read from it."""
+    """A stream that counts the bytes read from it, and keeps the first ones."""
 
     def __init__(self, file: FileIO) -> None:
         self._file = file
         self.count = 0
+        self.head = b""
 
     def read(self, size: int = -1, /) -> bytes:
         chunk = self._file.read(size) or b""
         self.count += len(chunk)
+        if len(self.head) < MAGIC_BYTES:
+            self.head += chunk[:MAGIC_BYTES]
         return chunk
 
     def close(self) -> None:

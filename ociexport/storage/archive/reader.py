@@ -14,13 +14,12 @@ from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import ByteStream, Digest
 from ociexport.spec.json_fields import parse_json_object
 from ociexport.storage.archive.docker import (
-    DOCKER_MANIFEST_FILE,
-    REPOSITORIES_FILE,
     list_docker_images,
     list_v1_images,
     open_docker_image,
     open_v1_image,
 )
+from ociexport.storage.archive.file_names import DOCKER_MANIFEST_FILE, REPOSITORIES_FILE
 from ociexport.storage.archive.members import ArchiveMembers
 from ociexport.storage.index import MAX_INDEX_BYTES, ListedImage, ListedSource, choose_image, list_images
 from ociexport.storage.layout.blobs import blob_name
@@ -60,7 +59,7 @@ def _open_image(members: ArchiveMembers, name: str | None, progress: Progress) -
         return open_docker_image(members, name, progress)
     if REPOSITORIES_FILE in members:
         return open_v1_image(members, name, progress)
-    raise _no_archive_error(members)
+    raise no_images_error(members)
 
 
 def list_archive_images(path: str) -> list[ListedImage]:
@@ -82,16 +81,16 @@ def list_archive_images(path: str) -> list[ListedImage]:
             return list_docker_images(members)
         if REPOSITORIES_FILE in members:
             return list_v1_images(members)
-        raise _no_archive_error(members)
+        raise no_images_error(members)
     finally:
         members.close()
 
 
-def _no_archive_error(members: ArchiveMembers) -> InvalidImageError:
-    return InvalidImageError(
-        f"expected an archive of images, got a tar without {INDEX_FILE} and {DOCKER_MANIFEST_FILE}",
-        where=members.place,
-    )
+def no_images_error(members: ArchiveMembers) -> InvalidImageError:
+    """Return the error for a tar that lists no images at its top."""
+    from ociexport.storage.archive.misfits import without_images_error  # noqa: PLC0415 - start-up: only an error needs it
+
+    return without_images_error(members.names, members.path, members.place)
 
 
 def _list_layout_images(members: ArchiveMembers) -> list[ListedImage]:
