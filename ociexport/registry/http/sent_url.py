@@ -24,6 +24,7 @@ class SentUrl(str):
         """Return the SentUrl of ``url``."""
         server = f"{url.scheme}://{url.authority}" if is_absolute else ""
         path, _, _ = url.target.partition("?")
-        new = super().__new__(cls, server + quote(path, safe="/%:@"))
+        # Older versions of urllib3 read a host after two slashes.
+        new = super().__new__(cls, f"{server}/{quote(path.lstrip('/'), safe='/%:@')}")
         new.target = server + url.target
         return new
