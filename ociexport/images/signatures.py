@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -29,14 +29,12 @@ from ociexport.images.keys import VerificationKey
 from ociexport.images.resolve import read_small_blob
 from ociexport.images.source import (
     ConvertedSource,
-    ImageName,
     ImageSource,
     ReceivedManifest,
-    credentials_of,
-    servers_of,
 )
+from ociexport.images.wrapping_source import WrappingSource
 from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor
-from ociexport.spec.digest import ByteStream, Digest
+from ociexport.spec.digest import Digest
 from ociexport.spec.docker_schema1 import is_schema1
 from ociexport.spec.json_fields import JsonObject, parse_json_object
 from ociexport.spec.manifest import Index, Manifest, parse_document
@@ -86,7 +84,7 @@ class SignaturePolicy:
         return False
 
 
-class SignedSource:
+class SignedSource(WrappingSource):
     """An `ImageSource` around another that returns the image only if a valid signature covers it.
 
     1. As in cosign, a signature of an index covers everything that the index names by digest: nested indexes, their
@@ -94,7 +92,8 @@ class SignedSource:
     2. An index without a signature is returned too, since it may lead to signed manifests. Every manifest requested
        through it, for whatever platform, must then have its own signature. ``cosign sign --recursive`` makes these.
 
-    Coverage is remembered by digest: a tag that has moved by the next request is checked again.
+    Blobs are passed on: a signed manifest contains their digests, which the caller verifies. Coverage is remembered by
+    digest: a tag that has moved by the next request is checked again.
 
     Args:
         source: the image; closed with this one.
@@ -102,35 +101,10 @@ class SignedSource:
     """
 
     def __init__(self, source: ImageSource, policy: SignaturePolicy) -> None:
-        self._source = source
+        super().__init__(source)
         self._policy = policy
         self._covered: set[Digest] = set()
         self._reasons: list[str] = []
-
-    @property
-    def display_name(self) -> str:
-        """The image's name in messages."""
-        return self._source.display_name
-
-    @property
-    def image_name(self) -> ImageName:
-        """The name for a copy of the image."""
-        return self._source.image_name
-
-    @property
-    def wrapped(self) -> ImageSource:
-        """The unchecked source."""
-        return self._source
-
-    @property
-    def served_by(self) -> Mapping[Digest, str]:
-        """Which host served each manifest or blob."""
-        return servers_of(self._source)
-
-    @property
-    def credentials(self) -> str | None:
-        """The identity used for the image."""
-        return credentials_of(self._source)
 
     def fetch_manifest(self, descriptor: Descriptor | None = None) -> ReceivedManifest:
         """Return a manifest that a signature covers, or an index; see `ImageSource`.
@@ -138,10 +112,10 @@ class SignedSource:
         Raises:
             SignatureError: no valid signature covers the manifest.
         """
-        received = self._source.fetch_manifest(descriptor)
+        received = self.wrapped.fetch_manifest(descriptor)
         index = _index_of(received, descriptor)
         reasons: list[str] = []
-        if received.digest in self._covered or self._policy.find(self._source, received.digest, reasons):
+        if received.digest in self._covered or self._policy.find(self.wrapped, received.digest, reasons):
             self._covered |= {received.digest, *(entry.digest for entry in (index.manifests if index else ()))}
             return received
         if descriptor is None:
@@ -153,14 +127,6 @@ class SignedSource:
         raise SignatureError(
             f"{self.display_name}: manifest {received.digest}: expected a signature by the key in {places}: {found}"
         )
-
-    def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
-        """Return the blob's bytes; a signed manifest contains its digest, which the caller verifies."""
-        return self._source.open_blob(descriptor, offset)
-
-    def close(self) -> None:
-        """Close the wrapped source."""
-        self._source.close()
 
 
 def _index_of(received: ReceivedManifest, descriptor: Descriptor | None) -> Index | None:

@@ -17,8 +17,9 @@ from io import BytesIO
 
 from ociexport.errors import InvalidImageError, NotFoundError, locating
 from ociexport.images.fetch import BlobFetch
-from ociexport.images.source import ImageName, ImageSource, ReceivedManifest, credentials_of, servers_of, size_of_blob
+from ociexport.images.source import ImageSource, ReceivedManifest, size_of_blob
 from ociexport.images.wanted_blobs import layer_blobs, unite_blobs
+from ociexport.images.wrapping_source import WrappingSource
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import ByteStream, Digest
@@ -31,7 +32,7 @@ from ociexport.system.progress.protocol import Progress
 _DEFAULT_JOBS = 4
 
 
-class ConvertingSource:
+class ConvertingSource(WrappingSource):
     """An `ImageSource` around another that converts an image of schema 1 to an OCI image, and no other image.
 
     Args:
@@ -45,6 +46,7 @@ class ConvertingSource:
     """
 
     def __init__(self, source: ImageSource, progress: Progress) -> None:
+        super().__init__(source)
         self.published = source
         self._progress = progress
         self._lock = threading.Lock()
@@ -78,30 +80,10 @@ class ConvertingSource:
             return {made.digest: asked for asked, made in self._made.items()}
 
     @property
-    def display_name(self) -> str:
-        """The image's name in messages."""
-        return self.published.display_name
-
-    @property
-    def image_name(self) -> ImageName:
-        """The name for a copy of the image."""
-        return self.published.image_name
-
-    @property
-    def wrapped(self) -> ImageSource:
-        """The source of the published image."""
-        return self.published
-
-    @property
     def served_by(self) -> Mapping[Digest, str]:
         """Which host served each manifest or blob; for a converted manifest, the host of the published one."""
-        served = servers_of(self.published)
+        served = super().served_by
         return {**served, **{made: served[asked] for made, asked in self.converted.items() if asked in served}}
-
-    @property
-    def credentials(self) -> str | None:
-        """The identity used for the image."""
-        return credentials_of(self.published)
 
     def fetch_manifest(self, descriptor: Descriptor | None = None) -> ReceivedManifest:
         """Return a manifest or index as published; one of schema 1 is converted, and then has another digest.
@@ -109,7 +91,7 @@ class ConvertingSource:
         Raises:
             as `ImageSource.fetch_manifest` and `BlobFetch.run` do.
         """
-        received = self.published.fetch_manifest(descriptor)
+        received = super().fetch_manifest(descriptor)
         if not is_schema1(received.raw, received.media_type):
             return received
         with self._lock:
@@ -124,12 +106,12 @@ class ConvertingSource:
             return BytesIO(config[offset:])
         if descriptor.digest in self.layers and self._layout is not None:
             return self._layout.open_blob(descriptor, offset)
-        return self.published.open_blob(descriptor, offset)
+        return super().open_blob(descriptor, offset)
 
     def close(self) -> None:
         """Close the published image's source, and remove the temporary files."""
         self._stack.close()
-        self.published.close()
+        super().close()
 
     def _convert(self, received: ReceivedManifest) -> ReceivedManifest:
         manifest = parse_schema1(received.raw, received.media_type, received.digest)
