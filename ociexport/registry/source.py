@@ -31,7 +31,6 @@ from ociexport.registry.hosts.routes import Route, routes_for
 from ociexport.registry.http.encodings import undo_for_document
 from ociexport.registry.http.failures import redacted
 from ociexport.registry.http.messages import Answer
-from ociexport.registry.options import DEFAULT_OPTIONS, RegistryOptions
 from ociexport.registry.pages import next_query
 from ociexport.registry.referrers import ReferrersPage, read_referrers
 from ociexport.spec import mediatypes
@@ -39,7 +38,6 @@ from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor
 from ociexport.spec.digest import ByteStream, Digest, Verifier
 from ociexport.spec.docker_schema1 import digested_bytes
 from ociexport.spec.reference import ImageReference
-from ociexport.system.progress.protocol import SILENT, Progress
 
 _MANIFEST_HEADERS = {"Accept": ", ".join(mediatypes.ACCEPTED_MANIFESTS)}
 _REFERRERS_HEADERS = {"Accept": mediatypes.OCI_INDEX}
@@ -299,28 +297,6 @@ def registry_source(client: RegistryClient, reference: ImageReference, *, owns_c
         *mirrors, last = (route.endpoint.host for route in routes)
         client.progress.say(f"image {reference}: mirrors {', '.join(mirrors)} are tried first, then {last}")
     return RegistrySource(reference, routes, client, owns_client=owns_client)
-
-
-def open_registry_source(
-    reference: ImageReference,
-    *,
-    options: RegistryOptions = DEFAULT_OPTIONS,
-    progress: Progress = SILENT,
-    client: RegistryClient | None = None,
-) -> RegistrySource:
-    """Return a source for the image that ``reference`` names; nothing is sent until the source is used.
-
-    Args:
-        options: how registries are reached.
-        progress: receives retries, skipped mirrors and registries' warnings.
-        client: used instead of options and progress; shared with other sources, closed by the caller.
-
-    Raises:
-        UsageError, OSError: a configuration file is invalid or can't be read.
-    """
-    if client is not None:
-        return registry_source(client, reference)
-    return registry_source(RegistryClient(options, progress), reference, owns_client=True)
 
 
 def _manifest_of(answer: Answer, subject: str) -> bytes:

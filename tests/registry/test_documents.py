@@ -19,7 +19,7 @@ from ociexport.registry.http.messages import WireRequest
 from ociexport.registry.http.transport import Transport
 from ociexport.registry.http.web_url import WebUrl
 from ociexport.registry.options import RegistryOptions
-from ociexport.registry.source import RegistrySource, open_registry_source
+from ociexport.registry.source import RegistrySource
 from ociexport.rootfs.unpack import unpack
 from ociexport.spec.reference import ImageReference
 from ociexport.system.progress.display import PlainProgress
@@ -28,6 +28,7 @@ from ociexport.transfer.sources.list_names import tags_of
 from tests.support.fake_registry import FakeRegistry, Fault
 from tests.support.image_builder import AMD64, build_image
 from tests.support.memory_source import member
+from tests.support.registry_image import open_registry_source
 from tests.support.tls import Authority
 
 QUICK = {"retry_delay_seconds": 0, "read_timeout_seconds": 0.2, "stall_seconds": 0.2}

@@ -13,9 +13,9 @@ from ociexport.errors import (
     RegistryNotFoundError,
     TransferError,
 )
-from ociexport.registry.source import open_registry_source
 from ociexport.spec.reference import ImageReference
 from tests.support.fake_registry import FakeRegistry, Fault
+from tests.support.registry_image import open_registry_source
 from tests.support.wire_images import MANIFEST, blob_in, error_of, image_source, read_all, wire_options
 
 

@@ -13,7 +13,7 @@ from ociexport.cli.main import main
 from ociexport.errors import DigestMismatchError, RegistryError, RegistryNotFoundError
 from ociexport.registry.client import RegistryClient
 from ociexport.registry.options import Credentials, Mirror, RegistryOptions
-from ociexport.registry.source import RegistrySource, open_registry_source
+from ociexport.registry.source import RegistrySource
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest
@@ -22,6 +22,7 @@ from ociexport.system.progress.display import PlainProgress
 from tests.support.fake_registry import FakeRegistry, Fault
 from tests.support.image_builder import build_image
 from tests.support.memory_source import member
+from tests.support.registry_image import open_registry_source
 
 MANIFEST = b'{"schemaVersion": 2, "layers": []}'
 BLOB = bytes(range(256)) * 1000

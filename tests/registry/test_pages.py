@@ -11,12 +11,12 @@ import pytest
 from ociexport.errors import InvalidImageError, OciexportError, RegistryError
 from ociexport.images.budget import DocumentBudget
 from ociexport.registry.options import Mirror, RegistryOptions
-from ociexport.registry.source import open_registry_source
 from ociexport.spec import mediatypes
 from ociexport.spec.digest import Digest
 from ociexport.spec.reference import ImageReference
 from ociexport.transfer.sources.list_names import list_names
 from tests.support.fake_registry import FakeRegistry, Fault
+from tests.support.registry_image import open_registry_source
 
 SUBJECT = Digest.of(b"the image")
 Lister = Callable[[FakeRegistry, RegistryOptions], list[str]]

@@ -12,11 +12,11 @@ import pytest
 
 from ociexport.errors import TransferError, UsageError
 from ociexport.registry.options import RegistryOptions
-from ociexport.registry.source import open_registry_source
 from ociexport.spec import mediatypes
 from ociexport.spec.reference import ImageReference
 from tests.support.fake_registry import FakeRegistry
 from tests.support.raw_server import RawServer
+from tests.support.registry_image import open_registry_source
 from tests.support.tls import Authority
 
 MANIFEST = b'{"schemaVersion": 2, "layers": []}'

@@ -10,11 +10,11 @@ import pytest
 
 from ociexport.registry.download import ranges
 from ociexport.registry.options import RegistryOptions
-from ociexport.registry.source import open_registry_source
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.reference import ImageReference
 from tests.support.fake_registry import FakeRegistry, Fault
+from tests.support.registry_image import open_registry_source
 
 MIB = 1 << 20
 

@@ -18,7 +18,7 @@ from ociexport.registry.client import RegistryClient
 from ociexport.registry.download import ranges
 from ociexport.registry.http.transport import MAX_SPARE_CONNECTIONS
 from ociexport.registry.options import RegistryOptions
-from ociexport.registry.source import RegistrySource, open_registry_source, registry_source
+from ociexport.registry.source import RegistrySource, registry_source
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest, VerifyingReader
@@ -28,6 +28,7 @@ from ociexport.transfer.pull import pull
 from tests.support.fake_registry import FakeRegistry, Fault, Request
 from tests.support.image_builder import AMD64, build_image
 from tests.support.memory_source import member
+from tests.support.registry_image import open_registry_source
 from tests.support.system_parts import mounted, run
 
 MIB = 1 << 20

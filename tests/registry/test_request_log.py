@@ -12,13 +12,13 @@ import pytest
 
 from ociexport.errors import TransferError
 from ociexport.registry.options import Credentials, Mirror, RegistryOptions
-from ociexport.registry.source import open_registry_source
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.reference import ImageReference
 from ociexport.system.progress.display import PlainProgress
 from tests.support.command import run_command
 from tests.support.fake_registry import FakeRegistry, Fault
+from tests.support.registry_image import open_registry_source
 
 MANIFEST = b'{"schemaVersion": 2, "layers": []}'
 BLOB = bytes(4000)

@@ -10,10 +10,11 @@ import pytest
 from ociexport.errors import AuthenticationError, RegistryError, RegistryNotFoundError
 from ociexport.registry.client import RegistryClient
 from ociexport.registry.options import Credentials, RegistryOptions
-from ociexport.registry.source import open_registry_source, registry_source
+from ociexport.registry.source import registry_source
 from ociexport.spec import mediatypes
 from ociexport.spec.reference import ImageReference
 from tests.support.fake_registry import FakeRegistry, Fault
+from tests.support.registry_image import open_registry_source
 from tests.support.tls import Authority
 
 MANIFEST = b'{"schemaVersion": 2, "layers": []}'

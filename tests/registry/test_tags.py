@@ -11,11 +11,11 @@ import pytest
 
 from ociexport.errors import AuthenticationError, RegistryError, RegistryNotFoundError, UsageError
 from ociexport.registry.options import Mirror, RegistryOptions
-from ociexport.registry.source import open_registry_source
 from ociexport.spec.reference import ImageReference
 from ociexport.transfer.sources.list_names import list_names
 from tests.support.fake_registry import FakeRegistry, Fault
 from tests.support.image_builder import build_image
+from tests.support.registry_image import open_registry_source
 
 IMAGE = build_image([])
 NO_RETRIES = RegistryOptions(retry_times=0)

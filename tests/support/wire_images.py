@@ -10,11 +10,12 @@ from ociexport.errors import (
     OciexportError,
 )
 from ociexport.registry.options import Credentials, RegistryOptions
-from ociexport.registry.source import RegistrySource, open_registry_source
+from ociexport.registry.source import RegistrySource
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.reference import ImageReference
 from tests.support.fake_registry import FakeRegistry
+from tests.support.registry_image import open_registry_source
 
 MANIFEST = b'{"schemaVersion": 2, "layers": []}'
 BLOB = bytes(range(256)) * 1000

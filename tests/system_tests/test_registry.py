@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from ociexport.registry.options import Mirror, RegistryOptions
-from ociexport.registry.source import RegistrySource, open_registry_source
+from ociexport.registry.source import RegistrySource
 from ociexport.spec.manifest import Manifest, parse_document
 from ociexport.spec.reference import ImageReference
 from tests.support.image_builder import build_image, write_layout
 from tests.support.memory_source import member
+from tests.support.registry_image import open_registry_source
 from tests.support.system_parts import docker_registry, require, run, wait_for_port
 
 pytestmark = pytest.mark.system

@@ -12,7 +12,6 @@ import pytest
 
 import ociexport
 from ociexport.errors import DigestMismatchError, UnsupportedMediaTypeError
-from ociexport.registry.source import open_registry_source
 from ociexport.spec import mediatypes
 from ociexport.spec.config import parse_config
 from ociexport.spec.digest import Digest
@@ -26,6 +25,7 @@ from tests.support.fake_registry import FakeRegistry
 from tests.support.image_builder import AMD64, ARM64, build_image, descriptor_of, to_json
 from tests.support.image_builder import write_layout as write_built_layout
 from tests.support.puller import Puller
+from tests.support.registry_image import open_registry_source
 from tests.support.schema1_images import Schema1Image, build_schema1
 from tests.support.system_parts import docker_registry, require, run
 

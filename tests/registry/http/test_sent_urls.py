@@ -17,7 +17,6 @@ from ociexport.registry.http.messages import WireRequest
 from ociexport.registry.http.transport import Transport
 from ociexport.registry.http.web_url import WebUrl
 from ociexport.registry.options import Credentials, RegistryOptions
-from ociexport.registry.source import open_registry_source
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest
@@ -25,6 +24,7 @@ from ociexport.spec.reference import ImageReference
 from ociexport.transfer.sources.list_names import list_names
 from tests.support.command import run_command
 from tests.support.raw_server import RawImage, RawRequest, RawServer, answer, redirect
+from tests.support.registry_image import open_registry_source
 
 NO_RETRIES = RegistryOptions(retry_times=0, read_timeout_seconds=10)
 BLOB = b"the layer"
