@@ -14,18 +14,11 @@ from ociexport.errors import InvalidImageError, LimitExceededError, quoted_path
 from ociexport.images.source import BlobOpener
 from ociexport.layers.limits import Limits
 from ociexport.layers.losses import Losses
-from ociexport.layers.paths import (
-    AUFS_LINKS,
-    OPAQUE_WHITEOUT,
-    WHITEOUT_META_PREFIX,
-    WHITEOUT_PREFIX,
-    ImagePath,
-    parse_image_path,
-    verify_symlink_target,
-)
+from ociexport.layers.paths import ImagePath, parse_image_path, verify_symlink_target
 from ociexport.layers.selection import PathSelection
 from ociexport.layers.stream import LayerStream
 from ociexport.layers.tar.reader import DEVICE_TYPES, Entry, EntryType, TarReader, verify_device
+from ociexport.layers.whiteouts import AUFS_LINKS, WHITEOUT_PREFIX, WhiteoutKind, parse_whiteout
 from ociexport.spec.config import Layer
 from ociexport.system.progress.protocol import Progress
 
@@ -240,27 +233,18 @@ class LayerApplier:
         self._limits.verify_totals(self.entries, self.tar_bytes + stream.tar_bytes + self.block_bytes)
 
     def _apply_whiteout(self, path: ImagePath, entry: Entry, reader: TarReader) -> bool:
-        """Hide the path that a whiteout names; return False if the entry is not a whiteout.
-
-        Spec: image-spec 1.1 layer.md, "Whiteouts", "Opaque Whiteout".
-        """
-        parent, slash, name = path.rpartition(b"/")
-        if name == OPAQUE_WHITEOUT:
-            self._target.hide_children(ImagePath(parent))
-            return True
-        if parent == AUFS_LINKS and entry.type is EntryType.FILE:
+        """Hide what a whiteout hides; return False if the entry is not a whiteout."""
+        whiteout = parse_whiteout(path, is_file=entry.type is EntryType.FILE)
+        if whiteout is None:
+            return False
+        if whiteout.kind is WhiteoutKind.PLAIN:
+            self._target.hide(whiteout.path)
+        elif whiteout.kind is WhiteoutKind.OPAQUE:
+            self._target.hide_children(whiteout.path)
+        elif whiteout.kind is WhiteoutKind.AUFS_LINK:
             # Hard links to it follow. moby makes a copy for each; here they share one inode, as they did in AUFS.
             self._has_aufs_links = True
             self._target.write_file(path, entry, reader.read_data())
-            return True
-        if any(part.startswith(WHITEOUT_META_PREFIX) for part in path.split(b"/")):
-            return True  # AUFS's own bookkeeping, without a meaning elsewhere
-        if not name.startswith(WHITEOUT_PREFIX):
-            return False
-        hidden = name.removeprefix(WHITEOUT_PREFIX)
-        if hidden in (b"", b".", b".."):
-            raise InvalidImageError("whiteout: expected a name after '.wh.', got none")
-        self._target.hide(ImagePath(parent + slash + hidden))
         return True
 
     def _make_hard_link(self, path: ImagePath, target: ImagePath) -> None:

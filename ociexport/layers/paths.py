@@ -17,12 +17,6 @@ MAX_NAME_BYTES = 255
 # PATH_MAX counts the NUL at its end (limits.h(0p)).
 _MAX_TARGET_BYTES = 4095
 
-WHITEOUT_PREFIX = b".wh."
-WHITEOUT_META_PREFIX = b".wh..wh."
-OPAQUE_WHITEOUT = b".wh..wh..opq"
-# The directory in which AUFS, docker's first file system, kept files with several names.
-AUFS_LINKS = ImagePath(b".wh..wh.plnk")
-
 
 def parse_image_path(name: bytes) -> ImagePath:
     """Return a tar entry's name as a path inside the image.
