@@ -36,9 +36,10 @@ from ociexport.transfer.sources.names import LayoutName, parse_source_name, path
 from ociexport.verification.advice import advice_for, has_member
 from ociexport.verification.blobs import BlobState
 from ociexport.verification.findings import Finding, Kind
+from ociexport.verification.options import VerifyOptions
 from ociexport.verification.origins import Origin, Origins
 from ociexport.verification.targets import OneImage, Subject, WholeLayout
-from ociexport.verification.verify import Verification, Wishes, verify_subject
+from ociexport.verification.verify import Verification, verify_subject
 from ociexport.verification.walk import NamedBlob, Walk
 
 if TYPE_CHECKING:
@@ -174,14 +175,27 @@ def repair(
         NotFoundError: the layout or one of ``origins`` does not exist.
         OSError: a disk or file system error; finished repairs stay.
     """
+    wishes = VerifyOptions(strict, deep, limits, platform, progress, registry)
+    return repair_layout(layout, wishes, origins=origins, cache=cache, jobs=jobs, dry_run=dry_run)
+
+
+def repair_layout(
+    layout: str | os.PathLike[str],
+    wishes: VerifyOptions,
+    *,
+    origins: Iterable[str | os.PathLike[str] | ImageSource],
+    cache: str | os.PathLike[str] | None,
+    jobs: int = DEFAULT_JOBS,
+    dry_run: bool,
+) -> RepairResult:
+    """Verify a layout, fetch broken and missing blobs again, and return the problems that are left; see `repair`."""
     verify_jobs(jobs)
     name = _parse_layout_name(layout)
-    wishes = Wishes(strict, deep, limits or Limits(), platform)
     destination = ImageLayout(name.path, cache=BlobCache(cache) if cache is not None else None)
     with ExitStack() as stack:
         outlines = stack.enter_context(closing(OutlineFile()))
-        found = stack.enter_context(closing(Origins(origins, registry=registry, progress=progress)))
-        run = _Repair(destination, found, jobs, progress)
+        found = stack.enter_context(closing(Origins(origins, registry=wishes.registry, progress=wishes.progress)))
+        run = _Repair(destination, found, jobs, wishes.progress)
         lacks_layout_file = name.image is None and run.lacks_layout_file()
         subject: Subject
         if name.image is None:
@@ -192,7 +206,7 @@ def repair(
             source = ImageLayout(name.path).open_image(name.image)
             subject = stack.enter_context(closing(OneImage(source, is_owned=True)))
         states: dict[Digest, BlobState] = {}
-        verification, walk = verify_subject(subject, wishes, states, outlines, progress)
+        verification, walk = verify_subject(subject, wishes, states, outlines)
         while broken := run.begin_round(verification, walk, states):
             if dry_run:
                 break
@@ -204,14 +218,14 @@ def repair(
                 states.pop(digest, None)
             if not mended:
                 break
-            verification, walk = verify_subject(subject, wishes, states, outlines, progress)
+            verification, walk = verify_subject(subject, wishes, states, outlines)
     advice = tuple(advice_for(name.path, verification))
     if dry_run:
         planned = _plan(
             broken,
             has_cache=cache is not None,
             lacks_layout_file=lacks_layout_file,
-            asks_urls=registry is not None and registry.foreign,
+            asks_urls=wishes.registry is not None and wishes.registry.foreign,
         )
         return RepairResult((), (), advice, verification, tuple(planned))
     return RepairResult(tuple(run.repaired), tuple(run.unrepaired), advice, verification)

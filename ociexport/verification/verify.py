@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from ociexport.verification.blobs import BlobState, BlobToCheck, add_blob_findin
 from ociexport.verification.chains import add_artifact_notes, add_layer_findings, diff_ids_by_layer
 from ociexport.verification.findings import UNREFERENCED, Finding, Findings, Kind
 from ociexport.verification.layers import LayerExaminer
+from ociexport.verification.options import VerifyOptions
 from ociexport.verification.selection import Selection
 from ociexport.verification.targets import Subject, open_subject
 from ociexport.verification.walk import NamedBlob, Walk
@@ -69,16 +70,6 @@ class Verification:
         return f"{looked}: {f'{wrong} wrong' if wrong else 'no problems found'}"
 
 
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """Options of a verification; see `verify`."""
-
-    strict: bool = False
-    deep: bool = False
-    limits: Limits = field(default_factory=Limits)
-    platform: Platform | PlatformChoice | None = None
-
-
 def verify(
     source: str | os.PathLike[str] | ImageSource,
     *,
@@ -107,13 +98,18 @@ def verify(
         NoMatchingPlatformError: the image has no such ``platform``.
         OSError: temporary files cannot be written.
     """
-    wishes = Wishes(strict, deep, limits or Limits(), platform)
-    with closing(open_subject(source, progress=progress, registry=registry)) as subject, closing(OutlineFile()) as file:
-        return verify_subject(subject, wishes, {}, file, progress)[0]
+    return verify_source(source, VerifyOptions(strict, deep, limits, platform, progress, registry))
+
+
+def verify_source(source: str | os.PathLike[str] | ImageSource, wishes: VerifyOptions) -> Verification:
+    """Return all problems of ``source``; see `verify`."""
+    subject = open_subject(source, progress=wishes.progress, registry=wishes.registry)
+    with closing(subject), closing(OutlineFile()) as file:
+        return verify_subject(subject, wishes, {}, file)[0]
 
 
 def verify_subject(
-    subject: Subject, wishes: Wishes, states: dict[Digest, BlobState], outlines: OutlineFile, progress: Progress
+    subject: Subject, wishes: VerifyOptions, states: dict[Digest, BlobState], outlines: OutlineFile
 ) -> tuple[Verification, Walk]:
     """Return all problems of ``subject``, and the walk over its documents; see `verify`.
 
@@ -126,7 +122,7 @@ def verify_subject(
         outlines: file that stores the layers' changes.
     """
     findings = Findings()
-    roots = subject.read_roots(findings, progress)  # 1
+    roots = subject.read_roots(findings, wishes.progress)  # 1
     walk = Walk(findings, is_strict=wishes.strict, selection=_selection(subject, wishes))
     for root in roots:
         walk.follow(root)
@@ -138,10 +134,10 @@ def verify_subject(
         for digest, names in walk.blobs.items()
     ]
     left_over = [] if wishes.platform is not None else _left_over(subject, walk, findings)
-    states.update(check_blobs([blob for blob in (*named, *left_over) if not _is_known(blob, states)], progress))
+    states.update(check_blobs([blob for blob in (*named, *left_over) if not _is_known(blob, states)], wishes.progress))
     add_blob_findings(walk.blobs, states, findings)
     if wishes.deep:  # 3
-        add_layer_findings(walk.images, states, wishes.limits, findings)
+        add_layer_findings(walk.images, states, wishes.limits or Limits(), findings)
         add_artifact_notes(walk.artifacts, findings)
     for blob in left_over:
         _add_orphan(blob.digest, states[blob.digest], findings)
@@ -159,9 +155,9 @@ def verify_subject(
 
 
 def _examiner(
-    named: Sequence[NamedBlob], diff_ids: frozenset[Digest], wishes: Wishes, outlines: OutlineFile
+    named: Sequence[NamedBlob], diff_ids: frozenset[Digest], wishes: VerifyOptions, outlines: OutlineFile
 ) -> LayerExaminer:
-    return LayerExaminer(max(one.descriptor.size for one in named), diff_ids, wishes.limits, outlines)
+    return LayerExaminer(max(one.descriptor.size for one in named), diff_ids, wishes.limits or Limits(), outlines)
 
 
 def _is_known(blob: BlobToCheck, states: Mapping[Digest, BlobState]) -> bool:
@@ -170,7 +166,7 @@ def _is_known(blob: BlobToCheck, states: Mapping[Digest, BlobState]) -> bool:
     return state is not None and (blob.examiner is None or state.kind is not None or state.layer is not None)
 
 
-def _selection(subject: Subject, wishes: Wishes) -> Selection | None:
+def _selection(subject: Subject, wishes: VerifyOptions) -> Selection | None:
     return Selection.of(wishes.platform or (host_platform() if subject.is_remote else None))
 
 

@@ -15,8 +15,9 @@ from ociexport.errors import UsageError, escaped
 from ociexport.spec.digest import Digest
 from ociexport.system.progress.protocol import Progress
 from ociexport.verification.findings import Finding
-from ociexport.verification.repair import RepairResult, repair
-from ociexport.verification.verify import Verification, verify
+from ociexport.verification.options import VerifyOptions
+from ociexport.verification.repair import RepairResult, repair_layout
+from ociexport.verification.verify import Verification, verify_source
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,8 +75,14 @@ def run(options: argparse.Namespace) -> int:
     ):
         if is_given:
             raise UsageError(f"{option}: expected --repair with it", hint="see ociexport verify --help")
-    found = verify(
-        options.source,
+    found = verify_source(options.source, _verify_options_from(options, progress))
+    if options.json:
+        print_json("verify", {"source": options.source, **_to_json(found)})
+    return _tell(options, found, progress)
+
+
+def _verify_options_from(options: argparse.Namespace, progress: Progress) -> VerifyOptions:
+    return VerifyOptions(
         strict=options.strict,
         deep=options.deep,
         limits=limits_from(options),
@@ -83,24 +90,16 @@ def run(options: argparse.Namespace) -> int:
         progress=progress,
         registry=registry_options_from(options),
     )
-    if options.json:
-        print_json("verify", {"source": options.source, **_to_json(found)})
-    return _tell(options, found, progress)
 
 
 def _repair(options: argparse.Namespace, progress: Progress) -> int:
     """Print a line for each blob that was repaired, or would be, and then the findings after the repair."""
-    result = repair(
+    result = repair_layout(
         options.source,
+        _verify_options_from(options, progress),
         origins=options.origins,
         cache=options.cache,
-        strict=options.strict,
-        deep=options.deep,
-        limits=limits_from(options),
-        platform=named_choice_from(options),
         dry_run=options.dry_run,
-        progress=progress,
-        registry=registry_options_from(options),
     )
     if options.json and options.dry_run:
         members = {**_to_json(result.verification), **_plan_to_json(result)}
