@@ -22,7 +22,7 @@ _OTHER_WORDS = frozenset(
     "is has was does says lists directs removes belongs this as its tokens times ms ns s".split()  # noqa: SIM905
 )
 # Messages in which the number can't be 1, or is part of an estimate.
-_NEVER_ONE = {("rootfs/disk/preflight.py", "files"), ("rootfs/disk/preflight.py", "inodes")}
+_NEVER_ONE = {("rootfs/disk/preflight.py", " files"), ("rootfs/disk/preflight.py", " inodes")}
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def _misfits(path: Path, root: Path = _PACKAGE) -> Iterator[tuple[str, int, str]
                 if not (isinstance(value, ast.FormattedValue) and isinstance(text, ast.Constant)):
                     continue
                 match = _PLURAL_NEXT.match(str(text.value))
-                if match is None or match[1] in _OTHER_WORDS or (place, match[1]) in _NEVER_ONE:
+                if match is None or match[1] in _OTHER_WORDS or (place, match[0]) in _NEVER_ONE:
                     continue
                 shown = ast.unparse(value.value)
                 # A constant is known: the writer of the message saw its value.

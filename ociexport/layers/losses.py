@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ociexport.errors import quoted_path
+from ociexport.errors import counted, quoted_path
 
 # Attributes that have a meaning only on the system where the image was built; umoci and containers/storage skip the
 # same ones. A foreign label breaks SELinux, and overlayfs would read foreign overlay attributes as its own.
@@ -45,7 +45,8 @@ class Losses:
         """Yield a line for each kind of loss."""
         if self.owners:
             yield (
-                f"owners: {self.owners} files of users other than root belong to this user, since {self.owners_reason}"
+                f"owners: {counted(self.owners, 'file')} of users other than root "
+                f"{'belongs' if self.owners == 1 else 'belong'} to this user, since {self.owners_reason}"
             )
         if self.devices:
             yield f"devices: {self.devices} left out, since {self.devices_reason}"

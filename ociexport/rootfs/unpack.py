@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ociexport.errors import OciexportError, UsageError
+from ociexport.errors import OciexportError, UsageError, counted
 from ociexport.images.resolve import read_layers, resolve_manifest
 from ociexport.images.source import ImageSource
 from ociexport.layers.apply import LayerApplier
@@ -181,7 +181,8 @@ def _unpack_source(
     resolved = resolve_manifest(source, platform)
     manifest = resolved.manifest
     config, layers = read_layers(source, resolved, platform, progress)
-    progress.say(f"{source.display_name}: platform {config.declared_platform or 'not declared'}, {len(layers)} layers")
+    platform_shown = config.declared_platform or "not declared"
+    progress.say(f"{source.display_name}: platform {platform_shown}, {counted(len(layers), 'layer')}")
     losses = _losses_of(options)
     budget = NameBudget(options.limits)
     with (

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from ociexport.errors import UsageError, quoted
+from ociexport.errors import UsageError, counted, quoted
 from ociexport.rootfs.disk.linux import OPEN_DIRECTORY, names_in
 from ociexport.rootfs.disk.mount_move import (
     LIST_SUFFIX,
@@ -126,7 +126,7 @@ def verify_is_vacant(target: str, *, replace: bool = False) -> None:
     with _opened(target) as fd:
         names = place.foreign_names(fd)
     if names:
-        entries = "1 entry" if len(names) == 1 else f"{len(names)} entries"
+        entries = counted(len(names), "entry")
         if not place.in_place:
             hint = "choose another directory, empty this one, or have it replaced with --replace"
         elif place.is_working_directory and not place.is_mount:

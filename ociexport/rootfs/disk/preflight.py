@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
+from ociexport.errors import counted
 from ociexport.rootfs.disk.rights import is_in_user_namespace
 from ociexport.spec.config import Layer
 from ociexport.system.progress.protocol import format_bytes
@@ -57,7 +58,8 @@ def scarce_inodes(fd: int, layers: tuple[Layer, ...]) -> Iterator[str]:
     expected = sum(layer.descriptor.size for layer in layers) // _STORED_BYTES_PER_FILE
     if status.f_files and status.f_ffree < expected:
         yield (
-            f"only {status.f_ffree} free inodes here: images of this size have about {expected} files and directories"
+            f"only {counted(status.f_ffree, 'free inode')} here: "
+            f"images of this size have about {expected} files and directories"
         )
 
 

@@ -201,7 +201,7 @@ class ArchiveMembers:
         if count > _MAX_UNSUSPECTED_BYTES and count > _MAX_EXPANSION * os.fstat(self._file.fileno()).st_size:
             raise LimitExceededError(
                 f"sparse files: expected at most {_MAX_EXPANSION} times the size of the archive, "
-                f"got more ({count} bytes so far)"
+                f"got more ({counted(count, 'byte')} so far)"
             )
 
 
