@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from typing import Protocol
 
-from ociexport.errors import InvalidImageError, LimitExceededError, quoted_path
+from ociexport.errors import InvalidImageError, LimitExceededError, OciexportError, quoted_path
 from ociexport.images.source import BlobOpener
 from ociexport.layers.limits import Limits
 from ociexport.layers.losses import Losses
 from ociexport.layers.paths import ImagePath, parse_image_path, verify_symlink_target
 from ociexport.layers.selection import PathSelection
 from ociexport.layers.stream import LayerStream
-from ociexport.layers.tar.reader import DEVICE_TYPES, Entry, EntryType, TarReader, verify_device
+from ociexport.layers.tar.reader import Entry, EntryType, TarReader, verify_device
 from ociexport.layers.whiteouts import AUFS_LINKS, WHITEOUT_PREFIX, WhiteoutKind, parse_whiteout
 from ociexport.spec.config import Layer
 from ociexport.system.progress.protocol import Progress
@@ -28,9 +28,6 @@ _ARCHIVE_ERRORS = frozenset({errno.ELOOP, errno.ENOTDIR, errno.EISDIR})
 _FILE_SYSTEM_ERRORS = frozenset(
     {errno.ENAMETOOLONG, errno.EINVAL, errno.EMLINK, errno.EILSEQ, errno.EFBIG, errno.EOVERFLOW}
 )
-# Errors for a device that this process may not make, or that this file system does not have (mknod(2)).
-_DEVICE_REFUSALS = frozenset({errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
-
 # Looking up a module's name is faster than looking up a member of an enumeration.
 _FILE, _DIRECTORY, _SYMLINK = EntryType.FILE, EntryType.DIRECTORY, EntryType.SYMLINK
 _HARD_LINK = EntryType.HARD_LINK
@@ -38,6 +35,10 @@ _HARD_LINK = EntryType.HARD_LINK
 _BLOCK_BYTES = 4096
 # How many skipped devices are remembered for hard links to them, and the longest path remembered.
 _MAX_SKIPPED_DEVICES, _MAX_SKIPPED_PATH_BYTES = 10_000, 1024
+
+
+class DeviceRefusedError(OciexportError):
+    """A device can't be made in this target; no file has its name."""
 
 
 class LayerTarget(Protocol):
@@ -90,7 +91,6 @@ class LayerApplier:
         losses: counts what is left out.
         selection: the paths to apply; None for all.
         placeholder_devices: devices that can't be made become empty files.
-        make_devices: whether devices are made where that is possible.
         refused: called with the error of each entry that can't be applied; the entry is left out. With None, the first
             such error is raised. A `LimitExceededError` is always raised.
     """
@@ -103,13 +103,11 @@ class LayerApplier:
         *,
         selection: PathSelection | None = None,
         placeholder_devices: bool = False,
-        make_devices: bool = True,
         refused: Callable[[InvalidImageError], None] | None = None,
     ) -> None:
         self._target = target
         self._limits = limits
         self._placeholder_devices = placeholder_devices
-        self._make_devices = make_devices
         self._selection = selection
         self._losses = losses
         self._refused = refused
@@ -262,20 +260,15 @@ class LayerApplier:
 
     def _make_device(self, path: ImagePath, entry: Entry) -> None:
         verify_device(entry)
-        if self._make_devices or entry.type not in DEVICE_TYPES:
-            try:
-                self._target.make_device(path, entry)
-            except OSError as error:
-                if error.errno not in _DEVICE_REFUSALS:
-                    raise
-            else:
+        try:
+            self._target.make_device(path, entry)
+        except DeviceRefusedError:
+            if not self._placeholder_devices:
+                self._losses.devices += 1
+                self._remember_skipped(path)
                 return
-        if not self._placeholder_devices:
-            self._losses.devices += 1
-            self._remember_skipped(path)
-            return
-        self._target.write_file(path, entry, iter(()))
-        self._losses.placeholders += 1
+            self._target.write_file(path, entry, iter(()))
+            self._losses.placeholders += 1
 
     def _remember_skipped(self, path: ImagePath) -> None:
         if len(self._skipped_devices) < _MAX_SKIPPED_DEVICES and len(path) <= _MAX_SKIPPED_PATH_BYTES:

@@ -204,6 +204,7 @@ def _unpack_source(
             budget=budget,
             keep_dirlinks=options.keep_dirlinks,
             holes=options.holes,
+            devices=not options.rootless,
             max_depth=options.limits.max_depth,
             max_steps=options.limits.max_steps,
             max_copied_bytes=options.limits.max_bytes,
@@ -219,7 +220,6 @@ def _unpack_source(
                 selection=options.selection,
                 # Until the owners file is written, each device needs a file in the tree.
                 placeholder_devices=options.placeholder_devices or owners is not None,
-                make_devices=not options.rootless,
             )
             applier.apply_all(source, layers, progress, doing="unpacking")
             if owners is not None:

@@ -5,6 +5,7 @@ Run by root, which drops rights.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -175,13 +176,14 @@ def test_devices_are_not_made_where_no_root_is_wanted(tmp_path: Path) -> None:
     layer = [
         member("null", type=tarfile.CHRTYPE, devmajor=1, devminor=3, uid=3),
         hard_link("zero", "null"),
+        member("dev/full", type=tarfile.CHRTYPE, devmajor=1, devminor=7),
         member("pipe", type=tarfile.FIFOTYPE),
     ]
-    write_layout(tmp_path / "layout", {"1": build_image([layer])})
+    write_layout(tmp_path / "layout", {"1": build_image([[member("null", b"lower")], layer])})
     words = ("unpack", "-q", "--platform=linux/amd64", "--rootless", tmp_path / "layout")
     result = run((), *words, tmp_path / "r")
-    line = "ociexport: warning: devices: 1 left out, since a rootless unpacking makes none\n"
-    assert (result.returncode, result.stderr, os.listdir(tmp_path / "r")) == (0, line, ["pipe"])
+    line = "ociexport: warning: devices: 2 left out, since a rootless unpacking makes none\n"
+    assert (result.returncode, result.stderr, sorted(os.listdir(tmp_path / "r"))) == (0, line, ["dev", "pipe"])
     result = run((), *words, "--devices=placeholder", "--replace", tmp_path / "r")
     assert result.stderr == line.replace("left out", "made as empty files")
     assert stat.S_ISREG((tmp_path / "r" / "null").stat().st_mode)
@@ -245,3 +247,30 @@ def test_change_of_a_links_owner_is_seen_in_a_tree_with_owners(layout: Path, tmp
     os.chown(tmp_path / "r" / "to d", 0, 0, follow_symlinks=False)
     changed = run((), "diff", "-q", "--platform=linux/amd64", tmp_path / "r", layout)
     assert changed.stdout == "M to d  (owner)\n"
+
+
+def test_device_that_was_made_is_not_called_left_out(tmp_path: Path) -> None:
+    """An attribute that can't be set on it is an error of its own, which --xattrs=strict does not pass over."""
+    device = member("null", type=tarfile.CHRTYPE, devmajor=1, devminor=3, xattrs={"user.x": b"1"})
+    write_layout(tmp_path / "layout", {"1": build_image([[device]])})
+    words = ("unpack", "-q", "--platform=linux/amd64", "--xattrs=strict", tmp_path / "layout", tmp_path / "r")
+    result = run((), *words)
+    line = f"ociexport: error: {tmp_path}/r/null: xattr user.x: Operation not permitted\n"
+    assert (result.returncode, result.stderr) == (9, line)
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_device_that_the_file_system_lacks_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """As exFAT through FUSE, which makes a file first."""
+
+    def mknod(name: bytes, mode: int, _device: int, *, dir_fd: int) -> None:
+        os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode & 0o777, dir_fd=dir_fd))
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "mknod", mknod)
+    device = member("null", type=tarfile.CHRTYPE, devmajor=1, devminor=3)
+    result = unpack(MemorySource([tar_of([device])]), tmp_path / "r")
+    assert (os.listdir(tmp_path / "r"), result.losses.devices) == ([], 1)
+    assert list(result.losses.lines()) == ["devices: 1 left out, since they can't be made here"]

@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from ociexport.errors import InvalidImageError, UnsafeEntryError, quoted_path
+from ociexport.layers.apply import DeviceRefusedError
 from ociexport.layers.kept_names import MarkedDirectory
 from ociexport.layers.limits import (
     MAX_BYTES,
@@ -60,6 +61,8 @@ _DIRECTORY_BYTES, _MARK_BYTES = 450, 120
 # Directories that no layer describes but that contain other entries.
 _IMPLIED_MODE = 0o755
 _CREATE_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# Errors for a device that this process may not make, or that this file system does not have (mknod(2)).
+_DEVICE_REFUSALS = frozenset({errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
 _DEVICE_TYPES = {EntryType.CHARACTER_DEVICE: 0o020000, EntryType.BLOCK_DEVICE: 0o060000}
 
 
@@ -87,6 +90,7 @@ class Rootfs:
         budget: bounds the memory for directories and for names that a layer writes; removed ones still count.
         keep_dirlinks: a directory entry over a link to a directory keeps the link, as umoci's option does.
         holes: blocks of zeros in files become holes.
+        devices: whether devices are made; otherwise each is refused, as for an ordinary user.
         max_depth: of nested directories.
         max_steps: names that are walked to resolve links, for all paths together.
         max_copied_bytes: of files that are copied because the file system allows no more hard links to them.
@@ -101,6 +105,7 @@ class Rootfs:
         budget: NameBudget,
         keep_dirlinks: bool = False,
         holes: bool = False,
+        devices: bool = True,
         max_depth: int = MAX_DEPTH,
         max_steps: int = MAX_STEPS,
         max_copied_bytes: int = MAX_BYTES,
@@ -110,6 +115,7 @@ class Rootfs:
         self._budget = budget
         self._keep_dirlinks = keep_dirlinks
         self._holes = holes
+        self._devices = devices
         self._max_depth = max_depth
         self._max_steps = max_steps
         self._steps = 0
@@ -213,20 +219,22 @@ class Rootfs:
         """Make a device node or a fifo.
 
         Raises:
-            PermissionError: only root may make devices; nothing was changed.
+            DeviceRefusedError: devices can't be made here; what had the name is removed all the same.
         """
         parent, name = self._locate(path)
         if entry.type is EntryType.FIFO:
             mode, device = 0o010000, 0
         else:
             mode, device = _DEVICE_TYPES[entry.type], os.makedev(*entry.device)
-        parent_fd = self._descriptor(parent)
         try:
-            os.mknod(name, mode | 0o600, device, dir_fd=parent_fd)
-        except FileExistsError:
+            self._make_node(parent, name, mode | 0o600, device)
+        except OSError as error:
+            if error.errno not in _DEVICE_REFUSALS:
+                raise
+            # Also what was just made: exFAT through FUSE makes a file before it refuses to make a device.
             self._remove(parent, name)
-            os.mknod(name, mode | 0o600, device, dir_fd=parent_fd)
-        self._metadata.apply_to_name(parent_fd, name, entry)
+            raise DeviceRefusedError(f"{quoted_path(path)}: {error.strerror}") from error
+        self._metadata.apply_to_name(self._descriptor(parent), name, entry)
 
     def hide(self, path: ImagePath) -> None:
         """Remove what lower layers wrote at ``path``; what this layer wrote there stays."""
@@ -465,6 +473,16 @@ class Rootfs:
             return self._directory(path, create=False)
         except InvalidImageError:
             return None
+
+    def _make_node(self, parent: _Directory, name: bytes, mode: int, device: int) -> None:
+        if not (self._devices or stat.S_ISFIFO(mode)):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), name)
+        parent_fd = self._descriptor(parent)
+        try:
+            os.mknod(name, mode, device, dir_fd=parent_fd)
+        except FileExistsError:
+            self._remove(parent, name)
+            os.mknod(name, mode, device, dir_fd=parent_fd)
 
     def _link(self, source_fd: int, source_name: bytes, parent: _Directory, name: bytes) -> None:
         parent_fd = self._descriptor(parent)
