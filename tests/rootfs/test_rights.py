@@ -19,8 +19,9 @@ from ociexport.rootfs.disk.metadata import ROOTLESS_XATTR, IdMap, encode_rootles
 from ociexport.rootfs.unpack import UnpackOptions, unpack
 from tests.support.image_builder import build_image, write_layout
 from tests.support.memory_source import MemorySource, directory, hard_link, member, symlink, tar_of
+from tests.support.namespaces import run_in_namespace
 from tests.support.ordinary_user import UID, open_place, run_as_ordinary_user
-from tests.support.system_parts import OCIEXPORT, require
+from tests.support.system_parts import OCIEXPORT, mounted, require
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to drop")
 
@@ -153,23 +154,17 @@ def test_root_with_all_rights_sets_owners(layout: Path, tmp_path: Path) -> None:
 def test_users_that_a_namespace_has_are_set(tmp_path: Path) -> None:
     """A namespace need not have the ids from 1 on."""
     write_layout(tmp_path / "layout", {"1": build_image([[member("f", uid=1000, gid=1000), member("g")]])})
-    words = ["unpack", "-q", "--platform=linux/amd64", tmp_path / "layout", tmp_path / "r"]
-    script = 'while ! grep -q . /proc/self/gid_map; do sleep 0.05; done; exec "$@"'
-    require("unshare")
-    with subprocess.Popen(
-        ["unshare", "-U", "sh", "-c", script, "sh", *OCIEXPORT, *map(str, words)], stderr=subprocess.PIPE, text=True
-    ) as process:
-        for kind in ("uid", "gid"):
-            wait_for_namespace(process.pid)
-            Path(f"/proc/{process.pid}/{kind}_map").write_text("0 0 1\n1000 5000 1\n")
-        assert process.stderr is not None
-        assert (process.stderr.read(), process.wait(60)) == ("", 0)
+    words = ("unpack", "-q", "--platform=linux/amd64", tmp_path / "layout", tmp_path / "r")
+    result = run_in_namespace(*OCIEXPORT, *words, uid_map="0 0 1\n1000 5000 1\n")
+    assert (result.returncode, result.stderr) == (0, "")
     assert (tmp_path / "r" / "f").stat().st_uid == 5000
-
-
-def wait_for_namespace(pid: int) -> None:
-    while os.readlink(f"/proc/{pid}/ns/user") == os.readlink("/proc/self/ns/user"):
-        pass
+    result = run_in_namespace(*OCIEXPORT, *words, "--replace", uid_map="0 0 1\n5 5 1\n")
+    assert (result.returncode, result.stderr.splitlines()[-1]) == (
+        2,
+        "hint: give this user more subordinate ids, map these with --uid-map and --gid-map, or use --rootless",
+    )
+    result = run_in_namespace(*OCIEXPORT, *words, "--replace", "--rootless", uid_map="0 0 1\n5 5 1\n")
+    assert result.returncode == 0
 
 
 def test_devices_are_not_made_where_no_root_is_wanted(tmp_path: Path) -> None:
@@ -273,4 +268,20 @@ def test_device_that_the_file_system_lacks_leaves_no_file(
     device = member("null", type=tarfile.CHRTYPE, devmajor=1, devminor=3)
     result = unpack(MemorySource([tar_of([device])]), tmp_path / "r")
     assert (os.listdir(tmp_path / "r"), result.losses.devices) == ([], 1)
+    assert list(result.losses.lines()) == ["devices: 1 left out, since they can't be made here"]
+
+
+def test_root_on_an_overlay_is_not_told_that_root_may(tmp_path: Path) -> None:
+    """overlayfs takes a character device 0:0 for a whiteout, and refuses to make one."""
+    layer = [
+        member("null", type=tarfile.CHRTYPE, devmajor=1, devminor=3),
+        member("whiteout", type=tarfile.CHRTYPE, devmajor=0, devminor=0),
+    ]
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "tmpfs") as disk:
+        for name in ("lower", "upper", "work"):
+            (disk / name).mkdir()
+        options = f"lowerdir={disk}/lower,upperdir={disk}/upper,workdir={disk}/work"
+        with mounted(tmp_path / "overlay", "-t", "overlay", "-o", options, "overlay") as overlay:
+            result = unpack(MemorySource([tar_of(layer)]), overlay / "r")
+            assert os.listdir(overlay / "r") == ["null"]
     assert list(result.losses.lines()) == ["devices: 1 left out, since they can't be made here"]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from ociexport.rootfs.disk.file_data import write_with_holes
 from ociexport.rootfs.disk.linux import OPEN_FILE, change_mode
-from ociexport.rootfs.disk.xattrs import read_xattrs
+from ociexport.rootfs.disk.xattrs import confirm_owner, read_xattrs
 
 _CREATE_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK_BYTES = 1024 * 1024
@@ -35,6 +35,7 @@ def copy_file(source_fd: int, source_name: bytes, directory_fd: int, name: bytes
             if (made.st_uid, made.st_gid) != (status.st_uid, status.st_gid):
                 os.fchown(copy, status.st_uid, status.st_gid)
             for attribute, value in read_xattrs(original).items():
+                confirm_owner(copy)
                 os.setxattr(copy, attribute, value)
             os.fchmod(copy, mode)
             os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))

@@ -15,6 +15,7 @@ from ociexport.layers.losses import HAS_XATTRS, Losses, count_xattr, is_foreign_
 from ociexport.layers.tar.reader import DEVICE_TYPES, Entry
 from ociexport.rootfs.disk.inode_record import InodeRecord
 from ociexport.rootfs.disk.linux import change_mode, name_in
+from ociexport.rootfs.disk.xattrs import confirm_owner
 
 # Holds a file's owner where it could not be set; umoci, runrootless and proot read it.
 ROOTLESS_XATTR = b"user.rootlesscontainers"
@@ -140,6 +141,8 @@ class MetadataWriter:
         """Set all metadata of an open file or directory that was created with ``created_mode``."""
         if self._owners_are_others or (entry.uid, entry.gid) != self._natural_owner:
             self._change_owner(fd, entry)
+        if entry.xattrs:
+            confirm_owner(fd)
         # created_mode never contains setuid, setgid or sticky, so a mode that has them is set here, after the chown.
         if entry.mode != created_mode & self._natural_bits:
             os.fchmod(fd, entry.mode)
@@ -195,6 +198,8 @@ class MetadataWriter:
         elif owner != self._natural_owner:
             with _naming_owner(owner, entry):
                 os.chown(name, *owner, dir_fd=parent_fd, follow_symlinks=False)
+        if entry.xattrs:
+            confirm_owner(name, dir_fd=parent_fd)
 
     def _change_owner(self, fd: int, entry: Entry) -> None:
         owner = self._host_owner(entry)
@@ -218,6 +223,7 @@ class MetadataWriter:
     def _remember_owner(self, fd: int, entry: Entry) -> None:
         if (entry.uid, entry.gid) == (0, 0) or self._policy.xattrs is XattrMode.NONE or not HAS_XATTRS:
             return
+        confirm_owner(fd)
         try:
             _set_xattr(fd, ROOTLESS_XATTR, encode_rootless_owner(entry.uid, entry.gid))
         except OSError as error:
