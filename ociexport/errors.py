@@ -36,6 +36,8 @@ from contextlib import contextmanager
 MAX_QUOTED_CHARACTERS = 200
 # libmagic identifies a file by its beginning; the tar magic is at byte 257.
 _MAX_LOOKED_AT_BYTES = 4096
+# The surrogate that stands for byte 0 of a file name (PEP 383).
+_FIRST_BYTE = 0xDC00
 
 
 class OciexportError(Exception):
@@ -180,11 +182,24 @@ def printable(untrusted: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return ``text`` with each character that a terminal might obey, or can't show, as an escape."""
+    """Return ``text`` with each character that a terminal might obey, or can't show, as an escape.
+
+    A byte of a file name that is not UTF-8 becomes ``\\xNN``, as in `quoted_path`.
+    """
     if text.isprintable():
         return text
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in with_bytes_shown(text)
+    )
+
+
+def with_bytes_shown(text: str) -> str:
+    """Return ``text`` with each byte that is not UTF-8, which `os.fsdecode` keeps as a lone surrogate, as ``\\xNN``."""
+    if text.isascii():
+        return text
+    return "".join(
+        f"\\x{ord(character) - _FIRST_BYTE:02x}" if "\udc80" <= character <= "\udcff" else character
         for character in text
     )
 

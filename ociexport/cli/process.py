@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import sys
 from typing import TYPE_CHECKING
 
+from ociexport.errors import escaped
+
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 OUTPUT_NAME = "standard output"
+_BYTES_SHOWN = "ociexport-bytes-shown"
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _KEPT_BYTES = 16 * 1024 * 1024
@@ -25,8 +29,10 @@ def prepare_streams() -> None:
        be written into that file. Reading from it finds nothing; writing results to it is an error, because they would
        be lost.
     2. Results are UTF-8 whatever the locale, and file names are written as the bytes that they are.
-    3. Messages that standard error does not accept, because its reader has ended or the disk is full, are dropped.
+    3. Messages show a byte of a file name that is not UTF-8 as ``\\xNN``.
+    4. Messages that standard error does not accept, because its reader has ended or the disk is full, are dropped.
     """
+    codecs.register_error(_BYTES_SHOWN, _show_bytes)
     for number, mode in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):  # 1
         try:
             os.fstat(number)
@@ -37,7 +43,13 @@ def prepare_streams() -> None:
     if sys.stdout is sys.__stdout__:
         sys.stdout = _text(_Output(1, "wb", closefd=False), errors="surrogateescape")  # 2
     if sys.stderr is sys.__stderr__:
-        sys.stderr = _text(_Messages(2, "wb", closefd=False), errors="backslashreplace", line_buffering=True)  # 3
+        sys.stderr = _text(_Messages(2, "wb", closefd=False), errors=_BYTES_SHOWN, line_buffering=True)  # 3, 4
+
+
+def _show_bytes(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return escaped(error.object[error.start : error.end]), error.end
 
 
 def give_up_output() -> None:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from ociexport.errors import with_bytes_shown
 from ociexport.rootfs.unpack import UnpackResult
 from ociexport.spec.digest import Digest
 from ociexport.system.environment import source_date_epoch
@@ -41,8 +42,8 @@ def write_receipt(
         "receiptVersion": _RECEIPT_VERSION,
         "tool": {"name": "ociexport", "version": __version__},
         "created": _now().strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "source": source,
-        "rootfs": os.path.abspath(rootfs),
+        "source": with_bytes_shown(source),
+        "rootfs": with_bytes_shown(os.path.abspath(rootfs)),
         "platform": result.platform.to_json(),
         "indexes": [str(digest) for digest in result.index_digests],
         "manifest": str(result.manifest_digest),

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Iterable, Mapping
 
+from ociexport.errors import with_bytes_shown
+
 _JSON_VERSION = 1
 _END_OF_EMPTY_LIST = "[]\n}\n"
-# A byte that is not UTF-8, as `os.fsdecode` represents it.
-_OTHER_BYTE = re.compile("[\udc80-\udcff]")
 
 
 def add_json_argument(parser: argparse._ActionsContainer) -> None:
@@ -54,9 +53,15 @@ def print_json_list(command: str, members: Mapping[str, object], name: str, item
 
 
 def _text_of(value: object) -> str:
-    text = json.dumps(value, indent=2, ensure_ascii=False)
-    return json.dumps(json.loads(_OTHER_BYTE.sub(_escaped_byte, text)), indent=2)
+    return json.dumps(_shown(value), indent=2)
 
 
-def _escaped_byte(match: re.Match[str]) -> str:
-    return f"\\\\x{ord(match[0]) - 0xDC00:02x}"
+def _shown(value: object) -> object:
+    """Return ``value`` with the bytes in its texts shown."""
+    if isinstance(value, str):
+        return with_bytes_shown(value)
+    if isinstance(value, Mapping):
+        return {_shown(name): _shown(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_shown(item) for item in value]
+    return value

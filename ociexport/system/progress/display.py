@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TextIO
 
+from ociexport.errors import escaped
 from ociexport.spec.digest import Digest
 from ociexport.system.progress.protocol import ProgressPhase, ProgressTask, format_bytes
 from ociexport.system.threads import ThreadLimitError, start_thread
@@ -81,7 +82,7 @@ class PlainProgress:
 
     def _write(self, line: str) -> None:
         with self._lock:
-            print(f"ociexport: {line}", file=self._stream, flush=True)
+            print(f"ociexport: {escaped(line)}", file=self._stream, flush=True)
 
 
 class _CountedPhase:
@@ -168,7 +169,7 @@ class BarProgress:
                 self._phase.update(count)
 
     def say(self, line: str) -> None:
-        self._tqdm.write(f"ociexport: {line}", file=self._stream)
+        self._tqdm.write(f"ociexport: {escaped(line)}", file=self._stream)
 
     def warn(self, line: str) -> None:
         self.say(f"warning: {line}")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO, Literal, TypeAlias
 
+from ociexport.errors import with_bytes_shown
 from ociexport.spec.digest import Digest
 from ociexport.system.progress.protocol import SILENT, Progress, ProgressPhase, ProgressTask
 
@@ -151,7 +152,8 @@ class EventLines:
         """Write one line."""
         if not self._is_open:
             return
-        line = json.dumps({"event": event, "time": round(time.time(), 3), **members}) + "\n"
+        shown = {name: with_bytes_shown(value) if isinstance(value, str) else value for name, value in members.items()}
+        line = json.dumps({"event": event, "time": round(time.time(), 3), **shown}) + "\n"
         try:
             self._file.write(line.encode())
         except BrokenPipeError:
