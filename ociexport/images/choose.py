@@ -17,7 +17,7 @@ from ociexport.errors import (
     printable,
 )
 from ociexport.images.resolve import DocumentReader, ResolvedManifest, resolve_manifest, verify_index_depth
-from ociexport.images.source import ReceivedManifest
+from ociexport.images.source import ReceivedManifest, shared_name
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import ATTESTED_ANNOTATION, Descriptor, Platform
 from ociexport.spec.digest import Digest
@@ -94,6 +94,8 @@ def choose_documents(documents: DocumentReader, choice: PlatformChoice) -> Chose
     if isinstance(top, Manifest):
         return ChosenDocuments(top.descriptor, (ChosenManifest(top, None),), (), None)
     if choice.takes_all:
+        if (shared := shared_name(documents.source)) is not None:
+            shared.verify_is_one()
         everything = _Everything(documents)
         everything.take([top])
         return ChosenDocuments(top.descriptor, tuple(everything.manifests), tuple(everything.others), None)

@@ -12,9 +12,12 @@ from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
 from ociexport.images.budget import DocumentBudget
+from ociexport.images.resolve import artifact_kind
 from ociexport.images.source import ImageSource, ReceivedManifest, innermost
+from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest
+from ociexport.spec.manifest import Index, Manifest
 
 # distribution-spec 1.1, "Pulling manifests": the longest tag; and the part of a digest that the referrers tag keeps.
 _MAX_TAG_CHARACTERS = 128
@@ -22,6 +25,11 @@ _MAX_ENCODED_CHARACTERS = 64
 _SIGNATURE_SUFFIX = ".sig"
 _TAG_SUFFIXES = (_SIGNATURE_SUFFIX, ".att", ".sbom")
 _COMPANION_TAG_PATTERN = re.compile(r"sha(?:256|384|512)-[0-9a-f]{64,128}(?:\.(?:sig|att|sbom))?")
+
+# How entries of index.json say that they are about an image: the last part of ``kind``, as cosign and hauler write it.
+KIND_ANNOTATION = "kind"
+_SIGNATURES_KIND = "sigs"
+_COMPANION_KINDS = frozenset({_SIGNATURES_KIND, "atts", "sboms", "referrers"})
 
 
 @runtime_checkable
@@ -66,6 +74,30 @@ def companion_tags(digest: Digest) -> tuple[str, ...]:
 def is_companion_tag(tag: str) -> bool:
     """Whether ``tag`` is derived from a digest, and so names a companion, not an image."""
     return _COMPANION_TAG_PATTERN.fullmatch(tag) is not None
+
+
+def says_companion(descriptor: Descriptor) -> bool:
+    """Whether an entry of ``index.json`` says that it is about an image: a signature, an attestation, an SBOM."""
+    return descriptor.annotations.get(KIND_ANNOTATION, "").rpartition("/")[2] in _COMPANION_KINDS
+
+
+def says_signatures(descriptor: Descriptor) -> bool:
+    """Whether an entry of ``index.json`` says that it holds the signatures of an image, whose digest it may lack."""
+    return descriptor.annotations.get(KIND_ANNOTATION, "").rpartition("/")[2] == _SIGNATURES_KIND
+
+
+def says_artifact(descriptor: Descriptor) -> bool:
+    """Whether an entry says that it is an artifact; crane lists an image with its config's type as artifact type."""
+    return descriptor.artifact_type is not None and descriptor.artifact_type not in mediatypes.IMAGE_CONFIGS
+
+
+def is_runnable(descriptor: Descriptor, document: Index | Manifest) -> bool:
+    """Whether ``document``, listed by ``descriptor``, may be an image: it is about no other, and no artifact."""
+    if says_companion(descriptor) or says_artifact(descriptor) or document.subject is not None:
+        return False
+    if document.artifact_type is not None and document.artifact_type not in mediatypes.IMAGE_CONFIGS:
+        return False
+    return isinstance(document, Index) or artifact_kind(document) is None
 
 
 def signature_tag(digest: Digest) -> str | None:

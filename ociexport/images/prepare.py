@@ -10,7 +10,7 @@ from ociexport.errors import InvalidImageError, UnsupportedMediaTypeError, quote
 from ociexport.images.choose import ChosenDocuments, ChosenManifest, PlatformChoice, choose_documents
 from ociexport.images.destination import ImageDestination
 from ociexport.images.resolve import DocumentReader, artifact_kind, read_config, verify_platform
-from ociexport.images.source import ImageName, ImageSource, ReceivedManifest
+from ociexport.images.source import ImageName, ImageSource, ReceivedManifest, is_made
 from ociexport.images.wanted_blobs import BlobToFetch, blobs_of, unite_blobs
 from ociexport.spec import mediatypes
 from ociexport.spec.config import ImageConfig, pair_layers
@@ -165,7 +165,9 @@ def _with_main_first(manifests: Sequence[PreparedManifest], choice: PlatformChoi
 
 def _tell_choice(image: PreparedImage, chosen: ChosenDocuments, progress: Progress) -> None:
     name, digest = image.source.display_name, image.listed.digest
-    if chosen.made_of is not None:
+    if is_made(image.source, image.published) and chosen.others:
+        progress.say(f"{name}: index {digest} was made of the images with this name")
+    elif chosen.made_of is not None:
         progress.say(
             f"{name}: index {digest} was made of the chosen platforms, the published one is {chosen.made_of}; "
             "--sparse keeps that one"

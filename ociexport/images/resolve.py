@@ -21,7 +21,7 @@ from ociexport.errors import (
     quoted,
 )
 from ociexport.images.budget import DocumentBudget
-from ociexport.images.source import BlobOpener, ImageSource, ReceivedManifest, is_worth_another_try
+from ociexport.images.source import BlobOpener, ImageSource, ReceivedManifest, is_worth_another_try, shared_name
 from ociexport.spec import mediatypes
 from ociexport.spec.config import MAX_CONFIG_BYTES, ImageConfig, Layer, pair_layers, parse_config
 from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor, Platform
@@ -94,7 +94,11 @@ class DocumentReader:
 
         Raises:
             as `select_manifest` does; NotFoundError, InvalidImageError: no entry can be judged.
+            UsageError: ``index`` was made of the images under one name, and several of them fit equally.
         """
+        shared = shared_name(self.source)
+        if shared is not None and shared.descriptor.digest == index.digest:
+            shared.verify_is_one(wanted)
         judge = _ConfigJudge(self, index, self._judged)
         try:
             return select_manifest(index, wanted, judge.platforms_of)

@@ -6,13 +6,13 @@ copies any source to any destination (`images/destination.py`), and `unpack` tak
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from ociexport.errors import OciexportError
-from ociexport.spec.descriptor import Descriptor
+from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.digest import ByteStream, Digest
 
 _READ_BYTES = 1024 * 1024
@@ -163,6 +163,43 @@ class ConvertedSource(ImageSource, Protocol):
 def published(source: ImageSource) -> ImageSource:
     """Return the source of the published image if ``source`` converts it; else ``source`` itself."""
     return source.published if isinstance(source, ConvertedSource) else source
+
+
+class SharedName(Protocol):
+    """Several images under one name, of which a platform selects one."""
+
+    @property
+    def entries(self) -> Sequence[Descriptor]:
+        """The images, as the layout lists them."""
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """The index of them, which was made for the choice and which nobody published."""
+
+    def verify_is_one(self, wanted: Platform | None = None) -> None:
+        """Return if one image is the best for ``wanted``; without it, for each of their platforms.
+
+        Raises:
+            UsageError: several are, or none of them declares a platform.
+        """
+
+
+@runtime_checkable
+class _Shared(Protocol):
+    @property
+    def alternatives(self) -> SharedName | None: ...
+
+
+def shared_name(source: BlobOpener) -> SharedName | None:
+    """Return the images that share the name of ``source``; None for a source of one image."""
+    source = innermost(source)
+    return source.alternatives if isinstance(source, _Shared) else None
+
+
+def is_made(source: BlobOpener, digest: Digest) -> bool:
+    """Whether ``digest`` is the one of an index that was made of the images that share the name of ``source``."""
+    shared = shared_name(source)
+    return shared is not None and shared.descriptor.digest == digest
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ociexport.errors import NoMatchingPlatformError, NotFoundError, UnsupportedMediaTypeError, locating
 from ociexport.images.resolve import MAX_INDEX_DEPTH, DocumentReader, read_config, resolve_manifest
-from ociexport.images.source import ImageSource, ReceivedManifest, published
+from ociexport.images.source import ImageSource, ReceivedManifest, is_made, published
 from ociexport.spec import mediatypes
 from ociexport.spec.config import HistoryEntry, ImageConfig, Layer, pair_layers, parse_config
 from ociexport.spec.descriptor import ATTESTED_ANNOTATION, Descriptor, Platform
@@ -150,6 +150,9 @@ def inspect_source(source: ImageSource, platform: Platform, *, must_fit: bool) -
         if must_fit or isinstance(top, Manifest):
             raise
         missing = str(error)
+    if image is not None and is_made(source, top.digest):
+        # The index was made of the images under one name; nobody published it.
+        return Inspection(source.display_name, image.manifest, (), (), image, None)
     return Inspection(
         name=source.display_name,
         top=top,

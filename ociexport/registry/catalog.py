@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from ociexport.errors import InvalidImageError, InvalidReferenceError, NotFoundError, printable
-from ociexport.images.companions import is_companion_tag
+from ociexport.images.companions import is_companion_tag, is_runnable, says_companion
 from ociexport.images.resolve import MAX_INDEX_DEPTH, read_small_blob
-from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor
 from ociexport.spec.digest import Digest
 from ociexport.spec.manifest import Index, Manifest, parse_document
@@ -27,9 +26,6 @@ from ociexport.storage.layout.layout import ImageLayout
 if TYPE_CHECKING:
     from io import FileIO
 
-
-# How entries of index.json say that they are about an image: the last part of ``kind``, as cosign and hauler write it.
-_COMPANION_KINDS = frozenset({"sigs", "atts", "sboms", "referrers"})
 
 # A repository as a request names it: the value of ``ns`` or None, and the path.
 _Place: TypeAlias = tuple[str | None, str]
@@ -228,7 +224,7 @@ class LayoutCatalog:
             self._collect_manifest(content, descriptor, MAX_INDEX_DEPTH)
             if tag is not None and not _is_tag(tag):
                 content.unusable_tags.append(tag)
-            elif tag is not None and (is_companion_tag(tag) or not _says_companion(descriptor)):
+            elif tag is not None and (is_companion_tag(tag) or not says_companion(descriptor)):
                 named.setdefault((registry, repository, tag), []).append(image)
         for (_, _, tag), images in named.items():
             for image in self._without_artifacts(images):
@@ -244,12 +240,7 @@ class LayoutCatalog:
 
     def _is_runnable(self, descriptor: Descriptor) -> bool:
         document = self._parse(descriptor)
-        if document is None or document.subject is not None:
-            return False
-        types = [descriptor.artifact_type, document.artifact_type]
-        if isinstance(document, Manifest):
-            types.append(document.config.media_type)
-        return all(kind is None or kind in mediatypes.IMAGE_CONFIGS for kind in types)
+        return document is not None and is_runnable(descriptor, document)
 
     def _location_of(self, full: str | None, tag: str | None) -> tuple[str | None, str, str | None]:
         """Return registry, repository and tag."""
@@ -323,8 +314,3 @@ def _normalized(registry: str | None) -> str | None:
         return ImageReference.parse(f"{registry}/x/x").registry.lower()
     except InvalidReferenceError:
         return registry
-
-
-def _says_companion(descriptor: Descriptor) -> bool:
-    """Whether an entry of ``index.json`` says that it is about an image: a signature, an attestation, an SBOM."""
-    return descriptor.annotations.get("kind", "").rpartition("/")[2] in _COMPANION_KINDS

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ociexport.errors import OciexportError, UsageError, counted
 from ociexport.images.resolve import read_layers, resolve_manifest
-from ociexport.images.source import ImageSource
+from ociexport.images.source import ImageSource, is_made
 from ociexport.layers.apply import LayerApplier
 from ociexport.layers.limits import Limits, NameBudget
 from ociexport.layers.losses import Losses
@@ -237,7 +237,7 @@ def _unpack_source(
     for line in losses.lines():
         progress.warn(line)
     return UnpackResult(
-        index_digests=tuple(index.digest for index in resolved.indexes),
+        index_digests=tuple(index.digest for index in resolved.indexes if not is_made(source, index.digest)),
         manifest_digest=manifest.digest,
         config=config,
         layers=layers,

@@ -7,12 +7,15 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from ociexport.errors import NoMatchingPlatformError, UnsupportedMediaTypeError, UsageError, quoted
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.manifest import Index
 from ociexport.spec.numerals import number_in, number_up_to
+
+_T = TypeVar("_T")
 
 # Other names of architectures, from machines and people, and Go's name and variant for each.
 _ARCHITECTURES = {
@@ -121,19 +124,19 @@ def select_manifest(
     if len(candidates) == 1 and candidates[0].platform is None:
         return candidates[0]
     offered = [(entry.platform, entry) for entry in candidates if entry.platform is not None]
-    found = _best_of(offered, wanted)
-    if found is None and judge is not None:
+    found = best_of(offered, wanted)
+    if not found and judge is not None:
         judged = [(platform, entry) for entry in candidates if entry.platform is None for platform in judge(entry)]
-        found = _best_of(judged, wanted)
+        found = best_of(judged, wanted)
         offered += judged
-    if found is None:
+    if not found:
         platforms = dict.fromkeys(platform for platform, _ in offered)
         raise NoMatchingPlatformError(
             f"manifest {index.digest}: no image for platform {wanted}, "
             f"there are: {', '.join(dict.fromkeys(map(str, platforms))) or 'none'}",
             hint=hint_for(wanted, platforms),
         )
-    return found
+    return found[0]
 
 
 def verify_lists_documents(index: Index) -> None:
@@ -164,14 +167,11 @@ def _may_be_image(entry: Descriptor) -> bool:
     return _may_be_document(entry) and not entry.is_attestation
 
 
-def _best_of(offered: Iterable[tuple[Platform, Descriptor]], wanted: Platform) -> Descriptor | None:
-    """Return the entry whose platform fits best, the first of equals; None if none fits."""
-    fitting = [
-        (rank, entry)
-        for platform, entry in offered
-        if (rank := _rank(normalize_platform(platform), wanted)) is not None
-    ]
-    return max(fitting, key=lambda ranked: ranked[0])[1] if fitting else None
+def best_of(offered: Iterable[tuple[Platform, _T]], wanted: Platform) -> list[_T]:
+    """Return those whose platforms fit ``wanted`` best: none, one, or several equals, in order."""
+    ranked = [(_rank(normalize_platform(platform), wanted), item) for platform, item in offered]
+    best = max((rank for rank, _ in ranked if rank is not None), default=None)
+    return [item for rank, item in ranked if rank is not None and rank == best]
 
 
 def hint_for(wanted: Platform, offered: Iterable[Platform]) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from ociexport.errors import (
     InvalidImageError,
@@ -20,10 +20,15 @@ from ociexport.errors import (
     quoted,
 )
 from ociexport.images.budget import DocumentBudget
-from ociexport.images.companions import is_companion_tag, referrers_tag
+from ociexport.images.companions import (
+    is_companion_tag,
+    referrers_tag,
+    says_artifact,
+    says_companion,
+    says_signatures,
+)
 from ociexport.images.resolve import read_small_blob
 from ociexport.images.source import BlobOpener, ImageName, ReceivedManifest, embedded_document
-from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor
 from ociexport.spec.digest import ByteStream, Digest
 from ociexport.spec.json_fields import JsonObject
@@ -31,15 +36,15 @@ from ociexport.spec.manifest import Index, Manifest, parse_document
 from ociexport.spec.numerals import number_up_to
 from ociexport.spec.reference import ImageReference, as_path
 
+if TYPE_CHECKING:
+    from ociexport.storage.alternatives import Alternatives
+
 # The limit for ``index.json``. 20,000 images fit, also within the limit on JSON values.
 MAX_INDEX_BYTES = 32 * 1024 * 1024
 
 # The annotations with an image's names (image-spec annotations.md; containerd's images/annotations.go).
 REF_NAME_ANNOTATION = "org.opencontainers.image.ref.name"
 FULL_NAME_ANNOTATION = "io.containerd.image.name"
-
-# The annotation by which cosign save marks signatures (its pkg/oci/layout/index.go).
-SIGNATURES_ENTRY = ("kind", "dev.cosignproject.cosign/sigs")
 
 ListedImage: TypeAlias = tuple[Descriptor, ImageName]
 # The least ratio of difflib for a suggestion: one or two wrong letters in a tag (lates, 3.2O).
@@ -76,7 +81,46 @@ def choose_image(
     """
     if name is not None and "@" in name and all(known.tag != name for _, known in images):
         return _find_by_digest_or_position(place, images, name.partition("@")[2])
-    return _find_by_name(place, images, name, typed or as_path(place))
+    typed = typed or as_path(place)
+    fitting = _find_by_name(place, images, name, typed)
+    if len({descriptor.digest for descriptor, _ in fitting}) > 1:
+        raise _several_error(place, fitting, name, typed)
+    return fitting[0][0]
+
+
+def choose_from_layout(
+    place: str, blobs: BlobOpener, images: Sequence[ListedImage], name: str | None, *, typed: str | None = None
+) -> Descriptor | Digest | Alternatives:
+    """Return the image called ``name`` as `choose_image` does, or the images that share the name.
+
+    Entries that are no images are left out, if there are others.
+
+    Args:
+        blobs: opens the layout's blobs.
+
+    Raises:
+        as `choose_image` does; UsageError: several images match, with different names.
+    """
+    if name is not None and "@" in name and all(known.tag != name for _, known in images):
+        return choose_image(place, images, name, typed=typed)
+    typed = typed or as_path(place)
+    fitting = _find_by_name(place, images, name, typed)
+    listed: dict[Digest, Descriptor] = {}
+    for descriptor, _ in fitting:
+        listed.setdefault(descriptor.digest, descriptor)
+    if len(listed) == 1:
+        return fitting[0][0]
+    from ociexport.storage.alternatives import AlternativesReader  # noqa: PLC0415 - start-up: few layouts need it
+
+    reader = AlternativesReader(place, blobs)
+    entries = reader.images_among(list(listed.values()))
+    if len(entries) == 1:
+        return entries[0]
+    digests = {entry.digest for entry in entries}
+    fitting = [image for image in fitting if image[0].digest in digests]
+    if len({known.full or known.tag for _, known in fitting}) > 1:
+        raise _several_error(place, fitting, name, typed)
+    return reader.alternatives(entries, _expected_one(place, name), typed)
 
 
 def main_images(images: Sequence[ListedImage]) -> Sequence[ListedImage]:
@@ -85,16 +129,13 @@ def main_images(images: Sequence[ListedImage]) -> Sequence[ListedImage]:
 
 
 def _is_companion(descriptor: Descriptor, name: ImageName) -> bool:
-    if name.tag is not None or name.full is not None:
-        return name.tag is not None and is_companion_tag(name.tag)
-    # crane lists an image with its config's type as artifact type.
-    kind = descriptor.artifact_type
-    return (kind is not None and kind not in mediatypes.IMAGE_CONFIGS) or SIGNATURES_ENTRY in (
-        descriptor.annotations.items()
-    )
+    if says_companion(descriptor) or name.tag is not None or name.full is not None:
+        return says_companion(descriptor) or (name.tag is not None and is_companion_tag(name.tag))
+    return says_artifact(descriptor)
 
 
-def _find_by_name(place: str, images: Sequence[ListedImage], name: str | None, typed: str) -> Descriptor:
+def _find_by_name(place: str, images: Sequence[ListedImage], name: str | None, typed: str) -> list[ListedImage]:
+    """Return the entries called ``name``; those that say that they are about an image only if all do."""
     if name is None:
         fitting = main_images(images)
     else:
@@ -106,13 +147,22 @@ def _find_by_name(place: str, images: Sequence[ListedImage], name: str | None, t
         raise NotFoundError(
             f"{place}: expected {requested}, there are: {_listed(images)}", hint=_meant(images, name or "", typed)
         )
-    if len({descriptor.digest for descriptor, _ in fitting}) > 1:
-        what = "one image" if name is None else f"one image {quoted(name)}"
-        raise UsageError(
-            f"{place}: expected {what}, there are: {_listed(fitting)}",
-            hint=f"name one of them, for example {typed}:{shown_name(*fitting[0])}",
-        )
-    return fitting[0][0]
+    return [image for image in fitting if not says_companion(image[0])] or list(fitting)
+
+
+def _several_error(place: str, fitting: Sequence[ListedImage], name: str | None, typed: str) -> UsageError:
+    """Return the error for several images; the hint names one in a way that leads to it alone."""
+    first = shown_name(*fitting[0])
+    if [shown_name(*image) for image in fitting].count(first) > 1:
+        first = f"@{fitting[0][0].digest}"
+    return UsageError(
+        f"{_expected_one(place, name)}, there are: {_listed(fitting)}",
+        hint=f"name one of them, for example {typed}:{first}",
+    )
+
+
+def _expected_one(place: str, name: str | None) -> str:
+    return f"{place}: expected one image" + (f" {quoted(name)}" if name is not None else "")
 
 
 def _meant(images: Sequence[ListedImage], name: str, typed: str) -> str | None:
@@ -144,21 +194,27 @@ class ListedSource:
     Args:
         place: the layout's name in messages.
         blobs: opens its blobs; closed by the caller.
-        descriptor: of the image, with its names.
+        image: its descriptor, with its names, or the images that share the requested name.
         images: all images that the layout lists.
+
+    Attributes:
+        alternatives: the images that share the requested name; None for one image.
     """
 
     def __init__(
-        self, place: str, blobs: BlobOpener, descriptor: Descriptor, images: Sequence[ListedImage] = ()
+        self, place: str, blobs: BlobOpener, image: Descriptor | Alternatives, images: Sequence[ListedImage] = ()
     ) -> None:
         self._place = place
         self._blobs = blobs
-        self._descriptor = descriptor
+        self.alternatives = None if isinstance(image, Descriptor) else image
+        self._descriptor = image if isinstance(image, Descriptor) else image.descriptor
         self._images = images
 
     @property
     def display_name(self) -> str:
         """The layout's path and the image's name."""
+        if self.alternatives is not None and self.image_name == ImageName(None, None):
+            return self._place
         return f"{self._place}:{printable(shown_name(self._descriptor, self.image_name))}"
 
     @property
@@ -190,15 +246,17 @@ class ListedSource:
         """Yield descriptors of the artifacts that refer to ``digest``; see `CompanionSource`.
 
         They are listed in ``index.json`` directly, or in an index under the referrers tag. A signature entry of
-        ``cosign save`` does not contain the digest of its image, so it is yielded for any digest.
+        ``cosign save`` or hauler does not contain the digest of its image, so it is yielded for any digest, unless it
+        has the name of another image.
         """
         for received in self.fetch_tagged(referrers_tag(digest)):
             budget.take(received.raw)
             listed = parse_document(received.raw, received.media_type, received.digest)
             yield from listed.manifests if isinstance(listed, Index) else ()
-        for descriptor, _ in self._images:
-            if SIGNATURES_ENTRY in descriptor.annotations.items():
-                yield descriptor
+        for descriptor, name in self._images:
+            if says_signatures(descriptor):
+                if name in (ImageName(None, None), self.image_name):
+                    yield descriptor
             elif (document := self._read_listed(descriptor)) and document.subject and document.subject.digest == digest:
                 yield replace(descriptor, artifact_type=_artifact_type_of(document), annotations=document.annotations)
 

@@ -15,7 +15,13 @@ from dataclasses import dataclass, replace
 from ociexport.errors import InvalidReferenceError, LimitExceededError, NotFoundError
 from ociexport.images.budget import DocumentBudget
 from ociexport.images.choose import PlatformChoice
-from ociexport.images.companions import CompanionSource, companion_source, companion_tags
+from ociexport.images.companions import (
+    KIND_ANNOTATION,
+    CompanionSource,
+    companion_source,
+    companion_tags,
+    says_signatures,
+)
 from ociexport.images.destination import ImageDestination
 from ociexport.images.prepare import PreparedImage, prepare_image
 from ociexport.images.resolve import DocumentReader
@@ -23,7 +29,6 @@ from ociexport.images.source import ImageName, ReceivedManifest
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import ByteStream, Digest
 from ociexport.spec.reference import ImageReference
-from ociexport.storage.index import SIGNATURES_ENTRY
 from ociexport.system.progress.protocol import SILENT, Progress
 
 # A scanner that pushes a report each night makes a thousand in three years. Each costs a request or two.
@@ -169,7 +174,7 @@ class _Search:
                 # Deleting a referrer does not remove it from the list under a tag.
                 self.progress.warn(f"{self.source.display_name}: a listed referrer is missing: {error}")
                 continue
-            kept = {key: value for key, value in descriptor.annotations.items() if (key, value) == SIGNATURES_ENTRY}
+            kept = {KIND_ANNOTATION: descriptor.annotations[KIND_ANNOTATION]} if says_signatures(descriptor) else {}
             listed_as = replace(descriptor, annotations=kept, urls=())
             yield Companion(self.source, received, ImageName(None, None), listed_as)
 

@@ -6,11 +6,16 @@ Spec: image-spec 1.1 annotations.md, "org.opencontainers.image.ref.name"; contai
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from ociexport.errors import InvalidReferenceError, quoted
-from ociexport.spec.descriptor import Descriptor
+from ociexport.errors import InvalidReferenceError, LimitExceededError, quoted
+from ociexport.images.companions import says_companion
+from ociexport.images.source import BlobOpener
+from ociexport.spec.descriptor import Descriptor, Platform
+from ociexport.spec.digest import Digest
+from ociexport.spec.platforms import normalize_platform
 from ociexport.spec.reference import ImageReference
+from ociexport.storage.alternatives import AlternativesReader
 from ociexport.storage.index import FULL_NAME_ANNOTATION, REF_NAME_ANNOTATION, name_of
 from ociexport.verification.findings import Findings, Kind
 
@@ -18,12 +23,17 @@ _COMPONENT = r"[A-Za-z0-9]+(?:(?:[-._:@+]|--)[A-Za-z0-9]+)*"
 _REF_NAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 
 
-def verify_names(entries: Sequence[tuple[str, Descriptor]], findings: Findings) -> None:
-    """Report invalid and ambiguous names of ``entries``, which are given with their places in ``index.json``."""
+def verify_names(entries: Sequence[tuple[str, Descriptor]], store: str, blobs: BlobOpener, findings: Findings) -> None:
+    """Report invalid and ambiguous names of ``entries``, which are given with their places in ``index.json``.
+
+    Args:
+        store: the layout's name in messages.
+        blobs: opens its blobs.
+    """
     for place, descriptor in entries:
         _verify_ref_name(place, descriptor, findings)
         _verify_full_name(place, descriptor, findings)
-    _verify_unique(entries, findings)
+    _verify_unique(entries, store, blobs, findings)
 
 
 def _verify_ref_name(place: str, descriptor: Descriptor, findings: Findings) -> None:
@@ -52,23 +62,43 @@ def _verify_full_name(place: str, descriptor: Descriptor, findings: Findings) ->
         findings.add(Kind.NAME, place, f"expected the image's digest {descriptor.digest}, got {reference.digest}")
 
 
-def _verify_unique(entries: Sequence[tuple[str, Descriptor]], findings: Findings) -> None:
-    """Report entries that share a name, unless they are for different platforms."""
-    first: dict[str, tuple[str, Descriptor]] = {}
+def _verify_unique(
+    entries: Sequence[tuple[str, Descriptor]], store: str, blobs: BlobOpener, findings: Findings
+) -> None:
+    """Report entries that share a name, unless a platform selects among them or they are no images."""
+    groups: dict[str, dict[Digest, tuple[str, Descriptor]]] = {}
     for place, descriptor in entries:
         name = name_of(descriptor)
         shown = name.full or name.tag
         if shown is None:
             continue
-        other_place, other = first.setdefault(shown, (place, descriptor))
-        if other is descriptor or (other.digest != descriptor.digest and _differ_in_platform(other, descriptor)):
+        first_place, first = groups.setdefault(shown, {}).setdefault(descriptor.digest, (place, descriptor))
+        if first is not descriptor:
+            message = f"the name {quoted(shown)} already belongs to the same image, {first_place}"
+            findings.add(Kind.NAME, place, message, is_wrong=False)
+    for shown, group in groups.items():
+        listed = [(place, descriptor) for place, descriptor in group.values() if not says_companion(descriptor)]
+        if len(listed) < 2:
             continue
-        is_wrong = other.digest != descriptor.digest
-        what = "another image" if is_wrong else "the same image"
-        findings.add(
-            Kind.NAME, place, f"the name {quoted(shown)} already belongs to {what}, {other_place}", is_wrong=is_wrong
-        )
+        try:
+            for place, other in _clashes(listed, AlternativesReader(store, blobs)):
+                findings.add(Kind.NAME, place, f"the name {quoted(shown)} already belongs to another image, {other}")
+        except (LimitExceededError, OSError) as error:
+            findings.add_error(error, listed[0][0])
 
 
-def _differ_in_platform(one: Descriptor, other: Descriptor) -> bool:
-    return one.platform is not None and other.platform is not None and one.platform != other.platform
+def _clashes(listed: Sequence[tuple[str, Descriptor]], reader: AlternativesReader) -> Iterator[tuple[str, str]]:
+    """Yield the place of each image that another one is the same platform's, and the place of that one."""
+    images = reader.images_among([descriptor for _, descriptor in listed])
+    taken: dict[Platform | None, tuple[Digest, str]] = {}
+    for place, descriptor in listed:
+        if descriptor not in images:
+            continue
+        others = []
+        for leaf in reader.leaves_of(descriptor):
+            platform = normalize_platform(leaf.platform) if leaf.platform is not None else None
+            digest, other = taken.setdefault(platform, (leaf.digest, place))
+            if digest != leaf.digest:
+                others.append(other)
+        if others:
+            yield place, others[0]

@@ -186,7 +186,7 @@ def read_roots(store: Store, findings: Findings) -> list[Root]:
     for where, message in index_flaws(item.members):
         findings.add(Kind.LAYOUT, f"{INDEX_FILE}: {where}" if where else INDEX_FILE, message)
     entries = list(_entries(item))
-    verify_names(entries, findings)
+    verify_names(entries, store.place, store.opener, findings)
     return [
         Root(
             ListedSource(store.place, store.opener, descriptor),

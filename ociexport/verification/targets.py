@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from ociexport.errors import InvalidImageError, NotFoundError, counted, quoted
-from ociexport.images.source import BlobOpener, ImageSource, published
+from ociexport.errors import InvalidImageError, NotFoundError, UsageError, counted, quoted
+from ociexport.images.source import BlobOpener, ImageSource, published, shared_name
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest
 from ociexport.spec.mediatypes import without_parameters
@@ -170,7 +170,16 @@ class OneImage:
         self.place = source.display_name
 
     def read_roots(self, findings: Findings, progress: Progress) -> list[Root]:
-        """Return the image; see `Subject`."""
+        """Return the image, or those that share its name; see `Subject`."""
+        if (shared := shared_name(self._source)) is not None:
+            try:
+                shared.verify_is_one()
+            except UsageError as error:
+                findings.add(Kind.NAME, self.place, str(error))
+            return [
+                Root(self._source, entry, self.place + (f" ({entry.platform})" if entry.platform else ""))
+                for entry in shared.entries
+            ]
         try:
             received = self._source.fetch_manifest()
         except InvalidImageError as error:

@@ -13,12 +13,13 @@ from ociexport.cli.options.platform import add_platform_argument, platform_from
 from ociexport.cli.options.progress import progress_from
 from ociexport.cli.options.registry import add_registry_arguments, registry_options_from
 from ociexport.cli.output.inspection import inspection_lines, inspection_to_json, listing_lines, listing_to_json
+from ociexport.errors import UsageError
 from ociexport.images.resolve import DocumentReader, read_raw_config, resolve_manifest, verify_requested
-from ociexport.images.source import ImageSource, published
+from ociexport.images.source import ImageSource, published, shared_name
 from ociexport.inspection.inspect import inspect_source
 from ociexport.spec.descriptor import Platform
 from ociexport.spec.docker_schema1 import is_schema1
-from ociexport.storage.index import ListedImage, main_images
+from ociexport.storage.index import ListedImage, main_images, name_of
 from ociexport.transfer.sources.list_names import list_local_images
 from ociexport.transfer.sources.names import ArchiveName, RegistryName, SourceName, parse_source_name
 from ociexport.transfer.sources.open import open_source
@@ -44,14 +45,18 @@ def run(options: argparse.Namespace) -> int:
     progress = progress_from(options)
     name = parse_source_name(options.source)
     images = [] if options.raw or options.config else _several_images(name)
-    if images:
-        if options.json:
-            print_json("inspect", listing_to_json(options.source, images))
-        else:
-            _print_lines(listing_lines(images))
-        return OK
+    if images and not (options.platform and len({(known.tag, known.full) for _, known in main_images(images)}) == 1):
+        return _print_listing(options, images)
     with closing(open_source(name, options=registry_options_from(options), progress=progress)) as source:
         platform = platform_from(options)
+        shared = shared_name(source) if not options.platform else None
+        if shared is not None and options.raw:
+            raise UsageError(
+                f"{options.source}: --raw: expected one image, there are several with this name",
+                hint="select one with --platform",
+            )
+        if shared is not None and not options.config:
+            return _print_listing(options, [(entry, name_of(entry)) for entry in shared.entries])
         if options.raw:
             return _print_bytes(_read_raw(source, platform if options.platform else None))
         if options.config:
@@ -65,6 +70,14 @@ def run(options: argparse.Namespace) -> int:
         print_json("inspect", inspection_to_json(inspection))
     else:
         _print_lines(inspection_lines(inspection))
+    return OK
+
+
+def _print_listing(options: argparse.Namespace, images: list[ListedImage]) -> int:
+    if options.json:
+        print_json("inspect", listing_to_json(options.source, images))
+    else:
+        _print_lines(listing_lines(images))
     return OK
 
 

@@ -7,6 +7,7 @@ skopeo, crane or kaniko. With only ``repositories``, it is written by docker bef
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ociexport.errors import InvalidImageError, NotFoundError
 from ociexport.images.source import ImageSource
@@ -21,10 +22,13 @@ from ociexport.storage.archive.docker import (
 )
 from ociexport.storage.archive.file_names import DOCKER_MANIFEST_FILE, REPOSITORIES_FILE
 from ociexport.storage.archive.members import ArchiveMembers
-from ociexport.storage.index import MAX_INDEX_BYTES, ListedImage, ListedSource, choose_image, list_images
+from ociexport.storage.index import MAX_INDEX_BYTES, ListedImage, ListedSource, choose_from_layout, list_images
 from ociexport.storage.layout.blobs import blob_name
 from ociexport.storage.layout.documents import INDEX_FILE
 from ociexport.system.progress.protocol import SILENT, Progress
+
+if TYPE_CHECKING:
+    from ociexport.storage.alternatives import Alternatives
 
 
 def open_archive_image(path: str, name: str | None = None, progress: Progress = SILENT) -> ImageSource:
@@ -100,7 +104,7 @@ def _list_layout_images(members: ArchiveMembers) -> list[ListedImage]:
 
 def _open_layout_image(members: ArchiveMembers, name: str | None) -> ArchiveLayoutSource:
     images = _list_layout_images(members)
-    found = choose_image(members.place, images, name, typed=members.typed)
+    found = choose_from_layout(members.place, ArchiveBlobs(members), images, name, typed=members.typed)
     if isinstance(found, Digest):
         found = Descriptor("", found, members.size_of(blob_name(found)))
     return ArchiveLayoutSource(members, found, images)
@@ -109,15 +113,18 @@ def _open_layout_image(members: ArchiveMembers, name: str | None) -> ArchiveLayo
 class ArchiveLayoutSource(ListedSource):
     """One image of a layout in an archive."""
 
-    def __init__(self, members: ArchiveMembers, descriptor: Descriptor, images: Sequence[ListedImage]) -> None:
-        super().__init__(members.place, ArchiveBlobs(members), descriptor, images)
+    def __init__(
+        self, members: ArchiveMembers, image: Descriptor | Alternatives, images: Sequence[ListedImage]
+    ) -> None:
+        super().__init__(members.place, ArchiveBlobs(members), image, images)
         self._members = members
-        self._file = blob_name(descriptor.digest)
+        entries = [image] if isinstance(image, Descriptor) else image.entries
+        self._files = [blob_name(entry.digest) for entry in entries]
 
     @property
     def has_image(self) -> bool:
         """Whether the archive has the image's manifest or index."""
-        return self._file in self._members
+        return any(file in self._members for file in self._files)
 
     def close(self) -> None:
         """Close the archive."""

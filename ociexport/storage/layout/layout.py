@@ -19,7 +19,7 @@ from ociexport.errors import InvalidImageError, NotFoundError, UsageError
 from ociexport.images.source import ImageName, ReceivedManifest
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import ByteStream, Digest, Verifier
-from ociexport.storage.index import ListedImage, ListedSource, choose_image
+from ociexport.storage.index import ListedImage, ListedSource, choose_from_layout
 from ociexport.storage.layout.blobs import (
     BLOBS_DIRECTORY,
     PARTIAL_DIRECTORY,
@@ -83,7 +83,7 @@ class ImageLayout:
             UsageError: several images match.
         """
         images = self.read_images()
-        found = choose_image(self.path, images, name)
+        found = choose_from_layout(self.path, self, images, name)
         if isinstance(found, Digest):
             with self.open_file(found) as file:
                 found = Descriptor("", found, os.fstat(file.fileno()).st_size)
