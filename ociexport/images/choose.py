@@ -19,7 +19,7 @@ from ociexport.errors import (
 from ociexport.images.resolve import DocumentReader, ResolvedManifest, resolve_manifest, verify_index_depth
 from ociexport.images.source import ReceivedManifest, shared_name
 from ociexport.spec import mediatypes
-from ociexport.spec.descriptor import ATTESTED_ANNOTATION, Descriptor, Platform
+from ociexport.spec.descriptor import ATTESTED_ANNOTATION, MAX_MANIFEST_BYTES, Descriptor, Platform
 from ociexport.spec.digest import Digest
 from ociexport.spec.manifest import Index, Manifest
 
@@ -71,12 +71,14 @@ class ChosenDocuments(NamedTuple):
         manifests: each once, the most preferred platform's first.
         others: all other documents, byte for byte: indexes, innermost first, and documents of unknown type.
         made_of: digest of the published index, if ``listed`` is an index made from it; else None.
+        blobs: entries of an index that are neither manifests nor other documents: the layers of a build cache.
     """
 
     listed: Descriptor
     manifests: tuple[ChosenManifest, ...]
     others: tuple[ReceivedManifest, ...]
     made_of: Digest | None
+    blobs: tuple[Descriptor, ...] = ()
 
 
 def choose_documents(documents: DocumentReader, choice: PlatformChoice) -> ChosenDocuments:
@@ -98,7 +100,8 @@ def choose_documents(documents: DocumentReader, choice: PlatformChoice) -> Chose
             shared.verify_is_one()
         everything = _Everything(documents)
         everything.take([top])
-        return ChosenDocuments(top.descriptor, tuple(everything.manifests), tuple(everything.others), None)
+        manifests_of_all, others = tuple(everything.manifests), tuple(everything.others)
+        return ChosenDocuments(top.descriptor, manifests_of_all, others, None, tuple(everything.blobs))
     for platform in () if choice.is_single else choice.platforms:
         # Refused before a fetch; entries of nested indexes are checked below.
         entry = documents.select(top, platform)
@@ -128,6 +131,7 @@ class _Everything:
         self._seen: set[Digest] = set()
         self.manifests: list[ChosenManifest] = []
         self.others: list[ReceivedManifest] = []
+        self.blobs: list[Descriptor] = []
 
     def take(self, path: Sequence[Index]) -> None:
         """Take the last index of ``path`` and every document that it leads to."""
@@ -147,8 +151,7 @@ class _Everything:
         if entry.media_type in mediatypes.SCHEMA1_MANIFESTS:
             raise _schema1_error(entry, path[-1])
         if entry.media_type and entry.media_type not in mediatypes.INDEXES | mediatypes.MANIFESTS:
-            # image-index.md: an unknown type is no error. What such a document refers to is unknown too.
-            self.others.append(self._documents.fetch_entry(path[-1], entry))
+            self._take_unknown(path[-1], entry)
             return
         try:
             document = self._documents.read_entry(path[-1], entry)
@@ -161,6 +164,26 @@ class _Everything:
             self.take([*path, document])
         else:
             self.manifests.append(ChosenManifest(document, entry.platform, _attested_by(entry)))
+
+    def _take_unknown(self, index: Index, entry: Descriptor) -> None:
+        """Take an entry of unknown type: a document as it is, or else a blob.
+
+        Spec: image-index.md, "manifests": an unknown type is no error. What such a document refers to is unknown too.
+        """
+        if not _is_blob(entry):
+            try:
+                self.others.append(self._documents.fetch_entry(index, entry))
+            except NotFoundError:
+                self._documents.budget.take(b"")  # pushed as a blob
+            else:
+                return
+        self.blobs.append(entry)
+
+
+def _is_blob(entry: Descriptor) -> bool:
+    """Whether an entry can't be a document, which a registry serves as a manifest."""
+    is_of_cache = mediatypes.is_layer(entry.media_type) or entry.media_type in mediatypes.CACHE_CONFIGS
+    return is_of_cache or entry.size > MAX_MANIFEST_BYTES
 
 
 def _verify_is_as_listed(digest: Digest, entry: Descriptor, index: Index) -> None:

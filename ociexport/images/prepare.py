@@ -11,7 +11,7 @@ from ociexport.images.choose import ChosenDocuments, ChosenManifest, PlatformCho
 from ociexport.images.destination import ImageDestination
 from ociexport.images.resolve import DocumentReader, artifact_kind, read_config, verify_platform
 from ociexport.images.source import ImageName, ImageSource, ReceivedManifest, is_made
-from ociexport.images.wanted_blobs import BlobToFetch, blobs_of, unite_blobs
+from ociexport.images.wanted_blobs import BlobToFetch, blobs_of, listed_blobs, unite_blobs
 from ociexport.spec import mediatypes
 from ociexport.spec.config import ImageConfig, pair_layers
 from ociexport.spec.descriptor import Descriptor, Platform
@@ -45,7 +45,7 @@ class PreparedImage(NamedTuple):
     Args:
         source: gives its blobs.
         listed: what a destination lists: a manifest with its platform, or an index.
-        manifests: the chosen ones: one, or several that the index lists.
+        manifests: the chosen ones: one, or several that the index lists; none of a build cache.
         others: all other documents: indexes, innermost first.
         name: of the copy.
         blobs: each once.
@@ -72,12 +72,12 @@ class PreparedImage(NamedTuple):
         return (*(one.received for one in self.manifests), *self.others)
 
     @property
-    def main(self) -> PreparedManifest:
-        """The manifest that represents the image where only one can.
+    def main(self) -> PreparedManifest | None:
+        """The manifest that represents the image where only one can; None if an index lists no manifest.
 
         It is the one for the first requested platform, or for this machine if none was requested; else the first image.
         """
-        return self.manifests[0]
+        return self.manifests[0] if self.manifests else None
 
 
 def prepare_image(
@@ -111,6 +111,7 @@ def prepare_image(
         if listed.digest == alone.manifest.digest:
             listed = replace(listed, platform=alone.platform)
     blobs = [_blobs_of(source, one, is_alone=len(manifests) == 1) for one in manifests]
+    blobs.append(listed_blobs(source, chosen.blobs))
     image = PreparedImage(
         source=source,
         listed=listed,
@@ -173,7 +174,8 @@ def _tell_choice(image: PreparedImage, chosen: ChosenDocuments, progress: Progre
             "--sparse keeps that one"
         )
     elif chosen.others:
-        progress.say(f"{name}: index {digest}, as published")
+        what = f", with {len(chosen.blobs)} blobs that it lists" if chosen.blobs else ""
+        progress.say(f"{name}: index {digest}, as published{what}")
 
 
 def _read_config(

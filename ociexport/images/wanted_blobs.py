@@ -62,6 +62,11 @@ def layer_blobs(source: BlobOpener, layers: Sequence[Descriptor], kind: str = "l
     ]
 
 
+def listed_blobs(source: BlobOpener, entries: Sequence[Descriptor]) -> list[BlobToFetch]:
+    """Return a blob for each of ``entries``, which an index lists."""
+    return [BlobToFetch(source, entry, f"blob {entry.digest}", f"blob {entry.digest.short}", None) for entry in entries]
+
+
 def unite_blobs(images: Iterable[Iterable[BlobToFetch]]) -> list[BlobToFetch]:
     """Return the blobs of several images or platforms, each once, in order.
 

@@ -145,7 +145,7 @@ def inspect_source(source: ImageSource, platform: Platform, *, must_fit: bool) -
     image, missing = None, None
     try:
         image = _inspect_image(documents, platform)
-    except (NoMatchingPlatformError, NotFoundError) as error:
+    except (NoMatchingPlatformError, NotFoundError, UnsupportedMediaTypeError) as error:
         # If the user requested no platform, the entries of the index are a useful answer on their own.
         if must_fit or isinstance(top, Manifest):
             raise

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from ociexport.errors import InvalidImageError, InvalidReferenceError, NotFoundError, printable
 from ociexport.images.companions import is_companion_tag, is_runnable, says_companion
 from ociexport.images.resolve import MAX_INDEX_DEPTH, read_small_blob
+from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor
 from ociexport.spec.digest import Digest
 from ociexport.spec.manifest import Index, Manifest, parse_document
@@ -264,6 +265,8 @@ class LayoutCatalog:
         if isinstance(document, Index):
             if depth_left:
                 for entry in document.manifests:
+                    if entry.media_type and entry.media_type not in mediatypes.DOCUMENTS:
+                        content.blobs.add(entry.digest)  # a layer of a build cache
                     self._collect_manifest(content, entry, depth_left - 1)
             return
         content.blobs.update(blob.digest for blob in (document.config, *document.layers))

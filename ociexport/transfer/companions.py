@@ -117,7 +117,7 @@ def prepare_companions(
 
 
 def _kind_of(copy: PreparedImage) -> str:
-    main = copy.main.manifest if copy.manifests else None
+    main = copy.main.manifest if copy.main is not None else None
     kind = copy.listed.artifact_type or (main and (main.artifact_type or next((x.media_type for x in main.layers), "")))
     return f"of type {kind}" if kind else "of unknown type"
 

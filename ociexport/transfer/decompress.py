@@ -309,7 +309,10 @@ def _blobs_of(
 ) -> tuple[BlobToFetch, ...]:
     """Return the blobs of the new manifests: the unchanged ones and the plain layers."""
     named = {descriptor.digest for one in manifests for descriptor in (one.manifest.config, *one.manifest.layers)}
-    kept = [blob for blob in image.blobs if blob.descriptor.digest in named]
+    listed_only = {blob.descriptor.digest for blob in image.blobs} - {
+        descriptor.digest for one in image.manifests for descriptor in (one.manifest.config, *one.manifest.layers)
+    }
+    kept = [blob for blob in image.blobs if blob.descriptor.digest in named | listed_only]
     plain = []
     for blob in image.blobs:
         diff_id = store.diff_ids.get(blob.descriptor.digest)

@@ -39,7 +39,8 @@ class PullResult:
         name: the image's name at the source.
         reference: name and digest, ``docker.io/library/alpine:3.20@sha256:…``, which commands accept.
         digest: of the manifest or index that the destination lists.
-        manifests: the pulled ones, first the one that represents the image where only one can.
+        manifests: the pulled ones, first the one that represents the image where only one can; none of a build cache,
+            whose index lists blobs only.
         fetched_blobs: how many blobs were fetched.
         fetched_bytes: how many bytes of these, without those of an earlier try.
         reused_blobs: how many valid blobs the destination already had.
@@ -59,8 +60,8 @@ class PullResult:
 
     @property
     def manifest_digest(self) -> Digest:
-        """The first manifest's digest."""
-        return self.manifests[0].digest
+        """The first manifest's digest, or the index's if it lists none."""
+        return self.manifests[0].digest if self.manifests else self.digest
 
     @property
     def config_digest(self) -> Digest:
@@ -70,12 +71,12 @@ class PullResult:
     @property
     def is_image(self) -> bool:
         """Whether the first manifest is an image's, not an artifact's."""
-        return self.manifests[0].is_image
+        return bool(self.manifests) and self.manifests[0].is_image
 
     @property
     def platform(self) -> Platform | None:
         """The platform of the first manifest; None if undeclared, or for an artifact."""
-        return self.manifests[0].platform
+        return self.manifests[0].platform if self.manifests else None
 
 
 def results_of(

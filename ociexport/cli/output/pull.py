@@ -78,7 +78,7 @@ class PullReport:
 
 def _what_it_is(result: PullResult) -> Iterator[str]:
     """Yield nothing for an image, which it usually is."""
-    if result.digest != result.manifest_digest:
+    if not result.manifests or result.digest != result.manifest_digest:
         yield f"an index of {counted(len(result.manifests), 'manifest')}"
     elif not result.is_image:
         yield "an artifact"

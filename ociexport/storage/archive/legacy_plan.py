@@ -73,7 +73,7 @@ def verify_fits_legacy(image: PreparedImage) -> None:
         UsageError: it is for several platforms, which they don't support.
         UnsupportedMediaTypeError: it is an artifact.
     """
-    if image.main.config is None:
+    if image.main is None or image.main.config is None:
         raise UnsupportedMediaTypeError(
             "expected an image, got an artifact, which docker does not load", where=f"manifest {image.listed.digest}"
         )

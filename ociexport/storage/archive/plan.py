@@ -192,12 +192,12 @@ def tagged_images(images: Sequence[PreparedImage]) -> list[tuple[PreparedManifes
     """
     tags: dict[Digest, list[str]] = {}
     for image in images:
-        if image.main.config is not None:
+        if image.main is not None and image.main.config is not None:
             known = tags.setdefault(image.main.manifest.digest, [])
             tag = repo_tag(image.name)
             if tag is not None and tag not in known:
                 known.append(tag)
-    mains = {image.main.manifest.digest: image.main for image in images}
+    mains = {image.main.manifest.digest: image.main for image in images if image.main is not None}
     return [(mains[digest], names) for digest, names in tags.items()]
 
 
