@@ -21,10 +21,11 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 
 from ociexport.rootfs.disk.linux import OPEN_DIRECTORY, OPEN_FILE, name_in
+from ociexport.rootfs.disk.readable import TreeReadError, made_readable
 from ociexport.rootfs.disk.walk import Descent
 from ociexport.rootfs.disk.xattrs import read_xattrs
 from ociexport.spec.digest import Digest
@@ -48,17 +49,28 @@ def hash_tree(root: str | os.PathLike[str], *, mtimes: bool = False) -> Digest:
         mtimes: whether times of modification are included.
 
     Raises:
-        OSError: something can't be read.
+        TreeReadError: something can't be read. A file or directory of this user's can, whatever its mode.
+        OSError: ``root`` can't be opened.
     """
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    hasher = _TreeHasher(mtimes=mtimes)
     try:
-        return _TreeHasher(mtimes=mtimes).run(fd)
+        return hasher.run(fd)
+    except OSError as error:
+        raise TreeReadError(root, hasher.path, error) from error
     finally:
         os.close(fd)
 
 
 class _TreeHasher:
+    """Hashes one tree.
+
+    Attributes:
+        path: what is being read.
+    """
+
     def __init__(self, *, mtimes: bool) -> None:
+        self.path = b"."
         self._mtimes = mtimes
         self._hash = hashlib.sha256()
         # The first path of each file that has several.
@@ -66,19 +78,41 @@ class _TreeHasher:
 
     def run(self, root_fd: int) -> Digest:
         self._add(b".", os.fstat(root_fd), b"", read_xattrs(root_fd))
-        for path, parent_fd, name in _walk(root_fd):
-            self._add_path(path, parent_fd, name)
+        with closing(self._walk(root_fd)) as walked:
+            for path, parent_fd, name in walked:
+                self._add_path(path, parent_fd, name)
         return Digest("sha256", self._hash.hexdigest())
+
+    def _walk(self, root_fd: int) -> Generator[tuple[bytes, int, bytes], None, None]:
+        """Yield path, parent descriptor and name of everything below a directory, in the byte order of paths."""
+        with closing(Descent(root_fd, opens_own=True)) as descent:
+            levels = [(b"", _sorted_entries(descent.fd))]
+            while levels:
+                prefix, entries = levels[-1]
+                entry = next(entries, None)
+                if entry is None:
+                    levels.pop()
+                    if levels:
+                        descent.leave()
+                    continue
+                name, is_content = entry
+                self.path = prefix + name
+                if is_content:
+                    descent.enter(name)
+                    levels.append((self.path + b"/", _sorted_entries(descent.fd)))
+                else:
+                    yield self.path, descent.fd, name
 
     def _add_path(self, path: bytes, parent_fd: int, name: bytes) -> None:
         status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
         if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
             flags = OPEN_DIRECTORY if stat.S_ISDIR(status.st_mode) else OPEN_FILE
-            fd = os.open(name, flags, dir_fd=parent_fd)
-            try:
-                self._add(path, status, _content(fd, status), read_xattrs(fd))
-            finally:
-                os.close(fd)
+            with made_readable(parent_fd, name, status):
+                fd = os.open(name, flags, dir_fd=parent_fd)
+                try:
+                    self._add(path, status, _content(fd, status), read_xattrs(fd))
+                finally:
+                    os.close(fd)
             return
         content = b""
         if stat.S_ISLNK(status.st_mode):
@@ -108,26 +142,6 @@ class _TreeHasher:
         if self._mtimes:
             fields.append(b"%d" % status.st_mtime_ns)
         self._hash.update(b"".join(b"%d:%s" % (len(field), field) for field in fields) + b"\n")
-
-
-def _walk(root_fd: int) -> Iterator[tuple[bytes, int, bytes]]:
-    """Yield path, parent descriptor and name of everything below a directory, in the byte order of paths."""
-    with closing(Descent(root_fd)) as descent:
-        levels = [(b"", _sorted_entries(descent.fd))]
-        while levels:
-            prefix, entries = levels[-1]
-            entry = next(entries, None)
-            if entry is None:
-                levels.pop()
-                if levels:
-                    descent.leave()
-                continue
-            name, is_content = entry
-            if is_content:
-                descent.enter(name)
-                levels.append((prefix + name + b"/", _sorted_entries(descent.fd)))
-            else:
-                yield prefix + name, descent.fd, name
 
 
 def _sorted_entries(directory_fd: int) -> Iterator[tuple[bytes, bool]]:

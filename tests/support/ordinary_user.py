@@ -29,6 +29,7 @@ _SCRIPT = textwrap.dedent(
         main(["unpack", "--help"])
         main(["rm", "--help"])
         main(["diff", "--help"])
+        main(["treehash", "--help"])
     if os.environ.get("BEGIN"):
         import concurrent.futures.thread, importlib, multiprocessing, pkgutil, resource, shutil, tempfile, tomllib
         import encodings.idna, ociexport

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ociexport.rootfs.disk.file_data import write_with_holes
-from ociexport.rootfs.disk.linux import OPEN_FILE, change_mode
+from ociexport.rootfs.disk.linux import OPEN_FILE
+from ociexport.rootfs.disk.readable import made_readable
 from ociexport.rootfs.disk.xattrs import confirm_owner, read_xattrs
 
 _CREATE_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -26,7 +27,7 @@ def copy_file(source_fd: int, source_name: bytes, directory_fd: int, name: bytes
     """
     status = os.stat(source_name, dir_fd=source_fd, follow_symlinks=False)
     mode = stat.S_IMODE(status.st_mode)
-    with _readable(source_fd, source_name, mode) as original:
+    with _readable(source_fd, source_name, status) as original:
         copy = os.open(name, _CREATE_FILE, 0o600, dir_fd=directory_fd)
         try:
             write_with_holes(copy, _chunks(original))
@@ -45,23 +46,13 @@ def copy_file(source_fd: int, source_name: bytes, directory_fd: int, name: bytes
 
 
 @contextmanager
-def _readable(directory_fd: int, name: bytes, mode: int) -> Iterator[int]:
-    """Yield a descriptor of a file; a mode that keeps its owner from reading it is changed meanwhile.
-
-    Modes bind root too if it lacks CAP_DAC_OVERRIDE.
-    """
-    is_changed = not mode & stat.S_IRUSR
-    if is_changed:
-        change_mode(directory_fd, name, mode | stat.S_IRUSR)
-    try:
+def _readable(directory_fd: int, name: bytes, status: os.stat_result) -> Iterator[int]:
+    with made_readable(directory_fd, name, status):
         fd = os.open(name, OPEN_FILE, dir_fd=directory_fd)
         try:
             yield fd
         finally:
             os.close(fd)
-    finally:
-        if is_changed:
-            change_mode(directory_fd, name, mode)
 
 
 def _chunks(fd: int) -> Iterator[memoryview]:

@@ -15,7 +15,8 @@ import stat
 from collections import deque
 from contextlib import closing
 
-from ociexport.rootfs.disk.linux import OPEN_DIRECTORY, OPEN_FILE
+from ociexport.rootfs.disk.linux import OPEN_DIRECTORY, OPEN_FILE, change_mode
+from ociexport.rootfs.disk.readable import missing_bits
 from ociexport.system.open_files import keepable_files
 
 # Ancestors of the current directory that stay open, if the process may open so many files; deeper ones are reopened
@@ -30,13 +31,17 @@ class Descent:
 
     Args:
         root_fd: the first directory; closed by the caller.
+        opens_own: a directory of this user's is entered even if its mode closes it; `leave` sets the mode back.
 
     Attributes:
         fd: of the current directory; valid until the next call.
     """
 
-    def __init__(self, root_fd: int) -> None:
+    def __init__(self, root_fd: int, *, opens_own: bool = False) -> None:
         self.fd = os.dup(root_fd)
+        self._opens_own = opens_own
+        # Name and mode of each entered directory whose mode was changed; None for the others.
+        self._changed: list[tuple[bytes, int] | None] = []
         self._held: list[int] = []
         self._max_held = keepable_files(_MAX_HELD)
         # Device and inode of ancestors that are not open.
@@ -48,7 +53,14 @@ class Descent:
         Raises:
             OSError: it is not a directory, or can't be read; the current directory stays the same.
         """
-        child_fd = os.open(name, OPEN_DIRECTORY, dir_fd=self.fd)
+        changed = self._open_own(name) if self._opens_own else None
+        try:
+            child_fd = os.open(name, OPEN_DIRECTORY, dir_fd=self.fd)
+        except OSError:
+            if changed is not None:
+                change_mode(self.fd, *changed)
+            raise
+        self._changed.append(changed)
         if len(self._held) < self._max_held:
             self._held.append(self.fd)
         else:
@@ -62,6 +74,12 @@ class Descent:
         Raises:
             OSError: the current directory was moved elsewhere meanwhile.
         """
+        changed = self._changed.pop()
+        self._go_up()
+        if changed is not None:
+            change_mode(self.fd, *changed)
+
+    def _go_up(self) -> None:
         if not self._closed:
             os.close(self.fd)
             self.fd = self._held.pop()
@@ -72,11 +90,25 @@ class Descent:
         if _identity(parent_fd) != self._closed.pop():
             raise OSError(errno.ESTALE, "a directory was moved while the tree was read")
 
+    def _open_own(self, name: bytes) -> tuple[bytes, int] | None:
+        """Let the owner of a directory look into it; return its name and its mode if that had to be changed."""
+        status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        missing = missing_bits(self.fd, name, status)
+        if not missing:
+            return None
+        mode = stat.S_IMODE(status.st_mode)
+        change_mode(self.fd, name, mode | missing)
+        return name, mode
+
     def close(self) -> None:
-        """Close all open directories."""
-        for fd in (self.fd, *self._held):
-            os.close(fd)
-        self._held.clear()
+        """Close all open directories, and set back the modes that were changed."""
+        try:
+            while any(self._changed):
+                self.leave()
+        finally:
+            for fd in (self.fd, *self._held):
+                os.close(fd)
+            self._held.clear()
 
 
 def _identity(fd: int) -> tuple[int, int]:

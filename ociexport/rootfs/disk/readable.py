@@ -1,0 +1,94 @@
+"""Reads files and directories that their own mode closes to their owner, such as Fedora's /etc/gshadow (mode 0).
+
+root reads them in any case. An ordinary user owns all files of a tree that this user unpacked, and may change their
+modes: the missing bits are set, the file is read, and the mode is set back.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from ociexport.errors import OciexportError
+from ociexport.rootfs.disk.linux import OPEN_DIRECTORY, OPEN_FILE, change_mode
+
+_FILE_BITS = stat.S_IRUSR
+_DIRECTORY_BITS = stat.S_IRUSR | stat.S_IXUSR
+_REFUSALS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+
+class TreeReadError(OciexportError, OSError):
+    """A file of a tree can't be read."""
+
+    def __init__(self, root: str | os.PathLike[str], path: bytes, error: OSError) -> None:
+        """Add to ``error`` where the file is.
+
+        Args:
+            root: the tree's directory.
+            path: in the tree.
+            error: from a system call on a descriptor, so it knows only the last name.
+        """
+        hint = "only its owner and root can read it: run this as root" if error.errno in _REFUSALS else None
+        super().__init__(str(error), hint=hint)
+        self.errno, self.strerror = error.errno or errno.EIO, error.strerror or str(error)
+        self.filename = os.path.join(os.fspath(root), os.fsdecode(path)) if path != b"." else os.fspath(root)
+
+
+@contextmanager
+def naming_path(root: str | os.PathLike[str], path: bytes) -> Iterator[None]:
+    """Raise an `OSError` of the ``with`` block as a `TreeReadError` with the whole path."""
+    try:
+        yield
+    except TreeReadError:
+        raise
+    except OSError as error:
+        raise TreeReadError(root, path, error) from error
+
+
+def missing_bits(parent_fd: int, name: bytes, status: os.stat_result) -> int:
+    """Return the mode bits that this process lacks to read a file or to look into a directory; 0 if it may do so.
+
+    They are 0 too for another user's file, whose mode this process may not change, and for any other kind of file.
+    """
+    bits = {stat.S_IFREG: _FILE_BITS, stat.S_IFDIR: _DIRECTORY_BITS}.get(stat.S_IFMT(status.st_mode), 0)
+    missing = bits & ~status.st_mode
+    if not missing or status.st_uid != os.geteuid():
+        return 0
+    wanted = os.R_OK | (os.X_OK if stat.S_ISDIR(status.st_mode) else 0)
+    # A capability of root's may make up for the mode.
+    is_allowed = os.access(name, wanted, dir_fd=parent_fd, effective_ids=True, follow_symlinks=False)
+    return 0 if is_allowed else missing
+
+
+@contextmanager
+def made_readable(parent_fd: int, name: bytes, status: os.stat_result) -> Iterator[None]:
+    """Let the owner of a file read it, or look into it if it is a directory, until the ``with`` block ends.
+
+    Nothing is done for another user's file, which then can't be opened.
+    """
+    missing = missing_bits(parent_fd, name, status)
+    if not missing:
+        yield
+        return
+    mode = stat.S_IMODE(status.st_mode)
+    change_mode(parent_fd, name, mode | missing)
+    try:
+        yield
+    finally:
+        change_mode(parent_fd, name, mode)
+
+
+def open_below(root_fd: int, path: bytes) -> int:
+    """Return a descriptor of a file in a tree, whatever the modes on its path; no link is followed."""
+    *parents, name = path.split(b"/")
+    with ExitStack() as stack:
+        fd = root_fd
+        for parent in parents:
+            stack.enter_context(made_readable(fd, parent, os.stat(parent, dir_fd=fd, follow_symlinks=False)))
+            fd = os.open(parent, OPEN_DIRECTORY, dir_fd=fd)
+            stack.callback(os.close, fd)
+        stack.enter_context(made_readable(fd, name, os.stat(name, dir_fd=fd, follow_symlinks=False)))
+        return os.open(name, OPEN_FILE, dir_fd=fd)
