@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ociexport.errors import counted
 from ociexport.images.resolve import read_layers, resolve_manifest
@@ -19,10 +20,12 @@ from ociexport.layers.apply import LayerApplier
 from ociexport.layers.limits import Limits, NameBudget
 from ociexport.layers.losses import Losses, is_foreign_xattr
 from ociexport.layers.memory_tree import MemoryDirectory, MemoryFile, MemoryTree
-from ociexport.layers.tar.reader import FILE_FORMATS, Entry, EntryType
+from ociexport.layers.tar.reader import DEVICE_TYPES, FILE_FORMATS, Entry, EntryType
 from ociexport.rootfs.contents import ContentTree
-from ociexport.rootfs.disk.linux import OPEN_DIRECTORY, OPEN_FILE, name_in
+from ociexport.rootfs.disk.linux import name_in
 from ociexport.rootfs.disk.metadata import ROOTLESS_XATTR, encode_rootless_owner
+from ociexport.rootfs.disk.readable import TreeReadError, made_readable, naming_path, open_below
+from ociexport.rootfs.disk.trial import MetadataTrial, TriedMetadata, may_make_devices
 from ociexport.rootfs.disk.walk import Descent
 from ociexport.rootfs.disk.xattrs import read_xattrs
 from ociexport.spec.descriptor import Platform
@@ -30,6 +33,8 @@ from ociexport.system.progress.protocol import SILENT, Progress
 
 # Memory for a file whose content is to be compared, apart from its path: measured, rounded up.
 _CANDIDATE_BYTES = 250
+# NTFS allows 1,024 names for a file, fewer than other file systems; `unpack` makes a copy for the names beyond a limit.
+_MANY_LINKS = 1000
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -48,6 +53,14 @@ class Change:
     what: tuple[str, ...] = ()
 
 
+class _FoundMetadata(NamedTuple):
+    """What a file on disk has: status, and attributes without the record of its owner; and its directory."""
+
+    status: os.stat_result
+    xattrs: dict[bytes, bytes]
+    directory_fd: int
+
+
 def compare_tree(
     root: str,
     source: ImageSource,
@@ -60,6 +73,8 @@ def compare_tree(
     """Return the differences between the tree at ``root`` and ``source``, sorted by path.
 
     Times of directories are not compared: adding a file changes its directory's time too, and the file is listed.
+    What `unpack` leaves out here is no difference: attributes that this process or the file system refuses, times that
+    are cut, devices where none can be made, links beyond the limit of the file system, which become copies.
 
     Args:
         root: a directory, unpacked from the image or not.
@@ -68,7 +83,7 @@ def compare_tree(
             unpacking made.
 
     Raises:
-        as `unpack` does; OSError: something can't be read.
+        as `unpack` does; TreeReadError: something in the tree can't be read; OSError: ``root`` can't be opened.
     """
     _, layers = read_layers(source, resolve_manifest(source, platform), platform, progress)
     budget = NameBudget(limits)
@@ -76,9 +91,9 @@ def compare_tree(
     LayerApplier(tree, limits, Losses()).apply_all(source, layers, progress, doing="reading")
     root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        comparison = _Comparison(tree, budget, owners=owners)
-        comparison.compare(root_fd)
-        changed = [*_changed_contents(root_fd, tree, comparison.candidates, progress)]
+        comparison = _Comparison(tree, budget, root, root_fd, owners=owners)
+        comparison.compare()
+        changed = [*_changed_contents(root, root_fd, tree, comparison.candidates, progress)]
     finally:
         os.close(root_fd)
     changes = comparison.changes
@@ -93,14 +108,17 @@ class _Comparison:
 
     Attributes:
         changes: by path.
-        candidates: files whose content is still to be compared: place in the layers → path.
+        candidates: files whose content is still to be compared: place in the layers, and path.
     """
 
-    def __init__(self, tree: MemoryTree, budget: NameBudget, *, owners: bool) -> None:
+    def __init__(self, tree: MemoryTree, budget: NameBudget, root_path: str, root_fd: int, *, owners: bool) -> None:
         self._budget = budget
         self.changes: dict[bytes, Change] = {}
-        self.candidates: dict[tuple[int, int], bytes] = {}
+        self.candidates: list[tuple[tuple[int, int], bytes]] = []
         self._root = tree.root
+        self._root_path = root_path
+        self._root_fd = root_fd
+        self._trial = MetadataTrial(root_fd)
         self._owners = owners
         # The owner of files that `unpack` creates where it does not set the image's owners.
         self._natural_owner = (os.geteuid(), os.getegid())
@@ -109,19 +127,23 @@ class _Comparison:
         # whether these files, which can't have a record, changed their owner.
         self._has_recorded_owners = False
         self._unrecorded: list[bytes] = []
-        # The inode on disk of each file of the image, and the reverse: with hard links they must match one to one.
+        # Devices of the image that the tree does not have, or has as empty files.
+        self._missing_devices: list[bytes] = []
+        # The inode on disk of each file of the image, unless that has very many names, and the reverse: with hard links
+        # they must match one to one.
         self._inodes: dict[int, tuple[int, int]] = {}
         self._seen: dict[tuple[int, int], int] = {}
 
-    def compare(self, root_fd: int) -> None:
-        self._compare_node(b".", root_fd, b".", self._root)
-        with closing(Descent(root_fd)) as descent:
+    def compare(self) -> None:
+        self._compare_node(b".", self._root_fd, b".", self._root)
+        with closing(Descent(self._root_fd, opens_own=True)) as descent:
             levels = [self._compare_children(b"", descent.fd, self._root)]
             while levels:
                 entered = next(levels[-1], None)
                 if entered is not None:
                     path, name, child = entered
-                    descent.enter(name)
+                    with naming_path(self._root_path, path):
+                        descent.enter(name)
                     levels.append(self._compare_children(path + b"/", descent.fd, child))
                     continue
                 levels.pop()
@@ -130,12 +152,16 @@ class _Comparison:
         if self._has_recorded_owners:
             for path in self._unrecorded:
                 self._drop_owner(path)
+        if self._missing_devices and self._has_no_devices():
+            for path in self._missing_devices:
+                del self.changes[path]
 
     def _compare_children(
         self, prefix: bytes, fd: int, node: MemoryDirectory
     ) -> Iterator[tuple[bytes, bytes, MemoryDirectory]]:
         """Compare the entries of a directory; return its subdirectories: path, name and expected content."""
-        names = set(map(os.fsencode, os.listdir(fd)))
+        with naming_path(self._root_path, prefix[:-1] or b"."):
+            names = set(map(os.fsencode, os.listdir(fd)))
         directories = []
         for name in sorted(names | node.children.keys()):
             path = prefix + name
@@ -144,6 +170,8 @@ class _Comparison:
                 self.changes[path] = Change(path, "A")
             elif name not in names:
                 self.changes[path] = Change(path, "D")
+                if child.described.type in DEVICE_TYPES:
+                    self._missing_devices.append(path)
             elif self._compare_node(path, fd, name, child) and isinstance(child, MemoryDirectory):
                 directories.append((path, name, child))
         return iter(directories)
@@ -151,44 +179,81 @@ class _Comparison:
     def _compare_node(self, path: bytes, fd: int, name: bytes, node: MemoryDirectory | MemoryFile) -> bool:
         """Compare one path; return whether it has the right type."""
         entry = node.described
-        status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-        if stat.S_IFMT(status.st_mode) != FILE_FORMATS[entry.type]:
-            self.changes[path] = Change(path, "T")
-            return False
-        what = [*self._differences(entry, status, fd, name)]
+        try:
+            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            if stat.S_IFMT(status.st_mode) != FILE_FORMATS[entry.type]:
+                self.changes[path] = Change(path, "T")
+                if self._is_placeholder(entry, status, fd, name):
+                    self._missing_devices.append(path)
+                return False
+            what = self._differences(entry, status, fd, name)
+        except OSError as error:
+            raise TreeReadError(self._root_path, path, error) from error
         if self._is_root and "owner" in what and self._is_unrecorded(entry, status):
             self._unrecorded.append(path)
         if isinstance(node, MemoryFile):
+            is_first_name = (status.st_dev, status.st_ino) not in self._seen
             if not self._is_paired(node, status):
                 what.append("links")
-            if node.place is not None and entry.size == status.st_size:
+                is_first_name = True  # its content may be that of another file of the image
+            if node.place is not None and entry.size == status.st_size and is_first_name:
                 self._budget.take(_CANDIDATE_BYTES + len(path))
-                self.candidates.setdefault(node.place, path)
+                self.candidates.append((node.place, path))
         if what:
             self.changes[path] = Change(path, "M", tuple(what))
         return True
 
-    def _differences(self, entry: Entry, status: os.stat_result, fd: int, name: bytes) -> Iterator[str]:
+    def _is_placeholder(self, entry: Entry, status: os.stat_result, fd: int, name: bytes) -> bool:
+        """Whether a file is what `unpack` makes of a device, if that is requested: an empty file with its metadata."""
+        if entry.type not in DEVICE_TYPES or not stat.S_ISREG(status.st_mode) or status.st_size:
+            return False
+        return not self._differences(entry._replace(type=EntryType.FILE, size=0), status, fd, name)
+
+    def _has_no_devices(self) -> bool:
+        """Whether this process would have unpacked the image without its devices."""
+        if self._is_root:
+            return self._has_recorded_owners or not may_make_devices()
+        return os.fstat(self._root_fd).st_uid == os.geteuid()
+
+    def _differences(self, entry: Entry, status: os.stat_result, fd: int, name: bytes) -> list[str]:
+        """Return what differs, apart from content of the right size and from what `unpack` leaves out here."""
         kind = entry.type
+        what = []
         if kind is EntryType.FILE and entry.size != status.st_size:
-            yield "content"
+            what.append("content")
         if kind is EntryType.SYMLINK and os.readlink(name, dir_fd=fd) != entry.link_name:
-            yield "target"
-        is_device = kind in (EntryType.CHARACTER_DEVICE, EntryType.BLOCK_DEVICE)
-        if is_device and (os.major(status.st_rdev), os.minor(status.st_rdev)) != entry.device:
-            yield "device"
-        if kind is not EntryType.SYMLINK and stat.S_IMODE(status.st_mode) != entry.mode:
-            yield "mode"
-        xattrs = _xattrs_of(fd, name)
+            what.append("target")
+        if kind in DEVICE_TYPES and (os.major(status.st_rdev), os.minor(status.st_rdev)) != entry.device:
+            what.append("device")
+        with made_readable(fd, name, status):
+            xattrs = _xattrs_of(fd, name)
         remembered = None
         if not self._is_root or self._is_recorded(entry, status, xattrs):
             remembered = xattrs.pop(ROOTLESS_XATTR, None)
+        found = _FoundMetadata(status, xattrs, fd)
+        metadata = _metadata_differences(entry, found)
         if self._owners and not self._is_owner(entry, status, remembered):
-            yield "owner"
-        if xattrs != _own_xattrs(entry):
-            yield "xattrs"
-        if kind is not EntryType.DIRECTORY and status.st_mtime_ns != entry.mtime_ns:
-            yield "mtime"
+            metadata.insert(metadata[:1] == ["mode"], "owner")
+        if metadata:
+            metadata = self._without_losses(metadata, entry, found, remembered)
+        return what + metadata
+
+    def _without_losses(
+        self, what: list[str], entry: Entry, found: _FoundMetadata, remembered: bytes | None
+    ) -> list[str]:
+        """Return those of the differences that the file would not have if it was just unpacked here."""
+        status = found.status
+        if not self._is_root and status.st_uid != os.geteuid():
+            return what  # another user has unpacked it
+        is_natural = (status.st_uid, status.st_gid) == self._natural_owner
+        records_owner = is_natural and (not self._is_root or remembered is not None)
+        tried = self._trial.of(entry, found.directory_fd, records_owner=records_owner)
+        if tried is None:
+            return what
+        kept = {*_metadata_differences(entry, found, tried)}
+        if not is_natural or self._is_root or remembered != tried.xattrs.get(ROOTLESS_XATTR):
+            kept.add("owner")
+        return [item for item in what if item in kept]
 
     def _is_owner(self, entry: Entry, status: os.stat_result, remembered: bytes | None) -> bool:
         owner = (status.st_uid, status.st_gid)
@@ -220,41 +285,54 @@ class _Comparison:
             del self.changes[path]
 
     def _is_paired(self, node: MemoryFile, status: os.stat_result) -> bool:
-        """Whether all names of one file of the image are names of the same file on disk, and of no other."""
+        """Whether all names of one file of the image are names of the same file on disk, and of no other.
+
+        A file on disk that has very many names may be one of several: see `link_copies`.
+        """
         inode = (status.st_dev, status.st_ino)
-        return self._inodes.setdefault(id(node), inode) == inode and self._seen.setdefault(inode, id(node)) == id(node)
+        if self._seen.setdefault(inode, id(node)) != id(node):
+            return False
+        return status.st_nlink >= _MANY_LINKS or self._inodes.setdefault(id(node), inode) == inode
 
 
 def _changed_contents(
-    root_fd: int, tree: ContentTree, candidates: dict[tuple[int, int], bytes], progress: Progress
+    root: str, root_fd: int, tree: ContentTree, candidates: Sequence[tuple[tuple[int, int], bytes]], progress: Progress
 ) -> Iterator[bytes]:
     """Yield the path of each candidate whose content differs."""
-    wanted = [(path, tree.contents[place]) for place, path in candidates.items() if place in tree.contents]
+    wanted = [(path, tree.contents[place]) for place, path in candidates if place in tree.contents]
     if not wanted:
         return
     total_bytes = sum(content.size for _, content in wanted)
     title = f"comparing {counted(len(wanted), 'file')}"
     with progress.phase("comparing", total_bytes), progress.task(title, total_bytes) as task:
         for path, content in wanted:
-            fd = _open_below(root_fd, path)
-            try:
-                if not content.is_in(fd, task):
-                    yield path
-            finally:
-                os.close(fd)
+            with naming_path(root, path):
+                fd = open_below(root_fd, path)
+                try:
+                    is_same = content.is_in(fd, task)
+                finally:
+                    os.close(fd)
+            if not is_same:
+                yield path
 
 
-def _open_below(root_fd: int, path: bytes) -> int:
-    """Return a descriptor of a file in the tree; the first pass found no link on its path, and none is followed."""
-    *parents, name = path.split(b"/")
-    fd = os.dup(root_fd)
-    for part, flags in [*((parent, OPEN_DIRECTORY) for parent in parents), (name, OPEN_FILE)]:
-        try:
-            child_fd = os.open(part, flags, dir_fd=fd)
-        finally:
-            os.close(fd)
-        fd = child_fd
-    return fd
+def _metadata_differences(entry: Entry, found: _FoundMetadata, tried: TriedMetadata | None = None) -> list[str]:
+    """Return which of mode, attributes and time are neither as in the image nor as ``tried``."""
+    status, xattrs = found.status, found.xattrs
+    own = _own_xattrs(entry)
+    here = own if tried is None else {name: value for name, value in tried.xattrs.items() if name != ROOTLESS_XATTR}
+    modes, times = {entry.mode}, {entry.mtime_ns}
+    if tried is not None:
+        modes.add(tried.mode)
+        times.add(tried.mtime_ns)
+    what = []
+    if entry.type is not EntryType.SYMLINK and stat.S_IMODE(status.st_mode) not in modes:
+        what.append("mode")
+    if any(xattrs.get(name) not in (own.get(name), here.get(name)) for name in {*xattrs, *own}):
+        what.append("xattrs")
+    if entry.type is not EntryType.DIRECTORY and status.st_mtime_ns not in times:
+        what.append("mtime")
+    return what
 
 
 def _xattrs_of(fd: int, name: bytes) -> dict[bytes, bytes]:

@@ -1,4 +1,4 @@
-"""treehash of a tree whose files are closed by their own mode, such as Fedora's /etc/gshadow (mode 0)."""
+"""treehash and diff of a tree whose files are closed by their own mode, such as Fedora's /etc/gshadow (mode 0)."""
 
 from __future__ import annotations
 
@@ -65,8 +65,29 @@ def test_owner_gets_the_digest_that_root_gets(place: Path) -> None:
     assert 0 in modes.values()
 
 
+def test_owner_sees_what_changed(place: Path) -> None:
+    rootfs = rootfs_in(place)
+    compare = ("diff", "-q", "--platform=linux/amd64", rootfs, place / "layout")
+    modes = modes_of(rootfs)
+    result = run_as_ordinary_user(*compare)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    for name in ("etc/gshadow", "none/inner/f"):
+        times = os.stat(rootfs / name)
+        (rootfs / name).write_bytes((rootfs / name).read_bytes().swapcase()[::-1] or b"x")
+        os.utime(rootfs / name, ns=(times.st_atime_ns, times.st_mtime_ns))
+    os.setxattr(rootfs / "none" / "f", "user.new", b"1")
+    (rootfs / "etc" / "write-only").write_bytes(b"longer")
+    result = run_as_ordinary_user(*compare)
+    assert (result.returncode, result.stdout, result.stderr) == (
+        1,
+        "M etc/gshadow  (content)\nM etc/write-only  (content, mtime)\nM none/f  (xattrs)\n",
+        "",
+    )
+    assert modes_of(rootfs) == modes
+
+
 @pytest.mark.parametrize("name", ["etc/gshadow", "none/inner/f", "none", "pass-only"])
-@pytest.mark.parametrize("command", ["treehash"])
+@pytest.mark.parametrize("command", ["treehash", "diff"])
 def test_file_of_another_user_is_told_with_its_path(place: Path, command: str, name: str) -> None:
     rootfs = rootfs_in(place)
     os.chown(rootfs / name, 5, 5)
