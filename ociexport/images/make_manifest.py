@@ -12,7 +12,7 @@ from ociexport.images.source import ReceivedManifest
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import ByteStream, Digest
-from ociexport.system.compression import read_tar_chunks, verify_ratio
+from ociexport.system.compression import read_layer, verify_ratio
 from ociexport.system.read_ahead import HashAhead
 
 _LAYER_TYPES = {b"\x1f\x8b": mediatypes.OCI_LAYER_GZIP, b"\x28\xb5": mediatypes.OCI_LAYER_ZSTD}
@@ -44,14 +44,14 @@ def compute_diff_id(blob: ByteStream, size: int) -> Digest:
         size: of the blob in bytes; a tar that is far larger counts as a decompression bomb.
 
     Raises:
-        InvalidImageError: the compressed data is damaged.
-        LimitExceededError: it is a decompression bomb.
+        InvalidImageError: it is no tar, or the compressed data is damaged.
+        LimitExceededError: it is a decompression bomb, or takes too much memory.
     """
     algorithm = Digest.of(b"")
     hasher = HashAhead(algorithm, _CHUNKS_AHEAD)
     seen_bytes = 0
     try:
-        for chunk in read_tar_chunks(blob):
+        for chunk in read_layer(blob):
             seen_bytes += len(chunk)
             verify_ratio(seen_bytes, size)
             hasher.update(chunk)

@@ -36,6 +36,8 @@ class Limits:
         max_metadata_bytes: bytes of all attributes and long names together; those of directories stay in memory.
         max_name_bytes: bytes of memory for a tree's names. On disk, a tree's directories (800 each) and the names that
             each layer writes count; in memory, all names (600 each).
+        max_window_bytes: bytes of its output that a decompressor keeps in memory, as zstd and xz streams declare. None
+            is for what zstd supports and this machine has. Two layers are decompressed at a time.
         max_steps: names walked through links, for all paths together; reopening deep directories counts too.
     """
 
@@ -48,6 +50,7 @@ class Limits:
     max_extended_header_bytes: int = MAX_EXTENDED_HEADER_BYTES
     max_metadata_bytes: int = _GIB // 4
     max_name_bytes: int = 2 * _GIB
+    max_window_bytes: int | None = None
     max_steps: int = MAX_STEPS
 
     def verify_ratio(self, tar_bytes: int, blob_bytes: int) -> None:

@@ -9,7 +9,8 @@ from ociexport.images.source import BlobOpener
 from ociexport.layers.limits import Limits
 from ociexport.spec.config import Layer
 from ociexport.spec.digest import VerifyingReader
-from ociexport.system.compression import COMPRESSED_CHUNK_BYTES, read_tar_chunks
+from ociexport.system.compression import COMPRESSED_CHUNK_BYTES, read_layer
+from ociexport.system.memory import MEMORY_OPTION
 from ociexport.system.progress.protocol import Progress
 from ociexport.system.read_ahead import HashAhead, ReadAhead
 
@@ -61,13 +62,18 @@ class LayerStream:
                 yield chunk
 
     def _inflate(self) -> Generator[bytes]:
-        yield from read_tar_chunks(_ChunkStream(self._blob))
+        yield from read_layer(
+            _ChunkStream(self._blob),
+            media_type=self._layer.descriptor.media_type,
+            max_window_bytes=self._limits.max_window_bytes,
+            option=MEMORY_OPTION,
+        )
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield the chunks of the tar, each passed to the hashing thread.
 
         Raises:
-            InvalidImageError: the blob is damaged, does not have its digest, or is a decompression bomb.
+            InvalidImageError: the blob is damaged or no tar, does not have its digest, or is a decompression bomb.
         """
         self._tar.deepen(_TAR_DEPTH - _NEXT_TAR_DEPTH)
         try:

@@ -59,6 +59,10 @@ _OTHER_LAYER = re.compile(
     r"vnd\.docker\.image\.rootfs\.(?:foreign\.)?diff\.tar)[+.](?!encrypted)\w+"
 )
 
+# Words in media types of blobs that are no tar, even beside an image's config: signatures, SBOMs, modules.
+_OTHER_CONTENT = frozenset({"json", "xml", "yaml", "text", "wasm", "spdx", "cyclonedx"})
+_WORDS = re.compile(r"[a-z0-9]+")
+
 # All four, always: with fewer, a registry converts the manifest, which changes its digest, or answers 404.
 # The schema 1 types come last, for images that were never pushed in another form.
 ACCEPTED_MANIFESTS = (
@@ -74,6 +78,21 @@ ACCEPTED_MANIFESTS = (
 def is_layer(media_type: str) -> bool:
     """Whether a blob of this type is a tar that can be applied, with any compression."""
     return media_type in LAYERS or _OTHER_LAYER.fullmatch(media_type) is not None
+
+
+def may_be_tar(media_type: str) -> bool:
+    """Whether the type is that of a tar: a known layer type, one that contains "tar", or an empty one."""
+    return media_type in LAYERS or not media_type or "tar" in _WORDS.findall(media_type)
+
+
+def is_other_content(media_type: str) -> bool:
+    """Whether the type itself says that the blob is something else: JSON, text, a WebAssembly module."""
+    return not may_be_tar(media_type) and not _OTHER_CONTENT.isdisjoint(_WORDS.findall(media_type))
+
+
+def is_encrypted(media_type: str) -> bool:
+    """Whether the type is that of a layer encrypted by ocicrypt."""
+    return media_type.endswith("+encrypted")
 
 
 def without_parameters(content_type: str) -> str:

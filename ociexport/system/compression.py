@@ -1,4 +1,4 @@
-"""A layer's bytes as the chunks of a plain tar.
+"""A layer's bytes as the chunks of a plain tar: `read_layer` checks that they begin one, `read_tar_chunks` does not.
 
 The format is detected from the content. A media type that contradicts the bytes does not matter: the diff_id verifies
 the result, and registries and tools have mislabelled layers for years.
@@ -10,11 +10,15 @@ import bz2
 import lzma
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Protocol, cast
 
 from ociexport.errors import InvalidImageError, LimitExceededError, counted
 from ociexport.spec.digest import ByteStream
+from ociexport.spec.mediatypes import is_encrypted
+from ociexport.system.content import LOOKED_AT_BYTES, encrypted_layer_error, verify_begins_tar
+from ociexport.system.memory import DecompressionMemory
+from ociexport.system.zstd_frames import FRAME_MAGIC, MAX_HEADER_BYTES, window_bytes_of
 
 # The sizes of one read and of one inflated chunk. They are large since each chunk is passed between threads, and each
 # time may wait for the interpreter lock; docs/about/performance.md has the numbers. Both are multiples of 512, so tar
@@ -39,7 +43,6 @@ _OTHER_THAN_ZERO = re.compile(rb"[^\0]")
 _GZIP_MAGIC = b"\x1f\x8b"
 _XZ_MAGIC = b"\xfd7zXZ\x00"
 _BZIP2_MAGIC = b"BZh"
-_ZSTD_FRAME_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
 class _Decompressor(Protocol):
@@ -57,8 +60,43 @@ class _Decompressor(Protocol):
     def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
 
-def read_tar_chunks(blob: ByteStream) -> Iterator[bytes]:
-    """Yield the bytes of the tar in ``blob``, in chunks of at most `TAR_CHUNK_BYTES`.
+def read_layer(
+    blob: ByteStream, *, media_type: str = "", max_window_bytes: int | None = None, option: str | None = None
+) -> Iterator[bytes]:
+    """Yield the bytes of the tar in ``blob``; see `read_tar_chunks`. Every reader of a layer's tar begins here.
+
+    Args:
+        blob: the layer as stored; closed by the caller.
+        media_type: as declared, for messages; the content decides.
+        max_window_bytes: see `read_tar_chunks`.
+        option: see `read_tar_chunks`.
+
+    Raises:
+        UnsupportedMediaTypeError: it does not begin as a tar does. The rest of ``blob`` is not read.
+        LimitExceededError, InvalidImageError: as `read_tar_chunks` does.
+    """
+    inflater = _Inflater(blob, DecompressionMemory(max_window_bytes, option))
+    chunks = inflater.chunks()
+    first: list[bytes] = []
+    try:
+        while sum(map(len, first)) < LOOKED_AT_BYTES and (chunk := next(chunks, b"")):
+            first.append(chunk)
+    except LimitExceededError:
+        raise
+    except InvalidImageError as error:
+        if is_encrypted(media_type) and inflater.format is not None:
+            # Encrypted bytes may begin as a compressed stream does.
+            raise encrypted_layer_error(media_type) from error
+        raise
+    verify_begins_tar(b"".join(first)[:LOOKED_AT_BYTES], media_type, inflater.format)
+    yield from first
+    yield from chunks
+
+
+def read_tar_chunks(
+    blob: ByteStream, *, max_window_bytes: int | None = None, option: str | None = None
+) -> Iterator[bytes]:
+    """Yield the decompressed bytes of ``blob``, in chunks of at most `TAR_CHUNK_BYTES`.
 
     The blob is always read to its end, so a `VerifyingReader` beneath makes its checks. Several gzip members, zstd
     frames (also skippable ones), xz streams or bzip2 streams form one tar. Bytes after the last stream are refused,
@@ -66,23 +104,18 @@ def read_tar_chunks(blob: ByteStream) -> Iterator[bytes]:
 
     Args:
         blob: the layer as stored; closed by the caller.
+        max_window_bytes: how much of its output a decompressor may keep in memory; None for what zstd supports and
+            this machine has.
+        option: the command's option for ``max_window_bytes``; None if it has none.
 
     Raises:
-        LimitExceededError: there are too many streams that are almost empty.
+        LimitExceededError: there are too many streams that are almost empty, or one needs too much memory.
         InvalidImageError: the compressed data is damaged or ends too soon. Errors of ``blob`` pass through and come
             first: an interrupted transfer is not a damaged layer.
 
     Spec: image-spec 1.1 layer.md, "+gzip Media Types", "+zstd Media Types"; RFC 1952 §2.2; RFC 8878 §3.1.
     """
-    head = _read_at_least(blob, MAGIC_BYTES)
-    found = _format_of(head)
-    if found is None:
-        while head:
-            yield head
-            head = blob.read(TAR_CHUNK_BYTES)
-        return
-    name, new_decompressor = found
-    yield from _inflate(blob, head, name, new_decompressor)
+    return _Inflater(blob, DecompressionMemory(max_window_bytes, option)).chunks()
 
 
 def compression_of(head: bytes) -> str | None:
@@ -108,42 +141,80 @@ def verify_ratio(tar_bytes: int, blob_bytes: int) -> None:
         )
 
 
-def _inflate(
-    blob: ByteStream, head: bytes, name: str, new_decompressor: Callable[[], _Decompressor]
-) -> Iterator[bytes]:
-    feed = _Feed(blob, head)
-    decompressor = new_decompressor()
-    streams = _StreamCount(name)
-    data = feed.take()
-    stream_bytes = 0
-    while True:
-        try:
-            chunk = decompressor.decompress(data, TAR_CHUNK_BYTES)
-        except _errors_of(name) as error:
-            raise InvalidImageError(f"{name} data: expected a valid stream, got a damaged one ({error})") from error
-        data = b""
-        if chunk:
-            stream_bytes += len(chunk)
-            yield chunk
-        if decompressor.eof:
-            streams.add(stream_bytes)
-            stream_bytes = 0
-            feed.give_back(len(decompressor.unused_data))
-            magic = feed.skip_padding()
-            if not magic:
-                return
-            following = _format_of(magic)
-            if following is None or following[0] != name:
-                # The blob is read to its end: a digest mismatch, if there is one, is the error to report.
-                while blob.read(COMPRESSED_CHUNK_BYTES):
-                    pass
-                raise InvalidImageError(f"{name} data: expected the end or another {name} stream, got other bytes")
-            decompressor = following[1]()
-            data = feed.take()
-        elif decompressor.needs_input:
-            data = feed.take()
-            if not data:
-                raise InvalidImageError(f"{name} data: expected a complete stream, got one that ends too soon")
+class _Inflater:
+    """Decompresses one blob.
+
+    Args:
+        blob: the layer as stored; closed by the caller.
+        memory: how much a decompressor may take.
+
+    Attributes:
+        format: name of the blob's format; None for plain bytes, and until the first chunk is requested.
+    """
+
+    def __init__(self, blob: ByteStream, memory: DecompressionMemory) -> None:
+        self._blob = blob
+        self._memory = memory
+        self.format: str | None = None
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the decompressed bytes."""
+        head = _read_at_least(self._blob, MAX_HEADER_BYTES)
+        self.format = _format_of(head)
+        if self.format is not None:
+            yield from self._inflate(head, self.format)
+            return
+        while head:
+            yield head
+            head = self._blob.read(TAR_CHUNK_BYTES)
+
+    def _inflate(self, head: bytes, name: str) -> Iterator[bytes]:
+        feed = _Feed(self._blob, head)
+        decompressor = self._begin(name, head)
+        streams = _StreamCount(name)
+        data = feed.take()
+        stream_bytes = 0
+        while True:
+            try:
+                chunk = decompressor.decompress(data, TAR_CHUNK_BYTES)
+            except _errors_of(name) as error:
+                raise self._error_of(name, error) from error
+            data = b""
+            if chunk:
+                stream_bytes += len(chunk)
+                yield chunk
+            if decompressor.eof:
+                streams.add(stream_bytes)
+                stream_bytes = 0
+                feed.give_back(len(decompressor.unused_data))
+                header = feed.skip_padding()
+                if not header:
+                    return
+                if _format_of(header) != name:
+                    # The blob is read to its end: a digest mismatch, if there is one, is the error to report.
+                    while self._blob.read(COMPRESSED_CHUNK_BYTES):
+                        pass
+                    raise InvalidImageError(f"{name} data: expected the end or another {name} stream, got other bytes")
+                decompressor = self._begin(name, header)
+                data = feed.take()
+            elif decompressor.needs_input:
+                data = feed.take()
+                if not data:
+                    raise InvalidImageError(f"{name} data: expected a complete stream, got one that ends too soon")
+
+    def _begin(self, name: str, header: bytes) -> _Decompressor:
+        """Return a decompressor for a stream that begins with ``header``."""
+        self._window_bytes = window_bytes_of(header) if name == "zstd" else None
+        if self._window_bytes is not None:
+            self._memory.verify(name, self._window_bytes)
+        return _new_decompressor(name, self._memory)
+
+    def _error_of(self, name: str, error: Exception) -> InvalidImageError:
+        """Return the error for one that a decompressor raised."""
+        # The libraries have no class for a lack of memory; xz alone compares with a limit itself.
+        if isinstance(error, MemoryError) or (name in ("zstd", "xz") and "memory" in str(error).lower()):
+            return self._memory.error(name, self._window_bytes)
+        return InvalidImageError(f"{name} data: expected a valid stream, got a damaged one ({error})")
 
 
 class _StreamCount:
@@ -205,7 +276,7 @@ class _Feed:
         self._piece_bytes = _FIRST_PIECE_BYTES
 
     def skip_padding(self) -> bytes:
-        """Skip zeros, and return as many of the following bytes as a magic number has.
+        """Skip zeros, and return as many of the following bytes as the largest header that is looked at.
 
         Returns:
             fewer bytes only at the end of the blob; ``b""`` if only zeros are left.
@@ -215,10 +286,10 @@ class _Feed:
             if not self._chunk:
                 return b""
         self._position = match.start()
-        missing = self._position + MAGIC_BYTES - len(self._chunk)
+        missing = self._position + MAX_HEADER_BYTES - len(self._chunk)
         if missing > 0:
             self._chunk, self._position = self._chunk[self._position :] + _read_at_least(self._blob, missing), 0
-        return self._chunk[self._position : self._position + MAGIC_BYTES]
+        return self._chunk[self._position : self._position + MAX_HEADER_BYTES]
 
 
 def _read_at_least(blob: ByteStream, count: int) -> bytes:
@@ -232,36 +303,35 @@ def _read_at_least(blob: ByteStream, count: int) -> bytes:
     return data
 
 
-def _format_of(head: bytes) -> tuple[str, Callable[[], _Decompressor]] | None:
+def _format_of(head: bytes) -> str | None:
     """Return the compression format of data that begins with ``head``, by its magic number; None if it has none."""
     if head.startswith(_GZIP_MAGIC):
-        return "gzip", _new_gzip_decompressor
+        return "gzip"
     # Skippable frames, which zstd:chunked puts its table of contents in, have sixteen magic numbers (RFC 8878 §3.1.2).
-    if head.startswith(_ZSTD_FRAME_MAGIC) or (head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F):
-        return "zstd", _new_zstd_decompressor
+    if head.startswith(FRAME_MAGIC) or (head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F):
+        return "zstd"
     if head.startswith(_XZ_MAGIC):
-        return "xz", lzma.LZMADecompressor
+        return "xz"
     if head.startswith(_BZIP2_MAGIC):
-        return "bzip2", bz2.BZ2Decompressor
+        return "bzip2"
     return None
 
 
-# Each library is imported when the first layer of its format is read, so others don't pay for it.
+def _new_decompressor(name: str, memory: DecompressionMemory) -> _Decompressor:
+    # Each library is imported when the first layer of its format is read, so others don't pay for it.
+    if name == "gzip":
+        from isal import igzip_lib  # noqa: PLC0415 - start-up: only some runs need it
 
+        return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+    if name == "zstd":
+        if sys.version_info >= (3, 14):
+            from compression import zstd  # noqa: PLC0415 - start-up: only some runs need it
+        else:
+            from backports import zstd  # noqa: PLC0415 - start-up: only some runs need it
 
-def _new_gzip_decompressor() -> _Decompressor:
-    from isal import igzip_lib  # noqa: PLC0415 - start-up: only some runs need it
-
-    return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
-
-
-def _new_zstd_decompressor() -> _Decompressor:
-    if sys.version_info >= (3, 14):
-        from compression import zstd  # noqa: PLC0415 - start-up: only some runs need it
-    else:
-        from backports import zstd  # noqa: PLC0415 - start-up: only some runs need it
-
-    return zstd.ZstdDecompressor()
+        window_log_max = zstd.DecompressionParameter.window_log_max
+        return zstd.ZstdDecompressor(options={window_log_max: window_log_max.bounds()[1]})
+    return lzma.LZMADecompressor(memlimit=memory.limit) if name == "xz" else bz2.BZ2Decompressor()
 
 
 def _errors_of(name: str) -> tuple[type[Exception], ...]:
@@ -277,4 +347,4 @@ def _errors_of(name: str) -> tuple[type[Exception], ...]:
             from backports import zstd  # noqa: PLC0415 - start-up: only some runs need it
 
         return (zstd.ZstdError,)
-    return (lzma.LZMAError, OSError, EOFError)
+    return (lzma.LZMAError, MemoryError) if name == "xz" else (OSError, EOFError)

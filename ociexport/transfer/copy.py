@@ -54,7 +54,7 @@ def copy_image(
     if options.decompress and isinstance(destination, ImageLayout):
         from ociexport.transfer.decompress import PlainLayerStore, diff_ids_of  # noqa: PLC0415 - start-up: few pulls decompress
 
-        plain = PlainLayerStore(destination, diff_ids_of([image]))
+        plain = PlainLayerStore(destination, diff_ids_of([image]), options.max_memory)
     fetch = BlobFetch(plain or destination, progress)
     with destination.begin() as use:
         try:

@@ -64,7 +64,7 @@ def copy_to_archive(
         results = results_of(images, images, _write_archive(plan, everything, out, options.jobs, progress))
         return list(map(with_companions, results, companions))
     with _errors_of(out), spool_beside(out) if isinstance(out, str) else spool_elsewhere() as spool:
-        plain = PlainLayerStore(spool, diff_ids_of(images))
+        plain = PlainLayerStore(spool, diff_ids_of(images), options.max_memory)
         progress.say(f"layers are decompressed in {spool.path} first")
         inflation = BlobFetch(plain, progress)
         inflation.run([blob for blob in _blobs_of(images) if plain.is_compressed(blob.descriptor.digest)], options.jobs)

@@ -27,7 +27,8 @@ from ociexport.spec.digest import Chunk, Digest, Verifier
 from ociexport.spec.manifest import Manifest, parse_document
 from ociexport.storage.layout.blobs import LayoutBlobWriter
 from ociexport.storage.layout.layout import ImageLayout
-from ociexport.system.compression import read_tar_chunks, verify_ratio
+from ociexport.system.compression import read_layer, verify_ratio
+from ociexport.system.memory import MEMORY_OPTION
 from ociexport.system.progress.protocol import Progress
 from ociexport.system.read_ahead import ChunkPipe
 from ociexport.system.threads import start_thread
@@ -66,15 +67,21 @@ def diff_ids_of(images: Iterable[PreparedImage]) -> dict[Digest, Digest]:
 class PlainLayerStore:
     """A `BlobStore` that stores compressed layers as plain tars, and other blobs unchanged.
 
+    Args:
+        max_window_bytes: see `read_layer`.
+
     Attributes:
         layout: where they are stored.
         diff_ids: of the compressed layers, by their digests.
         sizes: of the stored plain layers in bytes, by their diff_ids.
     """
 
-    def __init__(self, layout: ImageLayout, diff_ids: Mapping[Digest, Digest]) -> None:
+    def __init__(
+        self, layout: ImageLayout, diff_ids: Mapping[Digest, Digest], max_window_bytes: int | None = None
+    ) -> None:
         self.layout = layout
         self.diff_ids = diff_ids
+        self.max_window_bytes = max_window_bytes
         self._lock = threading.Lock()
         self.sizes: dict[Digest, int] = {}
 
@@ -210,7 +217,13 @@ class _PlainLayerWriter:
 
     def _inflate(self, pipe: ChunkPipe) -> None:
         try:
-            for chunk in read_tar_chunks(pipe):
+            chunks = read_layer(
+                pipe,
+                media_type=self._descriptor.media_type,
+                max_window_bytes=self._store.max_window_bytes,
+                option=MEMORY_OPTION,
+            )
+            for chunk in chunks:
                 if self._is_cut:
                     return
                 self._plain.write(chunk)

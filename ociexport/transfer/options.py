@@ -29,6 +29,8 @@ class PullOptions:
         legacy: whether the archive is for engines before Docker 1.10.
         referrers: whether signatures, SBOMs and other artifacts that refer to the image are copied too.
         signatures: which signatures the image must have; None for none.
+        max_memory: bytes of memory for the window of a zstd layer, where layers are decompressed; None for what is
+            available, at most 2 GiB.
 
     Raises:
         UsageError: ``jobs`` is out of range, or ``referrers`` is combined with an option that changes the manifest.
@@ -40,6 +42,7 @@ class PullOptions:
     legacy: bool = False
     referrers: bool = False
     signatures: SignaturePolicy | None = None
+    max_memory: int | None = None
 
     def __post_init__(self) -> None:
         verify_jobs(self.jobs)

@@ -38,6 +38,7 @@ def pull(
     referrers: bool = False,
     registry: RegistryOptions | None = None,
     signatures: SignaturePolicy | None = None,
+    max_memory: int | None = None,
 ) -> PullResult:
     """Copy one image into a destination, every byte verified; its name appears there when the image is complete.
 
@@ -52,6 +53,8 @@ def pull(
         referrers: whether signatures, SBOMs and other artifacts that refer to the image are copied too.
         registry: how registries are reached, for an image given by name.
         signatures: which signatures the image must have; None for none.
+        max_memory: bytes of memory for the window of a zstd layer that is decompressed; None for what is available,
+            at most 2 GiB.
 
     Raises:
         UsageError: ``out`` holds something else, or ``jobs`` is out of range.
@@ -60,7 +63,7 @@ def pull(
         SignatureError: no signature that ``signatures`` requires covers it; nothing was written.
         OSError: the disk or file system.
     """
-    options = PullOptions(platform or host_platform(), jobs, decompress, legacy, referrers, signatures)
+    options = PullOptions(platform or host_platform(), jobs, decompress, legacy, referrers, signatures, max_memory)
     if not isinstance(image, str | ImageReference):
         return _pull_source(image, out, options, progress)
     name = image if isinstance(image, str) else RegistryName(image)

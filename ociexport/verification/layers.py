@@ -15,7 +15,8 @@ from ociexport.layers.limits import Limits
 from ociexport.layers.losses import Losses
 from ociexport.layers.record import LayerOutline, OutlineFile
 from ociexport.spec.digest import ByteStream, Digest
-from ociexport.system.compression import read_tar_chunks
+from ociexport.system.compression import read_layer
+from ociexport.system.memory import MEMORY_OPTION
 from ociexport.system.read_ahead import HashAhead, ReadAhead
 from ociexport.verification.findings import Kind, kind_of
 
@@ -87,12 +88,14 @@ class LayerExaminer:
 
     Args:
         size: declared size of the blob.
+        media_type: declared type of the blob, for messages.
         diff_ids: those that images declare; the tar is hashed with their algorithms.
         limits: no honest layer exceeds them.
         outlines: file that stores the layer's changes.
     """
 
     size: int
+    media_type: str
     diff_ids: frozenset[Digest]
     limits: Limits
     outlines: OutlineFile
@@ -106,7 +109,7 @@ class LayerExaminer:
             any error of ``blob`` except InvalidImageError: the state of the layer is then unknown.
             OSError: the outline could not be written.
         """
-        tar = _Tar(blob, self.size, self.diff_ids, self.limits)
+        tar = _Tar(_inflate(blob, self), self.size, self.diff_ids, self.limits)
         outline, problems = LayerOutline(self.outlines), Problems()
         applier = LayerApplier(outline, self.limits, Losses(), refused=problems.add)
         is_whole = False
@@ -136,10 +139,10 @@ class LayerExaminer:
 class _Tar:
     """A `LayerTar` that is inflated and hashed ahead, in threads."""
 
-    def __init__(self, blob: ByteStream, size: int, diff_ids: Iterable[Digest], limits: Limits) -> None:
+    def __init__(self, chunks: Generator[bytes], size: int, diff_ids: Iterable[Digest], limits: Limits) -> None:
         self._size = size
         self._limits = limits
-        self._inflated = ReadAhead(_inflate(blob), _TAR_DEPTH, "inflate")
+        self._inflated = ReadAhead(chunks, _TAR_DEPTH, "inflate")
         by_algorithm = {digest.algorithm: digest for digest in diff_ids}
         self._hashes = {algorithm: HashAhead(digest, _TAR_DEPTH) for algorithm, digest in by_algorithm.items()}
         self._is_ended = False
@@ -183,5 +186,10 @@ class _Tar:
             self.diff_ids = {algorithm: Digest(algorithm, encoded) for algorithm, encoded in got.items()}
 
 
-def _inflate(blob: ByteStream) -> Generator[bytes]:
-    yield from read_tar_chunks(blob)
+def _inflate(blob: ByteStream, examiner: LayerExaminer) -> Generator[bytes]:
+    yield from read_layer(
+        blob,
+        media_type=examiner.media_type,
+        max_window_bytes=examiner.limits.max_window_bytes,
+        option=MEMORY_OPTION,
+    )

@@ -157,7 +157,8 @@ def verify_subject(
 def _examiner(
     named: Sequence[NamedBlob], diff_ids: frozenset[Digest], wishes: VerifyOptions, outlines: OutlineFile
 ) -> LayerExaminer:
-    return LayerExaminer(max(one.descriptor.size for one in named), diff_ids, wishes.limits or Limits(), outlines)
+    size = max(one.descriptor.size for one in named)
+    return LayerExaminer(size, named[0].descriptor.media_type, diff_ids, wishes.limits or Limits(), outlines)
 
 
 def _is_known(blob: BlobToCheck, states: Mapping[Digest, BlobState]) -> bool:

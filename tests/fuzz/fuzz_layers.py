@@ -29,7 +29,7 @@ with atheris.instrument_imports(include=["ociexport"]):
     from ociexport.spec.config import parse_config
     from ociexport.spec.descriptor import Platform
     from ociexport.spec.manifest import parse_document
-    from ociexport.system.compression import read_tar_chunks
+    from ociexport.system.compression import read_layer
 
 from tests.support.memory_source import MemorySource, directory, hard_link, member, symlink, tar_of
 
@@ -44,7 +44,7 @@ def fuzz_one(data: bytes) -> None:
             case 0:
                 _read_tar(content)
             case 1:
-                for _ in read_tar_chunks(io.BytesIO(content)):
+                for _ in read_layer(io.BytesIO(content)):
                     pass
             case 2:
                 parse_document(content, None)

@@ -8,12 +8,12 @@ import sys
 from contextlib import closing
 
 from ociexport.cli.options.json import add_json_argument, print_json
+from ociexport.cli.options.limits import add_limit_arguments, limits_from
 from ociexport.cli.options.platform import add_platform_argument, platform_from
 from ociexport.cli.options.progress import add_progress_arguments, progress_from
 from ociexport.cli.options.registry import add_registry_arguments
 from ociexport.cli.options.signatures import add_signature_arguments, open_signed_source
 from ociexport.errors import NotFoundError, quoted, quoted_path
-from ociexport.layers.limits import Limits
 from ociexport.rootfs.compare import Change, compare_tree
 
 _DIFFERENT = 1
@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_platform_argument(parser)
     add_json_argument(parser)
     parser.add_argument("--no-owners", dest="owners", action="store_false", help="do not compare owners")
+    add_limit_arguments(parser)
     add_signature_arguments(parser)
     add_progress_arguments(parser)
     add_registry_arguments(parser)
@@ -44,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
             options.rootfs,
             source,
             platform=platform_from(options),
-            limits=Limits(),
+            limits=limits_from(options),
             owners=options.owners,
             progress=progress,
         )

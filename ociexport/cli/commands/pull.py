@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from ociexport.cli.configuration import leave_out_configured
 from ociexport.cli.exit_codes import OK
+from ociexport.cli.options.counts import add_memory_argument
 from ociexport.cli.options.json import add_json_argument
 from ociexport.cli.options.out import add_out_arguments, is_archive, is_pipe, opened_out
 from ociexport.cli.options.platform import add_platforms_arguments, choice_from
@@ -54,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--digestfile", metavar="FILE", help="write the digest of each image to FILE, one per line")
     add_json_argument(parser)
+    add_memory_argument(parser)
     add_signature_arguments(parser)
     add_progress_arguments(parser)
     add_registry_arguments(parser)
@@ -171,6 +173,7 @@ def _pull_options_from(options: argparse.Namespace) -> PullOptions:
         decompress=options.decompress,
         legacy=options.legacy,
         referrers=options.referrers,
+        max_memory=options.max_memory,
         signatures=signature_policy_from(options),
     )
 
