@@ -185,22 +185,23 @@ def _read_config(
 
     A config that the destination already has is read there and not fetched, as docker does.
     """
+    name, kind = source.display_name, artifact_kind(manifest)
+    if kind is not None:
+        progress.say(f"{name}: not an image but an artifact of type {quoted(kind)}")
+        return None
     try:
         is_there = destination is not None and destination.has_blob(manifest.config)
         config = read_config(destination if destination and is_there else source, manifest)
+        pair_layers(manifest, config)
     except UnsupportedMediaTypeError:
-        kind = quoted(artifact_kind(manifest))
-        progress.say(f"{source.display_name}: not an image but an artifact of type {kind}")
+        progress.warn(f"{name}: copied as an artifact: its config describes no root filesystem, so unpack refuses it")
         return None
     except InvalidImageError:
-        if manifest.config.media_type != mediatypes.LEGACY_CONFIG or mediatypes.LAYERS & {
-            layer.media_type for layer in manifest.layers
-        }:
+        if any(mediatypes.is_layer(layer.media_type) for layer in manifest.layers):
             raise
-        # Some tools store other content under this type, with a config that is not an image's.
-        progress.say(f"{source.display_name}: not an image but an artifact of unknown type")
+        # Some tools store other content under an image's types, with a config that is not an image's.
+        progress.say(f"{name}: not an image but an artifact of unknown type")
         return None
-    pair_layers(manifest, config)
     return config
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from contextlib import closing
 from typing import NamedTuple
 
 from ociexport.errors import (
@@ -229,7 +229,7 @@ def read_config(source: BlobOpener, manifest: Manifest) -> ImageConfig:
         UnsupportedMediaTypeError: the manifest is an artifact's, not an image's.
         DigestMismatchError, SizeMismatchError, InvalidImageError: the config is wrong or breaks the specification.
     """
-    verify_is_image(manifest)
+    verify_is_image(source, manifest)
     return parse_config(read_raw_config(source, manifest), manifest.config.digest)
 
 
@@ -246,32 +246,54 @@ def read_raw_config(source: BlobOpener, manifest: Manifest) -> bytes:
         return read_small_blob(source, descriptor, MAX_CONFIG_BYTES, f"config {descriptor.digest}")
 
 
-def verify_is_image(manifest: Manifest) -> None:
+def verify_is_image(source: BlobOpener, manifest: Manifest) -> None:
     """Return if ``manifest`` is an image's, which has a root filesystem.
+
+    Media types of layers decide only where the first layer's content agrees. Nothing of that layer is verified here.
 
     Raises:
         UnsupportedMediaTypeError: it is an artifact's: a helm chart, a signature, an SBOM.
     """
     kind = artifact_kind(manifest)
-    if kind is not None:
+    if kind is not None and not has_layers_after_all(source, manifest):
         raise UnsupportedMediaTypeError(
             f"expected an image, got an artifact of type {quoted(kind)}", where=f"manifest {manifest.digest}"
         )
 
 
 def artifact_kind(manifest: Manifest) -> str | None:
-    """Return the type of the artifact that ``manifest`` describes; None for an image."""
-    if manifest.config.media_type and manifest.config.media_type not in mediatypes.IMAGE_CONFIGS:
+    """Return the type of the artifact that ``manifest`` says it describes; None for an image.
+
+    The config's type decides first, then the layers'. Types of layers that say nothing make no artifact of an image:
+    its config is read next, and the diff_ids in it prove the layers.
+    """
+    if not _has_image_config(manifest):
         return manifest.artifact_type or manifest.config.media_type
-    if manifest.layers and not any(_may_be_tar(layer.media_type) for layer in manifest.layers):
-        # Signatures, provenance, wasm modules and files of oras may have an image's config, so its type proves nothing.
-        return manifest.artifact_type or manifest.layers[0].media_type
+    types = [layer.media_type for layer in manifest.layers]
+    if types and all(map(mediatypes.is_other_content, types)):
+        # Signatures, provenance and wasm modules may have an image's config, so its type proves nothing.
+        return manifest.artifact_type or types[0]
+    if types and not any(map(mediatypes.may_be_tar, types)):
+        return manifest.artifact_type
     return None
 
 
-def _may_be_tar(media_type: str) -> bool:
-    """Whether a layer of this type may be a tar: a known layer type, one that contains "tar", or an empty one."""
-    return media_type in mediatypes.LAYERS or not media_type or "tar" in re.split(r"\W", media_type)
+def _has_image_config(manifest: Manifest) -> bool:
+    return not manifest.config.media_type or manifest.config.media_type in mediatypes.IMAGE_CONFIGS
+
+
+def has_layers_after_all(source: BlobOpener, manifest: Manifest) -> bool:
+    """Whether a manifest with an image's config, called an artifact by `artifact_kind`, begins with a tar."""
+    from ociexport.system.compression import read_layer  # noqa: PLC0415 - start-up: few manifests are doubtful
+
+    if not _has_image_config(manifest) or not manifest.layers:
+        return False
+    with closing(source.open_blob(manifest.layers[0])) as blob:
+        try:
+            next(read_layer(blob), b"")
+        except InvalidImageError:
+            return False
+    return True
 
 
 def read_layers(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ociexport.errors import NoMatchingPlatformError, NotFoundError, UnsupportedMediaTypeError, locating
-from ociexport.images.resolve import MAX_INDEX_DEPTH, DocumentReader, read_config, resolve_manifest
+from ociexport.images.resolve import MAX_INDEX_DEPTH, DocumentReader, artifact_kind, read_config, resolve_manifest
 from ociexport.images.source import ImageSource, ReceivedManifest, is_made, published
 from ociexport.spec import mediatypes
 from ociexport.spec.config import HistoryEntry, ImageConfig, Layer, pair_layers, parse_config
@@ -184,9 +184,11 @@ def _listed(documents: DocumentReader, index: Index, depth_left: int) -> Iterato
 def _inspect_image(documents: DocumentReader, platform: Platform) -> InspectedImage:
     resolved = resolve_manifest(documents, platform)
     manifest = resolved.manifest
-    try:
-        config = read_config(documents.source, manifest)
-    except UnsupportedMediaTypeError:
+    config = None
+    if artifact_kind(manifest) is None:
+        with suppress(UnsupportedMediaTypeError):
+            config = read_config(documents.source, manifest)
+    if config is None:
         return InspectedImage(manifest, resolved.platform, None, (), ())
     if resolved.platform is None:
         verify_not_contradicted(config.declared_platform, platform, f"manifest {manifest.digest}")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ociexport.errors import InvalidImageError, counted, locating, quoted
+from ociexport.errors import InvalidImageError, UnsupportedMediaTypeError, counted, locating, quoted
 from ociexport.spec.descriptor import Descriptor, Platform, parse_digest_of
 from ociexport.spec.digest import Digest
 from ociexport.spec.json_fields import JsonObject, parse_json_object
@@ -91,11 +91,18 @@ def parse_config(raw: bytes, digest: Digest | None = None) -> ImageConfig:
     """Return ``raw`` parsed as an image config.
 
     Raises:
+        UnsupportedMediaTypeError: it is an artifact's, which has no ``rootfs``: ``{}`` of an OPA bundle, or of oras.
         InvalidImageError: it breaks the specification; `where` names the field.
     """
     digest = digest or Digest.of(raw)
     with locating(f"config {digest}"):
         item = parse_json_object(raw, where="")
+        if "rootfs" not in item:
+            raise UnsupportedMediaTypeError(
+                "expected an object, got nothing",
+                where="rootfs",
+                hint="an artifact has such a config, and no root filesystem; pull copies it as it is",
+            )
         rootfs = item.object("rootfs")
         if rootfs.text("type") != "layers":
             raise rootfs.error("type", f"expected 'layers', got {quoted(rootfs.text('type'))}")

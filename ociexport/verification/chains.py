@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from ociexport.errors import LimitExceededError, quoted
+from ociexport.images.resolve import artifact_kind
 from ociexport.layers.limits import Limits, NameBudget
 from ociexport.layers.memory_tree import MemoryTree
 from ociexport.layers.record import LayerOutline
 from ociexport.spec.config import Layer, pair_layers
 from ociexport.spec.digest import Digest
 from ociexport.spec.manifest import Manifest
-from ociexport.spec.mediatypes import is_layer
 from ociexport.verification.blobs import BlobState
 from ociexport.verification.findings import Findings, Kind
 from ociexport.verification.layers import ExaminedLayer, Problem, Problems
@@ -50,13 +50,12 @@ class _Step:
 
 
 def diff_ids_by_layer(images: Sequence[WalkedImage]) -> dict[Digest, frozenset[Digest]]:
-    """Return the layers that can be examined, with the diff_ids that images declare for each."""
+    """Return the layers of ``images``, with the diff_ids that images declare for each."""
     said: dict[Digest, frozenset[Digest]] = {}
     for image in images:
         for layer in pair_layers(image.manifest, image.config):
-            if is_layer(layer.descriptor.media_type):
-                digest = layer.descriptor.digest
-                said[digest] = said.get(digest, frozenset()) | {layer.diff_id}
+            digest = layer.descriptor.digest
+            said[digest] = said.get(digest, frozenset()) | {layer.diff_id}
     return said
 
 
@@ -78,8 +77,7 @@ def add_layer_findings(
 def add_artifact_notes(artifacts: Sequence[tuple[str, Manifest]], findings: Findings) -> None:
     """Note manifests of which only the blobs' digests can be checked."""
     for place, manifest in artifacts:
-        kind = manifest.artifact_type or manifest.config.media_type
-        message = f"an artifact of type {quoted(kind)}, which has no layers to apply"
+        message = f"an artifact of type {quoted(artifact_kind(manifest))}, which has no layers to apply"
         findings.add(Kind.MEDIA_TYPE, place, message, is_wrong=False, digest=manifest.digest)
 
 
@@ -102,7 +100,7 @@ def _steps_of(image: WalkedImage, states: Mapping[Digest, BlobState], lowest: di
 
 def _examined(layer: Layer, states: Mapping[Digest, BlobState]) -> ExaminedLayer | None:
     state = states.get(layer.descriptor.digest)
-    return state.layer if state is not None and is_layer(layer.descriptor.media_type) else None
+    return state.layer if state is not None else None
 
 
 def _apply_all(lowest: Mapping[_LayerKey, _Step], limits: Limits) -> None:
@@ -153,10 +151,6 @@ def _add_findings(
 ) -> None:
     """Report the problems of an image's layers, except those ``told`` for another image."""
     layers = pair_layers(image.manifest, image.config)
-    if layers and not any(is_layer(layer.descriptor.media_type) for layer in layers):
-        message = f"an artifact of type {quoted(layers[0].descriptor.media_type)}, which has no layers to apply"
-        findings.add(Kind.MEDIA_TYPE, image.place, message, is_wrong=False, digest=image.manifest.digest)
-        return
     for number, layer in enumerate(layers):
         digest = layer.descriptor.digest
         found = list(_problems_of(layer, states, told))
@@ -166,9 +160,6 @@ def _add_findings(
         for problem in found:
             place = f"{image.place}: {layer}{': ' if problem.place else ''}{problem.place}"
             findings.add(problem.kind, place, problem.message, digest=digest)
-        if not is_layer(layer.descriptor.media_type):
-            message = f"of type {quoted(layer.descriptor.media_type)}, which is not examined"
-            findings.add(Kind.MEDIA_TYPE, f"{image.place}: {layer}", message, is_wrong=False, digest=digest)
     applied = sum(step.is_applied for step in steps)
     if applied + 1 < len(layers):
         first = layers[applied]

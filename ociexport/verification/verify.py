@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ociexport.errors import counted
+from ociexport.errors import InvalidImageError, NotFoundError, counted
 from ociexport.images.choose import PlatformChoice
+from ociexport.images.resolve import artifact_kind, has_layers_after_all
 from ociexport.images.source import ImageSource
 from ociexport.layers.limits import Limits
 from ociexport.layers.record import OutlineFile
 from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.digest import Digest
+from ociexport.spec.manifest import Manifest
 from ociexport.spec.platforms import host_platform
 from ociexport.system.progress.protocol import SILENT, Progress, format_bytes
 from ociexport.verification.blobs import BlobState, BlobToCheck, add_blob_findings, blob_to_check, check_blobs
@@ -25,7 +27,7 @@ from ociexport.verification.layers import LayerExaminer
 from ociexport.verification.options import VerifyOptions
 from ociexport.verification.selection import Selection
 from ociexport.verification.targets import Subject, open_subject
-from ociexport.verification.walk import NamedBlob, Walk
+from ociexport.verification.walk import NamedBlob, Walk, WalkedImage
 
 if TYPE_CHECKING:
     from ociexport.registry.options import RegistryOptions
@@ -128,7 +130,8 @@ def verify_subject(
         walk.follow(root)
     if walk.left_out and not walk.images:
         raise walk.left_out[0]
-    diff_ids = diff_ids_by_layer(walk.images) if wishes.deep else {}  # 2
+    images, artifacts = _images_and_artifacts(walk) if wishes.deep else ([], [])
+    diff_ids = diff_ids_by_layer(images)  # 2
     named = [
         blob_to_check(names, _examiner(names, diff_ids[digest], wishes, outlines) if digest in diff_ids else None)
         for digest, names in walk.blobs.items()
@@ -137,8 +140,8 @@ def verify_subject(
     states.update(check_blobs([blob for blob in (*named, *left_over) if not _is_known(blob, states)], wishes.progress))
     add_blob_findings(walk.blobs, states, findings)
     if wishes.deep:  # 3
-        add_layer_findings(walk.images, states, wishes.limits or Limits(), findings)
-        add_artifact_notes(walk.artifacts, findings)
+        add_layer_findings(images, states, wishes.limits or Limits(), findings)
+        add_artifact_notes(artifacts, findings)
     for blob in left_over:
         _add_orphan(blob.digest, states[blob.digest], findings)
     hashed = [states[blob.digest] for blob in (*named, *left_over)]
@@ -152,6 +155,25 @@ def verify_subject(
         tar_bytes=sum(state.layer.tar_bytes for state in hashed if state.layer is not None),
     )
     return verification, walk
+
+
+def _images_and_artifacts(walk: Walk) -> tuple[list[WalkedImage], list[tuple[str, Manifest]]]:
+    """Return the images whose layers are examined, and the artifacts' manifests with their places.
+
+    Where media types say that a manifest with an image's config is an artifact's, the content of its layer decides.
+    """
+    images: list[WalkedImage] = []
+    artifacts: list[tuple[str, Manifest]] = []
+    for one in walk.images:
+        is_image = artifact_kind(one.manifest) is None
+        if not is_image:
+            with suppress(NotFoundError, InvalidImageError, OSError):  # reported when the blob is read
+                is_image = has_layers_after_all(one.source, one.manifest)
+        if is_image:
+            images.append(one)
+        else:
+            artifacts.append((one.place, one.manifest))
+    return images, [*artifacts, *walk.artifacts]
 
 
 def _examiner(

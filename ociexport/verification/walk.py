@@ -35,8 +35,7 @@ from ociexport.verification.findings import Findings, Kind
 from ociexport.verification.schemas import Flaw, config_flaws, index_flaws, manifest_flaws
 from ociexport.verification.selection import Selection
 
-# Artifacts stored under these types do not have an image config.
-_DOUBTFUL_CONFIGS = frozenset({mediatypes.OCI_CONFIG, mediatypes.LEGACY_CONFIG})
+_DOCUMENTS = mediatypes.INDEXES | mediatypes.MANIFESTS | mediatypes.SCHEMA1_MANIFESTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,9 +358,8 @@ class Walk:
         descriptor = manifest.config
         label = f"{place}: config {descriptor.digest}"
         kind = descriptor.media_type or mediatypes.LEGACY_CONFIG
-        has_layers = not manifest.layers or any(layer.media_type in mediatypes.LAYERS for layer in manifest.layers)
-        if kind not in mediatypes.IMAGE_CONFIGS or (not has_layers and manifest.artifact_type):
-            if has_layers and not manifest.artifact_type:
+        if kind not in mediatypes.IMAGE_CONFIGS:
+            if _says_image(manifest) and not manifest.artifact_type:
                 self._findings.add(
                     Kind.MEDIA_TYPE, label, f"not an image config, but of type {quoted(kind)}", is_wrong=False
                 )
@@ -371,11 +369,12 @@ class Walk:
         if descriptor.digest in self._configs:
             self._verify_same_size(NamedBlob(descriptor, label, named.source, named.image))
             return self._configs[descriptor.digest]
-        config = self._read_config(descriptor, NamedBlob(descriptor, label, named.source, named.image), has_layers)
+        reference = NamedBlob(descriptor, label, named.source, named.image)
+        config = self._read_config(descriptor, reference, _says_image(manifest))
         self._configs[descriptor.digest] = config
         return config
 
-    def _read_config(self, descriptor: Descriptor, named: NamedBlob, has_layers: bool) -> ImageConfig | None:
+    def _read_config(self, descriptor: Descriptor, named: NamedBlob, says_image: bool) -> ImageConfig | None:
         self._note_name(named)
         data = descriptor.data
         raw = self._read(
@@ -384,15 +383,19 @@ class Walk:
         if raw is None:
             return None
         self.documents[descriptor.digest] = len(raw)
-        is_artifact = not has_layers and descriptor.media_type in _DOUBTFUL_CONFIGS
         flaws: Iterator[Flaw] = iter(())
         config, error = None, None
         try:
             flaws = config_flaws(parse_json_object(raw, where="").members)
             config = parse_config(raw, descriptor.digest)
+        except UnsupportedMediaTypeError:
+            if says_image:
+                message = "not an image's, since it describes no root filesystem; the layers are those of an artifact"
+                self._findings.add(Kind.MEDIA_TYPE, named.place, message, is_wrong=False, digest=descriptor.digest)
+            return None
         except InvalidImageError as raised:
             error = raised
-        if not is_artifact:
+        if says_image:
             self._add_flaws(named.place, descriptor.digest, flaws, otherwise=error)
         return config
 
@@ -416,6 +419,7 @@ class Walk:
                 f"{place}: config {config.digest}",
                 f"expected as many diff_ids as layers, got {counted(count, 'layer')} "
                 f"but {counted(len(config.diff_ids), 'diff_id')}",
+                is_wrong=_says_image(manifest),
             )
         return count == len(config.diff_ids)
 
@@ -466,3 +470,8 @@ class Walk:
             found = [("" if str(digest) in where else where, otherwise.message)]
         for where, message in found:
             self._findings.add(Kind.DOCUMENT, f"{place}: {where}" if where else place, message, digest=digest)
+
+
+def _says_image(manifest: Manifest) -> bool:
+    """Whether the media types are those of an image's layers. If none is, the config may be anything."""
+    return not manifest.layers or any(mediatypes.is_layer(layer.media_type) for layer in manifest.layers)

@@ -246,25 +246,30 @@ def test_bomb_is_told_without_being_inflated() -> None:
     assert found.tar_bytes < 4_000_000
 
 
-# What is only worth telling.
-
-
-def test_encrypted_and_unknown_layers_are_notes() -> None:
-    """ocicrypt's types; image-spec considerations.md: unknown types are no error."""
+def test_layers_that_are_no_tar_are_wrong_whatever_their_types() -> None:
+    """ocicrypt's types, and Nydus's; image-spec considerations.md: an unknown type is no error. The content decides."""
     nydus = "application/vnd.oci.image.layer.nydus.blob.v1"
     encrypted = f"{mediatypes.OCI_LAYER_GZIP}+encrypted"
     image = build_image(
-        [BASE, [hard_link("c", "nowhere")], b"secret"],
+        [BASE, [hard_link("c", "nowhere")], b"\xffsecret" * 100, bytes(range(255, -1, -1)) * 4, [member("x")]],
+        compression="plain",
         edit_manifest=lambda manifest: (
             manifest["layers"][1].update(mediaType=encrypted),
             manifest["layers"][2].update(mediaType=nydus),
+            manifest["layers"][3].update(mediaType=encrypted),
+            manifest["layers"][4].update(mediaType=nydus),
         ),
     )
     assert deep(image) == [
-        f"note: {layer_of(image, 2)}: of type '{encrypted}', which is not examined",
-        f"note: {layer_of(image, 3)}: of type '{nydus}', which is not examined",
-        f"note: {layer_of(image, 2)}: not applied, nor the layers above it (1 more)",
+        f"wrong: {layer_of(image, 2)}: entry 'c': hard link: expected a file at 'nowhere', got none",
+        f"wrong: {layer_of(image, 3)}: expected a tar, got bytes of no known format, as an encrypted layer has; "
+        f"its media type is '{nydus}'",
+        f"wrong: {layer_of(image, 4)}: expected a tar, got an encrypted layer, of media type '{encrypted}'",
+        f"note: {layer_of(image, 3)}: not applied, nor the layers above it (2 more)",
     ]
+
+
+# What is only worth telling.
 
 
 def test_other_compressions_are_looked_into() -> None:
