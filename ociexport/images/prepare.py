@@ -20,6 +20,9 @@ from ociexport.spec.manifest import Manifest
 from ociexport.spec.platforms import fits_platform, host_platform
 from ociexport.system.progress.protocol import Progress
 
+_NO_CONFIG = Digest.of(b"{}")
+_NO_ROOT_FILESYSTEM = "copied as an artifact: its config describes no root filesystem, so unpack refuses it"
+
 
 class PreparedManifest(NamedTuple):
     """One manifest of an image.
@@ -188,13 +191,15 @@ def _read_config(
     name, kind = source.display_name, artifact_kind(manifest)
     if kind is not None:
         progress.say(f"{name}: not an image but an artifact of type {quoted(kind)}")
+        if manifest.config.digest == _NO_CONFIG and manifest.config.media_type in mediatypes.IMAGE_CONFIGS:
+            progress.warn(f"{name}: {_NO_ROOT_FILESYSTEM}")
         return None
     try:
         is_there = destination is not None and destination.has_blob(manifest.config)
         config = read_config(destination if destination and is_there else source, manifest)
         pair_layers(manifest, config)
     except UnsupportedMediaTypeError:
-        progress.warn(f"{name}: copied as an artifact: its config describes no root filesystem, so unpack refuses it")
+        progress.warn(f"{name}: {_NO_ROOT_FILESYSTEM}")
         return None
     except InvalidImageError:
         if any(mediatypes.is_layer(layer.media_type) for layer in manifest.layers):

@@ -179,6 +179,14 @@ def test_diff_id_proves_a_layer_of_any_type(tmp_path: Path, media_type: str) -> 
 # What is copied although it is no image.
 
 
+@pytest.mark.parametrize("layer_type", [mediatypes.OCI_LAYER_GZIP, *UNKNOWN, *OTHER])
+def test_empty_config_of_an_images_type_gives_one_warning(tmp_path: Path, layer_type: str) -> None:
+    """oras wrote such artifacts for registries that take nothing else."""
+    files, progress = artifact_of(b"{}", mediatypes.OCI_CONFIG, layer_type), Warnings()
+    assert not ociexport.pull(files.source(), tmp_path / "layout", platform=AMD64, progress=progress).is_image
+    assert len(progress.lines) == 1
+
+
 @pytest.mark.parametrize("config", [b"{}", b'{"architecture":"amd64","os":"linux"}', b'{"rootfs":null}'])
 @pytest.mark.parametrize("config_type", [mediatypes.OCI_CONFIG, mediatypes.DOCKER_CONFIG, mediatypes.LEGACY_CONFIG, ""])
 def test_config_without_root_filesystem_is_pulled_with_a_warning(
