@@ -32,7 +32,7 @@ OPTION_NAMES = frozenset(
     addr all authfile bundle ca-file cacert cache cert-dir compat config connect-timeout creds decompress deep devices
     digestfile directory dry-run events exclude follow foreign format from gid-map header include insecure jobs json
     keep-dirlinks latest layer layers legacy long max-depth max-files max-header max-memory max-metadata max-path
-    max-ratio max-size max-wait mirror mtimes no-owners no-preflight no-progress null out owners password-stdin
+    max-ratio max-size max-wait mirror mtimes no-deep no-owners no-preflight no-progress null out owners password-stdin
     plain-http platform quiet raw read-timeout receipt recursive referrers registry-token repair replace retry-delay
     retry-times rootless run-files sparse stall-limit stream strict sync tls-verify to-tar uid-map username userns v1
     verbose verify-key xattrs
@@ -69,7 +69,7 @@ def apply_configuration(
     before: dict[str, object] = {}
     for place, option, value in _settings(name, actions, all_commands, environment):
         before.setdefault(actions[option].dest, actions[option].default)
-        actions[option].default = _value_for(actions[option], value, place)
+        actions[option].default = _value_for(actions[option], option, value, place)
         actions[option].required = False
     return before
 
@@ -178,19 +178,21 @@ def _read_file(path: Path) -> dict[str, object]:
         raise UsageError(f"{path}: expected TOML, got something else: {error}") from error
 
 
-def _value_for(action: argparse.Action, value: object, place: str) -> object:
+def _value_for(action: argparse.Action, option: str, value: object, place: str) -> object:
     """Return ``value`` as the option would have it from the command line."""
     if action.nargs == 0:
-        return _switched(action, value, place)
+        return _switched(action, option, value, place)
     if isinstance(action, argparse._AppendAction):
         return _Replaceable(_parsed(action, one, place) for one in (value if isinstance(value, list) else [value]))
     return _parsed(action, value, place)
 
 
-def _switched(action: argparse.Action, value: object, place: str) -> object:
+def _switched(action: argparse.Action, option: str, value: object, place: str) -> object:
     is_on = {**dict.fromkeys(_TRUE, True), **dict.fromkeys(_FALSE, False)}.get(str(value).lower())
     if is_on is None:
         raise UsageError(f"{place}: expected true or false, got {quoted(str(value))}")
+    if isinstance(action, argparse.BooleanOptionalAction):
+        return is_on is not option.startswith("no-")
     return action.const if is_on else action.default
 
 

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from ociexport.images.source import BlobOpener, ImageName, ReceivedManifest
 from ociexport.spec.descriptor import Descriptor
-from ociexport.spec.digest import ByteStream, Chunk, Digest
+from ociexport.spec.digest import BlobCheck, ByteStream, Chunk, Digest
 
 
 class BlobWriter(Protocol):
@@ -73,6 +73,22 @@ class BlobStore(Protocol):
         Raises:
             DigestMismatchError, SizeMismatchError: the written bytes do not match ``descriptor``.
         """
+
+
+@runtime_checkable
+class CheckingStore(Protocol):
+    """A `BlobStore` whose blobs can be checked further while their bytes are read or written anyway.
+
+    A ``check`` is made by a `Verifier`: the bytes of an earlier try and those placed out of order reach it in order.
+    """
+
+    takes_checks: bool
+
+    def has_blob(self, descriptor: Descriptor, check: BlobCheck | None = None) -> bool:
+        """Whether the blob is stored and valid, as `BlobStore.has_blob`; raises what ``check`` raises for it."""
+
+    def new_blob(self, descriptor: Descriptor, check: BlobCheck | None = None) -> AbstractContextManager[BlobWriter]:
+        """Return a writer as `BlobStore.new_blob`; a blob that does not pass ``check`` gets no name."""
 
 
 class DestinationUse(Protocol):

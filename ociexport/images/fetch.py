@@ -116,11 +116,11 @@ class BlobFetch:
             outcomes.put(None)
 
     def _fetch(self, blob: BlobToFetch) -> None:
-        if self._destination.has_blob(blob.descriptor):
-            self._phase.leave_out(blob.descriptor.size)
-            self._count_reused(blob)
-            return
         with locating(blob.label):
+            if self._destination.has_blob(blob.descriptor):
+                self._phase.leave_out(blob.descriptor.size)
+                self._count_reused(blob)
+                return
             try:
                 self._write(blob)
             except (DigestMismatchError, SizeMismatchError) as error:

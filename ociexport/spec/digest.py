@@ -45,6 +45,19 @@ class ByteStream(Protocol):
     def close(self) -> None: ...
 
 
+class BlobCheck(Protocol):
+    """A further check of a blob's bytes, made while a `Verifier` counts and hashes them."""
+
+    def begin(self) -> None:
+        """Discard the bytes taken so far: the blob is read again from its first byte."""
+
+    def update(self, chunk: Chunk, /) -> None:
+        """Take the next bytes, which must not be changed afterwards."""
+
+    def verify(self) -> None:
+        """Return if all bytes of the blob, whose digest is right, pass the check."""
+
+
 @dataclass(frozen=True, slots=True)
 class Digest:
     """The digest of some bytes: a registered algorithm and its hexadecimal value.
@@ -105,12 +118,16 @@ class Verifier:
         digest: the expected digest.
         size: the expected number of bytes; None where only the digest is known.
         subject: the name of the bytes in messages, such as ``blob sha256:…``; empty where the caller adds a name.
+        check: begun here, and verified after the digest; None for no further check.
     """
 
-    def __init__(self, digest: Digest, size: int | None, *, subject: str) -> None:
+    def __init__(self, digest: Digest, size: int | None, *, subject: str, check: BlobCheck | None = None) -> None:
         self._digest = digest
         self._size = size
         self._subject = subject
+        self._check = check
+        if check is not None:
+            check.begin()
         self._hasher = digest.new_hasher()
         self._head = b""
         self.seen_bytes = 0
@@ -130,14 +147,17 @@ class Verifier:
                 f"({self.seen_bytes} so far){self._kind()}",
                 where=self._subject,
             )
+        if self._check is not None:
+            self._check.update(chunk)
         self._hasher.update(chunk)
 
     def verify(self) -> None:
-        """Return if the bytes seen have the expected size and digest.
+        """Return if the bytes seen have the expected size and digest, and pass the further check.
 
         Raises:
             SizeMismatchError: there were fewer bytes than declared.
             DigestMismatchError: they have another digest.
+            what the further check raises: they are the right bytes and do not pass it.
         """
         if self._size is not None and self.seen_bytes != self._size:
             raise SizeMismatchError(
@@ -150,6 +170,8 @@ class Verifier:
                 f"digest mismatch: expected {self._digest}, got {self._digest.algorithm}:{got}{self._kind()}",
                 where=self._subject,
             )
+        if self._check is not None:
+            self._check.verify()
 
     def _kind(self) -> str:
         """Return the format of the bytes if they are a web page: of a login, a proxy, a captive portal."""

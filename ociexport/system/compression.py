@@ -61,7 +61,12 @@ class _Decompressor(Protocol):
 
 
 def read_layer(
-    blob: ByteStream, *, media_type: str = "", max_window_bytes: int | None = None, option: str | None = None
+    blob: ByteStream,
+    *,
+    media_type: str = "",
+    max_window_bytes: int | None = None,
+    option: str | None = None,
+    chunk_bytes: int = TAR_CHUNK_BYTES,
 ) -> Iterator[bytes]:
     """Yield the bytes of the tar in ``blob``; see `read_tar_chunks`. Every reader of a layer's tar begins here.
 
@@ -70,12 +75,13 @@ def read_layer(
         media_type: as declared, for messages; the content decides.
         max_window_bytes: see `read_tar_chunks`.
         option: see `read_tar_chunks`.
+        chunk_bytes: the most bytes of a chunk, if the layer is compressed.
 
     Raises:
         UnsupportedMediaTypeError: it does not begin as a tar does. The rest of ``blob`` is not read.
         LimitExceededError, InvalidImageError: as `read_tar_chunks` does.
     """
-    inflater = _Inflater(blob, DecompressionMemory(max_window_bytes, option))
+    inflater = _Inflater(blob, DecompressionMemory(max_window_bytes, option), chunk_bytes)
     chunks = inflater.chunks()
     first: list[bytes] = []
     try:
@@ -147,13 +153,15 @@ class _Inflater:
     Args:
         blob: the layer as stored; closed by the caller.
         memory: how much a decompressor may take.
+        chunk_bytes: the most bytes of a decompressed chunk.
 
     Attributes:
         format: name of the blob's format; None for plain bytes, and until the first chunk is requested.
     """
 
-    def __init__(self, blob: ByteStream, memory: DecompressionMemory) -> None:
+    def __init__(self, blob: ByteStream, memory: DecompressionMemory, chunk_bytes: int = TAR_CHUNK_BYTES) -> None:
         self._blob = blob
+        self._chunk_bytes = chunk_bytes
         self._memory = memory
         self.format: str | None = None
 
@@ -176,7 +184,7 @@ class _Inflater:
         stream_bytes = 0
         while True:
             try:
-                chunk = decompressor.decompress(data, TAR_CHUNK_BYTES)
+                chunk = decompressor.decompress(data, self._chunk_bytes)
             except _errors_of(name) as error:
                 raise self._error_of(name, error) from error
             data = b""

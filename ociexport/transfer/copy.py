@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ociexport.errors import InvalidImageError, NotFoundError, UsageError
-from ociexport.images.destination import ImageDestination
+from ociexport.images.destination import BlobStore, ImageDestination
 from ociexport.images.fetch import BlobFetch
 from ociexport.images.prepare import prepare_image
 from ociexport.images.source import ImageSource
@@ -17,20 +19,29 @@ from ociexport.transfer.options import PullOptions
 from ociexport.transfer.result import PullResult, results_of, with_companions
 from ociexport.transfer.sources.convert import ConvertingSource
 
+if TYPE_CHECKING:
+    from ociexport.images.diff_id_checks import VerifiedDiffIds
+
 
 def copy_image(
     source: ImageSource,
     destination: ImageDestination,
     options: PullOptions,
     progress: Progress = SILENT,
+    *,
+    verified: VerifiedDiffIds | None = None,
 ) -> PullResult:
     """Copy one image from any source to any destination; see `pull`.
 
     1. The platforms' manifests and configs are read and checked: for an invalid image nothing is written.
-    2. The configs and layers that the destination lacks, or holds damaged, are fetched in parallel.
+    2. The configs and layers that the destination lacks, or holds damaged, are fetched in parallel. With
+       ``options.deep``, the layers' diff_ids are verified while they arrive, and those of layers that are there.
     3. Each manifest is written after everything that it names, an index after its manifests, and the name last.
 
     Companions are copied the same way, and named before the image.
+
+    Args:
+        verified: shared by the images of one run, so that a layer of several is inflated once.
 
     Raises:
         as `pull` does; UsageError: ``decompress`` is for layouts, ``legacy`` for archives.
@@ -55,7 +66,16 @@ def copy_image(
         from ociexport.transfer.decompress import PlainLayerStore, diff_ids_of  # noqa: PLC0415 - start-up: few pulls decompress
 
         plain = PlainLayerStore(destination, diff_ids_of([image]), options.max_memory)
-    fetch = BlobFetch(plain or destination, progress)
+    store: BlobStore = plain or destination
+    is_deep = options.is_deep_for(source, into_archive=False)
+    if is_deep:
+        from ociexport.images.diff_id_checks import DiffIdChecks  # noqa: PLC0415 - start-up: some pulls do without
+
+        checks = DiffIdChecks(verified)
+        for one in (image, *companions):
+            checks.expect(one, besides=brought)
+        store = checks.around(plain or destination)
+    fetch = BlobFetch(store, progress)
     with destination.begin() as use:
         try:
             blobs = unite_blobs([image.blobs, *(companion.blobs for companion in companions)])
@@ -73,7 +93,8 @@ def copy_image(
             for document in copy.documents:
                 destination.write_manifest(document)
             destination.write_name(copy.listed, copy.name)
-    return with_companions(results_of([image], [written], [*_conversions([source]), fetch])[0], companions)
+    result = results_of([image], [written], [*_conversions([source]), fetch])[0]
+    return with_companions(replace(result, is_deep=is_deep), companions)
 
 
 def _conversions(sources: Iterable[ImageSource]) -> list[BlobFetch]:

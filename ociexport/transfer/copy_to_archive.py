@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import BinaryIO
+from dataclasses import replace
+from typing import BinaryIO, NamedTuple
 
 from ociexport.errors import locating
+from ociexport.images.diff_id_checks import DiffIdChecks
 from ociexport.images.fetch import BlobFetch
 from ociexport.images.prepare import PreparedImage, prepare_image
 from ociexport.images.source import ImageSource
@@ -23,6 +25,21 @@ from ociexport.transfer.companions import each_once, prepare_companions
 from ociexport.transfer.decompress import PlainLayerStore, diff_ids_of, with_plain_layers
 from ociexport.transfer.options import PullOptions
 from ociexport.transfer.result import PullResult, results_of, with_companions
+from ociexport.transfer.sources.convert import ConvertingSource
+
+
+class _Run(NamedTuple):
+    """What the steps of one copy have in common.
+
+    Args:
+        checks: the diff_ids to verify.
+    """
+
+    out: str | BinaryIO
+    options: PullOptions
+    progress: Progress
+    checks: DiffIdChecks
+    seconds: int
 
 
 def copy_to_archive(
@@ -38,6 +55,9 @@ def copy_to_archive(
     With ``options.decompress`` layers are first written aside as plain tars, since a tar entry's size stands before its
     bytes. A legacy archive has no layout, only directories of plain layers; it keeps no manifest, and the results
     contain the digests of the published ones.
+
+    The layers' diff_ids are verified while they arrive, as ``options.deep`` says; an archive with a wrong one does not
+    appear.
 
     Args:
         sources: one for each image; the caller closes them.
@@ -57,20 +77,45 @@ def copy_to_archive(
             companions.append(prepare_companions(images[-1], None, progress) if options.referrers else [])
     for image in images if options.legacy else ():
         verify_fits_legacy(image)
-    if not options.decompress and not options.legacy:
-        _warn_of_zstd(images, progress)
-        everything = [*images, *each_once(companions)]
-        plan = plan_archive(everything, seconds=seconds)
-        results = results_of(images, images, _write_archive(plan, everything, out, options.jobs, progress))
-        return list(map(with_companions, results, companions))
+    are_deep = [options.is_deep_for(image.source, into_archive=True) for image in images]
+    run = _Run(out, options, progress, _checks_of(images, companions, are_deep), seconds)
+    everything = [*images, *each_once(companions)]
+    results = _copy_plain(images, run) if options.decompress or options.legacy else _copy(images, everything, run)
+    results = [replace(result, is_deep=is_deep) for result, is_deep in zip(results, are_deep, strict=True)]
+    return list(map(with_companions, results, companions))
+
+
+def _checks_of(
+    images: Sequence[PreparedImage], companions: Sequence[Sequence[PreparedImage]], are_deep: Sequence[bool]
+) -> DiffIdChecks:
+    """Return the checks of those images that are deep, and of their companions."""
+    checks = DiffIdChecks()
+    for image, beside, is_deep in zip(images, companions, are_deep, strict=True):
+        for one in (image, *beside) if is_deep else ():
+            checks.expect(one, besides=one.source.layers if isinstance(one.source, ConvertingSource) else ())
+            checks.verify_embedded(one.blobs)
+    return checks
+
+
+def _copy(images: Sequence[PreparedImage], everything: Sequence[PreparedImage], run: _Run) -> list[PullResult]:
+    """Write the archive of ``everything``, and return the results of ``images``."""
+    _warn_of_zstd(images, run.progress)
+    plan = plan_archive(everything, seconds=run.seconds)
+    return results_of(images, images, _write_archive(plan, everything, run))
+
+
+def _copy_plain(images: Sequence[PreparedImage], run: _Run) -> list[PullResult]:
+    """Write the archive of ``images`` with plain layers, which are written aside first."""
+    out, options, progress = run.out, run.options, run.progress
     with _errors_of(out), spool_beside(out) if isinstance(out, str) else spool_elsewhere() as spool:
         plain = PlainLayerStore(spool, diff_ids_of(images), options.max_memory)
         progress.say(f"layers are decompressed in {spool.path} first")
+        # Each of these gets its diff_id as its name, so it needs no further check.
         inflation = BlobFetch(plain, progress)
         inflation.run([blob for blob in _blobs_of(images) if plain.is_compressed(blob.descriptor.digest)], options.jobs)
         written = [with_plain_layers(image, plain, SILENT if options.legacy else progress) for image in images]
-        planned = (plan_legacy_archive if options.legacy else plan_archive)(written, seconds=seconds)
-        fetches = _write_archive(planned, written, out, options.jobs, progress)
+        planned = (plan_legacy_archive if options.legacy else plan_archive)(written, seconds=run.seconds)
+        fetches = _write_archive(planned, written, run)
     return results_of(images, images if options.legacy else written, [inflation, *fetches])
 
 
@@ -83,18 +128,17 @@ def _warn_of_zstd(images: Iterable[PreparedImage], progress: Progress) -> None:
             )
 
 
-def _write_archive(
-    plan: ArchivePlan, images: Sequence[PreparedImage], out: str | BinaryIO, jobs: int, progress: Progress
-) -> list[BlobFetch]:
+def _write_archive(plan: ArchivePlan, images: Sequence[PreparedImage], run: _Run) -> list[BlobFetch]:
     """Write the archive of ``images``; returns the fetch of their blobs, nothing for a stream."""
+    out = run.out
     origins = {blob.descriptor.digest: blob for blob in _blobs_of(images)}
     blobs = [origins[digest] for digest in plan.blobs]
     if not isinstance(out, str):
-        write_to_stream(out, plan, blobs, progress)
+        write_to_stream(out, plan, blobs, run.progress, run.checks)
         return []
     with _errors_of(out), ArchiveFile(out, plan) as archive:
-        fetch = BlobFetch(archive, progress)
-        fetch.run(blobs, jobs)
+        fetch = BlobFetch(run.checks.around(archive), run.progress)
+        fetch.run(blobs, run.options.jobs)
     return [fetch]
 
 

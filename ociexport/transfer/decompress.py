@@ -23,7 +23,7 @@ from ociexport.images.wanted_blobs import BlobToFetch, unite_blobs
 from ociexport.spec import mediatypes
 from ociexport.spec.config import pair_layers
 from ociexport.spec.descriptor import ATTESTED_ANNOTATION, Descriptor
-from ociexport.spec.digest import Chunk, Digest, Verifier
+from ociexport.spec.digest import BlobCheck, Chunk, Digest, Verifier
 from ociexport.spec.manifest import Manifest, parse_document
 from ociexport.storage.layout.blobs import LayoutBlobWriter
 from ociexport.storage.layout.layout import ImageLayout
@@ -49,7 +49,7 @@ def diff_ids_of(images: Iterable[PreparedImage]) -> dict[Digest, Digest]:
     A layer is plain if both are equal, whatever its media type. An artifact has no diff_ids.
 
     Raises:
-        InvalidImageError: one digest has two diff_ids.
+        DiffIdMismatchError: one digest has two diff_ids, so one of them is wrong.
     """
     diff_ids: dict[Digest, Digest] = {}
     for image in images:
@@ -57,7 +57,7 @@ def diff_ids_of(images: Iterable[PreparedImage]) -> dict[Digest, Digest]:
             for layer in pair_layers(one.manifest, one.config) if one.config is not None else ():
                 known = diff_ids.setdefault(layer.descriptor.digest, layer.diff_id)
                 if known != layer.diff_id:
-                    raise InvalidImageError(
+                    raise DiffIdMismatchError(
                         f"diff_id: expected {known}, as for the same layer before, got {layer.diff_id}",
                         where=f"manifest {one.manifest.digest}: {layer}",
                     )
@@ -76,6 +76,9 @@ class PlainLayerStore:
         sizes: of the stored plain layers in bytes, by their diff_ids.
     """
 
+    # A compressed layer's diff_id is the digest it is stored under, so only the other blobs need a further check.
+    takes_checks = True
+
     def __init__(
         self, layout: ImageLayout, diff_ids: Mapping[Digest, Digest], max_window_bytes: int | None = None
     ) -> None:
@@ -93,11 +96,11 @@ class PlainLayerStore:
         """Return the digest under which a blob is stored."""
         return self.diff_ids.get(digest, digest)
 
-    def has_blob(self, descriptor: Descriptor) -> bool:
+    def has_blob(self, descriptor: Descriptor, check: BlobCheck | None = None) -> bool:
         """Whether the blob, or the layer's plain tar, is stored and valid: its bytes are read."""
         diff_id = self.diff_ids.get(descriptor.digest)
         if diff_id is None:
-            return self.layout.has_blob(descriptor)
+            return self.layout.has_blob(descriptor, check)
         size = self.sizes.get(diff_id)
         if size is None:
             size = self.layout.size_of_valid_blob(diff_id)
@@ -105,7 +108,7 @@ class PlainLayerStore:
             self.note(diff_id, size)
         return size is not None
 
-    def new_blob(self, descriptor: Descriptor) -> AbstractContextManager[BlobWriter]:
+    def new_blob(self, descriptor: Descriptor, check: BlobCheck | None = None) -> AbstractContextManager[BlobWriter]:
         """Return a writer for a blob; at the end of the ``with`` block it is verified and gets its name, or is removed.
 
         Raises:
@@ -114,7 +117,7 @@ class PlainLayerStore:
         """
         diff_id = self.diff_ids.get(descriptor.digest)
         if diff_id is None:
-            return self.layout.new_blob(descriptor)
+            return self.layout.new_blob(descriptor, check)
         return _PlainLayerWriter(self, self.layout.new_blob_of_any_size(diff_id), descriptor, diff_id)
 
     def note(self, diff_id: Digest, size: int) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ociexport.errors import UsageError
 from ociexport.images.choose import PlatformChoice
 from ociexport.images.fetch import DEFAULT_JOBS, verify_jobs
-from ociexport.images.source import ImageSource
+from ociexport.images.source import ImageSource, is_remote
 from ociexport.spec.descriptor import Platform
 from ociexport.spec.platforms import host_platform
 
@@ -31,6 +31,9 @@ class PullOptions:
         signatures: which signatures the image must have; None for none.
         max_memory: bytes of memory for the window of a zstd layer, where layers are decompressed; None for what is
             available, at most 2 GiB.
+        deep: whether each layer's tar is compared with its diff_id while the layer arrives. None for the default: yes
+            for an archive of an image from a registry, where the network usually takes longer, and wherever layers are
+            stored as plain tars, since these are inflated anyway.
 
     Raises:
         UsageError: ``jobs`` is out of range, or ``referrers`` is combined with an option that changes the manifest.
@@ -43,6 +46,7 @@ class PullOptions:
     referrers: bool = False
     signatures: SignaturePolicy | None = None
     max_memory: int | None = None
+    deep: bool | None = None
 
     def __post_init__(self) -> None:
         verify_jobs(self.jobs)
@@ -51,6 +55,12 @@ class PullOptions:
                 "referrers: expected neither decompressed layers nor a legacy archive",
                 hint="signatures and other referrers name the manifest as published",
             )
+
+    def is_deep_for(self, source: ImageSource, *, into_archive: bool) -> bool:
+        """Whether the diff_ids of an image from ``source`` are verified; see ``deep``."""
+        if self.deep is not None:
+            return self.deep
+        return self.decompress or self.legacy or (into_archive and is_remote(source))
 
     def signed(self, source: ImageSource) -> ImageSource:
         """Return ``source``; where signatures are required, a source around it that returns only a signed image."""

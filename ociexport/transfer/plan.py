@@ -58,6 +58,7 @@ class PlannedImage:
         replaces: the digest that the name has at the destination now; None if the name is new or keeps its digest.
         converted: the digest of the published manifest, if the pull will convert it; else None. The new digests are
             then unknown until the layers are fetched: those in ``image`` are placeholders, and ``blobs`` has no config.
+        is_deep: whether the tar of each layer would be compared with its diff_id.
     """
 
     image: PreparedImage
@@ -66,6 +67,7 @@ class PlannedImage:
     blobs: tuple[PlannedBlob, ...]
     replaces: Digest | None
     converted: Digest | None
+    is_deep: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,7 @@ def plan_pull(
                     blobs=tuple(_plan_blob(blob, layout, cache) for blob in blobs),
                     replaces=_replaced_by(image, layout) if layout is not None and converted is None else None,
                     converted=converted,
+                    is_deep=options.is_deep_for(source, into_archive=layout is None),
                 )
             )
     if layout is None:

@@ -39,6 +39,7 @@ def pull(
     registry: RegistryOptions | None = None,
     signatures: SignaturePolicy | None = None,
     max_memory: int | None = None,
+    deep: bool | None = None,
 ) -> PullResult:
     """Copy one image into a destination, every byte verified; its name appears there when the image is complete.
 
@@ -55,15 +56,20 @@ def pull(
         signatures: which signatures the image must have; None for none.
         max_memory: bytes of memory for the window of a zstd layer that is decompressed; None for what is available,
             at most 2 GiB.
+        deep: whether each layer's tar is compared with its diff_id while the layer arrives; None for the default, which
+            is yes for an archive of an image from a registry, and for plain layers.
 
     Raises:
         UsageError: ``out`` holds something else, or ``jobs`` is out of range.
         NotFoundError, RegistryError, NoMatchingPlatformError: the image or its platform is not available.
         InvalidImageError: a part of it breaks the specification or does not match its digest.
+        DiffIdMismatchError: with ``deep``, a layer has its digest, and does not hold the tar that the config names.
         SignatureError: no signature that ``signatures`` requires covers it; nothing was written.
         OSError: the disk or file system.
     """
-    options = PullOptions(platform or host_platform(), jobs, decompress, legacy, referrers, signatures, max_memory)
+    options = PullOptions(
+        platform or host_platform(), jobs, decompress, legacy, referrers, signatures, max_memory=max_memory, deep=deep
+    )
     if not isinstance(image, str | ImageReference):
         return _pull_source(image, out, options, progress)
     name = image if isinstance(image, str) else RegistryName(image)

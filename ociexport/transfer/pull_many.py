@@ -29,6 +29,7 @@ from ociexport.transfer.sources.names import parse_source_name
 from ociexport.transfer.sources.open import SourceOpener
 
 if TYPE_CHECKING:
+    from ociexport.images.diff_id_checks import VerifiedDiffIds
     from ociexport.registry.options import RegistryOptions
 
 # Each fetches several blobs in parallel; more workers would only wait for the machine's network.
@@ -73,6 +74,7 @@ def pull_many(
     registry: RegistryOptions | None = None,
     cache: str | os.PathLike[str] | None = None,
     progress: Progress = SILENT,
+    deep: bool | None = None,
 ) -> Iterator[PullOutcome]:
     """Pull ``images`` into one layout or several, and yield the outcome of each as soon as it is known.
 
@@ -89,12 +91,13 @@ def pull_many(
             reads credential files on its own machine.
         cache: directory with blobs that the layouts share.
         progress: gets one line for each image; with internal threads, all other messages too.
+        deep: whether each layer's tar is compared with its diff_id while the layer arrives.
 
     Raises:
         InvalidReferenceError, UsageError: before any request: a name does not parse, or ``jobs`` is out of range.
         any error that ``executor`` itself raises.
     """
-    options = PullOptions(platform or host_platform(), jobs)
+    options = PullOptions(platform or host_platform(), jobs, deep=deep)
     shared = os.fspath(cache) if cache is not None else None
     orders = []
     for image in images:
@@ -111,7 +114,8 @@ def _outcomes_of(orders: list[_Order], executor: Executor | None, progress: Prog
             stack.callback(workers.shutdown, cancel_futures=True)
             opener = stack.enter_context(closing(SourceOpener(options=orders[0].registry, progress=progress)))
             with starting_threads():
-                futures = [workers.submit(_pull_with, order, opener, progress) for order in orders]
+                verified: VerifiedDiffIds = set()
+                futures = [workers.submit(_pull_with, order, opener, progress, verified) for order in orders]
         elif executor is not None:
             futures = [executor.submit(_pull_alone, order) for order in orders]
         else:
@@ -135,11 +139,13 @@ def _pull_alone(order: _Order) -> PullOutcome:
         return _pull_with(order, opener, SILENT)
 
 
-def _pull_with(order: _Order, opener: SourceOpener, progress: Progress) -> PullOutcome:
+def _pull_with(
+    order: _Order, opener: SourceOpener, progress: Progress, verified: VerifiedDiffIds | None = None
+) -> PullOutcome:
     destination = ImageLayout(order.layout, cache=BlobCache(order.cache) if order.cache is not None else None)
     try:
         with closing(opener.open(parse_source_name(order.image))) as source:
-            result = copy_image(source, destination, order.options, progress)
+            result = copy_image(source, destination, order.options, progress, verified=verified)
     except (OciexportError, OSError) as error:
         return PullOutcome(order.image, None, error)
     return PullOutcome(order.image, result, None)

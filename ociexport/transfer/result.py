@@ -46,6 +46,7 @@ class PullResult:
         reused_blobs: how many valid blobs the destination already had.
         reused_bytes: how many bytes these have.
         companions: digests of the copied signatures, SBOMs and other referrers; the counts exclude their blobs.
+        is_deep: whether the tar of each layer was compared with its diff_id; an artifact has none to compare.
     """
 
     name: str
@@ -57,6 +58,7 @@ class PullResult:
     reused_blobs: int
     reused_bytes: int
     companions: tuple[Digest, ...] = ()
+    is_deep: bool = False
 
     @property
     def manifest_digest(self) -> Digest:

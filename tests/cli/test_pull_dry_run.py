@@ -167,6 +167,7 @@ def test_json_says_what_was_pulled(puller: Puller) -> None:
                 "reusedBlobs": 0,
                 "reusedBytes": 0,
                 "companions": [],
+                "deep": False,
             }
         ],
         "failures": [],

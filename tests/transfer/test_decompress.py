@@ -236,7 +236,7 @@ def test_layer_with_two_diff_ids_is_refused(out: Path) -> None:
     assert_refused(
         image,
         out,
-        InvalidImageError,
+        DiffIdMismatchError,
         f"manifest {image.digest}: layer 2 of 2 ({image.layers[1].digest}): "
         f"diff_id: expected {Digest.of(TARS[1])}, as for the same layer before, got {Digest.of(TARS[2])}",
     )

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from contextlib import ExitStack, closing
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from ociexport.cli.configuration import leave_out_configured
 from ociexport.cli.exit_codes import OK
@@ -30,6 +30,9 @@ from ociexport.transfer.options import PullOptions
 from ociexport.transfer.sources.names import LayoutName, SourceName, parse_source_name
 from ociexport.transfer.sources.open import SourceOpener
 
+if TYPE_CHECKING:
+    from ociexport.images.diff_id_checks import VerifiedDiffIds
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command to ``parser``."""
@@ -40,6 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--referrers",
         action="store_true",
         help="also copy artifacts that refer to the image: signatures, SBOMs, attestations",
+    )
+    parser.add_argument(
+        "--deep",
+        action=argparse.BooleanOptionalAction,
+        help="compare each layer's tar with its diff_id (default: registry to archive)",
     )
     parser.add_argument(
         "-j",
@@ -148,9 +156,11 @@ def _pull_into_layout(
             plan = plan_pull(opened, (uncached, cache), pull_options, report.progress)
         return tell_plan(plan, options)
 
+    verified: VerifiedDiffIds = set()
+
     def pull_one(name: SourceName) -> None:
         with closing(sources.open(name)) as source:
-            report.add(copy_image(source, layout, pull_options, report.progress))
+            report.add(copy_image(source, layout, pull_options, report.progress, verified=verified))
 
     if len(names) == 1:
         pull_one(names[0])
@@ -175,6 +185,7 @@ def _pull_options_from(options: argparse.Namespace) -> PullOptions:
         referrers=options.referrers,
         max_memory=options.max_memory,
         signatures=signature_policy_from(options),
+        deep=options.deep,
     )
 
 

@@ -103,6 +103,7 @@ def _result_to_json(result: PullResult) -> dict[str, object]:
         "reusedBlobs": result.reused_blobs,
         "reusedBytes": result.reused_bytes,
         "companions": [str(digest) for digest in result.companions],
+        "deep": result.is_deep,
     }
 
 
@@ -150,6 +151,8 @@ def _print_image(planned: PlannedImage) -> None:
     for one in image.manifests:
         what = "a converted manifest" if planned.converted is not None else f"manifest {one.manifest.digest}"
         print(f"  {what}" + (f" for {one.platform}" if one.platform is not None else ""))
+    if planned.is_deep:
+        print("  each layer is compared with its diff_id while it arrives (--deep)")
     for blob in planned.blobs:
         print(f"  {blob.title}: {format_bytes(blob.descriptor.size)}, {_state_of(blob)}")
     if planned.replaces is not None:
@@ -197,6 +200,7 @@ def _plan_to_json(plan: PullPlan, out: str) -> dict[str, object]:
                     for blob in planned.blobs
                 ],
                 "replaces": str(planned.replaces) if planned.replaces is not None else None,
+                "deep": planned.is_deep,
             }
             for planned in plan.images
         ],

@@ -9,13 +9,23 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, BinaryIO
 
-from ociexport.errors import InvalidImageError, NotFoundError, OciexportError, UsageError, printable, quoted
+from ociexport.errors import (
+    DiffIdMismatchError,
+    InvalidImageError,
+    LimitExceededError,
+    NotFoundError,
+    OciexportError,
+    UsageError,
+    locating,
+    printable,
+    quoted,
+)
 from ociexport.images.wanted_blobs import BlobToFetch, read_chunks
 from ociexport.spec.descriptor import Descriptor
-from ociexport.spec.digest import Chunk, Digest, Verifier
+from ociexport.spec.digest import BlobCheck, Chunk, Digest, Verifier
 from ociexport.storage.archive.plan import ArchiveEntry, ArchivePlan
 from ociexport.storage.layout.blobs import read_back, write_at
 from ociexport.system.locks import open_locked
@@ -26,6 +36,8 @@ from ociexport.system.read_ahead import ReadAhead
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
+
+    from ociexport.images.diff_id_checks import DiffIdChecks
 
 _READ_BYTES = 1024 * 1024
 # The number of chunks, of 1 MiB each, that may wait for the reader of a pipe.
@@ -42,6 +54,8 @@ class ArchiveFile:
         path: of the archive; an existing file is replaced.
         plan: of the archive's files.
     """
+
+    takes_checks = True
 
     def __init__(self, path: str, plan: ArchivePlan) -> None:
         self._path = path
@@ -67,36 +81,43 @@ class ArchiveFile:
             raise
         return self
 
-    def has_blob(self, descriptor: Descriptor) -> bool:
-        """Whether an earlier try left the complete blob in its place: its bytes are read and verified."""
+    def has_blob(self, descriptor: Descriptor, check: BlobCheck | None = None) -> bool:
+        """Whether an earlier try left the complete blob in its place: its bytes are read and verified.
+
+        Raises:
+            DiffIdMismatchError, LimitExceededError: it did, and the blob does not pass ``check``.
+        """
         entry = self._missing.get(descriptor.digest)
         if entry is None:
             return True
         if self._has_hole(entry):
             return False
-        verifier = Verifier(descriptor.digest, descriptor.size, subject="")
+        verifier = Verifier(descriptor.digest, descriptor.size, subject="", check=check)
         for offset in range(0, entry.size, _READ_BYTES):
             size = min(_READ_BYTES, entry.size - offset)
             verifier.update(os.pread(self._fd, size, entry.content_offset + offset))
         try:
             verifier.verify()
+        except (DiffIdMismatchError, LimitExceededError):
+            raise
         except InvalidImageError:
             return False
         self._note_whole(descriptor.digest)
         return True
 
     @contextmanager
-    def new_blob(self, descriptor: Descriptor) -> Iterator[ArchiveBlobWriter]:
+    def new_blob(self, descriptor: Descriptor, check: BlobCheck | None = None) -> Iterator[ArchiveBlobWriter]:
         """Give a writer for a blob; at the end of the ``with`` block it is verified.
 
         Raises:
             DigestMismatchError, SizeMismatchError: at the end: the bytes were wrong.
+            DiffIdMismatchError, LimitExceededError: they do not pass ``check``.
         """
         # Its own descriptor: the archive's may be closed, and its number reused for another file, before a thread ends.
         fd = os.dup(self._fd)
         try:
             place = self._plan.blobs[descriptor.digest].content_offset
-            writer = ArchiveBlobWriter(fd, self._partial_path, descriptor, place)
+            writer = ArchiveBlobWriter(fd, self._partial_path, descriptor, place, check)
             yield writer
             writer.verify()
         finally:
@@ -140,11 +161,12 @@ class ArchiveBlobWriter:
 
     is_complete = False
 
-    def __init__(self, fd: int, path: str, descriptor: Descriptor, place: int) -> None:
+    def __init__(self, fd: int, path: str, descriptor: Descriptor, place: int, check: BlobCheck | None) -> None:
         self._fd = fd
         self._path = path
         self._descriptor = descriptor
         self._place = place
+        self._check = check
         self.restart()
 
     @property
@@ -154,7 +176,7 @@ class ArchiveBlobWriter:
 
     def restart(self) -> None:
         """Discard all bytes."""
-        self._verifier = Verifier(self._descriptor.digest, self._descriptor.size, subject="")
+        self._verifier = Verifier(self._descriptor.digest, self._descriptor.size, subject="", check=self._check)
 
     def write(self, chunk: Chunk, /) -> None:
         """Write the next bytes; raises SizeMismatchError before any are written beyond the blob's place."""
@@ -172,22 +194,30 @@ class ArchiveBlobWriter:
             self._verifier.update(chunk)
 
     def verify(self) -> None:
-        """Return if all bytes were written and have the declared digest."""
+        """Return if all bytes were written, have the declared digest, and pass the check."""
         self._verifier.verify()
 
 
-def write_to_stream(out: BinaryIO, plan: ArchivePlan, blobs: Sequence[BlobToFetch], progress: Progress) -> None:
+def write_to_stream(
+    out: BinaryIO,
+    plan: ArchivePlan,
+    blobs: Sequence[BlobToFetch],
+    progress: Progress,
+    checks: DiffIdChecks | None = None,
+) -> None:
     """Write an archive to ``out`` in one pass, and verify each blob while it is written.
 
     Args:
         out: a pipe or another stream of bytes; not closed.
         blobs: the sources of the plan's blobs.
+        checks: of the layers; None for no further check.
 
     Raises:
         DigestMismatchError, SizeMismatchError: a blob is wrong; ``out`` then has a part of an archive.
+        DiffIdMismatchError, LimitExceededError: a layer does not pass its check; the same is true.
     """
     origins = {blob.descriptor.digest: blob for blob in blobs}
-    pieces = ReadAhead(_pieces_of(plan, origins, progress), _PIECES_AHEAD, "fetch")
+    pieces = ReadAhead(_pieces_of(plan, origins, progress, checks), _PIECES_AHEAD, "fetch")
     with progress.phase("fetching", sum(blob.descriptor.size for blob in blobs)):
         try:
             for piece in pieces:
@@ -198,27 +228,32 @@ def write_to_stream(out: BinaryIO, plan: ArchivePlan, blobs: Sequence[BlobToFetc
 
 
 def _pieces_of(
-    plan: ArchivePlan, origins: Mapping[Digest, BlobToFetch], progress: Progress
+    plan: ArchivePlan, origins: Mapping[Digest, BlobToFetch], progress: Progress, checks: DiffIdChecks | None
 ) -> Generator[bytes, None, None]:
     for entry in plan.entries:
         yield entry.header
         if entry.content is not None or entry.digest is None:
             yield entry.content or b""
         else:
-            yield from _verified_chunks(origins[entry.digest], progress)
+            yield from _verified_chunks(origins[entry.digest], progress, checks)
         yield entry.padding
     yield plan.end
 
 
-def _verified_chunks(blob: BlobToFetch, progress: Progress) -> Iterator[bytes]:
-    verifier = Verifier(blob.descriptor.digest, blob.descriptor.size, subject=blob.label)
+def _verified_chunks(blob: BlobToFetch, progress: Progress, checks: DiffIdChecks | None) -> Iterator[bytes]:
     descriptor = blob.descriptor
-    with progress.task(blob.title, descriptor.size, digest=descriptor.digest) as task:
+    with (
+        checks.check_of(descriptor) if checks is not None else nullcontext() as check,
+        progress.task(blob.title, descriptor.size, digest=descriptor.digest) as task,
+    ):
+        verifier = Verifier(descriptor.digest, descriptor.size, subject="", check=check)
         for chunk in read_chunks(blob, 0):
-            verifier.update(chunk)
+            with locating(blob.label):
+                verifier.update(chunk)
             yield chunk
             task.advance(len(chunk))
-        verifier.verify()
+        with locating(blob.label):
+            verifier.verify()
 
 
 def verify_is_file_to_write(path: str) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ociexport.errors import InvalidImageError
 from ociexport.spec.descriptor import Descriptor
-from ociexport.spec.digest import Chunk, Digest, Verifier
+from ociexport.spec.digest import BlobCheck, Chunk, Digest, Verifier
 from ociexport.storage.layout_directory import LayoutDirectory
 
 if TYPE_CHECKING:
@@ -44,17 +44,19 @@ class PartialFile:
         path: for messages.
         digest: of the blob.
         size: of the blob; None if only the digest is known, and then `place` can't be used.
+        check: takes the bytes of an earlier try too.
     """
 
-    def __init__(self, fd: int, path: str, digest: Digest, size: int | None) -> None:
+    def __init__(self, fd: int, path: str, digest: Digest, size: int | None, check: BlobCheck | None = None) -> None:
         self._fd = fd
         self._path = path
         self._digest = digest
         self._size = size
+        self._check = check
         self._lock = threading.Lock()
         # The offset of the mark; None as long as the file has no mark.
         self._mark_at: int | None = None
-        self._verifier = Verifier(digest, size, subject="")
+        self._verifier = Verifier(digest, size, subject="", check=check)
         os.ftruncate(fd, trusted_bytes(fd, size))
         while chunk := os.pread(fd, _READ_BYTES, self.offset):
             self._verifier.update(chunk)
@@ -68,7 +70,7 @@ class PartialFile:
         """Discard all bytes."""
         os.ftruncate(self._fd, 0)
         self._mark_at = None
-        self._verifier = Verifier(self._digest, self._size, subject="")
+        self._verifier = Verifier(self._digest, self._size, subject="", check=self._check)
 
     def write(self, chunk: Chunk) -> None:
         """Write the next bytes.
@@ -105,10 +107,11 @@ class PartialFile:
         self._write_mark()
 
     def verify(self) -> None:
-        """Return if the file is exactly the blob; the mark is removed.
+        """Return if the file is exactly the blob and passes the check; the mark is removed.
 
         Raises:
             DigestMismatchError, SizeMismatchError: it is not.
+            what the check raises.
         """
         self._verifier.verify()
         if self._mark_at is not None:
@@ -178,8 +181,10 @@ class BlobPlaces(Protocol):
 
     @property
     def directory(self) -> LayoutDirectory: ...
-    def has_blob(self, descriptor: Descriptor) -> bool: ...
-    def size_of_valid_blob(self, digest: Digest) -> int | None: ...
+    def has_blob(self, descriptor: Descriptor, check: BlobCheck | None = None) -> bool: ...
+    def size_of_valid_blob(
+        self, digest: Digest, size: int | None = None, check: BlobCheck | None = None
+    ) -> int | None: ...
     def keep_in_cache(self, digest: Digest) -> None: ...
 
 
@@ -190,10 +195,11 @@ class LayoutBlobWriter:
         is_complete: whether the layout already has the whole blob, since another process wrote it meanwhile.
     """
 
-    def __init__(self, layout: BlobPlaces, digest: Digest, size: int | None) -> None:
+    def __init__(self, layout: BlobPlaces, digest: Digest, size: int | None, check: BlobCheck | None = None) -> None:
         self._layout = layout
         self._digest = digest
         self._size = size
+        self._check = check
         self._directory = layout.directory
         self._name = partial_blob_name(digest)
         self.is_complete = False
@@ -203,7 +209,8 @@ class LayoutBlobWriter:
         try:
             self.is_complete = self._is_stored()
             # The bytes that an earlier try left are hashed, since the length of a file proves nothing.
-            self._file = PartialFile(self._fd, self._directory.path_of(self._name), self._digest, self._size)
+            path = self._directory.path_of(self._name)
+            self._file = PartialFile(self._fd, path, self._digest, self._size, self._check)
         except BaseException:
             os.close(self._fd)
             raise
@@ -211,8 +218,8 @@ class LayoutBlobWriter:
 
     def _is_stored(self) -> bool:
         if self._size is None:
-            return self._layout.size_of_valid_blob(self._digest) is not None
-        return self._layout.has_blob(Descriptor("", self._digest, self._size))
+            return self._layout.size_of_valid_blob(self._digest, None, self._check) is not None
+        return self._layout.has_blob(Descriptor("", self._digest, self._size), self._check)
 
     @property
     def offset(self) -> int:

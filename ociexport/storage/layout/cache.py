@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from ociexport.errors import InvalidImageError
+from ociexport.errors import DiffIdMismatchError, InvalidImageError, LimitExceededError
 from ociexport.spec.descriptor import Descriptor
-from ociexport.spec.digest import Digest, Verifier
+from ociexport.spec.digest import BlobCheck, Digest, Verifier
 from ociexport.storage.layout.blobs import BLOBS_DIRECTORY, blob_name
 from ociexport.storage.layout_directory import LayoutDirectory
 
@@ -40,25 +40,34 @@ class BlobCache:
         """Return the path of a blob, which need not exist."""
         return self._directory.path_of(blob_name(digest))
 
-    def give(self, descriptor: Descriptor, target: LayoutDirectory) -> bool:
+    def give(self, descriptor: Descriptor, target: LayoutDirectory, check: BlobCheck | None = None) -> bool:
         """Put the blob into an existing layout; returns False if the cache lacks it or has it damaged.
 
         The file is a hard link, or shares its blocks, if the file system can do either; otherwise it is a copy.
+
+        Raises:
+            as `has` does.
         """
-        if not self.has(descriptor):
+        if not self.has(descriptor, check):
             return False
         target.make_directory(os.path.dirname(blob_name(descriptor.digest)))
         target.share_file(self._directory, blob_name(descriptor.digest))
         return True
 
-    def has(self, descriptor: Descriptor) -> bool:
-        """Whether the cache has the blob and its bytes are valid: they are read and verified."""
-        verifier = Verifier(descriptor.digest, descriptor.size, subject="")
+    def has(self, descriptor: Descriptor, check: BlobCheck | None = None) -> bool:
+        """Whether the cache has the blob and its bytes are valid: they are read and verified.
+
+        Raises:
+            DiffIdMismatchError, LimitExceededError: the blob is valid, and does not pass ``check``.
+        """
         try:
             with self._directory.open_file(blob_name(descriptor.digest)) as file:
+                verifier = Verifier(descriptor.digest, descriptor.size, subject="", check=check)
                 while chunk := file.read(_READ_BYTES):
                     verifier.update(chunk)
             verifier.verify()
+        except (DiffIdMismatchError, LimitExceededError):
+            raise
         except (InvalidImageError, OSError):
             return False
         return True

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from io import FileIO
 
-from ociexport.errors import InvalidImageError, NotFoundError, UsageError
+from ociexport.errors import DiffIdMismatchError, InvalidImageError, LimitExceededError, NotFoundError, UsageError
 from ociexport.images.source import ImageName, ReceivedManifest
 from ociexport.spec.descriptor import Descriptor
-from ociexport.spec.digest import ByteStream, Digest, Verifier
+from ociexport.spec.digest import BlobCheck, ByteStream, Digest, Verifier
 from ociexport.storage.index import ListedImage, ListedSource, choose_from_layout
 from ociexport.storage.layout.blobs import (
     BLOBS_DIRECTORY,
@@ -47,6 +47,8 @@ class ImageLayout:
         path: of the directory; absent, empty or a layout.
         cache: searched for a blob before the blob is fetched; it keeps fetched blobs for other layouts.
     """
+
+    takes_checks = True
 
     def __init__(self, path: str | os.PathLike[str], *, cache: BlobCache | None = None) -> None:
         self.path = os.fspath(path)
@@ -142,36 +144,45 @@ class ImageLayout:
 
     # As a destination.
 
-    def has_blob(self, descriptor: Descriptor) -> bool:
+    def has_blob(self, descriptor: Descriptor, check: BlobCheck | None = None) -> bool:
         """Whether the blob exists and is valid: its bytes are read and verified, since a file may be cut or damaged.
 
         A blob that only the cache has is put into the layout.
-        """
-        return self._has_own_blob(descriptor) or self._has_cached_blob(descriptor)
 
-    def _has_cached_blob(self, descriptor: Descriptor) -> bool:
+        Raises:
+            DiffIdMismatchError, LimitExceededError: the blob is valid, and does not pass ``check``.
+        """
+        return self._has_own_blob(descriptor, check) or self._has_cached_blob(descriptor, check)
+
+    def _has_cached_blob(self, descriptor: Descriptor, check: BlobCheck | None) -> bool:
         # Before the layout is made, it has no directory to put a blob in.
         if self._cache is None or not self.directory.has(BLOBS_DIRECTORY):
             return False
-        return self._cache.give(descriptor, self.directory)
+        return self._cache.give(descriptor, self.directory, check)
 
-    def _has_own_blob(self, descriptor: Descriptor) -> bool:
-        return self.size_of_valid_blob(descriptor.digest, descriptor.size) is not None
+    def _has_own_blob(self, descriptor: Descriptor, check: BlobCheck | None) -> bool:
+        return self.size_of_valid_blob(descriptor.digest, descriptor.size, check) is not None
 
-    def size_of_valid_blob(self, digest: Digest, size: int | None = None) -> int | None:
+    def size_of_valid_blob(self, digest: Digest, size: int | None = None, check: BlobCheck | None = None) -> int | None:
         """Return the size of a blob whose bytes were read and verified; None if it is missing or damaged.
 
         Args:
             size: the expected one; None if it is not known.
+            check: made of the same bytes.
+
+        Raises:
+            DiffIdMismatchError, LimitExceededError: the blob is valid, and does not pass ``check``.
         """
         try:
             with self.open_file(digest) as file:
                 if size is not None and os.fstat(file.fileno()).st_size != size:
                     return None
-                verifier = Verifier(digest, size, subject="blob")
+                verifier = Verifier(digest, size, subject="blob", check=check)
                 while chunk := file.read(_READ_BYTES):
                     verifier.update(chunk)
                 verifier.verify()
+        except (DiffIdMismatchError, LimitExceededError):
+            raise
         except (NotFoundError, InvalidImageError):
             return None
         except OSError as error:
@@ -185,7 +196,7 @@ class ImageLayout:
         if self._cache is not None:
             self._cache.take(digest, self.directory)
 
-    def new_blob(self, descriptor: Descriptor) -> LayoutBlobWriter:
+    def new_blob(self, descriptor: Descriptor, check: BlobCheck | None = None) -> LayoutBlobWriter:
         """Return a writer for a blob; at the end of the ``with`` block it is verified and takes its name.
 
         The bytes that an earlier try left are kept, verified again, and counted in the writer's ``offset``. A process
@@ -193,9 +204,10 @@ class ImageLayout:
 
         Raises:
             DigestMismatchError, SizeMismatchError: at the end: the bytes were wrong; they are removed.
+            DiffIdMismatchError, LimitExceededError: they do not pass ``check``; they are removed.
         """
         self.make_ready()
-        return LayoutBlobWriter(self, descriptor.digest, descriptor.size)
+        return LayoutBlobWriter(self, descriptor.digest, descriptor.size, check)
 
     def new_blob_of_any_size(self, digest: Digest) -> LayoutBlobWriter:
         """Return a writer for a blob whose size is not known; otherwise as `new_blob`."""
