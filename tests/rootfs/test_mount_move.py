@@ -18,7 +18,7 @@ import pytest
 from ociexport.errors import UnsafeEntryError, UsageError
 from ociexport.rootfs.unpack import unpack
 from ociexport.spec.descriptor import Descriptor
-from tests.rootfs.test_staging import COMPLETE, LAYERS, content, unpack_until
+from tests.rootfs.test_staging import COMPLETE, DEFAULT_ACL, LAYERS, content, unpack_until
 from tests.support.memory_source import Member, MemorySource, directory, member, tar_of
 from tests.support.ordinary_user import GID, UID
 from tests.support.system_parts import mounted
@@ -97,10 +97,13 @@ def test_kill_before_any_call_leaves_what_the_next_run_clears_in_place(place: Pa
 def test_place_gets_the_metadata_of_the_root(place: Path) -> None:
     """Including the time, which every removal of a name from the directory changes."""
     layer = [directory(".", 0o711, uid=3, gid=4, xattrs={"trusted.x": b"1"}), *LAYERS[0]]
+    os.setxattr(place, "trusted.old", b"1")
+    os.setxattr(place, "system.posix_acl_default", DEFAULT_ACL)
     unpack(MemorySource([tar_of(layer)]), place)
     status = place.stat()
     assert (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (0o711, 3, 4)
     assert status.st_mtime_ns == 1_000_000_000 * 10**9
+    assert [name for name in os.listxattr(place) if not name.startswith("security.")] == ["trusted.x"]
     assert os.getxattr(place, "trusted.x") == b"1"
     assert sorted(os.listdir(place)) == ["d", "gone", "l"]
 

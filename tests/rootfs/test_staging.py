@@ -21,6 +21,10 @@ LAYERS = [
     [member(".wh.gone"), hard_link("h", "d/f"), directory("d/e"), member("d/e/f", b"2")],
 ]
 COMPLETE = {"d": ["e", "f"], "d/e": ["f"], "": ["d", "h", "l"]}
+# user::rwx, user:5:rwx, group::r-x, mask::rwx, other::r-x (acl(5)); new files in a directory that has it inherit it.
+DEFAULT_ACL = bytes.fromhex(
+    "02000000 01000700ffffffff 0200070005000000 04000500ffffffff 10000700ffffffff 20000500ffffffff"
+)
 # Calls that change a directory, or come before one that does.
 _EVENTS = frozenset(
     {"ctypes.dlsym", "open", "os.chmod", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink"}
@@ -115,3 +119,11 @@ def test_name_of_many_bytes_is_a_name(tmp_path: Path) -> None:
     assert unpack_until(30, tmp_path / ("\u6839" * 84), replace=False)
     unpack(MemorySource([tar_of(LAYERS[0])]), tmp_path / ("\u6839" * 84))
     assert len(os.listdir(tmp_path)) == 2
+
+
+def test_acl_of_the_parent_is_not_inherited(tmp_path: Path) -> None:
+    """A directory with a default ACL gives it to new directories, and an ACL made from it to all new files."""
+    os.setxattr(tmp_path, "system.posix_acl_default", DEFAULT_ACL)
+    unpack(MemorySource([tar_of(LAYERS[0])]), tmp_path / "rootfs")
+    for path in (tmp_path / "rootfs", *(tmp_path / "rootfs").rglob("*")):
+        assert [name for name in os.listxattr(path, follow_symlinks=False) if "acl" in name] == []

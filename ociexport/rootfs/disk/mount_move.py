@@ -24,9 +24,10 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from ociexport.rootfs.disk.linux import OPEN_FILE, change_mode, names_in
+from ociexport.rootfs.disk.xattrs import read_xattrs
 
 # Created by the file system itself: a mount point that has nothing else counts as empty.
 TOLERATED_IN_MOUNT = frozenset({"lost+found"})
@@ -59,6 +60,10 @@ def move_up(fd: int, parent_fd: int, name: str, *, sync: bool) -> None:
     with _writable(fd):
         for each in names:
             _move(os.fsencode(each), fd, parent_fd)
+    # What an earlier tree or an ACL left there; attributes of this machine, such as SELinux's, are not among them.
+    for old in read_xattrs(parent_fd):
+        with suppress(OSError):
+            os.removexattr(parent_fd, old)
     os.fchown(parent_fd, status.st_uid, status.st_gid)
     os.fchmod(parent_fd, stat.S_IMODE(status.st_mode))
     if hasattr(os, "listxattr"):

@@ -171,8 +171,9 @@ def _placing_errors(target: str, parent_fd: int) -> Iterator[None]:
 
 def _prepared(fd: int) -> StagedDirectory:
     """Remove what the directory inherits from its parent, and find out owner and mode bits of new files in it."""
-    with suppress(OSError, AttributeError):
-        os.removexattr(fd, "system.posix_acl_default")
+    for acl in ("system.posix_acl_default", "system.posix_acl_access"):
+        with suppress(OSError, AttributeError):
+            os.removexattr(fd, acl)
     os.fchmod(fd, 0o700)
     probe_fd = os.open("probe", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o777, dir_fd=fd)
     try:
