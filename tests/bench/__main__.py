@@ -1,6 +1,6 @@
 """`make bench`: ociexport compared with other tools, on an image that is built first, in a memory file system.
 
-    python -m tests.bench [startup] [same] [unpack] [pull] [throttled] [many] [growth]
+    python -m tests.bench [startup] [same] [unpack] [pull] [deep] [throttled] [many] [growth]
 
 Each part prints the target beside the measurement. docs/about/performance.md keeps the results.
 """
@@ -27,6 +27,15 @@ from tests.support.tree_metadata import describe_tree, differences
 
 _IMAGE_DIRECTORY = Path(".bench")
 _INSTALLED_DIRECTORY = Path(".bench-installed")
+_INFLATE_AND_HASH = """
+import hashlib, sys
+from ociexport.system.compression import read_tar_chunks
+for path in sys.argv[1:]:
+    hasher = hashlib.sha256()
+    with open(path, "rb", buffering=0) as blob:
+        for chunk in read_tar_chunks(blob, 256 * 1024):
+            hasher.update(chunk)
+"""
 
 
 def main() -> int:
@@ -36,6 +45,7 @@ def main() -> int:
         "same": check_same,
         "unpack": bench_unpack,
         "pull": bench_pull,
+        "deep": bench_deep,
         "throttled": bench_throttled,
         "many": bench_many,
         "growth": bench_growth,
@@ -130,6 +140,42 @@ def bench_pull() -> None:
     built = build_bench_image(_IMAGE_DIRECTORY)
     with _memory_directory() as work, _served(built, work / "registry") as reference:
         compare("pull; target: skopeo 0.5", _pull_contenders(reference, work))
+
+
+def bench_deep() -> None:
+    """Time ``pull --deep`` against the plain pull: from memory, where the processor is the limit, and over a network.
+
+    Inflating and hashing the tars alone is timed for comparison: this is the least that ``--deep`` adds, divided by the
+    number of processors that are free.
+    """
+    built = build_bench_image(_IMAGE_DIRECTORY)
+    with _memory_directory() as work:
+        layout = work / "layout"
+        shutil.copytree(built, layout)
+        layers = [str(layout / "blobs" / digest.replace(":", "/")) for digest in _layer_digests(layout)]
+        least = [str(Path(_ociexport()).with_name("python")), "-c", _INFLATE_AND_HASH, *layers]
+        with (
+            _served(layout, work / "registry") as reference,
+            throttled(reference.partition("/")[0], bytes_per_second=20_000_000, request_delay_seconds=0.05) as proxy,
+        ):
+            timings = compare("pull --deep; target: 0.63", _deep_contenders(reference, work))
+            compare("the least that --deep adds", [Contender("inflate and hash, one processor", least)])
+            far = f"{proxy}/{reference.partition('/')[2]}"
+            compare("pull --deep, throttled; target: 0.63", _deep_contenders(far, work), runs=3)
+    plain, deep = timings.values()
+    print(f"\npull --deep: {deep.wall / plain.wall:.2f} times the plain pull, target: at most 1.60")
+
+
+def _deep_contenders(reference: str, work: Path) -> list[Contender]:
+    target = work / "pulled"
+    return [
+        Contender(
+            f"ociexport pull {option}",
+            [_ociexport(), "pull", "-q", option, reference, "--out", str(target)],
+            removing(target),
+        )
+        for option in ("--no-deep", "--deep")
+    ]
 
 
 def _pull_contenders(reference: str, work: Path) -> list[Contender]:
