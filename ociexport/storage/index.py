@@ -247,7 +247,7 @@ class ListedSource:
 
         They are listed in ``index.json`` directly, or in an index under the referrers tag. A signature entry of
         ``cosign save`` or hauler does not contain the digest of its image, so it is yielded for any digest, unless it
-        has the name of another image.
+        has another name than this image.
         """
         for received in self.fetch_tagged(referrers_tag(digest)):
             budget.take(received.raw)
@@ -255,7 +255,7 @@ class ListedSource:
             yield from listed.manifests if isinstance(listed, Index) else ()
         for descriptor, name in self._images:
             if says_signatures(descriptor):
-                if name in (ImageName(None, None), self.image_name):
+                if ImageName(None, None) in (name, self.image_name) or name == self.image_name:
                     yield descriptor
             elif (document := self._read_listed(descriptor)) and document.subject and document.subject.digest == digest:
                 yield replace(descriptor, artifact_type=_artifact_type_of(document), annotations=document.annotations)

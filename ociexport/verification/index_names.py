@@ -69,22 +69,29 @@ def _verify_unique(
     groups: dict[str, dict[Digest, tuple[str, Descriptor]]] = {}
     for place, descriptor in entries:
         name = name_of(descriptor)
-        shown = name.full or name.tag
-        if shown is None:
-            continue
-        first_place, first = groups.setdefault(shown, {}).setdefault(descriptor.digest, (place, descriptor))
-        if first is not descriptor:
-            message = f"the name {quoted(shown)} already belongs to the same image, {first_place}"
-            findings.add(Kind.NAME, place, message, is_wrong=False)
-    for shown, group in groups.items():
+        if (shown := name.full or name.tag) is not None:
+            groups.setdefault(shown, {}).setdefault(descriptor.digest, (place, descriptor))
+    clashes: dict[str, str] = {}
+    for group in groups.values():
         listed = [(place, descriptor) for place, descriptor in group.values() if not says_companion(descriptor)]
         if len(listed) < 2:
             continue
         try:
-            for place, other in _clashes(listed, AlternativesReader(store, blobs)):
-                findings.add(Kind.NAME, place, f"the name {quoted(shown)} already belongs to another image, {other}")
+            clashes.update(_clashes(listed, AlternativesReader(store, blobs)))
         except (LimitExceededError, OSError) as error:
             findings.add_error(error, listed[0][0])
+    for place, descriptor in entries:
+        name = name_of(descriptor)
+        shown = name.full or name.tag
+        first = groups[shown][descriptor.digest][0] if shown is not None else place
+        if first != place:
+            what = f"the same image, {first}"
+        elif place in clashes:
+            what = f"another image, {clashes[place]}"
+        else:
+            continue
+        message = f"the name {quoted(shown)} already belongs to {what}"
+        findings.add(Kind.NAME, place, message, is_wrong=first == place)
 
 
 def _clashes(listed: Sequence[tuple[str, Descriptor]], reader: AlternativesReader) -> Iterator[tuple[str, str]]:

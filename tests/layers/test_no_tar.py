@@ -89,12 +89,12 @@ def test_every_reader_takes_the_memory_it_is_given(ended: Callable[..., tuple[in
     assert (code, "error" in said) == (1 if command == "diff" else 0, False), said
 
 
-@pytest.mark.parametrize("size", ["0", "1x", "-1", "1.5G", "G"])
+@pytest.mark.parametrize("size", ["1x", "-1", "1.5G", "G", "0K"])
 def test_size_that_is_none_is_a_usage_error(ended: Callable[..., tuple[int, str]], size: str) -> None:
     code, said = ended(image_of(TAR), COMMANDS["unpack"], f"--max-memory={size}")
     assert (code, said.splitlines()[0]) == (
         2,
-        f"ociexport: error: --max-memory: expected a size above 0, such as 512M or 2G, got '{size}'",
+        f"ociexport: error: --max-memory: expected a number above 0, such as 512M or 2G, got '{size}'",
     )
 
 

@@ -169,6 +169,8 @@ def test_signatures_of_the_name_are_copied_with_the_image() -> None:
     )
     pulled = ociexport.pull("./l:ghcr.io/x/y:1", "out", referrers=True)
     assert pulled.companions == (SIGNATURE.digest,)
+    listed = json.loads(Path("out/index.json").read_text())["manifests"]
+    assert [entry["annotations"].get("kind") for entry in listed] == ["dev.hauler/sigs", None]
     assert ociexport.unpack("./out", "root").manifest_digest == NATIVE.digest
 
 

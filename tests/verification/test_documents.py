@@ -254,12 +254,18 @@ def test_layout_file_must_be_right(layout: DamagedLayout, content: bytes | None,
     assert layout.findings() == [finding]
 
 
-def test_two_images_of_one_name_are_wrong(layout: DamagedLayout) -> None:
+def test_two_images_of_one_name_are_right_for_two_platforms(layout: DamagedLayout) -> None:
     layout.write(one=IMAGE, other=OTHER)
     layout.edit_index(lambda index: index["manifests"][1].update(annotations=index["manifests"][0]["annotations"]))
-    # For two platforms that is an index in the index.
+    # For two platforms that is an index in the index, whether or not it declares them.
     assert layout.findings() == []
     layout.edit_index(lambda index: index["manifests"][1].pop("platform"))
+    assert layout.findings() == []
+
+
+def test_two_images_of_one_name_and_platform_are_wrong(layout: DamagedLayout) -> None:
+    layout.write(one=IMAGE, other=build_image([[member("c")]]))
+    layout.edit_index(lambda index: index["manifests"][1].update(annotations=index["manifests"][0]["annotations"]))
     assert layout.findings() == [
         "wrong: index.json: manifests[1]: the name 'one' already belongs to another image, index.json: manifests[0]"
     ]

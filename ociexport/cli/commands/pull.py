@@ -63,10 +63,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--digestfile", metavar="FILE", help="write the digest of each image to FILE, one per line")
     add_json_argument(parser)
-    add_memory_argument(parser)
     add_signature_arguments(parser)
     add_progress_arguments(parser)
     add_registry_arguments(parser)
+    add_memory_argument(parser)
 
 
 def run(options: argparse.Namespace) -> int:

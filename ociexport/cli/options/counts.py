@@ -24,7 +24,8 @@ def parse_size(text: str) -> int:
     found = _SIZE.fullmatch(text)
     number = number_up_to(found[1], MAX_SIZE) if found else None
     if found is None or not number:
-        raise argparse.ArgumentTypeError(f"expected a size above 0, such as 512M or 2G, got {quoted(text)}")
+        units = "" if text.isdigit() else ", such as 512M or 2G"
+        raise argparse.ArgumentTypeError(f"expected a number above 0{units}, got {quoted(text)}")
     return min(number * _UNITS.get((found[2] or "").upper(), 1), MAX_SIZE)
 
 
