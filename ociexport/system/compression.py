@@ -100,9 +100,13 @@ def read_layer(
 
 
 def read_tar_chunks(
-    blob: ByteStream, *, max_window_bytes: int | None = None, option: str | None = None
+    blob: ByteStream,
+    chunk_bytes: int = TAR_CHUNK_BYTES,
+    *,
+    max_window_bytes: int | None = None,
+    option: str | None = None,
 ) -> Iterator[bytes]:
-    """Yield the decompressed bytes of ``blob``, in chunks of at most `TAR_CHUNK_BYTES`.
+    """Yield the decompressed bytes of ``blob``, in chunks of at most ``chunk_bytes`` if it is compressed.
 
     The blob is always read to its end, so a `VerifyingReader` beneath makes its checks. Several gzip members, zstd
     frames (also skippable ones), xz streams or bzip2 streams form one tar. Bytes after the last stream are refused,
@@ -121,7 +125,7 @@ def read_tar_chunks(
 
     Spec: image-spec 1.1 layer.md, "+gzip Media Types", "+zstd Media Types"; RFC 1952 §2.2; RFC 8878 §3.1.
     """
-    return _Inflater(blob, DecompressionMemory(max_window_bytes, option)).chunks()
+    return _Inflater(blob, DecompressionMemory(max_window_bytes, option), chunk_bytes).chunks()
 
 
 def compression_of(head: bytes) -> str | None:

@@ -51,6 +51,12 @@ def test_chunks_are_bounded(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["gzip", "zstd", "xz", "bzip2"])
+def test_chunks_may_be_smaller(name: str) -> None:
+    chunks = list(read_tar_chunks(io.BytesIO(COMPRESSORS[name](CONTENT)), 1000))
+    assert (max(map(len, chunks)), b"".join(chunks)) == (1000, CONTENT)
+
+
+@pytest.mark.parametrize("name", ["gzip", "zstd", "xz", "bzip2"])
 def test_several_streams_are_one_tar(name: str) -> None:
     """RFC 1952 §2.2 for gzip members, RFC 8878 §3.1 for zstd frames; estargz has a member for each file."""
     compress = COMPRESSORS[name]

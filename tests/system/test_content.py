@@ -114,7 +114,11 @@ def test_output_of_real_programs_is_named(command: tuple[str, ...], name: str) -
         read(stored)
 
 
-@pytest.mark.parametrize("start", [NOISE[:20], TAR[:512][::-1], gzip.compress(TAR)[:30], zstd.compress(TAR)[:30]])
+@pytest.mark.parametrize(
+    "start",
+    [NOISE[:20], TAR[:512][::-1], gzip.compress(TAR)[:30], zstd.compress(TAR)[:30]],
+    ids=["noise", "no magic", "gzip", "zstd"],
+)
 def test_encrypted_layer_is_named_by_its_media_type(start: bytes) -> None:
     """ocicrypt's types; encrypted bytes may begin as any format does."""
     with pytest.raises(UnsupportedMediaTypeError) as caught:

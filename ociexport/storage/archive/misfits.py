@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+import binascii
 import os
 import posixpath
 import re
 import shlex
 from collections.abc import Sequence
 
-from ociexport.errors import InvalidImageError, describe_content, quoted
-from ociexport.layers.tar.header_fields import verify_checksum
-from ociexport.layers.tar.reader import BLOCK_BYTES
+from ociexport.errors import InvalidImageError, quoted
 from ociexport.storage.archive.file_names import DOCKER_MANIFEST_FILE, REPOSITORIES_FILE
 from ociexport.storage.layout.documents import INDEX_FILE, LAYOUT_FILE
-from ociexport.system.known_formats import DECOMPRESSING_COMMANDS, FORMAT_HEAD_BYTES, KnownFormat, format_of
+from ociexport.system.content import LOOKED_AT_BYTES, begins_tar, name_of_content
 
 # Any of these shows an archive's kind.
 _LISTS = (INDEX_FILE, DOCKER_MANIFEST_FILE, REPOSITORIES_FILE)
 _DAMAGED_HINT = "the archive is damaged or incomplete: copy or save it again"
-# How libmagic describes content that it does not know, and a tar, of whose damage the reader knows more.
-_DESCRIBED_BETTER_BY_READER = re.compile("data|.*tar archive.*")
+# What a file may be instead, as `name_of_content` calls it, and the command that writes what is in it; None if several
+# files may be in it.
+_COMMANDS = {
+    "gzip data": "gzip -dc",
+    "zstd data": "zstd -dc",
+    "xz data": "xz -dc",
+    "bzip2 data": "bzip2 -dc",
+    "lz4 data": "lz4 -dc",
+    "lzma data": "xz --format=lzma -dc",
+    "lzip data": "lzip -dc",
+    "lzop data": "lzop -dc",
+    "data of compress": "gzip -dc",
+    "a zip archive": None,
+    "a 7z archive": None,
+    "a rar archive": None,
+    "a cpio archive": None,
+}
+# As many of the first bytes as tell what a file is, also if it is encoded in base64.
+_LOOKED_AT_BYTES = 2 * LOOKED_AT_BYTES
+_TAR_MAGIC, _TAR_MAGIC_OFFSET = b"ustar", 257
+_BASE64_TEXT = re.compile(rb"[A-Za-z0-9+/\r\n]+={0,2}[\r\n]*")
 
 
 def no_tar_error(fd: int, path: str, place: str, compression: str | None, reason: str) -> InvalidImageError:
@@ -32,18 +50,31 @@ def no_tar_error(fd: int, path: str, place: str, compression: str | None, reason
         compression: the format in which it was compressed; None if it was not.
         reason: why no entry could be read.
     """
-    head = os.pread(fd, FORMAT_HEAD_BYTES, 0)
-    if not head or _begins_with_header(head):
+    head = os.pread(fd, _LOOKED_AT_BYTES, 0)
+    name = _name_of_base64(head) or name_of_content(head[:LOOKED_AT_BYTES])
+    if not head or begins_tar(head):
         what, hint = f"a damaged one ({reason})" if head else "an empty file", _DAMAGED_HINT
-    elif (known := format_of(head)) is not None:
-        what, hint = known.name, _hint_for(known, path, compression)
+    elif name is not None and (name in _COMMANDS or name.startswith("base64 of ")):
+        what, hint = name, _hint_for(_COMMANDS.get(name, "base64 -d"), path, compression)
     else:
-        description = describe_content(head)
-        detail = reason if _DESCRIBED_BETTER_BY_READER.fullmatch(description) else description
-        what = f"a damaged one or none ({detail})"
+        what = f"a damaged one or none ({name or reason})"
         hint = "an archive is a layout in a tar, or what docker save and podman save write"
     inside = "" if compression is None else f" in {compression} data"
     return InvalidImageError(f"expected a tar, got {what}{inside}", where=place, hint=hint)
+
+
+def _name_of_base64(head: bytes) -> str | None:
+    """Return what ``head`` is if it is base64 of a tar, or of another format with a command: any word may be base64."""
+    if not _BASE64_TEXT.fullmatch(head):
+        return None
+    text = head.translate(None, b"\r\n")
+    try:
+        content = binascii.a2b_base64(text[: len(text) // 4 * 4])
+    except binascii.Error:
+        return None
+    is_tar = content[_TAR_MAGIC_OFFSET:].startswith(_TAR_MAGIC)
+    name = "a tar" if is_tar else name_of_content(content[:LOOKED_AT_BYTES])
+    return f"base64 of {name}" if is_tar or name in _COMMANDS else None
 
 
 def damaged_tar_error(place: str, last: str, reason: str) -> InvalidImageError:
@@ -52,22 +83,12 @@ def damaged_tar_error(place: str, last: str, reason: str) -> InvalidImageError:
     return InvalidImageError(f"expected a tar, got {what}", where=place, hint=_DAMAGED_HINT)
 
 
-def _begins_with_header(head: bytes) -> bool:
-    if len(head) < BLOCK_BYTES:
-        return False
-    try:
-        verify_checksum(head[:BLOCK_BYTES])
-    except InvalidImageError:
-        return False
-    return True
-
-
-def _hint_for(known: KnownFormat, path: str, compression: str | None) -> str:
-    if known.command is None:
+def _hint_for(command: str | None, path: str, compression: str | None) -> str:
+    if command is None:
         return "unpack it, and name the layout or the archive that is in it"
-    commands = [known.command, "ociexport … -"]
+    commands = [command, "ociexport … -"]
     if compression is not None:
-        commands.insert(0, DECOMPRESSING_COMMANDS[compression])
+        commands.insert(0, f"{compression} -dc")
     if path != "-":
         commands[0] += f" {shlex.quote(path)}"
     return " | ".join(commands)
