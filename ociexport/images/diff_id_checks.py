@@ -21,7 +21,9 @@ from ociexport.images.wanted_blobs import CHUNK_BYTES, BlobToFetch
 from ociexport.spec.config import pair_layers
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Chunk, Digest
-from ociexport.system.compression import is_compressed, read_layer, verify_ratio
+from ociexport.spec.mediatypes import is_encrypted
+from ociexport.system.compression import is_compressed, read_tar_chunks, verify_ratio
+from ociexport.system.memory import MEMORY_OPTION
 from ociexport.system.read_ahead import ChunkPipe, HashAhead
 from ociexport.system.threads import start_thread
 
@@ -47,10 +49,18 @@ class DiffIdCheck:
         descriptor: of the layer.
         diff_ids: one for each algorithm.
         verified: gets the diff_ids that are right; one that is in it already is not checked again.
+        max_memory: bytes of memory for the window of a zstd layer; None for what is available.
     """
 
-    def __init__(self, descriptor: Descriptor, diff_ids: Collection[Digest], verified: VerifiedDiffIds) -> None:
+    def __init__(
+        self,
+        descriptor: Descriptor,
+        diff_ids: Collection[Digest],
+        verified: VerifiedDiffIds,
+        max_memory: int | None = None,
+    ) -> None:
         self._descriptor = descriptor
+        self._max_memory = max_memory
         self._diff_ids = diff_ids
         self._verified = verified
         self._inflation: _Inflation | None = None
@@ -60,7 +70,7 @@ class DiffIdCheck:
         self.close()
         # Another image of the same run may have brought the layer meanwhile.
         unknown = [one for one in self._diff_ids if (self._descriptor.digest, one) not in self._verified]
-        self._inflation = _Inflation(unknown, self._descriptor) if unknown else None
+        self._inflation = _Inflation(unknown, self._descriptor.size, self._max_memory) if unknown else None
 
     def update(self, chunk: Chunk, /) -> None:
         """Take the next bytes of the layer as stored.
@@ -102,10 +112,10 @@ class _Inflation:
         diff_ids: those to compare with, one for each algorithm.
     """
 
-    def __init__(self, diff_ids: Sequence[Digest], descriptor: Descriptor) -> None:
+    def __init__(self, diff_ids: Sequence[Digest], blob_bytes: int, max_memory: int | None) -> None:
         self.diff_ids = diff_ids
-        self._blob_bytes = descriptor.size
-        self._media_type = descriptor.media_type
+        self._blob_bytes = blob_bytes
+        self._max_memory = max_memory
         self._head = b""
         self._failure: BaseException | None = None
         self._got: dict[Digest, str] = {}
@@ -157,7 +167,10 @@ class _Inflation:
         try:
             for diff_id in self.diff_ids:
                 hashes[diff_id] = HashAhead(diff_id, _TAR_DEPTH)
-            for chunk in read_layer(self._pipe, media_type=self._media_type, chunk_bytes=_TAR_CHUNK_BYTES):
+            # Not `read_layer`: whatever has the diff_id is right, even if it is no tar.
+            for chunk in read_tar_chunks(
+                self._pipe, _TAR_CHUNK_BYTES, max_window_bytes=self._max_memory, option=MEMORY_OPTION
+            ):
                 if self._is_cut:
                     return
                 tar_bytes += len(chunk)
@@ -179,9 +192,19 @@ class DiffIdChecks:
 
     Args:
         verified: from earlier images of the same run, and for later ones.
+        max_memory: bytes of memory for the window of a zstd layer; None for what is available.
+        passes_encrypted: whether layers whose type says that they are encrypted are passed over.
     """
 
-    def __init__(self, verified: VerifiedDiffIds | None = None) -> None:
+    def __init__(
+        self,
+        verified: VerifiedDiffIds | None = None,
+        *,
+        max_memory: int | None = None,
+        passes_encrypted: bool = False,
+    ) -> None:
+        self._max_memory = max_memory
+        self._passes_encrypted = passes_encrypted
         self._verified: VerifiedDiffIds = verified if verified is not None else set()
         # By the layer's digest and the diff_id's algorithm.
         self._declared: dict[Digest, dict[str, Digest]] = {}
@@ -199,6 +222,8 @@ class DiffIdChecks:
             for layer in pair_layers(one.manifest, one.config) if one.config is not None else ():
                 if layer.descriptor.digest in besides:
                     continue
+                if self._passes_encrypted and is_encrypted(layer.descriptor.media_type):
+                    continue
                 declared = self._declared.setdefault(layer.descriptor.digest, {})
                 known = declared.setdefault(layer.diff_id.algorithm, layer.diff_id)
                 if known != layer.diff_id:
@@ -215,7 +240,7 @@ class DiffIdChecks:
         if all((descriptor.digest, diff_id) in self._verified for diff_id in declared):
             yield None
             return
-        with closing(DiffIdCheck(descriptor, declared, self._verified)) as check:
+        with closing(DiffIdCheck(descriptor, declared, self._verified, self._max_memory)) as check:
             yield check
 
     def verify_embedded(self, blobs: Iterable[BlobToFetch]) -> None:

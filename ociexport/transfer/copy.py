@@ -69,9 +69,7 @@ def copy_image(
     store: BlobStore = plain or destination
     is_deep = options.is_deep_for(source, into_archive=False)
     if is_deep:
-        from ociexport.images.diff_id_checks import DiffIdChecks  # noqa: PLC0415 - start-up: some pulls do without
-
-        checks = DiffIdChecks(verified)
+        checks = options.new_diff_id_checks(verified)
         for one in (image, *companions):
             checks.expect(one, besides=brought)
         store = checks.around(plain or destination)

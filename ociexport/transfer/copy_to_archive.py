@@ -78,7 +78,7 @@ def copy_to_archive(
     for image in images if options.legacy else ():
         verify_fits_legacy(image)
     are_deep = [options.is_deep_for(image.source, into_archive=True) for image in images]
-    run = _Run(out, options, progress, _checks_of(images, companions, are_deep), seconds)
+    run = _Run(out, options, progress, _checks_of(images, companions, are_deep, options), seconds)
     everything = [*images, *each_once(companions)]
     results = _copy_plain(images, run) if options.decompress or options.legacy else _copy(images, everything, run)
     results = [replace(result, is_deep=is_deep) for result, is_deep in zip(results, are_deep, strict=True)]
@@ -86,10 +86,13 @@ def copy_to_archive(
 
 
 def _checks_of(
-    images: Sequence[PreparedImage], companions: Sequence[Sequence[PreparedImage]], are_deep: Sequence[bool]
+    images: Sequence[PreparedImage],
+    companions: Sequence[Sequence[PreparedImage]],
+    are_deep: Sequence[bool],
+    options: PullOptions,
 ) -> DiffIdChecks:
     """Return the checks of those images that are deep, and of their companions."""
-    checks = DiffIdChecks()
+    checks = options.new_diff_id_checks()
     for image, beside, is_deep in zip(images, companions, are_deep, strict=True):
         for one in (image, *beside) if is_deep else ():
             checks.expect(one, besides=one.source.layers if isinstance(one.source, ConvertingSource) else ())

@@ -13,6 +13,7 @@ from ociexport.spec.descriptor import Platform
 from ociexport.spec.platforms import host_platform
 
 if TYPE_CHECKING:
+    from ociexport.images.diff_id_checks import DiffIdChecks, VerifiedDiffIds
     from ociexport.images.signatures import SignaturePolicy
 
 
@@ -61,6 +62,16 @@ class PullOptions:
         if self.deep is not None:
             return self.deep
         return self.decompress or self.legacy or (into_archive and is_remote(source))
+
+    def new_diff_id_checks(self, verified: VerifiedDiffIds | None = None) -> DiffIdChecks:
+        """Return the checks of one run; an encrypted layer is refused only if the user asked for the check.
+
+        Args:
+            verified: from earlier images of the same run, and for later ones.
+        """
+        from ociexport.images.diff_id_checks import DiffIdChecks  # noqa: PLC0415 - start-up: some pulls do without
+
+        return DiffIdChecks(verified, max_memory=self.max_memory, passes_encrypted=self.deep is None)
 
     def signed(self, source: ImageSource) -> ImageSource:
         """Return ``source``; where signatures are required, a source around it that returns only a signed image."""

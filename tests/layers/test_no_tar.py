@@ -63,7 +63,9 @@ def ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tupl
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize(
-    ("stored", "name"), [(PAGE, "an HTML page"), (gzip.compress(PAGE), "an HTML page within gzip data")]
+    ("stored", "name"),
+    [(PAGE, "an HTML page"), (gzip.compress(PAGE), "an HTML page within gzip data")],
+    ids=["plain", "gzip"],
 )
 def test_every_reader_names_it(
     ended: Callable[..., tuple[int, str]], tmp_path: Path, command: str, stored: bytes, name: str

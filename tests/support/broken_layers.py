@@ -22,9 +22,12 @@ SOUND = build_image(TARS, compression=["gzip", "zstd"])
 def image_of(stored: Sequence[bytes], tars: Sequence[bytes] = TARS, **settings: Any) -> BuiltImage:
     """Return an image whose config names ``tars``, and whose layers are ``stored``, said to be gzip."""
 
+    edit_more = settings.pop("edit_manifest", lambda manifest: None)
+
     def set_types(manifest: dict[str, Any]) -> None:
         for layer in manifest["layers"]:
             layer["mediaType"] = mediatypes.OCI_LAYER_GZIP
+        edit_more(manifest)
 
     return build_image(stored, compression="plain", edit_config=diff_ids_of(tars), edit_manifest=set_types, **settings)
 

@@ -206,6 +206,19 @@ def test_archive_from_a_registry_is_deep_unless_told_otherwise(
     assert os.listdir(tmp_path) == [name]
 
 
+def test_encrypted_layer_is_refused_only_if_deep_was_asked_for(registry: FakeRegistry, tmp_path: Path) -> None:
+    """An archive of a registry's image is deep by default, and carries encrypted images all the same."""
+
+    def encrypt(manifest: dict[str, Any]) -> None:
+        manifest["layers"][1]["mediaType"] += "+encrypted"
+
+    image = image_of([FIRST, bytes(range(256)) * 9], edit_manifest=encrypt)
+    source: Any = image.serve(registry, "library/app", "1")
+    assert pull(source, tmp_path / "a.tar", platform=AMD64).is_deep
+    with pytest.raises(DiffIdMismatchError):
+        pull(source, tmp_path / "b.tar", platform=AMD64, deep=True)
+
+
 @pytest.mark.parametrize("settings", [{"decompress": True}, {"legacy": True}])
 def test_compressed_layer_under_its_own_diff_id_is_refused(tmp_path: Path, settings: Any) -> None:
     """Its digest is its diff_id, so it seems to be a plain tar; unpacking would inflate it."""
