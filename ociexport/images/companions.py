@@ -30,6 +30,17 @@ _COMPANION_TAG_PATTERN = re.compile(r"sha(?:256|384|512)-[0-9a-f]{64,128}(?:\.(?
 KIND_ANNOTATION = "kind"
 _SIGNATURES_KIND = "sigs"
 _COMPANION_KINDS = frozenset({_SIGNATURES_KIND, "atts", "sboms", "referrers"})
+# How the types of their layers begin; cosign gives them an image's config.
+_COMPANION_LAYERS = (
+    "application/vnd.dev.cosign",
+    "application/vnd.dev.sigstore",
+    "application/vnd.dsse",
+    "application/vnd.in-toto",
+    "application/vnd.cyclonedx",
+    "application/vnd.syft",
+    "application/spdx",
+    "text/spdx",
+)
 
 
 @runtime_checkable
@@ -97,7 +108,10 @@ def is_runnable(descriptor: Descriptor, document: Index | Manifest) -> bool:
         return False
     if document.artifact_type is not None and document.artifact_type not in mediatypes.IMAGE_CONFIGS:
         return False
-    return isinstance(document, Index) or artifact_kind(document) is None
+    if isinstance(document, Index):
+        return True
+    says = any(layer.media_type.startswith(_COMPANION_LAYERS) for layer in document.layers)
+    return not says and artifact_kind(document) is None
 
 
 def signature_tag(digest: Digest) -> str | None:

@@ -328,4 +328,4 @@ def shown_name(descriptor: Descriptor, name: ImageName) -> str:
 
 
 def _listed(images: Sequence[ListedImage]) -> str:
-    return ", ".join(printable(shown_name(*image)) for image in images) or "none"
+    return ", ".join(dict.fromkeys(printable(shown_name(*image)) for image in images)) or "none"

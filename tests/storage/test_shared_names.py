@@ -212,6 +212,12 @@ def test_tag_of_two_repositories_is_not_guessed(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err.splitlines()[-1] == "hint: name one of them, for example ./l:a.example/x:1"
 
 
+def test_names_that_there_are_are_listed_once(capsys: pytest.CaptureFixture[str]) -> None:
+    write(named(NATIVE), COMPANIONS["hauler"])
+    assert main(["unpack", "./l:none", "root"]) == 3
+    assert capsys.readouterr().err.splitlines()[0].endswith("expected image 'none', there are: ghcr.io/x/y:1")
+
+
 def test_index_and_its_own_manifest_are_one_image() -> None:
     index = build_index([OTHER, NATIVE])
     write(named(index), named(NATIVE))
