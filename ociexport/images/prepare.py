@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from ociexport.errors import InvalidImageError, UnsupportedMediaTypeError, quoted
+from ociexport.errors import InvalidImageError, UnsupportedMediaTypeError, counted, quoted
 from ociexport.images.choose import ChosenDocuments, ChosenManifest, PlatformChoice, choose_documents
 from ociexport.images.destination import ImageDestination
 from ociexport.images.resolve import DocumentReader, artifact_kind, read_config, verify_platform
@@ -177,7 +177,7 @@ def _tell_choice(image: PreparedImage, chosen: ChosenDocuments, progress: Progre
             "--sparse keeps that one"
         )
     elif chosen.others:
-        what = f", with {len(chosen.blobs)} blobs that it lists" if chosen.blobs else ""
+        what = f", with {counted(len(chosen.blobs), 'blob')} that it lists" if chosen.blobs else ""
         progress.say(f"{name}: index {digest}, as published{what}")
 
 

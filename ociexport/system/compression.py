@@ -130,8 +130,7 @@ def read_tar_chunks(
 
 def compression_of(head: bytes) -> str | None:
     """Return the format of data that begins with ``head``, six bytes or more, if `read_tar_chunks` inflates it."""
-    found = _format_of(head)
-    return found and found[0]
+    return _format_of(head)
 
 
 def is_compressed(head: bytes) -> bool:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from functools import cached_property
 
-from ociexport.errors import LimitExceededError
+from ociexport.errors import LimitExceededError, counted
 from ociexport.spec.numerals import number_in
 
 # The largest window that zstd decompresses, of `zstd --long=31`.
@@ -66,7 +66,7 @@ class DecompressionMemory:
         if window_bytes is None:
             return self._over_limit(name, "more")
         return LimitExceededError(
-            f"{name} data: window: expected {window_bytes} bytes of memory, got none",
+            f"{name} data: window: expected {counted(window_bytes, 'byte')} of memory, got none",
             hint="this process may not take more memory: see ulimit -v",
         )
 
@@ -78,7 +78,8 @@ class DecompressionMemory:
             hint = f"if you trust the image, raise {self._option}"
         origin = f" ({', '.join(origins)})" if origins else ""
         return LimitExceededError(
-            f"{name} data: window: expected at most {self.limit} bytes of memory{origin}, got {got}", hint=hint
+            f"{name} data: window: expected at most {counted(self.limit, 'byte')} of memory{origin}, got {got}",
+            hint=hint,
         )
 
 

@@ -113,7 +113,7 @@ def test_exit_codes_are_those_of_the_conventions() -> None:
         (errors.OciexportError("two\nlines"), "ociexport: error: two lines\n"),
         (errors.OciexportError("bad", hint="do\x07 this"), "ociexport: error: bad\nhint: do\\x07 this\n"),
         (OSError(errno.ENOSPC, "Disk full", "a\x1b[31m"), "ociexport: error: a\\x1b[31m: Disk full\n"),
-        (OSError(errno.EXDEV, "Other device", b"a\xff", None, "b"), "ociexport: error: a\\udcff: b: Other device\n"),
+        (OSError(errno.EXDEV, "Other device", b"a\xff", None, "b"), "ociexport: error: a\\xff: b: Other device\n"),
         (OSError("odd"), "ociexport: error: odd\n"),
         (OSError(), "ociexport: error: OSError\n"),
     ],

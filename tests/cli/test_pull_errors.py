@@ -295,13 +295,11 @@ def edited(**edits: Callable[[dict[str, Any]], object]) -> BuiltImage:
          "manifest {manifest}: config {config}: size mismatch: expected 7 bytes, got more (8 so far)"),
         (edited(edit_manifest=lambda manifest: manifest["config"].update(size=5 * 1024 * 1024)), 8,
          "manifest {manifest}: config {config}: expected at most 4194304 bytes, got 5242880"),
-        (edited(edit_config=lambda config: config.pop("rootfs")), 8,
-         "config {config}: rootfs: expected an object, got nothing"),
         (edited(edit_manifest=lambda manifest: manifest.update(schemaVersion=1)), 8,
          "manifest {manifest}: schemaVersion: expected 2, got 1"),
     ],
     ids=["counts", "digest path", "diff_id path", "negative size", "smaller size", "larger size", "layer digest",
-         "config digest", "config size", "config limit", "no rootfs", "schema version"],
+         "config digest", "config size", "config limit", "schema version"],
 )  # fmt: skip
 def test_image_that_is_wrong_in_itself(puller: Puller, image: BuiltImage, code: int, error: str) -> None:
     pulled = puller(puller.serve(image))

@@ -114,7 +114,7 @@ def test_another_images_config_is_refused(out: Path) -> None:
 
 
 def test_config_for_fewer_layers_is_refused(out: Path) -> None:
-    with pytest.raises(InvalidImageError, match="got 2 layers but 1 diff_ids"):
+    with pytest.raises(InvalidImageError, match="got 2 layers but 1 diff_id"):
         pull_deep(build_image(TARS, edit_config=diff_ids_of(TARS[:1])).source(), out)
     assert os.listdir(out.parent) == []
 

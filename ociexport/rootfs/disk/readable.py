@@ -82,13 +82,20 @@ def made_readable(parent_fd: int, name: bytes, status: os.stat_result) -> Iterat
 
 
 def open_below(root_fd: int, path: bytes) -> int:
-    """Return a descriptor of a file in a tree, whatever the modes on its path; no link is followed."""
+    """Return a descriptor of a file in a tree, whatever the modes on its path; no link is followed.
+
+    Of the directories on the path, only those stay open meanwhile in which a mode has to be set back: a tree may be
+    deeper than this process may open files.
+    """
     *parents, name = path.split(b"/")
     with ExitStack() as stack:
-        fd = root_fd
-        for parent in parents:
-            stack.enter_context(made_readable(fd, parent, os.stat(parent, dir_fd=fd, follow_symlinks=False)))
-            fd = os.open(parent, OPEN_DIRECTORY, dir_fd=fd)
-            stack.callback(os.close, fd)
-        stack.enter_context(made_readable(fd, name, os.stat(name, dir_fd=fd, follow_symlinks=False)))
-        return os.open(name, OPEN_FILE, dir_fd=fd)
+        fd = os.dup(root_fd)
+        for number, part in enumerate((*parents, name)):
+            with ExitStack() as step:
+                step.callback(os.close, fd)
+                status = os.stat(part, dir_fd=fd, follow_symlinks=False)
+                if missing_bits(fd, part, status):
+                    step.enter_context(made_readable(fd, part, status))
+                    stack.push(step.pop_all())
+                fd = os.open(part, OPEN_DIRECTORY if number < len(parents) else OPEN_FILE, dir_fd=fd)
+        return fd
