@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ociexport.errors import (
@@ -21,6 +20,7 @@ from ociexport.images.source import ReceivedManifest, shared_name
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import ATTESTED_ANNOTATION, MAX_MANIFEST_BYTES, Descriptor, Platform
 from ociexport.spec.digest import Digest
+from ociexport.spec.lazy_dataclass import dataclass, replace
 from ociexport.spec.manifest import Index, Manifest
 
 # An index of 4 MiB has room for twenty thousand entries; no honest one lists a tenth of that.

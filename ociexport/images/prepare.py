@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from ociexport.errors import InvalidImageError, UnsupportedMediaTypeError, counted, quoted
@@ -16,6 +15,7 @@ from ociexport.spec import mediatypes
 from ociexport.spec.config import ImageConfig, pair_layers
 from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.digest import Digest
+from ociexport.spec.lazy_dataclass import replace
 from ociexport.spec.manifest import Manifest
 from ociexport.spec.platforms import fits_platform, host_platform
 from ociexport.system.progress.protocol import Progress

@@ -14,7 +14,6 @@ import base64
 import binascii
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 from ociexport.errors import (
     InvalidDigestError,
@@ -37,6 +36,7 @@ from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor
 from ociexport.spec.digest import Digest
 from ociexport.spec.docker_schema1 import is_schema1
 from ociexport.spec.json_fields import JsonObject, parse_json_object
+from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.spec.manifest import Index, Manifest, parse_document
 
 _SIMPLE_SIGNING = "application/vnd.dev.cosign.simplesigning.v1+json"

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from ociexport.errors import OciexportError
 from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.digest import ByteStream, Digest
+from ociexport.spec.lazy_dataclass import dataclass
 
 _READ_BYTES = 1024 * 1024
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ociexport.images.resolve import read_layers, resolve_manifest
@@ -15,6 +14,7 @@ from ociexport.layers.limits import Limits
 from ociexport.spec.config import HistoryEntry, Layer
 from ociexport.spec.descriptor import Platform
 from ociexport.spec.digest import Digest
+from ociexport.spec.lazy_dataclass import dataclass, field
 from ociexport.spec.platforms import host_platform
 from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.transfer.sources.open import open_source

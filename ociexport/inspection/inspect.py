@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ociexport.errors import NoMatchingPlatformError, NotFoundError, UnsupportedMediaTypeError, locating
@@ -18,6 +17,7 @@ from ociexport.spec.config import HistoryEntry, ImageConfig, Layer, pair_layers,
 from ociexport.spec.descriptor import ATTESTED_ANNOTATION, Descriptor, Platform
 from ociexport.spec.docker_schema1 import is_schema1, parse_schema1
 from ociexport.spec.docker_v1 import config_from_v1
+from ociexport.spec.lazy_dataclass import dataclass, field
 from ociexport.spec.manifest import Document, Index, Manifest
 from ociexport.spec.platforms import host_platform, verify_not_contradicted
 from ociexport.system.progress.protocol import SILENT, Progress

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from ociexport.errors import NotFoundError, quoted_path
 from ociexport.images.source import ImageSource
@@ -20,6 +19,7 @@ from ociexport.layers.partial_tree import PartialTree
 from ociexport.layers.record import ChangeKind, ChangeRecorder, LayerChange
 from ociexport.layers.tar.reader import Entry, EntryType
 from ociexport.spec.digest import Digest
+from ociexport.spec.lazy_dataclass import dataclass
 
 # The mode of every symbolic link on Linux.
 _SYMLINK_MODE = 0o777

@@ -13,7 +13,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
 from typing import IO
 
 from ociexport.errors import LimitExceededError, UsageError, counted, quoted_path
@@ -34,6 +33,7 @@ from ociexport.layers.tar.reader import Entry
 from ociexport.layers.tar.sparse import filled_parts
 from ociexport.layers.targets import PassingTarget
 from ociexport.spec.digest import Chunk
+from ociexport.spec.lazy_dataclass import replace
 
 # How many files are kept for each requested name. A layer with a thousand such files is read twice instead.
 _MAX_KEPT = 8

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from ociexport.layers.memory_tree import MemoryDirectory, MemoryTree, Node
 from ociexport.layers.partial_tree import PartialTree, UnreadLayerError
 from ociexport.layers.record import LayerChange
 from ociexport.layers.tar.reader import Entry
+from ociexport.spec.lazy_dataclass import dataclass
 
 
 class Touch(Enum):

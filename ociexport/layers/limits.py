@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ociexport.errors import LimitExceededError, counted
 from ociexport.layers.tar.reader import MAX_EXTENDED_HEADER_BYTES, Entry
+from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.system.compression import MAX_RATIO, RATIO_FROM_BYTES
 
 _GIB = 1024**3

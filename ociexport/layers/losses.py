@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from ociexport.errors import counted, quoted_path
+from ociexport.spec.lazy_dataclass import dataclass, field
 
 # Attributes that have a meaning only on the system where the image was built; umoci and containers/storage skip the
 # same ones. A foreign label breaks SELinux, and overlayfs would read foreign overlay attributes as its own.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from ociexport.errors import UsageError, quoted
 from ociexport.layers.paths import ImagePath
+from ociexport.spec.lazy_dataclass import dataclass
 
 _SPECIAL = re.compile(rb"[*?\[]")
 

@@ -11,7 +11,6 @@ import os
 import re
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from ociexport.errors import InvalidImageError, InvalidReferenceError, NotFoundError, printable
@@ -20,6 +19,7 @@ from ociexport.images.resolve import MAX_INDEX_DEPTH, read_small_blob
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor
 from ociexport.spec.digest import Digest
+from ociexport.spec.lazy_dataclass import dataclass, field
 from ociexport.spec.manifest import Index, Manifest, parse_document
 from ociexport.spec.reference import DEFAULT_REGISTRY, ImageReference
 from ociexport.storage.layout.layout import ImageLayout

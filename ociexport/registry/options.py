@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from ociexport.spec.lazy_dataclass import dataclass, field
 from ociexport.system.environment import configuration_home
 
 

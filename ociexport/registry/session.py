@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
-from dataclasses import replace
 from urllib.parse import urlencode
 
 from ociexport.errors import AuthenticationError, RegistryError, RegistryNotFoundError, TransferError
@@ -38,6 +37,7 @@ from ociexport.registry.http.messages import Answer, WireRequest
 from ociexport.registry.http.transport import Transport
 from ociexport.registry.http.web_url import WebUrl, text_of_header
 from ociexport.registry.options import Credentials
+from ociexport.spec.lazy_dataclass import replace
 
 # A token is renewed this long before it expires, since a request takes time to arrive.
 _RENEWAL_SECONDS = 10

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import replace
 from typing import TypeVar
 
 from ociexport.errors import (
@@ -37,6 +36,7 @@ from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor
 from ociexport.spec.digest import ByteStream, Digest, Verifier
 from ociexport.spec.docker_schema1 import digested_bytes
+from ociexport.spec.lazy_dataclass import replace
 from ociexport.spec.reference import ImageReference
 
 _MANIFEST_HEADERS = {"Accept": ", ".join(mediatypes.ACCEPTED_MANIFESTS)}

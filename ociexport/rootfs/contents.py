@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from ociexport.layers.limits import MAX_DEPTH, MAX_STEPS, NameBudget
 from ociexport.layers.memory_tree import MemoryTree
 from ociexport.layers.paths import ImagePath
 from ociexport.layers.tar.reader import Entry
 from ociexport.layers.tar.sparse import SparseSegments
+from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.system.progress.protocol import ProgressTask
 
 _READ_BYTES = 1024 * 1024

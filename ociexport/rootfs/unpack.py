@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ociexport.errors import OciexportError, UsageError, counted
@@ -25,6 +24,7 @@ from ociexport.rootfs.disk.tree import Rootfs
 from ociexport.spec.config import ImageConfig, Layer
 from ociexport.spec.descriptor import Platform
 from ociexport.spec.digest import Digest
+from ociexport.spec.lazy_dataclass import dataclass, field
 from ociexport.spec.platforms import host_platform
 from ociexport.system.files import new_file
 from ociexport.system.host_paths import real_target, verify_outside

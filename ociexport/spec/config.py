@@ -6,13 +6,13 @@ Spec: image-spec 1.1 config.md.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ociexport.errors import InvalidImageError, UnsupportedMediaTypeError, counted, locating, quoted
 from ociexport.spec.descriptor import Descriptor, Platform, parse_digest_of
 from ociexport.spec.digest import Digest
 from ociexport.spec.json_fields import JsonObject, parse_json_object
+from ociexport.spec.lazy_dataclass import dataclass, field
 from ociexport.spec.manifest import Manifest
 
 # c/image has the same limit for configs.

@@ -8,12 +8,12 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from ociexport.errors import InvalidDigestError, counted, printable, quoted
 from ociexport.spec import mediatypes
 from ociexport.spec.digest import Digest
 from ociexport.spec.json_fields import JsonObject
+from ociexport.spec.lazy_dataclass import dataclass, field
 from ociexport.spec.numerals import MAX_SIZE
 
 # distribution-spec "Pushing Manifests": registries should accept at least 4 MiB; honest manifests are not larger.

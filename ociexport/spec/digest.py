@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from ociexport.errors import (
@@ -15,6 +14,7 @@ from ociexport.errors import (
     describe_content,
     quoted,
 )
+from ociexport.spec.lazy_dataclass import dataclass
 
 if TYPE_CHECKING:
     from types import TracebackType

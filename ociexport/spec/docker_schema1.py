@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from ociexport.errors import InvalidImageError, LimitExceededError, locating
@@ -24,6 +23,7 @@ from ociexport.spec.descriptor import parse_digest_of
 from ociexport.spec.digest import Digest
 from ociexport.spec.docker_v1 import MAX_V1_LAYERS, V1Document, parse_v1_document, verify_v1_chain
 from ociexport.spec.json_fields import JsonObject, parse_json_object
+from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.spec.manifest import Document
 
 _SIGNATURES = "signatures"

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from ociexport.errors import InvalidImageError, quoted
 from ociexport.spec.digest import Digest
 from ociexport.spec.json_fields import JsonObject, parse_json_object
+from ociexport.spec.lazy_dataclass import dataclass, field
 
 # docker accepts 127 layers. The limit also ends a chain of parents that is a circle.
 MAX_V1_LAYERS = 1024

@@ -9,7 +9,6 @@ Spec: image-spec 1.1 manifest.md, image-index.md; Docker "Image Manifest Version
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from ociexport.errors import UnsupportedMediaTypeError, locating, quoted
@@ -17,6 +16,7 @@ from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest
 from ociexport.spec.json_fields import JsonObject, parse_json_object
+from ociexport.spec.lazy_dataclass import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,12 @@ import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 from ociexport.errors import NoMatchingPlatformError, UnsupportedMediaTypeError, UsageError, quoted
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import Descriptor, Platform
+from ociexport.spec.lazy_dataclass import replace
 from ociexport.spec.manifest import Index
 from ociexport.spec.numerals import number_in, number_up_to
 

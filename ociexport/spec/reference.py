@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 
 from ociexport.errors import InvalidDigestError, InvalidReferenceError, quoted
 from ociexport.spec.digest import Digest
+from ociexport.spec.lazy_dataclass import dataclass, replace
 from ociexport.spec.numerals import number_in
 
 DEFAULT_REGISTRY = "docker.io"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from ociexport.errors import (
@@ -32,6 +31,7 @@ from ociexport.images.source import BlobOpener, ImageName, ReceivedManifest, emb
 from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor
 from ociexport.spec.digest import ByteStream, Digest
 from ociexport.spec.json_fields import JsonObject
+from ociexport.spec.lazy_dataclass import replace
 from ociexport.spec.manifest import Index, Manifest, parse_document
 from ociexport.spec.numerals import number_up_to
 from ociexport.spec.reference import ImageReference, as_path

@@ -10,7 +10,6 @@ Spec: distribution-spec 1.1, "Listing Referrers"; cosign's SIGNATURE_SPEC.md, "D
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
 
 from ociexport.errors import InvalidReferenceError, LimitExceededError, NotFoundError
 from ociexport.images.budget import DocumentBudget
@@ -28,6 +27,7 @@ from ociexport.images.resolve import DocumentReader
 from ociexport.images.source import ImageName, ReceivedManifest
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import ByteStream, Digest
+from ociexport.spec.lazy_dataclass import dataclass, replace
 from ociexport.spec.reference import ImageReference
 from ociexport.system.progress.protocol import SILENT, Progress
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ociexport.errors import InvalidImageError, NotFoundError, UsageError
@@ -13,6 +12,7 @@ from ociexport.images.prepare import prepare_image
 from ociexport.images.source import ImageSource
 from ociexport.images.wanted_blobs import unite_blobs
 from ociexport.spec.digest import Digest
+from ociexport.spec.lazy_dataclass import replace
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.transfer.options import PullOptions

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from typing import BinaryIO, NamedTuple
 
 from ociexport.errors import locating
@@ -14,6 +13,7 @@ from ociexport.images.prepare import PreparedImage, prepare_image
 from ociexport.images.source import ImageSource
 from ociexport.images.wanted_blobs import BlobToFetch, unite_blobs
 from ociexport.spec import mediatypes
+from ociexport.spec.lazy_dataclass import replace
 from ociexport.storage.archive.legacy_plan import plan_legacy_archive, verify_fits_legacy
 from ociexport.storage.archive.plan import ArchivePlan, plan_archive
 from ociexport.storage.archive.writer import ArchiveFile, verify_is_file_to_write, write_to_stream

@@ -12,7 +12,6 @@ import json
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ociexport.errors import DiffIdMismatchError, DigestMismatchError, InvalidImageError, LimitExceededError
@@ -24,6 +23,7 @@ from ociexport.spec import mediatypes
 from ociexport.spec.config import pair_layers
 from ociexport.spec.descriptor import ATTESTED_ANNOTATION, Descriptor
 from ociexport.spec.digest import BlobCheck, Chunk, Digest, Verifier
+from ociexport.spec.lazy_dataclass import replace
 from ociexport.spec.manifest import Manifest, parse_document
 from ociexport.storage.layout.blobs import LayoutBlobWriter
 from ociexport.storage.layout.layout import ImageLayout

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ociexport.errors import UsageError
@@ -10,6 +9,7 @@ from ociexport.images.choose import PlatformChoice
 from ociexport.images.fetch import DEFAULT_JOBS, verify_jobs
 from ociexport.images.source import ImageSource, is_remote
 from ociexport.spec.descriptor import Platform
+from ociexport.spec.lazy_dataclass import dataclass, field
 from ociexport.spec.platforms import host_platform
 
 if TYPE_CHECKING:

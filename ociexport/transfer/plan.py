@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from ociexport.errors import NotFoundError
@@ -13,6 +12,7 @@ from ociexport.images.source import ImageSource, credentials_of, servers_of
 from ociexport.images.wanted_blobs import BlobToFetch
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest
+from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.storage.archive.plan import plan_archive
 from ociexport.storage.layout.cache import BlobCache
 from ociexport.storage.layout.layout import ImageLayout

@@ -10,13 +10,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from ociexport.errors import OciexportError, counted
 from ociexport.images.choose import PlatformChoice
 from ociexport.images.fetch import DEFAULT_JOBS
 from ociexport.spec.descriptor import Platform
+from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.spec.platforms import host_platform
 from ociexport.storage.layout.cache import BlobCache
 from ociexport.storage.layout.layout import ImageLayout

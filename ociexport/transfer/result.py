@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 
 from ociexport.errors import InvalidReferenceError
 from ociexport.images.fetch import BlobFetch
@@ -11,6 +10,7 @@ from ociexport.images.prepare import PreparedImage
 from ociexport.images.source import ImageName
 from ociexport.spec.descriptor import Platform
 from ociexport.spec.digest import Digest
+from ociexport.spec.lazy_dataclass import dataclass, replace
 from ociexport.spec.reference import ImageReference
 
 

@@ -6,11 +6,11 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
 from io import BytesIO
 
 from ociexport.errors import DigestMismatchError, InvalidImageError, NotFoundError, counted
 from ociexport.spec.digest import ByteStream, Digest, Verifier
+from ociexport.spec.lazy_dataclass import dataclass, replace
 from ociexport.system.progress.protocol import Progress, ProgressTask
 from ociexport.system.temporary_files import TemporaryFileError
 from ociexport.system.threads import starting_threads

@@ -8,7 +8,6 @@ spec
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from ociexport.errors import LimitExceededError, quoted
@@ -18,6 +17,7 @@ from ociexport.layers.memory_tree import MemoryTree
 from ociexport.layers.record import LayerOutline
 from ociexport.spec.config import Layer, pair_layers
 from ociexport.spec.digest import Digest
+from ociexport.spec.lazy_dataclass import dataclass, field
 from ociexport.spec.manifest import Manifest
 from ociexport.verification.blobs import BlobState
 from ociexport.verification.findings import Findings, Kind

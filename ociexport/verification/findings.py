@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
 
 from ociexport.errors import (
@@ -18,6 +17,7 @@ from ociexport.errors import (
     escaped,
 )
 from ociexport.spec.digest import Digest
+from ociexport.spec.lazy_dataclass import dataclass
 
 
 class Kind(Enum):

@@ -14,9 +14,9 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 
 from ociexport.errors import InvalidImageError
+from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.storage.layout.blobs import BLOBS_DIRECTORY, OWN_DIRECTORY, PARTIAL_DIRECTORY
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.verification.findings import Findings

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 
 from ociexport.errors import InvalidImageError, LimitExceededError, counted
 from ociexport.layers.apply import LayerApplier
@@ -15,6 +14,7 @@ from ociexport.layers.limits import Limits
 from ociexport.layers.losses import Losses
 from ociexport.layers.record import LayerOutline, OutlineFile
 from ociexport.spec.digest import ByteStream, Digest
+from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.system.compression import read_layer
 from ociexport.system.memory import MEMORY_OPTION
 from ociexport.system.read_ahead import HashAhead, ReadAhead

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ociexport.images.choose import PlatformChoice
 from ociexport.layers.limits import Limits
 from ociexport.spec.descriptor import Platform
+from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.system.progress.protocol import SILENT, Progress
 
 if TYPE_CHECKING:

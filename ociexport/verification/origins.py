@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, field
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from ociexport.images.source import BlobOpener, ImageName, ImageSource
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import ByteStream
+from ociexport.spec.lazy_dataclass import dataclass, field
 from ociexport.spec.reference import ImageReference, names_registry
 from ociexport.storage.archive.members import ArchiveMembers
 from ociexport.storage.layout.documents import INDEX_FILE

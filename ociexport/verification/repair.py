@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ociexport.errors import (
@@ -27,6 +26,7 @@ from ociexport.layers.limits import Limits
 from ociexport.layers.record import OutlineFile
 from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.digest import Digest
+from ociexport.spec.lazy_dataclass import dataclass, field
 from ociexport.storage.layout.blobs import blob_name
 from ociexport.storage.layout.cache import BlobCache
 from ociexport.storage.layout.documents import INDEX_FILE, LAYOUT_FILE, LAYOUT_FILE_CONTENT

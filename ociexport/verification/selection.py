@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ociexport.images.choose import PlatformChoice
 from ociexport.images.resolve import DocumentReader
 from ociexport.images.source import ImageSource
 from ociexport.spec.descriptor import Descriptor, Platform
+from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.spec.manifest import Index
 from ociexport.spec.platforms import verify_not_contradicted
 

@@ -10,7 +10,6 @@ import posixpath
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Protocol
 
 from ociexport.errors import InvalidDigestError, InvalidImageError, NotFoundError, printable, quoted
@@ -18,6 +17,7 @@ from ociexport.images.source import BlobOpener
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest
 from ociexport.spec.json_fields import JsonObject, parse_json_object
+from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.storage.archive.members import ArchiveMembers
 from ociexport.storage.archive.reader import ArchiveBlobs
 from ociexport.storage.index import MAX_INDEX_BYTES, ListedSource, name_of, shown_name

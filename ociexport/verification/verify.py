@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from ociexport.layers.limits import Limits
 from ociexport.layers.record import OutlineFile
 from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.digest import Digest
+from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.spec.manifest import Manifest
 from ociexport.spec.platforms import host_platform
 from ociexport.system.progress.protocol import SILENT, Progress, format_bytes

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
 
 from ociexport.errors import (
     InvalidImageError,
@@ -28,6 +27,7 @@ from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor
 from ociexport.spec.digest import Digest
 from ociexport.spec.docker_schema1 import is_schema1, parse_schema1
 from ociexport.spec.json_fields import JsonObject, parse_json_object
+from ociexport.spec.lazy_dataclass import dataclass, replace
 from ociexport.spec.manifest import Index, Manifest, parse_document
 from ociexport.spec.platforms import normalize_platform
 from ociexport.verification.documents import digests_in, is_foreign, readable_descriptors

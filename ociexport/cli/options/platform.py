@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import replace
 
 from ociexport.cli.configuration import leave_out_configured
 from ociexport.errors import UsageError
 from ociexport.images.choose import PlatformChoice
 from ociexport.spec.descriptor import Platform
+from ociexport.spec.lazy_dataclass import replace
 from ociexport.spec.platforms import host_platform, parse_platform
 
 # crane's word for --all.

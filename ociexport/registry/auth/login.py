@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from ociexport.registry.auth.credentials import (
 from ociexport.registry.auth.helpers import erase_from_helper, store_in_helper
 from ociexport.registry.options import Credentials
 from ociexport.spec.json_fields import JsonObject
+from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.spec.reference import DEFAULT_REGISTRY
 from ociexport.system.files import new_file
 from ociexport.system.host_paths import real_path

@@ -6,7 +6,6 @@ Spec: containerd, docs/hosts.md.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -17,6 +16,7 @@ from ociexport.registry.http.certificates import ClientCertificate
 from ociexport.registry.http.failures import has_host, redacted
 from ociexport.registry.http.web_url import is_web_url
 from ociexport.spec.json_fields import JsonObject
+from ociexport.spec.lazy_dataclass import dataclass, field
 
 _CAPABILITIES = frozenset({"pull", "resolve", "push"})
 _DEFAULT_CAPABILITIES = ("pull", "resolve")

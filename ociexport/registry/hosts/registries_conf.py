@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from ociexport.errors import InvalidDigestError, InvalidReferenceError, UsageErr
 from ociexport.registry.hosts.toml import read_toml, wrong_file_is_usage
 from ociexport.spec.digest import Digest
 from ociexport.spec.json_fields import JsonObject
+from ociexport.spec.lazy_dataclass import replace
 from ociexport.spec.reference import ImageReference, names_registry
 from ociexport.system.environment import configuration_home
 

@@ -14,7 +14,6 @@ that the configuration permits to.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -26,6 +25,7 @@ from ociexport.registry.http.certificates import DEFAULT_TLS, TlsSettings, find_
 from ociexport.registry.http.failures import redacted
 from ociexport.registry.http.web_url import is_web_url
 from ociexport.registry.options import RegistryOptions
+from ociexport.spec.lazy_dataclass import dataclass, field, replace
 from ociexport.spec.reference import DEFAULT_REGISTRY, ImageReference
 
 # The host that serves Docker Hub differs from its name in references.

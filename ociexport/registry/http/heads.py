@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import io
 import re
-from dataclasses import dataclass
 from http.client import BadStatusLine, HTTPMessage, HTTPResponse, IncompleteRead, RemoteDisconnected
 from typing import Any
 
 from ociexport.errors import quoted
 from ociexport.registry.http.failures import MalformedAnswerError
+from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.spec.numerals import number_in
 
 # For all header lines of an answer and of the interim answers before it, and again for its trailers.

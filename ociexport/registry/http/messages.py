@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 import requests
 import urllib3
@@ -20,6 +19,7 @@ from ociexport.registry.http.failures import StalledError, error_of_connection, 
 from ociexport.registry.http.logs import LoggedRequest
 from ociexport.registry.http.web_url import WebUrl
 from ociexport.registry.options import RegistryOptions
+from ociexport.spec.lazy_dataclass import dataclass, field
 from ociexport.spec.numerals import number_in
 
 # What requests, urllib3 and sockets raise when a connection can't be made, or breaks.

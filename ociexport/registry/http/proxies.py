@@ -6,7 +6,6 @@ import ipaddress
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
 from urllib.parse import urlsplit
@@ -19,6 +18,7 @@ from ociexport.registry.http.addresses import is_loopback
 from ociexport.registry.http.failures import has_host, redacted
 from ociexport.registry.http.socks import is_socks_url
 from ociexport.registry.http.web_url import InvalidUrlError, WebUrl
+from ociexport.spec.lazy_dataclass import dataclass
 
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network

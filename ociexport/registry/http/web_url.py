@@ -8,13 +8,13 @@ itself use this type.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from urllib.parse import quote_from_bytes
 
 from urllib3.exceptions import LocationParseError
 from urllib3.util import parse_url
 
 from ociexport.errors import RegistryError
+from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.spec.numerals import number_in
 
 # No control characters, and no surrogates other than those of `text_of_header`: nothing else could be sent.

@@ -12,7 +12,6 @@ import functools
 import re
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ociexport.errors import (
@@ -32,6 +31,7 @@ from ociexport.registry.v1.session import MAX_DOCUMENT_BYTES, V1Host, V1Index, v
 from ociexport.spec.digest import ByteStream, Digest
 from ociexport.spec.docker_v1 import MAX_V1_LAYERS, V1Document, parse_v1_document, verify_v1_chain, verify_v1_id
 from ociexport.spec.json_fields import parse_json, parse_json_as
+from ociexport.spec.lazy_dataclass import dataclass, field
 from ociexport.spec.reference import ImageReference
 from ociexport.system.progress.protocol import Progress
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 
 from ociexport.errors import (
     AuthenticationError,
@@ -35,6 +34,7 @@ from ociexport.registry.http.transport import Transport
 from ociexport.registry.http.web_url import WebUrl, is_web_url
 from ociexport.registry.options import RegistryOptions
 from ociexport.registry.session import RegistrySession
+from ociexport.spec.lazy_dataclass import dataclass, replace
 
 MAX_DOCUMENT_BYTES = 4 * 1024 * 1024
 

@@ -7,7 +7,6 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import Enum
 
 from ociexport.errors import UsageError, quoted, quoted_path
@@ -16,6 +15,7 @@ from ociexport.layers.tar.reader import DEVICE_TYPES, Entry
 from ociexport.rootfs.disk.inode_record import InodeRecord
 from ociexport.rootfs.disk.linux import change_mode, name_in
 from ociexport.rootfs.disk.xattrs import confirm_owner
+from ociexport.spec.lazy_dataclass import dataclass
 
 # Holds a file's owner where it could not be set; umoci, runrootless and proot read it.
 ROOTLESS_XATTR = b"user.rootlesscontainers"

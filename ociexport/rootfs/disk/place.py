@@ -16,7 +16,6 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 
 from ociexport.errors import UsageError, counted, quoted
 from ociexport.rootfs.disk.linux import OPEN_DIRECTORY, names_in
@@ -29,6 +28,7 @@ from ociexport.rootfs.disk.mount_move import (
     take_back,
 )
 from ociexport.rootfs.disk.removal import is_mount_point, remove_tree, verify_no_mounts
+from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.system.partial_names import STAGED_MARK as _MARK
 
 MARK_BYTES = 4

@@ -9,7 +9,6 @@ import shlex
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 
 from ociexport.errors import NotFoundError, UnsafeEntryError, UsageError, quoted
 from ociexport.rootfs.disk.linux import OPEN_DIRECTORY, exchange_names, names_in, sync_file_system
@@ -25,6 +24,7 @@ from ociexport.rootfs.disk.place import (
 )
 from ociexport.rootfs.disk.preflight import explain_full_disk
 from ociexport.rootfs.disk.removal import is_overlay, remove_tree
+from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.system.host_paths import real_target
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import suppress
-from dataclasses import dataclass
 
 from ociexport.errors import OciexportError
 from ociexport.layers.losses import Losses
@@ -18,6 +17,7 @@ from ociexport.layers.tar.reader import Entry, EntryType
 from ociexport.rootfs.disk.metadata import MetadataPolicy, MetadataWriter
 from ociexport.rootfs.disk.rights import is_in_user_namespace
 from ociexport.rootfs.disk.xattrs import read_xattrs
+from ociexport.spec.lazy_dataclass import dataclass
 
 _CREATED_MODE = 0o600
 # An attribute that only directories have, so that it can't be tried.

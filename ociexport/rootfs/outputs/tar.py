@@ -13,7 +13,6 @@ twice, and the layers determine the order of the data.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from ociexport.errors import LimitExceededError, counted
 from ociexport.images.resolve import read_layers, resolve_manifest
@@ -30,6 +29,7 @@ from ociexport.layers.targets import PickingTarget
 from ociexport.spec.config import ImageConfig, Layer
 from ociexport.spec.descriptor import Platform
 from ociexport.spec.digest import Digest
+from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.system.progress.protocol import SILENT, Progress
 
 # Memory for an entry of the tar until it is written, apart from its path: measured, rounded up.

@@ -5,10 +5,9 @@ Spec: image-spec 1.1 config.md, "User"; conversion.md, "process.user".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ociexport.errors import InvalidImageError, quoted
 from ociexport.rootfs.disk.walk import open_regular_file
+from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.spec.numerals import number_in
 
 # The file is read into memory; one with a hundred thousand accounts is smaller than this.

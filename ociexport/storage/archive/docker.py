@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
 from io import BytesIO
 
 from ociexport.errors import (
@@ -32,6 +31,7 @@ from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import ByteStream, Digest
 from ociexport.spec.docker_v1 import MAX_V1_LAYERS, V1Document, config_from_v1, parse_v1_document
 from ociexport.spec.json_fields import parse_json_as
+from ociexport.spec.lazy_dataclass import dataclass, replace
 from ociexport.spec.numerals import number_up_to
 from ociexport.spec.reference import ImageReference
 from ociexport.storage.archive.file_names import DOCKER_MANIFEST_FILE, REPOSITORIES_FILE

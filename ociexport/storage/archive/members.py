@@ -11,7 +11,6 @@ import os
 import posixpath
 import stat
 import sys
-from dataclasses import dataclass
 from io import FileIO
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from ociexport.layers.tar.file_reader import TarFileReader
 from ociexport.layers.tar.reader import Entry, EntryType
 from ociexport.layers.tar.sparse import SparseSegments
 from ociexport.spec.digest import ByteStream
+from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.spec.reference import as_path
 from ociexport.storage.archive.member_streams import MemberStream, SparseMemberStream
 from ociexport.system.compression import MAGIC_BYTES, compression_of, is_compressed, read_tar_chunks

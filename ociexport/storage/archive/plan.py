@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from ociexport.errors import InvalidImageError, InvalidReferenceError
 from ociexport.images.prepare import PreparedImage, PreparedManifest
@@ -20,6 +19,7 @@ from ociexport.images.wanted_blobs import BlobToFetch
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest
+from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.spec.reference import ImageReference
 from ociexport.storage.index import named
 from ociexport.storage.layout.blobs import blob_name

@@ -9,10 +9,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 
 from ociexport.errors import InvalidImageError, NotFoundError, UsageError, quoted
 from ociexport.spec.digest import Digest
+from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.storage.layout.blobs import (
     BLOBS_DIRECTORY,
     OWN_DIRECTORY,

@@ -7,11 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import BinaryIO, Literal, TypeAlias
 
 from ociexport.errors import with_bytes_shown
 from ociexport.spec.digest import Digest
+from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.system.progress.protocol import SILENT, Progress, ProgressPhase, ProgressTask
 
 # Between two events of a task: often enough for a bar, and little work for the reader.

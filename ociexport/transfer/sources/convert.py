@@ -12,7 +12,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from io import BytesIO
 
 from ociexport.errors import InvalidImageError, NotFoundError, locating
@@ -25,6 +24,7 @@ from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import ByteStream, Digest
 from ociexport.spec.docker_schema1 import Schema1Manifest, is_schema1, parse_schema1
 from ociexport.spec.docker_v1 import V1Document, config_from_v1
+from ociexport.spec.lazy_dataclass import replace
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.system.compression import MAGIC_BYTES
 from ociexport.system.progress.protocol import Progress

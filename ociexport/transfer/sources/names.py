@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from ociexport.errors import UsageError, printable, quoted
+from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.spec.reference import ImageReference, as_path, is_path, names_registry
 from ociexport.storage.directory import is_image_directory
 from ociexport.storage.layout_directory import LayoutDirectory
