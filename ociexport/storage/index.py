@@ -157,6 +157,11 @@ class ListedSource:
         self._images = images
 
     @property
+    def descriptor(self) -> Descriptor:
+        """The image's entry in ``index.json``."""
+        return self._descriptor
+
+    @property
     def display_name(self) -> str:
         """The layout's path and the image's name."""
         return f"{self._place}:{printable(shown_name(self._descriptor, self.image_name))}"

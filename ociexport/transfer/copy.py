@@ -33,7 +33,7 @@ def copy_image(
     Companions are copied the same way, and named before the image.
 
     Raises:
-        as `pull` does; UsageError: ``decompress`` is for layouts, ``legacy`` for archives.
+        as `pull` does; UsageError: ``decompress`` and ``thin`` are for layouts, ``legacy`` for archives.
     """
     if options.legacy:
         raise UsageError("legacy: expected an archive to write, got a layout")
@@ -50,6 +50,13 @@ def copy_image(
         from ociexport.transfer.companions import prepare_companions  # noqa: PLC0415 - start-up: few pulls copy referrers
 
         companions = prepare_companions(image, destination, progress)
+    selection = bundle = None
+    if options.thin is not None:
+        from ociexport.transfer.bundle.thin import leave_out, verify_fits_thin  # noqa: PLC0415 - start-up: few are thin
+
+        verify_fits_thin(destination)
+        selection, bundle = leave_out([image, *companions], options.thin)
+        image, *companions = selection.images
     plain = None
     if options.decompress and isinstance(destination, ImageLayout):
         from ociexport.transfer.decompress import PlainLayerStore, diff_ids_of  # noqa: PLC0415 - start-up: few pulls decompress
@@ -69,11 +76,16 @@ def copy_image(
             from ociexport.transfer.decompress import with_plain_layers  # noqa: PLC0415 - start-up: as above
 
             written = with_plain_layers(image, plain, progress)
+        if bundle is not None and isinstance(destination, ImageLayout):
+            from ociexport.transfer.bundle.thin import write_layout_bundle  # noqa: PLC0415 - start-up: as above
+
+            write_layout_bundle(destination, bundle)
         for copy in (*companions, written):  # 3
             for document in copy.documents:
                 destination.write_manifest(document)
             destination.write_name(copy.listed, copy.name)
-    return with_companions(results_of([image], [written], [*_conversions([source]), fetch])[0], companions)
+    result = with_companions(results_of([image], [written], [*_conversions([source]), fetch])[0], companions)
+    return result if selection is None else selection.result_of(result, image)
 
 
 def _conversions(sources: Iterable[ImageSource]) -> list[BlobFetch]:

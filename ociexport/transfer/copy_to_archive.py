@@ -15,6 +15,7 @@ from ociexport.spec import mediatypes
 from ociexport.storage.archive.legacy_plan import plan_legacy_archive, verify_fits_legacy
 from ociexport.storage.archive.plan import ArchivePlan, plan_archive
 from ociexport.storage.archive.writer import ArchiveFile, verify_is_file_to_write, write_to_stream
+from ociexport.storage.layout.documents import BUNDLE_FILE
 from ociexport.storage.layout.spool import spool_beside, spool_elsewhere
 from ociexport.system.files import errors_named
 from ociexport.system.partial_names import partial_name
@@ -60,9 +61,17 @@ def copy_to_archive(
     if not options.decompress and not options.legacy:
         _warn_of_zstd(images, progress)
         everything = [*images, *each_once(companions)]
-        plan = plan_archive(everything, seconds=seconds)
+        selection, documents = None, {}
+        if options.thin is not None:
+            from ociexport.transfer.bundle.thin import leave_out  # noqa: PLC0415 - start-up: few pulls are thin
+
+            selection, bundle = leave_out(everything, options.thin)
+            everything, documents = list(selection.images), {BUNDLE_FILE: bundle.to_json()}
+            images = everything[: len(images)]
+        plan = plan_archive(everything, seconds=seconds, documents=documents)
         results = results_of(images, images, _write_archive(plan, everything, out, options.jobs, progress))
-        return list(map(with_companions, results, companions))
+        results = list(map(with_companions, results, companions))
+        return results if selection is None else list(map(selection.result_of, results, images))
     with _errors_of(out), spool_beside(out) if isinstance(out, str) else spool_elsewhere() as spool:
         plain = PlainLayerStore(spool, diff_ids_of(images))
         progress.say(f"layers are decompressed in {spool.path} first")

@@ -14,6 +14,7 @@ from ociexport.spec.platforms import host_platform
 
 if TYPE_CHECKING:
     from ociexport.images.signatures import SignaturePolicy
+    from ociexport.transfer.bundle.select import ThinOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +30,11 @@ class PullOptions:
         legacy: whether the archive is for engines before Docker 1.10.
         referrers: whether signatures, SBOMs and other artifacts that refer to the image are copied too.
         signatures: which signatures the image must have; None for none.
+        thin: what the far side has and need not get; None to copy whole images.
 
     Raises:
-        UsageError: ``jobs`` is out of range, or ``referrers`` is combined with an option that changes the manifest.
+        UsageError: ``jobs`` is out of range, or ``referrers`` or ``thin`` is combined with an option that changes the
+            manifest.
     """
 
     platform: Platform | PlatformChoice = field(default_factory=host_platform)
@@ -40,6 +43,7 @@ class PullOptions:
     legacy: bool = False
     referrers: bool = False
     signatures: SignaturePolicy | None = None
+    thin: ThinOptions | None = None
 
     def __post_init__(self) -> None:
         verify_jobs(self.jobs)
@@ -47,6 +51,11 @@ class PullOptions:
             raise UsageError(
                 "referrers: expected neither decompressed layers nor a legacy archive",
                 hint="signatures and other referrers name the manifest as published",
+            )
+        if self.thin is not None and (self.decompress or self.legacy):
+            raise UsageError(
+                "since: expected neither decompressed layers nor a legacy archive",
+                hint="the far side finds the layers that it has by the digests of the published image",
             )
 
     def signed(self, source: ImageSource) -> ImageSource:

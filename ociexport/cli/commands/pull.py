@@ -16,6 +16,7 @@ from ociexport.cli.options.platform import add_platforms_arguments, choice_from
 from ociexport.cli.options.progress import add_progress_arguments, progress_from
 from ociexport.cli.options.registry import add_registry_arguments, registry_options_from
 from ociexport.cli.options.signatures import add_signature_arguments, signature_policy_from
+from ociexport.cli.options.thin import add_thin_arguments, thin_options_from
 from ociexport.cli.output.pull import PullReport, tell_plan
 from ociexport.errors import OciexportError, UsageError, locating, quoted
 from ociexport.images.fetch import DEFAULT_JOBS, MAX_JOBS
@@ -57,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_signature_arguments(parser)
     add_progress_arguments(parser)
     add_registry_arguments(parser)
+    add_thin_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -108,7 +110,7 @@ def _pull_into_archive(
 ) -> int:
     if options.cache:
         raise UsageError("pull: --cache needs a layout for --out, got an archive")
-    pull_options = _pull_options_from(options)
+    pull_options = _pull_options_from(options, sources, report, is_archive=True)
     with ExitStack() as stack:
         opened = _open_all(names, sources, stack)
         if options.dry_run:
@@ -135,7 +137,7 @@ def _pull_into_layout(
     layout.verify_is_usable()
     for name in names:
         _verify_is_another(name, layout)
-    pull_options = _pull_options_from(options)
+    pull_options = _pull_options_from(options, sources, report, is_archive=False)
     if options.dry_run:
         from ociexport.transfer.plan import plan_pull  # noqa: PLC0415 - start-up: as above
 
@@ -164,14 +166,18 @@ def _pull_into_layout(
     return report.code
 
 
-def _pull_options_from(options: argparse.Namespace) -> PullOptions:
+def _pull_options_from(
+    options: argparse.Namespace, sources: SourceOpener, report: PullReport, *, is_archive: bool
+) -> PullOptions:
+    choice = choice_from(options)
     return PullOptions(
-        choice_from(options),
+        choice,
         options.jobs,
         decompress=options.decompress,
         legacy=options.legacy,
         referrers=options.referrers,
         signatures=signature_policy_from(options),
+        thin=thin_options_from(options, sources, choice, report.progress, is_archive=is_archive),
     )
 
 

@@ -86,6 +86,11 @@ class ArchiveMembers:
             file = FileIO(0, closefd=False) if path == "-" else FileIO(path)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
             raise NotFoundError(f"{quoted(path)}: expected an archive, there is no such file") from error
+        return cls.over(file, path)
+
+    @classmethod
+    def over(cls, file: FileIO, path: str) -> Self:
+        """Return the archive in an open file, which is closed with it, or at once after an error; raises as `open`."""
         try:
             if not _can_be_read_in_place(file):
                 file, piped = _copied(file, _place_of(path)), file

@@ -19,6 +19,7 @@ from ociexport.storage.archive.docker import (
     list_docker_images,
     list_v1_images,
     open_docker_image,
+    open_docker_images,
     open_v1_image,
 )
 from ociexport.storage.archive.members import ArchiveMembers
@@ -85,6 +86,27 @@ def list_archive_images(path: str) -> list[ListedImage]:
         raise _no_archive_error(members)
     finally:
         members.close()
+
+
+def open_archive_images(members: ArchiveMembers, progress: Progress = SILENT) -> Sequence[ImageSource]:
+    """Return all images of an open archive, one for each name; closing one of them closes the archive.
+
+    Raises:
+        InvalidImageError: it is not an archive of images, or a damaged one.
+    """
+    is_dockers = DOCKER_MANIFEST_FILE in members
+    if INDEX_FILE in members:
+        images = _list_layout_images(members)
+        sources = [ArchiveLayoutSource(members, descriptor, images) for descriptor, _ in images]
+        # As in `_open_image`: docker has listed images that it did not save.
+        if not is_dockers or all(source.has_image for source in sources):
+            return sources
+    if is_dockers:
+        return open_docker_images(members, progress)
+    if REPOSITORIES_FILE in members:
+        images = list_v1_images(members)
+        return [open_v1_image(members, f"@{number}", progress) for number, _ in enumerate(images)]
+    raise _no_archive_error(members)
 
 
 def _no_archive_error(members: ArchiveMembers) -> InvalidImageError:

@@ -1,0 +1,69 @@
+"""The options of thin archives and layouts: ``--since`` and ``--for``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from ociexport.cli.configuration import leave_out_configured
+from ociexport.errors import UsageError
+from ociexport.images.choose import PlatformChoice
+from ociexport.spec.descriptor import Platform
+from ociexport.system.progress.protocol import Progress
+
+if TYPE_CHECKING:
+    from ociexport.transfer.bundle.select import ThinOptions
+    from ociexport.transfer.sources.open import SourceOpener
+
+_RULES = ("docker", "registry", "layout")
+# What HAVE may be, for the help of each option that takes one.
+HAVE = (
+    "layout, archive, earlier update, receipt, bundle.json, manifest, output of docker image inspect, lines of digests "
+    "or diff_ids (- for standard input), or image reference"
+)
+
+
+def add_thin_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options to ``parser``."""
+    group = parser.add_argument_group("updates")
+    group.add_argument(
+        "--since",
+        metavar="HAVE",
+        action="append",
+        default=[],
+        help=f"leave out the layers that the far side has; HAVE tells which: a {HAVE}; may be repeated",
+    )
+    group.add_argument(
+        "--for",
+        dest="rule",
+        choices=_RULES,
+        help="with --since, who reads the update: docker, which needs every layer above the first new one (default for "
+        "an archive), or a registry or a layout, which go by digest (default for a layout)",
+    )
+
+
+def thin_options_from(
+    options: argparse.Namespace,
+    opener: SourceOpener,
+    choice: PlatformChoice | Platform,
+    progress: Progress,
+    *,
+    is_archive: bool,
+) -> ThinOptions | None:
+    """Return what the far side has; None without ``--since``.
+
+    Raises:
+        UsageError: ``--for`` without ``--since``, or a HAVE that does not tell what is there.
+        NotFoundError, RegistryError, InvalidImageError: a HAVE can't be read.
+    """
+    if not options.since:
+        leave_out_configured(options, "rule")
+        if options.rule is not None:
+            raise UsageError("--for: expected --since with it", hint="see ociexport pull --help")
+        return None
+    from ociexport.system.environment import source_date_epoch  # noqa: PLC0415 - start-up: few pulls are thin
+    from ociexport.transfer.bundle.have import read_have  # noqa: PLC0415 - start-up: as above
+    from ociexport.transfer.bundle.select import ThinOptions  # noqa: PLC0415 - start-up: as above
+
+    since = tuple(read_have(text, opener.open, choice, progress) for text in options.since)
+    return ThinOptions(since, options.rule or ("docker" if is_archive else "layout"), source_date_epoch())

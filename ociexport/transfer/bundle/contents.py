@@ -1,0 +1,305 @@
+"""The whole content of a layout, an archive or a ``dir:``, as far as it is there: thin ones lack blobs on purpose.
+
+`pull` reads one image, and a missing document ends it. Here all images are read, and what is missing is listed, since
+an index may list manifests that were never copied, and a bundle expects blobs on the far side.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from dataclasses import replace
+from typing import NamedTuple, Protocol
+
+from ociexport.errors import InvalidImageError, LimitExceededError, NotFoundError, UnsupportedMediaTypeError, quoted
+from ociexport.images.prepare import PreparedImage, PreparedManifest
+from ociexport.images.resolve import DocumentReader, read_config, verify_index_depth
+from ociexport.images.source import ImageSource, ReceivedManifest
+from ociexport.images.wanted_blobs import BlobToFetch, blobs_of, unite_blobs
+from ociexport.spec import mediatypes
+from ociexport.spec.config import ImageConfig, pair_layers
+from ociexport.spec.descriptor import Descriptor
+from ociexport.spec.digest import Digest
+from ociexport.spec.manifest import Index, Manifest
+from ociexport.storage.archive.members import ArchiveMembers
+from ociexport.storage.archive.reader import open_archive_images
+from ociexport.storage.bundle import MAX_BUNDLE_BYTES, Bundle, parse_bundle
+from ociexport.storage.directory import ImageDirectory
+from ociexport.storage.index import ListedSource
+from ociexport.storage.layout.blobs import blob_name
+from ociexport.storage.layout.documents import BUNDLE_FILE
+from ociexport.storage.layout.layout import ImageLayout
+
+# As in `images.choose`: no honest image has a tenth of that.
+_MAX_MANIFESTS = 2048
+
+
+class Contents(Protocol):
+    """All images in one place.
+
+    Attributes:
+        place: its name in messages.
+    """
+
+    place: str
+
+    def sources(self) -> Sequence[ImageSource]:
+        """Return the images that it lists, one for each entry.
+
+        Raises:
+            NotFoundError, InvalidImageError: it is not a place of images.
+        """
+
+    def holds(self, descriptor: Descriptor) -> bool:
+        """Whether the blob is there with its declared size; its bytes are not read."""
+
+    def read_bundle(self) -> Bundle | None:
+        """Return its ``bundle.json``; None if it has none.
+
+        Raises:
+            InvalidImageError: it can't be read.
+        """
+
+    def close(self) -> None:
+        """Close files."""
+
+
+class LayoutContents:
+    """A layout in a directory."""
+
+    def __init__(self, path: str) -> None:
+        self.place = path
+        self._layout = ImageLayout(path)
+
+    def sources(self) -> list[ListedSource]:
+        """Return its images; see `Contents`."""
+        images = self._layout.read_images()
+        return [ListedSource(self.place, self._layout, descriptor, images) for descriptor, _ in images]
+
+    def holds(self, descriptor: Descriptor) -> bool:
+        """Whether the blob's file has the declared size."""
+        with suppress(OSError, InvalidImageError):
+            status = self._layout.directory.status(blob_name(descriptor.digest))
+            return stat.S_ISREG(status.st_mode) and status.st_size == descriptor.size
+        return False
+
+    def read_bundle(self) -> Bundle | None:
+        """Return its ``bundle.json``; see `Contents`."""
+        return read_layout_bundle(self._layout)
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+
+class ArchiveContents:
+    """An archive of any kind.
+
+    Args:
+        members: of the archive; closed with this.
+    """
+
+    def __init__(self, members: ArchiveMembers) -> None:
+        self.place = members.place
+        self._members = members
+        self._sources: Sequence[ImageSource] | None = None
+
+    def sources(self) -> Sequence[ImageSource]:
+        """Return its images; see `Contents`."""
+        if self._sources is None:
+            self._sources = open_archive_images(self._members)
+        return self._sources
+
+    def holds(self, descriptor: Descriptor) -> bool:
+        """Whether the archive has the blob. An image in docker's own form has no file of that name, but is whole."""
+        name = blob_name(descriptor.digest)
+        if name in self._members:
+            return self._members.size_of(name) == descriptor.size
+        return any(_opens(source, descriptor) for source in self.sources())
+
+    def read_bundle(self) -> Bundle | None:
+        """Return its ``bundle.json``; see `Contents`."""
+        if BUNDLE_FILE not in self._members:
+            return None
+        where = f"{self.place}: {BUNDLE_FILE}"
+        return parse_bundle(self._members.read(BUNDLE_FILE, MAX_BUNDLE_BYTES), where=where)
+
+    def close(self) -> None:
+        """Close the archive."""
+        self._members.close()
+
+
+class SingleContents:
+    """One image of any source, such as a ``dir:``; closed with this."""
+
+    def __init__(self, source: ImageSource) -> None:
+        self.place = source.display_name
+        self._source = source
+
+    def sources(self) -> list[ImageSource]:
+        """Return the image."""
+        return [self._source]
+
+    def holds(self, descriptor: Descriptor) -> bool:
+        """Whether the source opens the blob."""
+        return _opens(self._source, descriptor)
+
+    def read_bundle(self) -> None:
+        """Return None: it is no bundle."""
+
+    def close(self) -> None:
+        """Close the source."""
+        self._source.close()
+
+
+def open_contents(path: str) -> Contents:
+    """Return what is at ``path``, told by its content; the caller closes it.
+
+    Args:
+        path: of a layout, an archive or a ``dir:``; ``-`` is an archive on standard input.
+
+    Raises:
+        NotFoundError: nothing is there.
+        InvalidImageError: it is a file, but no tar.
+    """
+    if path != "-" and not os.path.lexists(path):
+        raise NotFoundError(f"{quoted(path)}: expected a layout or an archive, there is no such file or directory")
+    if not os.path.isdir(path):
+        return ArchiveContents(ArchiveMembers.open(path))
+    layout = LayoutContents(path)
+    if not ImageLayout(path).directory.has("oci-layout") and ImageLayout(path).directory.has("version"):
+        return SingleContents(ImageDirectory(path))
+    return layout
+
+
+def read_layout_bundle(layout: ImageLayout) -> Bundle | None:
+    """Return the ``bundle.json`` of a layout; None if it has none, or does not exist.
+
+    Raises:
+        InvalidImageError: it can't be read.
+    """
+    try:
+        raw = layout.directory.read_file(BUNDLE_FILE, MAX_BUNDLE_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return parse_bundle(raw, where=layout.directory.path_of(BUNDLE_FILE))
+
+
+class ThereImage(NamedTuple):
+    """An image as far as its documents are there.
+
+    Args:
+        image: its documents, and all blobs that they need, there or not.
+        absent: documents that an index lists and that are not there.
+    """
+
+    image: PreparedImage
+    absent: tuple[Digest, ...]
+
+
+def read_there(source: ImageSource) -> ThereImage:
+    """Return an image of some contents with every document that is there.
+
+    Raises:
+        NotFoundError: not even its own manifest or index is there.
+        InvalidImageError: a document breaks the specification or does not match its digest.
+    """
+    documents = DocumentReader(source)
+    walk = _Walk(documents)
+    top = documents.top
+    if isinstance(top, Index):
+        walk.take([top])
+    else:
+        walk.add(top, None)
+    blobs = [blobs_of(source, one.manifest, one.config) for one in walk.manifests]
+    image = PreparedImage(
+        source=source,
+        listed=_listed(source, top, walk.manifests),
+        manifests=tuple(walk.manifests),
+        others=tuple(walk.others),
+        name=source.image_name,
+        blobs=tuple(unite_blobs(blobs)),
+        published=top.digest,
+    )
+    return ThereImage(image, tuple(walk.absent))
+
+
+def _listed(source: ImageSource, top: Index | Manifest, manifests: Sequence[PreparedManifest]) -> Descriptor:
+    """Return the entry for ``index.json``: the one that is there already, or a new one."""
+    if isinstance(source, ListedSource):
+        return replace(source.descriptor, media_type=top.media_type, digest=top.digest, size=len(top.raw))
+    return replace(top.descriptor, platform=manifests[0].platform if isinstance(top, Manifest) else None)
+
+
+class _Walk:
+    """Collects the documents that an index leads to, each once, and each before those that name it."""
+
+    def __init__(self, documents: DocumentReader) -> None:
+        self._documents = documents
+        self._seen: set[Digest] = set()
+        self.manifests: list[PreparedManifest] = []
+        self.others: list[ReceivedManifest] = []
+        self.absent: list[Digest] = []
+
+    def take(self, path: Sequence[Index]) -> None:
+        """Take the last index of ``path`` and every document that it leads to."""
+        verify_index_depth(path[:-1])
+        index = path[-1]
+        for entry in index.manifests:
+            if entry.digest in self._seen:
+                continue
+            self._seen.add(entry.digest)
+            if len(self._seen) > _MAX_MANIFESTS:
+                raise LimitExceededError(
+                    f"expected at most {_MAX_MANIFESTS} manifests", where=f"index {path[0].digest}"
+                )
+            try:
+                self._take_entry(path, entry)
+            except NotFoundError:
+                self.absent.append(entry.digest)
+        self.others.append(ReceivedManifest(index.raw, index.media_type, index.digest))
+
+    def _take_entry(self, path: Sequence[Index], entry: Descriptor) -> None:
+        if entry.media_type and entry.media_type not in mediatypes.INDEXES | mediatypes.MANIFESTS:
+            self.others.append(self._documents.fetch_entry(path[-1], entry))
+            return
+        document = self._documents.read_entry(path[-1], entry)
+        if isinstance(document, Index):
+            self.take([*path, document])
+        else:
+            self.add(document, entry)
+
+    def add(self, manifest: Manifest, entry: Descriptor | None) -> None:
+        """Add a manifest, with its config if it is an image's."""
+        config = None if entry is not None and entry.is_attestation else _config_of(self._documents, manifest)
+        platform = entry.platform if entry is not None else None
+        if platform is None and config is not None:
+            platform = config.declared_platform
+        self.manifests.append(PreparedManifest(manifest, config, platform))
+
+
+def _config_of(documents: DocumentReader, manifest: Manifest) -> ImageConfig | None:
+    """Return the config; None for an artifact, and for a config that is not there."""
+    try:
+        config = read_config(documents.source, manifest)
+    except (UnsupportedMediaTypeError, NotFoundError):
+        return None
+    except InvalidImageError:
+        if manifest.config.media_type != mediatypes.LEGACY_CONFIG:
+            raise
+        return None  # as in `prepare_image`: some tools store other content under this type
+    documents.budget.take(config.raw)
+    pair_layers(manifest, config)
+    return config
+
+
+def _opens(source: ImageSource, descriptor: Descriptor) -> bool:
+    with suppress(NotFoundError), closing(source.open_blob(descriptor)):
+        return True
+    return False
+
+
+def blobs_there(contents: Contents, blobs: Sequence[BlobToFetch]) -> list[BlobToFetch]:
+    """Return those of ``blobs`` that ``contents`` holds, by their sizes."""
+    return [blob for blob in blobs if blob.content is not None or contents.holds(blob.descriptor)]
