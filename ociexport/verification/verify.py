@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ociexport.images.choose import PlatformChoice
+from ociexport.images.holdings import Holdings
 from ociexport.images.source import ImageSource
 from ociexport.layers.limits import Limits
 from ociexport.layers.record import OutlineFile
@@ -19,6 +20,7 @@ from ociexport.spec.manifest import Index
 from ociexport.spec.platforms import host_platform, select_manifest
 from ociexport.system.progress.protocol import SILENT, Progress, format_bytes
 from ociexport.verification.blobs import BlobState, BlobToCheck, add_blob_findings, blob_to_check, check_blobs
+from ociexport.verification.bundles import add_bundle_findings, add_expected_findings, expected_blobs
 from ociexport.verification.chains import add_artifact_notes, add_layer_findings, diff_ids_by_layer
 from ociexport.verification.findings import UNREFERENCED, Finding, Findings, Kind
 from ociexport.verification.layers import LayerExaminer
@@ -41,6 +43,7 @@ class Verification:
         read_bytes: size of the documents and blobs.
         layers: number of layers that were inflated, each once; None without ``deep``.
         tar_bytes: their uncompressed size.
+        expected: of a bundle, the blobs that are meant to be absent; None without a ``bundle.json``.
     """
 
     findings: tuple[Finding, ...]
@@ -50,6 +53,7 @@ class Verification:
     read_bytes: int
     layers: int | None = None
     tar_bytes: int = 0
+    expected: tuple[Descriptor, ...] | None = None
 
     @property
     def is_right(self) -> bool:
@@ -65,6 +69,9 @@ class Verification:
         )
         if self.layers is not None:
             looked += f"; {_counted(self.layers, 'layer')} inflated and applied, {format_bytes(self.tar_bytes)}"
+        if self.expected is not None:
+            size = format_bytes(sum(blob.size for blob in self.expected))
+            looked += f"; expects {_counted(len(self.expected), 'blob')} ({size}) on the far side"
         return f"{looked}: {f'{wrong} wrong' if wrong else 'no problems found'}"
 
 
@@ -80,6 +87,7 @@ class Wishes:
     deep: bool = False
     limits: Limits = field(default_factory=Limits)
     platform: Platform | PlatformChoice | None = None
+    against: Sequence[Holdings] | None = None
 
 
 def verify(
@@ -89,6 +97,7 @@ def verify(
     deep: bool = False,
     limits: Limits | None = None,
     platform: Platform | PlatformChoice | None = None,
+    against: Sequence[Holdings] | None = None,
     progress: Progress = SILENT,
     registry: RegistryOptions | None = None,
 ) -> Verification:
@@ -102,6 +111,7 @@ def verify(
         limits: no honest image exceeds them, for ``deep``; None for those of `unpack`.
         platform: the platforms to verify; None for all in a layout or archive, and for this machine's platform in a
             registry.
+        against: what the far side has, for a bundle: a blob that neither has is a problem.
         progress: receives progress.
         registry: options for reaching registries.
 
@@ -110,7 +120,7 @@ def verify(
         NoMatchingPlatformError: the image has no such ``platform``.
         OSError: temporary files cannot be written.
     """
-    wishes = Wishes(strict, deep, limits or Limits(), platform)
+    wishes = Wishes(strict, deep, limits or Limits(), platform, against)
     with closing(open_subject(source, progress=progress, registry=registry)) as subject, closing(OutlineFile()) as file:
         return verify_subject(subject, wishes, {}, file, progress)[0]
 
@@ -140,7 +150,11 @@ def verify_subject(
     ]
     left_over = [] if wishes.platform is not None else _left_over(subject, walk, findings)
     states.update(check_blobs([blob for blob in (*named, *left_over) if not _is_known(blob, states)], progress))
-    add_blob_findings(walk.blobs, states, findings)
+    expected = expected_blobs(walk, states, subject.bundle, wishes.against or ())
+    add_blob_findings(walk.blobs, states, findings, expected)
+    add_expected_findings(walk, expected, subject.bundle, wishes.against, findings)
+    if subject.bundle is not None and wishes.platform is None:
+        add_bundle_findings(subject.bundle, roots, walk, states, findings)
     if wishes.deep:  # 3
         add_layer_findings(walk.images, states, wishes.limits, findings)
         add_artifact_notes(walk.artifacts, findings)
@@ -155,6 +169,7 @@ def verify_subject(
         read_bytes=sum(walk.documents.values()) + sum(state.size for state in hashed),
         layers=sum(state.layer is not None for state in hashed) if wishes.deep else None,
         tar_bytes=sum(state.layer.tar_bytes for state in hashed if state.layer is not None),
+        expected=tuple(expected.values()) if subject.bundle is not None or expected else None,
     )
     return verification, walk
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from ociexport.cli.configuration import leave_out_configured
+from ociexport.cli.options.platform import named_choice_from, platform_from
+from ociexport.cli.options.registry import registry_options_from
 from ociexport.errors import UsageError
 from ociexport.images.choose import PlatformChoice
 from ociexport.spec.descriptor import Platform
 from ociexport.system.progress.protocol import Progress
 
 if TYPE_CHECKING:
+    from ociexport.images.holdings import Holdings
     from ociexport.transfer.bundle.select import ThinOptions
     from ociexport.transfer.sources.open import SourceOpener
 
@@ -67,3 +71,15 @@ def thin_options_from(
 
     since = tuple(read_have(text, opener.open, choice, progress) for text in options.since)
     return ThinOptions(since, options.rule or ("docker" if is_archive else "layout"), source_date_epoch())
+
+
+def held_by(options: argparse.Namespace, progress: Progress) -> tuple[Holdings, ...] | None:
+    """Return what the far side has, as ``--against`` tells; None without that option. Raises as `thin_options_from`."""
+    if not options.against:
+        return None
+    from ociexport.transfer.bundle.have import read_have  # noqa: PLC0415 - start-up: as above
+    from ociexport.transfer.sources.open import SourceOpener  # noqa: PLC0415 - start-up: as above
+
+    choice = named_choice_from(options) or platform_from(argparse.Namespace(platform=None))
+    with closing(SourceOpener(options=registry_options_from(options), progress=progress)) as opener:
+        return tuple(read_have(text, opener.open, choice, progress) for text in options.against)
