@@ -1,0 +1,384 @@
+"""`merge FAR BUNDLE…`: the union, in any order, atomic by image; what is missing is named with its bundle."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ociexport.errors import UsageError
+from ociexport.spec.digest import Digest
+from ociexport.storage.layout.layout import ImageLayout
+from ociexport.transfer.bundle.merge import MergeResult, merge
+from ociexport.verification.garbage import collect_garbage
+from ociexport.verification.verify import verify
+from tests.support.command import command_environment, command_line, run_command
+from tests.support.image_builder import ARM64, build_artifact, build_image, build_index, write_layout
+from tests.support.saved_archives import IMAGE as SAVED
+from tests.support.saved_archives import of_docker_1_10, write_tar
+from tests.support.updates import (
+    BASE,
+    NAME,
+    RUNTIME,
+    V1,
+    V2,
+    V3,
+    blobs_in,
+    layer,
+    names_in,
+    write_bundles,
+    write_update,
+    write_whole,
+)
+
+ONE, TWO, THREE = f"{NAME}:1", f"{NAME}:2", f"{NAME}:3"
+
+
+def merge_into(far: Path, *bundles: Path) -> MergeResult:
+    return merge(far, map(str, bundles))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return write_bundles(tmp_path)
+
+
+def state_of(far: Path) -> tuple[dict[str, str], set[Digest]]:
+    return names_in(far), blobs_in(far)
+
+
+ALL = {ONE: str(V1.digest), TWO: str(V2.digest), THREE: str(V3.digest)}
+EVERYTHING = V1.all_digests | V2.all_digests | V3.all_digests
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["v1", "update2.tar", "update3"])))
+def test_any_order_in_one_run_gives_the_same(place: Path, order: tuple[str, ...]) -> None:
+    far = place / "far"
+    result = merge_into(far, *(place / name for name in order))
+    assert result.waiting == ()
+    assert state_of(far) == (ALL, EVERYTHING)
+    assert verify(far).is_right
+    assert sorted(path.name for path in far.iterdir()) == ["blobs", "index.json", "oci-layout"]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["v1", "update2.tar", "update3"])))
+def test_any_order_in_several_runs_gives_the_same(place: Path, order: tuple[str, ...]) -> None:
+    """What came too early is remembered, so that no bundle has to come again."""
+    far = place / "far"
+    for name in order:
+        merge_into(far, place / name)
+        assert verify(far).is_right
+    assert state_of(far) == (ALL, EVERYTHING)
+    assert sorted(path.name for path in far.iterdir()) == ["blobs", "index.json", "oci-layout"]
+
+
+def test_twice_is_harmless(place: Path) -> None:
+    far = place / "far"
+    bundles = [place / name for name in ("v1", "update2.tar", "update3")]
+    merge_into(far, *bundles)
+    before = (far / "index.json").read_bytes()
+    result = merge_into(far, *bundles, *bundles)
+    assert (result.added_blobs, result.waiting) == (0, ())
+    assert (far / "index.json").read_bytes() == before
+    assert state_of(far) == (ALL, EVERYTHING)
+
+
+def test_into_a_layout_that_has_other_images(place: Path) -> None:
+    other = build_image([layer("other")])
+    far = write_whole(place / "far", other, "other")
+    merge_into(far, place / "v1", place / "update2.tar")
+    assert names_in(far) == {f"{NAME}:other": str(other.digest), ONE: str(V1.digest), TWO: str(V2.digest)}
+
+
+def command(place: Path, *words: str | Path, code: int = 0) -> tuple[str, list[str]]:
+    ended = subprocess.run(
+        command_line("merge", *words),
+        env=command_environment(place),
+        cwd=place,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == code, ended.stderr
+    return ended.stdout, ended.stderr.splitlines()
+
+
+def test_the_command_prints_each_complete_image(place: Path) -> None:
+    printed, said = command(place, "far", "update2.tar", "v1")
+    assert printed == f"{TWO}@{V2.digest}\n{ONE}@{V1.digest}\n"
+    assert said[-1] == "ociexport: far: 2 images complete; 6 blobs (142.5 kB) added, 0 there"
+
+
+def test_what_is_missing_is_named_with_the_bundle_that_should_have_it(place: Path) -> None:
+    printed, said = command(place, "far", "update2.tar", code=7)
+    assert printed == ""
+    assert [line for line in said if "error" in line] == [
+        f"ociexport: error: update2.tar: {TWO}: layer {number} of 3 ({descriptor.digest}): not there; v1 should have it"
+        for number, descriptor in enumerate(V2.layers[:2], start=1)
+    ]
+    assert said[-1].startswith("ociexport: far: 0 images complete, 1 waiting for 2 blobs; 2 blobs ")
+    assert names_in(place / "far") == {}
+
+
+def test_a_later_run_still_names_what_is_missing(place: Path) -> None:
+    write_whole(place / "other", build_image([layer("other")]), "other")
+    command(place, "far", "update2.tar", code=7)
+    printed, said = command(place, "far", "other", code=7)
+    assert printed.startswith(f"{NAME}:other@")
+    assert len([line for line in said if line.startswith(f"ociexport: error: update2.tar: {TWO}: layer ")]) == 2
+
+
+def test_what_is_complete_is_usable_at_once(place: Path) -> None:
+    write_whole(place / "other", build_image([layer("other")]), "other")
+    printed, _ = command(place, "far", "update2.tar", "other", code=7)
+    assert printed.startswith(f"{NAME}:other@")
+    assert list(names_in(place / "far")) == [f"{NAME}:other"]
+    assert run_command("unpack", f"{place / 'far'}:{NAME}:other", place / "rootfs", home=place).returncode == 0
+
+
+def test_json_names_it_too(place: Path) -> None:
+    result = json.loads(command(place, "far", "update2.tar", "--json", code=7)[0])
+    (image,) = result["images"]
+    assert (image["name"], image["complete"], image["bundle"]) == (TWO, False, "update2.tar")
+    assert [(one["digest"], one["bundles"]) for one in image["missing"]] == [
+        (str(descriptor.digest), ["v1"]) for descriptor in V2.layers[:2]
+    ]
+
+
+# Damage
+
+
+def damage(layout: Path, digest: Digest) -> None:
+    path = Path(ImageLayout(layout).blob_path(digest))
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+
+
+def test_a_damaged_blob_is_named_with_its_bundle(place: Path) -> None:
+    damage(place / "v1", V1.layers[0].digest)
+    printed, said = command(place, "far", "v1", "update3", code=7)
+    assert printed == ""
+    errors = [line for line in said if line.startswith("ociexport: error: v1: ")]
+    assert len(errors) == 1
+    assert errors[0].startswith(
+        f"ociexport: error: v1: {ONE}: layer 1 of 3 ({V1.layers[0].digest}): digest mismatch: expected "
+    )
+    assert errors[0].endswith("; v1 should have it")
+    assert names_in(place / "far") == {}
+
+
+def test_a_damaged_blob_comes_from_another_bundle_that_has_it(place: Path) -> None:
+    damage(place / "v1", V1.layers[0].digest)
+    write_whole(place / "again", V1, "again")
+    assert merge_into(place / "far", place / "v1", place / "again").waiting == ()
+    assert verify(place / "far").is_right
+
+
+def test_only_the_damaged_bundle_has_to_come_again(place: Path) -> None:
+    far = place / "far"
+    shutil.copytree(place / "v1", place / "good")
+    damage(place / "v1", V1.layers[0].digest)
+    assert len(merge_into(far, place / "v1", place / "update2.tar").waiting) == 2
+    assert merge_into(far, place / "good").waiting == ()
+    assert names_in(far) == {ONE: str(V1.digest), TWO: str(V2.digest)}
+
+
+def test_a_damaged_blob_of_the_far_side_is_replaced(place: Path) -> None:
+    far = write_whole(place / "far", V1, "1")
+    damage(far, V1.layers[0].digest)
+    assert len(merge_into(far, place / "update2.tar").waiting) == 1
+    assert merge_into(far, place / "v1").waiting == ()
+    assert verify(far).is_right
+
+
+def test_a_missing_manifest_is_named(place: Path) -> None:
+    os.unlink(ImageLayout(place / "update3").blob_path(V3.digest))
+    _, said = command(place, "far", "v1", "update3", code=7)
+    assert f"ociexport: error: update3: {THREE}: manifest {V3.digest}: not there; update3 should have it" in said
+
+
+def test_a_blob_that_a_bundle_claims_to_have_is_its_own_fault(place: Path) -> None:
+    new = V2.layers[2].digest
+    thin = write_update(place / "thin", V2, "2", place / "v1")
+    os.unlink(ImageLayout(thin).blob_path(new))
+    _, said = command(place, "far", "v1", "thin", code=7)
+    assert f"ociexport: error: thin: {TWO}: layer 3 of 3 ({new}): not there; thin should have it" in said
+
+
+@pytest.mark.parametrize("rest", ["the others go on", "alone"])
+def test_a_truncated_bundle_ends_in_one_line_and_loses_nothing(place: Path, rest: str) -> None:
+    os.truncate(place / "update2.tar", 3000)
+    bundles = ["v1", "update2.tar"] if rest != "alone" else ["update2.tar"]
+    printed, said = command(place, "far", *bundles, code=8)
+    assert printed == (f"{ONE}@{V1.digest}\n" if rest != "alone" else "")
+    errors = [line for line in said if line.startswith("ociexport: error: ")]
+    damage = "expected a tar, got a damaged one or none (the last entry is truncated)"
+    assert errors == [f"ociexport: error: update2.tar: {damage}"]
+
+
+def test_a_missing_bundle_is_named_and_the_others_go_on(place: Path) -> None:
+    printed, said = command(place, "far", "v1", "nowhere.tar", code=3)
+    assert printed == f"{ONE}@{V1.digest}\n"
+    expected = "expected a layout or an archive, there is no such file or directory"
+    assert f"ociexport: error: 'nowhere.tar': {expected}" in said
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"bundleVersion":9}', bytes(range(256))])
+def test_a_bundle_json_that_cannot_be_read_ends_in_one_line(place: Path, content: bytes) -> None:
+    (place / "update3" / "bundle.json").write_bytes(content)
+    _, said = command(place, "far", "v1", "update3", code=8)
+    assert len([line for line in said if line.startswith("ociexport: error: update3/bundle.json: ")]) == 1
+
+
+def test_a_bundle_json_that_lies_names_nothing_that_is_incomplete(place: Path) -> None:
+    """It is believed for whom to blame, never for what is there."""
+    path = place / "update3" / "bundle.json"
+    bundle = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**bundle, "expected": [], "documents": [], "blobs": bundle["expected"]}))
+    assert len(merge_into(place / "far", place / "update3").waiting) == 1
+    assert names_in(place / "far") == {}
+
+
+# One name
+
+
+def test_the_newest_of_one_name_wins_in_any_order(place: Path) -> None:
+    """Updates of one tag: each knows which digests it replaces."""
+    write_whole(place / "a", V1, "latest")
+    write_update(place / "b", V2, "latest", place / "a")
+    write_update(place / "c.tar", V3, "latest", place / "b")
+    for number, order in enumerate(itertools.permutations("abc")):
+        far = place / f"far{number}"
+        merge_into(far, *(place / {"a": "a", "b": "b", "c": "c.tar"}[name] for name in order))
+        assert names_in(far) == {f"{NAME}:latest": str(V3.digest)}, order
+
+
+def test_an_older_image_that_waits_does_not_take_the_name_back(place: Path) -> None:
+    write_whole(place / "a", V1, "latest")
+    write_update(place / "b", V2, "latest", place / "a")
+    write_whole(place / "c", V3, "latest")
+    far = place / "far"
+    assert len(merge_into(far, place / "b").waiting) == 1
+    merge_into(far, place / "c")
+    merge_into(far, place / "c", place / "v1")
+    assert names_in(far)[f"{NAME}:latest"] == str(V3.digest)
+    assert not (far / ".ociexport").exists()
+
+
+def test_an_image_keeps_its_old_content_until_the_new_is_whole(place: Path) -> None:
+    far = write_whole(place / "far", V1, "latest")
+    write_whole(place / "has", V2, "x")
+    update = write_update(place / "update", V3, "latest", place / "has")
+    assert len(merge_into(far, update).waiting) == 1
+    assert names_in(far) == {f"{NAME}:latest": str(V1.digest)}
+    merge_into(far, place / "update2.tar")
+    assert names_in(far)[f"{NAME}:latest"] == str(V3.digest)
+
+
+# All kinds
+
+
+def test_an_index_and_its_platforms_come_whole(place: Path) -> None:
+    arm = build_image([BASE, layer("arm")], platform=ARM64)
+    index = build_index([V2, arm])
+    write_layout(place / "all", {f"{NAME}:all": index})
+    merge_into(place / "far", place / "all")
+    assert blobs_in(place / "far") == index.all_digests
+    assert names_in(place / "far") == {f"{NAME}:all": str(index.digest)}
+
+
+def test_a_sparse_index_comes_as_it_is(place: Path) -> None:
+    """image-layout.md: a layout may lack manifests that an index lists."""
+    index = build_index([V2, build_image([BASE], platform=ARM64)])
+    write_layout(place / "sparse", {f"{NAME}:all": index})
+    os.unlink(ImageLayout(place / "sparse").blob_path(build_image([BASE], platform=ARM64).digest))
+    assert merge_into(place / "far", place / "sparse").waiting == ()
+    assert verify(place / "far").is_right
+
+
+def test_an_archive_of_docker_save_comes_too(place: Path) -> None:
+    write_tar(place / "saved.tar", of_docker_1_10())
+    assert merge_into(place / "far", place / "saved.tar").waiting == ()
+    assert list(names_in(place / "far")) == [ONE]
+    assert SAVED.config.digest in blobs_in(place / "far")
+
+
+def test_a_compressed_archive_comes_too(place: Path) -> None:
+    raw = (place / "update2.tar").read_bytes()
+    (place / "update2.tar.gz").write_bytes(gzip.compress(raw))
+    assert merge_into(place / "far", place / "v1", place / "update2.tar.gz").waiting == ()
+
+
+def test_standard_input_is_a_bundle(place: Path) -> None:
+    ended = subprocess.run(
+        command_line("merge", place / "far", place / "v1", "-"),
+        env=command_environment(place),
+        input=(place / "update2.tar").read_bytes(),
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    assert ended.stdout.decode() == f"{ONE}@{V1.digest}\n{TWO}@{V2.digest}\n"
+
+
+def test_artifacts_without_a_name_come_too(place: Path) -> None:
+    artifact = build_artifact(b"content")
+    write_layout(place / "artifact", {"x": artifact})
+    index = json.loads((place / "artifact" / "index.json").read_bytes())
+    del index["manifests"][0]["annotations"]
+    (place / "artifact" / "index.json").write_text(json.dumps(index))
+    for _ in range(2):
+        assert merge_into(place / "far", place / "artifact").waiting == ()
+    entries = json.loads((place / "far" / "index.json").read_bytes())["manifests"]
+    assert [entry["digest"] for entry in entries] == [str(artifact.digest)]
+
+
+def test_a_foreign_layer_that_was_never_stored_is_not_waited_for(place: Path) -> None:
+    def make_foreign(manifest: Any) -> None:
+        manifest["layers"][0]["urls"] = ["https://example.com/layer"]
+
+    image = build_image([BASE, RUNTIME], edit_manifest=make_foreign)
+    write_whole(place / "foreign", image, "1")
+    os.unlink(ImageLayout(place / "foreign").blob_path(image.layers[0].digest))
+    assert merge_into(place / "far", place / "foreign").waiting == ()
+
+
+# What is not done
+
+
+def test_a_dry_run_tells_and_writes_nothing(place: Path) -> None:
+    printed, said = command(place, "far", "v1", "update2.tar", "--dry-run")
+    assert printed == f"{ONE}@{V1.digest}\n{TWO}@{V2.digest}\n"
+    assert said[-1] == "ociexport: far: 2 images would be complete; 6 blobs (142.5 kB) would be added, 0 there"
+    assert not (place / "far").exists()
+    assert "waiting for 2 blobs" in command(place, "far", "update2.tar", "--dry-run", code=7)[1][-1]
+    assert not (place / "far").exists()
+
+
+def test_the_far_side_is_no_bundle_of_itself(place: Path) -> None:
+    with pytest.raises(UsageError, match="expected a bundle from elsewhere"):
+        merge_into(place / "v1", place / "v1")
+
+
+def test_a_directory_of_other_files_is_left_alone(place: Path) -> None:
+    (place / "far").mkdir()
+    (place / "far" / "letter.txt").write_text("x")
+    with pytest.raises(UsageError, match="expected an OCI layout or an empty directory"):
+        merge_into(place / "far", place / "v1")
+    assert os.listdir(place / "far") == ["letter.txt"]
+
+
+def test_gc_keeps_what_waits(place: Path) -> None:
+    far = place / "far"
+    merge_into(far, place / "update2.tar")
+    assert collect_garbage(far).dropped == ()
+    assert merge_into(far, place / "v1").waiting == ()
