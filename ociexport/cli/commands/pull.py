@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from contextlib import ExitStack, closing
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 from ociexport.cli.configuration import leave_out_configured
 from ociexport.cli.exit_codes import OK
@@ -27,8 +27,11 @@ from ociexport.system.environment import source_date_epoch
 from ociexport.system.files import new_file
 from ociexport.transfer.copy import copy_image
 from ociexport.transfer.options import PullOptions
-from ociexport.transfer.sources.names import LayoutName, SourceName, parse_source_name
+from ociexport.transfer.sources.names import ArchiveName, LayoutName, SourceName, parse_source_name
 from ociexport.transfer.sources.open import SourceOpener
+
+# An image to pull, and its name in messages.
+_Wanted: TypeAlias = tuple[SourceName, str]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +99,26 @@ def run(options: argparse.Namespace) -> int:
             digests=_open_digest_file(options, stack),
         )
         opener = SourceOpener(options=registry_options_from(options), progress=progress)
-        return pull(options, names, stack.enter_context(closing(opener)), report)
+        stack.enter_context(closing(opener))
+        wanted = [
+            each
+            for name, shown in zip(names, options.images, strict=True)
+            for each in _each(name, shown, opener, options)
+        ]
+        return pull(options, wanted, opener, report)
+
+
+def _each(name: SourceName, shown: str, opener: SourceOpener, options: argparse.Namespace) -> list[_Wanted]:
+    """Return the images that ``shown`` means, with their names in messages: of a layout or an archive, all of them."""
+    if options.all_images and (not isinstance(name, LayoutName | ArchiveName) or name.image is not None):
+        raise UsageError(f"--all-images: expected a layout or an archive, got {quoted(shown)}")
+    try:
+        each = opener.name_each(name, everything=options.all_images)
+    except OciexportError:
+        return [(name, shown)]  # raised again when the image is opened, in its turn
+    if each == [name]:
+        return [(name, shown)]
+    return [(one, f"{shown}:{one.image}") for one in each if isinstance(one, LayoutName | ArchiveName)]
 
 
 def _open_digest_file(options: argparse.Namespace, stack: ExitStack) -> BinaryIO | None:
@@ -106,13 +128,13 @@ def _open_digest_file(options: argparse.Namespace, stack: ExitStack) -> BinaryIO
 
 
 def _pull_into_archive(
-    options: argparse.Namespace, names: list[SourceName], sources: SourceOpener, report: PullReport
+    options: argparse.Namespace, wanted: list[_Wanted], sources: SourceOpener, report: PullReport
 ) -> int:
     if options.cache:
         raise UsageError("pull: --cache needs a layout for --out, got an archive")
     pull_options = _pull_options_from(options, sources, report, is_archive=True)
     with ExitStack() as stack:
-        opened = _open_all(names, sources, stack)
+        opened = _open_all(wanted, sources, stack)
         if options.dry_run:
             from ociexport.transfer.plan import plan_pull  # noqa: PLC0415 - start-up: only a dry run needs it
 
@@ -130,19 +152,19 @@ def _pull_into_archive(
 
 
 def _pull_into_layout(
-    options: argparse.Namespace, names: list[SourceName], sources: SourceOpener, report: PullReport
+    options: argparse.Namespace, wanted: list[_Wanted], sources: SourceOpener, report: PullReport
 ) -> int:
     cache = BlobCache(options.cache) if options.cache else None
     layout = ImageLayout(options.out, cache=cache)
     layout.verify_is_usable()
-    for name in names:
+    for name, _ in wanted:
         _verify_is_another(name, layout)
     pull_options = _pull_options_from(options, sources, report, is_archive=False)
     if options.dry_run:
         from ociexport.transfer.plan import plan_pull  # noqa: PLC0415 - start-up: as above
 
         with ExitStack() as stack:
-            opened = _open_all(names, sources, stack)
+            opened = _open_all(wanted, sources, stack)
             # A layout copies missing blobs from its cache when asked for them, so the plan gets a layout without one.
             uncached = ImageLayout(options.out)
             plan = plan_pull(opened, (uncached, cache), pull_options, report.progress)
@@ -152,11 +174,11 @@ def _pull_into_layout(
         with closing(sources.open(name)) as source:
             report.add(copy_image(source, layout, pull_options, report.progress))
 
-    if len(names) == 1:
-        pull_one(names[0])
+    if len(wanted) == 1:
+        pull_one(wanted[0][0])
         report.end()
         return OK
-    for name, shown in zip(names, options.images, strict=True):
+    for name, shown in wanted:
         try:
             with locating(f"image {quoted(shown)}"):
                 pull_one(name)
@@ -181,8 +203,8 @@ def _pull_options_from(
     )
 
 
-def _open_all(names: list[SourceName], sources: SourceOpener, stack: ExitStack) -> list[ImageSource]:
-    return [stack.enter_context(closing(sources.open(name))) for name in names]
+def _open_all(wanted: list[_Wanted], sources: SourceOpener, stack: ExitStack) -> list[ImageSource]:
+    return [stack.enter_context(closing(sources.open(name))) for name, _ in wanted]
 
 
 def _verify_is_another(name: SourceName, layout: ImageLayout) -> None:

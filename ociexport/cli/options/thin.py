@@ -38,6 +38,11 @@ def add_thin_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"leave out the layers that the far side has; HAVE tells which: a {HAVE}; may be repeated",
     )
     group.add_argument(
+        "--all-images",
+        action="store_true",
+        help="take everything that a layout or an archive lists: all images, and the signatures beside them",
+    )
+    group.add_argument(
         "--for",
         dest="rule",
         choices=_RULES,

@@ -12,6 +12,7 @@ import posixpath
 import stat
 import sys
 import tarfile
+from copy import copy
 from dataclasses import dataclass
 from io import SEEK_CUR, SEEK_END, FileIO
 from typing import IO, TYPE_CHECKING, cast
@@ -72,6 +73,7 @@ class ArchiveMembers:
         self.typed = "oci-archive:-" if path == "-" else as_path(path)
         self.place = _place_of(path)
         self._file = file
+        self._is_owner = True
         self._members = self._read_members()
 
     @classmethod
@@ -139,9 +141,16 @@ class ArchiveMembers:
         member = self._member(name)
         return _MemberStream(os.dup(self._file.fileno()), member.offset + offset, member.offset + member.size)
 
+    def kept_open(self) -> Self:
+        """Return the same archive for a user whose ``close`` leaves it open for the others."""
+        other = copy(self)
+        other._is_owner = False
+        return other
+
     def close(self) -> None:
         """Close the archive; open streams stay usable."""
-        self._file.close()
+        if self._is_owner:
+            self._file.close()
 
     def _member(self, name: str) -> _Member:
         member = self._find(name)

@@ -42,7 +42,11 @@ def open_archive_image(path: str, name: str | None = None, progress: Progress = 
         UsageError: several images match.
         InvalidImageError: it is not an archive of images, or a damaged one.
     """
-    members = ArchiveMembers.open(path)
+    return open_image_in(ArchiveMembers.open(path), name, progress)
+
+
+def open_image_in(members: ArchiveMembers, name: str | None, progress: Progress = SILENT) -> ImageSource:
+    """Return one image of an open archive, which is closed with it; see `open_archive_image`."""
     try:
         return _open_image(members, name, progress)
     except BaseException:
@@ -73,19 +77,24 @@ def list_archive_images(path: str) -> list[ListedImage]:
     """
     members = ArchiveMembers.open(path)
     try:
-        is_dockers = DOCKER_MANIFEST_FILE in members
-        if INDEX_FILE in members:
-            images = _list_layout_images(members)
-            # As in `_open_image`: docker has listed images that it did not save.
-            if not is_dockers or all(blob_name(descriptor.digest) in members for descriptor, _ in images):
-                return images
-        if is_dockers:
-            return list_docker_images(members)
-        if REPOSITORIES_FILE in members:
-            return list_v1_images(members)
-        raise _no_archive_error(members)
+        return list_images_in(members)
     finally:
         members.close()
+
+
+def list_images_in(members: ArchiveMembers) -> list[ListedImage]:
+    """Return the images of an open archive and their names; see `list_archive_images`."""
+    is_dockers = DOCKER_MANIFEST_FILE in members
+    if INDEX_FILE in members:
+        images = _list_layout_images(members)
+        # As in `_open_image`: docker has listed images that it did not save.
+        if not is_dockers or all(blob_name(descriptor.digest) in members for descriptor, _ in images):
+            return images
+    if is_dockers:
+        return list_docker_images(members)
+    if REPOSITORIES_FILE in members:
+        return list_v1_images(members)
+    raise _no_archive_error(members)
 
 
 def open_archive_images(members: ArchiveMembers, progress: Progress = SILENT) -> Sequence[ImageSource]:
