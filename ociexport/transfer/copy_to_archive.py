@@ -13,11 +13,17 @@ from ociexport.images.source import ImageSource
 from ociexport.images.wanted_blobs import BlobToFetch, unite_blobs
 from ociexport.spec import mediatypes
 from ociexport.storage.archive.legacy_plan import plan_legacy_archive, verify_fits_legacy
+from ociexport.storage.archive.names import compression_of
 from ociexport.storage.archive.plan import ArchivePlan, plan_archive
-from ociexport.storage.archive.writer import ArchiveFile, verify_is_file_to_write, write_to_stream
+from ociexport.storage.archive.writer import (
+    ArchiveFile,
+    compressing,
+    verify_is_file_to_write,
+    write_to_stream,
+)
 from ociexport.storage.layout.documents import BUNDLE_FILE
 from ociexport.storage.layout.spool import spool_beside, spool_elsewhere
-from ociexport.system.files import errors_named
+from ociexport.system.files import errors_named, new_file
 from ociexport.system.partial_names import partial_name
 from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.transfer.companions import each_once, prepare_companions
@@ -42,7 +48,8 @@ def copy_to_archive(
 
     Args:
         sources: one for each image; the caller closes them.
-        out: path of a file, which is replaced; or a stream, to which blobs are written one after another.
+        out: path of a file, which is replaced, and compressed if its name ends in ``.gz`` or ``.zst``; or a stream, to
+            which blobs are written one after another.
         seconds: modification time of all entries, since 1970.
 
     Raises:
@@ -100,6 +107,11 @@ def _write_archive(
     blobs = [origins[digest] for digest in plan.blobs]
     if not isinstance(out, str):
         write_to_stream(out, plan, blobs, progress)
+        return []
+    if (compression := compression_of(out)) is not None:
+        # A place in compressed data is known only when all before it is written, so blobs come one after another.
+        with new_file(out) as file, compressing(file, compression) as stream:
+            write_to_stream(stream, plan, blobs, progress)
         return []
     with _errors_of(out), ArchiveFile(out, plan) as archive:
         fetch = BlobFetch(archive, progress)
