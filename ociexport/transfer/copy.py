@@ -50,6 +50,10 @@ def copy_image(
         from ociexport.transfer.companions import prepare_companions  # noqa: PLC0415 - start-up: few pulls copy referrers
 
         companions = prepare_companions(image, destination, progress)
+    if options.required:
+        from ociexport.transfer.requirements import verify_has  # noqa: PLC0415 - start-up: as above
+
+        verify_has(image, companions, options.required)
     selection = bundle = None
     if options.thin is not None:
         from ociexport.transfer.bundle.thin import leave_out, verify_fits_thin  # noqa: PLC0415 - start-up: few are thin

@@ -29,6 +29,7 @@ from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.transfer.companions import each_once, prepare_companions
 from ociexport.transfer.decompress import PlainLayerStore, diff_ids_of, with_plain_layers
 from ociexport.transfer.options import PullOptions
+from ociexport.transfer.requirements import verify_has
 from ociexport.transfer.result import PullResult, results_of, with_companions
 
 
@@ -63,6 +64,7 @@ def copy_to_archive(
         with locating(source.display_name) if len(sources) > 1 else nullcontext():
             images.append(prepare_image(source, options.platform, None, progress))
             companions.append(prepare_companions(images[-1], None, progress) if options.referrers else [])
+            verify_has(images[-1], companions[-1], options.required)
     for image in images if options.legacy else ():
         verify_fits_legacy(image)
     if not options.decompress and not options.legacy:

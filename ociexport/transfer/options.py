@@ -30,6 +30,7 @@ class PullOptions:
         legacy: whether the archive is for engines before Docker 1.10.
         referrers: whether signatures, SBOMs and other artifacts that refer to the image are copied too.
         signatures: which signatures the image must have; None for none.
+        required: what must be beside the image: ``signature``, ``sbom``, ``referrers``; needs ``referrers``.
         thin: what the far side has and need not get; None to copy whole images.
 
     Raises:
@@ -43,6 +44,7 @@ class PullOptions:
     legacy: bool = False
     referrers: bool = False
     signatures: SignaturePolicy | None = None
+    required: tuple[str, ...] = ()
     thin: ThinOptions | None = None
 
     def __post_init__(self) -> None:

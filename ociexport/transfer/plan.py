@@ -20,6 +20,7 @@ from ociexport.storage.layout.layout import ImageLayout
 from ociexport.system.progress.protocol import Progress
 from ociexport.transfer.companions import prepare_companions
 from ociexport.transfer.options import PullOptions
+from ociexport.transfer.requirements import verify_has
 from ociexport.transfer.sources.convert import ConvertingSource
 
 
@@ -123,6 +124,7 @@ def plan_pull(
         image = prepare_image(source, options.platform, layout, progress)
         prepared.append((source, image))
         companions = prepare_companions(image, layout, progress) if options.referrers else []
+        verify_has(image, companions, options.required)
         prepared += [(source, companion) for companion in companions]
     images, expected, documents = _without_expected([image for _, image in prepared], options, layout)
     for (source, _), image in zip(prepared, images, strict=True):

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from typing import BinaryIO, TypeAlias
 
 from ociexport.cli.configuration import leave_out_configured
@@ -16,7 +17,7 @@ from ociexport.cli.options.platform import add_platforms_arguments, choice_from
 from ociexport.cli.options.progress import add_progress_arguments, progress_from
 from ociexport.cli.options.registry import add_registry_arguments, registry_options_from
 from ociexport.cli.options.signatures import add_signature_arguments, signature_policy_from
-from ociexport.cli.options.thin import add_thin_arguments, thin_options_from
+from ociexport.cli.options.thin import add_thin_arguments, required_from, thin_options_from
 from ociexport.cli.output.pull import PullReport, tell_plan
 from ociexport.errors import OciexportError, UsageError, locating, quoted
 from ociexport.images.fetch import DEFAULT_JOBS, MAX_JOBS
@@ -25,6 +26,7 @@ from ociexport.storage.layout.cache import BlobCache
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.system.environment import source_date_epoch
 from ociexport.system.files import new_file
+from ociexport.system.progress.protocol import SILENT
 from ociexport.transfer.copy import copy_image
 from ociexport.transfer.options import PullOptions
 from ociexport.transfer.sources.names import ArchiveName, LayoutName, SourceName, parse_source_name
@@ -170,6 +172,14 @@ def _pull_into_layout(
             plan = plan_pull(opened, (uncached, cache), pull_options, report.progress)
         return tell_plan(plan, options)
 
+    if pull_options.required and len(wanted) > 1:
+        # One image without it ends the run before any other is written.
+        from ociexport.transfer.plan import plan_pull  # noqa: PLC0415 - start-up: as above
+
+        with ExitStack() as stack:
+            checked = replace(pull_options, thin=None)
+            plan_pull(_open_all(wanted, sources, stack), None, checked, SILENT)
+
     def pull_one(name: SourceName) -> None:
         with closing(sources.open(name)) as source:
             report.add(copy_image(source, layout, pull_options, report.progress))
@@ -197,7 +207,8 @@ def _pull_options_from(
         options.jobs,
         decompress=options.decompress,
         legacy=options.legacy,
-        referrers=options.referrers,
+        referrers=options.referrers or bool(options.require),
+        required=required_from(options),
         signatures=signature_policy_from(options),
         thin=thin_options_from(options, sources, choice, report.progress, is_archive=is_archive),
     )

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from ociexport.cli.configuration import leave_out_configured
 from ociexport.cli.options.platform import named_choice_from, platform_from
 from ociexport.cli.options.registry import registry_options_from
-from ociexport.errors import UsageError
+from ociexport.cli.parser import one_of
+from ociexport.errors import UsageError, quoted
 from ociexport.images.choose import PlatformChoice
 from ociexport.spec.descriptor import Platform
 from ociexport.system.progress.protocol import Progress
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ociexport.transfer.bundle.select import ThinOptions
     from ociexport.transfer.sources.open import SourceOpener
 
+_REQUIREMENTS = ("signature", "sbom", "referrers")
 _RULES = ("docker", "registry", "layout")
 # What HAVE may be, for the help of each option that takes one.
 HAVE = (
@@ -38,6 +40,14 @@ def add_thin_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"leave out the layers that the far side has; HAVE tells which: a {HAVE}; may be repeated",
     )
     group.add_argument(
+        "--require",
+        metavar="KIND",
+        action="append",
+        default=[],
+        help="fail before anything is written unless the image has it, and copy it as --referrers does: signature, "
+        "sbom or referrers (any of them); may be repeated",
+    )
+    group.add_argument(
         "--all-images",
         action="store_true",
         help="take everything that a layout or an archive lists: all images, and the signatures beside them",
@@ -49,6 +59,19 @@ def add_thin_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --since, who reads the update: docker, which needs every layer above the first new one (default for "
         "an archive), or a registry or a layout, which go by digest (default for a layout)",
     )
+
+
+def required_from(options: argparse.Namespace) -> tuple[str, ...]:
+    """Return what must be beside each image.
+
+    Raises:
+        UsageError: a word is unknown.
+    """
+    words = tuple(dict.fromkeys(word for text in options.require for word in text.split(",")))
+    for word in words:
+        if word not in _REQUIREMENTS:
+            raise UsageError(f"--require: expected {one_of(_REQUIREMENTS)}, got {quoted(word)}")
+    return words
 
 
 def thin_options_from(

@@ -66,8 +66,12 @@ def read_have(text: str, opener: Opener, choice: PlatformChoice | Platform, prog
         raise
     layers = {layer for chain in holdings.chains for layer in chain}
     known = {digest for layer in layers for digest in layer if digest is not None} | holdings.blobs | holdings.loose
-    progress.say(f"since {text}: {len(known)} digests, layers of {len(holdings.chains)} images in their order")
+    progress.say(f"since {text}: {_counted(len(known), 'digest')}, {_counted(len(holdings.chains), 'image')}")
     return holdings
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _read(text: str, opener: Opener, choice: PlatformChoice | Platform) -> Holdings:
