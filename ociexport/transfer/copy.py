@@ -41,7 +41,8 @@ def copy_image(
         raise UsageError("decompress: expected a layout or an archive as destination")
     source = options.signed(source)
     brought: Collection[Digest] = ()
-    if isinstance(source, ConvertingSource) and isinstance(destination, ImageLayout) and not options.decompress:
+    is_kept_as_it_comes = not options.decompress and options.thin is None
+    if isinstance(source, ConvertingSource) and isinstance(destination, ImageLayout) and is_kept_as_it_comes:
         source.keep_layers_in(destination, options.jobs)
         brought = source.layers
     image = prepare_image(source, options.platform, destination, progress)  # 1

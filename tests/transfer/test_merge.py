@@ -352,6 +352,23 @@ def test_a_foreign_layer_that_was_never_stored_is_not_waited_for(place: Path) ->
     assert merge_into(place / "far", place / "foreign").waiting == ()
 
 
+def test_a_transport_may_stand_before_a_bundle(place: Path) -> None:
+    printed, _ = command(place, "far", "oci:v1", "oci-archive:update2.tar")
+    assert printed == f"{ONE}@{V1.digest}\n{TWO}@{V2.digest}\n"
+    _, said = command(place, "far", "docker://registry.example.test/app", "oci:v1:x", code=2)
+    assert [line for line in said if "error" in line] == [
+        "ociexport: error: 'docker://registry.example.test/app': expected a whole layout or archive, got one image",
+        "ociexport: error: 'oci:v1:x': expected a whole layout or archive, got one image",
+    ]
+
+
+def test_events_are_those_of_a_pull(place: Path) -> None:
+    command(place, "far", "v1", "--events", place / "events", "-q")
+    events = [json.loads(line) for line in (place / "events").read_text().splitlines()]
+    assert events[-1]["event"] == "ended"
+    assert {event.get("digest") for event in events} > {str(digest) for digest in V1.blobs}
+
+
 # What is not done
 
 

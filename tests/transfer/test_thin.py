@@ -13,8 +13,10 @@ import pytest
 from ociexport.spec.digest import Digest
 from ociexport.storage.bundle import parse_bundle
 from ociexport.storage.layout.layout import ImageLayout
+from tests.support import converted_image
 from tests.support.command import run_command
-from tests.support.image_builder import ARM64, build_image, build_index, write_layout
+from tests.support.fake_registry import FakeRegistry
+from tests.support.image_builder import ARM64, build_artifact, build_image, build_index, write_layout
 from tests.support.updates import (
     BASE,
     NAME,
@@ -262,6 +264,24 @@ def test_a_dry_run_tells_the_same_and_writes_nothing(place: Path, out: str) -> N
 def test_a_dry_run_tells_people(place: Path) -> None:
     printed, _ = pulled(place, "./v2", "--since", "./v1", "--out", "./out.tar", "--dry-run")
     assert "to leave out: 2 blobs (100.6 kB), expected on the far side\n" in printed
+
+
+def test_a_converted_image_is_thin(place: Path) -> None:
+    """Its layers are fetched to make the new config, and then left out like others."""
+    (place / "have").write_text("".join(f"{digest}\n" for digest in converted_image.LAYERS))
+    with FakeRegistry() as registry:
+        reference = converted_image.IMAGE.serve(registry, "library/old")
+        _, said = pulled(place, reference, "--since", "./have", "--out", "./out")
+    assert blobs_in(place / "out").isdisjoint(converted_image.LAYERS)
+    assert "nothing new, documents only; expects 2 blobs" in said[-1]
+
+
+def test_an_sbom_travels_and_what_it_refers_to_may_be_had(place: Path) -> None:
+    """Referrers of a thin image are in the bundle whole, since docker does not have them."""
+    signature = build_artifact(b"signature")
+    write_layout(place / "signed", {f"{NAME}:2": V2, f"sha256-{V2.digest.encoded}.sig": signature})
+    pulled(place, "./signed:2", "--referrers", "--since", "./v1", "--out", "./out.tar")
+    assert digests_in(place / "out.tar") == DOCUMENTS | {V2.layers[2].digest} | signature.all_digests
 
 
 def test_today_s_pull_merges_it(place: Path) -> None:

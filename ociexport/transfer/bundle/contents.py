@@ -13,7 +13,14 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
-from ociexport.errors import InvalidImageError, LimitExceededError, NotFoundError, UnsupportedMediaTypeError, quoted
+from ociexport.errors import (
+    InvalidImageError,
+    LimitExceededError,
+    NotFoundError,
+    UnsupportedMediaTypeError,
+    UsageError,
+    quoted,
+)
 from ociexport.images.prepare import PreparedImage, PreparedManifest
 from ociexport.images.resolve import DocumentReader, read_config, verify_index_depth
 from ociexport.images.source import ImageSource, ReceivedManifest
@@ -31,6 +38,7 @@ from ociexport.storage.index import ListedSource
 from ociexport.storage.layout.blobs import blob_name
 from ociexport.storage.layout.documents import BUNDLE_FILE
 from ociexport.storage.layout.layout import ImageLayout
+from ociexport.transfer.sources.names import RegistryName, has_transport, parse_source_name
 
 # As in `images.choose`: no honest image has a tenth of that.
 _MAX_MANIFESTS = 2048
@@ -157,12 +165,19 @@ def open_contents(path: str) -> Contents:
     """Return what is at ``path``, told by its content; the caller closes it.
 
     Args:
-        path: of a layout, an archive or a ``dir:``; ``-`` is an archive on standard input.
+        path: of a layout, an archive or a ``dir:``, with or without a transport such as ``oci:``; ``-`` is an archive
+            on standard input.
 
     Raises:
+        UsageError: it names an image in a registry, or one of several in a layout.
         NotFoundError: nothing is there.
         InvalidImageError: it is a file, but no tar.
     """
+    if has_transport(path):
+        name = parse_source_name(path)
+        if isinstance(name, RegistryName) or name.image is not None:
+            raise UsageError(f"{quoted(path)}: expected a whole layout or archive, got one image")
+        path = name.path
     if path != "-" and not os.path.lexists(path):
         raise NotFoundError(f"{quoted(path)}: expected a layout or an archive, there is no such file or directory")
     if not os.path.isdir(path):
