@@ -11,6 +11,7 @@ from typing import Any
 
 from ociexport.images.holdings import Holdings
 from ociexport.spec.digest import Digest
+from ociexport.storage.archive.names import is_archive_name
 from ociexport.storage.layout.documents import BUNDLE_FILE
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.transfer.bundle.contents import open_contents
@@ -59,9 +60,9 @@ def write_update(
     path: Path, image: BuiltImage, tag: str, *since: Path, rule: str | None = None, seconds: int | None = None
 ) -> Path:
     """Write an image without what ``since`` has, into an archive if the path ends so; return its path."""
-    rule = rule or ("docker" if path.suffix == ".tar" else "layout")
+    rule = rule or ("docker" if is_archive_name(path.name) else "layout")
     options = PullOptions(AMD64, thin=ThinOptions(have(*since), rule, seconds))
-    if path.suffix == ".tar":
+    if is_archive_name(path.name):
         copy_to_archive([image.source(tag, f"{NAME}:{tag}")], str(path), options)
     else:
         copy_image(image.source(tag, f"{NAME}:{tag}"), ImageLayout(path), options)

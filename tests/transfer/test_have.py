@@ -68,11 +68,22 @@ def receipt_of(place: Path) -> Path:
     return place / "receipt"
 
 
+def write_directory(path: Path, image: BuiltImage) -> Path:
+    """Write an image as skopeo's ``dir:`` does."""
+    path.mkdir()
+    written(path / "version", "Directory Transport Version: 1.1\n")
+    written(path / "manifest.json", image.raw)
+    for digest, content in image.blobs.items():
+        written(path / digest.encoded, content)
+    return path
+
+
 BY_DIGEST: dict[str, Callable[[Path], Path]] = {
     "a layout": lambda place: write_whole(place / "have", V1),
     "an archive": lambda place: archive_of(place / "have", V1),
     "an earlier update": lambda place: write_update(place / "have.tar", V1, "1", write_whole(place / "base", V1)),
     "an earlier thin layout": lambda place: write_update(place / "have", V1, "1", write_whole(place / "base", V1)),
+    "a dir:": lambda place: write_directory(place / "have", V1),
     "a bundle.json": lambda place: (
         write_update(place / "have", V1, "1", write_whole(place / "base", V1)) / "bundle.json"
     ),
@@ -167,6 +178,24 @@ def test_standard_input_is_any_of_them(tmp_path: Path, kind: str) -> None:
         check=True,
     )
     assert json.loads(ended.stdout)["images"][0]["expectedBlobs"] == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["pull", "-", "--since", "-", "--out", "out.tar"],
+        ["pull", "./x", "--since", "-", "--since", "-", "--out", "out.tar"],
+        ["verify", "-", "--against", "-"],
+        ["merge", "far", "-", "-"],
+    ],
+    ids=" ".join,
+)
+def test_standard_input_is_read_once(tmp_path: Path, words: list[str]) -> None:
+    ended = run_command(*words, home=tmp_path, stdin="")
+    assert (ended.returncode, ended.stderr.splitlines()[0]) == (
+        2,
+        "ociexport: error: -: expected standard input once, got it twice",
+    )
 
 
 # What is none of them

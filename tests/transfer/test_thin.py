@@ -284,6 +284,17 @@ def test_an_sbom_travels_and_what_it_refers_to_may_be_had(place: Path) -> None:
     assert digests_in(place / "out.tar") == DOCUMENTS | {V2.layers[2].digest} | signature.all_digests
 
 
+@pytest.mark.parametrize("name", ["update", "update.tar"])
+def test_unpacking_an_update_says_how_to_complete_it(place: Path, name: str) -> None:
+    write_update(place / name, V2, "2", place / "v1")
+    for command, *words in (("unpack", place / "rootfs"), ("pull", "--out", place / "far"), ("ls",)):
+        ended = run_command(command, place / name, *words, home=place)
+        assert ended.returncode == 3
+        assert ended.stderr.splitlines()[-1] == (
+            "hint: an update lacks what the far side has: ociexport merge FAR BUNDLE puts both together"
+        )
+
+
 def test_today_s_pull_merges_it(place: Path) -> None:
     write_update(place / "update.tar", V2, "2", place / "v1")
     write_whole(place / "far", V1, "1")

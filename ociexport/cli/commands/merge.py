@@ -6,6 +6,7 @@ import argparse
 
 from ociexport.cli.options.json import add_json_argument
 from ociexport.cli.options.progress import add_progress_arguments, progress_from
+from ociexport.cli.options.thin import verify_reads_input_once
 from ociexport.cli.output.merge import tell_merge
 from ociexport.errors import UsageError
 from ociexport.images.fetch import DEFAULT_JOBS, MAX_JOBS
@@ -36,6 +37,7 @@ def run(options: argparse.Namespace) -> int:
 
     if not 1 <= options.jobs <= MAX_JOBS:
         raise UsageError(f"--jobs: expected 1 to {MAX_JOBS}, got {options.jobs}")
+    verify_reads_input_once(options.bundles)
     progress = progress_from(options)
     result = merge(options.far, options.bundles, jobs=options.jobs, dry_run=options.dry_run, progress=progress)
     return tell_merge(result, options, progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -93,6 +94,7 @@ def thin_options_from(
         if options.rule is not None:
             raise UsageError("--for: expected --since with it", hint="see ociexport pull --help")
         return None
+    verify_reads_input_once([*options.images, *options.since])
     from ociexport.system.environment import source_date_epoch  # noqa: PLC0415 - start-up: few pulls are thin
     from ociexport.transfer.bundle.have import read_have  # noqa: PLC0415 - start-up: as above
     from ociexport.transfer.bundle.select import ThinOptions  # noqa: PLC0415 - start-up: as above
@@ -101,10 +103,21 @@ def thin_options_from(
     return ThinOptions(since, options.rule or ("docker" if is_archive else "layout"), source_date_epoch())
 
 
+def verify_reads_input_once(words: Sequence[str]) -> None:
+    """Return if at most one of ``words`` is standard input, which can be read once.
+
+    Raises:
+        UsageError: several are.
+    """
+    if sum(word in ("-", "oci-archive:-", "docker-archive:-") for word in words) > 1:
+        raise UsageError("-: expected standard input once, got it twice", hint="name a file for one of them")
+
+
 def held_by(options: argparse.Namespace, progress: Progress) -> tuple[Holdings, ...] | None:
     """Return what the far side has, as ``--against`` tells; None without that option. Raises as `thin_options_from`."""
     if not options.against:
         return None
+    verify_reads_input_once([options.source, *options.against])
     from ociexport.transfer.bundle.have import read_have  # noqa: PLC0415 - start-up: as above
     from ociexport.transfer.sources.open import SourceOpener  # noqa: PLC0415 - start-up: as above
 

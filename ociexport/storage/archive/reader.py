@@ -25,7 +25,7 @@ from ociexport.storage.archive.docker import (
 from ociexport.storage.archive.members import ArchiveMembers
 from ociexport.storage.index import MAX_INDEX_BYTES, ListedImage, ListedSource, choose_image, list_images
 from ociexport.storage.layout.blobs import blob_name
-from ociexport.storage.layout.documents import INDEX_FILE
+from ociexport.storage.layout.documents import BUNDLE_FILE, EXPECTED_HINT, INDEX_FILE
 from ociexport.system.progress.protocol import SILENT, Progress
 
 
@@ -165,5 +165,6 @@ class ArchiveBlobs:
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
         file = blob_name(descriptor.digest)
         if file not in self._members:
-            raise NotFoundError(f"{self._members.place}: blob {descriptor.digest}: not in the archive")
+            hint = EXPECTED_HINT if BUNDLE_FILE in self._members else None
+            raise NotFoundError(f"{self._members.place}: blob {descriptor.digest}: not in the archive", hint=hint)
         return self._members.open_file(file, offset)

@@ -29,6 +29,7 @@ INDEX_FILE = "index.json"
 LOCK_FILE = f"{OWN_DIRECTORY}/lock"
 # Beside these two in a thin layout; see `ociexport.storage.bundle`.
 BUNDLE_FILE = "bundle.json"
+EXPECTED_HINT = "an update lacks what the far side has: ociexport merge FAR BUNDLE puts both together"
 # The names of unfinished documents begin with one of these.
 UNFINISHED_DOCUMENTS = tuple(f"{OWN_DIRECTORY}/{name}." for name in (INDEX_FILE, LAYOUT_FILE, BUNDLE_FILE))
 

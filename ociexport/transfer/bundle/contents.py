@@ -24,7 +24,7 @@ from ociexport.errors import (
 from ociexport.images.prepare import PreparedImage, PreparedManifest
 from ociexport.images.resolve import DocumentReader, read_config, verify_index_depth
 from ociexport.images.source import ImageSource, ReceivedManifest
-from ociexport.images.wanted_blobs import BlobToFetch, blobs_of, unite_blobs
+from ociexport.images.wanted_blobs import blobs_of, unite_blobs
 from ociexport.spec import mediatypes
 from ociexport.spec.config import ImageConfig, pair_layers
 from ociexport.spec.descriptor import Descriptor
@@ -124,7 +124,8 @@ class ArchiveContents:
         name = blob_name(descriptor.digest)
         if name in self._members:
             return self._members.size_of(name) == descriptor.size
-        return any(_opens(source, descriptor) for source in self.sources())
+        others = (source for source in self.sources() if not isinstance(source, ListedSource))
+        return any(_opens(source, descriptor) for source in others)
 
     def read_bundle(self) -> Bundle | None:
         """Return its ``bundle.json``; see `Contents`."""
@@ -313,8 +314,3 @@ def _opens(source: ImageSource, descriptor: Descriptor) -> bool:
     with suppress(NotFoundError), closing(source.open_blob(descriptor)):
         return True
     return False
-
-
-def blobs_there(contents: Contents, blobs: Sequence[BlobToFetch]) -> list[BlobToFetch]:
-    """Return those of ``blobs`` that ``contents`` holds, by their sizes."""
-    return [blob for blob in blobs if blob.content is not None or contents.holds(blob.descriptor)]
