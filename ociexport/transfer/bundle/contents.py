@@ -1,8 +1,4 @@
-"""The whole content of a layout, an archive or a ``dir:``, as far as it is there: thin ones lack blobs on purpose.
-
-`pull` reads one image, and a missing document ends it. Here all images are read, and what is missing is listed, since
-an index may list manifests that were never copied, and a bundle expects blobs on the far side.
-"""
+"""The whole content of a layout, an archive or a ``dir:``, as far as it is there: thin ones lack blobs on purpose."""
 
 from __future__ import annotations
 
@@ -10,26 +6,11 @@ import os
 import stat
 from collections.abc import Sequence
 from contextlib import closing, suppress
-from dataclasses import replace
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-from ociexport.errors import (
-    InvalidImageError,
-    LimitExceededError,
-    NotFoundError,
-    UnsupportedMediaTypeError,
-    UsageError,
-    quoted,
-)
-from ociexport.images.prepare import PreparedImage, PreparedManifest
-from ociexport.images.resolve import DocumentReader, read_config, verify_index_depth
-from ociexport.images.source import ImageSource, ReceivedManifest
-from ociexport.images.wanted_blobs import blobs_of, unite_blobs
-from ociexport.spec import mediatypes
-from ociexport.spec.config import ImageConfig, pair_layers
+from ociexport.errors import InvalidImageError, NotFoundError, UsageError, quoted
+from ociexport.images.source import ImageSource
 from ociexport.spec.descriptor import Descriptor
-from ociexport.spec.digest import Digest
-from ociexport.spec.manifest import Index, Manifest
 from ociexport.storage.archive.members import ArchiveMembers
 from ociexport.storage.archive.reader import open_archive_images
 from ociexport.storage.bundle import MAX_BUNDLE_BYTES, Bundle, parse_bundle
@@ -39,9 +20,6 @@ from ociexport.storage.layout.blobs import blob_name
 from ociexport.storage.layout.documents import BUNDLE_FILE
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.transfer.sources.names import RegistryName, has_transport, parse_source_name
-
-# As in `images.choose`: no honest image has a tenth of that.
-_MAX_MANIFESTS = 2048
 
 
 class Contents(Protocol):
@@ -200,114 +178,6 @@ def read_layout_bundle(layout: ImageLayout) -> Bundle | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return parse_bundle(raw, where=layout.directory.path_of(BUNDLE_FILE))
-
-
-class ThereImage(NamedTuple):
-    """An image as far as its documents are there.
-
-    Args:
-        image: its documents, and all blobs that they need, there or not.
-        absent: documents that an index lists and that are not there.
-    """
-
-    image: PreparedImage
-    absent: tuple[Digest, ...]
-
-
-def read_there(source: ImageSource) -> ThereImage:
-    """Return an image of some contents with every document that is there.
-
-    Raises:
-        NotFoundError: not even its own manifest or index is there.
-        InvalidImageError: a document breaks the specification or does not match its digest.
-    """
-    documents = DocumentReader(source)
-    walk = _Walk(documents)
-    top = documents.top
-    if isinstance(top, Index):
-        walk.take([top])
-    else:
-        walk.add(top, None)
-    blobs = [blobs_of(source, one.manifest, one.config) for one in walk.manifests]
-    image = PreparedImage(
-        source=source,
-        listed=_listed(source, top, walk.manifests),
-        manifests=tuple(walk.manifests),
-        others=tuple(walk.others),
-        name=source.image_name,
-        blobs=tuple(unite_blobs(blobs)),
-        published=top.digest,
-    )
-    return ThereImage(image, tuple(walk.absent))
-
-
-def _listed(source: ImageSource, top: Index | Manifest, manifests: Sequence[PreparedManifest]) -> Descriptor:
-    """Return the entry for ``index.json``: the one that is there already, or a new one."""
-    if isinstance(source, ListedSource):
-        return replace(source.descriptor, media_type=top.media_type, digest=top.digest, size=len(top.raw))
-    return replace(top.descriptor, platform=manifests[0].platform if isinstance(top, Manifest) else None)
-
-
-class _Walk:
-    """Collects the documents that an index leads to, each once, and each before those that name it."""
-
-    def __init__(self, documents: DocumentReader) -> None:
-        self._documents = documents
-        self._seen: set[Digest] = set()
-        self.manifests: list[PreparedManifest] = []
-        self.others: list[ReceivedManifest] = []
-        self.absent: list[Digest] = []
-
-    def take(self, path: Sequence[Index]) -> None:
-        """Take the last index of ``path`` and every document that it leads to."""
-        verify_index_depth(path[:-1])
-        index = path[-1]
-        for entry in index.manifests:
-            if entry.digest in self._seen:
-                continue
-            self._seen.add(entry.digest)
-            if len(self._seen) > _MAX_MANIFESTS:
-                raise LimitExceededError(
-                    f"expected at most {_MAX_MANIFESTS} manifests", where=f"index {path[0].digest}"
-                )
-            try:
-                self._take_entry(path, entry)
-            except NotFoundError:
-                self.absent.append(entry.digest)
-        self.others.append(ReceivedManifest(index.raw, index.media_type, index.digest))
-
-    def _take_entry(self, path: Sequence[Index], entry: Descriptor) -> None:
-        if entry.media_type and entry.media_type not in mediatypes.INDEXES | mediatypes.MANIFESTS:
-            self.others.append(self._documents.fetch_entry(path[-1], entry))
-            return
-        document = self._documents.read_entry(path[-1], entry)
-        if isinstance(document, Index):
-            self.take([*path, document])
-        else:
-            self.add(document, entry)
-
-    def add(self, manifest: Manifest, entry: Descriptor | None) -> None:
-        """Add a manifest, with its config if it is an image's."""
-        config = None if entry is not None and entry.is_attestation else _config_of(self._documents, manifest)
-        platform = entry.platform if entry is not None else None
-        if platform is None and config is not None:
-            platform = config.declared_platform
-        self.manifests.append(PreparedManifest(manifest, config, platform))
-
-
-def _config_of(documents: DocumentReader, manifest: Manifest) -> ImageConfig | None:
-    """Return the config; None for an artifact, and for a config that is not there."""
-    try:
-        config = read_config(documents.source, manifest)
-    except (UnsupportedMediaTypeError, NotFoundError):
-        return None
-    except InvalidImageError:
-        if manifest.config.media_type != mediatypes.LEGACY_CONFIG:
-            raise
-        return None  # as in `prepare_image`: some tools store other content under this type
-    documents.budget.take(config.raw)
-    pair_layers(manifest, config)
-    return config
 
 
 def _opens(source: ImageSource, descriptor: Descriptor) -> bool:

@@ -25,8 +25,9 @@ from ociexport.storage.bundle import Bundle
 from ociexport.system.compression import MAGIC_BYTES, is_compressed
 from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.system.temporary_files import open_temporary_file
-from ociexport.transfer.bundle.contents import ArchiveContents, Contents, SingleContents, open_contents, read_there
+from ociexport.transfer.bundle.contents import ArchiveContents, Contents, SingleContents, open_contents
 from ociexport.transfer.bundle.have_documents import MAX_HAVE_BYTES, names_in, read_document
+from ociexport.transfer.bundle.present import read_present
 from ociexport.transfer.sources.names import (
     ArchiveName,
     DirectoryName,
@@ -160,7 +161,7 @@ def holdings_of(contents: Contents, name: str) -> Holdings:
     images = []
     for source in contents.sources():
         try:
-            images.append(read_there(source).image)
+            images.append(read_present(source).image)
         except (NotFoundError, UnsupportedMediaTypeError):
             continue  # listed only, or of a kind that has no layers
 

@@ -16,7 +16,8 @@ from ociexport.storage.bundle import Bundle
 from ociexport.storage.index import ListedSource, named, shown_name
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.storage.layout.pending import PendingImage, read_pending
-from ociexport.transfer.bundle.contents import Contents, LayoutContents, read_there
+from ociexport.transfer.bundle.contents import Contents, LayoutContents
+from ociexport.transfer.bundle.present import read_present
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,7 @@ def _of_source(source: ImageSource, contents: Contents, bundle: Bundle | None) -
     absent: tuple[Digest, ...] = ()
     image = None
     try:
-        there = read_there(source)
+        there = read_present(source)
     except NotFoundError:
         if not isinstance(source, ListedSource):
             raise
