@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from itertools import takewhile
+from typing import Any, NamedTuple, TypeAlias
 
 from ociexport.spec.digest import Digest
 
@@ -20,12 +21,6 @@ class HeldLayer(NamedTuple):
 
     digest: Digest | None
     diff_id: Digest | None
-
-    def is_same_as(self, other: HeldLayer) -> bool:
-        """Whether both are the same layer, by their diff_ids or by their digests."""
-        if self.diff_id is not None and self.diff_id == other.diff_id:
-            return True
-        return self.digest is not None and self.digest == other.digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +52,11 @@ def held_by_docker(images: Iterable[Sequence[HeldLayer]], since: Sequence[Holdin
     Args:
         images: the layers of each image, lowest first, with their digests.
     """
+    chains = [(one, _Chains(one.chains)) for one in since]
     had: dict[Digest, tuple[str, ...]] = {}
     needed: set[Digest | None] = set()
     for layers in images:
-        holders = _leading_holders(since, layers)
+        holders = _leading_holders(chains, layers)
         needed |= {layer.digest for layer in layers[len(holders) :]}
         for layer, names in zip(layers, holders, strict=False):
             if layer.digest is not None:
@@ -68,9 +64,9 @@ def held_by_docker(images: Iterable[Sequence[HeldLayer]], since: Sequence[Holdin
     return {digest: names for digest, names in had.items() if digest not in needed}
 
 
-def _leading_holders(since: Sequence[Holdings], layers: Sequence[HeldLayer]) -> list[tuple[str, ...]]:
+def _leading_holders(since: Sequence[tuple[Holdings, _Chains]], layers: Sequence[HeldLayer]) -> list[tuple[str, ...]]:
     """Return, for each leading layer that docker has, from the lowest on, the names of the holdings that have it."""
-    runs = [(one, max((_common_run(chain, layers) for chain in one.chains), default=0)) for one in since]
+    runs = [(one, chains.run_of(layers)) for one, chains in since]
     holders: list[tuple[str, ...]] = []
     for place, layer in enumerate(layers):
         names = [one.name for one, run in runs if run > place or not one.loose.isdisjoint(layer)]
@@ -80,10 +76,31 @@ def _leading_holders(since: Sequence[Holdings], layers: Sequence[HeldLayer]) -> 
     return holders
 
 
-def _common_run(chain: Sequence[HeldLayer], layers: Sequence[HeldLayer]) -> int:
-    run = 0
-    for held, layer in zip(chain, layers, strict=False):
-        if not held.is_same_as(layer):
-            break
-        run += 1
-    return run
+class _Chains:
+    """The chains of many images, as two trees: of diff_ids and of digests, either of which may be unknown."""
+
+    def __init__(self, chains: Iterable[Sequence[HeldLayer]]) -> None:
+        self._trees: tuple[_Tree, _Tree] = {}, {}
+        for chain in chains:
+            for tree, ids in zip(self._trees, _ids_of(chain), strict=True):
+                for one in takewhile(lambda one: one is not None, ids):
+                    tree = tree.setdefault(one, {})  # noqa: PLW2901 - down the tree
+
+    def run_of(self, layers: Sequence[HeldLayer]) -> int:
+        """Return how many of ``layers``, from the lowest on, one of the chains begins with."""
+        return max(_run_in(tree, ids) for tree, ids in zip(self._trees, _ids_of(layers), strict=True))
+
+
+_Tree: TypeAlias = dict[Digest | None, Any]
+
+
+def _ids_of(layers: Sequence[HeldLayer]) -> tuple[list[Digest | None], list[Digest | None]]:
+    return [layer.diff_id for layer in layers], [layer.digest for layer in layers]
+
+
+def _run_in(tree: _Tree, ids: Sequence[Digest | None]) -> int:
+    for run, one in enumerate(ids):
+        if one not in tree:
+            return run
+        tree = tree[one]
+    return len(ids)

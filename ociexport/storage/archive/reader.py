@@ -103,19 +103,27 @@ def open_archive_images(members: ArchiveMembers, progress: Progress = SILENT) ->
     Raises:
         InvalidImageError: it is not an archive of images, or a damaged one.
     """
-    is_dockers = DOCKER_MANIFEST_FILE in members
-    if INDEX_FILE in members:
-        images = _list_layout_images(members)
-        sources = [ArchiveLayoutSource(members, descriptor, images) for descriptor, _ in images]
-        # As in `_open_image`: docker has listed images that it did not save.
-        if not is_dockers or all(source.has_image for source in sources):
-            return sources
-    if is_dockers:
+    if sources := open_layout_images(members):
+        return sources
+    if DOCKER_MANIFEST_FILE in members:
         return open_docker_images(members, progress)
+    if INDEX_FILE in members:
+        return ()
     if REPOSITORIES_FILE in members:
         images = list_v1_images(members)
         return [open_v1_image(members, f"@{number}", progress) for number, _ in enumerate(images)]
     raise _no_archive_error(members)
+
+
+def open_layout_images(members: ArchiveMembers) -> Sequence[ArchiveLayoutSource]:
+    """Return all images of an open archive that is a layout; none if docker's own list is to be read instead."""
+    if INDEX_FILE not in members:
+        return ()
+    images = _list_layout_images(members)
+    sources = [ArchiveLayoutSource(members, descriptor, images) for descriptor, _ in images]
+    # As in `_open_image`: docker has listed images that it did not save.
+    is_whole = DOCKER_MANIFEST_FILE not in members or all(source.has_image for source in sources)
+    return sources if is_whole else ()
 
 
 def _no_archive_error(members: ArchiveMembers) -> InvalidImageError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -13,7 +14,7 @@ from ociexport.errors import NotFoundError, quoted
 from ociexport.images.source import ImageSource
 from ociexport.spec.reference import ImageReference
 from ociexport.storage.directory import ImageDirectory
-from ociexport.storage.index import ListedImage, main_images, shown_name
+from ociexport.storage.index import ListedImage, ListedSource, main_images, shown_name
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.transfer.sources.names import (
     ArchiveName,
@@ -66,9 +67,12 @@ class SourceOpener:
         self._lock = threading.Lock()
         self._client: RegistryClient | None = None
         self._archives: dict[str, ArchiveMembers] = {}
+        self._listed: dict[SourceName, ListedSource] = {}
 
     def open(self, name: SourceName) -> ImageSource:
         """Return the source that ``name`` means; the caller closes it before this opener. Raises as `open_source`."""
+        if name in self._listed:
+            return converting(self._listed[name], self._progress)
         if isinstance(name, ArchiveName) and name.path in self._archives:
             from ociexport.storage.archive.reader import open_image_in  # noqa: PLC0415 - start-up: as in `_open_local`
             from ociexport.system.progress.protocol import SILENT  # noqa: PLC0415 - start-up: as above
@@ -98,19 +102,30 @@ class SourceOpener:
             return [name]
         if name.path == "-" and not everything:
             return [name]
-        images = self._list_images(name)
-        shown = dict.fromkeys(shown_name(*image) for image in (images if everything else main_images(images)))
-        return [replace(name, image=image) for image in shown] if len(shown) > 1 else [name]
+        images, sources = self._list_images(name)
+        shown = Counter(shown_name(*image) for image in (images if everything else main_images(images)))
+        if len(shown) < 2:
+            return [name]
+        # A name of one entry needs no further search, which would read the index again for each image.
+        for source in sources:
+            called = shown_name(source.descriptor, source.image_name)
+            if shown[called] == 1:
+                self._listed[replace(name, image=called)] = source
+        return [replace(name, image=image) for image in shown]
 
-    def _list_images(self, name: LayoutName | ArchiveName) -> Sequence[ListedImage]:
+    def _list_images(self, name: LayoutName | ArchiveName) -> tuple[Sequence[ListedImage], Sequence[ListedSource]]:
+        """Return the images of a layout or an archive, and their sources if they are cheap to open."""
         if isinstance(name, LayoutName):
-            return ImageLayout(name.path).read_images()
+            layout = ImageLayout(name.path)
+            images = layout.read_images()
+            return images, [ListedSource(name.path, layout, descriptor, images) for descriptor, _ in images]
         from ociexport.storage.archive.members import ArchiveMembers  # noqa: PLC0415 - start-up: a layout does without
-        from ociexport.storage.archive.reader import list_images_in  # noqa: PLC0415 - start-up: as above
+        from ociexport.storage.archive.reader import list_images_in, open_layout_images  # noqa: PLC0415 - start-up: as above
 
         if name.path not in self._archives:
             self._archives[name.path] = ArchiveMembers.open(name.path)
-        return list_images_in(self._archives[name.path])
+        members = self._archives[name.path]
+        return list_images_in(members), open_layout_images(members.kept_open())
 
     def close(self) -> None:
         """Close all connections and archives."""
