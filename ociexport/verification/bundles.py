@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TypeAlias
 
 from ociexport.errors import InvalidImageError, NotFoundError, printable
 from ociexport.images.holdings import HeldLayer, Holdings, held_by_docker
@@ -16,6 +17,9 @@ from ociexport.verification.findings import Findings, Kind
 from ociexport.verification.stores import Store
 from ociexport.verification.walk import Root, Walk
 
+# Returns what the far side has. Where it has their bytes, it proves the layers with these digests or diff_ids.
+FarSide: TypeAlias = Callable[[Collection[Digest]], Sequence[Holdings]]
+
 
 def read_bundle(store: Store, findings: Findings) -> Bundle | None:
     """Return the ``bundle.json`` of a layout or an archive; None if it has none, or one that can't be read."""
@@ -27,6 +31,18 @@ def read_bundle(store: Store, findings: Findings) -> Bundle | None:
         where = f"{BUNDLE_FILE}: {error.where}" if isinstance(error, InvalidImageError) and error.where else BUNDLE_FILE
         findings.add_error(error, where, otherwise=Kind.DOCUMENT)
         return None
+
+
+def absent_layers(walk: Walk, states: Mapping[Digest, BlobState]) -> frozenset[Digest]:
+    """Return the digests of all absent blobs, and the diff_ids of those that are layers."""
+    absent = {digest for digest in walk.blobs if states[digest].kind is Kind.MISSING}
+    diff_ids = {
+        diff_id
+        for image in walk.images
+        for layer, diff_id in zip(image.manifest.layers, image.config.diff_ids, strict=False)
+        if layer.digest in absent
+    }
+    return frozenset(absent | diff_ids)
 
 
 def expected_blobs(

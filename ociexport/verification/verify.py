@@ -10,7 +10,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ociexport.images.choose import PlatformChoice
-from ociexport.images.holdings import Holdings
 from ociexport.images.source import ImageSource
 from ociexport.layers.limits import Limits
 from ociexport.layers.record import OutlineFile
@@ -20,7 +19,13 @@ from ociexport.spec.manifest import Index
 from ociexport.spec.platforms import host_platform, select_manifest
 from ociexport.system.progress.protocol import SILENT, Progress, format_bytes
 from ociexport.verification.blobs import BlobState, BlobToCheck, add_blob_findings, blob_to_check, check_blobs
-from ociexport.verification.bundles import add_bundle_findings, add_expected_findings, expected_blobs
+from ociexport.verification.bundles import (
+    FarSide,
+    absent_layers,
+    add_bundle_findings,
+    add_expected_findings,
+    expected_blobs,
+)
 from ociexport.verification.chains import add_artifact_notes, add_layer_findings, diff_ids_by_layer
 from ociexport.verification.findings import UNREFERENCED, Finding, Findings, Kind
 from ociexport.verification.layers import LayerExaminer
@@ -87,7 +92,7 @@ class Wishes:
     deep: bool = False
     limits: Limits = field(default_factory=Limits)
     platform: Platform | PlatformChoice | None = None
-    against: Sequence[Holdings] | None = None
+    against: FarSide | None = None
 
 
 def verify(
@@ -97,7 +102,7 @@ def verify(
     deep: bool = False,
     limits: Limits | None = None,
     platform: Platform | PlatformChoice | None = None,
-    against: Sequence[Holdings] | None = None,
+    against: FarSide | None = None,
     progress: Progress = SILENT,
     registry: RegistryOptions | None = None,
 ) -> Verification:
@@ -111,7 +116,8 @@ def verify(
         limits: no honest image exceeds them, for ``deep``; None for those of `unpack`.
         platform: the platforms to verify; None for all in a layout or archive, and for this machine's platform in a
             registry.
-        against: what the far side has, for a bundle: a blob that neither has is a problem.
+        against: returns what the far side has, for a bundle: a blob that neither has is a problem. It gets the digests
+            and diff_ids of the absent layers, which it proves as far as it has their bytes.
         progress: receives progress.
         registry: options for reaching registries.
 
@@ -150,9 +156,10 @@ def verify_subject(
     ]
     left_over = [] if wishes.platform is not None else _left_over(subject, walk, findings)
     states.update(check_blobs([blob for blob in (*named, *left_over) if not _is_known(blob, states)], progress))
-    expected = expected_blobs(walk, states, subject.bundle, wishes.against or ())
+    held = wishes.against(absent_layers(walk, states)) if wishes.against is not None else None
+    expected = expected_blobs(walk, states, subject.bundle, held or ())
     add_blob_findings(walk.blobs, states, findings, expected)
-    add_expected_findings(walk, expected, subject.bundle, wishes.against, findings)
+    add_expected_findings(walk, expected, subject.bundle, held, findings)
     if subject.bundle is not None and wishes.platform is None:
         add_bundle_findings(subject.bundle, roots, walk, states, findings)
     if wishes.deep:  # 3

@@ -15,7 +15,7 @@ from ociexport.storage.layout.layout import ImageLayout
 from ociexport.verification.findings import Kind
 from ociexport.verification.verify import verify
 from tests.support.command import run_command
-from tests.support.image_builder import build_image
+from tests.support.image_builder import Compression, build_image
 from tests.support.updates import BASE, NAME, RUNTIME, V1, V2, have, layer, write_update, write_whole
 
 SHARED = [descriptor.digest for descriptor in V1.layers[:2]]
@@ -85,6 +85,23 @@ def test_a_bundle_and_too_little_name_what_is_missing(place: Path, name: str) ->
     ]
 
 
+@pytest.mark.parametrize("name", ["update", "update.tar"])
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_a_layer_that_is_damaged_on_the_far_side_is_missing(place: Path, name: str, compression: Compression) -> None:
+    """A proof reads the bytes; docker's layers are found by their diff_ids, however they are compressed."""
+    path = update(place, name)
+    had = build_image([BASE, RUNTIME], compression=compression)
+    write_whole(place / "had", had)
+    is_proven = name == "update.tar" or compression == "gzip"
+    assert run_command("verify", path, "--against", place / "had", home=place).returncode == (0 if is_proven else 7)
+    blob = Path(ImageLayout(place / "had").blob_path(had.layers[0].digest))
+    raw = blob.read_bytes()
+    blob.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    ended = run_command("verify", path, "--against", place / "had", home=place)
+    assert ended.returncode == 7
+    assert f"wrong: {NAME}:2: manifest {V2.digest}: layer 1 of 3 ({SHARED[0]}): expected on the far" in ended.stdout
+
+
 def test_docker_is_told_by_its_diff_ids(place: Path) -> None:
     path = update(place, "update.tar")
     inspected = place / "inspected"
@@ -101,7 +118,7 @@ def test_docker_is_told_by_its_diff_ids(place: Path) -> None:
 def test_several_haves_are_whole_together(place: Path) -> None:
     found = verify(
         update(place),
-        against=have(
+        against=lambda _: have(
             write_whole(place / "one", build_image([BASE])), write_whole(place / "two", build_image([RUNTIME]))
         ),
     )
@@ -119,7 +136,7 @@ def test_a_layout_without_bundle_json_expects_nothing(place: Path) -> None:
     assert "expects" not in str(found)
     os.unlink(ImageLayout(place / "v1").blob_path(SHARED[0]))
     assert not verify(place / "v1").is_right
-    assert verify(place / "v1", against=have(write_whole(place / "base", build_image([BASE])))).is_right
+    assert verify(place / "v1", against=lambda _: have(write_whole(place / "base", build_image([BASE])))).is_right
 
 
 def test_whole_again_it_expects_nothing(place: Path) -> None:

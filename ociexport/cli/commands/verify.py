@@ -11,7 +11,7 @@ from ociexport.cli.options.limits import add_limit_arguments, limits_from
 from ociexport.cli.options.platform import add_several_platforms_arguments, named_choice_from
 from ociexport.cli.options.progress import add_progress_arguments, progress_from
 from ociexport.cli.options.registry import add_registry_arguments, registry_options_from
-from ociexport.cli.options.thin import HAVE, held_by
+from ociexport.cli.options.thin import HAVE, far_side_from
 from ociexport.errors import UsageError, escaped
 from ociexport.spec.digest import Digest
 from ociexport.system.progress.protocol import Progress
@@ -91,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
         deep=options.deep,
         limits=limits_from(options),
         platform=named_choice_from(options),
-        against=held_by(options, progress),
+        against=far_side_from(options, progress),
         progress=progress,
         registry=registry_options_from(options),
     )

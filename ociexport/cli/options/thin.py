@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -18,8 +18,10 @@ from ociexport.system.progress.protocol import Progress
 
 if TYPE_CHECKING:
     from ociexport.images.holdings import Holdings
+    from ociexport.spec.digest import Digest
     from ociexport.transfer.bundle.select import ThinOptions
     from ociexport.transfer.sources.open import SourceOpener
+    from ociexport.verification.bundles import FarSide
 
 _REQUIREMENTS = ("signature", "sbom", "referrers")
 _RULES = ("docker", "registry", "layout")
@@ -113,14 +115,22 @@ def verify_reads_input_once(words: Sequence[str]) -> None:
         raise UsageError("-: expected standard input once, got it twice", hint="name a file for one of them")
 
 
-def held_by(options: argparse.Namespace, progress: Progress) -> tuple[Holdings, ...] | None:
-    """Return what the far side has, as ``--against`` tells; None without that option. Raises as `thin_options_from`."""
+def far_side_from(options: argparse.Namespace, progress: Progress) -> FarSide | None:
+    """Return what tells what the far side has, as ``--against`` asks; None without that option.
+
+    Raises:
+        UsageError: standard input is named twice.
+    """
     if not options.against:
         return None
     verify_reads_input_once([options.source, *options.against])
-    from ociexport.transfer.bundle.have import read_have  # noqa: PLC0415 - start-up: as above
-    from ociexport.transfer.sources.open import SourceOpener  # noqa: PLC0415 - start-up: as above
 
-    choice = named_choice_from(options) or platform_from(argparse.Namespace(platform=None))
-    with closing(SourceOpener(options=registry_options_from(options), progress=progress)) as opener:
-        return tuple(read_have(text, opener.open, choice, progress) for text in options.against)
+    def read_all(to_prove: Collection[Digest]) -> tuple[Holdings, ...]:
+        from ociexport.transfer.bundle.have import read_have  # noqa: PLC0415 - start-up: as above
+        from ociexport.transfer.sources.open import SourceOpener  # noqa: PLC0415 - start-up: as above
+
+        choice = named_choice_from(options) or platform_from(argparse.Namespace(platform=None))
+        with closing(SourceOpener(options=registry_options_from(options), progress=progress)) as opener:
+            return tuple(read_have(text, opener.open, choice, progress, to_prove=to_prove) for text in options.against)
+
+    return read_all

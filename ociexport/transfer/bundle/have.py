@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack, closing
 from io import FileIO
 from itertools import takewhile
@@ -17,9 +17,10 @@ from ociexport.images.choose import PlatformChoice
 from ociexport.images.holdings import HeldLayer, Holdings
 from ociexport.images.prepare import PreparedImage, PreparedManifest, prepare_image
 from ociexport.images.source import ImageSource
+from ociexport.images.wanted_blobs import BlobToFetch, open_stream
 from ociexport.spec.config import pair_layers
-from ociexport.spec.descriptor import Descriptor, Platform
-from ociexport.spec.digest import Digest
+from ociexport.spec.descriptor import Platform
+from ociexport.spec.digest import Digest, VerifyingReader
 from ociexport.storage.archive.members import ArchiveMembers
 from ociexport.storage.bundle import Bundle
 from ociexport.system.compression import MAGIC_BYTES, is_compressed
@@ -48,20 +49,28 @@ _FILE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".json", ".jsonl", ".tx
 Opener = Callable[[SourceName], ImageSource]
 
 
-def read_have(text: str, opener: Opener, choice: PlatformChoice | Platform, progress: Progress = SILENT) -> Holdings:
+def read_have(
+    text: str,
+    opener: Opener,
+    choice: PlatformChoice | Platform,
+    progress: Progress = SILENT,
+    *,
+    to_prove: Collection[Digest] = (),
+) -> Holdings:
     """Return what the far side has, as ``text`` tells: a path, a transport and a name, ``-``, or an image reference.
 
     Args:
         opener: opens an image reference, or one image of a layout or archive.
         choice: the platforms that the far side has of an image reference.
         progress: gets a line that says what was read.
+        to_prove: digests or diff_ids of layers that count only if their bytes, where HAVE holds them, are right.
 
     Raises:
         UsageError: a line or a document is none that tells what is there; the message names it.
         NotFoundError, RegistryError, InvalidImageError: it is not there, or can't be read.
     """
     try:
-        holdings = _read(text, opener, choice)
+        holdings = _read(text, opener, choice, to_prove)
     except InvalidImageError as error:
         error.hint = error.hint or f"{printable(text)} was given as what the far side has"
         raise
@@ -75,41 +84,43 @@ def _counted(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-def _read(text: str, opener: Opener, choice: PlatformChoice | Platform) -> Holdings:
+def _read(text: str, opener: Opener, choice: PlatformChoice | Platform, to_prove: Collection[Digest]) -> Holdings:
     if text == "-":
-        return _read_stream(FileIO(0, closefd=False), text, "standard input")
+        return _read_stream(FileIO(0, closefd=False), text, "standard input", to_prove)
     name = os.path.basename(os.path.normpath(text))
     if not has_transport(text) and _is_stream(text):
         with FileIO(text) as file:
-            return _read_stream(file, text, name)
+            return _read_stream(file, text, name, to_prove)
     if not has_transport(text) and os.path.isdir(text) and _is_images(text):
         with closing(open_contents(text)) as contents:
-            return holdings_of(contents, name)
+            return holdings_of(contents, name, to_prove)
     if not has_transport(text) and text.endswith(_FILE_SUFFIXES):
         raise NotFoundError(f"HAVE {quoted(text)}: expected a file, there is no such file")
-    return _read_source(text, opener, choice)
+    return _read_source(text, opener, choice, to_prove)
 
 
-def _read_source(text: str, opener: Opener, choice: PlatformChoice | Platform) -> Holdings:
+def _read_source(
+    text: str, opener: Opener, choice: PlatformChoice | Platform, to_prove: Collection[Digest]
+) -> Holdings:
     source_name = parse_source_name(text)
     if isinstance(source_name, LayoutName | ArchiveName | DirectoryName) and source_name.image is None:
         with closing(open_contents(source_name.path)) as contents:
-            return holdings_of(contents, os.path.basename(os.path.normpath(source_name.path)))
+            return holdings_of(contents, os.path.basename(os.path.normpath(source_name.path)), to_prove)
     with closing(opener(source_name)) as source:
         if isinstance(source_name, RegistryName):
             image = prepare_image(source, choice, None, SILENT)
-            return _united(source.display_name, [(image, lambda _: True)], None)
-        return holdings_of(SingleContents(source), source.display_name)
+            return _united(source.display_name, [image], lambda _: True, None)
+        return holdings_of(SingleContents(source), source.display_name, to_prove)
 
 
-def _read_stream(file: FileIO, text: str, name: str) -> Holdings:
+def _read_stream(file: FileIO, text: str, name: str, to_prove: Collection[Digest]) -> Holdings:
     """Return what a file or a pipe tells: an archive, a document, or lines."""
     with ExitStack() as stack:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode) or file.tell():
             file = stack.enter_context(_spooled(file))
         if _is_archive(os.pread(file.fileno(), _BLOCK_BYTES, 0)):
             members = ArchiveMembers.over(FileIO(os.dup(file.fileno())), text)
-            return holdings_of(stack.enter_context(closing(ArchiveContents(members))), name)
+            return holdings_of(stack.enter_context(closing(ArchiveContents(members))), name, to_prove)
         raw = b""
         while len(raw) <= MAX_HAVE_BYTES and (chunk := os.pread(file.fileno(), _READ_BYTES, len(raw))):
             raw += chunk
@@ -150,8 +161,11 @@ def _is_images(path: str) -> bool:
     return any(os.path.lexists(os.path.join(path, name)) for name in names) or path.startswith((".", "/"))
 
 
-def holdings_of(contents: Contents, name: str) -> Holdings:
+def holdings_of(contents: Contents, name: str, to_prove: Collection[Digest] = ()) -> Holdings:
     """Return what a far side has that has these contents; of a bundle, also what it expects there.
+
+    Args:
+        to_prove: digests or diff_ids of layers that count only if their bytes are read and right.
 
     Raises:
         NotFoundError, InvalidImageError: they are no images, or a document is damaged.
@@ -164,23 +178,34 @@ def holdings_of(contents: Contents, name: str) -> Holdings:
             images.append(read_present(source).image)
         except (NotFoundError, UnsupportedMediaTypeError):
             continue  # listed only, or of a kind that has no layers
+    layers = [layer for image in images for one in image.manifests for layer in _layers_of(one)]
+    doubtful = {layer.digest for layer in layers if not {layer.digest, layer.diff_id}.isdisjoint(to_prove)}
+    intact: dict[Digest, bool] = {}
 
-    def has(descriptor: Descriptor) -> bool:
-        return descriptor.digest in expected or contents.holds(descriptor)
+    def has(blob: BlobToFetch) -> bool:
+        digest = blob.descriptor.digest
+        if not contents.holds(blob.descriptor):
+            return digest in expected
+        if digest in doubtful and digest not in intact:
+            intact[digest] = _is_intact(blob)
+        return intact.get(digest, True)
 
-    return _united(name, [(image, has) for image in images], bundle)
+    return _united(name, images, has, bundle)
 
 
 def _united(
-    name: str, images: Iterable[tuple[PreparedImage, Callable[[Descriptor], bool]]], bundle: Bundle | None
+    name: str, images: Iterable[PreparedImage], has: Callable[[BlobToFetch], bool], bundle: Bundle | None
 ) -> Holdings:
     blobs: set[Digest] = set()
     chains: dict[tuple[HeldLayer, ...], None] = {}
     names: dict[str, tuple[Digest, ...]] = {}
-    for image, has in images:
-        there = {blob.descriptor.digest for blob in image.blobs if blob.content is not None or has(blob.descriptor)}
+    for image in images:
+        there = {blob.descriptor.digest for blob in image.blobs if blob.content is not None or has(blob)}
         blobs |= there | {document.digest for document in image.documents}
-        chains |= {chain: None for one in image.manifests if (chain := _chain_of(one, there))}
+        for one in image.manifests:
+            # Up to the first layer that is missing.
+            chain = tuple(takewhile(lambda layer: layer.digest in there, _layers_of(one)))  # noqa: B023 - used at once
+            chains |= {chain: None} if chain else {}
         called = image.name.full or image.name.tag
         if called is not None:
             names[called] = (image.listed.digest,)
@@ -189,10 +214,19 @@ def _united(
     return Holdings(name, frozenset(blobs), tuple(chains), frozenset(), names)
 
 
-def _chain_of(one: PreparedManifest, there: set[Digest]) -> tuple[HeldLayer, ...]:
-    """Return the layers of a manifest, lowest first, up to the first one that is missing."""
+def _layers_of(one: PreparedManifest) -> list[HeldLayer]:
+    """Return the layers of a manifest, lowest first; of an artifact without diff_ids."""
     if one.config is not None:
-        layers = [HeldLayer(layer.descriptor.digest, layer.diff_id) for layer in pair_layers(one.manifest, one.config)]
-    else:
-        layers = [HeldLayer(layer.digest, None) for layer in one.manifest.layers]
-    return tuple(takewhile(lambda layer: layer.digest in there, layers))
+        return [HeldLayer(layer.descriptor.digest, layer.diff_id) for layer in pair_layers(one.manifest, one.config)]
+    return [HeldLayer(layer.digest, None) for layer in one.manifest.layers]
+
+
+def _is_intact(blob: BlobToFetch) -> bool:
+    descriptor = blob.descriptor
+    try:
+        with VerifyingReader(open_stream(blob, 0), descriptor.digest, descriptor.size, subject="") as reader:
+            while reader.read(_READ_BYTES):
+                pass
+    except (NotFoundError, InvalidImageError):
+        return False
+    return True
