@@ -112,15 +112,13 @@ def _oldest_first(images: Sequence[Incoming]) -> Iterator[Incoming]:
 
 
 def is_replaced(old: Incoming, complete: Sequence[Incoming]) -> bool:
-    """Whether the name of ``old``, which is incomplete, belongs to a later image among the ``complete`` ones.
+    """Whether the name of ``old``, which is incomplete, belongs to a later one of the ``complete`` images of that name.
 
     An image that waits since an earlier merge is given up if its name comes again, with an image that it does not
     replace.
     """
     return any(
-        _replaces(new, old) or (old.is_pending and not new.is_pending and not _replaces(old, new))
-        for new in complete
-        if new.shown == old.shown
+        _replaces(new, old) or (old.is_pending and not new.is_pending and not _replaces(old, new)) for new in complete
     )
 
 

@@ -10,7 +10,7 @@ A process that is killed leaves whole blobs and no names of incomplete images, s
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
@@ -154,23 +154,32 @@ def _read_all(
     return in_order([*waiting, *images]), tuple(unreadable)
 
 
-def _listed_in(layout: ImageLayout) -> list[Descriptor]:
+def _listed_in(layout: ImageLayout) -> frozenset[Descriptor]:
     try:
-        return [descriptor for descriptor, _ in layout.read_images()]
+        return frozenset(descriptor for descriptor, _ in layout.read_images())
     except NotFoundError:
-        return []
+        return frozenset()
 
 
-def _write(layout: ImageLayout, images: Sequence[Incoming], gathered: Gathered, listed: Sequence[Descriptor]) -> None:
+def _write(layout: ImageLayout, images: Sequence[Incoming], gathered: Gathered, listed: Collection[Descriptor]) -> None:
     """Write the manifests of all images, and the names of the complete ones; remember the others."""
-    complete = [image for image in images if not _missing_of(image, gathered)]
+    complete: list[Incoming] = []
+    lacking: list[tuple[Incoming, tuple[MissingBlob, ...]]] = []
     for image in images:
         for document in image.image.documents if image.image is not None else ():
             layout.write_manifest(document)
+        missing = _missing_of(image, gathered)
+        if not missing:
+            complete.append(image)
+        elif image.image is not None:
+            lacking.append((image, missing))
+    called: dict[str, list[Incoming]] = {}
+    for image in complete:
+        called.setdefault(image.shown, []).append(image)
     waiting = [
         to_pending(image, [blob.digest for blob in missing])
-        for image in images
-        if (missing := _missing_of(image, gathered)) and image.image is not None and not is_replaced(image, complete)
+        for image, missing in lacking
+        if not is_replaced(image, called.get(image.shown, ()))
     ]
     write_pending(layout.directory, (), waiting)
     for image in complete:
@@ -199,7 +208,7 @@ def _missing_of(image: Incoming, gathered: Gathered) -> tuple[MissingBlob, ...]:
 def _result(
     images: Sequence[Incoming],
     gathered: Gathered,
-    listed: Sequence[Descriptor],
+    listed: Collection[Descriptor],
     unreadable: tuple[tuple[str, OciexportError], ...],
 ) -> MergeResult:
     merged = tuple(
