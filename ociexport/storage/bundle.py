@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from ociexport.errors import UnsupportedMediaTypeError, quoted
-from ociexport.spec.descriptor import parse_digest_of
+from ociexport.errors import InvalidDigestError, UnsupportedMediaTypeError, quoted
+from ociexport.spec.descriptor import Descriptor, parse_digest_of
 from ociexport.spec.digest import Digest
 from ociexport.spec.json_fields import JsonObject, parse_json_object
 from ociexport.spec.numerals import MAX_SIZE
@@ -29,6 +30,11 @@ from ociexport.system.version import __version__
 
 MAX_BUNDLE_BYTES = MAX_INDEX_BYTES
 _VERSION = 1
+# On an entry of ``index.json``: the digests that its name had before, latest first, so that an older image which is
+# merged again does not take the name back.
+REPLACES_ANNOTATION = "dev.ociexport.replaces"
+# A name that moves each week has so many digests in half a year.
+_MAX_REPLACED = 32
 # Names that may stand in ``requires``.
 _KNOWN_FEATURES: frozenset[str] = frozenset()
 
@@ -224,6 +230,23 @@ def parse_bundle(raw: bytes, *, where: str) -> Bundle:
         expected=tuple(map(BundleBlob.from_json, item.objects("expected"))),
         version=(tool.optional_text("version") if tool is not None else None) or "",
     )
+
+
+def replaced_by(entry: Descriptor) -> tuple[Digest, ...]:
+    """Return the digests that an entry of ``index.json`` replaces, as far as they can be read."""
+    found = []
+    for text in entry.annotations.get(REPLACES_ANNOTATION, "").split():
+        with suppress(InvalidDigestError):
+            found.append(Digest.parse(text))
+    return tuple(found)
+
+
+def with_replaced(entry: Descriptor, digests: Iterable[Digest]) -> Descriptor:
+    """Return ``entry`` with the digests that it replaces; only the latest are kept."""
+    kept = list(dict.fromkeys(digest for digest in digests if digest != entry.digest))[:_MAX_REPLACED]
+    if not kept:
+        return entry
+    return replace(entry, annotations={**entry.annotations, REPLACES_ANNOTATION: " ".join(map(str, kept))})
 
 
 def created_at(seconds: int | None) -> str | None:

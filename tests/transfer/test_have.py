@@ -280,6 +280,14 @@ def test_a_missing_file_is_told_without_asking_a_registry(tmp_path: Path, name: 
         read(tmp_path / name if name.startswith("missing") else f"{tmp_path}/{name}")
 
 
+def test_a_reference_that_is_not_reached_gives_no_hint_about_the_image(tmp_path: Path) -> None:
+    layout = write_whole(tmp_path / "new", V2, "2")
+    words = ["--since", "127.0.0.1:1/app", "--retry-times", "0", "--out", str(tmp_path / "out.tar")]
+    ended = run_command("pull", layout, *words, home=tmp_path)
+    assert ended.returncode == 5
+    assert "a path begins with ./" not in ended.stderr
+
+
 def test_an_empty_list_means_that_nothing_is_there(tmp_path: Path) -> None:
     """``ctr content ls -q`` of a new machine prints nothing."""
     assert left_out(V2, read(written(tmp_path / "have", b"")), "layout", tmp_path / "out") == set()

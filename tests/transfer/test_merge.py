@@ -166,6 +166,43 @@ def test_the_newest_of_one_name_wins_in_any_order(place: Path) -> None:
         assert names_in(far) == {f"{NAME}:latest": str(V3.digest)}, order
 
 
+def test_an_older_update_that_comes_again_does_not_take_the_name_back(place: Path) -> None:
+    write_whole(place / "a", V1, "latest")
+    write_update(place / "b", V2, "latest", place / "a")
+    write_update(place / "c.tar", V3, "latest", place / "b")
+    far = place / "far"
+    merge_into(far, place / "a", place / "b")
+    merge_into(far, place / "c.tar")
+    before = (far / "index.json").read_bytes()
+    for again in ("a", "b", "c.tar"):
+        merge_into(far, place / again)
+        assert (far / "index.json").read_bytes() == before
+    printed, said = command(place, "far", "b")
+    assert printed == ""
+    assert f"ociexport: b: {NAME}:latest@{V2.digest}: the name has a later image" in said
+
+
+def test_a_name_may_be_moved_back_on_purpose(place: Path) -> None:
+    """An update that was made from the later image replaces it."""
+    write_whole(place / "a", V1, "latest")
+    write_update(place / "b", V2, "latest", place / "a")
+    write_update(place / "back", V1, "latest", place / "a", place / "b")
+    far = place / "far"
+    for bundle in ("a", "b", "back"):
+        merge_into(far, place / bundle)
+    assert names_in(far) == {f"{NAME}:latest": str(V1.digest)}
+
+
+def test_what_a_name_had_before_is_known_to_the_next_update(place: Path) -> None:
+    """HAVE may be a copy of the far side."""
+    write_whole(place / "a", V1, "latest")
+    write_update(place / "b", V2, "latest", place / "a")
+    merge_into(place / "far", place / "a", place / "b")
+    write_update(place / "c", V3, "latest", place / "far")
+    image = json.loads((place / "c" / "bundle.json").read_bytes())["images"][0]
+    assert image["replaces"] == [str(V2.digest), str(V1.digest)]
+
+
 def test_an_older_image_that_waits_does_not_take_the_name_back(place: Path) -> None:
     write_whole(place / "a", V1, "latest")
     write_update(place / "b", V2, "latest", place / "a")

@@ -22,8 +22,11 @@ def tell_merge(result: MergeResult, options: argparse.Namespace, progress: Progr
         print_json("merge", {"far": options.far, "dryRun": options.dry_run, **_to_json(result)})
     else:
         for image in result.images:
-            if image.is_complete:
+            if image.is_complete and not image.is_outdated:
                 sys.stdout.write(f"{escaped(_reference(image))}\n")
+    for image in result.images:
+        if image.is_complete and image.is_outdated:
+            progress.say(f"{escaped(image.bundle)}: {escaped(_reference(image))}: the name has a later image")
     for image in result.waiting:
         for blob in image.missing:
             print(f"ociexport: error: {escaped(_lack(image, blob))}", file=sys.stderr)
@@ -44,7 +47,7 @@ def _lack(image: MergedImage, blob: MissingBlob) -> str:
 
 
 def _summary(result: MergeResult, *, dry_run: bool) -> str:
-    complete = len(result.images) - len(result.waiting)
+    complete = sum(image.is_complete and not image.is_outdated for image in result.images)
     missing = len({blob.digest for image in result.waiting for blob in image.missing})
     added = f"{_counted(result.added_blobs, 'blob')} ({format_bytes(result.added_bytes)})"
     waiting = f", {len(result.waiting)} waiting for {_counted(missing, 'blob')}" if result.waiting else ""
@@ -65,6 +68,7 @@ def _to_json(result: MergeResult) -> dict[str, object]:
                 "bundle": image.bundle,
                 "complete": image.is_complete,
                 "new": image.is_new,
+                "outdated": image.is_outdated,
                 "missing": [
                     {
                         "digest": str(blob.digest),

@@ -29,13 +29,11 @@ class PendingImage:
     Args:
         descriptor: its entry for ``index.json``, with its names.
         bundle: name of the bundle that it came in.
-        replaces: digests that the name had before the image was made.
         owners: by missing blob, the names of the bundles that should have it.
     """
 
     descriptor: Descriptor
     bundle: str
-    replaces: tuple[Digest, ...] = ()
     owners: Mapping[Digest, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
     @classmethod
@@ -44,7 +42,6 @@ class PendingImage:
         return cls(
             descriptor=Descriptor.from_json(item.object("descriptor")),
             bundle=item.text("bundle"),
-            replaces=tuple(parse_digest_of(item, "replaces", text) for text in item.texts("replaces")),
             owners={
                 parse_digest_of(owner, "digest", owner.text("digest")): owner.texts("bundles")
                 for owner in item.objects("missing")
@@ -56,7 +53,6 @@ class PendingImage:
         return {
             "descriptor": self.descriptor.to_json(),
             "bundle": self.bundle,
-            "replaces": [str(digest) for digest in self.replaces],
             "missing": [{"digest": str(digest), "bundles": list(names)} for digest, names in self.owners.items()],
         }
 

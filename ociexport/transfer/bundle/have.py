@@ -22,7 +22,7 @@ from ociexport.spec.config import pair_layers
 from ociexport.spec.descriptor import Platform
 from ociexport.spec.digest import Digest, VerifyingReader
 from ociexport.storage.archive.members import ArchiveMembers
-from ociexport.storage.bundle import Bundle
+from ociexport.storage.bundle import Bundle, replaced_by
 from ociexport.system.compression import MAGIC_BYTES, is_compressed
 from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.system.temporary_files import open_temporary_file
@@ -208,7 +208,7 @@ def _united(
             chains |= {chain: None} if chain else {}
         called = image.name.full or image.name.tag
         if called is not None:
-            names[called] = (image.listed.digest,)
+            names[called] = (image.listed.digest, *replaced_by(image.listed))
     if bundle is not None:
         names |= names_in(bundle)
     return Holdings(name, frozenset(blobs), tuple(chains), frozenset(), names)

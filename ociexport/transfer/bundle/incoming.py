@@ -12,7 +12,7 @@ from ociexport.images.wanted_blobs import BlobToFetch
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest
-from ociexport.storage.bundle import Bundle
+from ociexport.storage.bundle import Bundle, replaced_by, with_replaced
 from ociexport.storage.index import ListedSource, named, shown_name
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.storage.layout.pending import PendingImage, read_pending
@@ -26,11 +26,10 @@ class Incoming:
 
     Args:
         bundle: name of the bundle that it came in.
-        entry: its entry in ``index.json``, with its names.
+        entry: its entry in ``index.json``, with its names, and the digests that it replaces.
         image: its documents and all its blobs; None if its own manifest is not there.
         absent: documents that should be there and are not.
         holds: whether the bundle has a blob.
-        replaces: digests that its name had before it was made.
         owners: by blob, the names of the bundles that should have it; for any other blob it is ``bundle``.
         is_pending: whether it waits since an earlier merge.
     """
@@ -41,7 +40,6 @@ class Incoming:
     image: PreparedImage | None
     absent: tuple[Digest, ...]
     holds: Callable[[Descriptor], bool]
-    replaces: tuple[Digest, ...] = ()
     owners: Mapping[Digest, tuple[str, ...]] = field(default_factory=dict)
     is_pending: bool = False
 
@@ -81,16 +79,14 @@ def read_pending_images(layout: ImageLayout) -> list[Incoming]:
     for pending in read_pending(layout.directory):
         source = ListedSource(layout.path, layout, pending.descriptor)
         one = _of_source(source, contents, None)
-        images.append(
-            replace(one, bundle=pending.bundle, replaces=pending.replaces, owners=pending.owners, is_pending=True)
-        )
+        images.append(replace(one, bundle=pending.bundle, owners=pending.owners, is_pending=True))
     return images
 
 
 def to_pending(incoming: Incoming, missing: Sequence[Digest]) -> PendingImage:
     """Return what is remembered of an image that lacks ``missing``."""
     owners = {digest: incoming.owners_of(digest) for digest in missing}
-    return PendingImage(incoming.entry, incoming.bundle, incoming.replaces, owners)
+    return PendingImage(incoming.entry, incoming.bundle, owners)
 
 
 def in_order(images: Sequence[Incoming]) -> list[Incoming]:
@@ -111,6 +107,16 @@ def _oldest_first(images: Sequence[Incoming]) -> Iterator[Incoming]:
         yield oldest
 
 
+def is_outdated(image: Incoming, there: Descriptor | None) -> bool:
+    """Whether the layout has an entry of the same name, ``there``, that was made after ``image``.
+
+    An image that says itself that it replaces that entry is later: a name was moved back on purpose.
+    """
+    if there is None or there.digest == image.entry.digest:
+        return False
+    return image.entry.digest in replaced_by(there) and there.digest not in replaced_by(image.entry)
+
+
 def is_replaced(old: Incoming, complete: Sequence[Incoming]) -> bool:
     """Whether the name of ``old``, which is incomplete, belongs to a later one of the ``complete`` images of that name.
 
@@ -123,7 +129,7 @@ def is_replaced(old: Incoming, complete: Sequence[Incoming]) -> bool:
 
 
 def _replaces(new: Incoming, old: Incoming) -> bool:
-    return old.entry.digest != new.entry.digest and old.entry.digest in new.replaces
+    return old.entry.digest != new.entry.digest and old.entry.digest in replaced_by(new.entry)
 
 
 def _is_foreign(layer: Descriptor) -> bool:
@@ -147,10 +153,7 @@ def _of_source(source: ImageSource, contents: Contents, bundle: Bundle | None) -
         absent = tuple(digest for digest in there.absent if digest in documents)
     name = source.image_name
     called = name.full or name.tag
-    replaces = [
-        digest
-        for one in (bundle.images if bundle is not None else ())
-        if called is not None and one.name == called
-        for digest in one.replaces
-    ]
-    return Incoming(contents.place, named(entry, name), name, image, absent, contents.holds, tuple(replaces), owners)
+    told = bundle.images if bundle is not None and called is not None else ()
+    before = [digest for one in told if one.name == called for digest in one.replaces]
+    entry = named(with_replaced(entry, before), name)
+    return Incoming(contents.place, entry, name, image, absent, contents.holds, owners)

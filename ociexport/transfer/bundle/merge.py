@@ -18,6 +18,7 @@ from ociexport.errors import NotFoundError, OciexportError, UsageError, quoted
 from ociexport.images.fetch import DEFAULT_JOBS, verify_jobs
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest
+from ociexport.storage.index import name_of, shown_name
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.storage.layout.pending import write_pending
 from ociexport.system.progress.protocol import SILENT, Progress
@@ -26,6 +27,7 @@ from ociexport.transfer.bundle.gather import Gathered, gather, would_gather
 from ociexport.transfer.bundle.incoming import (
     Incoming,
     in_order,
+    is_outdated,
     is_replaced,
     read_bundle_images,
     read_pending_images,
@@ -61,6 +63,7 @@ class MergedImage:
         bundle: name of the bundle that it came in.
         missing: what it still needs; empty if it is complete, and has its name in the layout.
         is_new: whether the layout did not list it before.
+        is_outdated: whether its name belongs to a later image, so that it did not get it.
     """
 
     name: str
@@ -68,6 +71,7 @@ class MergedImage:
     bundle: str
     missing: tuple[MissingBlob, ...]
     is_new: bool
+    is_outdated: bool
 
     @property
     def is_complete(self) -> bool:
@@ -182,11 +186,18 @@ def _write(layout: ImageLayout, images: Sequence[Incoming], gathered: Gathered, 
         if not is_replaced(image, called.get(image.shown, ()))
     ]
     write_pending(layout.directory, (), waiting)
-    for image in complete:
-        if image.entry not in listed:
+    there = _by_name(listed)
+    # Of several images with one name, the last one counts.
+    for image in {image.shown: image for image in complete}.values():
+        if image.entry not in listed and not is_outdated(image, there.get(image.shown)):
             layout.write_name(image.entry, image.name)
     # Forgotten after it is named: a process that is killed in between finds it complete again.
     write_pending(layout.directory, [image.entry for image in images], waiting)
+
+
+def _by_name(listed: Iterable[Descriptor]) -> dict[str, Descriptor]:
+    """Return the entries of an ``index.json`` by their names as messages show them."""
+    return {shown_name(entry, name_of(entry)): entry for entry in listed}
 
 
 def _missing_of(image: Incoming, gathered: Gathered) -> tuple[MissingBlob, ...]:
@@ -211,15 +222,19 @@ def _result(
     listed: Collection[Descriptor],
     unreadable: tuple[tuple[str, OciexportError], ...],
 ) -> MergeResult:
+    there = _by_name(listed)
+    missing = [_missing_of(image, gathered) for image in images]
+    last = {image.shown: image for image, lacks in zip(images, missing, strict=True) if not lacks}
     merged = tuple(
         MergedImage(
             image.shown,
             image.entry.digest,
             image.bundle,
-            _missing_of(image, gathered),
+            lacks,
             image.entry not in listed,
+            last.get(image.shown, image) is not image or is_outdated(image, there.get(image.shown)),
         )
-        for image in images
+        for image, lacks in zip(images, missing, strict=True)
     )
     return MergeResult(
         merged,

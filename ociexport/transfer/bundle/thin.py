@@ -11,7 +11,15 @@ from ociexport.images.prepare import PreparedImage, PreparedManifest
 from ociexport.spec.config import pair_layers
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest
-from ociexport.storage.bundle import Bundle, BundleBlob, BundleImage, BundleManifest, created_at
+from ociexport.storage.bundle import (
+    Bundle,
+    BundleBlob,
+    BundleImage,
+    BundleManifest,
+    created_at,
+    replaced_by,
+    with_replaced,
+)
 from ociexport.storage.layout.blobs import OWN_DIRECTORY
 from ociexport.storage.layout.documents import BUNDLE_FILE, LOCK_FILE
 from ociexport.storage.layout.layout import ImageLayout
@@ -61,7 +69,7 @@ def _image(image: PreparedImage, thin: ThinOptions) -> BundleImage:
         source=image.source.display_name,
         digest=image.listed.digest,
         manifests=tuple(map(_manifest, image.manifests)),
-        replaces=tuple(digest for digest in dict.fromkeys(before) if digest != image.listed.digest),
+        replaces=replaced_by(with_replaced(image.listed, before)),
     )
 
 
