@@ -34,8 +34,9 @@ OPTION_NAMES = frozenset(
     keep-dirlinks latest layer layers legacy long max-depth max-files max-header max-memory max-metadata max-path
     max-ratio max-size max-wait mirror mtimes no-deep no-owners no-preflight no-progress null out owners password-stdin
     plain-http platform quiet raw read-timeout receipt recursive referrers registry-token repair replace retry-delay
-    retry-times rootless run-files sparse stall-limit stream strict sync tls-verify to-tar uid-map username userns v1
-    verbose verify-key xattrs
+     retry-times rootless run-files sparse stall-limit stream strict sync tls-verify to-tar uid-map username userns v1
+     verbose verify-key xattrs
+     against all-images for require since
     """.split()  # noqa: SIM905 - one name a line would be a page
 )
 

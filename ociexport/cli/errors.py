@@ -18,7 +18,7 @@ from ociexport.errors import (
     UnsupportedMediaTypeError,
     escaped,
 )
-from ociexport.spec.reference import as_path
+from ociexport.spec.reference import as_path, is_path
 from ociexport.transfer.sources.names import path_meant_by
 
 # Linux accepts no longer path in a call; an image may have longer ones, and these are made through descriptors.
@@ -46,7 +46,7 @@ def path_hint_of(error: BaseException, image: str) -> str | None:
     if not isinstance(error, RegistryError | InvalidReferenceError):
         return None
     path = path_meant_by(image)
-    if path is None and os.path.exists(image):
+    if path is None and not is_path(image) and os.path.exists(image):
         path = as_path(image)
     return f"a path begins with ./: {path}" if path is not None else None
 

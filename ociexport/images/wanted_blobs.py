@@ -102,7 +102,9 @@ def open_stream(blob: BlobToFetch, offset: int) -> ByteStream:
         return blob.source.open_blob(descriptor, offset)
     except NotFoundError as error:
         if not descriptor.urls:
-            error.hint = "the source lacks this blob of the image: someone who has the image should push it again"
+            # A layout or an archive may know why it lacks the blob.
+            if error.hint is None or isinstance(error, RegistryError):
+                error.hint = "the source lacks this blob of the image: someone who has the image should push it again"
         elif not isinstance(error, RegistryError):  # whose own hint is better
             urls = ", ".join(map(quoted, descriptor.urls))
             error.hint = f"a foreign layer, available from {urls}"

@@ -80,7 +80,8 @@ def _make(cls: type, frozen: bool, kw_only: bool) -> type:
         "__slots__": names[inherited:],
         "__match_args__": names,
         "_lazy_fields": fields,
-        "__dataclass_fields__": _StandardFields(frozen, kw_only),
+        "__dataclass_fields__": _OfStandard("__dataclass_fields__", frozen, kw_only),
+        "__dataclass_params__": _OfStandard("__dataclass_params__", frozen, kw_only),
     }
     shared: dict[str, Any] = {
         "__repr__": _repr,
@@ -175,14 +176,15 @@ def _refuse_change(self: Any, name: str, value: object = None) -> NoReturn:
     raise FrozenInstanceError(f"cannot assign to or delete field {name!r}")
 
 
-class _StandardFields:
-    """The attribute ``__dataclass_fields__``: made by the standard library when it is first asked for."""
+class _OfStandard:
+    """An attribute that the standard library gives to its dataclasses: made by it when it is first asked for."""
 
-    def __init__(self, frozen: bool, kw_only: bool) -> None:
-        self._kept: dict[type, dict[str, Any]] = {}
+    def __init__(self, attribute: str, frozen: bool, kw_only: bool) -> None:
+        self._attribute = attribute
+        self._kept: dict[type, Any] = {}
         self._options = {"frozen": frozen, "kw_only": kw_only}
 
-    def __get__(self, instance: object, owner: type) -> dict[str, Any]:
+    def __get__(self, instance: object, owner: type) -> Any:
         if owner not in self._kept:
             import dataclasses  # noqa: PLC0415 - start-up: this module exists to do without it
 
@@ -196,8 +198,8 @@ class _StandardFields:
                 else:
                     made = dataclasses.field(**how)
                 fields.append((name, _annotation(owner, name), made))
-            standard = dataclasses.make_dataclass(owner.__name__, fields, **self._options)  # type: ignore[arg-type]
-            self._kept[owner] = vars(standard)["__dataclass_fields__"]
+            standard = dataclasses.make_dataclass(owner.__name__, fields, slots=True, **self._options)  # type: ignore[arg-type]
+            self._kept[owner] = vars(standard)[self._attribute]
         return self._kept[owner]
 
 

@@ -211,6 +211,11 @@ class ListedSource:
         self._images = images
 
     @property
+    def descriptor(self) -> Descriptor:
+        """The image's entry in ``index.json``."""
+        return self._descriptor
+
+    @property
     def display_name(self) -> str:
         """The layout's path and the image's name."""
         if self.alternatives is not None and self.image_name == ImageName(None, None):

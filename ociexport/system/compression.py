@@ -359,3 +359,21 @@ def _errors_of(name: str) -> tuple[type[Exception], ...]:
 
         return (zstd.ZstdError,)
     return (lzma.LZMAError, MemoryError) if name == "xz" else (OSError, EOFError)
+
+
+def new_zstd_compressor() -> Compressor:
+    """Return a compressor for one zstd frame, at the library's own level."""
+    if sys.version_info >= (3, 14):
+        from compression import zstd  # noqa: PLC0415 - start-up: only some runs need it
+    else:
+        from backports import zstd  # noqa: PLC0415 - start-up: only some runs need it
+
+    return zstd.ZstdCompressor()
+
+
+class Compressor(Protocol):
+    """The common interface of the standard library's compressors; see `zlib.compressobj`."""
+
+    def compress(self, data: bytes, /) -> bytes: ...
+
+    def flush(self) -> bytes: ...

@@ -44,7 +44,7 @@ def copy_image(
         verified: shared by the images of one run, so that a layer of several is inflated once.
 
     Raises:
-        as `pull` does; UsageError: ``decompress`` is for layouts, ``legacy`` for archives.
+        as `pull` does; UsageError: ``decompress`` and ``thin`` are for layouts, ``legacy`` for archives.
     """
     if options.legacy:
         raise UsageError("legacy: expected an archive to write, got a layout")
@@ -52,7 +52,8 @@ def copy_image(
         raise UsageError("decompress: expected a layout or an archive as destination")
     source = options.signed(source)
     brought: Collection[Digest] = ()
-    if isinstance(source, ConvertingSource) and isinstance(destination, ImageLayout) and not options.decompress:
+    is_kept_as_it_comes = not options.decompress and options.thin is None
+    if isinstance(source, ConvertingSource) and isinstance(destination, ImageLayout) and is_kept_as_it_comes:
         source.keep_layers_in(destination, options.jobs)
         brought = source.layers
     image = prepare_image(source, options.platform, destination, progress)  # 1
@@ -61,6 +62,17 @@ def copy_image(
         from ociexport.transfer.companions import prepare_companions  # noqa: PLC0415 - start-up: few pulls copy referrers
 
         companions = prepare_companions(image, destination, progress)
+    if options.required:
+        from ociexport.transfer.requirements import verify_has  # noqa: PLC0415 - start-up: as above
+
+        verify_has(image, companions, options.required)
+    selection = bundle = None
+    if options.thin is not None:
+        from ociexport.transfer.bundle.thin import leave_out, verify_fits_thin  # noqa: PLC0415 - start-up: few are thin
+
+        verify_fits_thin(destination)
+        selection, bundle = leave_out([image, *companions], options.thin)
+        image, *companions = selection.images
     plain = None
     if options.decompress and isinstance(destination, ImageLayout):
         from ociexport.transfer.decompress import PlainLayerStore, diff_ids_of  # noqa: PLC0415 - start-up: few pulls decompress
@@ -87,12 +99,17 @@ def copy_image(
             from ociexport.transfer.decompress import with_plain_layers  # noqa: PLC0415 - start-up: as above
 
             written = with_plain_layers(image, plain, progress)
+        if bundle is not None and isinstance(destination, ImageLayout):
+            from ociexport.transfer.bundle.thin import write_layout_bundle  # noqa: PLC0415 - start-up: as above
+
+            write_layout_bundle(destination, bundle)
         for copy in (*companions, written):  # 3
             for document in copy.documents:
                 destination.write_manifest(document)
             destination.write_name(copy.listed, copy.name)
     result = results_of([image], [written], [*_conversions([source]), fetch])[0]
-    return with_companions(replace(result, is_deep=is_deep), companions)
+    result = with_companions(replace(result, is_deep=is_deep), companions)
+    return result if selection is None else selection.result_of(result, image)
 
 
 def _conversions(sources: Iterable[ImageSource]) -> list[BlobFetch]:

@@ -15,15 +15,23 @@ from ociexport.images.wanted_blobs import BlobToFetch, unite_blobs
 from ociexport.spec import mediatypes
 from ociexport.spec.lazy_dataclass import replace
 from ociexport.storage.archive.legacy_plan import plan_legacy_archive, verify_fits_legacy
+from ociexport.storage.archive.names import compression_of
 from ociexport.storage.archive.plan import ArchivePlan, plan_archive
-from ociexport.storage.archive.writer import ArchiveFile, verify_is_file_to_write, write_to_stream
+from ociexport.storage.archive.writer import (
+    ArchiveFile,
+    compressing,
+    verify_is_file_to_write,
+    write_to_stream,
+)
+from ociexport.storage.layout.documents import BUNDLE_FILE
 from ociexport.storage.layout.spool import spool_beside, spool_elsewhere
-from ociexport.system.files import errors_named
+from ociexport.system.files import errors_named, new_file
 from ociexport.system.partial_names import partial_name
 from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.transfer.companions import each_once, prepare_companions
 from ociexport.transfer.decompress import PlainLayerStore, diff_ids_of, with_plain_layers
 from ociexport.transfer.options import PullOptions
+from ociexport.transfer.requirements import verify_has
 from ociexport.transfer.result import PullResult, results_of, with_companions
 from ociexport.transfer.sources.convert import ConvertingSource
 
@@ -61,7 +69,8 @@ def copy_to_archive(
 
     Args:
         sources: one for each image; the caller closes them.
-        out: path of a file, which is replaced; or a stream, to which blobs are written one after another.
+        out: path of a file, which is replaced, and compressed if its name ends in ``.gz`` or ``.zst``; or a stream, to
+            which blobs are written one after another.
         seconds: modification time of all entries, since 1970.
 
     Raises:
@@ -75,6 +84,7 @@ def copy_to_archive(
         with locating(source.display_name) if len(sources) > 1 else nullcontext():
             images.append(prepare_image(source, options.platform, None, progress))
             companions.append(prepare_companions(images[-1], None, progress) if options.referrers else [])
+            verify_has(images[-1], companions[-1], options.required)
     for image in images if options.legacy else ():
         verify_fits_legacy(image)
     are_deep = [options.is_deep_for(image.source, into_archive=True) for image in images]
@@ -103,8 +113,16 @@ def _checks_of(
 def _copy(images: Sequence[PreparedImage], everything: Sequence[PreparedImage], run: _Run) -> list[PullResult]:
     """Write the archive of ``everything``, and return the results of ``images``."""
     _warn_of_zstd(images, run.progress)
-    plan = plan_archive(everything, seconds=run.seconds)
-    return results_of(images, images, _write_archive(plan, everything, run))
+    selection, documents = None, {}
+    if run.options.thin is not None:
+        from ociexport.transfer.bundle.thin import leave_out  # noqa: PLC0415 - start-up: few pulls are thin
+
+        selection, bundle = leave_out(everything, run.options.thin)
+        everything, documents = list(selection.images), {BUNDLE_FILE: bundle.to_json()}
+        images = everything[: len(images)]
+    plan = plan_archive(everything, seconds=run.seconds, documents=documents)
+    results = results_of(images, images, _write_archive(plan, everything, run))
+    return results if selection is None else list(map(selection.result_of, results, images))
 
 
 def _copy_plain(images: Sequence[PreparedImage], run: _Run) -> list[PullResult]:
@@ -138,6 +156,11 @@ def _write_archive(plan: ArchivePlan, images: Sequence[PreparedImage], run: _Run
     blobs = [origins[digest] for digest in plan.blobs]
     if not isinstance(out, str):
         write_to_stream(out, plan, blobs, run.progress, run.checks)
+        return []
+    if (compression := compression_of(out)) is not None:
+        # A place in compressed data is known only when all before it is written, so blobs come one after another.
+        with new_file(out) as file, compressing(file, compression) as stream:
+            write_to_stream(stream, plan, blobs, run.progress, run.checks)
         return []
     with _errors_of(out), ArchiveFile(out, plan) as archive:
         fetch = BlobFetch(run.checks.around(archive), run.progress)

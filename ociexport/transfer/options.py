@@ -15,6 +15,7 @@ from ociexport.spec.platforms import host_platform
 if TYPE_CHECKING:
     from ociexport.images.diff_id_checks import DiffIdChecks, VerifiedDiffIds
     from ociexport.images.signatures import SignaturePolicy
+    from ociexport.transfer.bundle.select import ThinOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +36,12 @@ class PullOptions:
         deep: whether each layer's tar is compared with its diff_id while the layer arrives. None for the default: yes
             for an archive of an image from a registry, where the network usually takes longer, and wherever layers are
             stored as plain tars, since these are inflated anyway.
+        required: what must be beside the image: ``signature``, ``sbom``, ``referrers``; needs ``referrers``.
+        thin: what the far side has and need not get; None to copy whole images.
 
     Raises:
-        UsageError: ``jobs`` is out of range, or ``referrers`` is combined with an option that changes the manifest.
+        UsageError: ``jobs`` is out of range, or ``referrers`` or ``thin`` is combined with an option that changes the
+            manifest.
     """
 
     platform: Platform | PlatformChoice = field(default_factory=host_platform)
@@ -48,6 +52,8 @@ class PullOptions:
     signatures: SignaturePolicy | None = None
     max_memory: int | None = None
     deep: bool | None = None
+    required: tuple[str, ...] = ()
+    thin: ThinOptions | None = None
 
     def __post_init__(self) -> None:
         verify_jobs(self.jobs)
@@ -55,6 +61,11 @@ class PullOptions:
             raise UsageError(
                 "referrers: expected neither decompressed layers nor a legacy archive",
                 hint="signatures and other referrers name the manifest as published",
+            )
+        if self.thin is not None and (self.decompress or self.legacy):
+            raise UsageError(
+                "since: expected neither decompressed layers nor a legacy archive",
+                hint="the far side finds the layers that it has by the digests of the published image",
             )
 
     def is_deep_for(self, source: ImageSource, *, into_archive: bool) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from ociexport.errors import NotFoundError
@@ -15,10 +15,12 @@ from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.storage.archive.plan import plan_archive
 from ociexport.storage.layout.cache import BlobCache
+from ociexport.storage.layout.documents import BUNDLE_FILE
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.system.progress.protocol import Progress
 from ociexport.transfer.companions import prepare_companions
 from ociexport.transfer.options import PullOptions
+from ociexport.transfer.requirements import verify_has
 from ociexport.transfer.sources.convert import ConvertingSource
 
 
@@ -78,11 +80,13 @@ class PullPlan:
         images: in the requested order.
         write_bytes: how many bytes it would write: the fetched ones, or the whole archive.
         free_bytes: how many are free at the destination; None if unknown, or for a pipe.
+        expected: the blobs that a thin copy leaves out; None for a whole one.
     """
 
     images: tuple[PlannedImage, ...]
     write_bytes: int
     free_bytes: int | None
+    expected: tuple[Descriptor, ...] | None = None
 
     @property
     def fetch_bytes(self) -> int:
@@ -115,36 +119,57 @@ def plan_pull(
     layout, cache = out if isinstance(out, tuple) else (None, None)
     brought: set[Digest] = set()
     planned = []
+    prepared: list[tuple[ImageSource, PreparedImage]] = []
     for source in map(options.signed, sources):
         if isinstance(source, ConvertingSource):
             source.only_plan()
-        images = [prepare_image(source, options.platform, layout, progress)]
-        images += prepare_companions(images[0], layout, progress) if options.referrers else []
-        for image in images:
-            converted = source.converted.get(image.listed.digest) if isinstance(source, ConvertingSource) else None
-            blobs = [
-                blob
-                for blob in image.blobs
-                if blob.descriptor.digest not in brought and not (converted is not None and blob.content is not None)
-            ]
-            brought |= {blob.descriptor.digest for blob in blobs}
-            planned.append(
-                PlannedImage(
-                    image=image,
-                    served_by=servers_of(source).get(image.listed.digest),
-                    credentials=credentials_of(source),
-                    blobs=tuple(_plan_blob(blob, layout, cache) for blob in blobs),
-                    replaces=_replaced_by(image, layout) if layout is not None and converted is None else None,
-                    converted=converted,
-                    is_deep=options.is_deep_for(source, into_archive=layout is None),
-                )
+        image = prepare_image(source, options.platform, layout, progress)
+        prepared.append((source, image))
+        companions = prepare_companions(image, layout, progress) if options.referrers else []
+        verify_has(image, companions, options.required)
+        prepared += [(source, companion) for companion in companions]
+    images, expected, documents = _without_expected([image for _, image in prepared], options, layout)
+    for (source, _), image in zip(prepared, images, strict=True):
+        converted = source.converted.get(image.listed.digest) if isinstance(source, ConvertingSource) else None
+        blobs = [
+            blob
+            for blob in image.blobs
+            if blob.descriptor.digest not in brought and not (converted is not None and blob.content is not None)
+        ]
+        brought |= {blob.descriptor.digest for blob in blobs}
+        planned.append(
+            PlannedImage(
+                image=image,
+                served_by=servers_of(source).get(image.listed.digest),
+                credentials=credentials_of(source),
+                blobs=tuple(_plan_blob(blob, layout, cache) for blob in blobs),
+                replaces=_replaced_by(image, layout) if layout is not None and converted is None else None,
+                converted=converted,
+                is_deep=options.is_deep_for(source, into_archive=layout is None),
             )
+        )
     if layout is None:
-        write_bytes = plan_archive([one.image for one in planned]).size
+        write_bytes = plan_archive(images, documents=documents).size
     else:
         write_bytes = sum(blob.missing_bytes for image in planned for blob in image.blobs)
     path = layout.path if layout is not None else out
-    return PullPlan(tuple(planned), write_bytes, _free_bytes(path) if isinstance(path, str) else None)
+    free_bytes = _free_bytes(path) if isinstance(path, str) else None
+    return PullPlan(tuple(planned), write_bytes, free_bytes, expected)
+
+
+def _without_expected(
+    images: Sequence[PreparedImage], options: PullOptions, layout: ImageLayout | None
+) -> tuple[Sequence[PreparedImage], tuple[Descriptor, ...] | None, Mapping[str, bytes]]:
+    """Return the images as they are written, what is left out of them, and further documents of an archive."""
+    if options.thin is None:
+        return images, None, {}
+    from ociexport.transfer.bundle.thin import leave_out, verify_fits_thin  # noqa: PLC0415 - start-up: few are thin
+
+    if layout is not None:
+        verify_fits_thin(layout)
+    selection, bundle = leave_out(images, options.thin)
+    expected = tuple(one.blob.descriptor for one in selection.expected)
+    return selection.images, expected, {BUNDLE_FILE: bundle.to_json()}
 
 
 def _plan_blob(blob: BlobToFetch, layout: ImageLayout | None, cache: BlobCache | None) -> PlannedBlob:

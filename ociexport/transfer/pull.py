@@ -13,6 +13,7 @@ from ociexport.images.source import ImageSource
 from ociexport.spec.descriptor import Platform
 from ociexport.spec.platforms import host_platform
 from ociexport.spec.reference import ImageReference
+from ociexport.storage.archive.names import is_archive_name
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.transfer.copy import copy_image
@@ -45,7 +46,8 @@ def pull(
 
     Args:
         image: a reference, another source's name, or an open source, which the caller closes.
-        out: a layout's directory (absent, empty or a layout), an archive's file (``*.tar``), or an open destination.
+        out: a layout's directory (absent, empty or a layout), an archive's file (``*.tar``, or compressed ``*.tar.gz``
+            or ``*.tar.zst``), or an open destination.
         platform: the platform to take, or several; None for this machine's.
         jobs: how many blobs are fetched in parallel.
         progress: gets messages and the state of transfers.
@@ -83,7 +85,7 @@ def _pull_source(
     if not isinstance(out, str | os.PathLike):
         return copy_image(source, out, options, progress)
     path = os.fspath(out)
-    if not path.endswith(".tar"):
+    if not is_archive_name(path):
         return copy_image(source, ImageLayout(path), options, progress)
     from ociexport.transfer.copy_to_archive import copy_to_archive  # noqa: PLC0415 - start-up: a layout does without
 

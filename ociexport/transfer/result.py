@@ -8,7 +8,7 @@ from ociexport.errors import InvalidReferenceError
 from ociexport.images.fetch import BlobFetch
 from ociexport.images.prepare import PreparedImage
 from ociexport.images.source import ImageName
-from ociexport.spec.descriptor import Platform
+from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass, replace
 from ociexport.spec.reference import ImageReference
@@ -32,6 +32,19 @@ class PulledManifest:
 
 
 @dataclass(frozen=True, slots=True)
+class ThinContent:
+    """The layers and other blobs of an image that was copied thin; configs and manifests are always in the copy.
+
+    Args:
+        new: those in the copy.
+        expected: those left out, since the far side has them.
+    """
+
+    new: tuple[Descriptor, ...]
+    expected: tuple[Descriptor, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PullResult:
     """What was pulled.
 
@@ -47,6 +60,7 @@ class PullResult:
         reused_bytes: how many bytes these have.
         companions: digests of the copied signatures, SBOMs and other referrers; the counts exclude their blobs.
         is_deep: whether the tar of each layer was compared with its diff_id; an artifact has none to compare.
+        thin: of a thin copy, what is new in it and what it leaves out; None for a whole one.
     """
 
     name: str
@@ -59,6 +73,7 @@ class PullResult:
     reused_bytes: int
     companions: tuple[Digest, ...] = ()
     is_deep: bool = False
+    thin: ThinContent | None = None
 
     @property
     def manifest_digest(self) -> Digest:

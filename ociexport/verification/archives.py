@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from ociexport.errors import InvalidImageError, NotFoundError, escaped, quoted
 from ociexport.images.source import ImageSource
 from ociexport.spec.descriptor import Descriptor
@@ -24,8 +26,13 @@ from ociexport.verification.stores import ArchiveStore, read_roots, verify_layou
 from ociexport.verification.walk import Root
 
 
-def read_archive_roots(members: ArchiveMembers, findings: Findings, progress: Progress) -> list[Root]:
+def read_archive_roots(
+    members: ArchiveMembers, findings: Findings, progress: Progress, expected: Collection[str] = ()
+) -> list[Root]:
     """Return the images of an archive, and report problems in its lists of images.
+
+    Args:
+        expected: names of files that a thin archive leaves out.
 
     Raises:
         InvalidImageError: it is not an archive of images.
@@ -36,7 +43,7 @@ def read_archive_roots(members: ArchiveMembers, findings: Findings, progress: Pr
         verify_layout_file(store, findings)
         roots = read_roots(store, findings)
         if is_dockers:
-            return _with_dockers(members, roots, findings, progress)
+            return _with_dockers(members, roots, findings, progress, expected)
         return roots
     if is_dockers:
         return _docker_roots(members, findings, progress)
@@ -45,7 +52,9 @@ def read_archive_roots(members: ArchiveMembers, findings: Findings, progress: Pr
     raise no_images_error(members)
 
 
-def _with_dockers(members: ArchiveMembers, roots: list[Root], findings: Findings, progress: Progress) -> list[Root]:
+def _with_dockers(
+    members: ArchiveMembers, roots: list[Root], findings: Findings, progress: Progress, expected: Collection[str]
+) -> list[Root]:
     """Return the images of an archive that is both a layout and a docker archive.
 
     Docker writes indexes that reference manifests it did not save. Its own list has those it did save.
@@ -64,7 +73,7 @@ def _with_dockers(members: ArchiveMembers, roots: list[Root], findings: Findings
     try:
         for number, files in enumerate(docker_files(members)):
             for file in dict.fromkeys(files):
-                if file not in members:
+                if file not in members and file not in expected:
                     findings.add(Kind.MISSING, f"{DOCKER_MANIFEST_FILE}: [{number}]: {quoted(file)}", "not there")
     except InvalidImageError as error:
         findings.add_error(error, DOCKER_MANIFEST_FILE, otherwise=Kind.DOCUMENT)

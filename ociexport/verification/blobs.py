@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from io import BytesIO
@@ -90,11 +90,20 @@ def check_blobs(blobs: Sequence[BlobToCheck], progress: Progress) -> dict[Digest
 
 
 def add_blob_findings(
-    blobs: Mapping[Digest, Sequence[NamedBlob]], states: Mapping[Digest, BlobState], findings: Findings
+    blobs: Mapping[Digest, Sequence[NamedBlob]],
+    states: Mapping[Digest, BlobState],
+    findings: Findings,
+    expected: Container[Digest] = (),
 ) -> None:
-    """Report problems of referenced blobs at their first reference, and each reference with a wrong size."""
+    """Report problems of referenced blobs at their first reference, and each reference with a wrong size.
+
+    Args:
+        expected: blobs that are absent on purpose.
+    """
     for digest, named in blobs.items():
         state = states[digest]
+        if digest in expected:
+            continue
         needed = [one for one in named if not one.may_be_absent]
         if state.kind is Kind.MISSING and not needed:
             findings.add(Kind.ABSENT, named[0].place, "absent, which is allowed here", is_wrong=False, digest=digest)

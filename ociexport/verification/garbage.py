@@ -17,11 +17,13 @@ from contextlib import nullcontext, suppress
 
 from ociexport.errors import InvalidImageError
 from ociexport.spec.lazy_dataclass import dataclass
+from ociexport.storage.index import ListedSource
 from ociexport.storage.layout.blobs import BLOBS_DIRECTORY, OWN_DIRECTORY, PARTIAL_DIRECTORY
 from ociexport.storage.layout.layout import ImageLayout
+from ociexport.storage.layout.pending import PENDING_FILE, read_pending
 from ociexport.verification.findings import Findings
 from ociexport.verification.stores import BlobEntry, LayoutStore, layout_blobs, read_roots
-from ociexport.verification.walk import Walk
+from ociexport.verification.walk import Root, Walk
 
 # Names that tools give to blobs they have not completed: the digest with a suffix, perhaps with a dot in front.
 _UNFINISHED_NAME = re.compile(r"blobs/(?:sha256/\.?[0-9a-f]{64}|sha512/\.?[0-9a-f]{128})[^/]+")
@@ -93,7 +95,9 @@ def collect_garbage(path: str | os.PathLike[str], *, dry_run: bool = False) -> G
 
 
 def _walk(layout: ImageLayout) -> Walk:
-    """Follow every listed image. A missing document references nothing; a damaged one might reference anything.
+    """Follow every listed image, and those that wait for blobs of another bundle.
+
+    A missing document references nothing; a damaged one might reference anything.
 
     Raises:
         InvalidImageError: a document is damaged.
@@ -102,6 +106,9 @@ def _walk(layout: ImageLayout) -> Walk:
     walk = Walk(findings)
     for root in read_roots(LayoutStore(layout), findings):
         walk.follow(root)
+    for pending in read_pending(layout.directory):
+        source = ListedSource(layout.path, layout, pending.descriptor)
+        walk.follow(Root(source, pending.descriptor, f"{layout.path}: {PENDING_FILE}"))
     for digest in walk.doubtful:
         raise InvalidImageError(
             f"manifest {digest}: expected a readable document, got a damaged one; nothing was removed",

@@ -12,6 +12,7 @@ from ociexport.system.progress.protocol import SILENT, Progress
 
 if TYPE_CHECKING:
     from ociexport.registry.options import RegistryOptions
+    from ociexport.verification.bundles import FarSide
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +25,4 @@ class VerifyOptions:
     platform: Platform | PlatformChoice | None = None
     progress: Progress = SILENT
     registry: RegistryOptions | None = None
+    against: FarSide | None = None

@@ -12,13 +12,15 @@ from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest
 from ociexport.spec.mediatypes import without_parameters
 from ociexport.storage.archive.members import ArchiveMembers
-from ociexport.storage.layout.blobs import BLOBS_DIRECTORY, PARTIAL_DIRECTORY
+from ociexport.storage.bundle import Bundle
+from ociexport.storage.layout.blobs import BLOBS_DIRECTORY, PARTIAL_DIRECTORY, blob_name
 from ociexport.storage.layout.documents import INDEX_FILE, LAYOUT_FILE
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.system.progress.protocol import Progress
 from ociexport.transfer.sources.names import ArchiveName, LayoutName, RegistryName, parse_source_name, source_text
 from ociexport.transfer.sources.open import open_source
 from ociexport.verification.archives import read_archive_roots
+from ociexport.verification.bundles import read_bundle
 from ociexport.verification.findings import Findings, Kind, kind_of
 from ociexport.verification.stores import (
     ArchiveStore,
@@ -41,10 +43,12 @@ class Subject(Protocol):
     Attributes:
         place: its name in messages.
         is_remote: whether reading all of it would fetch images that the user did not request.
+        bundle: its ``bundle.json``, once its images were read; None if it has none.
     """
 
     place: str
     is_remote: bool
+    bundle: Bundle | None
 
     def read_roots(self, findings: Findings, progress: Progress) -> list[Root]:
         """Return its images, and report problems in its lists of images.
@@ -96,10 +100,12 @@ class WholeLayout:
         if not any(map(self.layout.directory.has, (LAYOUT_FILE, INDEX_FILE, BLOBS_DIRECTORY))):
             raise NotFoundError(f"{quoted(path)}: expected an OCI layout, found none")
         self.place = path
+        self.bundle: Bundle | None = None
         self._store = LayoutStore(self.layout)
 
     def read_roots(self, findings: Findings, progress: Progress) -> list[Root]:
         """Return its images; see `Subject`."""
+        self.bundle = read_bundle(self._store, findings)
         verify_layout_file(self._store, findings)
         return read_roots(self._store, findings)
 
@@ -129,6 +135,7 @@ class WholeArchive:
 
     def __init__(self, path: str) -> None:
         self.place = "standard input" if path == "-" else path
+        self.bundle: Bundle | None = None
         self._path = path
         self._members: ArchiveMembers | None = None
 
@@ -136,7 +143,9 @@ class WholeArchive:
         """Return its images; see `Subject`."""
         try:
             self._members = ArchiveMembers.open(self._path)
-            return read_archive_roots(self._members, findings, progress)
+            self.bundle = read_bundle(ArchiveStore(self._members), findings)
+            expected = self.bundle.expected_digests if self.bundle is not None else ()
+            return read_archive_roots(self._members, findings, progress, frozenset(map(blob_name, expected)))
         except InvalidImageError as error:
             message = f"{error.message}; {error.hint}" if error.hint else error.message
             findings.add(kind_of(error, Kind.UNREADABLE), self.place, message)
@@ -164,6 +173,7 @@ class OneImage:
     """One image of any source."""
 
     def __init__(self, source: ImageSource, *, is_owned: bool, is_remote: bool = False) -> None:
+        self.bundle: Bundle | None = None
         self._source = source
         self._is_owned = is_owned
         self.is_remote = is_remote

@@ -21,6 +21,13 @@ from ociexport.spec.manifest import Manifest
 from ociexport.spec.platforms import host_platform
 from ociexport.system.progress.protocol import SILENT, Progress, format_bytes
 from ociexport.verification.blobs import BlobState, BlobToCheck, add_blob_findings, blob_to_check, check_blobs
+from ociexport.verification.bundles import (
+    FarSide,
+    absent_layers,
+    add_bundle_findings,
+    add_expected_findings,
+    expected_blobs,
+)
 from ociexport.verification.chains import add_artifact_notes, add_layer_findings, diff_ids_by_layer
 from ociexport.verification.findings import UNREFERENCED, Finding, Findings, Kind
 from ociexport.verification.layers import LayerExaminer
@@ -45,6 +52,7 @@ class Verification:
         read_bytes: size of the documents and blobs.
         layers: number of layers that were inflated, each once; None without ``deep``.
         tar_bytes: their uncompressed size.
+        expected: of a bundle, the blobs that are meant to be absent; None without a ``bundle.json``.
     """
 
     findings: tuple[Finding, ...]
@@ -54,6 +62,7 @@ class Verification:
     read_bytes: int
     layers: int | None = None
     tar_bytes: int = 0
+    expected: tuple[Descriptor, ...] | None = None
 
     @property
     def is_right(self) -> bool:
@@ -69,6 +78,9 @@ class Verification:
         )
         if self.layers is not None:
             looked += f"; {counted(self.layers, 'layer')} inflated and applied, {format_bytes(self.tar_bytes)}"
+        if self.expected is not None:
+            size = format_bytes(sum(blob.size for blob in self.expected))
+            looked += f"; expects {counted(len(self.expected), 'blob')} ({size}) on the far side"
         return f"{looked}: {f'{wrong} wrong' if wrong else 'no problems found'}"
 
 
@@ -79,6 +91,7 @@ def verify(
     deep: bool = False,
     limits: Limits | None = None,
     platform: Platform | PlatformChoice | None = None,
+    against: FarSide | None = None,
     progress: Progress = SILENT,
     registry: RegistryOptions | None = None,
 ) -> Verification:
@@ -92,6 +105,8 @@ def verify(
         limits: no honest image exceeds them, for ``deep``; None for those of `unpack`.
         platform: the platforms to verify; None for all in a layout or archive, and for this machine's platform in a
             registry.
+        against: returns what the far side has, for a bundle: a blob that neither has is a problem. It gets the digests
+            and diff_ids of the absent layers, which it proves as far as it has their bytes.
         progress: receives progress.
         registry: options for reaching registries.
 
@@ -100,7 +115,7 @@ def verify(
         NoMatchingPlatformError: the image has no such ``platform``.
         OSError: temporary files cannot be written.
     """
-    return verify_source(source, VerifyOptions(strict, deep, limits, platform, progress, registry))
+    return verify_source(source, VerifyOptions(strict, deep, limits, platform, progress, registry, against))
 
 
 def verify_source(source: str | os.PathLike[str] | ImageSource, wishes: VerifyOptions) -> Verification:
@@ -138,7 +153,12 @@ def verify_subject(
     ]
     left_over = [] if wishes.platform is not None else _left_over(subject, walk, findings)
     states.update(check_blobs([blob for blob in (*named, *left_over) if not _is_known(blob, states)], wishes.progress))
-    add_blob_findings(walk.blobs, states, findings)
+    held = wishes.against(absent_layers(walk, states)) if wishes.against is not None else None
+    expected = expected_blobs(walk, states, subject.bundle, held or ())
+    add_blob_findings(walk.blobs, states, findings, expected)
+    add_expected_findings(walk, expected, subject.bundle, held, findings)
+    if subject.bundle is not None and wishes.platform is None:
+        add_bundle_findings(subject.bundle, roots, walk, states, findings)
     if wishes.deep:  # 3
         add_layer_findings(images, states, wishes.limits or Limits(), findings)
         add_artifact_notes(artifacts, findings)
@@ -153,6 +173,7 @@ def verify_subject(
         read_bytes=sum(walk.documents.values()) + sum(state.size for state in hashed),
         layers=sum(state.layer is not None for state in hashed) if wishes.deep else None,
         tar_bytes=sum(state.layer.tar_bytes for state in hashed if state.layer is not None),
+        expected=tuple(expected.values()) if subject.bundle is not None or expected else None,
     )
     return verification, walk
 

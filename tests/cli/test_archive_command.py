@@ -153,13 +153,15 @@ def test_layout_is_no_stream(tmp_path: Path, name: str) -> None:
     )
 
 
-def test_compressed_archive_is_not_taken_for_a_layout(tmp_path: Path) -> None:
-    ended = run_command("pull", "alpine", "--out", tmp_path / "a.tar.gz", home=tmp_path)
+@pytest.mark.parametrize("suffix", [".tar.xz", ".tar.bz2"])
+def test_another_compression_is_not_taken_for_a_layout(tmp_path: Path, suffix: str) -> None:
+    ended = run_command("pull", "alpine", "--out", tmp_path / f"a{suffix}", home=tmp_path)
+    expected = f"expected a layout, *.tar, *.tar.gz or *.tar.zst, got {suffix}"
     assert (ended.returncode, ended.stderr.splitlines()) == (
         2,
         [
-            f"ociexport: error: --out '{tmp_path / 'a.tar.gz'}': expected a layout or *.tar, got a compressed archive",
-            f"hint: did you mean --out {tmp_path / 'a.tar'}? its layers are already compressed",
+            f"ociexport: error: --out '{tmp_path / 'a'}{suffix}': {expected}",
+            f"hint: did you mean --out {tmp_path / 'a'}.tar.zst?",
         ],
     )
 

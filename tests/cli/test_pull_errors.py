@@ -36,7 +36,7 @@ def assert_fails(puller: Puller, pulled: Pulled, code: int, *errors: str) -> Non
             ["Foo/BAR:1"],
             ["image reference 'Foo/BAR:1': repository: must be lower case, got 'BAR'", "hint: did you mean foo/bar:1?"],
         ),
-        (["alpine", "--frob"], ["pull: unknown option '--frob'", "hint: see ociexport pull --help"]),
+        (["alpine", "--xyzzy"], ["pull: unknown option '--xyzzy'", "hint: see ociexport pull --help"]),
         (["alpine", "--plattform=x"], ["pull: unknown option '--plattform'", "hint: did you mean --platform?"]),
         (["alpine", "--jobs", "0"], ["--jobs: expected 1 to 64, got 0"]),
         (["alpine", "--jobs", "x"], ["-j/--jobs: expected a whole number, got 'x'", "hint: see ociexport pull --help"]),

@@ -189,6 +189,16 @@ def test_gc(tmp_path: Path, layout: Path) -> None:
     assert told["dropped"] == [{"path": f"blobs/sha256/{'0' * 64}", "size": 4}]
 
 
+def test_merge(tmp_path: Path, layout: Path) -> None:
+    """The update alone lacks the base, and another file is no bundle."""
+    printed(tmp_path, "pull", layout, "--since", layout, "--out", "update.tar", "--for", "registry")
+    (tmp_path / "other.tar").write_bytes(b"x" * 2000)
+    told = printed(tmp_path, "merge", "far", "./update.tar", "./other.tar", code=7)
+    assert differences(_SHOWN["merge"], told) == []
+    assert [image["complete"] for image in told["images"]] == [False]
+    assert [failure["bundle"] for failure in told["failures"]] == ["./other.tar"]
+
+
 def test_trees(tmp_path: Path, layout: Path) -> None:
     run_command("unpack", layout, tmp_path / "rootfs", "--platform=linux/amd64", home=tmp_path)
     assert differences(_SHOWN["treehash"], printed(tmp_path, "treehash", "rootfs")) == []

@@ -97,7 +97,8 @@ def test_a_class_tells_of_its_fields_as_a_class_of_dataclasses(ours: Any, theirs
     def told(cls: Any) -> object:
         fields = dataclasses.fields(cls)
         shown = [(one.name, one.type, one.repr, one.hash, one.init) for one in fields]
-        return shown, inspect.signature(cls).parameters.keys(), cls.__slots__, cls.__doc__, cls.__qualname__
+        params = {name: getattr(cls.__dataclass_params__, name) for name in ("init", "repr", "eq", "order", "frozen")}
+        return shown, params, inspect.signature(cls).parameters.keys(), cls.__slots__, cls.__doc__, cls.__qualname__
 
     assert dataclasses.is_dataclass(ours)
     assert told(ours) == told(theirs)

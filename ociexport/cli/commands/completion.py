@@ -12,8 +12,8 @@ from ociexport.errors import OciexportError
 
 _SHELLS = ("bash", "zsh", "fish")
 # Metavars of arguments that are files or directories.
-_FILES = frozenset({"FILE", "FILE|-", "FD|FILE", "PATH", "IMAGE", "SRC", "REPOSITORY"})
-_DIRECTORIES = frozenset({"DIR", "LAYOUT", "ROOTFS"})
+_FILES = frozenset({"FILE", "FILE|-", "FD|FILE", "PATH", "IMAGE", "SRC", "REPOSITORY", "BUNDLE", "HAVE"})
+_DIRECTORIES = frozenset({"DIR", "FAR", "LAYOUT", "ROOTFS"})
 # Frequent values of other arguments.
 _WORDS: dict[str | tuple[str, ...] | None, tuple[str, ...]] = {
     "OS/ARCH[/VARIANT]": ("linux/amd64", "linux/arm64", "linux/arm/v7", "linux/386", "linux/riscv64", "linux/s390x"),

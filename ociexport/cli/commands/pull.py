@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from contextlib import ExitStack, closing
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 from ociexport.cli.configuration import leave_out_configured
 from ociexport.cli.exit_codes import OK
@@ -17,21 +17,26 @@ from ociexport.cli.options.platform import add_platforms_arguments, choice_from
 from ociexport.cli.options.progress import add_progress_arguments, progress_from
 from ociexport.cli.options.registry import add_registry_arguments, registry_options_from
 from ociexport.cli.options.signatures import add_signature_arguments, signature_policy_from
+from ociexport.cli.options.thin import add_thin_arguments, required_from, thin_options_from
 from ociexport.cli.output.pull import PullReport, tell_plan
 from ociexport.errors import OciexportError, UsageError, locating, quoted
 from ociexport.images.fetch import DEFAULT_JOBS, MAX_JOBS
 from ociexport.images.source import ImageSource
+from ociexport.spec.lazy_dataclass import replace
 from ociexport.storage.layout.cache import BlobCache
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.system.environment import source_date_epoch
 from ociexport.system.files import new_file
+from ociexport.system.progress.protocol import SILENT
 from ociexport.transfer.copy import copy_image
 from ociexport.transfer.options import PullOptions
-from ociexport.transfer.sources.names import LayoutName, SourceName, parse_source_name
+from ociexport.transfer.sources.names import ArchiveName, LayoutName, SourceName, parse_source_name
 from ociexport.transfer.sources.open import SourceOpener
 
 if TYPE_CHECKING:
     from ociexport.images.diff_id_checks import VerifiedDiffIds
+# An image to pull, and its name in messages.
+_Wanted: TypeAlias = tuple[SourceName, str]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_progress_arguments(parser)
     add_registry_arguments(parser)
     add_memory_argument(parser)
+    add_thin_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -104,7 +110,26 @@ def run(options: argparse.Namespace) -> int:
             digests=_open_digest_file(options, stack),
         )
         opener = SourceOpener(options=registry_options_from(options), progress=progress)
-        return pull(options, names, stack.enter_context(closing(opener)), report)
+        stack.enter_context(closing(opener))
+        wanted = [
+            each
+            for name, shown in zip(names, options.images, strict=True)
+            for each in _each(name, shown, opener, options)
+        ]
+        return pull(options, wanted, opener, report)
+
+
+def _each(name: SourceName, shown: str, opener: SourceOpener, options: argparse.Namespace) -> list[_Wanted]:
+    """Return the images that ``shown`` means, with their names in messages: of a layout or an archive, all of them."""
+    if options.all_images and (not isinstance(name, LayoutName | ArchiveName) or name.image is not None):
+        raise UsageError(f"--all-images: expected a layout or an archive, got {quoted(shown)}")
+    try:
+        each = opener.name_each(name, everything=options.all_images)
+    except OciexportError:
+        return [(name, shown)]  # raised again when the image is opened, in its turn
+    if each == [name]:
+        return [(name, shown)]
+    return [(one, f"{shown}:{one.image}") for one in each if isinstance(one, LayoutName | ArchiveName)]
 
 
 def _open_digest_file(options: argparse.Namespace, stack: ExitStack) -> BinaryIO | None:
@@ -114,13 +139,13 @@ def _open_digest_file(options: argparse.Namespace, stack: ExitStack) -> BinaryIO
 
 
 def _pull_into_archive(
-    options: argparse.Namespace, names: list[SourceName], sources: SourceOpener, report: PullReport
+    options: argparse.Namespace, wanted: list[_Wanted], sources: SourceOpener, report: PullReport
 ) -> int:
     if options.cache:
         raise UsageError("pull: --cache needs a layout for --out, got an archive")
-    pull_options = _pull_options_from(options)
+    pull_options = _pull_options_from(options, sources, report, is_archive=True)
     with ExitStack() as stack:
-        opened = _open_all(names, sources, stack)
+        opened = _open_all(wanted, sources, stack)
         if options.dry_run:
             from ociexport.transfer.plan import plan_pull  # noqa: PLC0415 - start-up: only a dry run needs it
 
@@ -138,35 +163,42 @@ def _pull_into_archive(
 
 
 def _pull_into_layout(
-    options: argparse.Namespace, names: list[SourceName], sources: SourceOpener, report: PullReport
+    options: argparse.Namespace, wanted: list[_Wanted], sources: SourceOpener, report: PullReport
 ) -> int:
     cache = BlobCache(options.cache) if options.cache else None
     layout = ImageLayout(options.out, cache=cache)
     layout.verify_is_usable()
-    for name in names:
+    for name, _ in wanted:
         _verify_is_another(name, layout)
-    pull_options = _pull_options_from(options)
+    pull_options = _pull_options_from(options, sources, report, is_archive=False)
     if options.dry_run:
         from ociexport.transfer.plan import plan_pull  # noqa: PLC0415 - start-up: as above
 
         with ExitStack() as stack:
-            opened = _open_all(names, sources, stack)
+            opened = _open_all(wanted, sources, stack)
             # A layout copies missing blobs from its cache when asked for them, so the plan gets a layout without one.
             uncached = ImageLayout(options.out)
             plan = plan_pull(opened, (uncached, cache), pull_options, report.progress)
         return tell_plan(plan, options)
 
     verified: VerifiedDiffIds = set()
+    if pull_options.required and len(wanted) > 1:
+        # One image without it ends the run before any other is written.
+        from ociexport.transfer.plan import plan_pull  # noqa: PLC0415 - start-up: as above
+
+        with ExitStack() as stack:
+            checked = replace(pull_options, thin=None)
+            plan_pull(_open_all(wanted, sources, stack), None, checked, SILENT)
 
     def pull_one(name: SourceName) -> None:
         with closing(sources.open(name)) as source:
             report.add(copy_image(source, layout, pull_options, report.progress, verified=verified))
 
-    if len(names) == 1:
-        pull_one(names[0])
+    if len(wanted) == 1:
+        pull_one(wanted[0][0])
         report.end()
         return OK
-    for name, shown in zip(names, options.images, strict=True):
+    for name, shown in wanted:
         try:
             with locating(f"image {quoted(shown)}"):
                 pull_one(name)
@@ -176,21 +208,26 @@ def _pull_into_layout(
     return report.code
 
 
-def _pull_options_from(options: argparse.Namespace) -> PullOptions:
+def _pull_options_from(
+    options: argparse.Namespace, sources: SourceOpener, report: PullReport, *, is_archive: bool
+) -> PullOptions:
+    choice = choice_from(options)
     return PullOptions(
-        choice_from(options),
+        choice,
         options.jobs,
         decompress=options.decompress,
         legacy=options.legacy,
-        referrers=options.referrers,
+        referrers=options.referrers or bool(options.require),
         max_memory=options.max_memory,
+        required=required_from(options),
         signatures=signature_policy_from(options),
+        thin=thin_options_from(options, sources, choice, report.progress, is_archive=is_archive),
         deep=options.deep,
     )
 
 
-def _open_all(names: list[SourceName], sources: SourceOpener, stack: ExitStack) -> list[ImageSource]:
-    return [stack.enter_context(closing(sources.open(name))) for name in names]
+def _open_all(wanted: list[_Wanted], sources: SourceOpener, stack: ExitStack) -> list[ImageSource]:
+    return [stack.enter_context(closing(sources.open(name))) for name, _ in wanted]
 
 
 def _verify_is_another(name: SourceName, layout: ImageLayout) -> None:

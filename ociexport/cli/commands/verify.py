@@ -11,6 +11,7 @@ from ociexport.cli.options.limits import add_limit_arguments, limits_from
 from ociexport.cli.options.platform import add_several_platforms_arguments, named_choice_from
 from ociexport.cli.options.progress import add_progress_arguments, progress_from
 from ociexport.cli.options.registry import add_registry_arguments, registry_options_from
+from ociexport.cli.options.thin import HAVE, far_side_from
 from ociexport.errors import UsageError, escaped
 from ociexport.spec.digest import Digest
 from ociexport.system.progress.protocol import Progress
@@ -50,6 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --repair, list what would be fetched and from where, and write nothing",
     )
+    parser.add_argument(
+        "--against",
+        metavar="HAVE",
+        action="append",
+        default=[],
+        help=f"prove that an update and what the far side has are whole together; HAVE as in pull --since: a {HAVE}; "
+        "may be repeated",
+    )
     parser.add_argument("--strict", action="store_true", help="require everything that an index lists")
     add_several_platforms_arguments(
         parser,
@@ -67,6 +76,8 @@ def run(options: argparse.Namespace) -> int:
     """Print a line for each finding; the exit code is 7 if any of them is a problem."""
     progress = progress_from(options)
     if options.repair:
+        if options.against:
+            raise UsageError("--against: expected no --repair with it", hint="see ociexport verify --help")
         return _repair(options, progress)
     for option, is_given in (
         ("--from", options.origins),
@@ -87,6 +98,7 @@ def _verify_options_from(options: argparse.Namespace, progress: Progress) -> Ver
         deep=options.deep,
         limits=limits_from(options),
         platform=named_choice_from(options),
+        against=far_side_from(options, progress),
         progress=progress,
         registry=registry_options_from(options),
     )
@@ -165,9 +177,16 @@ def _to_json(found: Verification) -> dict[str, object]:
         "documents": found.documents,
         "blobs": found.blobs,
         "readBytes": found.read_bytes,
+        **_expected_to_json(found),
         **({"layers": found.layers, "tarBytes": found.tar_bytes} if found.layers is not None else {}),
         "findings": [_finding_to_json(finding) for finding in found.findings],
     }
+
+
+def _expected_to_json(found: Verification) -> dict[str, object]:
+    if found.expected is None:
+        return {}
+    return {"expectedBlobs": len(found.expected), "expectedBytes": sum(blob.size for blob in found.expected)}
 
 
 def _finding_to_json(finding: Finding) -> dict[str, object]:

@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 from ociexport.cli.configuration import leave_out_configured
-from ociexport.errors import UsageError, quoted
+from ociexport.errors import UsageError, printable, quoted
+from ociexport.storage.archive.names import compression_of, is_archive_name
 from ociexport.system.files import is_stream, open_stream
 
 _LAYOUT = "oci"
 _FORMATS = (_LAYOUT, "oci-archive", "docker-archive")
-_COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")
+_OTHER_SUFFIXES = (".tar.xz", ".tar.bz2")
 
 
 def add_out_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +25,8 @@ def add_out_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         metavar="PATH",
         required=True,
-        help="OCI layout (a new or empty directory, or a layout), or archive (a file *.tar; - is standard output)",
+        help="OCI layout (a new or empty directory, or a layout), or archive (a file *.tar, *.tar.gz or *.tar.zst; "
+        "- is standard output)",
     )
     parser.add_argument(
         "--format",
@@ -68,17 +70,13 @@ def _is_archive(options: argparse.Namespace) -> bool:
         )
     if options.format is not None:
         return bool(options.format != _LAYOUT)
-    if options.out.endswith(_COMPRESSED_SUFFIXES):
+    if options.out.endswith(_OTHER_SUFFIXES):
+        suffix = next(suffix for suffix in _OTHER_SUFFIXES if options.out.endswith(suffix))
         raise UsageError(
-            f"--out {quoted(options.out)}: expected a layout or *.tar, got a compressed archive",
-            hint=f"did you mean --out {_without_compression(options.out)}? its layers are already compressed",
+            f"--out {quoted(options.out)}: expected a layout, *.tar, *.tar.gz or *.tar.zst, got {suffix}",
+            hint=f"did you mean --out {printable(options.out.removesuffix(suffix))}.tar.zst?",
         )
-    return options.out.endswith(".tar") or is_pipe(options.out)
-
-
-def _without_compression(out: str) -> str:
-    suffix = next(suffix for suffix in _COMPRESSED_SUFFIXES if out.endswith(suffix))
-    return f"{out.removesuffix(suffix)}.tar"
+    return is_archive_name(options.out) or is_pipe(options.out)
 
 
 @contextmanager
@@ -99,7 +97,10 @@ def opened_out(options: argparse.Namespace) -> Iterator[str | BinaryIO]:
         with open_stream(options.out) as pipe:
             if pipe.isatty():
                 raise UsageError(f"--out {quoted(options.out)}: expected a file or a pipe, got a terminal")
-            yield pipe
+            from ociexport.storage.archive.writer import compressing  # noqa: PLC0415 - start-up: as in `pull`
+
+            with compressing(pipe, compression_of(options.out)) as stream:
+                yield stream
     else:
         yield options.out
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from ociexport.cli.errors import one_line, proof_of, report_error
@@ -17,7 +17,7 @@ from ociexport.system.progress.protocol import Progress, format_bytes
 
 if TYPE_CHECKING:
     from ociexport.transfer.plan import PlannedBlob, PlannedImage, PullPlan
-    from ociexport.transfer.result import PulledManifest, PullResult
+    from ociexport.transfer.result import PulledManifest, PullResult, ThinContent
 
 
 # For `PlannedImage.credentials` of None: the server gave the manifest without a login.
@@ -70,6 +70,9 @@ class PullReport:
         """Write the digests and the JSON object of all images."""
         if self._digests is not None:
             self._digests.writelines(f"{result.digest}\n".encode() for result in self._results)
+        thin = [result.thin for result in self._results if result.thin is not None]
+        if thin:
+            self.progress.say(f"{self._place}: {_what_is_new(thin)}")
         if self._is_json:
             images = [_result_to_json(result) for result in self._results]
             self._out.write(to_json_text("pull", {"images": images, "failures": self._failures}))
@@ -92,8 +95,20 @@ def _how_it_came(result: PullResult) -> Iterator[str]:
         yield f"{result.reused_blobs} ({format_bytes(result.reused_bytes)}) already there"
 
 
+def _what_is_new(images: Sequence[ThinContent]) -> str:
+    """Return what a thin archive or layout contains, and what it expects on the far side."""
+    new = {one.digest: one.size for image in images for one in image.new}
+    expected = {one.digest: one.size for image in images for one in image.expected if one.digest not in new}
+    there = f"{counted(len(new), 'new blob')} ({format_bytes(sum(new.values()))})"
+    return (
+        f"{there if new else 'nothing new, documents only'}; expects {counted(len(expected), 'blob')} "
+        f"({format_bytes(sum(expected.values()))}) on the far side"
+    )
+
+
 def _result_to_json(result: PullResult) -> dict[str, object]:
     return {
+        **_selection_to_json(result),
         "name": result.name,
         "reference": result.reference,
         "digest": str(result.digest),
@@ -104,6 +119,17 @@ def _result_to_json(result: PullResult) -> dict[str, object]:
         "reusedBytes": result.reused_bytes,
         "companions": [str(digest) for digest in result.companions],
         "deep": result.is_deep,
+    }
+
+
+def _selection_to_json(result: PullResult) -> dict[str, object]:
+    if result.thin is None:
+        return {}
+    return {
+        "newBlobs": len(result.thin.new),
+        "newBytes": sum(one.size for one in result.thin.new),
+        "expectedBlobs": len(result.thin.expected),
+        "expectedBytes": sum(one.size for one in result.thin.expected),
     }
 
 
@@ -129,6 +155,9 @@ def tell_plan(plan: PullPlan, options: argparse.Namespace) -> int:
             f"to fetch: {counted(len(missing), 'blob')} ({format_bytes(plan.fetch_bytes)}), "
             f"{len(blobs) - len(missing)} already there"
         )
+        if plan.expected is not None:
+            size = format_bytes(sum(descriptor.size for descriptor in plan.expected))
+            print(f"to leave out: {counted(len(plan.expected), 'blob')} ({size}), expected on the far side")
         free = f", {format_bytes(plan.free_bytes)} free" if plan.free_bytes is not None else ""
         print(f"to write: {format_bytes(plan.write_bytes)} into {_described(options)}{free}")
     if plan.fits or plan.free_bytes is None:
@@ -165,6 +194,12 @@ def _state_of(blob: PlannedBlob) -> str:
     if blob.there_bytes:
         return f"to resume at {blob.there_bytes} of {counted(blob.descriptor.size, 'byte')}"
     return "to fetch"
+
+
+def _expected_to_json(plan: PullPlan) -> dict[str, object]:
+    if plan.expected is None:
+        return {}
+    return {"expected": [{"digest": str(one.digest), "size": one.size} for one in plan.expected]}
 
 
 def _described(options: argparse.Namespace) -> str:
@@ -204,6 +239,7 @@ def _plan_to_json(plan: PullPlan, out: str) -> dict[str, object]:
             }
             for planned in plan.images
         ],
+        **_expected_to_json(plan),
         "out": out,
         "fetchBytes": plan.fetch_bytes,
         "writeBytes": plan.write_bytes,

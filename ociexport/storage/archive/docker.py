@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
+from copy import copy
 from io import BytesIO
 
 from ociexport.errors import (
@@ -95,6 +96,12 @@ class DockerArchiveSource:
             raise NotFoundError(f"{self._members.place}: blob {descriptor.digest}: not in the archive")
         return self._members.open_file(file, offset)
 
+    def called(self, name: ImageName) -> DockerArchiveSource:
+        """Return the same image under another name."""
+        other = copy(self)
+        other.image_name = name
+        return other
+
     def close(self) -> None:
         """Close the archive."""
         self._members.close()
@@ -128,6 +135,16 @@ def open_docker_image(members: ArchiveMembers, name: str | None, progress: Progr
         if file not in known:
             known[file] = _describe_layer(members, file, diff_id)
     return _reported(DockerArchiveSource(members, image_name, config, [(known[f], f) for f in image.layers]), progress)
+
+
+def open_docker_images(members: ArchiveMembers, progress: Progress) -> list[DockerArchiveSource]:
+    """Return all images of an archive with a ``manifest.json``, one for each name; raises as `open_docker_image`."""
+    sources = []
+    for number, image in enumerate(_read_docker_manifest(members)):
+        source = open_docker_image(members, f"@{number}", progress)
+        names = dict.fromkeys(map(_image_name, image.tags)) or {source.image_name: None}
+        sources += [source.called(name) for name in names]
+    return sources
 
 
 def open_v1_image(members: ArchiveMembers, name: str | None, progress: Progress) -> DockerArchiveSource:

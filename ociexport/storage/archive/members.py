@@ -11,6 +11,7 @@ import os
 import posixpath
 import stat
 import sys
+from copy import copy
 from io import FileIO
 from typing import TYPE_CHECKING
 
@@ -76,6 +77,7 @@ class ArchiveMembers:
         self.place = _place_of(path)
         self._file = file
         self._compression = compression
+        self._is_owner = True
         self._members = self._read_members()
 
     @classmethod
@@ -90,6 +92,11 @@ class ArchiveMembers:
             file = FileIO(0, closefd=False) if path == "-" else FileIO(path)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
             raise NotFoundError(f"{quoted(path)}: expected an archive, there is no such file") from error
+        return cls.over(file, path)
+
+    @classmethod
+    def over(cls, file: FileIO, path: str) -> Self:
+        """Return the archive in an open file, which is closed with it, or at once after an error; raises as `open`."""
         try:
             compression = None
             if not _can_be_read_in_place(file):
@@ -144,9 +151,16 @@ class ArchiveMembers:
             return SparseMemberStream(fd, member.offset, member.segments, member.size, offset)
         return MemberStream(fd, member.offset + offset, member.offset + member.size)
 
+    def kept_open(self) -> Self:
+        """Return the same archive for a user whose ``close`` leaves it open for the others."""
+        other = copy(self)
+        other._is_owner = False
+        return other
+
     def close(self) -> None:
         """Close the archive; open streams stay usable."""
-        self._file.close()
+        if self._is_owner:
+            self._file.close()
 
     def _member(self, name: str) -> _Member:
         member = self._find(name)

@@ -104,11 +104,14 @@ class ArchiveContent:
         return cls(blob.descriptor.size, blob.content, blob.descriptor.digest)
 
 
-def plan_archive(images: Sequence[PreparedImage], *, seconds: int = 0) -> ArchivePlan:
+def plan_archive(
+    images: Sequence[PreparedImage], *, seconds: int = 0, documents: Mapping[str, bytes] | None = None
+) -> ArchivePlan:
     """Return the plan of an archive of ``images``, which may share blobs.
 
     Args:
         seconds: time of all entries, since 1970.
+        documents: further files beside ``index.json``, by name.
 
     Raises:
         InvalidImageError: two images declare different sizes for the same digest.
@@ -120,6 +123,7 @@ def plan_archive(images: Sequence[PreparedImage], *, seconds: int = 0) -> Archiv
     docker_manifest = _docker_manifest_of(images)
     if docker_manifest:
         files["manifest.json"] = ArchiveContent.of(to_json(docker_manifest))
+    files |= {name: ArchiveContent.of(content) for name, content in (documents or {}).items()}
     for image in images:
         for document in image.documents:
             files[blob_name(document.digest)] = ArchiveContent(len(document.raw), document.raw, document.digest)

@@ -18,13 +18,14 @@ from ociexport.storage.archive.docker import (
     list_docker_images,
     list_v1_images,
     open_docker_image,
+    open_docker_images,
     open_v1_image,
 )
 from ociexport.storage.archive.file_names import DOCKER_MANIFEST_FILE, REPOSITORIES_FILE
 from ociexport.storage.archive.members import ArchiveMembers
 from ociexport.storage.index import MAX_INDEX_BYTES, ListedImage, ListedSource, choose_from_layout, list_images
 from ociexport.storage.layout.blobs import blob_name
-from ociexport.storage.layout.documents import INDEX_FILE
+from ociexport.storage.layout.documents import BUNDLE_FILE, EXPECTED_HINT, INDEX_FILE
 from ociexport.system.progress.protocol import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -44,7 +45,11 @@ def open_archive_image(path: str, name: str | None = None, progress: Progress = 
         UsageError: several images match.
         InvalidImageError: it is not an archive of images, or a damaged one.
     """
-    members = ArchiveMembers.open(path)
+    return open_image_in(ArchiveMembers.open(path), name, progress)
+
+
+def open_image_in(members: ArchiveMembers, name: str | None, progress: Progress = SILENT) -> ImageSource:
+    """Return one image of an open archive, which is closed with it; see `open_archive_image`."""
     try:
         return _open_image(members, name, progress)
     except BaseException:
@@ -75,17 +80,7 @@ def list_archive_images(path: str) -> list[ListedImage]:
     """
     members = ArchiveMembers.open(path)
     try:
-        is_dockers = DOCKER_MANIFEST_FILE in members
-        if INDEX_FILE in members:
-            images = _list_layout_images(members)
-            # As in `_open_image`: docker has listed images that it did not save.
-            if not is_dockers or all(blob_name(descriptor.digest) in members for descriptor, _ in images):
-                return images
-        if is_dockers:
-            return list_docker_images(members)
-        if REPOSITORIES_FILE in members:
-            return list_v1_images(members)
-        raise no_images_error(members)
+        return list_images_in(members)
     finally:
         members.close()
 
@@ -95,6 +90,50 @@ def no_images_error(members: ArchiveMembers) -> InvalidImageError:
     from ociexport.storage.archive.misfits import without_images_error  # noqa: PLC0415 - start-up: only an error needs it
 
     return without_images_error(members.names, members.path, members.place)
+
+
+def list_images_in(members: ArchiveMembers) -> list[ListedImage]:
+    """Return the images of an open archive and their names; see `list_archive_images`."""
+    is_dockers = DOCKER_MANIFEST_FILE in members
+    if INDEX_FILE in members:
+        images = _list_layout_images(members)
+        # As in `_open_image`: docker has listed images that it did not save.
+        if not is_dockers or all(blob_name(descriptor.digest) in members for descriptor, _ in images):
+            return images
+    if is_dockers:
+        return list_docker_images(members)
+    if REPOSITORIES_FILE in members:
+        return list_v1_images(members)
+    raise no_images_error(members)
+
+
+def open_archive_images(members: ArchiveMembers, progress: Progress = SILENT) -> Sequence[ImageSource]:
+    """Return all images of an open archive, one for each name; closing one of them closes the archive.
+
+    Raises:
+        InvalidImageError: it is not an archive of images, or a damaged one.
+    """
+    if sources := open_layout_images(members):
+        return sources
+    if DOCKER_MANIFEST_FILE in members:
+        return open_docker_images(members, progress)
+    if INDEX_FILE in members:
+        return ()
+    if REPOSITORIES_FILE in members:
+        images = list_v1_images(members)
+        return [open_v1_image(members, f"@{number}", progress) for number, _ in enumerate(images)]
+    raise no_images_error(members)
+
+
+def open_layout_images(members: ArchiveMembers) -> Sequence[ArchiveLayoutSource]:
+    """Return all images of an open archive that is a layout; none if docker's own list is to be read instead."""
+    if INDEX_FILE not in members:
+        return ()
+    images = _list_layout_images(members)
+    sources = [ArchiveLayoutSource(members, descriptor, images) for descriptor, _ in images]
+    # As in `_open_image`: docker has listed images that it did not save.
+    is_whole = DOCKER_MANIFEST_FILE not in members or all(source.has_image for source in sources)
+    return sources if is_whole else ()
 
 
 def _list_layout_images(members: ArchiveMembers) -> list[ListedImage]:
@@ -140,5 +179,6 @@ class ArchiveBlobs:
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
         file = blob_name(descriptor.digest)
         if file not in self._members:
-            raise NotFoundError(f"{self._members.place}: blob {descriptor.digest}: not in the archive")
+            hint = EXPECTED_HINT if BUNDLE_FILE in self._members else None
+            raise NotFoundError(f"{self._members.place}: blob {descriptor.digest}: not in the archive", hint=hint)
         return self._members.open_file(file, offset)

@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from ociexport.errors import (
     DiffIdMismatchError,
@@ -28,6 +28,7 @@ from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import BlobCheck, Chunk, Digest, Verifier
 from ociexport.storage.archive.plan import ArchiveEntry, ArchivePlan
 from ociexport.storage.layout.blobs import read_back, write_at
+from ociexport.system.compressed_stream import CompressedStream
 from ociexport.system.locks import open_locked
 from ociexport.system.partial_names import partial_name
 from ociexport.system.progress.protocol import Progress
@@ -254,6 +255,17 @@ def _verified_chunks(blob: BlobToFetch, progress: Progress, checks: DiffIdChecks
             task.advance(len(chunk))
         with locating(blob.label):
             verifier.verify()
+
+
+@contextmanager
+def compressing(out: BinaryIO, compression: str | None) -> Iterator[BinaryIO]:
+    """Give a stream whose bytes are written to ``out``, compressed; ``out`` itself without a compression."""
+    if compression is None:
+        yield out
+        return
+    stream = CompressedStream(out, compression)
+    yield cast("BinaryIO", stream)
+    stream.end()
 
 
 def verify_is_file_to_write(path: str) -> None:

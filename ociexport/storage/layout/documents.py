@@ -27,8 +27,11 @@ LAYOUT_FILE = "oci-layout"
 LAYOUT_FILE_CONTENT = b'{"imageLayoutVersion":"1.0.0"}'
 INDEX_FILE = "index.json"
 LOCK_FILE = f"{OWN_DIRECTORY}/lock"
+# Beside these two in a thin layout; see `ociexport.storage.bundle`.
+BUNDLE_FILE = "bundle.json"
+EXPECTED_HINT = "an update lacks what the far side has: ociexport merge FAR BUNDLE puts both together"
 # The names of unfinished documents begin with one of these.
-UNFINISHED_DOCUMENTS = (f"{OWN_DIRECTORY}/{INDEX_FILE}.", f"{OWN_DIRECTORY}/{LAYOUT_FILE}.")
+UNFINISHED_DOCUMENTS = tuple(f"{OWN_DIRECTORY}/{name}." for name in (INDEX_FILE, LAYOUT_FILE, BUNDLE_FILE))
 
 
 class LayoutDocuments:

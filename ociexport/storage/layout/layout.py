@@ -29,7 +29,7 @@ from ociexport.storage.layout.blobs import (
     trusted_bytes,
 )
 from ociexport.storage.layout.cache import BlobCache
-from ociexport.storage.layout.documents import LayoutDocuments
+from ociexport.storage.layout.documents import BUNDLE_FILE, EXPECTED_HINT, LayoutDocuments
 from ociexport.storage.layout.life_cycle import LayoutLifeCycle, LayoutUse
 from ociexport.storage.layout_directory import LayoutDirectory
 
@@ -111,7 +111,8 @@ class ImageLayout:
         try:
             return self.directory.open_file(blob_name(digest))
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise NotFoundError(f"{self.path}: blob {digest}: not in the layout") from error
+            hint = EXPECTED_HINT if self.directory.has(BUNDLE_FILE) else None
+            raise NotFoundError(f"{self.path}: blob {digest}: not in the layout", hint=hint) from error
 
     def blob_path(self, digest: Digest) -> str:
         """Return the path of a complete blob, which need not exist."""

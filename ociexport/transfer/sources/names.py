@@ -27,7 +27,7 @@ _UNSUPPORTED_PREFIXES = {
 _STANDARD_INPUT = "-"
 _TRANSPORTS = (_REGISTRY_PREFIX, *_LAYOUT_PREFIXES, *_ARCHIVE_PREFIXES, _DIRECTORY_PREFIX, *_UNSUPPORTED_PREFIXES)
 # A missing path with one of these endings is reported as a missing archive.
-_ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")
+_ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.xz", ".tar.bz2")
 
 
 @dataclass(frozen=True, slots=True)

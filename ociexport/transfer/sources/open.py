@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ociexport.errors import NotFoundError, quoted
 from ociexport.images.source import ImageSource
+from ociexport.spec.lazy_dataclass import replace
 from ociexport.spec.reference import ImageReference
 from ociexport.storage.directory import ImageDirectory
+from ociexport.storage.index import ListedImage, ListedSource, main_images, shown_name
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.transfer.sources.names import (
     ArchiveName,
@@ -24,6 +28,7 @@ from ociexport.transfer.sources.names import (
 if TYPE_CHECKING:
     from ociexport.registry.client import RegistryClient
     from ociexport.registry.options import RegistryOptions
+    from ociexport.storage.archive.members import ArchiveMembers
     from ociexport.system.progress.protocol import Progress
 
 
@@ -61,9 +66,19 @@ class SourceOpener:
         self._progress = progress
         self._lock = threading.Lock()
         self._client: RegistryClient | None = None
+        self._archives: dict[str, ArchiveMembers] = {}
+        self._listed: dict[SourceName, ListedSource] = {}
 
     def open(self, name: SourceName) -> ImageSource:
         """Return the source that ``name`` means; the caller closes it before this opener. Raises as `open_source`."""
+        if name in self._listed:
+            return converting(self._listed[name], self._progress)
+        if isinstance(name, ArchiveName) and name.path in self._archives:
+            from ociexport.storage.archive.reader import open_image_in  # noqa: PLC0415 - start-up: as in `_open_local`
+            from ociexport.system.progress.protocol import SILENT  # noqa: PLC0415 - start-up: as above
+
+            members = self._archives[name.path].kept_open()
+            return converting(open_image_in(members, name.image, self._progress or SILENT), self._progress)
         if not isinstance(name, RegistryName):
             return _open_local(name, self._progress)
         with self._lock:
@@ -71,8 +86,51 @@ class SourceOpener:
                 self._client = new_client(self._options, self._progress)
         return _open_remote(name.reference, self._client, self._progress, owns_client=False)
 
+    def name_each(self, name: SourceName, *, everything: bool) -> list[SourceName]:
+        """Return a name for each image of the layout or archive ``name``; of any other source, ``name`` itself.
+
+        The archive stays open, so that it is read once, also from standard input; that counts as one image unless
+        ``everything`` is set, since a pipe of several is often a mistake.
+
+        Args:
+            everything: whether signatures and other companions count too if there are images beside them.
+
+        Raises:
+            as `list_local_images` does.
+        """
+        if not isinstance(name, LayoutName | ArchiveName) or name.image is not None:
+            return [name]
+        if name.path == "-" and not everything:
+            return [name]
+        images, sources = self._list_images(name)
+        shown = Counter(shown_name(*image) for image in (images if everything else main_images(images)))
+        if len(shown) < 2:
+            return [name]
+        # A name of one entry needs no further search, which would read the index again for each image.
+        for source in sources:
+            called = shown_name(source.descriptor, source.image_name)
+            if shown[called] == 1:
+                self._listed[replace(name, image=called)] = source
+        return [replace(name, image=image) for image in shown]
+
+    def _list_images(self, name: LayoutName | ArchiveName) -> tuple[Sequence[ListedImage], Sequence[ListedSource]]:
+        """Return the images of a layout or an archive, and their sources if they are cheap to open."""
+        if isinstance(name, LayoutName):
+            layout = ImageLayout(name.path)
+            images = layout.read_images()
+            return images, [ListedSource(name.path, layout, descriptor, images) for descriptor, _ in images]
+        from ociexport.storage.archive.members import ArchiveMembers  # noqa: PLC0415 - start-up: a layout does without
+        from ociexport.storage.archive.reader import list_images_in, open_layout_images  # noqa: PLC0415 - start-up: as above
+
+        if name.path not in self._archives:
+            self._archives[name.path] = ArchiveMembers.open(name.path)
+        members = self._archives[name.path]
+        return list_images_in(members), open_layout_images(members.kept_open())
+
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections and archives."""
+        for members in self._archives.values():
+            members.close()
         if self._client is not None:
             self._client.close()
 

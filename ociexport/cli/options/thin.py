@@ -1,0 +1,136 @@
+"""The options of thin archives and layouts: ``--since`` and ``--for``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from ociexport.cli.configuration import leave_out_configured
+from ociexport.cli.options.platform import named_choice_from, platform_from
+from ociexport.cli.options.registry import registry_options_from
+from ociexport.cli.parser import one_of
+from ociexport.errors import UsageError, quoted
+from ociexport.images.choose import PlatformChoice
+from ociexport.spec.descriptor import Platform
+from ociexport.system.progress.protocol import Progress
+
+if TYPE_CHECKING:
+    from ociexport.images.holdings import Holdings
+    from ociexport.spec.digest import Digest
+    from ociexport.transfer.bundle.select import ThinOptions
+    from ociexport.transfer.sources.open import SourceOpener
+    from ociexport.verification.bundles import FarSide
+
+_REQUIREMENTS = ("signature", "sbom", "referrers")
+_RULES = ("docker", "registry", "layout")
+# What HAVE may be, for the help of each option that takes one.
+HAVE = (
+    "layout, archive, earlier update, receipt, bundle.json, manifest, output of docker image inspect, lines of digests "
+    "or diff_ids (- for standard input), or image reference"
+)
+
+
+def add_thin_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options to ``parser``."""
+    group = parser.add_argument_group("updates")
+    group.add_argument(
+        "--since",
+        metavar="HAVE",
+        action="append",
+        default=[],
+        help=f"leave out the layers that the far side has; HAVE tells which: a {HAVE}; may be repeated",
+    )
+    group.add_argument(
+        "--require",
+        metavar="KIND",
+        action="append",
+        default=[],
+        help="fail before anything is written unless the image has it, and copy it as --referrers does: signature, "
+        "sbom or referrers (any of them); may be repeated",
+    )
+    group.add_argument(
+        "--all-images",
+        action="store_true",
+        help="take everything that a layout or an archive lists: all images, and the signatures beside them",
+    )
+    group.add_argument(
+        "--for",
+        dest="rule",
+        choices=_RULES,
+        help="with --since, who reads the update: docker, which needs every layer above the first new one (default for "
+        "an archive), or a registry or a layout, which go by digest (default for a layout)",
+    )
+
+
+def required_from(options: argparse.Namespace) -> tuple[str, ...]:
+    """Return what must be beside each image.
+
+    Raises:
+        UsageError: a word is unknown.
+    """
+    words = tuple(dict.fromkeys(word for text in options.require for word in text.split(",")))
+    for word in words:
+        if word not in _REQUIREMENTS:
+            raise UsageError(f"--require: expected {one_of(_REQUIREMENTS)}, got {quoted(word)}")
+    return words
+
+
+def thin_options_from(
+    options: argparse.Namespace,
+    opener: SourceOpener,
+    choice: PlatformChoice | Platform,
+    progress: Progress,
+    *,
+    is_archive: bool,
+) -> ThinOptions | None:
+    """Return what the far side has; None without ``--since``.
+
+    Raises:
+        UsageError: ``--for`` without ``--since``, or a HAVE that does not tell what is there.
+        NotFoundError, RegistryError, InvalidImageError: a HAVE can't be read.
+    """
+    if not options.since:
+        leave_out_configured(options, "rule")
+        if options.rule is not None:
+            raise UsageError("--for: expected --since with it", hint="see ociexport pull --help")
+        return None
+    verify_reads_input_once([*options.images, *options.since])
+    from ociexport.system.environment import source_date_epoch  # noqa: PLC0415 - start-up: few pulls are thin
+    from ociexport.transfer.bundle.have import read_have  # noqa: PLC0415 - start-up: as above
+    from ociexport.transfer.bundle.select import ThinOptions  # noqa: PLC0415 - start-up: as above
+
+    since = tuple(read_have(text, opener.open, choice, progress) for text in options.since)
+    return ThinOptions(since, options.rule or ("docker" if is_archive else "layout"), source_date_epoch())
+
+
+def verify_reads_input_once(words: Sequence[str]) -> None:
+    """Return if at most one of ``words`` is standard input, which can be read once.
+
+    Raises:
+        UsageError: several are.
+    """
+    if sum(word in ("-", "oci-archive:-", "docker-archive:-") for word in words) > 1:
+        raise UsageError("-: expected standard input once, got it twice", hint="name a file for one of them")
+
+
+def far_side_from(options: argparse.Namespace, progress: Progress) -> FarSide | None:
+    """Return what tells what the far side has, as ``--against`` asks; None without that option.
+
+    Raises:
+        UsageError: standard input is named twice.
+    """
+    if not options.against:
+        return None
+    verify_reads_input_once([options.source, *options.against])
+
+    def read_all(to_prove: Collection[Digest]) -> tuple[Holdings, ...]:
+        from ociexport.transfer.bundle.have import read_have  # noqa: PLC0415 - start-up: as above
+        from ociexport.transfer.sources.open import SourceOpener  # noqa: PLC0415 - start-up: as above
+
+        choice = named_choice_from(options) or platform_from(argparse.Namespace(platform=None))
+        with closing(SourceOpener(options=registry_options_from(options), progress=progress)) as opener:
+            return tuple(read_have(text, opener.open, choice, progress, to_prove=to_prove) for text in options.against)
+
+    return read_all

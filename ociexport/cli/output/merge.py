@@ -1,0 +1,91 @@
+"""What `ociexport merge` prints: the images that are complete, and what the others lack."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from ociexport.cli.errors import one_line, report_error
+from ociexport.cli.exit_codes import INTEGRITY, OK, exit_code_of
+from ociexport.cli.options.json import print_json
+from ociexport.errors import escaped, printable
+from ociexport.system.progress.protocol import Progress, format_bytes
+
+if TYPE_CHECKING:
+    from ociexport.transfer.bundle.merge import MergedImage, MergeResult, MissingBlob
+
+
+def tell_merge(result: MergeResult, options: argparse.Namespace, progress: Progress) -> int:
+    """Print the result and return the exit code."""
+    if options.json:
+        print_json("merge", {"far": options.far, "dryRun": options.dry_run, **_to_json(result)})
+    else:
+        for image in result.images:
+            if image.is_complete and not image.is_outdated:
+                sys.stdout.write(f"{escaped(_reference(image))}\n")
+    for image in result.images:
+        if image.is_complete and image.is_outdated:
+            progress.say(f"{escaped(image.bundle)}: {escaped(_reference(image))}: the name has a later image")
+    for image in result.waiting:
+        for blob in image.missing:
+            print(f"ociexport: error: {escaped(_lack(image, blob))}", file=sys.stderr)
+    codes = [report_error(error) for _, error in result.unreadable]
+    progress.say(f"{escaped(options.far)}: {_summary(result, dry_run=options.dry_run)}")
+    return INTEGRITY if result.waiting else next(iter(codes), OK)
+
+
+def _reference(image: MergedImage) -> str:
+    return image.name if image.name.startswith("@") else f"{image.name.partition('@')[0]}@{image.digest}"
+
+
+def _lack(image: MergedImage, blob: MissingBlob) -> str:
+    place = f"{image.bundle}: {printable(image.name)}: {blob.label}"
+    place = place if str(blob.digest) in place else f"{place} {blob.digest}"
+    bundles = " or ".join(map(printable, blob.bundles))
+    return f"{place}: {blob.reason or 'not there'}; {bundles} should have it"
+
+
+def _summary(result: MergeResult, *, dry_run: bool) -> str:
+    complete = sum(image.is_complete and not image.is_outdated for image in result.images)
+    missing = len({blob.digest for image in result.waiting for blob in image.missing})
+    added = f"{_counted(result.added_blobs, 'blob')} ({format_bytes(result.added_bytes)})"
+    waiting = f", {len(result.waiting)} waiting for {_counted(missing, 'blob')}" if result.waiting else ""
+    would = "would be " if dry_run else ""
+    return f"{_counted(complete, 'image')} {would}complete{waiting}; {added} {would}added, {result.reused_blobs} there"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _to_json(result: MergeResult) -> dict[str, object]:
+    return {
+        "images": [
+            {
+                "name": image.name,
+                "digest": str(image.digest),
+                "bundle": image.bundle,
+                "complete": image.is_complete,
+                "new": image.is_new,
+                "outdated": image.is_outdated,
+                "missing": [
+                    {
+                        "digest": str(blob.digest),
+                        "size": blob.size,
+                        "bundles": list(blob.bundles),
+                        "reason": blob.reason,
+                    }
+                    for blob in image.missing
+                ],
+            }
+            for image in result.images
+        ],
+        "failures": [
+            {"bundle": bundle, "error": one_line(error), "exitCode": exit_code_of(error)}
+            for bundle, error in result.unreadable
+        ],
+        "addedBlobs": result.added_blobs,
+        "addedBytes": result.added_bytes,
+        "reusedBlobs": result.reused_blobs,
+    }

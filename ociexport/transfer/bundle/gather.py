@@ -1,0 +1,131 @@
+"""gather(): the blobs of several bundles brought into one layout, each from a bundle that has it whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ociexport.errors import InvalidImageError, NotFoundError, OciexportError
+from ociexport.images.fetch import BlobFetch
+from ociexport.images.source import BlobOpener
+from ociexport.images.wanted_blobs import BlobToFetch, unite_blobs
+from ociexport.spec.descriptor import Descriptor
+from ociexport.spec.digest import ByteStream, Digest
+from ociexport.spec.lazy_dataclass import dataclass
+from ociexport.storage.layout.layout import ImageLayout
+from ociexport.system.progress.protocol import Progress
+from ociexport.transfer.bundle.incoming import Incoming
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What became of the blobs.
+
+    Args:
+        missing: those that are not in the layout: None if no bundle has it, else the reason why it can't be taken.
+        added: sizes of those that the layout did not have.
+        reused: those that it had.
+    """
+
+    missing: Mapping[Digest, str | None]
+    added: Mapping[Digest, int]
+    reused: frozenset[Digest]
+
+
+def gather(images: Sequence[Incoming], layout: ImageLayout, jobs: int, progress: Progress) -> Gathered:
+    """Bring the blobs of ``images`` into ``layout``, which is in use, as far as the bundles have them.
+
+    A blob that a bundle has with wrong bytes is taken from the next bundle that has it.
+
+    Raises:
+        InvalidImageError: different sizes are declared for one digest.
+        OSError: the disk or file system of ``layout``.
+    """
+    holders = _holders(images)
+    missing: dict[Digest, str | None] = {}
+    added: dict[Digest, int] = {}
+    reused: set[Digest] = set()
+    while holders:
+        fetch = BlobFetch(layout, progress)
+        fetch.run_all([blobs[0] for blobs in holders.values()], jobs)
+        added |= fetch.fetched_bytes
+        reused |= fetch.reused
+        missing = {digest: reason for digest, reason in missing.items() if digest not in {*added, *reused}}
+        missing |= {digest: _reason_of(error) for digest, error in fetch.failures.items()}
+        # The next round has the next bundle for each blob that failed.
+        holders = {digest: holders[digest][1:] for digest in fetch.failures if len(holders[digest]) > 1}
+    return Gathered(missing, added, frozenset(reused))
+
+
+def would_gather(images: Sequence[Incoming], layout: ImageLayout) -> Gathered:
+    """Return what `gather` would do, without writing; blobs in bundles are not read."""
+    missing: dict[Digest, str | None] = {}
+    added: dict[Digest, int] = {}
+    reused: set[Digest] = set()
+    for digest, blobs in _holders(images).items():
+        descriptor = blobs[0].descriptor
+        if layout.has_blob(descriptor):
+            reused.add(digest)
+        elif any(not isinstance(blob.source, _Nowhere) for blob in blobs):
+            added[digest] = descriptor.size
+        else:
+            missing[digest] = None
+    return Gathered(missing, added, frozenset(reused))
+
+
+def _holders(images: Sequence[Incoming]) -> dict[Digest, list[BlobToFetch]]:
+    """Return each blob once for every bundle that has it; a blob that none has comes from `_Nowhere`."""
+    unite_blobs(image.blobs for image in images)
+    holders: dict[Digest, dict[str, BlobToFetch]] = {}
+    for image in images:
+        for blob in image.blobs:
+            there = holders.setdefault(blob.descriptor.digest, {})
+            if blob.content is not None or image.holds(blob.descriptor):
+                there.setdefault(image.bundle, blob._replace(source=_Readable(blob.source, image.bundle)))
+    nowhere = {blob.descriptor.digest: blob._replace(source=_Nowhere()) for one in images for blob in one.blobs}
+    return {digest: list(there.values()) or [nowhere[digest]] for digest, there in holders.items()}
+
+
+def _reason_of(error: OciexportError) -> str | None:
+    if isinstance(error, NotFoundError):
+        return None
+    return error.message if isinstance(error, InvalidImageError) else str(error)
+
+
+class _Nowhere:
+    """The opener of a blob that no bundle has; the layout may have it."""
+
+    def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
+        raise NotFoundError(f"blob {descriptor.digest}: in no bundle")
+
+
+@dataclass(frozen=True, slots=True)
+class _Readable:
+    """Opens the blobs of a bundle; a medium that can't be read there does not end the merge."""
+
+    source: BlobOpener
+    bundle: str
+
+    def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
+        try:
+            return _ReadableStream(self.source.open_blob(descriptor, offset), self.bundle)
+        except OSError as error:
+            raise _unreadable(error, self.bundle) from error
+
+
+def _unreadable(error: OSError, bundle: str) -> InvalidImageError:
+    return InvalidImageError(f"can't be read: {error.strerror or error}", where=bundle)
+
+
+class _ReadableStream:
+    def __init__(self, stream: ByteStream, bundle: str) -> None:
+        self._stream = stream
+        self._bundle = bundle
+
+    def read(self, size: int = -1, /) -> bytes:
+        try:
+            return self._stream.read(size)
+        except OSError as error:
+            raise _unreadable(error, self._bundle) from error
+
+    def close(self) -> None:
+        self._stream.close()

@@ -1,0 +1,159 @@
+"""The images that a merge may name: those of a bundle, and those that wait in the layout since an earlier one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from ociexport.errors import NotFoundError
+from ociexport.images.prepare import PreparedImage
+from ociexport.images.source import ImageName, ImageSource
+from ociexport.images.wanted_blobs import BlobToFetch
+from ociexport.spec import mediatypes
+from ociexport.spec.descriptor import Descriptor
+from ociexport.spec.digest import Digest
+from ociexport.spec.lazy_dataclass import dataclass, field, replace
+from ociexport.storage.bundle import Bundle, replaced_by, with_replaced
+from ociexport.storage.index import ListedSource, named, shown_name
+from ociexport.storage.layout.layout import ImageLayout
+from ociexport.storage.layout.pending import PendingImage, read_pending
+from ociexport.transfer.bundle.contents import Contents, LayoutContents
+from ociexport.transfer.bundle.present import read_present
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """One image that may be named.
+
+    Args:
+        bundle: name of the bundle that it came in.
+        entry: its entry in ``index.json``, with its names, and the digests that it replaces.
+        image: its documents and all its blobs; None if its own manifest is not there.
+        absent: documents that should be there and are not.
+        holds: whether the bundle has a blob.
+        owners: by blob, the names of the bundles that should have it; for any other blob it is ``bundle``.
+        is_pending: whether it waits since an earlier merge.
+    """
+
+    bundle: str
+    entry: Descriptor
+    name: ImageName
+    image: PreparedImage | None
+    absent: tuple[Digest, ...]
+    holds: Callable[[Descriptor], bool]
+    owners: Mapping[Digest, tuple[str, ...]] = field(default_factory=dict)
+    is_pending: bool = False
+
+    @property
+    def shown(self) -> str:
+        """Its name in messages."""
+        return shown_name(self.entry, self.name)
+
+    @property
+    def blobs(self) -> tuple[BlobToFetch, ...]:
+        """The blobs that it needs: all but foreign layers that the bundle does not have either."""
+        if self.image is None:
+            return ()
+        return tuple(
+            blob for blob in self.image.blobs if not _is_foreign(blob.descriptor) or self.holds(blob.descriptor)
+        )
+
+    def owners_of(self, digest: Digest) -> tuple[str, ...]:
+        """Return the names of the bundles that should have a blob or document."""
+        return self.owners.get(digest, (self.bundle,))
+
+
+def read_bundle_images(contents: Contents) -> list[Incoming]:
+    """Return the images of a bundle, or of any layout or archive.
+
+    Raises:
+        NotFoundError, InvalidImageError: it can't be read, or a document in it is damaged.
+    """
+    bundle = contents.read_bundle()
+    return [_of_source(source, contents, bundle) for source in contents.sources()]
+
+
+def read_pending_images(layout: ImageLayout) -> list[Incoming]:
+    """Return the images that wait in ``layout``; their manifests are there."""
+    contents = LayoutContents(layout.path)
+    images = []
+    for pending in read_pending(layout.directory):
+        source = ListedSource(layout.path, layout, pending.descriptor)
+        one = _of_source(source, contents, None)
+        images.append(replace(one, bundle=pending.bundle, owners=pending.owners, is_pending=True))
+    return images
+
+
+def to_pending(incoming: Incoming, missing: Sequence[Digest]) -> PendingImage:
+    """Return what is remembered of an image that lacks ``missing``."""
+    owners = {digest: incoming.owners_of(digest) for digest in missing}
+    return PendingImage(incoming.entry, incoming.bundle, owners)
+
+
+def in_order(images: Sequence[Incoming]) -> list[Incoming]:
+    """Return ``images`` with each after those of the same name that it replaces, so the newest is named last."""
+    called: dict[str, list[Incoming]] = {}
+    for image in images:
+        called.setdefault(image.shown, []).append(image)
+    following = {name: iter(_oldest_first(group)) for name, group in called.items()}
+    return [next(following[image.shown]) for image in images]
+
+
+def _oldest_first(images: Sequence[Incoming]) -> Iterator[Incoming]:
+    """Yield the images of one name; two that say nothing of each other stay in their order."""
+    waiting = list(images)
+    while waiting:
+        oldest = next((one for one in waiting if not any(_replaces(one, other) for other in waiting)), waiting[0])
+        waiting.remove(oldest)
+        yield oldest
+
+
+def is_outdated(image: Incoming, there: Descriptor | None) -> bool:
+    """Whether the layout has an entry of the same name, ``there``, that was made after ``image``.
+
+    An image that says itself that it replaces that entry is later: a name was moved back on purpose.
+    """
+    if there is None or there.digest == image.entry.digest:
+        return False
+    return image.entry.digest in replaced_by(there) and there.digest not in replaced_by(image.entry)
+
+
+def is_replaced(old: Incoming, complete: Sequence[Incoming]) -> bool:
+    """Whether the name of ``old``, which is incomplete, belongs to a later one of the ``complete`` images of that name.
+
+    An image that waits since an earlier merge is given up if its name comes again, with an image that it does not
+    replace.
+    """
+    return any(
+        _replaces(new, old) or (old.is_pending and not new.is_pending and not _replaces(old, new)) for new in complete
+    )
+
+
+def _replaces(new: Incoming, old: Incoming) -> bool:
+    return old.entry.digest != new.entry.digest and old.entry.digest in replaced_by(new.entry)
+
+
+def _is_foreign(layer: Descriptor) -> bool:
+    return bool(layer.urls) or layer.media_type in mediatypes.FOREIGN_LAYERS
+
+
+def _of_source(source: ImageSource, contents: Contents, bundle: Bundle | None) -> Incoming:
+    documents = {blob.digest for blob in bundle.documents} if bundle is not None else set()
+    owners = {blob.digest: blob.since for blob in bundle.expected if blob.since} if bundle is not None else {}
+    absent: tuple[Digest, ...] = ()
+    image = None
+    try:
+        there = read_present(source)
+    except NotFoundError:
+        if not isinstance(source, ListedSource):
+            raise
+        entry, absent = source.descriptor, (source.descriptor.digest,)
+    else:
+        image, entry = there.image, there.image.listed
+        # An index may list manifests that were never copied; a bundle says which were.
+        absent = tuple(digest for digest in there.absent if digest in documents)
+    name = source.image_name
+    called = name.full or name.tag
+    told = bundle.images if bundle is not None and called is not None else ()
+    before = [digest for one in told if one.name == called for digest in one.replaces]
+    entry = named(with_replaced(entry, before), name)
+    return Incoming(contents.place, entry, name, image, absent, contents.holds, owners)
