@@ -56,7 +56,7 @@ def copy_to_archive(
     Raises:
         as `pull` does; bytes written to a stream stay there.
     """
-    if isinstance(out, str):
+    if isinstance(out, str) and options.volume_bytes is None:
         verify_is_file_to_write(out)
     images = []
     companions: list[list[PreparedImage]] = []
@@ -77,6 +77,15 @@ def copy_to_archive(
             selection, bundle = leave_out(everything, options.thin)
             everything, documents = list(selection.images), {BUNDLE_FILE: bundle.to_json()}
             images = everything[: len(images)]
+            if options.volume_bytes is not None:
+                from ociexport.transfer.bundle.volumes import write_volumes  # noqa: PLC0415 - start-up: few pulls write them
+
+                size, jobs = options.volume_bytes, options.jobs
+                fetch, volumes = write_volumes(
+                    str(out), everything, bundle, size, jobs=jobs, seconds=seconds, progress=progress
+                )
+                results = list(map(with_companions, results_of(images, images, [fetch]), companions))
+                return [selection.result_of(*pair, volumes) for pair in zip(results, images, strict=True)]
         plan = plan_archive(everything, seconds=seconds, documents=documents)
         results = results_of(images, images, _write_archive(plan, everything, out, options.jobs, progress))
         results = list(map(with_companions, results, companions))

@@ -32,6 +32,7 @@ class PullOptions:
         signatures: which signatures the image must have; None for none.
         required: what must be beside the image: ``signature``, ``sbom``, ``referrers``; needs ``referrers``.
         thin: what the far side has and need not get; None to copy whole images.
+        volume_bytes: the most that each volume of an archive may have; None for one archive. Needs ``thin``.
 
     Raises:
         UsageError: ``jobs`` is out of range, or ``referrers`` or ``thin`` is combined with an option that changes the
@@ -46,6 +47,7 @@ class PullOptions:
     signatures: SignaturePolicy | None = None
     required: tuple[str, ...] = ()
     thin: ThinOptions | None = None
+    volume_bytes: int | None = None
 
     def __post_init__(self) -> None:
         verify_jobs(self.jobs)

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from ociexport.errors import InvalidImageError, NotFoundError, OciexportError, UsageError, printable, quoted
+from ociexport.images.destination import BlobWriter
 from ociexport.images.wanted_blobs import BlobToFetch, read_chunks
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Chunk, Digest, Verifier
@@ -87,7 +88,7 @@ class ArchiveFile:
         return True
 
     @contextmanager
-    def new_blob(self, descriptor: Descriptor) -> Iterator[ArchiveBlobWriter]:
+    def new_blob(self, descriptor: Descriptor) -> Iterator[BlobWriter]:
         """Give a writer for a blob; at the end of the ``with`` block it is verified.
 
         Raises:
