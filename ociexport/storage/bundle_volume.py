@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ociexport.errors import quoted
+from ociexport.errors import UsageError, quoted
 from ociexport.spec.descriptor import parse_digest_of
 from ociexport.spec.digest import Digest
 from ociexport.spec.json_fields import JsonObject
@@ -128,12 +129,15 @@ class BundleVolume:
     def from_json(cls, item: JsonObject) -> BundleVolume:
         """Return ``item`` as a volume; raises `InvalidImageError`."""
         count = _integer(item, "count", 1, MAX_VOLUMES)
+        ranges = tuple(map(VolumeRange.from_json, item.objects("ranges")))
+        if len({one.blob for one in ranges}) < len(ranges):
+            raise item.error("ranges", "expected at most one range of each blob, got several")
         return cls(
             set_id=parse_digest_of(item, "set", item.text("set")),
             number=_integer(item, "number", 1, count),
             count=count,
             blobs=tuple(PlacedBlob.from_json(blob, count) for blob in item.objects("blobs")),
-            ranges=tuple(map(VolumeRange.from_json, item.objects("ranges"))),
+            ranges=ranges,
         )
 
     def to_json(self) -> dict[str, object]:
@@ -153,6 +157,22 @@ class BundleVolume:
             return f"volume {number} of {self.count}"
         name = f"{found[1]}{number:0{len(found[2])}d}-of-{found[3]}{found[4]}"
         return os.path.join(os.path.dirname(place), name)
+
+
+def verify_one_set(volumes: Iterable[tuple[str, BundleVolume]]) -> None:
+    """Return if volumes, given by their places, are of one set.
+
+    Raises:
+        UsageError: they are of several.
+    """
+    first: tuple[str, BundleVolume] | None = None
+    for place, volume in volumes:
+        first = first or (place, volume)
+        if volume.set_id != first[1].set_id:
+            raise UsageError(
+                f"{quoted(place)}: expected a volume of the set of {quoted(first[0])}, got one of another set",
+                hint="give the volumes of each set in a run of its own",
+            )
 
 
 def volume_name(out: str, number: int, count: int) -> str:

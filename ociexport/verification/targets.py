@@ -16,6 +16,7 @@ from ociexport.storage.bundle import Bundle
 from ociexport.storage.layout.blobs import BLOBS_DIRECTORY, PARTIAL_DIRECTORY, blob_name
 from ociexport.storage.layout.documents import INDEX_FILE, LAYOUT_FILE
 from ociexport.storage.layout.layout import ImageLayout
+from ociexport.storage.layout.ranges import collected_files, gaps_in, read_collected
 from ociexport.system.progress.protocol import Progress
 from ociexport.transfer.sources.names import ArchiveName, LayoutName, RegistryName, parse_source_name, source_text
 from ociexport.transfer.sources.open import open_source
@@ -115,6 +116,12 @@ class WholeLayout:
             for name, status in self.layout.partial_files():
                 message = f"{status.st_size} bytes of a blob that an interrupted pull left"
                 findings.add(Kind.UNFINISHED, name, message, is_wrong=False)
+            for name, digest, status in collected_files(self.layout.directory):
+                if digest is not None and not name.endswith(".json"):
+                    gaps = gaps_in(read_collected(self.layout.directory, digest), 0, status.st_size)
+                    there = status.st_size - sum(end - begin for begin, end in gaps)
+                    message = f"{there} of {status.st_size} bytes of a blob; other volumes have the rest"
+                    findings.add(Kind.UNFINISHED, name, message, is_wrong=False)
         except InvalidImageError as error:
             # The images are intact; only a pull into the layout is refused.
             findings.add(Kind.LAYOUT, PARTIAL_DIRECTORY, error.message, is_wrong=False)

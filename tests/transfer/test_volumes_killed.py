@@ -4,40 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import sys
+from functools import partial
 from pathlib import Path
 
 from tests.support.image_builder import build_image
 from tests.support.updates import layer
 from tests.support.volumes import pull_volumes, volumes_of
+from tests.transfer.test_merge_killed import killed_before
 
 IMAGE = build_image([layer("big", 60_000), layer("small", 500), layer("other", 30_000)])
 SIZE = 32_000
-# Calls that change a directory, or come before one that does.
-_EVENTS = frozenset({"open", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate"})
-
-
-def write_until(call: int, out: Path) -> bool:
-    """Write volumes in a process that is killed before its call of this number; return whether it was killed."""
-    child = os.fork()
-    if child == 0:
-        left = call
-
-        def count(event: str, _words: tuple[object, ...]) -> None:
-            nonlocal left
-            if event in _EVENTS:
-                left -= 1
-                if left < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(count)
-        try:
-            pull_volumes(out, [(IMAGE, "1")], SIZE)
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status)
 
 
 def test_killed_before_any_call_the_next_run_goes_on_at_the_volume_where_it_ended(tmp_path: Path) -> None:
@@ -50,7 +26,7 @@ def test_killed_before_any_call_the_next_run_goes_on_at_the_volume_where_it_ende
         place = tmp_path / f"place{call}"
         place.mkdir()
         out = place / "u.tar"
-        was_killed = write_until(call, out)
+        was_killed = killed_before(call, partial(pull_volumes, out, [(IMAGE, "1")], SIZE))
         finished = volumes_of(out)
         finished_at.add(len(finished))
         assert all(path.read_bytes() == expected[path.name] for path in finished)
