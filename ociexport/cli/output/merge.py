@@ -46,7 +46,8 @@ def _lack(image: MergedImage, blob: MissingBlob) -> str:
     place = place if str(blob.digest) in place else f"{place} {blob.digest}"
     if blob.is_cut:
         bundles = ", ".join(map(printable, blob.bundles))
-        return f"{place}: {blob.reason or 'not there'}; {bundles} should have the rest of it"
+        what = "the rest of it" if blob.reason else "it"
+        return f"{place}: {blob.reason or 'not there'}; {bundles} should have {what}"
     bundles = " or ".join(map(printable, blob.bundles))
     return f"{place}: {blob.reason or 'not there'}; {bundles} should have it"
 
