@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from ociexport.storage.archive.reader import open_archive_image
 from ociexport.storage.bundle_volume import is_volume_name, volume_name
 from ociexport.storage.layout.layout import ImageLayout
 from tests.support.command import command_environment, command_line
+from tests.support.fake_registry import FakeRegistry, Fault
 from tests.support.image_builder import AMD64, build_image, write_layout
 from tests.support.updates import NAME, V1, V2, V3, layer, write_update, write_whole
 from tests.support.volumes import bundle_of, files_in, joined, pull_volumes, volumes_of, write_volumes
@@ -310,3 +312,60 @@ def test_names_sort_by_number() -> None:
         False,
         False,
     ]
+
+
+@pytest.fixture
+def registry() -> Iterator[FakeRegistry]:
+    with FakeRegistry() as registry:
+        yield registry
+
+
+def test_a_registry_is_asked_once_for_a_blob_that_several_volumes_share(tmp_path: Path, registry: FakeRegistry) -> None:
+    """Some registries ignore a Range, and would send the blob from its beginning for each volume."""
+    reference = BIG.serve(registry, "library/app", "1")
+    words = ("pull", reference, "-o", "u.tar", "--volume-size", "100000")
+    ended = command(tmp_path, *words)
+    assert ended.returncode == 0, ended.stderr
+    assert joined(volumes_of(tmp_path / "u.tar")).keys() == {str(digest) for digest in BIG.all_digests}
+    asked = [path.rpartition("/")[2] for path in registry.paths() if "/blobs/" in path]
+    assert sorted(asked) == sorted({*asked})
+    # What is finished is not asked for again, and the rest from where it begins.
+    volumes = volumes_of(tmp_path / "u.tar")
+    before = [path.read_bytes() for path in volumes]
+    volumes[2].unlink()
+    registry.requests.clear()
+    assert command(tmp_path, *words).returncode == 0
+    assert [path.read_bytes() for path in volumes] == before
+    (request,) = [one for one in registry.requests if BIG.layers[0].digest.encoded in one.path]
+    (one, *_) = bundle_of(volumes[2])["volume"]["ranges"]
+    assert request.headers["range"].startswith(f"bytes={one['offset']}-")
+
+
+def test_a_connection_that_breaks_is_continued_within_a_volume(tmp_path: Path, registry: FakeRegistry) -> None:
+    reference = BIG.serve(registry, "library/app", "1")
+    registry.misbehave(BIG.layers[0].digest.encoded, Fault(reset_after=150_000), times=1)
+    ended = command(tmp_path, "pull", reference, "-o", "u.tar", "--volume-size", "100000", "--retry-delay", "0")
+    assert ended.returncode == 0, ended.stderr
+    assert joined(volumes_of(tmp_path / "u.tar")).keys() == {str(digest) for digest in BIG.all_digests}
+
+
+@pytest.mark.parametrize("change", [lambda body: body + b"!", lambda body: body[:-1]])
+def test_a_blob_of_another_size_leaves_no_volume_with_its_ranges(
+    tmp_path: Path, registry: FakeRegistry, change: Callable[[bytes], bytes]
+) -> None:
+    reference = BIG.serve(registry, "library/app", "1")
+    registry.misbehave(BIG.layers[0].digest.encoded, Fault(change=change))
+    ended = command(tmp_path, "pull", reference, "-o", "u.tar", "--volume-size", "100000", "--retry-times", "0")
+    assert ended.returncode in (5, 7), ended.stderr
+    assert len([line for line in ended.stderr.splitlines() if "error" in line]) == 1
+    if ended.returncode == 7:
+        assert volumes_of(tmp_path / "u.tar") == []
+
+
+def test_something_else_with_the_name_of_a_volume_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    write_whole(tmp_path / "whole", V1)
+    (tmp_path / "u.3-of-5.tar").mkdir()
+    ended = command(tmp_path, "pull", "./whole", "-o", "u.tar", "--volume-size", "40000")
+    assert ended.returncode == 2
+    assert "u.3-of-5.tar': expected a file or nothing, got a directory" in ended.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["u.3-of-5.tar", "whole"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from io import FileIO
@@ -23,6 +23,7 @@ from ociexport.storage.bundle import MAX_BUNDLE_BYTES, Bundle, parse_bundle
 from ociexport.storage.bundle_volume import VolumeRange
 from ociexport.storage.layout.blobs import write_at
 from ociexport.storage.layout.documents import BUNDLE_FILE
+from ociexport.system.progress.protocol import ProgressTask
 
 _READ_BYTES = 1024 * 1024
 
@@ -84,11 +85,11 @@ class VolumeFile(ArchiveFile):
             writer = RangeWriter(fd, one, self._plan.blobs[one.blob].content_offset, self._cut.hash_up_to(one))
             yield writer
             self._digests[one.blob] = writer.verify()
-            try:
-                self._cut.note(one, writer.whole)
-            except DigestMismatchError:
-                self.wrong.add(one.blob)
-                raise
+            self._cut.note(one, writer.whole)
+            self.wrong.discard(one.blob)  # a second try may have brought the right bytes
+        except InvalidImageError:
+            self.wrong.add(one.blob)
+            raise
         finally:
             os.close(fd)
         self._note_whole(one.blob)
@@ -154,7 +155,7 @@ def with_range_digests(bundle: Bundle, digests: Mapping[Digest, Digest]) -> Bund
     return replace(bundle, volume=replace(bundle.volume, ranges=ranges))
 
 
-def verify_volume(path: str, plan: ArchivePlan, bundle: Bundle, cut: CutBlobs) -> str:
+def verify_volume(path: str, plan: ArchivePlan, bundle: Bundle, cut: CutBlobs, task: ProgressTask) -> str:
     """Return the SHA-256 of a finished volume, if it is byte for byte what ``plan`` and ``bundle`` would write.
 
     The digests of its ranges are its own; each is compared with the bytes.
@@ -176,12 +177,16 @@ def verify_volume(path: str, plan: ArchivePlan, bundle: Bundle, cut: CutBlobs) -
             if entry.content is not None:
                 _compare(file, content if entry is described else entry.content, hasher, path)
             elif entry.digest in ranges:
-                _verify_range(file, ranges[entry.digest], digests[entry.digest], cut, hasher)
+                one = replace(ranges[entry.digest], digest=digests[entry.digest])
+                whole = cut.hash_up_to(one)
+                _read_range(file, one, (hasher, whole), task)
+                cut.note(one, whole)
             elif entry.digest is not None:
                 verifier = Verifier(entry.digest, entry.size, subject=path)
                 for chunk in _chunks(file, entry):
                     verifier.update(chunk)
                     hasher.update(chunk)
+                    task.advance(len(chunk))
                 verifier.verify()
             _compare(file, entry.padding, hasher, path)
         _compare(file, plan.end, hasher, path)
@@ -202,16 +207,17 @@ def _range_digests_in(file: FileIO, entry: ArchiveEntry, bundle: Bundle, path: s
     return digests
 
 
-def _verify_range(file: FileIO, one: VolumeRange, digest: Digest, cut: CutBlobs, hasher: Hasher) -> None:
-    whole = cut.hash_up_to(one)
-    verifier = Verifier(digest, one.length, subject=one.file)
+def _read_range(file: FileIO, one: VolumeRange, hashers: Iterable[Hasher], task: ProgressTask) -> None:
+    """Update ``hashers`` with the bytes of a range, and verify its digest."""
+    verifier = Verifier(one.digest, one.length, subject=one.file)
     left = one.length
     while left and (chunk := file.read(min(left, _READ_BYTES))):
         left -= len(chunk)
-        for each in (verifier, hasher, whole):
-            each.update(chunk)
+        verifier.update(chunk)
+        for hasher in hashers:
+            hasher.update(chunk)
+        task.advance(len(chunk))
     verifier.verify()
-    cut.note(one, whole)
 
 
 def _compare(file: FileIO, expected: bytes, hasher: Hasher, path: str) -> None:

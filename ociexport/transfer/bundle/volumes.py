@@ -73,7 +73,7 @@ def write_volumes(
         for path, volume in zip(paths, volumes, strict=True):
             size = format_bytes(volume.plan.size)
             with suppress(FileNotFoundError, InvalidImageError):
-                sums[path] = verify_volume(path, volume.plan, volume.bundle, cut)
+                sums[path] = _kept_sum(path, volume, cut, progress)
                 total.add_kept(volume)
                 progress.say(f"{path}: volume {volume.number} of {volume.count} ({size}): already there")
                 continue
@@ -221,6 +221,15 @@ class _PieceStream:
             self._streams.keep(self._digest, self._offset, self._stream)
         else:
             self._stream.close()
+
+
+def _kept_sum(path: str, volume: PlannedVolume, cut: CutBlobs, progress: Progress) -> str:
+    """Return the sum of a finished volume; raises as `verify_volume`."""
+    count = sum(piece.length for piece in volume.pieces)
+    if os.path.getsize(path) != volume.plan.size:
+        raise InvalidImageError("expected the volume that this run would write, got another one", where=path)
+    with progress.phase("verifying", count), progress.task(os.path.basename(path), count) as task:
+        return verify_volume(path, volume.plan, volume.bundle, cut, task)
 
 
 def _remove_volumes_with(wrong: set[Digest], volumes: Sequence[PlannedVolume], paths: Sequence[str]) -> None:
