@@ -101,10 +101,10 @@ def thin_options_from(
             return None
     verify_reads_input_once([*options.images, *options.since])
     from ociexport.system.environment import source_date_epoch  # noqa: PLC0415 - start-up: few pulls are thin
-    from ociexport.transfer.bundle.have import read_have  # noqa: PLC0415 - start-up: as above
+    from ociexport.transfer.bundle.have_volumes import read_haves  # noqa: PLC0415 - start-up: as above
     from ociexport.transfer.bundle.select import ThinOptions  # noqa: PLC0415 - start-up: as above
 
-    since = tuple(read_have(text, opener.open, choice, progress) for text in options.since)
+    since = read_haves(options.since, opener.open, choice, progress)
     return ThinOptions(since, options.rule or ("docker" if is_archive else "layout"), source_date_epoch())
 
 
@@ -129,11 +129,11 @@ def far_side_from(options: argparse.Namespace, progress: Progress) -> FarSide | 
     verify_reads_input_once([options.source, *options.against])
 
     def read_all(to_prove: Collection[Digest]) -> tuple[Holdings, ...]:
-        from ociexport.transfer.bundle.have import read_have  # noqa: PLC0415 - start-up: as above
+        from ociexport.transfer.bundle.have_volumes import read_haves  # noqa: PLC0415 - start-up: as above
         from ociexport.transfer.sources.open import SourceOpener  # noqa: PLC0415 - start-up: as above
 
         choice = named_choice_from(options) or platform_from(argparse.Namespace(platform=None))
         with closing(SourceOpener(options=registry_options_from(options), progress=progress)) as opener:
-            return tuple(read_have(text, opener.open, choice, progress, to_prove=to_prove) for text in options.against)
+            return read_haves(options.against, opener.open, choice, progress, to_prove=to_prove)
 
     return read_all
