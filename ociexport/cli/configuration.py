@@ -36,7 +36,7 @@ OPTION_NAMES = frozenset(
     plain-http platform quiet raw read-timeout receipt recursive referrers registry-token repair replace retry-delay
      retry-times rootless run-files sparse stall-limit stream strict sync tls-verify to-tar uid-map username userns v1
      verbose verify-key xattrs
-     against all-images for require since
+     against all-images for require since volume-size
     """.split()  # noqa: SIM905 - one name a line would be a page
 )
 

@@ -36,6 +36,8 @@ class Hasher(Protocol):
 
     def hexdigest(self) -> str: ...
 
+    def copy(self) -> Hasher: ...
+
 
 class ByteStream(Protocol):
     """A readable, closable stream of bytes: an open file, a response body, a member of an archive."""

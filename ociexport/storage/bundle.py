@@ -10,6 +10,7 @@ is named in ``requires``, and a reader that does not know a name there refuses t
   digests that the name had on the far side before
 - ``documents``: manifests and indexes, all of them in the bundle
 - ``blobs``: configs and layers in the bundle; ``expected``: blobs that the far side has, and which HAVE said so
+- ``volume``: of a bundle in several archives; see `ociexport.storage.bundle_volume`
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ociexport.spec.digest import Digest
 from ociexport.spec.json_fields import JsonObject, parse_json_object
 from ociexport.spec.lazy_dataclass import dataclass, field, replace
 from ociexport.spec.numerals import MAX_SIZE
+from ociexport.storage.bundle_volume import BundleVolume
 from ociexport.storage.index import MAX_INDEX_BYTES
 from ociexport.system.version import __version__
 
@@ -36,7 +38,8 @@ REPLACES_ANNOTATION = "dev.ociexport.replaces"
 # A name that moves each week has so many digests in half a year.
 _MAX_REPLACED = 32
 # Names that may stand in ``requires``.
-_KNOWN_FEATURES: frozenset[str] = frozenset()
+_VOLUMES = "volumes"
+_KNOWN_FEATURES = frozenset({_VOLUMES})
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +151,12 @@ class BundleImage:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """The content of ``bundle.json``; see the module. ``created`` is a text as it stands there."""
+    """The content of ``bundle.json``; see the module.
+
+    Args:
+        created: a text as it stands there.
+        volume: None if the whole bundle is in one place.
+    """
 
     rule: str
     since: tuple[str, ...]
@@ -157,6 +165,7 @@ class Bundle:
     documents: tuple[BundleBlob, ...]
     blobs: tuple[BundleBlob, ...]
     expected: tuple[BundleBlob, ...]
+    volume: BundleVolume | None = None
     version: str = field(default=__version__, compare=False)
 
     @property
@@ -166,7 +175,7 @@ class Bundle:
 
     def to_json(self) -> bytes:
         """Return the document, for people and programs."""
-        members = {
+        members: dict[str, object] = {
             "bundleVersion": _VERSION,
             "tool": {"name": "ociexport", "version": self.version},
             "created": self.created,
@@ -177,6 +186,8 @@ class Bundle:
             "blobs": [blob.to_json() for blob in self.blobs],
             "expected": [blob.to_json() for blob in self.expected],
         }
+        if self.volume is not None:
+            members |= {"requires": [_VOLUMES], "volume": self.volume.to_json()}
         return json.dumps(members, indent=1).encode() + b"\n"
 
     def united_with(self, other: Bundle) -> Bundle:
@@ -219,7 +230,7 @@ def parse_bundle(raw: bytes, *, where: str) -> Bundle:
             where=where,
             hint="a later version of ociexport reads it",
         )
-    tool = item.optional_object("tool")
+    tool, volume = item.optional_object("tool"), item.optional_object("volume")
     return Bundle(
         rule=item.text("for"),
         since=item.texts("since"),
@@ -228,6 +239,7 @@ def parse_bundle(raw: bytes, *, where: str) -> Bundle:
         documents=tuple(map(BundleBlob.from_json, item.objects("documents"))),
         blobs=tuple(map(BundleBlob.from_json, item.objects("blobs"))),
         expected=tuple(map(BundleBlob.from_json, item.objects("expected"))),
+        volume=BundleVolume.from_json(volume) if volume is not None else None,
         version=(tool.optional_text("version") if tool is not None else None) or "",
     )
 

@@ -76,7 +76,7 @@ def copy_to_archive(
     Raises:
         as `pull` does; bytes written to a stream stay there.
     """
-    if isinstance(out, str):
+    if isinstance(out, str) and options.volume_bytes is None:
         verify_is_file_to_write(out)
     images = []
     companions: list[list[PreparedImage]] = []
@@ -120,6 +120,15 @@ def _copy(images: Sequence[PreparedImage], everything: Sequence[PreparedImage], 
         selection, bundle = leave_out(everything, run.options.thin)
         everything, documents = list(selection.images), {BUNDLE_FILE: bundle.to_json()}
         images = everything[: len(images)]
+        if run.options.volume_bytes is not None:
+            from ociexport.transfer.bundle.volumes import write_volumes  # noqa: PLC0415 - start-up: few pulls write them
+
+            size, jobs = run.options.volume_bytes, run.options.jobs
+            fetch, volumes = write_volumes(
+                str(run.out), everything, bundle, size, jobs=jobs, seconds=run.seconds, progress=run.progress
+            )
+            written = results_of(images, images, [fetch])
+            return [selection.result_of(*pair, volumes) for pair in zip(written, images, strict=True)]
     plan = plan_archive(everything, seconds=run.seconds, documents=documents)
     results = results_of(images, images, _write_archive(plan, everything, run))
     return results if selection is None else list(map(selection.result_of, results, images))

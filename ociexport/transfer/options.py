@@ -38,6 +38,7 @@ class PullOptions:
             stored as plain tars, since these are inflated anyway.
         required: what must be beside the image: ``signature``, ``sbom``, ``referrers``; needs ``referrers``.
         thin: what the far side has and need not get; None to copy whole images.
+        volume_bytes: the most that each volume of an archive may have; None for one archive. Needs ``thin``.
 
     Raises:
         UsageError: ``jobs`` is out of range, or ``referrers`` or ``thin`` is combined with an option that changes the
@@ -54,6 +55,7 @@ class PullOptions:
     deep: bool | None = None
     required: tuple[str, ...] = ()
     thin: ThinOptions | None = None
+    volume_bytes: int | None = None
 
     def __post_init__(self) -> None:
         verify_jobs(self.jobs)
@@ -61,6 +63,11 @@ class PullOptions:
             raise UsageError(
                 "referrers: expected neither decompressed layers nor a legacy archive",
                 hint="signatures and other referrers name the manifest as published",
+            )
+        if self.volume_bytes is not None and self.deep:
+            raise UsageError(
+                "deep: expected no volumes, into which a layer may be cut",
+                hint="pull --deep into a layout first, and write the volumes from there",
             )
         if self.thin is not None and (self.decompress or self.legacy):
             raise UsageError(
@@ -70,8 +77,8 @@ class PullOptions:
 
     def is_deep_for(self, source: ImageSource, *, into_archive: bool) -> bool:
         """Whether the diff_ids of an image from ``source`` are verified; see ``deep``."""
-        if self.deep is not None:
-            return self.deep
+        if self.deep is not None or self.volume_bytes is not None:
+            return bool(self.deep)
         return self.decompress or self.legacy or (into_archive and is_remote(source))
 
     def new_diff_id_checks(self, verified: VerifiedDiffIds | None = None) -> DiffIdChecks:

@@ -14,6 +14,7 @@ from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.storage.archive.plan import plan_archive
+from ociexport.storage.bundle import Bundle
 from ociexport.storage.layout.cache import BlobCache
 from ociexport.storage.layout.documents import BUNDLE_FILE
 from ociexport.storage.layout.layout import ImageLayout
@@ -21,6 +22,7 @@ from ociexport.system.progress.protocol import Progress
 from ociexport.transfer.companions import prepare_companions
 from ociexport.transfer.options import PullOptions
 from ociexport.transfer.requirements import verify_has
+from ociexport.transfer.result import WrittenVolume
 from ociexport.transfer.sources.convert import ConvertingSource
 
 
@@ -81,12 +83,14 @@ class PullPlan:
         write_bytes: how many bytes it would write: the fetched ones, or the whole archive.
         free_bytes: how many are free at the destination; None if unknown, or for a pipe.
         expected: the blobs that a thin copy leaves out; None for a whole one.
+        volumes: of an archive in several files.
     """
 
     images: tuple[PlannedImage, ...]
     write_bytes: int
     free_bytes: int | None
     expected: tuple[Descriptor, ...] | None = None
+    volumes: tuple[WrittenVolume, ...] = ()
 
     @property
     def fetch_bytes(self) -> int:
@@ -108,10 +112,12 @@ def plan_pull(
     out: PlannedDestination,
     options: PullOptions,
     progress: Progress,
+    seconds: int = 0,
 ) -> PullPlan:
     """Return what pulling ``sources`` into ``out`` would do. Manifests and configs are read, and nothing is written.
 
-    With ``options.referrers``, an image's companions follow it as planned images of their own.
+    ``seconds`` is the time of an archive's entries, as in `copy_to_archive`. With ``options.referrers``, an image's
+    companions follow it as planned images of their own.
 
     Raises:
         as `ociexport.transfer.pull.pull` does before its first blob.
@@ -128,7 +134,7 @@ def plan_pull(
         companions = prepare_companions(image, layout, progress) if options.referrers else []
         verify_has(image, companions, options.required)
         prepared += [(source, companion) for companion in companions]
-    images, expected, documents = _without_expected([image for _, image in prepared], options, layout)
+    images, expected, documents, bundle = _without_expected([image for _, image in prepared], options, layout)
     for (source, _), image in zip(prepared, images, strict=True):
         converted = source.converted.get(image.listed.digest) if isinstance(source, ConvertingSource) else None
         blobs = [
@@ -148,28 +154,34 @@ def plan_pull(
                 is_deep=options.is_deep_for(source, into_archive=layout is None),
             )
         )
-    if layout is None:
+    volumes: tuple[WrittenVolume, ...] = ()
+    if bundle is not None and options.volume_bytes is not None and isinstance(out, str):
+        from ociexport.transfer.bundle.volumes import name_volumes  # noqa: PLC0415 - start-up: few pulls write volumes
+
+        volumes = name_volumes(out, images, bundle, options.volume_bytes, seconds)
+        write_bytes = sum(volume.size for volume in volumes)
+    elif layout is None:
         write_bytes = plan_archive(images, documents=documents).size
     else:
         write_bytes = sum(blob.missing_bytes for image in planned for blob in image.blobs)
     path = layout.path if layout is not None else out
     free_bytes = _free_bytes(path) if isinstance(path, str) else None
-    return PullPlan(tuple(planned), write_bytes, free_bytes, expected)
+    return PullPlan(tuple(planned), write_bytes, free_bytes, expected, volumes)
 
 
 def _without_expected(
     images: Sequence[PreparedImage], options: PullOptions, layout: ImageLayout | None
-) -> tuple[Sequence[PreparedImage], tuple[Descriptor, ...] | None, Mapping[str, bytes]]:
+) -> tuple[Sequence[PreparedImage], tuple[Descriptor, ...] | None, Mapping[str, bytes], Bundle | None]:
     """Return the images as they are written, what is left out of them, and further documents of an archive."""
     if options.thin is None:
-        return images, None, {}
+        return images, None, {}, None
     from ociexport.transfer.bundle.thin import leave_out, verify_fits_thin  # noqa: PLC0415 - start-up: few are thin
 
     if layout is not None:
         verify_fits_thin(layout)
     selection, bundle = leave_out(images, options.thin)
     expected = tuple(one.blob.descriptor for one in selection.expected)
-    return selection.images, expected, {BUNDLE_FILE: bundle.to_json()}
+    return selection.images, expected, {BUNDLE_FILE: bundle.to_json()}, bundle
 
 
 def _plan_blob(blob: BlobToFetch, layout: ImageLayout | None, cache: BlobCache | None) -> PlannedBlob:

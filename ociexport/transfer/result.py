@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Protocol
 
 from ociexport.errors import InvalidReferenceError
-from ociexport.images.fetch import BlobFetch
 from ociexport.images.prepare import PreparedImage
 from ociexport.images.source import ImageName
 from ociexport.spec.descriptor import Descriptor, Platform
@@ -32,16 +32,31 @@ class PulledManifest:
 
 
 @dataclass(frozen=True, slots=True)
+class WrittenVolume:
+    """One file of an archive in volumes.
+
+    Args:
+        sha256: as in ``SHA256SUMS``; None for one that is only planned.
+    """
+
+    path: str
+    size: int
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ThinContent:
     """The layers and other blobs of an image that was copied thin; configs and manifests are always in the copy.
 
     Args:
         new: those in the copy.
         expected: those left out, since the far side has them.
+        volumes: of an archive in several files, all of them, also those without blobs of this image.
     """
 
     new: tuple[Descriptor, ...]
     expected: tuple[Descriptor, ...]
+    volumes: tuple[WrittenVolume, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +111,18 @@ class PullResult:
         return self.manifests[0].platform if self.manifests else None
 
 
+class FetchedBlobs(Protocol):
+    """What a `BlobFetch` counts."""
+
+    @property
+    def fetched_bytes(self) -> Mapping[Digest, int]: ...
+
+    @property
+    def reused(self) -> Collection[Digest]: ...
+
+
 def results_of(
-    images: Sequence[PreparedImage], written: Sequence[PreparedImage], fetches: Sequence[BlobFetch]
+    images: Sequence[PreparedImage], written: Sequence[PreparedImage], fetches: Sequence[FetchedBlobs]
 ) -> list[PullResult]:
     """Return a result for each image. A blob of several images is counted for the first.
 

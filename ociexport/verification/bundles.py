@@ -58,24 +58,33 @@ def expected_blobs(
 
 
 def add_expected_findings(
-    walk: Walk, expected: Collection[Digest], bundle: Bundle | None, held: Sequence[Holdings] | None, findings: Findings
+    walk: Walk,
+    expected: Collection[Digest],
+    bundle: Bundle | None,
+    held: Sequence[Holdings] | None,
+    findings: Findings,
+    *,
+    elsewhere: Mapping[Digest, str],
 ) -> None:
     """Note each expected blob; one that ``held`` lacks is a problem.
 
     Args:
         held: what the far side has; None if that is not known.
+        elsewhere: where the expected blobs are that are not on the far side: in volumes that were not given.
     """
     by_docker = _held_by_docker(walk, held or (), bundle)
     for digest in expected:
         place = walk.blobs[digest][0].place
         holders = [one.name for one in held or () if one.has_blob(digest)] or list(by_docker.get(digest, ()))
+        where = elsewhere.get(digest, "expected on the far side")
         if held is None:
-            findings.add(Kind.ABSENT, place, "expected on the far side", is_wrong=False, digest=digest)
+            findings.add(Kind.ABSENT, place, where, is_wrong=False, digest=digest)
         elif holders:
             message = f"expected on the far side, and in {printable(holders[0])}"
             findings.add(Kind.ABSENT, place, message, is_wrong=False, digest=digest)
         else:
-            findings.add(Kind.MISSING, place, "expected on the far side, and not there", digest=digest)
+            message = where if digest in elsewhere else f"{where}, and not there"
+            findings.add(Kind.MISSING, place, message, digest=digest)
 
 
 def _is_held(walk: Walk, digest: Digest, held: Sequence[Holdings]) -> bool:

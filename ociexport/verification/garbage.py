@@ -18,9 +18,10 @@ from contextlib import nullcontext, suppress
 from ociexport.errors import InvalidImageError
 from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.storage.index import ListedSource
-from ociexport.storage.layout.blobs import BLOBS_DIRECTORY, OWN_DIRECTORY, PARTIAL_DIRECTORY
+from ociexport.storage.layout.blobs import BLOBS_DIRECTORY, OWN_DIRECTORY, PARTIAL_DIRECTORY, blob_name
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.storage.layout.pending import PENDING_FILE, read_pending
+from ociexport.storage.layout.ranges import collected_files
 from ociexport.verification.findings import Findings
 from ociexport.verification.stores import BlobEntry, LayoutStore, layout_blobs, read_roots
 from ociexport.verification.walk import Root, Walk
@@ -85,7 +86,7 @@ def collect_garbage(path: str | os.PathLike[str], *, dry_run: bool = False) -> G
     with nullcontext() if dry_run else layout.hold_alone():
         walk = _walk(layout)
         dropped = []
-        for file in (*_unnamed_blobs(layout, walk), *_unfinished_blobs(layout)):
+        for file in (*_unnamed_blobs(layout, walk), *_unfinished_blobs(layout), *_unneeded_ranges(layout, walk)):
             if not dry_run:
                 with suppress(FileNotFoundError):
                     layout.directory.remove(file.path)
@@ -132,6 +133,14 @@ def _is_unfinished(entry: BlobEntry) -> bool:
 def _unfinished_blobs(layout: ImageLayout) -> Iterator[Dropped]:
     for name, status in layout.partial_files():
         if stat.S_ISREG(status.st_mode):
+            yield _dropped(name, status)
+
+
+def _unneeded_ranges(layout: ImageLayout, walk: Walk) -> Iterator[Dropped]:
+    """Yield the ranges of cut blobs that no image waits for: volumes that come later would not complete them."""
+    for name, digest, status in collected_files(layout.directory):
+        is_needed = digest in walk.reached and not layout.directory.has(blob_name(digest))
+        if stat.S_ISREG(status.st_mode) and digest is not None and not is_needed:
             yield _dropped(name, status)
 
 

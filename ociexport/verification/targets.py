@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from ociexport.errors import InvalidImageError, NotFoundError, UsageError, counted, quoted
@@ -16,7 +16,8 @@ from ociexport.storage.bundle import Bundle
 from ociexport.storage.layout.blobs import BLOBS_DIRECTORY, PARTIAL_DIRECTORY, blob_name
 from ociexport.storage.layout.documents import INDEX_FILE, LAYOUT_FILE
 from ociexport.storage.layout.layout import ImageLayout
-from ociexport.system.progress.protocol import Progress
+from ociexport.storage.layout.ranges import collected_files, gaps_in, read_collected
+from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.transfer.sources.names import ArchiveName, LayoutName, RegistryName, parse_source_name, source_text
 from ociexport.transfer.sources.open import open_source
 from ociexport.verification.archives import read_archive_roots
@@ -28,6 +29,7 @@ from ociexport.verification.stores import (
     read_roots,
     verify_layout_file,
 )
+from ociexport.verification.volumes import OpenVolume, VolumeSet, open_volumes, volume_path
 from ociexport.verification.walk import Root
 
 if TYPE_CHECKING:
@@ -44,11 +46,13 @@ class Subject(Protocol):
         place: its name in messages.
         is_remote: whether reading all of it would fetch images that the user did not request.
         bundle: its ``bundle.json``, once its images were read; None if it has none.
+        volumes: the volumes of a set, once their images were read; None for anything else.
     """
 
     place: str
     is_remote: bool
     bundle: Bundle | None
+    volumes: VolumeSet | None
 
     def read_roots(self, findings: Findings, progress: Progress) -> list[Root]:
         """Return its images, and report problems in its lists of images.
@@ -68,13 +72,19 @@ class Subject(Protocol):
 
 
 def open_subject(
-    source: str | os.PathLike[str] | ImageSource, *, progress: Progress, registry: RegistryOptions | None
+    source: str | os.PathLike[str] | ImageSource | Sequence[str],
+    *,
+    progress: Progress,
+    registry: RegistryOptions | None,
 ) -> Subject:
     """Return the target that ``source`` names; the caller closes it.
 
     Raises:
         as `open_source` does, except for an archive that cannot be read, which becomes a finding later.
+        UsageError: of several sources, one is no archive.
     """
+    if isinstance(source, Sequence) and not isinstance(source, str):
+        return WholeArchive(*map(volume_path, source))
     if not isinstance(source, str | os.PathLike):
         return OneImage(published(source), is_owned=False)
     name = parse_source_name(source_text(source))
@@ -101,6 +111,7 @@ class WholeLayout:
             raise NotFoundError(f"{quoted(path)}: expected an OCI layout, found none")
         self.place = path
         self.bundle: Bundle | None = None
+        self.volumes: VolumeSet | None = None
         self._store = LayoutStore(self.layout)
 
     def read_roots(self, findings: Findings, progress: Progress) -> list[Root]:
@@ -115,6 +126,12 @@ class WholeLayout:
             for name, status in self.layout.partial_files():
                 message = f"{counted(status.st_size, 'byte')} of a blob that an interrupted pull left"
                 findings.add(Kind.UNFINISHED, name, message, is_wrong=False)
+            for name, digest, status in collected_files(self.layout.directory):
+                if digest is not None and not name.endswith(".json"):
+                    gaps = gaps_in(read_collected(self.layout.directory, digest), 0, status.st_size)
+                    there = status.st_size - sum(end - begin for begin, end in gaps)
+                    message = f"{there} of {status.st_size} bytes of a blob; other volumes have the rest"
+                    findings.add(Kind.UNFINISHED, name, message, is_wrong=False)
         except InvalidImageError as error:
             # The images are intact; only a pull into the layout is refused.
             findings.add(Kind.LAYOUT, PARTIAL_DIRECTORY, error.message, is_wrong=False)
@@ -129,21 +146,31 @@ class WholeLayout:
 
 
 class WholeArchive:
-    """A whole archive, which is opened when its images are read."""
+    """A whole archive, or several volumes of one set, which are opened when their images are read."""
 
     is_remote = False
 
-    def __init__(self, path: str) -> None:
-        self.place = "standard input" if path == "-" else path
+    def __init__(self, *paths: str) -> None:
+        self.place = "standard input" if paths[0] == "-" else paths[0]
         self.bundle: Bundle | None = None
-        self._path = path
+        self.volumes: VolumeSet | None = None
+        self._paths = paths
         self._members: ArchiveMembers | None = None
+        self._progress: Progress = SILENT
 
     def read_roots(self, findings: Findings, progress: Progress) -> list[Root]:
         """Return its images; see `Subject`."""
+        self._progress = progress
         try:
-            self._members = ArchiveMembers.open(self._path)
-            self.bundle = read_bundle(ArchiveStore(self._members), findings)
+            if len(self._paths) > 1:
+                self._take(open_volumes(self._paths, findings))
+            else:
+                self._members = ArchiveMembers.open(self._paths[0])
+                self.bundle = read_bundle(ArchiveStore(self._members), findings)
+                if self.bundle is not None and self.bundle.volume is not None:
+                    self._take([OpenVolume(self._members, self.bundle, self.bundle.volume)])
+            if self._members is None:
+                return []
             expected = self.bundle.expected_digests if self.bundle is not None else ()
             return read_archive_roots(self._members, findings, progress, frozenset(map(blob_name, expected)))
         except InvalidImageError as error:
@@ -151,8 +178,15 @@ class WholeArchive:
             findings.add(kind_of(error, Kind.UNREADABLE), self.place, message)
             return []
 
+    def _take(self, volumes: Sequence[OpenVolume]) -> None:
+        if volumes:
+            self.volumes = VolumeSet(volumes)
+            self.bundle, self._members = self.volumes.bundle, self.volumes.members
+
     def list_blobs(self, findings: Findings) -> Iterable[Digest]:
         """Return the digests in ``blobs/``; see `Subject`. Without ``index.json``, docker's own list counts."""
+        if self.volumes is not None:
+            self.volumes.verify_each(findings, self._progress)
         if self._members is None or INDEX_FILE not in self._members:
             return ()
         return ArchiveStore(self._members).list_blobs(findings)
@@ -165,6 +199,8 @@ class WholeArchive:
 
     def close(self) -> None:
         """Close the archive."""
+        if self.volumes is not None:
+            self.volumes.close()
         if self._members is not None:
             self._members.close()
 
@@ -174,6 +210,7 @@ class OneImage:
 
     def __init__(self, source: ImageSource, *, is_owned: bool, is_remote: bool = False) -> None:
         self.bundle: Bundle | None = None
+        self.volumes: VolumeSet | None = None
         self._source = source
         self._is_owned = is_owned
         self.is_remote = is_remote

@@ -8,7 +8,7 @@ from contextlib import closing, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ociexport.errors import InvalidImageError, NotFoundError, counted
+from ociexport.errors import InvalidImageError, NotFoundError, counted, printable
 from ociexport.images.choose import PlatformChoice
 from ociexport.images.resolve import artifact_kind, has_layers_after_all
 from ociexport.images.source import ImageSource
@@ -16,7 +16,7 @@ from ociexport.layers.limits import Limits
 from ociexport.layers.record import OutlineFile
 from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.digest import Digest
-from ociexport.spec.lazy_dataclass import dataclass
+from ociexport.spec.lazy_dataclass import dataclass, replace
 from ociexport.spec.manifest import Manifest
 from ociexport.spec.platforms import host_platform
 from ociexport.system.progress.protocol import SILENT, Progress, format_bytes
@@ -34,6 +34,7 @@ from ociexport.verification.layers import LayerExaminer
 from ociexport.verification.options import VerifyOptions
 from ociexport.verification.selection import Selection
 from ociexport.verification.targets import Subject, open_subject
+from ociexport.verification.volumes import VolumeSet, VolumesFound
 from ociexport.verification.walk import NamedBlob, Walk, WalkedImage
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Verification:
         layers: number of layers that were inflated, each once; None without ``deep``.
         tar_bytes: their uncompressed size.
         expected: of a bundle, the blobs that are meant to be absent; None without a ``bundle.json``.
+        volumes: which volumes of a set were verified; None for anything else.
     """
 
     findings: tuple[Finding, ...]
@@ -63,6 +65,7 @@ class Verification:
     layers: int | None = None
     tar_bytes: int = 0
     expected: tuple[Descriptor, ...] | None = None
+    volumes: VolumesFound | None = None
 
     @property
     def is_right(self) -> bool:
@@ -81,11 +84,13 @@ class Verification:
         if self.expected is not None:
             size = format_bytes(sum(blob.size for blob in self.expected))
             looked += f"; expects {counted(len(self.expected), 'blob')} ({size}) on the far side"
+        if self.volumes is not None:
+            looked += f"; {self.volumes}"
         return f"{looked}: {f'{wrong} wrong' if wrong else 'no problems found'}"
 
 
 def verify(
-    source: str | os.PathLike[str] | ImageSource,
+    source: str | os.PathLike[str] | ImageSource | Sequence[str],
     *,
     strict: bool = False,
     deep: bool = False,
@@ -98,7 +103,8 @@ def verify(
     """Return all problems of ``source``: digests, sizes, documents, names, missing and unreferenced blobs.
 
     Args:
-        source: a layout or archive, or one image in it; a reference; or an open source, which stays open.
+        source: a layout or archive, or one image in it; a reference; an open source, which stays open; or several
+            archives, which must be volumes of one set.
         strict: whether every manifest that an index references must be stored; the specification allows absent ones.
         deep: also inflate each layer, prove its diff_id, and apply it in memory to the lower layers, so that the image
             is known to unpack. Only the layers' names are written, to one temporary file.
@@ -118,7 +124,7 @@ def verify(
     return verify_source(source, VerifyOptions(strict, deep, limits, platform, progress, registry, against))
 
 
-def verify_source(source: str | os.PathLike[str] | ImageSource, wishes: VerifyOptions) -> Verification:
+def verify_source(source: str | os.PathLike[str] | ImageSource | Sequence[str], wishes: VerifyOptions) -> Verification:
     """Return all problems of ``source``; see `verify`."""
     subject = open_subject(source, progress=wishes.progress, registry=wishes.registry)
     with closing(subject), closing(OutlineFile()) as file:
@@ -156,7 +162,8 @@ def verify_subject(
     held = wishes.against(absent_layers(walk, states)) if wishes.against is not None else None
     expected = expected_blobs(walk, states, subject.bundle, held or ())
     add_blob_findings(walk.blobs, states, findings, expected)
-    add_expected_findings(walk, expected, subject.bundle, held, findings)
+    elsewhere = subject.volumes.elsewhere if subject.volumes is not None else {}
+    add_expected_findings(walk, expected, subject.bundle, held, findings, elsewhere=elsewhere)
     if subject.bundle is not None and wishes.platform is None:
         add_bundle_findings(subject.bundle, roots, walk, states, findings)
     if wishes.deep:  # 3
@@ -164,16 +171,22 @@ def verify_subject(
         add_artifact_notes(artifacts, findings)
     for blob in left_over:
         _add_orphan(blob.digest, states[blob.digest], findings)
+    not_here = tuple(blob for digest, blob in expected.items() if digest not in elsewhere)
+    volumes = None
+    if subject.volumes is not None:
+        wrong = {digest for digest, state in states.items() if state.kind is not None and digest not in expected}
+        volumes = subject.volumes.found({*wrong, *elsewhere}, findings)
     hashed = [states[blob.digest] for blob in (*named, *left_over)]
     verification = Verification(
-        findings=tuple(findings),
+        findings=tuple(_located(finding, subject.volumes) for finding in findings),
         images=len(roots),
         documents=len(walk.documents),
         blobs=sum(state.kind is not Kind.MISSING for state in hashed),
         read_bytes=sum(walk.documents.values()) + sum(state.size for state in hashed),
         layers=sum(state.layer is not None for state in hashed) if wishes.deep else None,
         tar_bytes=sum(state.layer.tar_bytes for state in hashed if state.layer is not None),
-        expected=tuple(expected.values()) if subject.bundle is not None or expected else None,
+        expected=not_here if subject.bundle is not None or not_here else None,
+        volumes=volumes,
     )
     return verification, walk
 
@@ -195,6 +208,14 @@ def _images_and_artifacts(walk: Walk) -> tuple[list[WalkedImage], list[tuple[str
         else:
             artifacts.append((one.place, one.manifest))
     return images, [*artifacts, *walk.artifacts]
+
+
+def _located(finding: Finding, volumes: VolumeSet | None) -> Finding:
+    """Return ``finding``; of a blob that is wrong in one of several volumes, with the name of that volume."""
+    place = volumes.places.get(finding.digest) if volumes is not None and finding.digest is not None else None
+    if place is None or not finding.is_wrong or finding.place.startswith(place):
+        return finding
+    return replace(finding, message=f"{finding.message}; it is in {printable(place)}")
 
 
 def _examiner(

@@ -18,6 +18,7 @@ from ociexport.cli.options.progress import add_progress_arguments, progress_from
 from ociexport.cli.options.registry import add_registry_arguments, registry_options_from
 from ociexport.cli.options.signatures import add_signature_arguments, signature_policy_from
 from ociexport.cli.options.thin import add_thin_arguments, required_from, thin_options_from
+from ociexport.cli.options.volumes import volume_bytes_from
 from ociexport.cli.output.pull import PullReport, tell_plan
 from ociexport.errors import OciexportError, UsageError, locating, quoted
 from ociexport.images.fetch import DEFAULT_JOBS, MAX_JOBS
@@ -146,15 +147,15 @@ def _pull_into_archive(
     pull_options = _pull_options_from(options, sources, report, is_archive=True)
     with ExitStack() as stack:
         opened = _open_all(wanted, sources, stack)
+        seconds = source_date_epoch() or 0
         if options.dry_run:
             from ociexport.transfer.plan import plan_pull  # noqa: PLC0415 - start-up: only a dry run needs it
 
             out = options.out if not is_pipe(options.out) else None
-            plan = plan_pull(opened, out, pull_options, report.progress)
+            plan = plan_pull(opened, out, pull_options, report.progress, seconds)
             return tell_plan(plan, options)
         from ociexport.transfer.copy_to_archive import copy_to_archive  # noqa: PLC0415 - start-up: a layout does without
 
-        seconds = source_date_epoch() or 0
         with opened_out(options) as out:
             results = copy_to_archive(opened, out, pull_options, report.progress, seconds=seconds)
     report.add(*results)
@@ -212,6 +213,7 @@ def _pull_options_from(
     options: argparse.Namespace, sources: SourceOpener, report: PullReport, *, is_archive: bool
 ) -> PullOptions:
     choice = choice_from(options)
+    volume_bytes = volume_bytes_from(options, is_archive=is_archive)
     return PullOptions(
         choice,
         options.jobs,
@@ -223,6 +225,7 @@ def _pull_options_from(
         signatures=signature_policy_from(options),
         thin=thin_options_from(options, sources, choice, report.progress, is_archive=is_archive),
         deep=options.deep,
+        volume_bytes=volume_bytes,
     )
 
 

@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SRC",
-        help="layout or archive (all of it, or ./layout:tag), - for standard input, or image reference",
+        nargs="+",
+        help="layout or archive (all of it, or ./layout:tag), - for standard input, or image reference; or several "
+        "volumes of one set, which are checked together",
     )
     parser.add_argument(
         "--deep", action="store_true", help="also decompress all layers, check their diff_ids, and apply them in memory"
@@ -75,6 +77,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print a line for each finding; the exit code is 7 if any of them is a problem."""
     progress = progress_from(options)
+    sources = options.source
+    options.source = " ".join(sources)
+    if options.repair and len(sources) > 1:
+        raise UsageError(f"--repair: expected one layout, got {len(sources)} sources")
     if options.repair:
         if options.against:
             raise UsageError("--against: expected no --repair with it", hint="see ociexport verify --help")
@@ -86,9 +92,10 @@ def run(options: argparse.Namespace) -> int:
     ):
         if is_given:
             raise UsageError(f"{option}: expected --repair with it", hint="see ociexport verify --help")
-    found = verify_source(options.source, _verify_options_from(options, progress))
+    found = verify_source(sources if len(sources) > 1 else sources[0], _verify_options_from(options, progress))
     if options.json:
-        print_json("verify", {"source": options.source, **_to_json(found)})
+        source = {"source": sources[0]} if len(sources) == 1 else {"source": sources[0], "sources": sources}
+        print_json("verify", {**source, **_to_json(found)})
     return _tell(options, found, progress)
 
 
@@ -178,6 +185,7 @@ def _to_json(found: Verification) -> dict[str, object]:
         "blobs": found.blobs,
         "readBytes": found.read_bytes,
         **_expected_to_json(found),
+        **_volumes_to_json(found),
         **({"layers": found.layers, "tarBytes": found.tar_bytes} if found.layers is not None else {}),
         "findings": [_finding_to_json(finding) for finding in found.findings],
     }
@@ -187,6 +195,23 @@ def _expected_to_json(found: Verification) -> dict[str, object]:
     if found.expected is None:
         return {}
     return {"expectedBlobs": len(found.expected), "expectedBytes": sum(blob.size for blob in found.expected)}
+
+
+def _volumes_to_json(found: Verification) -> dict[str, object]:
+    volumes = found.volumes
+    if volumes is None:
+        return {}
+    return {
+        "volumes": {
+            "set": str(volumes.set_id),
+            "count": volumes.count,
+            "given": list(volumes.given),
+            "toCome": list(volumes.to_come),
+            "blobsToCome": len(volumes.elsewhere),
+            "bytesToCome": sum(blob.size for blob in volumes.elsewhere),
+            "wholeImages": list(volumes.whole),
+        }
+    }
 
 
 def _finding_to_json(finding: Finding) -> dict[str, object]:

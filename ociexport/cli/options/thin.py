@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ociexport.cli.configuration import leave_out_configured
 from ociexport.cli.options.platform import named_choice_from, platform_from
 from ociexport.cli.options.registry import registry_options_from
+from ociexport.cli.options.volumes import add_volume_argument
 from ociexport.cli.parser import one_of
 from ociexport.errors import UsageError, quoted
 from ociexport.images.choose import PlatformChoice
@@ -62,6 +63,7 @@ def add_thin_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --since, who reads the update: docker, which needs every layer above the first new one (default for "
         "an archive), or a registry or a layout, which go by digest (default for a layout)",
     )
+    add_volume_argument(group)
 
 
 def required_from(options: argparse.Namespace) -> tuple[str, ...]:
@@ -85,7 +87,7 @@ def thin_options_from(
     *,
     is_archive: bool,
 ) -> ThinOptions | None:
-    """Return what the far side has; None without ``--since``.
+    """Return what the far side has; None without ``--since`` and ``--volume-size``.
 
     Raises:
         UsageError: ``--for`` without ``--since``, or a HAVE that does not tell what is there.
@@ -95,13 +97,14 @@ def thin_options_from(
         leave_out_configured(options, "rule")
         if options.rule is not None:
             raise UsageError("--for: expected --since with it", hint="see ociexport pull --help")
-        return None
+        if options.volume_size is None:
+            return None
     verify_reads_input_once([*options.images, *options.since])
     from ociexport.system.environment import source_date_epoch  # noqa: PLC0415 - start-up: few pulls are thin
-    from ociexport.transfer.bundle.have import read_have  # noqa: PLC0415 - start-up: as above
+    from ociexport.transfer.bundle.have_volumes import read_haves  # noqa: PLC0415 - start-up: as above
     from ociexport.transfer.bundle.select import ThinOptions  # noqa: PLC0415 - start-up: as above
 
-    since = tuple(read_have(text, opener.open, choice, progress) for text in options.since)
+    since = read_haves(options.since, opener.open, choice, progress)
     return ThinOptions(since, options.rule or ("docker" if is_archive else "layout"), source_date_epoch())
 
 
@@ -126,11 +129,11 @@ def far_side_from(options: argparse.Namespace, progress: Progress) -> FarSide | 
     verify_reads_input_once([options.source, *options.against])
 
     def read_all(to_prove: Collection[Digest]) -> tuple[Holdings, ...]:
-        from ociexport.transfer.bundle.have import read_have  # noqa: PLC0415 - start-up: as above
+        from ociexport.transfer.bundle.have_volumes import read_haves  # noqa: PLC0415 - start-up: as above
         from ociexport.transfer.sources.open import SourceOpener  # noqa: PLC0415 - start-up: as above
 
         choice = named_choice_from(options) or platform_from(argparse.Namespace(platform=None))
         with closing(SourceOpener(options=registry_options_from(options), progress=progress)) as opener:
-            return tuple(read_have(text, opener.open, choice, progress, to_prove=to_prove) for text in options.against)
+            return read_haves(options.against, opener.open, choice, progress, to_prove=to_prove)
 
     return read_all

@@ -31,6 +31,8 @@ def tell_merge(result: MergeResult, options: argparse.Namespace, progress: Progr
         for blob in image.missing:
             print(f"ociexport: error: {escaped(_lack(image, blob))}", file=sys.stderr)
     codes = [report_error(error) for _, error in result.unreadable]
+    if result.volumes_to_come:
+        progress.say(f"{escaped(options.far)}: volumes to come: {', '.join(map(printable, result.volumes_to_come))}")
     progress.say(f"{escaped(options.far)}: {_summary(result, dry_run=options.dry_run)}")
     return INTEGRITY if result.waiting else next(iter(codes), OK)
 
@@ -42,6 +44,10 @@ def _reference(image: MergedImage) -> str:
 def _lack(image: MergedImage, blob: MissingBlob) -> str:
     place = f"{image.bundle}: {printable(image.name)}: {blob.label}"
     place = place if str(blob.digest) in place else f"{place} {blob.digest}"
+    if blob.is_cut:
+        bundles = ", ".join(map(printable, blob.bundles))
+        what = "the rest of it" if blob.reason else "it"
+        return f"{place}: {blob.reason or 'not there'}; {bundles} should have {what}"
     bundles = " or ".join(map(printable, blob.bundles))
     return f"{place}: {blob.reason or 'not there'}; {bundles} should have it"
 
@@ -85,6 +91,7 @@ def _to_json(result: MergeResult) -> dict[str, object]:
             {"bundle": bundle, "error": one_line(error), "exitCode": exit_code_of(error)}
             for bundle, error in result.unreadable
         ],
+        "volumesToCome": list(result.volumes_to_come),
         "addedBlobs": result.added_blobs,
         "addedBytes": result.added_bytes,
         "reusedBlobs": result.reused_blobs,

@@ -12,12 +12,12 @@ from ociexport.cli.errors import one_line, proof_of, report_error
 from ociexport.cli.exit_codes import DISK, OK, exit_code_of
 from ociexport.cli.options.json import print_json, to_json_text
 from ociexport.cli.output.summary import summary
-from ociexport.errors import OciexportError, counted
+from ociexport.errors import OciexportError, counted, printable
 from ociexport.system.progress.protocol import Progress, format_bytes
 
 if TYPE_CHECKING:
     from ociexport.transfer.plan import PlannedBlob, PlannedImage, PullPlan
-    from ociexport.transfer.result import PulledManifest, PullResult, ThinContent
+    from ociexport.transfer.result import PulledManifest, PullResult, ThinContent, WrittenVolume
 
 
 # For `PlannedImage.credentials` of None: the server gave the manifest without a login.
@@ -73,9 +73,13 @@ class PullReport:
         thin = [result.thin for result in self._results if result.thin is not None]
         if thin:
             self.progress.say(f"{self._place}: {_what_is_new(thin)}")
+            if thin[0].volumes:
+                size = format_bytes(sum(volume.size for volume in thin[0].volumes))
+                self.progress.say(f"{self._place}: {counted(len(thin[0].volumes), 'volume')} ({size}), and SHA256SUMS")
         if self._is_json:
             images = [_result_to_json(result) for result in self._results]
-            self._out.write(to_json_text("pull", {"images": images, "failures": self._failures}))
+            volumes = _volumes_to_json(thin[0].volumes if thin else ())
+            self._out.write(to_json_text("pull", {"images": images, "failures": self._failures, **volumes}))
             self._out.flush()
 
 
@@ -93,6 +97,21 @@ def _how_it_came(result: PullResult) -> Iterator[str]:
     yield f"{counted(result.fetched_blobs, 'blob')} ({format_bytes(result.fetched_bytes)}) fetched"
     if result.reused_blobs:
         yield f"{result.reused_blobs} ({format_bytes(result.reused_bytes)}) already there"
+
+
+def _volumes_to_json(volumes: Sequence[WrittenVolume]) -> dict[str, object]:
+    if not volumes:
+        return {}
+    return {
+        "volumes": [
+            {
+                "path": volume.path,
+                "size": volume.size,
+                **({"sha256": volume.sha256} if volume.sha256 is not None else {}),
+            }
+            for volume in volumes
+        ]
+    }
 
 
 def _what_is_new(images: Sequence[ThinContent]) -> str:
@@ -158,6 +177,8 @@ def tell_plan(plan: PullPlan, options: argparse.Namespace) -> int:
         if plan.expected is not None:
             size = format_bytes(sum(descriptor.size for descriptor in plan.expected))
             print(f"to leave out: {counted(len(plan.expected), 'blob')} ({size}), expected on the far side")
+        for volume in plan.volumes:
+            print(f"volume {printable(volume.path)}: {format_bytes(volume.size)}")
         free = f", {format_bytes(plan.free_bytes)} free" if plan.free_bytes is not None else ""
         print(f"to write: {format_bytes(plan.write_bytes)} into {_described(options)}{free}")
     if plan.fits or plan.free_bytes is None:
@@ -240,6 +261,7 @@ def _plan_to_json(plan: PullPlan, out: str) -> dict[str, object]:
             for planned in plan.images
         ],
         **_expected_to_json(plan),
+        **_volumes_to_json(plan.volumes),
         "out": out,
         "fetchBytes": plan.fetch_bytes,
         "writeBytes": plan.write_bytes,

@@ -105,13 +105,20 @@ class ArchiveContent:
 
 
 def plan_archive(
-    images: Sequence[PreparedImage], *, seconds: int = 0, documents: Mapping[str, bytes] | None = None
+    images: Sequence[PreparedImage],
+    *,
+    seconds: int = 0,
+    documents: Mapping[str, bytes] | None = None,
+    loadable: Sequence[PreparedImage] | None = None,
+    ranges: Mapping[str, ArchiveContent] | None = None,
 ) -> ArchivePlan:
     """Return the plan of an archive of ``images``, which may share blobs.
 
     Args:
         seconds: time of all entries, since 1970.
         documents: further files beside ``index.json``, by name.
+        loadable: the images that docker can load from this archive; None for all.
+        ranges: parts of blobs, by the names of their files, which have a directory of their own.
 
     Raises:
         InvalidImageError: two images declare different sizes for the same digest.
@@ -120,7 +127,7 @@ def plan_archive(
         LAYOUT_FILE: ArchiveContent.of(LAYOUT_FILE_CONTENT),
         INDEX_FILE: ArchiveContent.of(to_json(_index_of(images))),
     }
-    docker_manifest = _docker_manifest_of(images)
+    docker_manifest = _docker_manifest_of(images if loadable is None else loadable)
     if docker_manifest:
         files["manifest.json"] = ArchiveContent.of(to_json(docker_manifest))
     files |= {name: ArchiveContent.of(content) for name, content in (documents or {}).items()}
@@ -134,7 +141,8 @@ def plan_archive(
                     f"size: expected {known.size}, as for the same digest before, got {blob.descriptor.size}",
                     where=f"manifest {image.listed.digest}: {blob.label}",
                 )
-    return lay_out(files, ("blobs/",), seconds)
+    parents = {f"{name.partition('/')[0]}/" for name in ranges or ()}
+    return lay_out({**files, **(ranges or {})}, ("blobs/", *parents), seconds)
 
 
 def lay_out(files: Mapping[str, ArchiveContent], directories: Iterable[str], seconds: int) -> ArchivePlan:

@@ -23,6 +23,7 @@ from ociexport.errors import (
     printable,
     quoted,
 )
+from ociexport.images.destination import BlobWriter
 from ociexport.images.wanted_blobs import BlobToFetch, read_chunks
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import BlobCheck, Chunk, Digest, Verifier
@@ -107,7 +108,7 @@ class ArchiveFile:
         return True
 
     @contextmanager
-    def new_blob(self, descriptor: Descriptor, check: BlobCheck | None = None) -> Iterator[ArchiveBlobWriter]:
+    def new_blob(self, descriptor: Descriptor, check: BlobCheck | None = None) -> Iterator[BlobWriter]:
         """Give a writer for a blob; at the end of the ``with`` block it is verified.
 
         Raises:

@@ -33,6 +33,8 @@ _READ_BYTES = 1024 * 1024
 _READ_BACK_BYTES = 256 * 1024
 OWN_DIRECTORY = ".ociexport"
 PARTIAL_DIRECTORY = f"{OWN_DIRECTORY}/partial"
+# See `ociexport.storage.layout.ranges`.
+COLLECTED_DIRECTORY = f"{OWN_DIRECTORY}/ranges"
 BLOBS_DIRECTORY = "blobs"
 
 
@@ -176,6 +178,17 @@ def partial_blob_name(digest: Digest) -> str:
     return f"{PARTIAL_DIRECTORY}/{digest.algorithm}-{digest.encoded}"
 
 
+def name_blob(directory: LayoutDirectory, file: str, digest: Digest) -> None:
+    """Give a file, which was verified and synced, the name of a blob."""
+    name = blob_name(digest)
+    algorithm = os.path.dirname(name)
+    if not directory.has(algorithm):
+        directory.make_directory(algorithm)
+        directory.sync(os.path.dirname(algorithm))
+    directory.rename(file, name)
+    directory.sync(algorithm)
+
+
 class BlobPlaces(Protocol):
     """The methods of `ImageLayout` that a `LayoutBlobWriter` uses."""
 
@@ -266,11 +279,5 @@ class LayoutBlobWriter:
             self._directory.remove(self._name)
             raise
         os.fsync(self._fd)
-        name = blob_name(self._digest)
-        algorithm = os.path.dirname(name)
-        if not self._directory.has(algorithm):
-            self._directory.make_directory(algorithm)
-            self._directory.sync(os.path.dirname(algorithm))
-        self._directory.rename(self._name, name)
-        self._directory.sync(algorithm)
+        name_blob(self._directory, self._name, self._digest)
         self._layout.keep_in_cache(self._digest)

@@ -15,6 +15,7 @@ from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.storage.layout.blobs import (
     BLOBS_DIRECTORY,
+    COLLECTED_DIRECTORY,
     OWN_DIRECTORY,
     PARTIAL_DIRECTORY,
     blob_name,
@@ -176,6 +177,8 @@ class LayoutLifeCycle:
     def _remove_own_files(self) -> None:
         with suppress(OSError):  # a directory that is not empty holds partial blobs, and the next try continues them
             self._directory.remove_directory(PARTIAL_DIRECTORY)
+            if self._directory.has(COLLECTED_DIRECTORY):  # and one that holds ranges of cut blobs waits for the others
+                self._directory.remove_directory(COLLECTED_DIRECTORY)
             for name in (f"{OWN_DIRECTORY}/{name}" for name in self._directory.list_names(OWN_DIRECTORY)):
                 # Only our own files, whatever others have put there.
                 if name in (LOCK_FILE, USERS_FILE) or name.startswith(UNFINISHED_DOCUMENTS):

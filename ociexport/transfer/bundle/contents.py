@@ -11,6 +11,7 @@ from typing import Protocol
 from ociexport.errors import InvalidImageError, NotFoundError, UsageError, quoted
 from ociexport.images.source import ImageSource
 from ociexport.spec.descriptor import Descriptor
+from ociexport.spec.digest import ByteStream
 from ociexport.storage.archive.members import ArchiveMembers
 from ociexport.storage.archive.reader import open_archive_images
 from ociexport.storage.bundle import MAX_BUNDLE_BYTES, Bundle, parse_bundle
@@ -48,6 +49,13 @@ class Contents(Protocol):
             InvalidImageError: it can't be read.
         """
 
+    def open_file(self, name: str) -> ByteStream:
+        """Return a file that is no blob, such as a range of one; the caller closes it.
+
+        Raises:
+            NotFoundError: it is not there.
+        """
+
     def close(self) -> None:
         """Close files."""
 
@@ -74,6 +82,13 @@ class LayoutContents:
     def read_bundle(self) -> Bundle | None:
         """Return its ``bundle.json``; see `Contents`."""
         return read_layout_bundle(self._layout)
+
+    def open_file(self, name: str) -> ByteStream:
+        """Return a file of the layout; see `Contents`."""
+        try:
+            return self._layout.directory.open_file(name)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise NotFoundError(f"{self.place}: {quoted(name)}: not in the layout") from error
 
     def close(self) -> None:
         """Nothing stays open."""
@@ -112,6 +127,10 @@ class ArchiveContents:
         where = f"{self.place}: {BUNDLE_FILE}"
         return parse_bundle(self._members.read(BUNDLE_FILE, MAX_BUNDLE_BYTES), where=where)
 
+    def open_file(self, name: str) -> ByteStream:
+        """Return a file of the archive; see `Contents`."""
+        return self._members.open_file(name)
+
     def close(self) -> None:
         """Close the archive."""
         self._members.close()
@@ -134,6 +153,10 @@ class SingleContents:
 
     def read_bundle(self) -> None:
         """Return None: it is no bundle."""
+
+    def open_file(self, name: str) -> ByteStream:
+        """Raise NotFoundError: it has blobs only."""
+        raise NotFoundError(f"{self.place}: {quoted(name)}: not there")
 
     def close(self) -> None:
         """Close the source."""

@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 
 from ociexport.errors import InvalidImageError, NotFoundError, OciexportError
 from ociexport.images.fetch import BlobFetch
-from ociexport.images.source import BlobOpener
 from ociexport.images.wanted_blobs import BlobToFetch, unite_blobs
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import ByteStream, Digest
-from ociexport.spec.lazy_dataclass import dataclass
+from ociexport.spec.lazy_dataclass import dataclass, field
 from ociexport.storage.layout.layout import ImageLayout
+from ociexport.storage.layout.ranges import CollectedRange
 from ociexport.system.progress.protocol import Progress
 from ociexport.transfer.bundle.incoming import Incoming
+from ociexport.transfer.bundle.ranges import OpenVolume, collect_ranges, drop_collected, would_collect
+from ociexport.transfer.bundle.readable import Readable
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,23 +26,31 @@ class Gathered:
         missing: those that are not in the layout: None if no bundle has it, else the reason why it can't be taken.
         added: sizes of those that the layout did not have.
         reused: those that it had.
+        there: of missing ones that are cut, the ranges that wait in the layout.
     """
 
     missing: Mapping[Digest, str | None]
     added: Mapping[Digest, int]
     reused: frozenset[Digest]
+    there: Mapping[Digest, tuple[CollectedRange, ...]] = field(default_factory=dict)
 
 
-def gather(images: Sequence[Incoming], layout: ImageLayout, jobs: int, progress: Progress) -> Gathered:
+def gather(
+    images: Sequence[Incoming], volumes: Sequence[OpenVolume], layout: ImageLayout, jobs: int, progress: Progress
+) -> Gathered:
     """Bring the blobs of ``images`` into ``layout``, which is in use, as far as the bundles have them.
 
-    A blob that a bundle has with wrong bytes is taken from the next bundle that has it.
+    A blob that a bundle has with wrong bytes is taken from the next bundle that has it. One that is cut waits in the
+    layout until all its ranges are there; a range with wrong bytes is not taken.
 
     Raises:
         InvalidImageError: different sizes are declared for one digest.
         OSError: the disk or file system of ``layout``.
     """
     holders = _holders(images)
+    every = {digest: blobs[0] for digest, blobs in holders.items()}
+    collected = collect_ranges(volumes, _nowhere_whole(holders), layout, progress)
+    holders = {digest: blobs for digest, blobs in holders.items() if digest not in collected.added}
     missing: dict[Digest, str | None] = {}
     added: dict[Digest, int] = {}
     reused: set[Digest] = set()
@@ -53,23 +63,30 @@ def gather(images: Sequence[Incoming], layout: ImageLayout, jobs: int, progress:
         missing |= {digest: _reason_of(error) for digest, error in fetch.failures.items()}
         # The next round has the next bundle for each blob that failed.
         holders = {digest: holders[digest][1:] for digest in fetch.failures if len(holders[digest]) > 1}
-    return Gathered(missing, added, frozenset(reused))
+    for digest in (*added, *reused):
+        drop_collected(layout, every[digest])
+    missing = {digest: reason or collected.reasons.get(digest) for digest, reason in missing.items()}
+    there = {digest: ranges for digest, ranges in collected.there.items() if digest in missing}
+    return Gathered(missing, added | collected.added, frozenset(reused), there)
 
 
-def would_gather(images: Sequence[Incoming], layout: ImageLayout) -> Gathered:
+def would_gather(images: Sequence[Incoming], volumes: Sequence[OpenVolume], layout: ImageLayout) -> Gathered:
     """Return what `gather` would do, without writing; blobs in bundles are not read."""
     missing: dict[Digest, str | None] = {}
     added: dict[Digest, int] = {}
     reused: set[Digest] = set()
-    for digest, blobs in _holders(images).items():
+    holders = _holders(images)
+    collected = would_collect(volumes, _nowhere_whole(holders), layout)
+    for digest, blobs in holders.items():
         descriptor = blobs[0].descriptor
         if layout.has_blob(descriptor):
             reused.add(digest)
-        elif any(not isinstance(blob.source, _Nowhere) for blob in blobs):
+        elif digest in collected.added or any(not isinstance(blob.source, _Nowhere) for blob in blobs):
             added[digest] = descriptor.size
         else:
             missing[digest] = None
-    return Gathered(missing, added, frozenset(reused))
+    there = {digest: ranges for digest, ranges in collected.there.items() if digest in missing}
+    return Gathered(missing, added, frozenset(reused), there)
 
 
 def _holders(images: Sequence[Incoming]) -> dict[Digest, list[BlobToFetch]]:
@@ -80,9 +97,14 @@ def _holders(images: Sequence[Incoming]) -> dict[Digest, list[BlobToFetch]]:
         for blob in image.blobs:
             there = holders.setdefault(blob.descriptor.digest, {})
             if blob.content is not None or image.holds(blob.descriptor):
-                there.setdefault(image.bundle, blob._replace(source=_Readable(blob.source, image.bundle)))
+                there.setdefault(image.bundle, blob._replace(source=Readable(blob.source, image.bundle)))
     nowhere = {blob.descriptor.digest: blob._replace(source=_Nowhere()) for one in images for blob in one.blobs}
     return {digest: list(there.values()) or [nowhere[digest]] for digest, there in holders.items()}
+
+
+def _nowhere_whole(holders: Mapping[Digest, Sequence[BlobToFetch]]) -> list[BlobToFetch]:
+    """Return the blobs that no bundle has whole."""
+    return [blobs[0] for blobs in holders.values() if isinstance(blobs[0].source, _Nowhere)]
 
 
 def _reason_of(error: OciexportError) -> str | None:
@@ -96,36 +118,3 @@ class _Nowhere:
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
         raise NotFoundError(f"blob {descriptor.digest}: in no bundle")
-
-
-@dataclass(frozen=True, slots=True)
-class _Readable:
-    """Opens the blobs of a bundle; a medium that can't be read there does not end the merge."""
-
-    source: BlobOpener
-    bundle: str
-
-    def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
-        try:
-            return _ReadableStream(self.source.open_blob(descriptor, offset), self.bundle)
-        except OSError as error:
-            raise _unreadable(error, self.bundle) from error
-
-
-def _unreadable(error: OSError, bundle: str) -> InvalidImageError:
-    return InvalidImageError(f"can't be read: {error.strerror or error}", where=bundle)
-
-
-class _ReadableStream:
-    def __init__(self, stream: ByteStream, bundle: str) -> None:
-        self._stream = stream
-        self._bundle = bundle
-
-    def read(self, size: int = -1, /) -> bytes:
-        try:
-            return self._stream.read(size)
-        except OSError as error:
-            raise _unreadable(error, self._bundle) from error
-
-    def close(self) -> None:
-        self._stream.close()

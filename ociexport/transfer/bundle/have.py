@@ -41,7 +41,7 @@ from ociexport.transfer.sources.names import (
 
 _READ_BYTES = 1024 * 1024
 # The tar magic, and its place in the first block (POSIX 1003.1, pax, "ustar Interchange Format").
-_TAR_MAGIC, _TAR_MAGIC_OFFSET, _BLOCK_BYTES = b"ustar", 257, 512
+TAR_MAGIC, TAR_MAGIC_OFFSET, _BLOCK_BYTES = b"ustar", 257, 512
 # A missing file with such a name is not taken for an image reference.
 _FILE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".json", ".jsonl", ".txt", ".lock", ".list")
 
@@ -74,10 +74,15 @@ def read_have(
     except InvalidImageError as error:
         error.hint = error.hint or f"{printable(text)} was given as what the far side has"
         raise
+    say_holdings(text, holdings, progress)
+    return holdings
+
+
+def say_holdings(text: str, holdings: Holdings, progress: Progress) -> None:
+    """Say how much ``text`` tells of the far side."""
     layers = {layer for chain in holdings.chains for layer in chain}
     known = {digest for layer in layers for digest in layer if digest is not None} | holdings.blobs | holdings.loose
     progress.say(f"since {text}: {_counted(len(known), 'digest')}, {_counted(len(holdings.chains), 'image')}")
-    return holdings
 
 
 def _counted(count: int, what: str) -> str:
@@ -129,7 +134,7 @@ def _read_stream(file: FileIO, text: str, name: str, to_prove: Collection[Digest
 
 def _is_archive(head: bytes) -> bool:
     """Whether a file that begins with ``head`` is a tar, or compressed; an empty tar is one block of zeros at least."""
-    is_tar = head[_TAR_MAGIC_OFFSET:].startswith(_TAR_MAGIC) or (len(head) == _BLOCK_BYTES and not head.strip(b"\0"))
+    is_tar = head[TAR_MAGIC_OFFSET:].startswith(TAR_MAGIC) or (len(head) == _BLOCK_BYTES and not head.strip(b"\0"))
     return is_tar or is_compressed(head[:MAGIC_BYTES])
 
 

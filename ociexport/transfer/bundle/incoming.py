@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from ociexport.errors import NotFoundError
+from ociexport.errors import InvalidImageError, NotFoundError
 from ociexport.images.prepare import PreparedImage
 from ociexport.images.source import ImageName, ImageSource
 from ociexport.images.wanted_blobs import BlobToFetch
@@ -13,9 +13,12 @@ from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass, field, replace
 from ociexport.storage.bundle import Bundle, replaced_by, with_replaced
+from ociexport.storage.bundle_volume import BundleVolume, PlacedBlob
 from ociexport.storage.index import ListedSource, named, shown_name
+from ociexport.storage.layout.documents import BUNDLE_FILE, INDEX_FILE
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.storage.layout.pending import PendingImage, read_pending
+from ociexport.storage.layout.ranges import CollectedRange
 from ociexport.transfer.bundle.contents import Contents, LayoutContents
 from ociexport.transfer.bundle.present import read_present
 
@@ -31,6 +34,7 @@ class Incoming:
         absent: documents that should be there and are not.
         holds: whether the bundle has a blob.
         owners: by blob, the names of the bundles that should have it; for any other blob it is ``bundle``.
+        volume: the volume that the image came in; its other blobs should be in the other volumes.
         is_pending: whether it waits since an earlier merge.
     """
 
@@ -41,6 +45,7 @@ class Incoming:
     absent: tuple[Digest, ...]
     holds: Callable[[Descriptor], bool]
     owners: Mapping[Digest, tuple[str, ...]] = field(default_factory=dict)
+    volume: BundleVolume | None = None
     is_pending: bool = False
 
     @property
@@ -57,19 +62,52 @@ class Incoming:
             blob for blob in self.image.blobs if not _is_foreign(blob.descriptor) or self.holds(blob.descriptor)
         )
 
-    def owners_of(self, digest: Digest) -> tuple[str, ...]:
-        """Return the names of the bundles that should have a blob or document."""
-        return self.owners.get(digest, (self.bundle,))
+    def owners_of(self, digest: Digest, there: Sequence[CollectedRange] = ()) -> tuple[str, ...]:
+        """Return the names of the bundles that should have a blob or document.
+
+        Args:
+            there: the ranges of it that are there already; the volumes that these came from have no others.
+        """
+        volume, placed = self.volume, self._placed(digest)
+        if volume is None or placed is None:
+            return self.owners.get(digest, (self.bundle,))
+        done = {one.volume for one in there if one.set_id == volume.set_id}
+        numbers = [number for number in placed.volumes if number not in done] or placed.volumes
+        return tuple(volume.name_of(number, self.bundle) for number in numbers)
+
+    def places(self, digest: Digest) -> bool:
+        """Whether the image came in volumes, and one of these should have a blob."""
+        return self._placed(digest) is not None
+
+    def is_cut(self, digest: Digest) -> bool:
+        """Whether several volumes should have ranges of a blob."""
+        placed = self._placed(digest)
+        return placed is not None and placed.is_cut
+
+    def _placed(self, digest: Digest) -> PlacedBlob | None:
+        if self.volume is None:
+            return None
+        return next((blob for blob in self.volume.blobs if blob.digest == digest), None)
 
 
-def read_bundle_images(contents: Contents) -> list[Incoming]:
+def read_bundle_images(contents: Contents, bundle: Bundle | None) -> list[Incoming]:
     """Return the images of a bundle, or of any layout or archive.
+
+    Args:
+        bundle: its ``bundle.json``; None if it has none.
 
     Raises:
         NotFoundError, InvalidImageError: it can't be read, or a document in it is damaged.
     """
-    bundle = contents.read_bundle()
-    return [_of_source(source, contents, bundle) for source in contents.sources()]
+    images = [_of_source(source, contents, bundle) for source in contents.sources()]
+    if bundle is not None and bundle.volume is not None:
+        listed = {(image.name.full or image.name.tag, image.entry.digest) for image in images}
+        # All volumes list the same images, so a difference is damage, and another volume has the true list.
+        if listed != {(one.name, one.digest) for one in bundle.images}:
+            raise InvalidImageError(
+                f"images: expected those in {BUNDLE_FILE}, got others", where=f"{contents.place}: {INDEX_FILE}"
+            )
+    return images
 
 
 def read_pending_images(layout: ImageLayout) -> list[Incoming]:
@@ -83,10 +121,18 @@ def read_pending_images(layout: ImageLayout) -> list[Incoming]:
     return images
 
 
-def to_pending(incoming: Incoming, missing: Sequence[Digest]) -> PendingImage:
-    """Return what is remembered of an image that lacks ``missing``."""
-    owners = {digest: incoming.owners_of(digest) for digest in missing}
+def to_pending(incoming: Incoming, owners: Mapping[Digest, tuple[str, ...]]) -> PendingImage:
+    """Return what is remembered of an image that lacks some blobs, each with the bundles that should have it."""
     return PendingImage(incoming.entry, incoming.bundle, owners)
+
+
+def each_of_a_set_once(images: Sequence[Incoming]) -> list[Incoming]:
+    """Return ``images`` without those that an earlier volume of the same set has too, as every volume has all."""
+    once: dict[tuple[object, ...], Incoming] = {}
+    for number, image in enumerate(images):
+        key = (image.volume.set_id, image.shown, image.entry.digest) if image.volume is not None else (number,)
+        once.setdefault(key, image)
+    return list(once.values())
 
 
 def in_order(images: Sequence[Incoming]) -> list[Incoming]:
@@ -156,4 +202,5 @@ def _of_source(source: ImageSource, contents: Contents, bundle: Bundle | None) -
     told = bundle.images if bundle is not None and called is not None else ()
     before = [digest for one in told if one.name == called for digest in one.replaces]
     entry = named(with_replaced(entry, before), name)
-    return Incoming(contents.place, entry, name, image, absent, contents.holds, owners)
+    volume = bundle.volume if bundle is not None else None
+    return Incoming(contents.place, entry, name, image, absent, contents.holds, owners, volume)

@@ -2,6 +2,7 @@
 
 1. The images of all bundles are read, and those that wait in the layout since an earlier merge.
 2. Their blobs are copied, each verified, from the first bundle that has it whole; those that are there are hashed.
+   Of a cut blob, the verified ranges wait in the layout until all of them are there.
 3. Manifests are written. An image without a gap gets its name; the others are remembered, with what they lack.
 
 A process that is killed leaves whole blobs and no names of incomplete images, so the next run goes on from there.
@@ -13,19 +14,22 @@ import os
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack, closing
 
-from ociexport.errors import NotFoundError, OciexportError, UsageError, quoted
+from ociexport.errors import InvalidImageError, NotFoundError, OciexportError, UsageError, quoted
 from ociexport.images.fetch import DEFAULT_JOBS, verify_jobs
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass
+from ociexport.storage.bundle_volume import verify_one_set
 from ociexport.storage.index import name_of, shown_name
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.storage.layout.pending import write_pending
+from ociexport.storage.layout.ranges import CollectedRange, gaps_in
 from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.transfer.bundle.contents import open_contents
 from ociexport.transfer.bundle.gather import Gathered, gather, would_gather
 from ociexport.transfer.bundle.incoming import (
     Incoming,
+    each_of_a_set_once,
     in_order,
     is_outdated,
     is_replaced,
@@ -33,6 +37,7 @@ from ociexport.transfer.bundle.incoming import (
     read_pending_images,
     to_pending,
 )
+from ociexport.transfer.bundle.ranges import OpenVolume
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,7 @@ class MissingBlob:
         size: None for a manifest of unknown size.
         bundles: names of the bundles that should have it.
         reason: why it could not be taken from a bundle that has it; None if none has it.
+        is_cut: whether each of ``bundles`` has a range of it, and all are needed.
     """
 
     digest: Digest
@@ -51,6 +57,7 @@ class MissingBlob:
     size: int | None
     bundles: tuple[str, ...]
     reason: str | None
+    is_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +96,7 @@ class MergeResult:
         added_blobs: how many blobs the layout did not have before.
         added_bytes: how many bytes these have.
         reused_blobs: how many blobs it had, whole.
+        volumes_to_come: names of the volumes that are still needed.
     """
 
     images: tuple[MergedImage, ...]
@@ -96,6 +104,7 @@ class MergeResult:
     added_blobs: int
     added_bytes: int
     reused_blobs: int
+    volumes_to_come: tuple[str, ...] = ()
 
     @property
     def waiting(self) -> tuple[MergedImage, ...]:
@@ -120,42 +129,54 @@ def merge(
         dry_run: only find out what would be added and named; nothing is written.
 
     Raises:
-        UsageError: ``far`` is something else than a layout, or is among the bundles.
+        UsageError: ``far`` is something else than a layout, or is among the bundles; or volumes are of several sets.
         OSError: the disk or file system.
     """
     verify_jobs(jobs)
     layout = ImageLayout(far)
     layout.verify_is_usable()
     with ExitStack() as stack:
-        images, unreadable = _read_all(layout, bundles, stack)  # 1
+        images, volumes, unreadable = _read_all(layout, bundles, stack)  # 1
         if dry_run:
-            gathered = would_gather(images, layout)
-            return _result(images, gathered, _listed_in(layout), unreadable)
+            gathered = would_gather(images, volumes, layout)
+            return _result(each_of_a_set_once(images), gathered, _listed_in(layout), unreadable)
         if not images:
             return MergeResult((), unreadable, 0, 0, 0)
         with layout.begin():
             listed = _listed_in(layout)
-            gathered = gather(images, layout, jobs, progress)  # 2
+            gathered = gather(images, volumes, layout, jobs, progress)  # 2
+            images = each_of_a_set_once(images)
             _write(layout, images, gathered, listed)  # 3
         return _result(images, gathered, listed, unreadable)
 
 
 def _read_all(
     layout: ImageLayout, bundles: Iterable[str], stack: ExitStack
-) -> tuple[list[Incoming], tuple[tuple[str, OciexportError], ...]]:
-    """Return the images of all readable bundles, and those that wait in the layout; and the errors of the others."""
+) -> tuple[list[Incoming], list[OpenVolume], tuple[tuple[str, OciexportError], ...]]:
+    """Return the images of all readable bundles, and those that wait in the layout; the bundles that are volumes; and
+    the errors of the others.
+    """
     images: list[Incoming] = []
+    volumes: list[OpenVolume] = []
     unreadable: list[tuple[str, OciexportError]] = []
     for path in bundles:
         if os.path.isdir(path) and os.path.isdir(layout.path) and os.path.samefile(path, layout.path):
             raise UsageError(f"{quoted(path)}: expected a bundle from elsewhere, got the layout to merge into")
         try:
-            images += read_bundle_images(stack.enter_context(closing(open_contents(path))))
+            contents = stack.enter_context(closing(open_contents(path)))
+            bundle = contents.read_bundle()
+            images += read_bundle_images(contents, bundle)
         except OciexportError as error:
+            if isinstance(error, InvalidImageError) and path not in error.where:
+                error.add_place("standard input" if path == "-" else path)
             unreadable.append((path, error))
+        else:
+            if bundle is not None and bundle.volume is not None:
+                volumes.append(OpenVolume(contents, bundle.volume))
+    verify_one_set((volume.place, volume.volume) for volume in volumes)
     given = {(image.name, image.entry.digest) for image in images}
     waiting = [image for image in read_pending_images(layout) if (image.name, image.entry.digest) not in given]
-    return in_order([*waiting, *images]), tuple(unreadable)
+    return in_order([*waiting, *images]), volumes, tuple(unreadable)
 
 
 def _listed_in(layout: ImageLayout) -> frozenset[Descriptor]:
@@ -181,7 +202,7 @@ def _write(layout: ImageLayout, images: Sequence[Incoming], gathered: Gathered, 
     for image in complete:
         called.setdefault(image.shown, []).append(image)
     waiting = [
-        to_pending(image, [blob.digest for blob in missing])
+        to_pending(image, {blob.digest: blob.bundles for blob in missing})
         for image, missing in lacking
         if not is_replaced(image, called.get(image.shown, ()))
     ]
@@ -207,13 +228,21 @@ def _missing_of(image: Incoming, gathered: Gathered) -> tuple[MissingBlob, ...]:
             digest := blob.descriptor.digest,
             blob.label,
             blob.descriptor.size,
-            image.owners_of(digest),
-            gathered.missing[digest],
+            image.owners_of(digest, gathered.there.get(digest, ())),
+            gathered.missing[digest] or _part_of(blob.descriptor.size, gathered.there.get(digest, ())),
+            digest in gathered.there or image.is_cut(digest),
         )
         for blob in image.blobs
         if blob.descriptor.digest in gathered.missing
     ]
     return (*documents, *blobs)
+
+
+def _part_of(size: int, ranges: Sequence[CollectedRange]) -> str | None:
+    """Return how much of a cut blob is there."""
+    if not ranges:
+        return None
+    return f"{size - sum(end - begin for begin, end in gaps_in(ranges, 0, size))} of {size} bytes there"
 
 
 def _result(
@@ -236,10 +265,18 @@ def _result(
         )
         for image, lacks in zip(images, missing, strict=True)
     )
+    to_come = {
+        name
+        for image, one in zip(images, merged, strict=True)
+        for blob in one.missing
+        if image.places(blob.digest)
+        for name in blob.bundles
+    }
     return MergeResult(
         merged,
         unreadable,
         len(gathered.added),
         sum(gathered.added.values()),
         len(gathered.reused - gathered.added.keys()),
+        tuple(sorted(to_come)),
     )

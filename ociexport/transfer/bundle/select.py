@@ -15,7 +15,7 @@ from ociexport.images.prepare import PreparedImage, PreparedManifest
 from ociexport.images.wanted_blobs import BlobToFetch
 from ociexport.spec.config import pair_layers
 from ociexport.spec.lazy_dataclass import dataclass, replace
-from ociexport.transfer.result import PullResult, ThinContent
+from ociexport.transfer.result import PullResult, ThinContent, WrittenVolume
 
 DOCKER, REGISTRY, LAYOUT = "docker", "registry", "layout"
 RULES = (DOCKER, REGISTRY, LAYOUT)
@@ -26,7 +26,7 @@ class ThinOptions:
     """How much of an image the far side has.
 
     Args:
-        since: what it has; not empty.
+        since: what it has; empty for volumes of whole images.
         rule: `DOCKER`, `REGISTRY` or `LAYOUT`.
         seconds: the time in ``bundle.json``, since 1970; None for none.
     """
@@ -55,7 +55,9 @@ class Selection:
     images: tuple[PreparedImage, ...]
     expected: tuple[ExpectedBlob, ...]
 
-    def result_of(self, result: PullResult, image: PreparedImage) -> PullResult:
+    def result_of(
+        self, result: PullResult, image: PreparedImage, volumes: tuple[WrittenVolume, ...] = ()
+    ) -> PullResult:
         """Return ``result`` with what is new in ``image``, one of the images, and what was left out of it."""
         configs = {one.manifest.config.digest for one in image.manifests}
         needed = {layer.digest for one in image.manifests for layer in one.manifest.layers}
@@ -65,6 +67,7 @@ class Selection:
             thin=ThinContent(
                 tuple(blob.descriptor for blob in image.blobs if blob.descriptor.digest not in configs),
                 tuple(descriptor for descriptor in expected if descriptor.digest in needed),
+                volumes,
             ),
         )
 
