@@ -9,7 +9,6 @@ from __future__ import annotations
 import bz2
 import lzma
 import re
-import sys
 from collections.abc import Iterator
 from typing import Protocol, cast
 
@@ -335,10 +334,7 @@ def _new_decompressor(name: str, memory: DecompressionMemory) -> _Decompressor:
 
         return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
     if name == "zstd":
-        if sys.version_info >= (3, 14):
-            from compression import zstd  # noqa: PLC0415 - start-up: only some runs need it
-        else:
-            from backports import zstd  # noqa: PLC0415 - start-up: only some runs need it
+        from ociexport.system.zstd import zstd  # noqa: PLC0415 - start-up: only some runs need it
 
         window_log_max = zstd.DecompressionParameter.window_log_max
         return zstd.ZstdDecompressor(options={window_log_max: window_log_max.bounds()[1]})
@@ -352,10 +348,7 @@ def _errors_of(name: str) -> tuple[type[Exception], ...]:
 
         return (cast("type[Exception]", igzip_lib.IsalError),)  # its stub declares an instance
     if name == "zstd":
-        if sys.version_info >= (3, 14):
-            from compression import zstd  # noqa: PLC0415 - start-up: only some runs need it
-        else:
-            from backports import zstd  # noqa: PLC0415 - start-up: only some runs need it
+        from ociexport.system.zstd import zstd  # noqa: PLC0415 - start-up: only some runs need it
 
         return (zstd.ZstdError,)
     return (lzma.LZMAError, MemoryError) if name == "xz" else (OSError, EOFError)
@@ -363,10 +356,7 @@ def _errors_of(name: str) -> tuple[type[Exception], ...]:
 
 def new_zstd_compressor() -> Compressor:
     """Return a compressor for one zstd frame, at the library's own level."""
-    if sys.version_info >= (3, 14):
-        from compression import zstd  # noqa: PLC0415 - start-up: only some runs need it
-    else:
-        from backports import zstd  # noqa: PLC0415 - start-up: only some runs need it
+    from ociexport.system.zstd import zstd  # noqa: PLC0415 - start-up: only some runs need it
 
     return zstd.ZstdCompressor()
 
