@@ -132,6 +132,7 @@ def build_image(
     platform: Platform = AMD64,
     edit_config: Callable[[Json], object] = lambda config: None,
     edit_manifest: Callable[[Json], object] = lambda manifest: None,
+    compress: Callable[[bytes, Compression], bytes] | None = None,
 ) -> BuiltImage:
     """Return an image.
 
@@ -142,11 +143,12 @@ def build_image(
         platform: written to the config.
         edit_config: changes the config before it is written, validly or not.
         edit_manifest: the same for the manifest; blobs are stored under the digests that it then has.
+        compress: another compressor of that kind.
     """
     tars = [layer if isinstance(layer, bytes) else tar_of(layer) for layer in layers]
     kinds = [compression] * len(tars) if isinstance(compression, str) else list(compression)
     family = "oci" if media_types == "oci" else "docker"
-    stored = [_compress(tar, kind) for tar, kind in zip(tars, kinds, strict=True)]
+    stored = [(compress or _compress)(tar, kind) for tar, kind in zip(tars, kinds, strict=True)]
     diff_ids = tuple(map(Digest.of, tars))
     config: Json = {
         "created": "2024-11-05T22:03:34Z",

@@ -15,6 +15,8 @@ from ociexport.errors import InvalidImageError
 from ociexport.spec.json_fields import parse_json_object
 from ociexport.system.zstd import zstd
 from ociexport.transfer.bundle.delta.recompress import Compression, find_compression, parse_compression
+from tests.support.deltas import library
+from tests.support.memory_source import tar_of
 
 with open(__file__, "rb") as _file:
     TAR = (_file.read() * 600)[: 3 * 1024**2] + bytes(10240)
@@ -59,6 +61,19 @@ def test_the_same_bytes_are_made_again_from_what_a_document_says(blob: bytes) ->
     read = parse_compression(parse_json_object(json.dumps(found.to_json()).encode(), where="x"))
     assert read == found
     assert b"".join(read.compress(_chunks(TAR, 1_000_000), len(TAR))) == blob
+
+
+def test_zstd_makes_a_tar_again_that_it_got_as_a_whole() -> None:
+    """It chooses other blocks then, which only shows in data that hardly compresses."""
+    noise = tar_of(library(1))
+    blob = zstd.compress(noise)
+    found = find_compression(lambda: _chunks(blob), lambda: _chunks(noise), len(noise))
+    assert found is not None
+    assert found.is_whole
+    read = parse_compression(parse_json_object(json.dumps(found.to_json()).encode(), where="x"))
+    assert b"".join(read.compress(_chunks(noise, 1_000), len(noise))) == blob
+    with pytest.raises(InvalidImageError, match="expected a tar of at most"):
+        read.verify_fits(2**30)
 
 
 NOT_MADE_AGAIN = {

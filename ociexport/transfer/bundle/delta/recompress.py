@@ -15,9 +15,9 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from ociexport.errors import quoted
+from ociexport.errors import LimitExceededError, quoted
 from ociexport.spec.json_fields import JsonObject
-from ociexport.spec.lazy_dataclass import dataclass
+from ociexport.spec.lazy_dataclass import dataclass, replace
 from ociexport.system.zstd import zstd
 
 if TYPE_CHECKING:
@@ -30,7 +30,13 @@ _MAX_GZIP_HEADER_BYTES = 4096
 # The likely ones first. Level 0 is no compression.
 _GZIP_LEVELS = (6, 9, 1, 5, 4, 3, 2, 7, 8)
 _GZIP_MEMORY_LEVELS = (8, 9)
-_ZSTD_LEVELS = (3, 19, 1, 9, 6, 10, 5, 7, 11, 12, 15, 2, 4, 8, 13, 14, 16, 17, 18, 20, 21, 22)
+# Levels from 20 on need hundreds of megabytes of memory.
+# The zstd library compresses a tar a little differently after the first block if it has workers, or gets the tar as a
+# whole. Only a level that makes the same first bytes is worth these trials. A whole tar is in memory, so it may not be
+# large.
+_MAX_WHOLE_BYTES = 16 * 1024**2
+_SAME_BEGIN_BYTES = 4096
+_ZSTD_LEVELS = (3, 19, 1, 9, 6, 10, 5, 7, 11, 12, 15, 2, 4, 8, 13, 14, 16, 17, 18)
 
 
 class _Compressor(Protocol):
@@ -50,6 +56,7 @@ class Compression:
         workers: of zstd; its output differs between none and any number of them.
         has_checksum: whether the zstd frame ends in one.
         has_size: whether the zstd frame's header has the size of the tar.
+        is_whole: whether zstd got the tar as a whole, not in pieces.
         header: of the gzip member, in hexadecimal digits.
     """
 
@@ -59,12 +66,16 @@ class Compression:
     workers: int = 0
     has_checksum: bool = False
     has_size: bool = False
+    is_whole: bool = False
     header: str = ""
 
     def compress(self, tar: Iterable[bytes], size: int) -> Iterator[bytes]:
         """Yield the compressed bytes of ``tar``, which has ``size`` bytes."""
         if self.name == "none":
             yield from tar
+            return
+        if self.is_whole:
+            yield self._new_zstd_compressor(size).compress(b"".join(tar), zstd.ZstdCompressor.FLUSH_FRAME)
             return
         compressor = self._new_compressor(size)
         checksum = length = 0
@@ -79,9 +90,21 @@ class Compression:
         if self.name == "gzip":
             yield checksum.to_bytes(4, "little") + (length % 2**32).to_bytes(4, "little")
 
+    def verify_fits(self, size: int) -> None:
+        """Return if a tar of ``size`` bytes can be compressed so in little memory.
+
+        Raises:
+            LimitExceededError: it can't.
+        """
+        if self.is_whole and size > _MAX_WHOLE_BYTES:
+            raise LimitExceededError(f"zstd: expected a tar of at most {_MAX_WHOLE_BYTES} bytes, got {size}")
+
     def _new_compressor(self, size: int) -> _Compressor:
         if self.name == "gzip":
             return zlib.compressobj(self.level, zlib.DEFLATED, -zlib.MAX_WBITS, self.memory_level)
+        return self._new_zstd_compressor(size)
+
+    def _new_zstd_compressor(self, size: int) -> zstd.ZstdCompressor:
         parameter = zstd.CompressionParameter
         options: dict[int, int] = {
             parameter.compression_level: self.level,
@@ -105,6 +128,7 @@ class Compression:
                 "workers": self.workers,
                 "checksum": self.has_checksum,
                 "contentSize": self.has_size,
+                "whole": self.is_whole,
             }
         return {"name": self.name}
 
@@ -142,6 +166,7 @@ def parse_compression(document: JsonObject) -> Compression:
             workers=_within(document, "workers", (0, 1)),
             has_checksum=document.boolean("checksum"),
             has_size=document.boolean("contentSize"),
+            is_whole=document.boolean("whole"),
         )
     raise document.error("name", f"expected none, gzip or zstd, got {quoted(name)}")
 
@@ -168,8 +193,12 @@ def find_compression(
     head = _head(open_blob(), _MAX_GZIP_HEADER_BYTES)
     for candidate in _candidates(head):
         try:
-            if _are_equal(candidate.compress(open_tar(), tar_size), open_blob()):
+            same = _same_bytes(candidate.compress(open_tar(), tar_size), open_blob())
+            if same is None:
                 return candidate
+            for variant in _variants(candidate, tar_size) if same >= _SAME_BEGIN_BYTES else ():
+                if _same_bytes(variant.compress(open_tar(), tar_size), open_blob()) is None:
+                    return variant
         except zstd.ZstdError:
             continue  # this library was built without workers
     return None
@@ -186,11 +215,18 @@ def _candidates(head: bytes) -> Iterator[Compression]:
         descriptor = (head[4:5] or b"\0")[0]
         has_checksum = bool(descriptor & 0x04)
         has_size = bool(descriptor >> 6 or descriptor & 0x20)
-        for workers in (0, 1):
-            for level in _ZSTD_LEVELS:
-                yield Compression("zstd", level, workers=workers, has_checksum=has_checksum, has_size=has_size)
+        for level in _ZSTD_LEVELS:
+            yield Compression("zstd", level, has_checksum=has_checksum, has_size=has_size)
     else:
         yield PLAIN
+
+
+def _variants(compression: Compression, tar_size: int) -> Iterator[Compression]:
+    """Yield other ways of zstd that make the same first bytes."""
+    if compression.name == "zstd":
+        yield replace(compression, workers=1)
+        if tar_size <= _MAX_WHOLE_BYTES:
+            yield replace(compression, is_whole=True)
 
 
 def _gzip_header_length(head: bytes) -> int | None:
@@ -211,8 +247,10 @@ def _gzip_header_length(head: bytes) -> int | None:
     return position if position <= len(head) else None
 
 
-def _are_equal(first: Iterator[bytes], second: Iterator[bytes]) -> bool:
+def _same_bytes(first: Iterator[bytes], second: Iterator[bytes]) -> int | None:
+    """Return how many bytes both begin with; None if they are the same to their ends."""
     left, right = b"", b""
+    same = 0
     while True:
         if not left:
             left = next((piece for piece in first if piece), b"")
@@ -220,10 +258,11 @@ def _are_equal(first: Iterator[bytes], second: Iterator[bytes]) -> bool:
             right = next((piece for piece in second if piece), b"")
         count = min(len(left), len(right))
         if not count:
-            return len(left) == len(right)
+            return None if len(left) == len(right) else same
         if left[:count] != right[:count]:
-            return False
+            return same + next(place for place in range(count) if left[place] != right[place])
         left, right = left[count:], right[count:]
+        same += count
 
 
 def _head(chunks: Iterator[bytes], count: int) -> bytes:
