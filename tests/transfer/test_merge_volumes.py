@@ -139,6 +139,15 @@ def test_a_missing_volume_is_named(tmp_path: Path, volumes: list[Path]) -> None:
     assert_is_whole(tmp_path / "far")
 
 
+def test_several_missing_blobs_of_missing_volumes_are_one_line_an_image(tmp_path: Path, volumes: list[Path]) -> None:
+    names = [path.name for path in volumes]
+    _, said = command(tmp_path, "merge", "far", names[2], code=7)
+    assert [line for line in said if "error" in line] == [
+        f"ociexport: error: {names[2]}: {NAME}:1: 2 blobs not there or not whole; "
+        f"{names[0]}, {names[1]}, {names[3]} should have them"
+    ]
+
+
 def test_json_names_it_too(tmp_path: Path, volumes: list[Path]) -> None:
     result = json.loads(command(tmp_path, "merge", "far", volumes[0].name, volumes[2].name, "--json", code=7)[0])
     assert result["volumesToCome"] == [volumes[1].name, volumes[3].name]

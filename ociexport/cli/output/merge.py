@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ociexport.cli.errors import one_line, report_error
@@ -28,8 +29,8 @@ def tell_merge(result: MergeResult, options: argparse.Namespace, progress: Progr
         if image.is_complete and image.is_outdated:
             progress.say(f"{escaped(image.bundle)}: {escaped(_reference(image))}: the name has a later image")
     for image in result.waiting:
-        for blob in image.missing:
-            print(f"ociexport: error: {escaped(_lack(image, blob))}", file=sys.stderr)
+        for line in _lacks(image):
+            print(f"ociexport: error: {escaped(line)}", file=sys.stderr)
     codes = [report_error(error) for _, error in result.unreadable]
     if result.volumes_to_come:
         progress.say(f"{escaped(options.far)}: volumes to come: {', '.join(map(printable, result.volumes_to_come))}")
@@ -39,6 +40,18 @@ def tell_merge(result: MergeResult, options: argparse.Namespace, progress: Progr
 
 def _reference(image: MergedImage) -> str:
     return image.name if image.name.startswith("@") else f"{image.name.partition('@')[0]}@{image.digest}"
+
+
+def _lacks(image: MergedImage) -> Iterator[str]:
+    """Yield a line for each blob that an image lacks; one for all that are in volumes which have not come yet."""
+    to_come = [blob for blob in image.missing if blob.is_to_come]
+    for blob in image.missing:
+        if not blob.is_to_come or len(to_come) == 1:
+            yield _lack(image, blob)
+    if len(to_come) > 1:
+        names = ", ".join(map(printable, sorted({name for blob in to_come for name in blob.bundles})))
+        lacks = f"{len(to_come)} blobs not there or not whole; {names} should have them"
+        yield f"{image.bundle}: {printable(image.name)}: {lacks}"
 
 
 def _lack(image: MergedImage, blob: MissingBlob) -> str:

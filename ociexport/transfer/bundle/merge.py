@@ -50,6 +50,7 @@ class MissingBlob:
         bundles: names of the bundles that should have it.
         reason: why it could not be taken from a bundle that has it; None if none has it.
         is_cut: whether each of ``bundles`` has a range of it, and all are needed.
+        is_to_come: whether ``bundles`` are volumes of a set of which others were merged, and none of these is damaged.
     """
 
     digest: Digest
@@ -58,6 +59,7 @@ class MissingBlob:
     bundles: tuple[str, ...]
     reason: str | None
     is_cut: bool = False
+    is_to_come: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +233,7 @@ def _missing_of(image: Incoming, gathered: Gathered) -> tuple[MissingBlob, ...]:
             image.owners_of(digest, gathered.there.get(digest, ())),
             gathered.missing[digest] or _part_of(blob.descriptor.size, gathered.there.get(digest, ())),
             digest in gathered.there or image.is_cut(digest),
+            image.places(digest) and gathered.missing[digest] is None,
         )
         for blob in image.blobs
         if blob.descriptor.digest in gathered.missing
