@@ -168,7 +168,7 @@ LAYOUT_MODULES = [
         "storage/directory.py",
         "registry/server.py",
     ),
-    *(f"verification/{name}.py" for name in ("stores", "garbage", "advice", "targets", "repair")),
+    *(f"verification/{name}.py" for name in ("stores", "garbage", "prune", "advice", "targets", "repair")),
 ]
 
 

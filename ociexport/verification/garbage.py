@@ -1,4 +1,4 @@
-"""Removes blobs that nothing in a layout references.
+"""Removes blobs that nothing in a layout references; `prune` removes those of unwanted images by the same steps.
 
 Everything reachable from ``index.json`` is kept: indexes, manifests, configs, layers, and the ``subject`` of a listed
 signature or SBOM, which is useless without it. The reverse does not hold: a manifest whose ``subject`` is kept is
@@ -84,39 +84,55 @@ def collect_garbage(path: str | os.PathLike[str], *, dry_run: bool = False) -> G
     if dry_run:
         layout.verify_is_unused()
     with nullcontext() if dry_run else layout.hold_alone():
-        walk = _walk(layout)
-        dropped = []
-        for file in (*_unnamed_blobs(layout, walk), *_unfinished_blobs(layout), *_unneeded_ranges(layout, walk)):
-            if not dry_run:
-                with suppress(FileNotFoundError):
-                    layout.directory.remove(file.path)
-            dropped.append(file)
-        there = {entry.digest for entry in layout_blobs(layout.directory)}
-    return GarbageResult(tuple(dropped), len(walk.reached & there))
+        findings = Findings()
+        walk = Walk(findings)
+        for root in read_roots(LayoutStore(layout), findings):
+            walk.follow(root)
+        follow_pending(layout, walk)
+        verify_all_was_read(layout, walk)
+        garbage = find_garbage(layout, walk)
+        if not dry_run:
+            remove_garbage(layout, garbage)
+    return garbage
 
 
-def _walk(layout: ImageLayout) -> Walk:
-    """Follow every listed image, and those that wait for blobs of another bundle.
+def follow_pending(layout: ImageLayout, walk: Walk) -> None:
+    """Follow the images that wait for blobs of another bundle, too."""
+    for pending in read_pending(layout.directory):
+        source = ListedSource(layout.path, layout, pending.descriptor)
+        walk.follow(Root(source, pending.descriptor, f"{layout.path}: {PENDING_FILE}"))
 
-    A missing document references nothing; a damaged one might reference anything.
+
+def verify_all_was_read(layout: ImageLayout, walk: Walk) -> None:
+    """Return if each document on the walk was read. A missing one references nothing, a damaged one might anything.
 
     Raises:
         InvalidImageError: a document is damaged.
     """
-    findings = Findings()
-    walk = Walk(findings)
-    for root in read_roots(LayoutStore(layout), findings):
-        walk.follow(root)
-    for pending in read_pending(layout.directory):
-        source = ListedSource(layout.path, layout, pending.descriptor)
-        walk.follow(Root(source, pending.descriptor, f"{layout.path}: {PENDING_FILE}"))
     for digest in walk.doubtful:
         raise InvalidImageError(
             f"manifest {digest}: expected a readable document, got a damaged one; nothing was removed",
             where=layout.path,
             hint=f"ociexport verify {layout.path} lists the problems",
         )
-    return walk
+
+
+def find_garbage(layout: ImageLayout, walk: Walk) -> GarbageResult:
+    """Return the files of a layout that ``walk`` did not reach, and those that interrupted runs left."""
+    there = {entry.digest for entry in layout_blobs(layout.directory)}
+    dropped = (*_unnamed_blobs(layout, walk), *_unfinished_blobs(layout), *_unneeded_ranges(layout, walk))
+    return GarbageResult(dropped, len(walk.reached & there))
+
+
+def remove_garbage(layout: ImageLayout, garbage: GarbageResult) -> None:
+    """Remove the files that `find_garbage` found; the caller holds the layout alone since then.
+
+    Raises:
+        OSError: a file could not be removed; others may have been.
+    """
+    for file in garbage.dropped:
+        with suppress(FileNotFoundError):
+            layout.directory.remove(file.path)
 
 
 def _unnamed_blobs(layout: ImageLayout, walk: Walk) -> Iterator[Dropped]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from itertools import compress
 from typing import Any
 
-from ociexport.errors import NotFoundError, UnsupportedMediaTypeError, quoted
+from ociexport.errors import NotFoundError, UnsupportedMediaTypeError, UsageError, quoted
 from ociexport.images.source import ImageName
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import Descriptor
@@ -100,6 +100,29 @@ class LayoutDocuments:
             raw = to_json(index)
             self._replace(INDEX_FILE, raw)
             self._last_index = raw, [*compress(known, kept), entry]
+
+    def unlist(self, removed: Collection[int], before: bytes) -> None:
+        """Remove entries from ``index.json``; all else in it stays as it is.
+
+        Args:
+            removed: the positions of the entries.
+            before: the bytes of ``index.json`` that have these positions.
+
+        Raises:
+            UsageError: ``index.json`` has other bytes by now, written by a tool that does not know our locks.
+        """
+        with self._locked():
+            index, known = self._read_raw_index()
+            if self.read_index_bytes() != before:
+                raise UsageError(
+                    f"{self._directory.path_of(INDEX_FILE)}: expected no change while images are removed, got one",
+                    hint="try again",
+                )
+            kept = [position not in removed for position in range(len(known))]
+            index["manifests"] = [*compress(index["manifests"], kept)]
+            raw = to_json(index)
+            self._replace(INDEX_FILE, raw)
+            self._last_index = raw, [*compress(known, kept)]
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

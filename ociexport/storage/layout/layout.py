@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, suppress
 from io import FileIO
 
@@ -231,6 +231,14 @@ class ImageLayout:
         """
         self.make_ready()
         self._documents.list_image(descriptor, name)
+
+    def read_index_bytes(self) -> bytes | None:
+        """Return ``index.json`` byte for byte; None if it does not exist."""
+        return self._documents.read_index_bytes()
+
+    def unlist(self, removed: Collection[int], before: bytes) -> None:
+        """Remove entries from ``index.json``; see `LayoutDocuments.unlist`. The caller holds the layout alone."""
+        self._documents.unlist(removed, before)
 
     # The life cycle of the directory.
 
