@@ -5,7 +5,7 @@ Spec: image-spec 1.1 image-index.md, manifest.md, config.md "created", annotatio
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -85,10 +85,10 @@ def read_parts(entry: ListedEntry) -> tuple[Part, ...]:
 
 def created_of(entry: ListedEntry) -> datetime | None:
     """Return the time of the newest platform of an image; None if it has no time."""
-    return newest(part.created for part in read_parts(entry) if not part.about) or _annotated(entry.document)
+    return newest(part.created for part in read_parts(entry) if not part.about) or parse_annotated(entry.document)
 
 
-def newest(times: Iterator[datetime | None]) -> datetime | None:
+def newest(times: Iterable[datetime | None]) -> datetime | None:
     """Return the latest of ``times``; None if there is none."""
     return max((time for time in times if time is not None), default=None)
 
@@ -122,7 +122,7 @@ def _parts_of(
         digest=document.digest,
         size=len(document.raw),
         platform=platform or (str(declared) if declared is not None else None),
-        created=(parse_time(config.created) if config is not None else None) or _annotated(document),
+        created=(parse_time(config.created) if config is not None else None) or parse_annotated(document),
         config=document.config.digest,
         layers=len(document.layers),
         artifact_type=document.artifact_type or artifact_kind(document),
@@ -147,7 +147,8 @@ def _config_of(root: Root, manifest: Manifest) -> ImageConfig | None:
     return None
 
 
-def _annotated(document: Index | Manifest | None) -> datetime | None:
+def parse_annotated(document: Index | Manifest | None) -> datetime | None:
+    """Return the time in the annotation of a document; None if it has none."""
     return parse_time(document.annotations.get(_CREATED_ANNOTATION)) if document is not None else None
 
 
