@@ -266,3 +266,19 @@ def test_commands_of_the_document_work(tmp_path: Path) -> None:
         for block in blocks_of(_DOCUMENT, "sh"):
             place.run(block)
         assert (place.directory / "digests.txt").read_text().count("sha256:") == 2
+
+
+def test_prune(tmp_path: Path) -> None:
+    write_layout(tmp_path / "layout", {"1": IMAGE, "2": CONFIGURED})
+    (tmp_path / "list").write_text("1\nother\n")
+    told = printed(tmp_path, "prune", "./layout", "--keep", "list")
+    assert differences(_SHOWN["prune"], told) == []
+    assert [name["name"] for name in told["droppedNames"]] == ["2"]
+
+
+def test_report(tmp_path: Path, layout: Path) -> None:
+    write_layout(tmp_path / "new", {"1": build_index([CONFIGURED, build_attestation(CONFIGURED)]), "2": IMAGE})
+    (tmp_path / "new" / "blobs" / "sha256" / IMAGE.layers[0].digest.encoded).unlink()
+    told = printed(tmp_path, "report", "./new", "--since", "./layout")
+    assert differences(_SHOWN["report"], told) == []
+    assert [image["change"] for image in told["images"]] == ["changed", "added"]
