@@ -100,8 +100,8 @@ def test_a_truncated_bundle_ends_in_one_line_and_loses_nothing(place: Path, rest
     printed, said = command(place, "far", *bundles, code=8)
     assert printed == (f"{ONE}@{V1.digest}\n" if rest != "alone" else "")
     errors = [line for line in said if line.startswith("ociexport: error: ")]
-    damage = "expected a tar, got a damaged one or none (the last entry is truncated)"
-    assert errors == [f"ociexport: error: update2.tar: {damage}"]
+    assert len(errors) == 1
+    assert errors[0].startswith("ociexport: error: update2.tar: expected a tar, got a damaged one (after 'blobs/")
 
 
 def test_a_missing_bundle_is_named_and_the_others_go_on(place: Path) -> None:

@@ -6,11 +6,11 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
-from ociexport.errors import NotFoundError, quoted
-from ociexport.images.source import ImageSource
+from ociexport.errors import NotFoundError, UsageError, quoted
+from ociexport.images.source import ImageSource, shared_name
 from ociexport.spec.lazy_dataclass import replace
 from ociexport.spec.reference import ImageReference
 from ociexport.storage.directory import ImageDirectory
@@ -103,8 +103,11 @@ class SourceOpener:
         if name.path == "-" and not everything:
             return [name]
         images, sources = self._list_images(name)
-        shown = Counter(shown_name(*image) for image in (images if everything else main_images(images)))
+        wanted = images if everything else main_images(images)
+        shown = Counter(shown_name(*image) for image in wanted)
         if len(shown) < 2:
+            return [name]
+        if not everything and not any(called.full or called.tag for _, called in wanted) and self._is_one(name):
             return [name]
         # A name of one entry needs no further search, which would read the index again for each image.
         for source in sources:
@@ -112,6 +115,17 @@ class SourceOpener:
             if shown[called] == 1:
                 self._listed[replace(name, image=called)] = source
         return [replace(name, image=image) for image in shown]
+
+    def _is_one(self, name: LayoutName | ArchiveName) -> bool:
+        """Whether images without names are one image for several platforms, as crane writes them."""
+        try:
+            with closing(self.open(name)) as source:
+                shared = shared_name(source)
+                if shared is not None:
+                    shared.verify_is_one()
+        except UsageError:
+            return False
+        return shared is not None
 
     def _list_images(self, name: LayoutName | ArchiveName) -> tuple[Sequence[ListedImage], Sequence[ListedSource]]:
         """Return the images of a layout or an archive, and their sources if they are cheap to open."""
