@@ -132,7 +132,7 @@ def is_remote(source: BlobOpener) -> bool:
     return isinstance(innermost(source), _Served)
 
 
-def servers_of(source: ImageSource) -> Mapping[Digest, str]:
+def servers_of(source: BlobOpener) -> Mapping[Digest, str]:
     """Return which host served each manifest or blob so far; empty for a source on this machine."""
     return source.served_by if isinstance(source, _Served) else {}
 

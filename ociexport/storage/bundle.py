@@ -11,6 +11,8 @@ is named in ``requires``, and a reader that does not know a name there refuses t
 - ``documents``: manifests and indexes, all of them in the bundle
 - ``blobs``: configs and layers in the bundle; ``expected``: blobs that the far side has, and which HAVE said so
 - ``volume``: of a bundle in several archives; see `ociexport.storage.bundle_volume`
+- ``recipes``: layers that are made on the far side; see `ociexport.storage.bundle_recipes`
+- ``requires``: ``volumes`` with ``volume``, ``recipes`` with ``recipes``
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from ociexport.spec.digest import Digest
 from ociexport.spec.json_fields import JsonObject, parse_json_object
 from ociexport.spec.lazy_dataclass import dataclass, field, replace
 from ociexport.spec.numerals import MAX_SIZE
+from ociexport.storage.bundle_recipes import BundleRecipe
 from ociexport.storage.bundle_volume import BundleVolume
 from ociexport.storage.index import MAX_INDEX_BYTES
 from ociexport.system.version import __version__
@@ -37,9 +40,10 @@ _VERSION = 1
 REPLACES_ANNOTATION = "dev.ociexport.replaces"
 # A name that moves each week has so many digests in half a year.
 _MAX_REPLACED = 32
+_RECIPES = "recipes"
 # Names that may stand in ``requires``.
 _VOLUMES = "volumes"
-_KNOWN_FEATURES = frozenset({_VOLUMES})
+_KNOWN_FEATURES = frozenset({_VOLUMES, _RECIPES})
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +170,18 @@ class Bundle:
     blobs: tuple[BundleBlob, ...]
     expected: tuple[BundleBlob, ...]
     volume: BundleVolume | None = None
+    recipes: tuple[BundleRecipe, ...] = ()
     version: str = field(default=__version__, compare=False)
 
     @property
     def expected_digests(self) -> frozenset[Digest]:
         """The digests of the blobs that the far side has."""
         return frozenset(blob.digest for blob in self.expected)
+
+    @property
+    def made_digests(self) -> frozenset[Digest]:
+        """The digests of the layers that are made on the far side."""
+        return frozenset(recipe.layer.digest for recipe in self.recipes)
 
     def to_json(self) -> bytes:
         """Return the document, for people and programs."""
@@ -186,8 +196,13 @@ class Bundle:
             "blobs": [blob.to_json() for blob in self.blobs],
             "expected": [blob.to_json() for blob in self.expected],
         }
+        requires = [name for name, is_used in ((_VOLUMES, self.volume), (_RECIPES, self.recipes)) if is_used]
+        if requires:
+            members["requires"] = requires
         if self.volume is not None:
-            members |= {"requires": [_VOLUMES], "volume": self.volume.to_json()}
+            members["volume"] = self.volume.to_json()
+        if self.recipes:
+            members["recipes"] = [recipe.to_json() for recipe in self.recipes]
         return json.dumps(members, indent=1).encode() + b"\n"
 
     def united_with(self, other: Bundle) -> Bundle:
@@ -203,6 +218,7 @@ class Bundle:
         ]
         blobs = _once((*self.blobs, *other.blobs))
         there = {blob.digest for blob in blobs}
+        recipes = {one.layer.digest: one for one in (*self.recipes, *other.recipes) if one.layer.digest not in there}
         return replace(
             other,
             since=tuple(dict.fromkeys((*self.since, *other.since))),
@@ -210,6 +226,7 @@ class Bundle:
             documents=_once((*self.documents, *other.documents)),
             blobs=blobs,
             expected=tuple(blob for blob in _once((*self.expected, *other.expected)) if blob.digest not in there),
+            recipes=tuple(recipes.values()),
         )
 
 
@@ -240,6 +257,7 @@ def parse_bundle(raw: bytes, *, where: str) -> Bundle:
         blobs=tuple(map(BundleBlob.from_json, item.objects("blobs"))),
         expected=tuple(map(BundleBlob.from_json, item.objects("expected"))),
         volume=BundleVolume.from_json(volume) if volume is not None else None,
+        recipes=tuple(map(BundleRecipe.from_json, item.objects("recipes"))),
         version=(tool.optional_text("version") if tool is not None else None) or "",
     )
 
@@ -284,4 +302,5 @@ def _once(blobs: Iterable[BundleBlob]) -> tuple[BundleBlob, ...]:
 
 def diff_ids_in(bundle: Bundle) -> Mapping[Digest, Digest]:
     """Return the diff_ids of the layers that a bundle names, by their digests."""
-    return {blob.digest: blob.diff_id for blob in (*bundle.blobs, *bundle.expected) if blob.diff_id is not None}
+    diff_ids = {blob.digest: blob.diff_id for blob in (*bundle.blobs, *bundle.expected) if blob.diff_id is not None}
+    return diff_ids | {recipe.layer.digest: recipe.diff_id for recipe in bundle.recipes}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING
 
 from ociexport.errors import InvalidImageError, NotFoundError, UsageError
@@ -66,12 +67,17 @@ def copy_image(
         from ociexport.transfer.requirements import verify_has  # noqa: PLC0415 - start-up: as above
 
         verify_has(image, companions, options.required)
+    is_deep = options.is_deep_for(source, into_archive=False)
+    if is_deep:
+        checks = options.new_diff_id_checks(verified)
+        for one in (image, *companions):
+            checks.expect(one, besides=brought)
     selection = bundle = None
     if options.thin is not None:
         from ociexport.transfer.bundle.thin import leave_out, verify_fits_thin  # noqa: PLC0415 - start-up: few are thin
 
         verify_fits_thin(destination)
-        selection, bundle = leave_out([image, *companions], options.thin)
+        selection, bundle = leave_out([image, *companions], options.thin, progress)
         image, *companions = selection.images
     plain = None
     if options.decompress and isinstance(destination, ImageLayout):
@@ -79,14 +85,10 @@ def copy_image(
 
         plain = PlainLayerStore(destination, diff_ids_of([image]), options.max_memory)
     store: BlobStore = plain or destination
-    is_deep = options.is_deep_for(source, into_archive=False)
     if is_deep:
-        checks = options.new_diff_id_checks(verified)
-        for one in (image, *companions):
-            checks.expect(one, besides=brought)
         store = checks.around(plain or destination)
     fetch = BlobFetch(store, progress)
-    with destination.begin() as use:
+    with destination.begin() as use, closing(selection) if selection is not None else nullcontext():
         try:
             blobs = unite_blobs([image.blobs, *(companion.blobs for companion in companions)])
             fetch.run([blob for blob in blobs if blob.descriptor.digest not in brought], options.jobs)  # 2

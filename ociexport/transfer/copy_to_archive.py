@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from typing import BinaryIO, NamedTuple
 
 from ociexport.errors import locating
@@ -32,7 +32,7 @@ from ociexport.transfer.companions import each_once, prepare_companions
 from ociexport.transfer.decompress import PlainLayerStore, diff_ids_of, with_plain_layers
 from ociexport.transfer.options import PullOptions
 from ociexport.transfer.requirements import verify_has
-from ociexport.transfer.result import PullResult, results_of, with_companions
+from ociexport.transfer.result import FetchedBlobs, PullResult, WrittenVolume, results_of, with_companions
 from ociexport.transfer.sources.convert import ConvertingSource
 
 
@@ -113,13 +113,17 @@ def _checks_of(
 def _copy(images: Sequence[PreparedImage], everything: Sequence[PreparedImage], run: _Run) -> list[PullResult]:
     """Write the archive of ``everything``, and return the results of ``images``."""
     _warn_of_zstd(images, run.progress)
-    selection, documents = None, {}
-    if run.options.thin is not None:
-        from ociexport.transfer.bundle.thin import leave_out  # noqa: PLC0415 - start-up: few pulls are thin
+    if run.options.thin is None:
+        plan = plan_archive(everything, seconds=run.seconds, documents={})
+        return results_of(images, images, _write_archive(plan, everything, run))
+    from ociexport.transfer.bundle.thin import leave_out  # noqa: PLC0415 - start-up: few pulls are thin
 
-        selection, bundle = leave_out(everything, run.options.thin)
-        everything, documents = list(selection.images), {BUNDLE_FILE: bundle.to_json()}
+    selection, bundle = leave_out(everything, run.options.thin, run.progress)
+    with closing(selection):
+        everything = list(selection.images)
         images = everything[: len(images)]
+        fetches: Sequence[FetchedBlobs]
+        volumes: tuple[WrittenVolume, ...] = ()
         if run.options.volume_bytes is not None:
             from ociexport.transfer.bundle.volumes import write_volumes  # noqa: PLC0415 - start-up: few pulls write them
 
@@ -127,11 +131,12 @@ def _copy(images: Sequence[PreparedImage], everything: Sequence[PreparedImage], 
             fetch, volumes = write_volumes(
                 str(run.out), everything, bundle, size, jobs=jobs, seconds=run.seconds, progress=run.progress
             )
-            written = results_of(images, images, [fetch])
-            return [selection.result_of(*pair, volumes) for pair in zip(written, images, strict=True)]
-    plan = plan_archive(everything, seconds=run.seconds, documents=documents)
-    results = results_of(images, images, _write_archive(plan, everything, run))
-    return results if selection is None else list(map(selection.result_of, results, images))
+            fetches = [fetch]
+        else:
+            plan = plan_archive(everything, seconds=run.seconds, documents={BUNDLE_FILE: bundle.to_json()})
+            fetches = _write_archive(plan, everything, run)
+        written = results_of(images, images, fetches)
+        return [selection.result_of(*pair, volumes) for pair in zip(written, images, strict=True)]
 
 
 def _copy_plain(images: Sequence[PreparedImage], run: _Run) -> list[PullResult]:

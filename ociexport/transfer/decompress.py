@@ -12,12 +12,12 @@ import json
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ociexport.errors import DiffIdMismatchError, DigestMismatchError, InvalidImageError, LimitExceededError
 from ociexport.images.destination import BlobWriter
 from ociexport.images.prepare import PreparedImage, PreparedManifest, name_of_copy
-from ociexport.images.source import ReceivedManifest
+from ociexport.images.source import BlobOpener, ReceivedManifest
 from ociexport.images.wanted_blobs import BlobToFetch, unite_blobs
 from ociexport.spec import mediatypes
 from ociexport.spec.config import pair_layers
@@ -62,6 +62,18 @@ def diff_ids_of(images: Iterable[PreparedImage]) -> dict[Digest, Digest]:
                         where=f"manifest {one.manifest.digest}: {layer}",
                     )
     return {digest: diff_id for digest, diff_id in diff_ids.items() if digest != diff_id}
+
+
+class PlainLayers(Protocol):
+    """Which compressed layers are stored as plain tars: by their digests the diff_ids, and by these the sizes."""
+
+    @property
+    def layout(self) -> BlobOpener: ...
+    @property
+    def diff_ids(self) -> Mapping[Digest, Digest]: ...
+    @property
+    def sizes(self) -> Mapping[Digest, int]: ...
+    def is_compressed(self, digest: Digest) -> bool: ...
 
 
 class PlainLayerStore:
@@ -237,7 +249,7 @@ class _PlainLayerWriter:
             pipe.close()
 
 
-def with_plain_layers(image: PreparedImage, store: PlainLayerStore, progress: Progress) -> PreparedImage:
+def with_plain_layers(image: PreparedImage, store: PlainLayers, progress: Progress) -> PreparedImage:
     """Return ``image`` with the plain layers of ``store`` in place of its compressed ones; unchanged if it has none.
 
     Attestations are unchanged; in the new index they refer to the new manifests.
@@ -263,7 +275,7 @@ def with_plain_layers(image: PreparedImage, store: PlainLayerStore, progress: Pr
 
 
 def _plain_manifest(
-    one: PreparedManifest, store: PlainLayerStore, documents: dict[Digest, ReceivedManifest]
+    one: PreparedManifest, store: PlainLayers, documents: dict[Digest, ReceivedManifest]
 ) -> PreparedManifest:
     """Return a manifest that names the plain layers; a new one is added to ``documents``."""
     if one.config is None or not any(store.is_compressed(layer.digest) for layer in one.manifest.layers):
@@ -281,7 +293,7 @@ def _plain_manifest(
 
 
 def _rewrite_layer(member: dict[str, Any], layer: Descriptor, diff_id: Digest, size: int) -> None:
-    member.update(mediaType=_plain_type(layer.media_type), digest=str(diff_id), size=size)
+    member.update(mediaType=plain_media_type(layer.media_type), digest=str(diff_id), size=size)
     # Both lead to the compressed layer.
     member.pop("urls", None)
     member.pop("data", None)
@@ -290,7 +302,7 @@ def _rewrite_layer(member: dict[str, Any], layer: Descriptor, diff_id: Digest, s
         member["annotations"] = kept
 
 
-def _plain_type(media_type: str) -> str:
+def plain_media_type(media_type: str) -> str:
     """Return the type of the uncompressed layer. A foreign layer becomes an ordinary one, since it is stored here."""
     return mediatypes.DOCKER_LAYER if media_type.startswith(mediatypes.DOCKER_PREFIX) else mediatypes.OCI_LAYER
 
@@ -321,7 +333,7 @@ def _written(item: object, media_type: str | None) -> ReceivedManifest:
 
 
 def _blobs_of(
-    image: PreparedImage, manifests: Sequence[PreparedManifest], store: PlainLayerStore
+    image: PreparedImage, manifests: Sequence[PreparedManifest], store: PlainLayers
 ) -> tuple[BlobToFetch, ...]:
     """Return the blobs of the new manifests: the unchanged ones and the plain layers."""
     named = {descriptor.digest for one in manifests for descriptor in (one.manifest.config, *one.manifest.layers)}
@@ -333,6 +345,6 @@ def _blobs_of(
     for blob in image.blobs:
         diff_id = store.diff_ids.get(blob.descriptor.digest)
         if diff_id is not None and diff_id in named:
-            descriptor = Descriptor(_plain_type(blob.descriptor.media_type), diff_id, store.sizes[diff_id])
+            descriptor = Descriptor(plain_media_type(blob.descriptor.media_type), diff_id, store.sizes[diff_id])
             plain.append(blob._replace(source=store.layout, descriptor=descriptor, content=None))
     return tuple(unite_blobs([kept, plain]))

@@ -134,7 +134,7 @@ def plan_pull(
         companions = prepare_companions(image, layout, progress) if options.referrers else []
         verify_has(image, companions, options.required)
         prepared += [(source, companion) for companion in companions]
-    images, expected, documents, bundle = _without_expected([image for _, image in prepared], options, layout)
+    images, expected, documents, bundle = _without_expected([image for _, image in prepared], options, layout, progress)
     for (source, _), image in zip(prepared, images, strict=True):
         converted = source.converted.get(image.listed.digest) if isinstance(source, ConvertingSource) else None
         blobs = [
@@ -170,7 +170,7 @@ def plan_pull(
 
 
 def _without_expected(
-    images: Sequence[PreparedImage], options: PullOptions, layout: ImageLayout | None
+    images: Sequence[PreparedImage], options: PullOptions, layout: ImageLayout | None, progress: Progress
 ) -> tuple[Sequence[PreparedImage], tuple[Descriptor, ...] | None, Mapping[str, bytes], Bundle | None]:
     """Return the images as they are written, what is left out of them, and further documents of an archive."""
     if options.thin is None:
@@ -179,7 +179,8 @@ def _without_expected(
 
     if layout is not None:
         verify_fits_thin(layout)
-    selection, bundle = leave_out(images, options.thin)
+    selection, bundle = leave_out(images, options.thin, progress)
+    selection.close()  # nothing is written
     expected = tuple(one.blob.descriptor for one in selection.expected)
     return selection.images, expected, {BUNDLE_FILE: bundle.to_json()}, bundle
 

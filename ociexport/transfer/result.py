@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ociexport.errors import InvalidReferenceError
 from ociexport.images.prepare import PreparedImage
 from ociexport.images.source import ImageName
 from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.digest import Digest
-from ociexport.spec.lazy_dataclass import dataclass, replace
+from ociexport.spec.lazy_dataclass import dataclass, field, replace
 from ociexport.spec.reference import ImageReference
+
+if TYPE_CHECKING:
+    from ociexport.storage.bundle_recipes import BundleRecipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +48,36 @@ class WrittenVolume:
 
 
 @dataclass(frozen=True, slots=True)
+class DeltaContent:
+    """What recipes brought for an image.
+
+    Args:
+        recipes: that travel in place of layers.
+        refused: layers that travel whole, since they can't be made again with their digests: the sizes of the layer
+            and of the recipe that would have travelled.
+        changed: manifests and indexes that were written anew: the new digests by the published ones.
+    """
+
+    recipes: tuple[BundleRecipe, ...]
+    refused: Mapping[Digest, tuple[int, int]] = field(hash=False)
+    changed: Mapping[Digest, Digest] = field(hash=False)
+
+
+@dataclass(frozen=True, slots=True)
 class ThinContent:
     """The layers and other blobs of an image that was copied thin; configs and manifests are always in the copy.
 
     Args:
-        new: those in the copy.
+        new: those in the copy; of a layer that is made from a recipe, the recipe.
         expected: those left out, since the far side has them.
         volumes: of an archive in several files, all of them, also those without blobs of this image.
+        delta: what recipes brought; None if none were asked for.
     """
 
     new: tuple[Descriptor, ...]
     expected: tuple[Descriptor, ...]
     volumes: tuple[WrittenVolume, ...] = ()
+    delta: DeltaContent | None = None
 
 
 @dataclass(frozen=True, slots=True)

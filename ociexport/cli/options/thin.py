@@ -20,6 +20,7 @@ from ociexport.system.progress.protocol import Progress
 if TYPE_CHECKING:
     from ociexport.images.holdings import Holdings
     from ociexport.spec.digest import Digest
+    from ociexport.transfer.bundle.delta.replace_layers import DeltaOptions
     from ociexport.transfer.bundle.select import ThinOptions
     from ociexport.transfer.sources.open import SourceOpener
     from ociexport.verification.bundles import FarSide
@@ -61,7 +62,19 @@ def add_thin_arguments(parser: argparse.ArgumentParser) -> None:
         dest="rule",
         choices=_RULES,
         help="with --since, who reads the update: docker, which needs every layer above the first new one (default for "
-        "an archive), or a registry or a layout, which go by digest (default for a layout)",
+        "an archive), or a registry or a layout, which go by digest (default for a layout, and with --delta)",
+    )
+    group.add_argument(
+        "--delta",
+        action="store_true",
+        help="with --since, bring a layer as a recipe that makes it from an older layer, if that is smaller; the far "
+        "side needs ociexport merge to read such an update",
+    )
+    group.add_argument(
+        "--allow-recompressed",
+        action="store_true",
+        help="with --delta, make a layer whose compression can't be repeated as a plain tar: the digests of its "
+        "manifest and index change, docker's image ID stays",
     )
     add_volume_argument(group)
 
@@ -94,7 +107,9 @@ def thin_options_from(
         NotFoundError, RegistryError, InvalidImageError: a HAVE can't be read.
     """
     if not options.since:
-        leave_out_configured(options, "rule")
+        leave_out_configured(options, "rule", "delta", "allow_recompressed")
+        if options.delta:
+            raise UsageError("--delta: expected --since with it", hint="see ociexport pull --help")
         if options.rule is not None:
             raise UsageError("--for: expected --since with it", hint="see ociexport pull --help")
         if options.volume_size is None:
@@ -104,8 +119,29 @@ def thin_options_from(
     from ociexport.transfer.bundle.have_volumes import read_haves  # noqa: PLC0415 - start-up: as above
     from ociexport.transfer.bundle.select import ThinOptions  # noqa: PLC0415 - start-up: as above
 
+    delta = _delta_options_from(options, opener, choice)
     since = read_haves(options.since, opener.open, choice, progress)
-    return ThinOptions(since, options.rule or ("docker" if is_archive else "layout"), source_date_epoch())
+    rule = options.rule or ("docker" if is_archive and delta is None else "layout")
+    return ThinOptions(since, rule, source_date_epoch(), delta)
+
+
+def _delta_options_from(
+    options: argparse.Namespace, opener: SourceOpener, choice: PlatformChoice | Platform
+) -> DeltaOptions | None:
+    if not options.delta:
+        leave_out_configured(options, "allow_recompressed")
+        if options.allow_recompressed:
+            raise UsageError("--allow-recompressed: expected --delta with it", hint="see ociexport pull --help")
+        return None
+    if options.allow_recompressed and options.referrers:
+        raise UsageError(
+            "--allow-recompressed: expected no --referrers with it",
+            hint="signatures and other referrers name the manifest as published",
+        )
+    from ociexport.transfer.bundle.delta.bases import HaveBytes  # noqa: PLC0415 - start-up: few pulls are thin
+    from ociexport.transfer.bundle.delta.replace_layers import DeltaOptions  # noqa: PLC0415 - start-up: as above
+
+    return DeltaOptions(HaveBytes(options.since, opener.open, choice), options.allow_recompressed)
 
 
 def verify_reads_input_once(words: Sequence[str]) -> None:

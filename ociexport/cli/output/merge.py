@@ -61,8 +61,10 @@ def _lack(image: MergedImage, blob: MissingBlob) -> str:
         bundles = ", ".join(map(printable, blob.bundles))
         what = "the rest of it" if blob.reason else "it"
         return f"{place}: {blob.reason or 'not there'}; {bundles} should have {what}"
-    bundles = " or ".join(map(printable, blob.bundles))
-    return f"{place}: {blob.reason or 'not there'}; {bundles} should have it"
+    reason = f"{place}: {blob.reason or 'not there'}"
+    if not blob.bundles:
+        return reason
+    return f"{reason}; {' or '.join(map(printable, blob.bundles))} should have it"
 
 
 def _summary(result: MergeResult, *, dry_run: bool) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO, TextIO
 from ociexport.cli.errors import one_line, proof_of, report_error
 from ociexport.cli.exit_codes import DISK, OK, exit_code_of
 from ociexport.cli.options.json import print_json, to_json_text
+from ociexport.cli.output.recipes import recipes_to_json, tell_recipes
 from ociexport.cli.output.summary import summary
 from ociexport.errors import OciexportError, counted, printable
 from ociexport.system.progress.protocol import Progress, format_bytes
@@ -76,6 +77,7 @@ class PullReport:
             if thin[0].volumes:
                 size = format_bytes(sum(volume.size for volume in thin[0].volumes))
                 self.progress.say(f"{self._place}: {counted(len(thin[0].volumes), 'volume')} ({size}), and SHA256SUMS")
+            tell_recipes(thin, self._place, self.progress)
         if self._is_json:
             images = [_result_to_json(result) for result in self._results]
             volumes = _volumes_to_json(thin[0].volumes if thin else ())
@@ -149,6 +151,7 @@ def _selection_to_json(result: PullResult) -> dict[str, object]:
         "newBytes": sum(one.size for one in result.thin.new),
         "expectedBlobs": len(result.thin.expected),
         "expectedBytes": sum(one.size for one in result.thin.expected),
+        **recipes_to_json(result.thin),
     }
 
 

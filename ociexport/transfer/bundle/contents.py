@@ -9,11 +9,11 @@ from contextlib import closing, suppress
 from typing import Protocol
 
 from ociexport.errors import InvalidImageError, NotFoundError, UsageError, quoted
-from ociexport.images.source import ImageSource
+from ociexport.images.source import BlobOpener, ImageSource
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import ByteStream
 from ociexport.storage.archive.members import ArchiveMembers
-from ociexport.storage.archive.reader import open_archive_images
+from ociexport.storage.archive.reader import ArchiveBlobs, open_archive_images
 from ociexport.storage.bundle import MAX_BUNDLE_BYTES, Bundle, parse_bundle
 from ociexport.storage.directory import ImageDirectory
 from ociexport.storage.index import ListedSource
@@ -41,6 +41,10 @@ class Contents(Protocol):
 
     def holds(self, descriptor: Descriptor) -> bool:
         """Whether the blob is there with its declared size; its bytes are not read."""
+
+    @property
+    def opener(self) -> BlobOpener:
+        """Opens all its blobs, also those that no manifest names."""
 
     def read_bundle(self) -> Bundle | None:
         """Return its ``bundle.json``; None if it has none.
@@ -78,6 +82,11 @@ class LayoutContents:
             status = self._layout.directory.status(blob_name(descriptor.digest))
             return stat.S_ISREG(status.st_mode) and status.st_size == descriptor.size
         return False
+
+    @property
+    def opener(self) -> BlobOpener:
+        """The layout."""
+        return self._layout
 
     def read_bundle(self) -> Bundle | None:
         """Return its ``bundle.json``; see `Contents`."""
@@ -120,6 +129,11 @@ class ArchiveContents:
         others = (source for source in self.sources() if not isinstance(source, ListedSource))
         return any(_opens(source, descriptor) for source in others)
 
+    @property
+    def opener(self) -> BlobOpener:
+        """The opener of the archive's blobs."""
+        return ArchiveBlobs(self._members)
+
     def read_bundle(self) -> Bundle | None:
         """Return its ``bundle.json``; see `Contents`."""
         if BUNDLE_FILE not in self._members:
@@ -150,6 +164,11 @@ class SingleContents:
     def holds(self, descriptor: Descriptor) -> bool:
         """Whether the source opens the blob."""
         return _opens(self._source, descriptor)
+
+    @property
+    def opener(self) -> BlobOpener:
+        """The source."""
+        return self._source
 
     def read_bundle(self) -> None:
         """Return None: it is no bundle."""

@@ -34,6 +34,17 @@ class Gathered:
     reused: frozenset[Digest]
     there: Mapping[Digest, tuple[CollectedRange, ...]] = field(default_factory=dict)
 
+    def joined_with(self, later: Gathered) -> Gathered:
+        """Return what became of the blobs of both; what is added later is no longer missing."""
+        missing = {digest: reason for digest, reason in self.missing.items() if digest not in later.added}
+        missing |= later.missing
+        return Gathered(
+            missing,
+            {**self.added, **later.added},
+            self.reused | later.reused,
+            {digest: ranges for digest, ranges in {**self.there, **later.there}.items() if digest in missing},
+        )
+
 
 def gather(
     images: Sequence[Incoming], volumes: Sequence[OpenVolume], layout: ImageLayout, jobs: int, progress: Progress

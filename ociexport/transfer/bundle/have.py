@@ -167,7 +167,7 @@ def _is_images(path: str) -> bool:
 
 
 def holdings_of(contents: Contents, name: str, to_prove: Collection[Digest] = ()) -> Holdings:
-    """Return what a far side has that has these contents; of a bundle, also what it expects there.
+    """Return what a far side has that has these contents; of a bundle, also what it expects or makes there.
 
     Args:
         to_prove: digests or diff_ids of layers that count only if their bytes are read and right.
@@ -176,7 +176,7 @@ def holdings_of(contents: Contents, name: str, to_prove: Collection[Digest] = ()
         NotFoundError, InvalidImageError: they are no images, or a document is damaged.
     """
     bundle = contents.read_bundle()
-    expected = bundle.expected_digests if bundle is not None else frozenset()
+    expected = bundle.expected_digests | bundle.made_digests if bundle is not None else frozenset()
     images = []
     for source in contents.sources():
         try:

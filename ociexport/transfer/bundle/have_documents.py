@@ -109,7 +109,7 @@ def _of_bundle(found: _Found, name: str) -> Holdings:
 def holdings_of_bundle(bundle: Bundle, name: str) -> Holdings:
     """Return what a far side has after it got a bundle: all that the bundle contains, and all that it expects."""
     diff_ids = diff_ids_in(bundle)
-    there = {blob.digest for blob in (*bundle.blobs, *bundle.expected)}
+    there = {blob.digest for blob in (*bundle.blobs, *bundle.expected)} | bundle.made_digests
     chains: dict[tuple[HeldLayer, ...], None] = {}
     for image in bundle.images:
         for manifest in image.manifests:

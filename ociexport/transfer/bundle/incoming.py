@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 
 from ociexport.errors import InvalidImageError, NotFoundError
 from ociexport.images.prepare import PreparedImage
-from ociexport.images.source import ImageName, ImageSource
+from ociexport.images.source import BlobOpener, ImageName, ImageSource
 from ociexport.images.wanted_blobs import BlobToFetch
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass, field, replace
 from ociexport.storage.bundle import Bundle, replaced_by, with_replaced
+from ociexport.storage.bundle_recipes import BundleRecipe
 from ociexport.storage.bundle_volume import BundleVolume, PlacedBlob
 from ociexport.storage.index import ListedSource, named, shown_name
 from ociexport.storage.layout.documents import BUNDLE_FILE, INDEX_FILE
@@ -33,9 +34,11 @@ class Incoming:
         image: its documents and all its blobs; None if its own manifest is not there.
         absent: documents that should be there and are not.
         holds: whether the bundle has a blob.
+        opener: opens the blobs of the bundle.
         owners: by blob, the names of the bundles that should have it; for any other blob it is ``bundle``.
         volume: the volume that the image came in; its other blobs should be in the other volumes.
         is_pending: whether it waits since an earlier merge.
+        recipes: of its layers that the bundle brings as recipes.
     """
 
     bundle: str
@@ -44,9 +47,11 @@ class Incoming:
     image: PreparedImage | None
     absent: tuple[Digest, ...]
     holds: Callable[[Descriptor], bool]
+    opener: BlobOpener
     owners: Mapping[Digest, tuple[str, ...]] = field(default_factory=dict)
     volume: BundleVolume | None = None
     is_pending: bool = False
+    recipes: Mapping[Digest, BundleRecipe] = field(default_factory=dict)
 
     @property
     def shown(self) -> str:
@@ -61,6 +66,13 @@ class Incoming:
         return tuple(
             blob for blob in self.image.blobs if not _is_foreign(blob.descriptor) or self.holds(blob.descriptor)
         )
+
+    def without(self, made: Container[Digest]) -> Incoming:
+        """Return the image without the blobs that were just made, so that they are not hashed again."""
+        if self.image is None:
+            return self
+        blobs = tuple(blob for blob in self.image.blobs if blob.descriptor.digest not in made)
+        return replace(self, image=self.image._replace(blobs=blobs))
 
     def owners_of(self, digest: Digest, there: Sequence[CollectedRange] = ()) -> tuple[str, ...]:
         """Return the names of the bundles that should have a blob or document.
@@ -201,6 +213,17 @@ def _of_source(source: ImageSource, contents: Contents, bundle: Bundle | None) -
     called = name.full or name.tag
     told = bundle.images if bundle is not None and called is not None else ()
     before = [digest for one in told if one.name == called for digest in one.replaces]
-    entry = named(with_replaced(entry, before), name)
-    volume = bundle.volume if bundle is not None else None
-    return Incoming(contents.place, entry, name, image, absent, contents.holds, owners, volume)
+    layers = {blob.descriptor.digest for blob in image.blobs} if image is not None else set()
+    made = bundle.recipes if bundle is not None else ()
+    return Incoming(
+        bundle=contents.place,
+        entry=named(with_replaced(entry, before), name),
+        name=name,
+        image=image,
+        absent=absent,
+        holds=contents.holds,
+        opener=contents.opener,
+        owners=owners,
+        volume=bundle.volume if bundle is not None else None,
+        recipes={one.layer.digest: one for one in made if one.layer.digest in layers},
+    )

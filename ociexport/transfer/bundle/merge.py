@@ -3,6 +3,7 @@
 1. The images of all bundles are read, and those that wait in the layout since an earlier merge.
 2. Their blobs are copied, each verified, from the first bundle that has it whole; those that are there are hashed.
    Of a cut blob, the verified ranges wait in the layout until all of them are there.
+   Layers that come as recipes are made from the older layers that are then there.
 3. Manifests are written. An image without a gap gets its name; the others are remembered, with what they lack.
 
 A process that is killed leaves whole blobs and no names of incomplete images, so the next run goes on from there.
@@ -11,8 +12,9 @@ A process that is killed leaves whole blobs and no names of incomplete images, s
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING
 
 from ociexport.errors import InvalidImageError, NotFoundError, OciexportError, UsageError, quoted
 from ociexport.images.fetch import DEFAULT_JOBS, verify_jobs
@@ -39,6 +41,11 @@ from ociexport.transfer.bundle.incoming import (
 )
 from ociexport.transfer.bundle.ranges import OpenVolume
 
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from ociexport.transfer.bundle.rebuild import Rebuilt
+
 
 @dataclass(frozen=True, slots=True)
 class MissingBlob:
@@ -47,8 +54,8 @@ class MissingBlob:
     Args:
         label: what it is in the image.
         size: None for a manifest of unknown size.
-        bundles: names of the bundles that should have it.
-        reason: why it could not be taken from a bundle that has it; None if none has it.
+        bundles: names of the bundles that should have it; empty for a layer that comes as a recipe.
+        reason: why it could not be taken from a bundle that has it, or made; None if none has it.
         is_cut: whether each of ``bundles`` has a range of it, and all are needed.
         is_to_come: whether ``bundles`` are volumes of a set of which others were merged, and none of these is damaged.
     """
@@ -140,15 +147,23 @@ def merge(
     with ExitStack() as stack:
         images, volumes, unreadable = _read_all(layout, bundles, stack)  # 1
         if dry_run:
-            gathered = would_gather(images, volumes, layout)
+            gathered, _ = _gather_and_make(
+                images,
+                lambda some: would_gather(some, volumes, layout),
+                lambda: _rebuilding().would_rebuild(images, layout),
+            )
             return _result(each_of_a_set_once(images), gathered, _listed_in(layout), unreadable)
         if not images:
             return MergeResult((), unreadable, 0, 0, 0)
-        with layout.begin():
+        with layout.begin() as use:
             listed = _listed_in(layout)
-            gathered = gather(images, volumes, layout, jobs, progress)  # 2
+            gathered, able = _gather_and_make(  # 2
+                images,
+                lambda some: gather(some, volumes, layout, jobs, progress),
+                lambda: _rebuilding().rebuild(images, layout, use, progress),
+            )
             images = each_of_a_set_once(images)
-            _write(layout, images, gathered, listed)  # 3
+            _write(layout, each_of_a_set_once(able), gathered, listed)  # 3
         return _result(images, gathered, listed, unreadable)
 
 
@@ -179,6 +194,27 @@ def _read_all(
     given = {(image.name, image.entry.digest) for image in images}
     waiting = [image for image in read_pending_images(layout) if (image.name, image.entry.digest) not in given]
     return in_order([*waiting, *images]), volumes, tuple(unreadable)
+
+
+def _gather_and_make(
+    images: Sequence[Incoming], gather_some: Callable[[Sequence[Incoming]], Gathered], make: Callable[[], Rebuilt]
+) -> tuple[Gathered, Sequence[Incoming]]:
+    """Return what became of all blobs, and the images whose recipes could be used: all others are left alone."""
+    whole = [image for image in images if not image.recipes]
+    if len(whole) == len(images):
+        return gather_some(images), images
+    gathered = gather_some(whole)
+    rebuilt = make()
+    gathered = gathered.joined_with(gather_some([image.without(rebuilt.made) for image in rebuilt.images]))
+    unable = {id(image) for image in images if image.recipes} - {id(image) for image in rebuilt.images}
+    gathered = gathered.joined_with(Gathered(rebuilt.failures, rebuilt.made, frozenset()))
+    return gathered, [image for image in images if id(image) not in unable]
+
+
+def _rebuilding() -> ModuleType:
+    from ociexport.transfer.bundle import rebuild  # noqa: PLC0415 - start-up: few bundles have recipes
+
+    return rebuild
 
 
 def _listed_in(layout: ImageLayout) -> frozenset[Descriptor]:
@@ -230,7 +266,7 @@ def _missing_of(image: Incoming, gathered: Gathered) -> tuple[MissingBlob, ...]:
             digest := blob.descriptor.digest,
             blob.label,
             blob.descriptor.size,
-            image.owners_of(digest, gathered.there.get(digest, ())),
+            image.owners_of(digest, gathered.there.get(digest, ())) if digest not in image.recipes else (),
             gathered.missing[digest] or _part_of(blob.descriptor.size, gathered.there.get(digest, ())),
             digest in gathered.there or image.is_cut(digest),
             image.places(digest) and gathered.missing[digest] is None,

@@ -8,14 +8,19 @@ Manifests, indexes and configs always travel, so the far side can prove what it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from ociexport.images.holdings import HeldLayer, Holdings, held_by_docker
 from ociexport.images.prepare import PreparedImage, PreparedManifest
 from ociexport.images.wanted_blobs import BlobToFetch
 from ociexport.spec.config import pair_layers
+from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass, replace
-from ociexport.transfer.result import PullResult, ThinContent, WrittenVolume
+from ociexport.transfer.result import DeltaContent, PullResult, ThinContent, WrittenVolume
+
+if TYPE_CHECKING:
+    from ociexport.transfer.bundle.delta.replace_layers import DeltaOptions, Recipes
 
 DOCKER, REGISTRY, LAYOUT = "docker", "registry", "layout"
 RULES = (DOCKER, REGISTRY, LAYOUT)
@@ -29,11 +34,13 @@ class ThinOptions:
         since: what it has; empty for volumes of whole images.
         rule: `DOCKER`, `REGISTRY` or `LAYOUT`.
         seconds: the time in ``bundle.json``, since 1970; None for none.
+        delta: how recipes of new layers are made; None to copy whole layers.
     """
 
     since: tuple[Holdings, ...]
     rule: str = LAYOUT
     seconds: int | None = None
+    delta: DeltaOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +57,20 @@ class ExpectedBlob:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Images with only the blobs that are new to the far side, and the blobs that were left out."""
+    """Images with only the blobs that are new to the far side, and the blobs that were left out; closed with `close`.
+
+    Args:
+        recipes: that are among the blobs in place of layers; None if none were asked for.
+    """
 
     images: tuple[PreparedImage, ...]
     expected: tuple[ExpectedBlob, ...]
+    recipes: Recipes | None = None
+
+    def close(self) -> None:
+        """Close the file of the recipes."""
+        if self.recipes is not None:
+            self.recipes.close()
 
     def result_of(
         self, result: PullResult, image: PreparedImage, volumes: tuple[WrittenVolume, ...] = ()
@@ -68,7 +85,21 @@ class Selection:
                 tuple(blob.descriptor for blob in image.blobs if blob.descriptor.digest not in configs),
                 tuple(descriptor for descriptor in expected if descriptor.digest in needed),
                 volumes,
+                self._delta_of(image, needed) if self.recipes is not None else None,
             ),
+        )
+
+    def _delta_of(self, image: PreparedImage, needed: Container[Digest]) -> DeltaContent:
+        assert self.recipes is not None  # noqa: S101 - asked before
+        sizes = {blob.descriptor.digest: blob.descriptor.size for blob in image.blobs}
+        return DeltaContent(
+            tuple(recipe for recipe in self.recipes.made if recipe.layer.digest in needed),
+            {digest: (sizes[digest], size) for digest, size in self.recipes.refused.items() if digest in sizes},
+            {
+                old: document.digest
+                for document in image.documents
+                if (old := self.recipes.changed.get(document.digest)) is not None
+            },
         )
 
 

@@ -11,6 +11,7 @@ from ociexport.images.prepare import PreparedImage, PreparedManifest
 from ociexport.spec.config import pair_layers
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest
+from ociexport.spec.lazy_dataclass import replace
 from ociexport.storage.bundle import (
     Bundle,
     BundleBlob,
@@ -23,18 +24,31 @@ from ociexport.storage.bundle import (
 from ociexport.storage.layout.blobs import OWN_DIRECTORY
 from ociexport.storage.layout.documents import BUNDLE_FILE, LOCK_FILE
 from ociexport.storage.layout.layout import ImageLayout
+from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.transfer.bundle.contents import read_layout_bundle
 from ociexport.transfer.bundle.select import Selection, ThinOptions, select_new
 
 
-def leave_out(images: Sequence[PreparedImage], thin: ThinOptions) -> tuple[Selection, Bundle]:
-    """Return ``images`` with what is new to the far side, and the ``bundle.json`` that says what is left out."""
+def leave_out(
+    images: Sequence[PreparedImage], thin: ThinOptions, progress: Progress = SILENT
+) -> tuple[Selection, Bundle]:
+    """Return ``images`` with what is new to the far side, and the ``bundle.json`` that says what is left out.
+
+    The caller closes the selection.
+    """
     selection = select_new(images, thin)
+    if thin.delta is not None:
+        from ociexport.transfer.bundle.delta.replace_layers import with_recipes  # noqa: PLC0415 - start-up: few need it
+
+        written, recipes = with_recipes(selection.images, thin.delta, progress)
+        selection = replace(selection, images=written, recipes=recipes)
     return selection, describe_bundle(selection, thin)
 
 
 def describe_bundle(selection: Selection, thin: ThinOptions) -> Bundle:
     """Return the ``bundle.json`` of the selected images."""
+    made = selection.recipes.made if selection.recipes is not None else ()
+    recipes = {recipe.recipe.digest for recipe in made}
     diff_ids: dict[Digest, Digest] = {}
     documents: dict[Digest, BundleBlob] = {}
     blobs: dict[Digest, BundleBlob] = {}
@@ -45,6 +59,8 @@ def describe_bundle(selection: Selection, thin: ThinOptions) -> Bundle:
         for document in image.documents:
             documents[document.digest] = BundleBlob(document.digest, len(document.raw), document.media_type or "")
         for blob in image.blobs:
+            if blob.descriptor.digest in recipes:
+                continue
             blobs[blob.descriptor.digest] = _blob(blob.descriptor, diff_ids)
     return Bundle(
         rule=thin.rule,
@@ -54,6 +70,7 @@ def describe_bundle(selection: Selection, thin: ThinOptions) -> Bundle:
         documents=tuple(documents.values()),
         blobs=tuple(blobs.values()),
         expected=tuple(_blob(one.blob.descriptor, diff_ids, one.since) for one in selection.expected),
+        recipes=tuple({recipe.layer.digest: recipe for recipe in made}.values()),
     )
 
 
