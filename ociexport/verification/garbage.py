@@ -15,10 +15,13 @@ import stat
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 
-from ociexport.errors import InvalidImageError
+from ociexport.errors import InvalidImageError, NotFoundError
+from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass
+from ociexport.storage.bundle import parse_bundle
 from ociexport.storage.index import ListedSource
 from ociexport.storage.layout.blobs import BLOBS_DIRECTORY, OWN_DIRECTORY, PARTIAL_DIRECTORY, blob_name
+from ociexport.storage.layout.documents import BUNDLE_FILE
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.storage.layout.pending import PENDING_FILE, read_pending
 from ociexport.storage.layout.ranges import collected_files
@@ -136,10 +139,24 @@ def remove_garbage(layout: ImageLayout, garbage: GarbageResult) -> None:
 
 
 def _unnamed_blobs(layout: ImageLayout, walk: Walk) -> Iterator[Dropped]:
-    kept = walk.reached
+    kept = walk.reached | _recipes_of(layout, walk)
     for entry in layout_blobs(layout.directory):
         if entry.digest not in kept and (entry.digest is not None or _is_unfinished(entry)):
             yield _dropped(entry.path, entry.status)
+
+
+def _recipes_of(layout: ImageLayout, walk: Walk) -> frozenset[Digest]:
+    """Return the recipes of an update, for layers that its images need.
+
+    Raises:
+        InvalidImageError: ``bundle.json`` can't be read.
+    """
+    try:
+        raw = LayoutStore(layout).read_file(BUNDLE_FILE)
+    except NotFoundError:
+        return frozenset()
+    recipes = parse_bundle(raw, where=layout.directory.path_of(BUNDLE_FILE)).recipes
+    return frozenset(one.recipe.digest for one in recipes if one.layer.digest in walk.blobs)
 
 
 def _is_unfinished(entry: BlobEntry) -> bool:

@@ -13,6 +13,7 @@ from ociexport.system.progress.protocol import SILENT, Progress
 if TYPE_CHECKING:
     from ociexport.registry.options import RegistryOptions
     from ociexport.verification.bundles import FarSide
+    from ociexport.verification.recipes import RecipeProver
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +27,4 @@ class VerifyOptions:
     progress: Progress = SILENT
     registry: RegistryOptions | None = None
     against: FarSide | None = None
+    prove_recipes: RecipeProver | None = None

@@ -171,8 +171,8 @@ class WholeArchive:
                     self._take([OpenVolume(self._members, self.bundle, self.bundle.volume)])
             if self._members is None:
                 return []
-            expected = self.bundle.expected_digests if self.bundle is not None else ()
-            return read_archive_roots(self._members, findings, progress, frozenset(map(blob_name, expected)))
+            absent = self.bundle.expected_digests | self.bundle.made_digests if self.bundle is not None else ()
+            return read_archive_roots(self._members, findings, progress, frozenset(map(blob_name, absent)))
         except InvalidImageError as error:
             message = f"{error.message}; {error.hint}" if error.hint else error.message
             findings.add(kind_of(error, Kind.UNREADABLE), self.place, message)

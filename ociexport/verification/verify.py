@@ -15,7 +15,7 @@ from ociexport.images.source import ImageSource
 from ociexport.layers.limits import Limits
 from ociexport.layers.record import OutlineFile
 from ociexport.spec.descriptor import Descriptor, Platform
-from ociexport.spec.digest import Digest
+from ociexport.spec.digest import ByteStream, Digest
 from ociexport.spec.lazy_dataclass import dataclass, replace
 from ociexport.spec.manifest import Manifest
 from ociexport.spec.platforms import host_platform
@@ -32,6 +32,14 @@ from ociexport.verification.chains import add_artifact_notes, add_layer_findings
 from ociexport.verification.findings import UNREFERENCED, Finding, Findings, Kind
 from ociexport.verification.layers import LayerExaminer
 from ociexport.verification.options import VerifyOptions
+from ociexport.verification.recipes import (
+    RecipeProver,
+    add_proof_findings,
+    add_recipe_findings,
+    bases_of,
+    made_layers,
+    recipes_to_check,
+)
 from ociexport.verification.selection import Selection
 from ociexport.verification.targets import Subject, open_subject
 from ociexport.verification.volumes import VolumeSet, VolumesFound
@@ -55,6 +63,7 @@ class Verification:
         tar_bytes: their uncompressed size.
         expected: of a bundle, the blobs that are meant to be absent; None without a ``bundle.json``.
         volumes: which volumes of a set were verified; None for anything else.
+        recipes: number of layers that are absent too, since recipes make them on the far side.
     """
 
     findings: tuple[Finding, ...]
@@ -66,6 +75,7 @@ class Verification:
     tar_bytes: int = 0
     expected: tuple[Descriptor, ...] | None = None
     volumes: VolumesFound | None = None
+    recipes: int = 0
 
     @property
     def is_right(self) -> bool:
@@ -84,6 +94,8 @@ class Verification:
         if self.expected is not None:
             size = format_bytes(sum(blob.size for blob in self.expected))
             looked += f"; expects {counted(len(self.expected), 'blob')} ({size}) on the far side"
+        if self.recipes:
+            looked += f"; makes {counted(self.recipes, 'layer')} there from recipes"
         if self.volumes is not None:
             looked += f"; {self.volumes}"
         return f"{looked}: {f'{wrong} wrong' if wrong else 'no problems found'}"
@@ -97,6 +109,7 @@ def verify(
     limits: Limits | None = None,
     platform: Platform | PlatformChoice | None = None,
     against: FarSide | None = None,
+    prove_recipes: RecipeProver | None = None,
     progress: Progress = SILENT,
     registry: RegistryOptions | None = None,
 ) -> Verification:
@@ -113,6 +126,7 @@ def verify(
             registry.
         against: returns what the far side has, for a bundle: a blob that neither has is a problem. It gets the digests
             and diff_ids of the absent layers, which it proves as far as it has their bytes.
+        prove_recipes: makes the layers that come as recipes, for ``deep`` with ``against``; None not to make them.
         progress: receives progress.
         registry: options for reaching registries.
 
@@ -121,7 +135,8 @@ def verify(
         NoMatchingPlatformError: the image has no such ``platform``.
         OSError: temporary files cannot be written.
     """
-    return verify_source(source, VerifyOptions(strict, deep, limits, platform, progress, registry, against))
+    wishes = VerifyOptions(strict, deep, limits, platform, progress, registry, against, prove_recipes)
+    return verify_source(source, wishes)
 
 
 def verify_source(source: str | os.PathLike[str] | ImageSource | Sequence[str], wishes: VerifyOptions) -> Verification:
@@ -158,14 +173,23 @@ def verify_subject(
         for digest, names in walk.blobs.items()
     ]
     left_over = [] if wishes.platform is not None else _left_over(subject, walk, findings)
-    states.update(check_blobs([blob for blob in (*named, *left_over) if not _is_known(blob, states)], wishes.progress))
-    held = wishes.against(absent_layers(walk, states)) if wishes.against is not None else None
+    recipes = recipes_to_check(subject.bundle, subject.open_blob)
+    left_over = [blob for blob in left_over if all(blob.digest != recipe.digest for recipe in recipes)]
+    blobs = [*named, *recipes, *left_over]
+    states.update(check_blobs([blob for blob in blobs if not _is_known(blob, states)], wishes.progress))
+    made = made_layers(walk, states, subject.bundle)
+    held = wishes.against(absent_layers(walk, states) | bases_of(made)) if wishes.against is not None else None
     expected = expected_blobs(walk, states, subject.bundle, held or ())
-    add_blob_findings(walk.blobs, states, findings, expected)
+    add_blob_findings(walk.blobs, states, findings, {**expected, **made})
     elsewhere = subject.volumes.elsewhere if subject.volumes is not None else {}
     add_expected_findings(walk, expected, subject.bundle, held, findings, elsewhere=elsewhere)
     if subject.bundle is not None and wishes.platform is None:
         add_bundle_findings(subject.bundle, roots, walk, states, findings)
+    if subject.bundle is not None and subject.bundle.recipes:
+        usable = add_recipe_findings(subject.bundle, made, walk, states, held=held, findings=findings)
+        if wishes.deep and held is not None and wishes.prove_recipes is not None:
+            problems = wishes.prove_recipes(tuple(usable.values()), _Stored(subject))
+            add_proof_findings(usable, problems, walk, findings)
     if wishes.deep:  # 3
         add_layer_findings(images, states, wishes.limits or Limits(), findings)
         add_artifact_notes(artifacts, findings)
@@ -174,9 +198,10 @@ def verify_subject(
     not_here = tuple(blob for digest, blob in expected.items() if digest not in elsewhere)
     volumes = None
     if subject.volumes is not None:
-        wrong = {digest for digest, state in states.items() if state.kind is not None and digest not in expected}
+        absent = {**expected, **made}
+        wrong = {digest for digest, state in states.items() if state.kind is not None and digest not in absent}
         volumes = subject.volumes.found({*wrong, *elsewhere}, findings)
-    hashed = [states[blob.digest] for blob in (*named, *left_over)]
+    hashed = [states[blob.digest] for blob in blobs]
     verification = Verification(
         findings=tuple(_located(finding, subject.volumes) for finding in findings),
         images=len(roots),
@@ -187,6 +212,7 @@ def verify_subject(
         tar_bytes=sum(state.layer.tar_bytes for state in hashed if state.layer is not None),
         expected=not_here if subject.bundle is not None or not_here else None,
         volumes=volumes,
+        recipes=len(made),
     )
     return verification, walk
 
@@ -216,6 +242,16 @@ def _located(finding: Finding, volumes: VolumeSet | None) -> Finding:
     if place is None or not finding.is_wrong or finding.place.startswith(place):
         return finding
     return replace(finding, message=f"{finding.message}; it is in {printable(place)}")
+
+
+class _Stored:
+    """Opens the blobs of a subject, also those that no manifest names."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+
+    def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
+        return self._subject.open_blob(descriptor.digest).open_blob(descriptor, offset)
 
 
 def _examiner(

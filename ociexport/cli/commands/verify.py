@@ -11,7 +11,7 @@ from ociexport.cli.options.limits import add_limit_arguments, limits_from
 from ociexport.cli.options.platform import add_several_platforms_arguments, named_choice_from
 from ociexport.cli.options.progress import add_progress_arguments, progress_from
 from ociexport.cli.options.registry import add_registry_arguments, registry_options_from
-from ociexport.cli.options.thin import HAVE, far_side_from
+from ociexport.cli.options.thin import HAVE, far_side_from, recipe_prover_from
 from ociexport.errors import UsageError, escaped
 from ociexport.spec.digest import Digest
 from ociexport.system.progress.protocol import Progress
@@ -106,6 +106,7 @@ def _verify_options_from(options: argparse.Namespace, progress: Progress) -> Ver
         limits=limits_from(options),
         platform=named_choice_from(options),
         against=far_side_from(options, progress),
+        prove_recipes=recipe_prover_from(options, progress),
         progress=progress,
         registry=registry_options_from(options),
     )
@@ -194,7 +195,11 @@ def _to_json(found: Verification) -> dict[str, object]:
 def _expected_to_json(found: Verification) -> dict[str, object]:
     if found.expected is None:
         return {}
-    return {"expectedBlobs": len(found.expected), "expectedBytes": sum(blob.size for blob in found.expected)}
+    return {
+        "expectedBlobs": len(found.expected),
+        "expectedBytes": sum(blob.size for blob in found.expected),
+        "recipes": found.recipes,
+    }
 
 
 def _volumes_to_json(found: Verification) -> dict[str, object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -19,11 +19,14 @@ from ociexport.system.progress.protocol import Progress
 
 if TYPE_CHECKING:
     from ociexport.images.holdings import Holdings
+    from ociexport.images.source import BlobOpener
     from ociexport.spec.digest import Digest
+    from ociexport.storage.bundle_recipes import BundleRecipe
     from ociexport.transfer.bundle.delta.replace_layers import DeltaOptions
     from ociexport.transfer.bundle.select import ThinOptions
     from ociexport.transfer.sources.open import SourceOpener
     from ociexport.verification.bundles import FarSide
+    from ociexport.verification.recipes import RecipeProver
 
 _REQUIREMENTS = ("signature", "sbom", "referrers")
 _RULES = ("docker", "registry", "layout")
@@ -173,3 +176,20 @@ def far_side_from(options: argparse.Namespace, progress: Progress) -> FarSide | 
             return read_haves(options.against, opener.open, choice, progress, to_prove=to_prove)
 
     return read_all
+
+
+def recipe_prover_from(options: argparse.Namespace, progress: Progress) -> RecipeProver | None:
+    """Return what makes the layers of recipes from what ``--against`` names, for ``--deep``; None without both."""
+    if not options.against or not options.deep:
+        return None
+
+    def prove(recipes: Sequence[BundleRecipe], bundle: BlobOpener) -> Mapping[Digest, str]:
+        from ociexport.transfer.bundle.delta.bases import HaveBytes  # noqa: PLC0415 - start-up: as above
+        from ociexport.transfer.bundle.delta.prove import prove_recipes  # noqa: PLC0415 - start-up: as above
+        from ociexport.transfer.sources.open import SourceOpener  # noqa: PLC0415 - start-up: as above
+
+        choice = named_choice_from(options) or platform_from(argparse.Namespace(platform=None))
+        with closing(SourceOpener(options=registry_options_from(options), progress=progress)) as opener:
+            return prove_recipes(recipes, bundle, HaveBytes(options.against, opener.open, choice), progress)
+
+    return prove
