@@ -150,7 +150,7 @@ def merge(
             gathered, _ = _gather_and_make(
                 images,
                 lambda some: would_gather(some, volumes, layout),
-                lambda: _rebuilding().would_rebuild(images, layout),
+                lambda gathered: _rebuilding().would_rebuild(images, layout, gathered.added),
             )
             return _result(each_of_a_set_once(images), gathered, _listed_in(layout), unreadable)
         if not images:
@@ -160,7 +160,7 @@ def merge(
             gathered, able = _gather_and_make(  # 2
                 images,
                 lambda some: gather(some, volumes, layout, jobs, progress),
-                lambda: _rebuilding().rebuild(images, layout, use, progress),
+                lambda _: _rebuilding().rebuild(images, layout, use, progress),
             )
             images = each_of_a_set_once(images)
             _write(layout, each_of_a_set_once(able), gathered, listed)  # 3
@@ -197,14 +197,16 @@ def _read_all(
 
 
 def _gather_and_make(
-    images: Sequence[Incoming], gather_some: Callable[[Sequence[Incoming]], Gathered], make: Callable[[], Rebuilt]
+    images: Sequence[Incoming],
+    gather_some: Callable[[Sequence[Incoming]], Gathered],
+    make: Callable[[Gathered], Rebuilt],
 ) -> tuple[Gathered, Sequence[Incoming]]:
     """Return what became of all blobs, and the images whose recipes could be used: all others are left alone."""
     whole = [image for image in images if not image.recipes]
     if len(whole) == len(images):
         return gather_some(images), images
     gathered = gather_some(whole)
-    rebuilt = make()
+    rebuilt = make(gathered)
     gathered = gathered.joined_with(gather_some([image.without(rebuilt.made) for image in rebuilt.images]))
     unable = {id(image) for image in images if image.recipes} - {id(image) for image in rebuilt.images}
     gathered = gathered.joined_with(Gathered(rebuilt.failures, rebuilt.made, frozenset()))

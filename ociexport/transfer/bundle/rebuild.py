@@ -7,7 +7,7 @@ bundle has to come again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from ociexport.errors import InvalidImageError, NotFoundError, OciexportError, printable
 from ociexport.spec.digest import Digest
@@ -64,12 +64,17 @@ def rebuild(images: Sequence[Incoming], layout: ImageLayout, use: LayoutUse, pro
     return Rebuilt({digest: size for digest, size in made.items() if digest in kept}, tuple(done), failures)
 
 
-def would_rebuild(images: Sequence[Incoming], layout: ImageLayout) -> Rebuilt:
-    """Return what `rebuild` would do as far as that is known without reading a blob: whether each base is there."""
+def would_rebuild(images: Sequence[Incoming], layout: ImageLayout, added: Collection[Digest]) -> Rebuilt:
+    """Return what `rebuild` would do as far as that is known without reading a blob: whether each base is there.
+
+    Args:
+        added: blobs that the merge would bring before, also those whose ranges are in several volumes.
+    """
     made: dict[Digest, int] = {}
     failures: dict[Digest, str] = {}
     done: list[Incoming] = []
     coming = {blob.descriptor.digest for image in images for blob in image.blobs if image.holds(blob.descriptor)}
+    coming.update(added)
     for image in images:
         failed: dict[Digest, str] = {}
         for digest, recipe in image.recipes.items():
