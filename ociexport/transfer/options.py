@@ -38,7 +38,8 @@ class PullOptions:
             stored as plain tars, since these are inflated anyway.
         required: what must be beside the image: ``signature``, ``sbom``, ``referrers``; needs ``referrers``.
         thin: what the far side has and need not get; None to copy whole images.
-        volume_bytes: the most that each volume of an archive may have; None for one archive. Needs ``thin``.
+        volume_bytes: the most that each volume of an archive may have; None for one archive. Needs ``thin``, without
+            recipes.
 
     Raises:
         UsageError: ``jobs`` is out of range, or ``referrers`` or ``thin`` is combined with an option that changes the
@@ -68,6 +69,11 @@ class PullOptions:
             raise UsageError(
                 "deep: expected no volumes, into which a layer may be cut",
                 hint="pull --deep into a layout first, and write the volumes from there",
+            )
+        if self.volume_bytes is not None and self.thin is not None and self.thin.delta is not None:
+            raise UsageError(
+                "delta: expected no volumes, into which a recipe may be cut",
+                hint="an update of recipes is one archive; without delta, whole layers travel in volumes",
             )
         if self.thin is not None and (self.decompress or self.legacy):
             raise UsageError(

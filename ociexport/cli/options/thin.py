@@ -71,7 +71,7 @@ def add_thin_arguments(parser: argparse.ArgumentParser) -> None:
         "--delta",
         action="store_true",
         help="with --since, bring a layer as a recipe that makes it from an older layer, if that is smaller; the far "
-        "side needs ociexport merge to read such an update",
+        "side needs ociexport merge to read such an update, and it is one archive or layout, not volumes",
     )
     group.add_argument(
         "--allow-recompressed",
@@ -111,8 +111,10 @@ def thin_options_from(
     """
     if not options.since:
         leave_out_configured(options, "rule", "delta", "allow_recompressed")
-        if options.delta:
-            raise UsageError("--delta: expected --since with it", hint="see ociexport pull --help")
+        for name in ("delta", "allow_recompressed"):
+            if getattr(options, name):
+                option = f"--{name.replace('_', '-')}"
+                raise UsageError(f"{option}: expected --since with it", hint="see ociexport pull --help")
         if options.rule is not None:
             raise UsageError("--for: expected --since with it", hint="see ociexport pull --help")
         if options.volume_size is None:
@@ -131,6 +133,13 @@ def thin_options_from(
 def _delta_options_from(
     options: argparse.Namespace, opener: SourceOpener, choice: PlatformChoice | Platform
 ) -> DeltaOptions | None:
+    if options.volume_size is not None:
+        leave_out_configured(options, "delta")
+        if options.delta:
+            raise UsageError(
+                "--delta: expected no --volume-size with it",
+                hint="an update of recipes is one archive; without --delta, whole layers travel in volumes",
+            )
     if not options.delta:
         leave_out_configured(options, "allow_recompressed")
         if options.allow_recompressed:

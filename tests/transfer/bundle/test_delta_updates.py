@@ -275,6 +275,7 @@ def test_a_dry_run_tells_the_size_and_writes_nothing(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["--delta"], "--delta: expected --since with it"),
+        (["--allow-recompressed"], "--allow-recompressed: expected --since with it"),
         (["--since", "v1", "--allow-recompressed"], "--allow-recompressed: expected --delta with it"),
         (
             ["--since", "v1", "--delta", "--allow-recompressed", "--referrers"],

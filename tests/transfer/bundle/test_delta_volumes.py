@@ -7,11 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from ociexport.errors import UsageError
 from ociexport.spec.lazy_dataclass import replace
 from ociexport.storage.bundle import parse_bundle
+from ociexport.transfer.bundle.delta.bases import HaveBytes
+from ociexport.transfer.bundle.delta.replace_layers import DeltaOptions
+from ociexport.transfer.bundle.select import ThinOptions
+from ociexport.transfer.options import PullOptions
+from ociexport.transfer.sources.open import SourceOpener
 from ociexport.verification.verify import verify
+from tests.support.command import run_command
 from tests.support.deltas import by_another, write_versions
-from tests.support.updates import NAME, blobs_in, bundle_in, names_in
+from tests.support.image_builder import AMD64
+from tests.support.updates import NAME, blobs_in, bundle_in, have, names_in
 from tests.support.volumes import files_in, volumes_of
 from tests.transfer.bundle.test_delta_updates import command, pull
 
@@ -24,6 +32,30 @@ def write_volumes(place: Path, size: str = "200k") -> list[Path]:
     volumes = volumes_of(place / "old.tar")
     assert len(volumes) > 2
     return volumes
+
+
+def test_delta_and_volume_size_do_not_fit(tmp_path: Path) -> None:
+    write_versions(tmp_path)
+    words = "--since", tmp_path / "v1", "--delta", "--volume-size", "1M", "--out", tmp_path / "u.tar"
+    ended = command(tmp_path, "pull", tmp_path / "v2", *words, code=2)
+    assert "--delta: expected no --volume-size with it" in ended.stderr
+    assert not list(tmp_path.glob("u.*"))
+
+
+def test_delta_in_the_configuration_is_left_out_for_volumes(tmp_path: Path) -> None:
+    write_versions(tmp_path)
+    words = ("--since", tmp_path / "v1", "--volume-size", "1M", "--out", tmp_path / "u.tar")
+    ended = run_command("pull", tmp_path / "v2", *words, home=tmp_path, variables={"OCIEXPORT_DELTA": "true"})
+    assert ended.returncode == 0, ended.stderr
+    (volume,) = volumes_of(tmp_path / "u.tar")
+    assert json.loads(files_in(volume)["bundle.json"])["requires"] == ["volumes"]
+
+
+def test_the_library_refuses_both_too(tmp_path: Path) -> None:
+    write_versions(tmp_path)
+    delta = DeltaOptions(HaveBytes([str(tmp_path / "v1")], SourceOpener().open, AMD64))
+    with pytest.raises(UsageError, match="delta: expected no volumes"):
+        PullOptions(AMD64, thin=ThinOptions(have(tmp_path / "v1"), delta=delta), volume_bytes=1_000_000)
 
 
 def test_bundle_json_requires_all_features_that_it_uses(tmp_path: Path) -> None:
