@@ -19,7 +19,7 @@ _PACKAGE = Path(ociexport.__file__).parent
 _PLURAL_NEXT = re.compile(r" (?:[a-z][\w-]* ){0,2}?(\w+s)\b")
 # No plurals of counted things.
 _OTHER_WORDS = frozenset(
-    "is has was does says lists directs removes belongs this as its tokens times ms ns s".split()  # noqa: SIM905
+    "is has was does becomes says lists directs removes belongs this as its tokens times ms ns s".split()  # noqa: SIM905
 )
 # Messages in which the number can't be 1, or is part of an estimate.
 _NEVER_ONE = {("rootfs/disk/preflight.py", " files"), ("rootfs/disk/preflight.py", " inodes")}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeAlias
 
-from ociexport.errors import printable
+from ociexport.errors import counted, printable
 from ociexport.images.holdings import Holdings
 from ociexport.images.source import BlobOpener
 from ociexport.spec.digest import Digest
@@ -67,7 +67,8 @@ def add_recipe_findings(
             continue
         place = walk.blobs[digest][0].place
         if walk.blobs[digest][0].descriptor.size != one.layer.size:
-            message = f"size mismatch: expected {walk.blobs[digest][0].descriptor.size} bytes, got {one.layer.size}"
+            expected = counted(walk.blobs[digest][0].descriptor.size, "byte")
+            message = f"size mismatch: expected {expected}, got {one.layer.size}"
             findings.add(Kind.SIZE, f"{BUNDLE_FILE}: recipes: {digest}", message, digest=digest)
             continue
         state = states[one.recipe.digest]
@@ -78,7 +79,7 @@ def add_recipe_findings(
         elif digest in made and _has_bases(one, place, held, findings):
             good[digest] = one
             there = "" if held is None else ", and its older layers are there"
-            message = f"made on the far side, from a recipe of {one.recipe.size} bytes{there}"
+            message = f"made on the far side, from a recipe of {counted(one.recipe.size, 'byte')}{there}"
             findings.add(Kind.ABSENT, place, message, is_wrong=False, digest=digest)
     return good
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ociexport.errors import InvalidImageError
+from ociexport.errors import InvalidImageError, counted
 from ociexport.transfer.bundle.delta.recipe import Range, Recipe, inflate_frame, read_exactly
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def _new_bytes(recipe: Recipe, batches: ByteStream, bases: Sequence[int], where:
         prefix = b"".join(b"".join(_copy(bases[one.base], one.offset, one.length, name)) for one in batch.prefix)
         data = inflate_frame(read_exactly(batches, batch.stored_bytes, name), batch.size, prefix, name)
         if len(data) != batch.size:
-            raise InvalidImageError(f"expected {batch.size} bytes, got {len(data)}", where=name)
+            raise InvalidImageError(f"expected {counted(batch.size, 'byte')}, got {len(data)}", where=name)
         yield data
 
 
@@ -60,6 +60,8 @@ def _copy(fd: int, offset: int, length: int, where: str) -> Iterator[bytes]:
     while offset < end:
         piece = os.pread(fd, min(_COPY_BYTES, end - offset), offset)
         if not piece:
-            raise InvalidImageError(f"expected {end - offset} more bytes in the base, got its end", where=where)
+            raise InvalidImageError(
+                f"expected {counted(end - offset, 'more byte')} in the base, got its end", where=where
+            )
         offset += len(piece)
         yield piece

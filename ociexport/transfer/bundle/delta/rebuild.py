@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 
-from ociexport.errors import InvalidImageError, NotFoundError, SizeMismatchError, locating
+from ociexport.errors import InvalidImageError, NotFoundError, SizeMismatchError, counted, locating
 from ociexport.images.source import BlobOpener
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Verifier, VerifyingReader
@@ -148,6 +148,6 @@ def _open_base(base: Base, known: RecipeBase, openers: Sequence[BlobOpener], sta
                 failure = failure or error
                 continue
             if tar.tell() != base.size:
-                raise BaseError(f"expected {base.size} bytes, as the recipe says, got {tar.tell()}", known)
+                raise BaseError(f"expected {counted(base.size, 'byte')}, as the recipe says, got {tar.tell()}", known)
             return tar.fileno()
     raise BaseError(failure.message if failure is not None else "not there", known) from failure

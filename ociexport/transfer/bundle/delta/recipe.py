@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ociexport.errors import InvalidDigestError, InvalidImageError, LimitExceededError
+from ociexport.errors import InvalidDigestError, InvalidImageError, LimitExceededError, counted
 from ociexport.spec.digest import Digest
 from ociexport.spec.json_fields import JsonObject, parse_json_object, type_name
 from ociexport.spec.lazy_dataclass import dataclass
@@ -146,7 +146,7 @@ def read_exactly(stream: ByteStream, count: int, where: str) -> bytes:
     while missing:
         piece = stream.read(missing)
         if not piece:
-            raise InvalidImageError(f"expected {missing} more bytes, got the end of the recipe", where=where)
+            raise InvalidImageError(f"expected {counted(missing, 'more byte')}, got the end of the recipe", where=where)
         pieces.append(piece)
         missing -= len(piece)
     return b"".join(pieces)
@@ -167,7 +167,7 @@ def inflate_frame(frame: bytes, most: int, prefix: bytes | None, where: str) -> 
     except zstd.ZstdError as error:
         raise InvalidImageError(f"zstd: {error}", where=where) from error
     if len(data) > most:
-        raise LimitExceededError(f"expected at most {most} bytes, got more", where=where)
+        raise LimitExceededError(f"expected at most {counted(most, 'byte')}, got more", where=where)
     if not decompressor.eof or decompressor.unused_data:
         raise InvalidImageError("expected one zstd frame, got a part of one, or more", where=where)
     return data
@@ -185,11 +185,11 @@ def _parse(document: JsonObject) -> Recipe:
     )
     lengths = [step.length if isinstance(step, Range) else step for step in recipe.steps]
     if sum(lengths) != recipe.size:
-        raise document.error("steps", f"expected {recipe.size} bytes in all, got {sum(lengths)}")
+        raise document.error("steps", f"expected {counted(recipe.size, 'byte')} in all, got {sum(lengths)}")
     new = sum(step for step in recipe.steps if not isinstance(step, Range))
     in_batches = sum(batch.size for batch in recipe.batches)
     if new != in_batches:
-        raise document.error("batches", f"expected {new} new bytes, as in the steps, got {in_batches}")
+        raise document.error("batches", f"expected {counted(new, 'new byte')}, as in the steps, got {in_batches}")
     return recipe
 
 
