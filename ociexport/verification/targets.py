@@ -130,7 +130,7 @@ class WholeLayout:
                 if digest is not None and not name.endswith(".json"):
                     gaps = gaps_in(read_collected(self.layout.directory, digest), 0, status.st_size)
                     there = status.st_size - sum(end - begin for begin, end in gaps)
-                    message = f"{there} of {status.st_size} bytes of a blob; other volumes have the rest"
+                    message = f"{there} of {counted(status.st_size, 'byte')} of a blob; other volumes have the rest"
                     findings.add(Kind.UNFINISHED, name, message, is_wrong=False)
         except InvalidImageError as error:
             # The images are intact; only a pull into the layout is refused.

@@ -12,7 +12,7 @@ import os
 from collections.abc import Collection, Sequence
 from contextlib import closing
 
-from ociexport.errors import InvalidImageError, NotFoundError, UsageError, printable, quoted
+from ociexport.errors import InvalidImageError, NotFoundError, UsageError, counted, printable, quoted
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest, Verifier
 from ociexport.spec.lazy_dataclass import dataclass, replace
@@ -62,14 +62,14 @@ class VolumesFound:
     def __str__(self) -> str:
         """Return it as a part of a line."""
         if not self.to_come:
-            text = f"all {self.count} volumes" if self.count > 1 else "the only volume"
+            text = f"all {counted(self.count, 'volume')}" if self.count > 1 else "the only volume"
         else:
             numbers = ", ".join(map(str, self.given))
             size = format_bytes(sum(blob.size for blob in self.elsewhere))
             text = f"volume{'' if len(self.given) == 1 else 's'} {numbers} of {self.count}, "
-            needs = "needs" if len(self.elsewhere) == 1 else "need"
-            text += f"{len(self.elsewhere)} blob{'' if len(self.elsewhere) == 1 else 's'} ({size}) {needs} the others"
-        return f"{text}: {len(self.whole)} of {self.images} image{'' if self.images == 1 else 's'} whole"
+            need = "needs the others" if len(self.elsewhere) == 1 else "need the others"
+            text += f"{counted(len(self.elsewhere), 'blob')} ({size}) {need}"
+        return f"{text}: {len(self.whole)} of {counted(self.images, 'image')} whole"
 
 
 def volume_path(source: str) -> str:

@@ -12,7 +12,7 @@ from ociexport.cli.options.platform import add_several_platforms_arguments, name
 from ociexport.cli.options.progress import add_progress_arguments, progress_from
 from ociexport.cli.options.registry import add_registry_arguments, registry_options_from
 from ociexport.cli.options.thin import HAVE, far_side_from, recipe_prover_from
-from ociexport.errors import UsageError, escaped
+from ociexport.errors import UsageError, counted, escaped
 from ociexport.spec.digest import Digest
 from ociexport.system.progress.protocol import Progress
 from ociexport.verification.findings import Finding
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
     sources = options.source
     options.source = " ".join(sources)
     if options.repair and len(sources) > 1:
-        raise UsageError(f"--repair: expected one layout, got {len(sources)} sources")
+        raise UsageError(f"--repair: expected one layout, got {counted(len(sources), 'source')}")
     if options.repair:
         if options.against:
             raise UsageError("--against: expected no --repair with it", hint="see ociexport verify --help")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import FileIO
 
-from ociexport.errors import DigestMismatchError, InvalidImageError, SizeMismatchError
+from ociexport.errors import DigestMismatchError, InvalidImageError, SizeMismatchError, counted
 from ociexport.images.destination import BlobWriter
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import BlobCheck, Chunk, Digest, Hasher, Verifier
@@ -132,7 +132,7 @@ class RangeWriter:
     def write(self, chunk: Chunk, /) -> None:
         """Write the next bytes; raises SizeMismatchError before any are written beyond the range."""
         if self.offset + len(chunk) > self._range.length:
-            raise SizeMismatchError(f"size mismatch: expected {self._range.size} bytes, got more", where="")
+            raise SizeMismatchError(f"size mismatch: expected {counted(self._range.size, 'byte')}, got more", where="")
         write_at(self._fd, chunk, self._place + self.offset)
         self._hasher.update(chunk)
         self.whole.update(chunk)
@@ -146,7 +146,7 @@ class RangeWriter:
         """
         if self.offset != self._range.length:
             got = self._range.offset + self.offset
-            raise SizeMismatchError(f"size mismatch: expected {self._range.size} bytes, got {got}", where="")
+            raise SizeMismatchError(f"size mismatch: expected {counted(self._range.size, 'byte')}, got {got}", where="")
         return Digest("sha256", self._hasher.hexdigest())
 
 

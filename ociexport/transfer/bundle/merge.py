@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
-from ociexport.errors import InvalidImageError, NotFoundError, OciexportError, UsageError, quoted
+from ociexport.errors import InvalidImageError, NotFoundError, OciexportError, UsageError, counted, quoted
 from ociexport.images.fetch import DEFAULT_JOBS, verify_jobs
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest
@@ -283,7 +283,7 @@ def _part_of(size: int, ranges: Sequence[CollectedRange]) -> str | None:
     """Return how much of a cut blob is there."""
     if not ranges:
         return None
-    return f"{size - sum(end - begin for begin, end in gaps_in(ranges, 0, size))} of {size} bytes there"
+    return f"{size - sum(end - begin for begin, end in gaps_in(ranges, 0, size))} of {counted(size, 'byte')} there"
 
 
 def _result(

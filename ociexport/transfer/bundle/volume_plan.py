@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from ociexport.errors import UsageError
+from ociexport.errors import UsageError, counted
 from ociexport.images.prepare import PreparedImage
 from ociexport.images.wanted_blobs import BlobToFetch, unite_blobs
 from ociexport.spec.digest import Digest
@@ -122,7 +122,7 @@ class _Divided:
         least = base + max(overheads.values(), default=0) + (smallest if overheads else 0)
         if max_bytes < least:
             raise UsageError(
-                f"volume-size: expected at least {least} bytes, got {max_bytes}",
+                f"volume-size: expected at least {counted(least, 'byte')}, got {max_bytes}",
                 hint="each volume has all manifests and configs of the images, and a part of the layers",
             )
         return list(_divide(self._blobs, overheads, max_bytes - base))
