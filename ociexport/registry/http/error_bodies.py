@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import re
 import zlib
 from contextlib import suppress
@@ -63,7 +62,11 @@ def explain_body(content_type: str, body: bytes) -> Explanation:
 
 def _member_of(text: str, member: re.Pattern[str]) -> str:
     match = member.search(text)
-    return " ".join(html.unescape(match[1]).split()) if match else ""
+    if not match:
+        return ""
+    import html  # noqa: PLC0415 - start-up: only some refusals need it
+
+    return " ".join(html.unescape(match[1]).split())
 
 
 def _explain_json(item: JsonObject) -> Explanation:
