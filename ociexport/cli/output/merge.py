@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ociexport.cli.errors import one_line, report_error
 from ociexport.cli.exit_codes import INTEGRITY, OK, exit_code_of
 from ociexport.cli.options.json import print_json
-from ociexport.errors import escaped, printable
+from ociexport.errors import counted, escaped, printable
 from ociexport.system.progress.protocol import Progress, format_bytes
 
 if TYPE_CHECKING:
@@ -70,14 +70,10 @@ def _lack(image: MergedImage, blob: MissingBlob) -> str:
 def _summary(result: MergeResult, *, dry_run: bool) -> str:
     complete = sum(image.is_complete and not image.is_outdated for image in result.images)
     missing = len({blob.digest for image in result.waiting for blob in image.missing})
-    added = f"{_counted(result.added_blobs, 'blob')} ({format_bytes(result.added_bytes)})"
-    waiting = f", {len(result.waiting)} waiting for {_counted(missing, 'blob')}" if result.waiting else ""
+    added = f"{counted(result.added_blobs, 'blob')} ({format_bytes(result.added_bytes)})"
+    waiting = f", {len(result.waiting)} waiting for {counted(missing, 'blob')}" if result.waiting else ""
     would = "would be " if dry_run else ""
-    return f"{_counted(complete, 'image')} {would}complete{waiting}; {added} {would}added, {result.reused_blobs} there"
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
+    return f"{counted(complete, 'image')} {would}complete{waiting}; {added} {would}added, {result.reused_blobs} there"
 
 
 def _to_json(result: MergeResult) -> dict[str, object]:
