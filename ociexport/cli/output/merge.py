@@ -50,7 +50,7 @@ def _lacks(image: MergedImage) -> Iterator[str]:
             yield _lack(image, blob)
     if len(to_come) > 1:
         names = ", ".join(map(printable, sorted({name for blob in to_come for name in blob.bundles})))
-        lacks = f"{len(to_come)} blobs not there or not whole; {names} should have them"
+        lacks = f"{counted(len(to_come), 'blob')} not there or not whole; {names} should have them"
         yield f"{image.bundle}: {printable(image.name)}: {lacks}"
 
 
