@@ -17,6 +17,7 @@
     │  ├─ UnsupportedMediaTypeError a document or layer of an unsupported kind
     │  ├─ UnsafeEntryError          a tar entry would act outside the rootfs
     │  └─ LimitExceededError        larger than the limit that protects this machine
+    ├─ MissingBlobsError            neither the source nor the destination has them
     ├─ SignatureError               not signed, or not by one of the given keys
     └─ NoMatchingPlatformError      lists the available platforms
 
@@ -92,6 +93,8 @@ class RegistryError(OciexportError):
         self.url = url
         self.status = status
         self.codes = tuple(codes)
+        # How long the server asks its clients to wait before they try again; None if it does not ask.
+        self.asked_seconds: float | None = None
 
 
 class AuthenticationError(RegistryError):
@@ -148,6 +151,10 @@ class UnsafeEntryError(InvalidImageError):
 
 class LimitExceededError(InvalidImageError):
     """The data is larger than the limit that protects this machine."""
+
+
+class MissingBlobsError(OciexportError):
+    """An image has blobs that neither the source nor the destination has; nothing was named."""
 
 
 class SignatureError(OciexportError):

@@ -1,4 +1,7 @@
-"""RegistrySession: authenticated requests to one server."""
+"""RegistrySession: authenticated requests to one server.
+
+It is one long file, since ping, challenges, credentials and tokens share one state and its lock.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from urllib.parse import urlencode
 
-from ociexport.errors import AuthenticationError, RegistryError, RegistryNotFoundError, TransferError
+from ociexport.errors import AuthenticationError, RegistryError, TransferError
 from ociexport.registry.auth.challenges import (
     MAX_TOKEN_BODY_BYTES,
+    Access,
     Challenge,
     Token,
     TokenRequest,
@@ -18,11 +22,16 @@ from ociexport.registry.auth.challenges import (
     parse_challenges,
     parse_token,
     plan_token_requests,
-    pull_scope,
 )
 from ociexport.registry.auth.credentials import Finding
-from ociexport.registry.auth.refusals import blaming_registry, is_of_other_server, without_usable_challenge
+from ociexport.registry.auth.refusals import (
+    blaming_registry,
+    hint_for_refusal,
+    is_of_other_server,
+    without_usable_challenge,
+)
 from ociexport.registry.hosts.routes import Endpoint
+from ociexport.registry.http.content import RequestContent
 from ociexport.registry.http.encodings import undo_for_document
 from ociexport.registry.http.failures import (
     has_wrong_certificate,
@@ -81,8 +90,8 @@ class RegistrySession:
         self._asks = False
         self._challenges: tuple[Challenge, ...] = ()
         self._findings: dict[str, Finding] = {}
-        self._scopes: dict[str, str] = {}
-        self._tokens: dict[str, tuple[Token, float]] = {}
+        self._scopes: dict[Access, str] = {}
+        self._tokens: dict[Access, tuple[Token, float]] = {}
         # The Authorization headers that more than one request has.
         self._shared: set[str | None] = set()
 
@@ -108,25 +117,68 @@ class RegistrySession:
         url = f"{self.ping(retries=retries)}/{repository}{path}"
         if self.endpoint.namespace is not None:
             url += ("&" if "?" in path else "?") + urlencode({"ns": self.endpoint.namespace})
-        request = WireRequest(
+        return self.send(
             "GET",
             WebUrl.parse(url),
-            subject,
-            headers=headers or {},
-            home_headers=self.endpoint.headers,
-            accepted=accepted | {401},
-            tls=self.endpoint.tls,
-            authorization=self._authorization(repository),
+            Access(repository),
+            subject=subject,
+            headers=headers,
+            accepted=accepted,
             retries=retries,
             document_bytes=document_bytes,
         )
+
+    def url_of(self, repository: str, path: str) -> WebUrl:
+        """Return the URL of ``path`` (``/blobs/uploads/``, with its query) in ``repository``."""
+        return WebUrl.parse(f"{self.ping()}/{repository}{path}")
+
+    def send(
+        self,
+        method: str,
+        url: WebUrl,
+        access: Access,
+        *,
+        subject: str,
+        headers: Mapping[str, str] | None = None,
+        accepted: frozenset[int] = frozenset({200}),
+        retries: bool = True,
+        document_bytes: int | None = None,
+        content: RequestContent | None = None,
+    ) -> Answer:
+        """Return the answer to an authenticated request.
+
+        Args:
+            url: on this server; or on another one that this server has named, which gets no credentials and no headers
+                of the configuration.
+            access: what the request does, for the token.
+            content: the bytes to upload. Content that may be large is not sent again: ``retries`` must be False.
+
+        Raises:
+            as `get` does.
+        """
+        api_url = WebUrl.parse(self.ping(retries=retries))
+        is_ours = api_url.may_show_secrets_to(url)
+        request = WireRequest(
+            method,
+            url,
+            subject,
+            headers=headers or {},
+            home_headers=self.endpoint.headers if is_ours else {},
+            accepted=accepted | {401} if is_ours else accepted,
+            tls=self.endpoint.tls if is_ours else None,
+            authorization=self._authorization(access) if is_ours else None,
+            retries=retries,
+            sent_by=None if is_ours else api_url,
+            document_bytes=document_bytes,
+            content=content,
+        )
         try:
-            return self._send_again_if_refused(request, repository)
+            return self._send_again_if_refused(request, access) if is_ours else self._transport.send(request)
         except RegistryError as error:
-            error.hint = self._explain_refusal(error, repository, request.url) or error.hint
+            error.hint = self._explain_refusal(error, access, request.url) or error.hint
             raise
 
-    def _send_again_if_refused(self, request: WireRequest, repository: str) -> Answer:
+    def _send_again_if_refused(self, request: WireRequest, access: Access) -> Answer:
         """Return the answer to ``request``, with a new token if the server refuses the one it had.
 
         A second refusal may only mean that a token is good for a few requests, and that other threads made them. The
@@ -142,11 +194,11 @@ class RegistrySession:
             if not answer.is_from_home:
                 # A redirect's target must not choose where credentials are sent.
                 raise refusal
-            self._take_challenge(answer, repository)
+            self._take_challenge(answer, access)
             if needs_own_token and request.authorization not in self._shared:
                 raise refusal
-            self._forget_token(repository, request.authorization)
-            authorization = self._authorization(repository, needs_own_token=needs_own_token)
+            self._forget_token(access, request.authorization)
+            authorization = self._authorization(access, needs_own_token=needs_own_token)
             if authorization is None and not self._has_usable_challenge():
                 raise without_usable_challenge(refusal, self._challenges)
             if authorization is None or authorization == request.authorization:
@@ -165,7 +217,7 @@ class RegistrySession:
         """
         api_url = self.ping()
         try:
-            authorization = self._authorization("")
+            authorization = self._authorization(Access(""))
             if authorization is None and self._asks and not self._has_usable_challenge():
                 subject = f"registry {self.endpoint.host}: GET {redacted(api_url)}/: {status_line(401)}"
                 refusal = AuthenticationError(subject, url=redacted(api_url), status=401)
@@ -251,22 +303,22 @@ class RegistrySession:
             answer.read_up_to(_MAX_PING_BODY_BYTES)
         return answer
 
-    def _take_challenge(self, answer: Answer, repository: str | None) -> None:
+    def _take_challenge(self, answer: Answer, access: Access | None) -> None:
         challenges = parse_challenges(text_of_header(answer.headers.get("WWW-Authenticate", "")))
         if not challenges:
             return
         self._challenges = challenges
         scope = next((challenge.parameters["scope"] for challenge in challenges if "scope" in challenge.parameters), "")
-        if repository is not None and scope:
-            self._scopes[repository] = scope
+        if access is not None and scope:
+            self._scopes[access] = scope
 
     def _has_usable_challenge(self) -> bool:
         return any(challenge.scheme in _SCHEMES for challenge in self._challenges)
 
     # Credentials and tokens
 
-    def _authorization(self, repository: str, *, needs_own_token: bool = False) -> str | None:
-        """Return the Authorization header for ``repository``; None for an anonymous request.
+    def _authorization(self, access: Access, *, needs_own_token: bool = False) -> str | None:
+        """Return the Authorization header for ``access``; None for an anonymous request.
 
         Args:
             needs_own_token: whether a token must be one that no other request has.
@@ -277,12 +329,12 @@ class RegistrySession:
         if not schemes.keys() & _SCHEMES:
             return None
         with self._lock:
-            credentials = self._finding(repository).credentials
+            credentials = self._finding(access.repository).credentials
             if credentials.registry_token is not None:
                 return f"Bearer {credentials.registry_token}"
             if "bearer" in schemes:
                 token = self._fetch_token if needs_own_token else self._token
-                return f"Bearer {token(schemes['bearer'], repository).value}"
+                return f"Bearer {token(schemes['bearer'], access).value}"
         return basic_authorization(credentials) if credentials.username is not None else None
 
     def _finding(self, repository: str) -> Finding:
@@ -300,37 +352,36 @@ class RegistrySession:
         with self._lock:
             return self._findings.get(repository)
 
-    def _forget_token(self, repository: str, authorization: str | None) -> None:
+    def _forget_token(self, access: Access, authorization: str | None) -> None:
         """Drop the refused token, unless another thread has already replaced it."""
         with self._lock:
-            held = self._tokens.get(repository)
+            held = self._tokens.get(access)
             if held is not None and f"Bearer {held[0].value}" == authorization:
-                del self._tokens[repository]
+                del self._tokens[access]
 
-    def _token(self, challenge: Challenge, repository: str) -> Token:
-        held = self._tokens.get(repository)
+    def _token(self, challenge: Challenge, access: Access) -> Token:
+        held = self._tokens.get(access)
         if held is not None and held[1] > time.monotonic():
             self._shared.add(f"Bearer {held[0].value}")
             return held[0]
-        token = self._fetch_token(challenge, repository)
-        self._tokens[repository] = (token, time.monotonic() + max(token.lifetime_seconds - _RENEWAL_SECONDS, 0))
+        token = self._fetch_token(challenge, access)
+        self._tokens[access] = (token, time.monotonic() + max(token.lifetime_seconds - _RENEWAL_SECONDS, 0))
         return token
 
-    def _fetch_token(self, challenge: Challenge, repository: str) -> Token:
-        # A login has no repository, and so no scope.
-        scope = self._scopes.get(repository) or (pull_scope(repository) if repository else "")
+    def _fetch_token(self, challenge: Challenge, access: Access) -> Token:
+        scope = access.scope_with(self._scopes.get(access, ""))
         *others, last = plan_token_requests(
-            challenge, self._finding(repository).credentials, scope, where=f"registry {self.endpoint.host}"
+            challenge, self._finding(access.repository).credentials, scope, where=f"registry {self.endpoint.host}"
         )
         for planned in others:
             try:
-                return self._send_token_request(planned, repository)
+                return self._send_token_request(planned, access)
             except RegistryError as error:
                 if error.status not in _NO_POST_STATUSES:
                     raise
-        return self._send_token_request(last, repository)
+        return self._send_token_request(last, access)
 
-    def _send_token_request(self, planned: TokenRequest, repository: str) -> Token:
+    def _send_token_request(self, planned: TokenRequest, access: Access) -> Token:
         realm = redacted(planned.url.partition("?")[0])
         subject = f"registry {self.endpoint.host}: its token service"
         bears_secret = planned.authorization is not None or planned.form is not None
@@ -360,7 +411,7 @@ class RegistrySession:
                 raise
             raise blaming_registry(error, self.endpoint.host, realm) from error
         except RegistryError as error:
-            error.hint = self._explain_refusal(error, repository, url) or error.hint
+            error.hint = self._explain_refusal(error, access, url) or error.hint
             raise
         raw = undo_for_document(answer.read_up_to(MAX_TOKEN_BODY_BYTES + 1), answer)
         where = f"{subject}: {request.method} {realm}"
@@ -368,29 +419,10 @@ class RegistrySession:
             raise AuthenticationError(f"{where}: expected at most {MAX_TOKEN_BODY_BYTES} bytes, got more")
         return parse_token(raw, where)
 
-    def _explain_refusal(self, error: RegistryError, repository: str, asked: WebUrl) -> str | None:
-        """Return a hint with the likely cause and what the user can do; None if the error's own hint is better.
-
-        Args:
-            asked: the URL that was requested; a redirect may have led to another server.
-        """
+    def _explain_refusal(self, error: RegistryError, access: Access, asked: WebUrl) -> str | None:
+        """Return a better hint for ``error``, which answered a request to ``asked``; None if there is none."""
         if is_of_other_server(error, asked):
             return None
         if self._unasked is None and error.status == 401 and not self._has_usable_challenge():
             return None
-        finding = self._findings.get(repository)
-        login = f"ociexport login {self.endpoint.registry}"
-        if finding is None or not finding.credentials:
-            if isinstance(error, RegistryNotFoundError):
-                return f"check the spelling; if it is private, log in with '{login}'"
-            if isinstance(error, AuthenticationError):
-                return f"the registry requires credentials: log in with '{login}'"
-            return None
-        who = f"{finding.credentials} (from {finding.place})"
-        if isinstance(error, RegistryNotFoundError):
-            return f"check the spelling; {who} may also lack access to this repository"
-        if isinstance(error, AuthenticationError) and error.status == 401:
-            return f"the registry does not accept {who}: log in again with '{login}'"
-        if isinstance(error, AuthenticationError) and error.status == 403:
-            return f"{who} may not read this repository, or the registry blocks this client"
-        return None
+        return hint_for_refusal(error, self._findings.get(access.repository), access, self.endpoint.registry)

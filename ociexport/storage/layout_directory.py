@@ -195,15 +195,16 @@ class LayoutDirectory:
         with self._parent_of(name) as (fd, last):
             return open_locked(last, shared=shared, is_written=is_written, dir_fd=fd, place=self.path_of(name))
 
-    def write_file(self, name: str, content: bytes, *, aside: str) -> None:
+    def write_file(self, name: str, content: bytes, *, aside: str, mode: int = 0o644) -> None:
         """Write a file, or replace it; a reader sees the old or the new content, never a part.
 
         Args:
             aside: the directory for the unfinished file, ``NAME.partial``.
+            mode: of the file, also while it is unfinished.
         """
         directory, _, last = name.rpartition("/")
         with self._opened(aside) as aside_fd, self._opened(directory) as fd:
-            with _new_file(aside_fd, f"{last}{PARTIAL_SUFFIX}", fd, last, self.path_of(name)) as file:
+            with _new_file(aside_fd, f"{last}{PARTIAL_SUFFIX}", fd, last, self.path_of(name), mode=mode) as file:
                 file.write(content)
             with _readable(fd) as readable:
                 os.fsync(readable)
@@ -285,18 +286,20 @@ def _readable(fd: int) -> Iterator[int]:
 
 
 @contextmanager
-def _new_file(aside_fd: int, aside: str, fd: int, name: str, place: str) -> Iterator[BufferedWriter]:
+def _new_file(
+    aside_fd: int, aside: str, fd: int, name: str, place: str, *, mode: int = 0o644
+) -> Iterator[BufferedWriter]:
     """Give an empty file that is renamed from ``aside`` to ``name`` when the ``with`` block ends well.
 
     A process that is killed leaves ``aside`` behind, and the next one overwrites it.
     """
-    file_fd = open_locked(aside, is_written=True, dir_fd=aside_fd, place=place)
+    file_fd = open_locked(aside, is_written=True, dir_fd=aside_fd, place=place, mode=mode)
     with open(file_fd, "wb") as file:
         try:
             os.ftruncate(file_fd, 0)
             yield file
             file.flush()
-            os.fchmod(file_fd, 0o644)
+            os.fchmod(file_fd, mode)
             os.fsync(file_fd)
             os.rename(aside, name, src_dir_fd=aside_fd, dst_dir_fd=fd)
         except BaseException:

@@ -25,7 +25,13 @@ _KINDS = {
 
 
 def open_locked(
-    path: str, *, shared: bool = False, is_written: bool = False, dir_fd: int | None = None, place: str | None = None
+    path: str,
+    *,
+    shared: bool = False,
+    is_written: bool = False,
+    dir_fd: int | None = None,
+    place: str | None = None,
+    mode: int = 0o644,
 ) -> int:
     """Return a descriptor of a file that is locked for the caller; the file is made if it is missing.
 
@@ -36,6 +42,7 @@ def open_locked(
             removed from it and given to a new file.
         dir_fd: descriptor of the directory that contains the file.
         place: the file's name in messages; by default ``path``.
+        mode: of a file that is made.
 
     Raises:
         InvalidImageError: something other than a regular file has the name.
@@ -46,7 +53,7 @@ def open_locked(
         with suppress(FileNotFoundError):
             # Opening a device can already have an effect.
             verify_is_regular(os.stat(path, dir_fd=dir_fd, follow_symlinks=False), place)
-        fd = os.open(path, _OPEN, 0o644, dir_fd=dir_fd)
+        fd = os.open(path, _OPEN, mode, dir_fd=dir_fd)
         try:
             verify_is_regular(os.fstat(fd), place)
             if is_still_there_once_locked(fd, path, shared=shared, dir_fd=dir_fd):

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 
 from ociexport.errors import AuthenticationError
 from ociexport.registry.auth.challenges import (
+    Access,
     Challenge,
     TokenRequest,
     parse_challenges,
     parse_token,
     plan_token_requests,
-    pull_scope,
 )
 from ociexport.registry.options import ANONYMOUS, Credentials
 
-SCOPE = pull_scope("library/app")
+SCOPE = Access("library/app").scope
 
 
 def _plan(challenge: Challenge, credentials: Credentials) -> TokenRequest:

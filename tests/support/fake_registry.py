@@ -32,6 +32,11 @@ Its faults are rules: the first rule that matches a request answers it, and coun
     registry.misbehave("/blobs/", Fault(headers={"Content-Encoding": "gzip"}, change=gzip.compress))
     registry.misbehave("/manifests/", Fault(headers={"Docker-Content-Digest": "sha256:" + 64 * "0"}))
 
+Images are pushed to it as to a real one; `registry.uploads` says how it behaves then (tests/support/fake_uploads.py):
+
+    referrers=True            has the referrers API, and says so to a pushed manifest with a subject
+    read_only=…               refuses all that writes with this status
+
 `requests` keeps all requests, oldest first; `faults_met` counts the requests that a rule answered.
 It is one long file, since every test of the wire looks up there how a registry can misbehave.
 """
@@ -56,6 +61,7 @@ from typing import Self
 from urllib.parse import parse_qs, urlsplit
 
 from ociexport.spec.digest import Digest
+from tests.support.fake_uploads import FakeUploads
 
 ODD_SERVICE = 'registry.example.com:cn-hangzhou:26842, "second" part'
 
@@ -143,6 +149,8 @@ class FakeRegistry:
         bytes_per_second: int | None = None,
         tags_per_page: int = 1000,
         tls: ssl.SSLContext | None = None,
+        referrers: bool = False,
+        read_only: int | None = None,
     ) -> None:
         self.address = address
         self.auth = auth
@@ -158,8 +166,11 @@ class FakeRegistry:
         self.bytes_per_second = bytes_per_second
         self.tags_per_page = tags_per_page
         self.tls = tls
+        self.referrers = referrers
+        self.read_only = read_only
         self.refresh_tokens: dict[str, str] = {}
         self.blobs: dict[str, bytes] = {}
+        self.uploads = FakeUploads(self.blobs)
         self.manifests: dict[tuple[str, str], tuple[bytes, str | None]] = {}
         # Digests to announce for documents whose digest does not cover all their bytes, by the digest of all bytes.
         self.digests: dict[Digest, Digest] = {}
@@ -264,9 +275,23 @@ class FakeRegistry:
             return answer
         if request.path == "/v2/":
             return _Answer(200, b"{}", {"Content-Type": "application/json"})
+        if self.read_only is not None and request.method not in ("GET", "HEAD"):
+            return _error(self.read_only, "DENIED", "requested access to the resource is denied")
+        query = "&".join(f"{name}={value}" for name, values in request.query.items() for value in values)
+        upload = self.uploads.answer(request.method, request.path, query, request.headers, request.body)
+        if upload is not None:
+            answer = _error(upload.status, upload.code, upload.code.lower()) if upload.code else _Answer(upload.status)
+            answer.headers |= upload.headers
+            return answer
+        if listed := re.fullmatch(r"/v2/(.+)/referrers/(\w+:\w+)", request.path):
+            return self._answer_referrers(listed[1], listed[2])
         if manifest := re.fullmatch(r"/v2/(.+)/manifests/([^/]+)", request.path):
+            if request.method == "PUT":
+                return self._store_manifest(manifest[1], manifest[2], request)
             return self._answer_manifest(manifest[1], manifest[2])
         if blob := re.fullmatch(r"/v2/(.+)/blobs/(\w+:\w+)", request.path):
+            if not self.uploads.has(blob[1], blob[2]):
+                return _error(404, "BLOB_UNKNOWN", "blob unknown to registry")
             if self.redirect_to is not None and blob[2] in self.blobs:
                 self.redirect_to.blobs[blob[2]] = self.blobs[blob[2]]
                 location = f"{self.redirect_to.url}/storage/{blob[2]}?X-Signature=very-secret"
@@ -275,6 +300,36 @@ class FakeRegistry:
         if tags := re.fullmatch(r"/v2/(.+)/tags/list", request.path):
             return self._answer_tags(request, tags[1])
         return _error(404, "NAME_UNKNOWN", "repository name not known to registry")
+
+    def _store_manifest(self, repository: str, selector: str, request: Request) -> _Answer:
+        document = json.loads(request.body)
+        named = [item["digest"] for item in [document.get("config"), *document.get("layers", ())] if item]
+        children = [item["digest"] for item in document.get("manifests", ())]
+        missing = [digest for digest in named if not self.uploads.has(repository, digest)]
+        missing += [digest for digest in children if (repository, digest) not in self.manifests]
+        if missing:
+            return _error(400, "MANIFEST_BLOB_UNKNOWN", f"blob unknown to registry: {missing}")
+        tag = None if ":" in selector else selector
+        digest = self.add_manifest(repository, tag, request.body, request.headers.get("content-type"))
+        if ":" in selector and selector != str(digest):
+            return _error(400, "DIGEST_INVALID", "provided digest did not match uploaded content")
+        headers = {"Docker-Content-Digest": str(digest)}
+        if self.referrers and "subject" in document:
+            headers["OCI-Subject"] = document["subject"]["digest"]
+        return _Answer(201, b"", headers)
+
+    def _answer_referrers(self, repository: str, subject: str) -> _Answer:
+        if not self.referrers:
+            return _error(404, "NOT_FOUND", "no such page")
+        entries = []
+        for (name, selector), (raw, media_type) in self.manifests.items():
+            document = json.loads(raw)
+            if name == repository and ":" in selector and document.get("subject", {}).get("digest") == subject:
+                kind = document.get("artifactType") or document.get("config", {}).get("mediaType")
+                entries.append({"mediaType": media_type, "digest": selector, "size": len(raw), "artifactType": kind})
+        media_type = "application/vnd.oci.image.index.v1+json"
+        index = {"schemaVersion": 2, "mediaType": media_type, "manifests": entries}
+        return _Answer(200, json.dumps(index).encode(), {"Content-Type": media_type})
 
     def _answer_tags(self, request: Request, repository: str) -> _Answer:
         names = {selector for name, selector in self.manifests if name == repository}
@@ -325,11 +380,14 @@ class FakeRegistry:
         if self.auth != "bearer":
             return None
         scope = ""
-        if named := re.match(r"/v2/(.+)/(?:manifests|blobs|tags)/", request.path):
-            scope = f"repository:{named[1]}:pull"
+        if named := re.match(r"/v2/(.+?)/(?:manifests|blobs|tags|referrers)/", request.path):
+            actions = "pull" if request.method in ("GET", "HEAD") else "pull,push"
+            scope = f"repository:{named[1]}:{actions}"
+            if "from" in request.query:
+                scope += f" repository:{request.query['from'][0]}:pull"
         if given.startswith("Bearer "):
             covered = self._tokens.get(given.removeprefix("Bearer "))
-            if covered is not None and scope in ("", covered) and self._is_used_in_time(given):
+            if covered is not None and _covers(covered, scope) and self._is_used_in_time(given):
                 return None
         realm = self.realm or f"{self.url}/token"
         service = re.sub(r'(["\\])', r"\\\1", self.service)
@@ -358,7 +416,7 @@ class FakeRegistry:
             return _error(401, "UNAUTHORIZED", "incorrect username or password")
         with self._lock:
             token = f"token-{len(self.requests)}-{len(self._tokens)}"
-            self._tokens[token] = fields.get("scope", [""])[0]
+            self._tokens[token] = " ".join(fields.get("scope", []))
         members: dict[str, object] = {self.token_member: token}
         if self.token_seconds is not None:
             members["expires_in"] = self.token_seconds
@@ -386,6 +444,16 @@ class FakeRegistry:
                     rule.times -= 1
         answer = self._answer(request)
         return answer, rule.fault if rule is not None else Fault()
+
+
+def _covers(given: str, needed: str) -> bool:
+    """Whether the scopes ``given`` permit all that ``needed`` names."""
+    permitted = {tuple(scope.rsplit(":", 1)) for scope in given.split()}
+    for scope in needed.split():
+        name, _, actions = scope.rpartition(":")
+        if not any(one == name and set(actions.split(",")) <= set(has.split(",")) for one, has in permitted):
+            return False
+    return True
 
 
 def _error(status: int, code: str, message: str) -> _Answer:
@@ -437,17 +505,24 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
+        uploads = self.server.registry.uploads
+        uploads.url = self.server.registry.url
+        lowered = {name.lower(): value for name, value in self.headers.items()}
+        body = uploads.read_body(self.command, parts.path, lowered, self.rfile)
+        if body is None:
+            self._reset()
+            return
         request = Request(
             method=self.command,
             path=parts.path,
             query=parse_qs(parts.query),
-            headers={name.lower(): value for name, value in self.headers.items()},
-            body=self.rfile.read(int(self.headers.get("Content-Length", 0))),
+            headers=lowered,
+            body=body,
             connection=self._number,
         )
         self._send(*self.server.registry._take(request))
 
-    do_HEAD = do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815 - the names that http.server looks for
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815 - the names that http.server looks for
 
     def _send(self, answer: _Answer, fault: Fault) -> None:
         if fault.stall_after is None:

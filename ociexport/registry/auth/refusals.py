@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ociexport.errors import AuthenticationError, RegistryError, TransferError, quoted
-from ociexport.registry.auth.challenges import Challenge
+from ociexport.errors import AuthenticationError, RegistryError, RegistryNotFoundError, TransferError, quoted
+from ociexport.registry.auth.challenges import Access, Challenge
+from ociexport.registry.auth.credentials import Finding
 from ociexport.registry.http.web_url import InvalidUrlError, WebUrl
 
 
@@ -41,3 +42,29 @@ def blaming_registry(error: TransferError, host: str, realm: str) -> TransferErr
         codes=error.codes,
         hint=f"registry {host} directs clients to {realm} for tokens: report this to its operators",
     )
+
+
+def hint_for_refusal(error: RegistryError, finding: Finding | None, access: Access, registry: str) -> str | None:
+    """Return a hint with the likely cause and what the user can do; None if the error's own hint is better.
+
+    Args:
+        finding: the credentials used; None if the server asked for none.
+        access: what the request did.
+        registry: the name to log in to.
+    """
+    login = f"ociexport login {registry}"
+    if finding is None or not finding.credentials:
+        if isinstance(error, RegistryNotFoundError):
+            return f"check the spelling; if it is private, log in with '{login}'"
+        if isinstance(error, AuthenticationError):
+            return f"the registry requires credentials: log in with '{login}'"
+        return None
+    who = f"{finding.credentials} (from {finding.place})"
+    if isinstance(error, RegistryNotFoundError):
+        return f"check the spelling; {who} may also lack access to this repository"
+    if isinstance(error, AuthenticationError) and error.status == 401:
+        return f"the registry does not accept {who}: log in again with '{login}'"
+    if isinstance(error, AuthenticationError) and error.status == 403:
+        verb = "write to" if access.writes else "read"
+        return f"{who} may not {verb} this repository, or the registry blocks this client"
+    return None

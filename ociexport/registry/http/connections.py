@@ -23,6 +23,7 @@ from urllib3.response import HTTPResponse
 from ociexport.errors import OciexportError, UsageError
 from ociexport.registry.http.addresses import Nearness, SeenAddresses
 from ociexport.registry.http.certificates import TlsSettings
+from ociexport.registry.http.content import RequestContent
 from ociexport.registry.http.deadlines import Deadline, Deadlines, shut_down
 from ociexport.registry.http.dialing import open_connection
 from ociexport.registry.http.failures import StalledError
@@ -84,9 +85,14 @@ class PreparedRequest(requests.PreparedRequest):
 
 
 def prepare(
-    method: str, target: WebUrl, headers: Mapping[str, str] | None = None, body: bytes | None = None
+    method: str,
+    target: WebUrl,
+    headers: Mapping[str, str] | None = None,
+    body: bytes | RequestContent | None = None,
 ) -> PreparedRequest:
     """Return a request to ``target``, whose path and query are sent as they are."""
+    # requests would send empty content in chunks.
+    body = body if body is not None and len(body) else None
     prepared = PreparedRequest()
     # requests would change escapes in path and query, and remove dot segments.
     server = f"{target.scheme}://{target.authority}"
@@ -270,6 +276,8 @@ def _pool_classes(
         _deadline: Deadline
         # Whether the server has answered on this connection.
         _has_answered = False
+        # The content of the current request; None without any.
+        _content: RequestContent | None = None
 
         def _new_conn(self) -> socket.socket:
             host = self.host.strip("[]")
@@ -295,6 +303,8 @@ def _pool_classes(
             sockets.add(self.sock)
 
         def request(self, method: str, url: str, *arguments: Any, **options: Any) -> None:
+            body = options.get("body")
+            self._content = body if isinstance(body, RequestContent) else None
             try:
                 super().request(method, self.target, *arguments, **options)
             except CLOSED_BY_SERVER as error:
@@ -318,7 +328,8 @@ def _pool_classes(
             return response
 
         def _raise_if_kept(self, error: Exception) -> None:
-            if self._has_answered and not sockets.is_over:
+            may_repeat = self._content is None or self._content.may_be_repeated
+            if self._has_answered and may_repeat and not sockets.is_over:
                 raise KeptConnectionClosedError("the server closed a kept connection") from error
 
     class Secure(Plain, HTTPSConnection):

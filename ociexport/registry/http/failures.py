@@ -262,6 +262,13 @@ def reason_of(error: BaseException) -> str:
     return _explain_connection(error)[0]
 
 
+def took_too_long(error: BaseException) -> bool:
+    """Whether a connection ended because its other end was too slow, or said that ours was."""
+    if getattr(error, "status", None) in (408, 504):
+        return True
+    return any(isinstance(one, TimeoutError | StalledError) or "timed out" in str(one) for one in causes(error))
+
+
 def was_refused(error: BaseException) -> bool:
     """Whether the server refused the connection: no program listens on the port."""
     return any(isinstance(cause, ConnectionRefusedError) for cause in causes(error))

@@ -12,6 +12,7 @@ from requests.structures import CaseInsensitiveDict
 
 from ociexport.errors import RegistryError, TransferError, counted
 from ociexport.registry.http.certificates import TlsSettings
+from ociexport.registry.http.content import RequestContent
 from ociexport.registry.http.deadlines import Deadline
 from ociexport.registry.http.echoes import secrets_of
 from ociexport.registry.http.error_bodies import MAX_ERROR_BODY_BYTES
@@ -50,6 +51,7 @@ class WireRequest:
         sent_by: the URL of the server that named ``url``; None if the user named it.
         document_bytes: for a document, how many bytes `Transport.send` reads; a connection that breaks meanwhile
             causes a retry. None for a body that the caller reads.
+        content: the bytes to upload, which are no secret: they follow redirects. None without any.
     """
 
     method: str
@@ -64,6 +66,7 @@ class WireRequest:
     retries: bool = True
     sent_by: WebUrl | None = None
     document_bytes: int | None = None
+    content: RequestContent | None = None
 
     def secrets(self, url: str) -> frozenset[str]:
         """Return the secrets of this request, sent to ``url``, which a server may repeat."""

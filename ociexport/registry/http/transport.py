@@ -107,7 +107,7 @@ class Transport:
                 failure = answer.error()
                 if not is_passing_status(answer.status):
                     raise failure
-                asked_seconds = retry_after_seconds(answer.headers)
+                failure.asked_seconds = asked_seconds = retry_after_seconds(answer.headers)
             if not request.retries or not self.wait_for_retry(attempt, failure, request.subject, asked_seconds):
                 raise failure
 
@@ -188,13 +188,15 @@ class Transport:
             headers["Authorization"] = request.authorization
         if request.body is not None:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
+        elif request.content is not None:
+            headers["Content-Type"] = request.content.media_type
         proxies = proxies_for(url)
         shown = str(url)
         logged = LoggedRequest(request.method, shown, headers.get("Range"), self.progress) if self._is_verbose else None
         tls = request.tls if at_home and request.tls is not None else self._tls_of_any_host
         try:
             response = self._adapter(tls, nearest).send(
-                prepare(request.method, url, headers, request.body),
+                prepare(request.method, url, headers, request.body or request.content),
                 stream=True,
                 timeout=(self.options.connect_timeout_seconds, self.options.read_timeout_seconds),
                 proxies=proxies,
