@@ -17,6 +17,7 @@ from ociexport.system.version import __version__
 # Each command's line of help. Its module is ociexport.cli.commands.<name>, with underscores for dashes.
 COMMANDS = {
     "pull": "fetch images into an OCI layout, or into an archive for docker load",
+    "push": "send images to a registry, each blob once",
     "unpack": "unpack an image into a new root filesystem",
     "inspect": "show an image's config, layers, platforms and annotations",
     "tags": "list the tags of a repository",
@@ -42,6 +43,7 @@ COMMANDS = {
 # One example for each command, as a user would type it.
 EXAMPLES = {
     "pull": "ociexport pull debian:12 --out ./layout",
+    "push": "ociexport push ./layout registry.example:5000/mirror",
     "unpack": "ociexport unpack debian:12 ./rootfs",
     "inspect": "ociexport inspect debian:12",
     "tags": "ociexport tags debian",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 
 from ociexport.images.source import BlobOpener, ImageName, ReceivedManifest
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import BlobCheck, ByteStream, Chunk, Digest
+from ociexport.spec.reference import ImageReference
+from ociexport.system.progress.protocol import ProgressTask
 
 
 class BlobWriter(Protocol):
@@ -116,3 +118,60 @@ class ImageDestination(BlobStore, BlobOpener, Protocol):
 
     def write_name(self, descriptor: Descriptor, name: ImageName) -> None:
         """Give the complete image its name. Called last: a name must never lead to an incomplete image."""
+
+
+class SendOutcome(Protocol):
+    """How a blob came to a `SendingStore`.
+
+    Attributes:
+        mounted_from: the place that already had it; None if it was sent.
+        sent_bytes: how many bytes of it were sent.
+    """
+
+    @property
+    def mounted_from(self) -> str | None: ...
+
+    @property
+    def sent_bytes(self) -> int: ...
+
+
+@runtime_checkable
+class SendingStore(Protocol):
+    """A place that reads a blob itself, since it may have to send a part of it again: a registry."""
+
+    def has_blob(self, descriptor: Descriptor) -> bool:
+        """Whether the place says that it has the blob."""
+
+    def send_blob(
+        self, descriptor: Descriptor, read: Callable[[int], Iterator[Chunk]], task: ProgressTask, /
+    ) -> SendOutcome:
+        """Bring a blob there.
+
+        Args:
+            read: returns the blob's chunks from an offset on.
+            task: gets the bytes that were sent.
+
+        Raises:
+            DigestMismatchError, SizeMismatchError: the bytes read do not match ``descriptor``.
+        """
+
+
+@runtime_checkable
+class SendingDestination(SendingStore, BlobOpener, Protocol):
+    """A place that images are sent to; otherwise as `ImageDestination`."""
+
+    def fetch_manifest(self, descriptor: Descriptor) -> ReceivedManifest:
+        """Return a manifest or index that is there, verified; raises NotFoundError if it is not."""
+
+    def write_manifest(self, manifest: ReceivedManifest) -> None: ...
+
+    def write_name(self, descriptor: Descriptor, name: ImageName) -> None: ...
+
+    def verify_tag(self, tag: str, digest: Digest) -> bool:
+        """Return whether ``tag`` has ``digest``; raises UsageError if it has another and may not be moved."""
+
+    def add_mounts(self, named: Iterable[ImageReference]) -> None:
+        """Learn which images are named, whose places may have the same blobs."""
+
+    def mount(self, descriptor: Descriptor) -> bool:
+        """Take a blob from another part of the same place; returns whether it is there then."""

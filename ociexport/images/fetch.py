@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from queue import Empty, SimpleQueue
 
@@ -17,9 +17,9 @@ from ociexport.errors import (
     counted,
     locating,
 )
-from ociexport.images.destination import BlobStore, BlobWriter, PlacingStream, PlacingWriter
-from ociexport.images.wanted_blobs import CHUNK_BYTES, BlobToFetch, open_stream
-from ociexport.spec.digest import Digest
+from ociexport.images.destination import BlobStore, BlobWriter, PlacingStream, PlacingWriter, SendingStore
+from ociexport.images.wanted_blobs import CHUNK_BYTES, BlobToFetch, open_stream, read_chunks
+from ociexport.spec.digest import Chunk, Digest
 from ociexport.system.progress.protocol import Progress
 from ociexport.system.threads import ThreadLimitError, start_thread
 
@@ -44,9 +44,10 @@ class BlobFetch:
         failures: of `run_all`: why each failed blob could not be fetched.
     """
 
-    def __init__(self, destination: BlobStore, progress: Progress) -> None:
+    def __init__(self, destination: BlobStore | SendingStore, progress: Progress) -> None:
         self._destination = destination
         self._progress = progress
+        self._verb = "sending" if isinstance(destination, SendingStore) else "fetching"
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._goes_on = False
@@ -61,7 +62,7 @@ class BlobFetch:
         Raises:
             the error of the first blob that failed; the others were stopped.
         """
-        with self._progress.phase("fetching", sum(blob.descriptor.size for blob in blobs)) as self._phase:
+        with self._progress.phase(self._verb, sum(blob.descriptor.size for blob in blobs)) as self._phase:
             self._run(blobs, jobs)
 
     def run_all(self, blobs: Sequence[BlobToFetch], jobs: int) -> None:
@@ -117,12 +118,16 @@ class BlobFetch:
 
     def _fetch(self, blob: BlobToFetch) -> None:
         with locating(blob.label):
-            if self._destination.has_blob(blob.descriptor):
+            destination = self._destination
+            if destination.has_blob(blob.descriptor):
                 self._phase.leave_out(blob.descriptor.size)
                 self._count_reused(blob)
                 return
+            if isinstance(destination, SendingStore):
+                self._send(blob, destination)
+                return
             try:
-                self._write(blob)
+                self._write(blob, destination)
             except (DigestMismatchError, SizeMismatchError) as error:
                 # A proxy or a damaged disk may have altered the bytes; those that are wrong at the source stay wrong.
                 if self._stop.is_set() or isinstance(error, DiffIdMismatchError):
@@ -130,14 +135,33 @@ class BlobFetch:
                 self._progress.warn(f"{blob.title}: {error.message}; fetching it once more, from the beginning")
                 # All its bytes were counted, and will be again.
                 self._phase.leave_out(-blob.descriptor.size)
-                self._write(blob)
+                self._write(blob, destination)
 
-    def _write(self, blob: BlobToFetch) -> None:
+    def _send(self, blob: BlobToFetch, destination: SendingStore) -> None:
+        def read(offset: int) -> Iterator[Chunk]:
+            for chunk in read_chunks(blob, offset):
+                if self._stop.is_set():
+                    raise _StoppedError("another blob failed")
+                yield chunk
+
+        descriptor = blob.descriptor
+        with self._progress.task(blob.title, descriptor.size, digest=descriptor.digest) as task:
+            outcome = destination.send_blob(descriptor, read, task)
+            if outcome.mounted_from is not None:
+                task.resume(descriptor.size)
+        if outcome.mounted_from is not None:
+            self._progress.say(f"{blob.title}: mounted from {outcome.mounted_from}")
+            return
+        with self._lock:
+            self.begun.add(descriptor.digest)
+            self.fetched_bytes[descriptor.digest] = outcome.sent_bytes
+
+    def _write(self, blob: BlobToFetch, destination: BlobStore) -> None:
         descriptor = blob.descriptor
         # The writer ends within the task: a blob is reported as done after it was verified.
         with (
             self._progress.task(blob.title, descriptor.size, digest=descriptor.digest) as task,
-            self._destination.new_blob(descriptor) as writer,
+            destination.new_blob(descriptor) as writer,
         ):
             if writer.is_complete:
                 task.resume(descriptor.size)

@@ -7,7 +7,7 @@ from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING
 
 from ociexport.errors import InvalidImageError, NotFoundError, UsageError
-from ociexport.images.destination import BlobStore, ImageDestination
+from ociexport.images.destination import BlobStore, ImageDestination, SendingDestination
 from ociexport.images.fetch import BlobFetch
 from ociexport.images.prepare import prepare_image
 from ociexport.images.source import ImageSource
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def copy_image(
     source: ImageSource,
-    destination: ImageDestination,
+    destination: ImageDestination | SendingDestination,
     options: PullOptions,
     progress: Progress = SILENT,
     *,
@@ -51,6 +51,10 @@ def copy_image(
         raise UsageError("legacy: expected an archive to write, got a layout")
     if options.decompress and not isinstance(destination, ImageLayout):
         raise UsageError("decompress: expected a layout or an archive as destination")
+    if isinstance(destination, SendingDestination):
+        from ociexport.transfer.send import send_image  # noqa: PLC0415 - start-up: a layout does without
+
+        return send_image(source, destination, options, progress)
     source = options.signed(source)
     brought: Collection[Digest] = ()
     is_kept_as_it_comes = not options.decompress and options.thin is None

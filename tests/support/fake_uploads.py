@@ -8,6 +8,8 @@
     registry.uploads.cut_after(6_000_000)           # once: reads so many bytes of a body, then resets the connection
     registry.uploads.keeps_cut = False              # a body that was cut ends its upload, as in docker-registry
 
+    registry.uploads.bytes_per_second = 1_000_000   # how fast bodies are read
+
 `bodies` has one entry for each body of PATCH, PUT or POST that arrived, with its number of bytes.
 """
 
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from io import BufferedIOBase
@@ -62,6 +65,8 @@ class FakeUploads:
     max_body_bytes: int | None = None
     keeps_cut: bool = True
     bodies: list[Body] = field(default_factory=list)
+    bytes_per_second: int | None = None
+    arriving_bytes: int = 0
     url: str = ""
     _open: dict[str, bytearray] = field(default_factory=dict)
     _cuts: list[int] = field(default_factory=list)
@@ -101,6 +106,9 @@ class FakeUploads:
                 is_cut = True
                 break
             body += part
+            if is_upload:
+                self.arriving_bytes += len(part)
+                time.sleep(len(part) / self.bytes_per_second if self.bytes_per_second else 0)
         if is_upload:
             with self._lock:
                 self.bodies.append(Body(method, repository, len(body)))
