@@ -144,6 +144,10 @@ class PushRun:
             result = copy_image(source, destination, self._options, self._progress)
         return _result_of(image, result, destination)
 
+    def api_url(self, image: ImageToPush) -> str:
+        """Return the URL of the registry's API; it was found before."""
+        return self._client.session(self._client.home(image.destination)).ping()
+
     def plan(self, image: ImageToPush) -> PlannedPush:
         """Return what a push of ``image`` would do; nothing is sent or mounted."""
         destination = self._destination(image)

@@ -65,7 +65,7 @@ class MapRule(NamedTuple):
     Args:
         text: as the user wrote it.
         pattern: of the whole name, with the tag if the rule has one.
-        path: has a ``*`` for each of the pattern.
+        path: has a ``*`` for each of the pattern, or none.
         tag: of the new name; None to keep the tag.
     """
 
@@ -108,20 +108,20 @@ def parse_rules(texts: Iterable[str]) -> tuple[MapRule, ...]:
 def _parse_rule(text: str, where: str) -> MapRule:
     left, equals, right = (part.strip() for part in text.partition("="))
     left_name, left_tag = _split_tag(left)
-    path, tag = _split_tag(right.strip("/"))
+    path, _, tag = right.strip("/").partition(":")
     if "*" not in left:
         try:
             left_name = ImageReference.parse(left_name).name
         except InvalidReferenceError:
             path = ""
-    if not equals or not left_name or not path or left.count("*") != right.count("*") or "*" in (tag or ""):
+    if not equals or not left_name or not path or path.count("*") not in (0, left.count("*")) or "*" in tag:
         raise UsageError(
-            f"{where}: expected PATTERN=PATH with as many * on both sides, got {quoted(text)}",
+            f"{where}: expected PATTERN=PATH, with as many * in PATH or none, got {quoted(text)}",
             hint="for example 'docker.io/library/*=mirror/hub/*'",
         )
     whole = left_name if left_tag is None else f"{left_name}:{left_tag}"
     pattern = re.compile("(.*)".join(map(re.escape, whole.split("*"))))
-    return MapRule(text, pattern, left_tag is not None, path, tag)
+    return MapRule(text, pattern, left_tag is not None, path, tag or None)
 
 
 def _split_tag(name: str) -> tuple[str, str | None]:

@@ -280,7 +280,7 @@ def test_two_names_that_become_one_are_an_error_before_any_request(
 
 
 @pytest.mark.parametrize(
-    "rule", ["docker.io/*=fixed", "=x", "a*=", "docker.io/library/*=UPPER/*", "gcr.io/*=x/*", "docker.io/library/*=*:*"]
+    "rule", ["docker.io/*/*=x/*", "=x", "a*=", "docker.io/library/*=UPPER/*", "gcr.io/*=x/*", "docker.io/library/*=*:*"]
 )
 def test_a_wrong_rule_is_an_error_before_any_request(
     registry: FakeRegistry, layout: Path, push: Push, rule: str

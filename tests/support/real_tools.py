@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,11 +37,11 @@ def _short_directory(prefix: str) -> Iterator[Path]:
 
 @contextmanager
 def podman(program: str = "podman") -> Iterator[Run]:
-    """Yield a function that runs podman, or buildah, as root with its own store."""
+    """Yield a function that runs podman, or buildah, as root with its own store; ``environment`` adds variables."""
     require(program, root=True)
     with _short_directory("store-") as store:
         options = ("--root", store / "root", "--runroot", store / "run", "--storage-driver", "vfs")
-        yield lambda *words: _run(program, *options, *words)
+        yield lambda *words, environment=None: _run(program, *options, *words, environment=environment)
 
 
 @contextmanager
@@ -96,10 +96,10 @@ def _daemon(command: list[object], socket: Path, log: Path) -> Iterator[None]:
             daemon.terminate()
 
 
-def _run(*words: object) -> str:
-    environment = {name: value for name, value in os.environ.items() if name not in _UNWANTED}
+def _run(*words: object, environment: Mapping[str, str] | None = None) -> str:
+    variables = {name: value for name, value in os.environ.items() if name not in _UNWANTED} | dict(environment or {})
     ended = subprocess.run(
-        [str(word) for word in words], capture_output=True, text=True, timeout=200, env=environment, check=False
+        [str(word) for word in words], capture_output=True, text=True, timeout=200, env=variables, check=False
     )
     assert ended.returncode == 0, f"{words}: exit {ended.returncode}\n{ended.stdout}{ended.stderr}"
     return ended.stdout

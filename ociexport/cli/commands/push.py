@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -10,7 +11,7 @@ from dataclasses import replace
 from ociexport.cli.options.json import add_json_argument
 from ociexport.cli.options.platform import add_several_platforms_arguments, named_choice_from
 from ociexport.cli.options.progress import add_progress_arguments, progress_from
-from ociexport.cli.options.registry import add_registry_arguments, registry_options_from
+from ociexport.cli.options.registry import add_registry_arguments, is_insecure, registry_options_from
 from ociexport.cli.options.signatures import add_signature_arguments, signature_policy_from
 from ociexport.cli.output.push import PushReport, tell_push_plan
 from ociexport.errors import OciexportError, UsageError, locating, quoted
@@ -20,9 +21,19 @@ from ociexport.images.source import ImageSource
 from ociexport.registry.auth.credentials import parse_user_and_password
 from ociexport.registry.client import RegistryClient
 from ociexport.registry.options import RegistryOptions
+from ociexport.system.files import new_file
+from ociexport.system.progress.protocol import Progress
 from ociexport.transfer.options import PullOptions
-from ociexport.transfer.push import PushRun
+from ociexport.transfer.push import PushResult, PushRun
 from ociexport.transfer.push_list import images_to_push
+from ociexport.transfer.push_mapping import (
+    MAPPING_FILE,
+    PROGRAMS,
+    MirrorServer,
+    Renamed,
+    configurations,
+    mapping_text,
+)
 from ociexport.transfer.push_names import PushTarget, parse_rules, parse_target
 from ociexport.transfer.sources.names import RegistryName, SourceName, parse_source_name
 from ociexport.transfer.sources.open import SourceOpener
@@ -48,6 +59,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="push names that match as PATH below PREFIX, such as 'docker.io/library/*=mirror/hub/*'; may be repeated, "
         "or be a file of such lines",
+    )
+    parser.add_argument(
+        "--mapping", metavar="DIR", help="write DIR/mapping.txt, with a line SRC=DST@digest for each image"
+    )
+    parser.add_argument(
+        "--config-for",
+        metavar="PROGRAM",
+        action="append",
+        default=[],
+        choices=PROGRAMS,
+        help="also write what makes the old names work into the DIR of --mapping, for podman (registries.conf), "
+        "containerd (certs.d) or k3s (registries.yaml); may be repeated",
     )
     add_sending_arguments(parser)
     add_push_arguments(parser)
@@ -115,6 +138,8 @@ def push_to(options: argparse.Namespace, names: Sequence[SourceName], target: Pu
         referrers=options.referrers,
         signatures=signature_policy_from(options),
     )
+    if getattr(options, "config_for", None) and options.mapping is None:
+        raise UsageError("--config-for: expected --mapping DIR too, got none")
     rules = parse_rules(getattr(options, "map", ()))
     progress = progress_from(options)
     registry = registry_options_from(options)
@@ -144,8 +169,32 @@ def push_to(options: argparse.Namespace, names: Sequence[SourceName], target: Pu
                     report.add(run.push(image))
             except OciexportError as error:
                 report.add_failure(image.full_name, error)
+        if getattr(options, "mapping", None) is not None:
+            _write_mapping(options, run, report.results, progress)
     report.end()
     return report.code
+
+
+def _write_mapping(
+    options: argparse.Namespace, run: PushRun, results: Sequence[PushResult], progress: Progress
+) -> None:
+    """Write ``mapping.txt`` and the configurations into the directory that the user names."""
+    pushed = [Renamed(result.image, result.digest) for result in results]
+    files = {MAPPING_FILE: mapping_text(pushed)}
+    if pushed:
+        image = pushed[0].image
+        url = run.api_url(image).removesuffix("/v2")
+        server = MirrorServer(image.destination.registry, url, is_insecure(options))
+        for program in dict.fromkeys(options.config_for):
+            more, left_out = configurations(program, pushed, server)
+            files |= more
+            for name in left_out:
+                progress.warn(f"{name}: the configuration for {program} can't express its new name")
+    for name, text in files.items():
+        path = os.path.join(options.mapping, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with new_file(path) as file:
+            file.write(text.encode())
 
 
 def source_options(options: argparse.Namespace, registry: RegistryOptions) -> RegistryOptions:
