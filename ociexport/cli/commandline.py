@@ -18,6 +18,7 @@ from ociexport.system.version import __version__
 COMMANDS = {
     "pull": "fetch images into an OCI layout, or into an archive for docker load",
     "push": "send images to a registry, each blob once",
+    "copy": "copy an image from any source to a registry, a layout, an archive or a directory",
     "unpack": "unpack an image into a new root filesystem",
     "inspect": "show an image's config, layers, platforms and annotations",
     "tags": "list the tags of a repository",
@@ -44,6 +45,7 @@ COMMANDS = {
 EXAMPLES = {
     "pull": "ociexport pull debian:12 --out ./layout",
     "push": "ociexport push ./layout registry.example:5000/mirror",
+    "copy": "ociexport copy ./layout:12 docker://registry.example/debian:12",
     "unpack": "ociexport unpack debian:12 ./rootfs",
     "inspect": "ociexport inspect debian:12",
     "tags": "ociexport tags debian",

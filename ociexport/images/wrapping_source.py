@@ -50,3 +50,21 @@ class WrappingSource:
     def close(self) -> None:
         """Close the wrapped source."""
         self.wrapped.close()
+
+
+class RenamedSource(WrappingSource):
+    """A source whose copy gets other names.
+
+    Args:
+        wrapped: the source; closed with this one.
+        name: of the copy.
+    """
+
+    def __init__(self, wrapped: ImageSource, name: ImageName) -> None:
+        super().__init__(wrapped)
+        self._name = name
+
+    @property
+    def image_name(self) -> ImageName:
+        """The names of the copy."""
+        return self._name

@@ -24,6 +24,8 @@ from ociexport.storage.layout_directory import LayoutDirectory
 _MANIFEST_FILE = "manifest.json"
 _VERSION_FILE = "version"
 _VERSION_PREFIX = "Directory Transport Version: "
+# The content of the version file that a writer of this format writes.
+DIRECTORY_VERSION = f"{_VERSION_PREFIX}1.1\n"
 _MAX_VERSION_BYTES = 1024
 _NO_NAME = ImageName(None, None)
 

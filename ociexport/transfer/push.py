@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 from ociexport.errors import OciexportError
 from ociexport.images.prepare import prepare_image
-from ociexport.images.source import ImageName, ImageSource
+from ociexport.images.source import ImageSource
 from ociexport.images.wanted_blobs import BlobToFetch, unite_blobs
-from ociexport.images.wrapping_source import WrappingSource
+from ociexport.images.wrapping_source import RenamedSource
 from ociexport.registry.destination import KnownBlobs, RegistryDestination
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest
@@ -194,7 +194,7 @@ class PushRun:
         )
 
     def _opened(self, image: ImageToPush) -> ImageSource:
-        return _RenamedSource(self._open_source(image.source), image.name_there)
+        return RenamedSource(self._open_source(image.source), image.name_there)
 
     def _digest_of(self, source: ImageSource) -> Digest:
         """Return the digest that the copy will have."""
@@ -202,19 +202,6 @@ class PushRun:
         if getattr(choice, "takes_all", False):
             return source.fetch_manifest().digest
         return prepare_image(source, choice, None, self._progress).listed.digest
-
-
-class _RenamedSource(WrappingSource):
-    """A source whose copy gets other names."""
-
-    def __init__(self, source: ImageSource, name: ImageName) -> None:
-        super().__init__(source)
-        self._name = name
-
-    @property
-    def image_name(self) -> ImageName:
-        """The names of the copy."""
-        return self._name
 
 
 def _result_of(image: ImageToPush, result: PullResult, destination: RegistryDestination) -> PushResult:

@@ -22,7 +22,7 @@ from ociexport.cli.options.volumes import volume_bytes_from
 from ociexport.cli.output.pull import PullReport, tell_plan
 from ociexport.errors import OciexportError, UsageError, locating, quoted
 from ociexport.images.fetch import DEFAULT_JOBS, MAX_JOBS
-from ociexport.images.source import ImageSource
+from ociexport.images.source import ImageName, ImageSource
 from ociexport.spec.lazy_dataclass import replace
 from ociexport.storage.layout.cache import BlobCache
 from ociexport.storage.layout.layout import ImageLayout
@@ -36,6 +36,9 @@ from ociexport.transfer.sources.open import SourceOpener
 
 if TYPE_CHECKING:
     from ociexport.images.diff_id_checks import VerifiedDiffIds
+    from ociexport.registry.options import RegistryOptions
+    from ociexport.system.progress.protocol import Progress
+
 # An image to pull, and its name in messages.
 _Wanted: TypeAlias = tuple[SourceName, str]
 
@@ -82,9 +85,17 @@ def run(options: argparse.Namespace) -> int:
     Images for a layout are pulled one by one: a failure is reported and the others are still pulled; the exit code is
     that of the first failure. An archive is written with all images or not at all.
     """
+    return pull_from(options, [parse_source_name(image) for image in options.images])
+
+
+def pull_from(options: argparse.Namespace, names: list[SourceName], name_there: ImageName | None = None) -> int:
+    """Pull the images that ``names`` name, as `run` does.
+
+    Args:
+        name_there: the names of the only image's copy; None to keep its own.
+    """
     if not 1 <= options.jobs <= MAX_JOBS:
         raise UsageError(f"--jobs: expected 1 to {MAX_JOBS}, got {options.jobs}")
-    names = [parse_source_name(image) for image in options.images]
     is_into_archive = is_archive(options)
     if is_into_archive:
         leave_out_configured(options, "cache")
@@ -109,15 +120,14 @@ def run(options: argparse.Namespace) -> int:
             place="standard output" if options.out == "-" else options.out,
             as_json=options.json,
             digests=_open_digest_file(options, stack),
+            command=options.command,
         )
-        opener = SourceOpener(options=registry_options_from(options), progress=progress)
+        opener = _NamingOpener(name_there, options=registry_options_from(options), progress=progress)
         stack.enter_context(closing(opener))
-        wanted = [
-            each
-            for name, shown in zip(names, options.images, strict=True)
-            for each in _each(name, shown, opener, options)
-        ]
-        return pull(options, wanted, opener, report)
+        pairs = list(zip(names, options.images, strict=True))
+        if name_there is None:
+            pairs = [each for name, shown in pairs for each in _each(name, shown, opener, options)]
+        return pull(options, pairs, opener, report)
 
 
 def _each(name: SourceName, shown: str, opener: SourceOpener, options: argparse.Namespace) -> list[_Wanted]:
@@ -131,6 +141,22 @@ def _each(name: SourceName, shown: str, opener: SourceOpener, options: argparse.
     if each == [name]:
         return [(name, shown)]
     return [(one, f"{shown}:{one.image}") for one in each if isinstance(one, LayoutName | ArchiveName)]
+
+
+class _NamingOpener(SourceOpener):
+    """Opens sources whose copy gets other names, if any are given."""
+
+    def __init__(self, name: ImageName | None, *, options: RegistryOptions, progress: Progress) -> None:
+        super().__init__(options=options, progress=progress)
+        self._name = name
+
+    def open(self, name: SourceName) -> ImageSource:
+        source = super().open(name)
+        if self._name is None:
+            return source
+        from ociexport.images.wrapping_source import RenamedSource  # noqa: PLC0415 - start-up: pull keeps the names
+
+        return RenamedSource(source, self._name)
 
 
 def _open_digest_file(options: argparse.Namespace, stack: ExitStack) -> BinaryIO | None:

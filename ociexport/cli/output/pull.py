@@ -34,12 +34,24 @@ class PullReport:
         place: the destination of the images, as messages name it.
         as_json: whether to write the results as one JSON object.
         digests: a file for the digests, one per line.
+        command: the one that the user gave.
 
     Attributes:
         code: the exit code of the command: that of the first failure.
     """
 
-    def __init__(self, progress: Progress, out: TextIO, *, place: str, as_json: bool, digests: BinaryIO | None) -> None:
+    def __init__(
+        self,
+        progress: Progress,
+        out: TextIO,
+        *,
+        place: str,
+        as_json: bool,
+        digests: BinaryIO | None,
+        command: str = "pull",
+    ) -> None:
+        self._command = command
+        self._done = "copied" if command == "copy" else "pulled"
         self.progress = progress
         self._began = time.monotonic()
         self._place = place
@@ -56,7 +68,11 @@ class PullReport:
         self._results += results
         for result in results:
             details = (*_what_it_is(result), *_how_it_came(result), f"{seconds:.1f} s")
-            self.progress.say(summary("pulled", result.name, self._place, result.digest, *details))
+            self.progress.say(
+                summary(
+                    "copied" if self._command == "copy" else "pulled", result.name, self._place, result.digest, *details
+                )
+            )
             if not self._is_json:
                 self._out.write(f"{result.reference}\n")
                 self._out.flush()
@@ -81,7 +97,7 @@ class PullReport:
         if self._is_json:
             images = [_result_to_json(result) for result in self._results]
             volumes = _volumes_to_json(thin[0].volumes if thin else ())
-            self._out.write(to_json_text("pull", {"images": images, "failures": self._failures, **volumes}))
+            self._out.write(to_json_text(self._command, {"images": images, "failures": self._failures, **volumes}))
             self._out.flush()
 
 
@@ -167,7 +183,7 @@ def _manifest_to_json(manifest: PulledManifest) -> dict[str, object]:
 def tell_plan(plan: PullPlan, options: argparse.Namespace) -> int:
     """Print what a pull would do, and return the exit code that the pull would have, as far as it is known."""
     if options.json:
-        print_json("pull", {"dryRun": True, **_plan_to_json(plan, options.out)})
+        print_json(options.command, {"dryRun": True, **_plan_to_json(plan, options.out)})
     else:
         for image in plan.images:
             _print_image(image)
