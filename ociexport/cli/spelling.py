@@ -29,7 +29,6 @@ _OPTIONS_ELSEWHERE = {
 _COMMANDS_ELSEWHERE = {
     "check": "verify",
     "config": "inspect --config",
-    "copy": "pull",
     "cp": "pull",
     "download": "pull",
     "export": "unpack --to-tar",

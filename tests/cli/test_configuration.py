@@ -227,7 +227,6 @@ def test_help_before_a_command_is_that_of_the_command(tmp_path: Path) -> None:
         (["frobnicate"], "unknown command 'frobnicate'", "see ociexport --help"),
         (["pull", "x", "-o", "y", "--retry-time", "3"], "pull: unknown option '--retry-time'", "--retry-times?"),
         (["unpack", "x", "y", "--sparce"], "unpack: unknown option '--sparce'", "did you mean --sparse?"),
-        (["copy", "x", "y"], "unknown command 'copy'", "did you mean ociexport pull?"),
         (["pull", "x", "--output", "y"], "pull: unknown option '--output'", "did you mean --out?"),
         (["pull", "x", "-o", "y", "--arch=arm64"], "pull: unknown option '--arch'", "did you mean --platform?"),
         (["auth", "explian", "x"], "ACTION: expected explain, got 'explian'", "did you mean ociexport auth explain?"),
