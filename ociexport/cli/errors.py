@@ -24,7 +24,7 @@ from ociexport.transfer.sources.names import path_meant_by
 # Linux accepts no longer path in a call; an image may have longer ones, and these are made through descriptors.
 _PATH_MAX = 4096
 # The commands that may meet a broken image, and the option of `verify` that checks as much as they read.
-_MET_BY = {"pull": "", "inspect": "", "unpack": "--deep ", "diff": "--deep "}
+_MET_BY = {"pull": "", "push": "", "copy": "", "inspect": "", "unpack": "--deep ", "diff": "--deep "}
 
 
 def report_error(error: BaseException, proof: str | None = None, path_hint: str | None = None) -> int:

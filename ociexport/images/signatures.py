@@ -23,7 +23,7 @@ from ociexport.errors import (
     quoted,
 )
 from ociexport.images.budget import DocumentBudget
-from ociexport.images.companions import CompanionSource, signature_tag
+from ociexport.images.companions import CompanionSource, companion_source, signature_tag
 from ociexport.images.keys import VerificationKey
 from ociexport.images.resolve import read_small_blob
 from ociexport.images.source import (
@@ -70,10 +70,11 @@ class SignaturePolicy:
         Raises:
             RegistryError: the registry failed to list the signatures.
         """
-        if not isinstance(source, CompanionSource):
+        holder = companion_source(source)
+        if holder is None:
             reasons.append("this kind of source holds none")
             return False
-        for number, statement in enumerate(_statements_of(source, digest, reasons)):
+        for number, statement in enumerate(_statements_of(holder, digest, reasons)):
             if number == _MAX_SIGNATURES:
                 reasons.append(f"more than {_MAX_SIGNATURES} signatures, the others were not checked")
                 return False

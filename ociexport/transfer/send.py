@@ -66,9 +66,10 @@ def prepare_to_send(
     source: ImageSource, destination: SendingDestination, options: PullOptions, progress: Progress
 ) -> tuple[PreparedImage, list[PreparedImage]]:
     """Return the image and its companions, read and checked; what the source lacks is read at the registry."""
-    source = options.signed(source)
     if not is_remote(source):
         source = _CompletedSource(source, destination)
+    # Outermost: a document from the registry must be signed as well.
+    source = options.signed(source)
     image = prepare_image(source, options.platform, None, progress)
     if not options.referrers:
         return image, []

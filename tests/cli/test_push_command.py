@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from ociexport.spec import mediatypes
 from ociexport.spec.digest import Digest
-from tests.support.command import command_environment, command_line, run_command
+from ociexport.storage.layout.saved_uploads import SavedUploads
+from tests.support.command import run_command
 from tests.support.fake_registry import FakeRegistry, Fault
 from tests.support.image_builder import (
     ARM64,
@@ -25,6 +24,7 @@ from tests.support.image_builder import (
     write_layout,
 )
 from tests.support.memory_source import member
+from tests.support.signing import pem_of, signature_of, tag_of
 
 MIB = 1024 * 1024
 BASE = [member("base", os.urandom(300_000))]
@@ -255,48 +255,6 @@ def test_a_damaged_blob_is_not_completed(registry: FakeRegistry, layout: Path, p
     assert str(OTHER.layers[0].digest) not in registry.blobs
 
 
-# Names
-
-
-def test_names_are_mapped(registry: FakeRegistry, layout: Path, tmp_path: Path, push: Push) -> None:
-    rules = tmp_path / "rules"
-    rules.write_text("# ours\nquay.io/*/other:2 = */renamed:two  # with a tag\n")
-    ended = push(layout, f"{registry.host}/p", "--map", "docker.io/library/*=mirror/hub/*", "--map", rules)
-    assert ended.returncode == 0, ended.stderr
-    assert [line.rpartition("@")[0] for line in ended.stdout.splitlines()] == [
-        f"{registry.host}/p/mirror/hub/app:1",
-        f"{registry.host}/p/team/renamed:two",
-    ]
-
-
-def test_two_names_that_become_one_are_an_error_before_any_request(
-    registry: FakeRegistry, tmp_path: Path, push: Push
-) -> None:
-    write_layout(tmp_path / "layout", {"docker.io/library/app:1": APP, "quay.io/team/app:1": OTHER})
-    ended = push(tmp_path / "layout", registry.host, "--map", "docker.io/library/*=x/*", "--map", "quay.io/team/*=x/*")
-    assert ended.returncode == 2
-    assert "expected one image with this name, got two" in errors_of(ended)[0]
-    assert registry.requests == []
-
-
-@pytest.mark.parametrize(
-    "rule", ["docker.io/*/*=x/*", "=x", "a*=", "docker.io/library/*=UPPER/*", "gcr.io/*=x/*", "docker.io/library/*=*:*"]
-)
-def test_a_wrong_rule_is_an_error_before_any_request(
-    registry: FakeRegistry, layout: Path, push: Push, rule: str
-) -> None:
-    ended = push(layout, registry.host, "--map", rule)
-    assert (ended.returncode, registry.requests) == (2, [])
-    assert "--map" in errors_of(ended)[0]
-
-
-@pytest.mark.parametrize("target", ["team/app", "localhost:5000/UPPER", "localhost:5000/a@sha256:00", "/x", "a b.c/d"])
-def test_a_wrong_target_is_an_error(layout: Path, push: Push, target: str) -> None:
-    ended = push(layout, target)
-    assert ended.returncode == 2
-    assert "expected REGISTRY[/PREFIX]" in errors_of(ended)[0]
-
-
 # Dry run
 
 
@@ -344,36 +302,29 @@ def test_credentials_are_for_the_destination_alone(layout: Path, push: Push) -> 
         assert all({"authorization", "x-secret"}.isdisjoint(request.headers) for request in origin.requests)
 
 
-# The next run
+def test_only_a_signed_image_is_pushed(registry: FakeRegistry, tmp_path: Path, push: Push) -> None:
+    """Also where the registry has a document that the layout lacks."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    (tmp_path / "key.pub").write_bytes(pem_of(key))
+    images = {f"docker.io/library/app:{tag_of(APP)}": signature_of(APP, key), "docker.io/library/app:1": INDEX}
+    write_layout(tmp_path / "layout", images)
+    INDEX.serve(registry, "docker.io/library/app", None)
+    child = next(digest for digest in INDEX.documents if digest not in (INDEX.digest, APP.digest))
+    remove(tmp_path / "layout", child)
+    source = f"{tmp_path}/layout:docker.io/library/app:1"
+    ended = push(source, registry.host, "--verify-key", tmp_path / "key.pub")
+    assert (ended.returncode, sent(registry)) == (7, [])
+    assert "expected a signature by the key in" in ended.stderr
+    ended = push(source, registry.host, "--verify-key", tmp_path / "key.pub", "--platform", "linux/amd64")
+    assert ended.returncode == 0, ended.stderr
 
 
-def test_a_push_that_was_killed_goes_on(tmp_path: Path, push: Push) -> None:
-    """Cut at 60 % and killed: at most one chunk is sent twice."""
-    image = build_image([os.urandom(40 * MIB)], compression="plain")
-    write_layout(tmp_path / "big", {"docker.io/library/big:1": image})
-    with FakeRegistry() as registry:
-        registry.uploads.bytes_per_second = 40 * MIB
-        command = command_line("push", tmp_path / "big", registry.host)
-        with subprocess.Popen(command, env=command_environment(tmp_path), stderr=subprocess.DEVNULL) as process:
-            while registry.uploads.arriving_bytes < 24 * MIB:
-                time.sleep(0.01)
-            process.send_signal(signal.SIGKILL)
-        saved = list((tmp_path / "big" / ".ociexport" / "uploads").iterdir())
-        assert [path.stat().st_mode & 0o777 for path in saved] == [0o600]
-        for _ in range(500):
-            if any(body.length > MIB for body in registry.uploads.bodies):
-                break
-            time.sleep(0.01)
-        assert push(tmp_path / "big", registry.host).returncode == 0
-        assert registry.manifests["docker.io/library/big", "1"][0] == image.raw
-        assert registry.uploads.received_bytes <= sum(map(len, image.blobs.values())) + 16 * MIB
-        assert not (tmp_path / "big" / ".ociexport").exists()
-
-
-def test_a_layout_that_keeps_nothing_is_pushed_all_the_same(registry: FakeRegistry, tmp_path: Path, push: Push) -> None:
-    image = build_image([os.urandom(2 * MIB)], compression="plain")
-    write_layout(tmp_path / "big", {"docker.io/library/big:1": image})
-    (tmp_path / "big" / ".ociexport").write_text("in the way")
-    assert push(tmp_path / "big", registry.host).returncode == 0
-    assert (tmp_path / "big" / ".ociexport").read_text() == "in the way"
-    assert registry.manifests["docker.io/library/big", "1"][1] == mediatypes.OCI_MANIFEST
+@pytest.mark.parametrize("command", ["verify", "gc"])
+def test_a_layout_with_an_upload_that_was_begun_is_right(
+    registry: FakeRegistry, layout: Path, tmp_path: Path, command: str
+) -> None:
+    saved = SavedUploads(str(layout), registry.host, "team/app")
+    saved.write(APP.digest, f"{registry.url}/v2/team/app/blobs/uploads/1")
+    ended = run_command(command, layout, home=tmp_path)
+    assert ended.returncode == 0, ended.stderr + ended.stdout
+    assert saved.find(APP.digest) is not None
