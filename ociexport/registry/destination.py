@@ -74,6 +74,7 @@ class RegistryDestination:
         known: blobs of the same registry; shared by the destinations of a run.
         saved: keeps the URLs of uploads for the next run.
         moves_tags: whether a tag that exists with another digest is moved.
+        only_plans: whether blobs that could be mounted are left where they are.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class RegistryDestination:
         known: KnownBlobs | None = None,
         saved: Callable[[str, str], SavedUploadUrls] | None = None,
         moves_tags: bool = False,
+        only_plans: bool = False,
     ) -> None:
         self.reference = reference
         self._client = client
@@ -96,6 +98,7 @@ class RegistryDestination:
         self._mounts: tuple[str, ...] = ()
         self._saved = saved(reference.registry, self.repository) if saved is not None else None
         self._moves_tags = moves_tags
+        self._only_plans = only_plans
         self._documents: dict[Digest, ReceivedManifest] = {}
         self._fallback = FallbackReferrers(self)
         self.states: dict[Digest, BlobState] = {}
@@ -127,7 +130,9 @@ class RegistryDestination:
         return None
 
     def mount(self, descriptor: Descriptor) -> bool:
-        """Mount a blob that can't be sent; returns whether the repository has it then."""
+        """Mount a blob that can't be sent; returns whether the repository has it then, or would have it."""
+        if self._only_plans:
+            return self.mountable_from(descriptor) is not None
         for repository in self._candidates(descriptor.digest):
             session, is_mounted = self._requests.mount(descriptor.digest, repository)
             if session is not None:

@@ -150,14 +150,14 @@ class PushRun:
 
     def plan(self, image: ImageToPush) -> PlannedPush:
         """Return what a push of ``image`` would do; nothing is sent or mounted."""
-        destination = self._destination(image)
+        destination = self._destination(image, only_plans=True)
         with closing(self._opened(image)) as source:
             prepared, companions = prepare_to_send(source, destination, self._options, self._progress)
             destination.add_mounts(images_named_by(prepared))
             blobs = unite_blobs(copy.blobs for copy in (*companions, prepared))
             planned = [self._plan_blob(blob, destination) for blob in blobs]
             may_send = [blob for blob, plan in zip(blobs, planned, strict=True) if plan.state == "send"]
-            verify_available(prepared.source, may_send, destination, may_mount=False)
+            verify_available(prepared.source, may_send, destination)
         tag = image.destination.tag
         there = destination.digest_of(tag) if tag is not None else None
         digest = prepared.listed.digest
@@ -180,7 +180,7 @@ class PushRun:
         self._planned.add(descriptor.digest, destination.repository)
         return PlannedPushBlob(blob.title, descriptor, "mount" if home is not None else "send", home)
 
-    def _destination(self, image: ImageToPush) -> RegistryDestination:
+    def _destination(self, image: ImageToPush, *, only_plans: bool = False) -> RegistryDestination:
         source = image.source
         saved = None
         if isinstance(source, LayoutName):
@@ -190,7 +190,12 @@ class PushRun:
                 return SavedUploads(path, registry, repository)
 
         return RegistryDestination(
-            image.destination, self._client, known=self._known, saved=saved, moves_tags=self._moves_tags
+            image.destination,
+            self._client,
+            known=self._known,
+            saved=saved,
+            moves_tags=self._moves_tags,
+            only_plans=only_plans,
         )
 
     def _opened(self, image: ImageToPush) -> ImageSource:

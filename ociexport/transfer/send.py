@@ -5,16 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 
-from ociexport.errors import InvalidReferenceError, MissingBlobsError, NotFoundError, UsageError, counted
+from ociexport.errors import (
+    InvalidImageError,
+    InvalidReferenceError,
+    MissingBlobsError,
+    NotFoundError,
+    UsageError,
+    counted,
+)
 from ociexport.images.destination import SendingDestination
 from ociexport.images.fetch import BlobFetch
 from ociexport.images.prepare import PreparedImage, prepare_image
+from ociexport.images.resolve import MAX_INDEX_DEPTH
 from ociexport.images.source import ImageName, ImageSource, ReceivedManifest, innermost, is_remote
-from ociexport.images.wanted_blobs import BlobToFetch, unite_blobs
+from ociexport.images.wanted_blobs import BlobToFetch, blobs_of, unite_blobs
 from ociexport.images.wrapping_source import WrappingSource
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import ByteStream
+from ociexport.spec.manifest import Index, parse_document
 from ociexport.spec.reference import ImageReference
 from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.transfer.options import PullOptions
@@ -70,7 +79,12 @@ def prepare_to_send(
         source = _CompletedSource(source, destination)
     # Outermost: a document from the registry must be signed as well.
     source = options.signed(source)
-    image = prepare_image(source, options.platform, None, progress)
+    try:
+        image = prepare_image(source, options.platform, None, progress)
+    except MissingBlobsError as error:
+        # The first one that preparing needed; the user has to know of all.
+        missing = list(dict.fromkeys(_missing_below(source, None, destination)))
+        raise (_missing_error(source, destination, missing) if missing else error) from error
     if not options.referrers:
         return image, []
     from ociexport.transfer.companions import prepare_companions  # noqa: PLC0415 - start-up: few copies have referrers
@@ -93,7 +107,7 @@ def images_named_by(image: PreparedImage) -> Iterator[ImageReference]:
 
 
 def verify_available(
-    source: ImageSource, blobs: Iterable[BlobToFetch], destination: SendingDestination, *, may_mount: bool = True
+    source: ImageSource, blobs: Iterable[BlobToFetch], destination: SendingDestination
 ) -> list[BlobToFetch]:
     """Return the blobs that only the registry has, or that it does without: foreign layers that are not here.
 
@@ -107,13 +121,35 @@ def verify_available(
         if _is_here(blob):
             continue
         descriptor = blob.descriptor
-        is_there = destination.has_blob(descriptor) or (may_mount and destination.mount(descriptor))
+        is_there = destination.has_blob(descriptor) or destination.mount(descriptor)
         if not is_there and descriptor.media_type not in mediatypes.FOREIGN_LAYERS:
             missing.append(str(descriptor.digest))
         lacking.append(blob)
     if missing:
         raise _missing_error(source, destination, missing)
     return lacking
+
+
+def _missing_below(
+    source: ImageSource, descriptor: Descriptor | None, destination: SendingDestination, depth: int = 0
+) -> Iterator[str]:
+    """Yield the digests of manifests and blobs, of all platforms, that are neither here nor at the registry."""
+    try:
+        received = source.fetch_manifest(descriptor)
+    except MissingBlobsError:
+        yield str(descriptor.digest if descriptor is not None else "")
+        return
+    with suppress(InvalidImageError):
+        document = parse_document(received.raw, received.media_type, received.digest)
+        if isinstance(document, Index):
+            for entry in document.manifests if depth < MAX_INDEX_DEPTH else ():
+                yield from _missing_below(source, entry, destination, depth + 1)
+            return
+        for blob in blobs_of(source, document, None):
+            try:
+                verify_available(source, [blob], destination)
+            except MissingBlobsError:
+                yield str(blob.descriptor.digest)
 
 
 def _missing_error(source: ImageSource, destination: SendingDestination, missing: list[str]) -> MissingBlobsError:
@@ -137,7 +173,7 @@ def _is_here(blob: BlobToFetch) -> bool:
     try:
         with closing(blob.source.open_blob(blob.descriptor)):
             return True
-    except NotFoundError:
+    except (NotFoundError, MissingBlobsError):
         return False
 
 

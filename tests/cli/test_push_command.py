@@ -214,14 +214,16 @@ def test_blobs_that_nobody_has_are_named_and_nothing_is_sent(registry: FakeRegis
 
 
 def test_a_missing_config_and_manifest_are_named_too(registry: FakeRegistry, layout: Path, push: Push) -> None:
-    remove(layout, OTHER.config.digest)
+    remove(layout, OTHER.config.digest, OTHER.layers[1].digest)
     ended = push(f"{layout}:quay.io/team/other:2", registry.host)
     assert (ended.returncode, sent(registry)) == (7, [])
-    assert str(OTHER.config.digest) in ended.stderr
-    remove(layout, APP.digest)
+    assert all(str(one.digest) in errors_of(ended)[0] for one in (OTHER.config, OTHER.layers[1]))
+    remove(layout, APP.digest, INDEX.config.digest)
     ended = push(f"{layout}:docker.io/library/app:1", registry.host)
     assert (ended.returncode, sent(registry)) == (7, [])
-    assert str(APP.digest) in ended.stderr
+    assert all(str(digest) in errors_of(ended)[0] for digest in (APP.digest, INDEX.config.digest))
+    dry = push(f"{layout}:docker.io/library/app:1", registry.host, "--dry-run")
+    assert (dry.returncode, dry.stdout) == (7, "")
 
 
 def test_a_thin_layout_is_pushed_where_the_rest_is(registry: FakeRegistry, layout: Path, push: Push) -> None:
@@ -241,6 +243,9 @@ def test_a_base_that_the_image_names_is_mounted(registry: FakeRegistry, tmp_path
     base = image.layers[0].digest
     registry.uploads.homes[str(registry.add_blob(image.blobs[base], base))] = {"base/debian"}
     remove(tmp_path / "thin", base)
+    told = json.loads(push(tmp_path / "thin", registry.host, "--dry-run", "--json").stdout)
+    assert sent(registry) == []
+    assert [blob["mountedFrom"] for blob in told["images"][0]["blobs"]] == [None, "base/debian", None]
     ended = push(tmp_path / "thin", registry.host)
     assert ended.returncode == 0, ended.stderr
     assert registry.manifests["docker.io/library/new", "1"][0] == image.raw
