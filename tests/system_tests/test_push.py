@@ -19,6 +19,7 @@ from ociexport.transfer.pull import pull
 from tests.support.command import command_environment, command_line, run_command
 from tests.support.image_builder import ARM64, build_attestation, build_image, build_index, write_layout
 from tests.support.memory_source import member
+from tests.support.peak_memory import peak_of
 from tests.support.real_tools import podman
 from tests.support.signing import pem_of, signature_of, tag_of
 from tests.support.system_parts import docker_registry, require, run
@@ -102,3 +103,15 @@ def test_a_push_that_was_killed_succeeds_the_next_time(registry: str, tmp_path: 
     assert not (tmp_path / "big" / ".ociexport").exists()
     raw = run("skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{registry}/docker.io/library/big:1")
     assert raw.encode() == image.raw
+
+
+def test_memory_does_not_grow_with_the_blobs(registry: str, tmp_path: Path) -> None:
+    """Under 64 MiB with the interpreter, which takes some 15 itself: four blobs at a time, from disk and from afar."""
+    image = build_image([os.urandom(60 * MIB) for _ in range(4)], compression="plain")
+    write_layout(tmp_path / "big", {"docker.io/library/large:1": image})
+    # By another name the same registry is another one, from which nothing is mounted.
+    again = f"{registry.replace('127.0.0.1', 'localhost')}/docker.io/library/large:1"
+    for source, target in [(f"{tmp_path}/big", registry), (again, f"{registry}/x")]:
+        measured = peak_of("push", source, target, home=tmp_path)
+        assert measured.status == 0, measured.stderr
+        assert measured.peak_bytes < 48 * MIB
