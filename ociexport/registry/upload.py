@@ -106,7 +106,7 @@ class BlobUpload:
         self._is_chunked = False
         self._takes_patch = True
         self._failures = 0
-        self._was_wrong = False
+        self._was_wrong = self._was_misplaced = False
         self._sent_bytes = 0
         self._reported = 0
 
@@ -232,6 +232,8 @@ class BlobUpload:
             self._was_wrong = True
             self._forget_session()
             return False
+        elif error.status == 416 and not self._was_misplaced:
+            self._was_misplaced = True
         elif not self._wait(error):
             raise error
         self._is_chunked = self._takes_patch
@@ -292,12 +294,13 @@ class BlobUpload:
         """Take ``session`` with the number of bytes that the registry says it has.
 
         Raises:
-            RegistryError: it does not know the upload, or says that it has more than the blob.
+            RegistryError: it does not know the upload, or does not say how much it has, or says more than the blob has.
         """
         session, received = self._requests.status(session)
         size = self._descriptor.size
-        if received > size:
-            raise RegistryError(f"upload: expected at most {counted(size, 'byte')}, the registry has {received}")
+        if received is None or received > size:
+            got = "no number" if received is None else str(received)
+            raise RegistryError(f"upload: expected at most {counted(size, 'byte')} to have arrived, got {got}")
         self._session, self._offset = session, received
 
     def _note_progress(self) -> None:

@@ -125,10 +125,10 @@ class UploadRequests:
         answer = self._send("PUT", url, f"blob {digest}", accepted=_CREATED, content=content, retries=False)
         _verify_digest(answer, digest)
 
-    def status(self, session: UploadSession) -> tuple[UploadSession, int]:
-        """Return the state of an upload, and how many bytes have arrived; 0 if the registry does not say."""
+    def status(self, session: UploadSession) -> tuple[UploadSession, int | None]:
+        """Return the state of an upload, and how many bytes have arrived; None if the registry does not say."""
         answer = self._send("GET", session.url, "upload", accepted=_STATUS)
-        return self._session_of(answer, session) or session, _received_bytes(answer) or 0
+        return self._session_of(answer, session) or session, _received_bytes(answer)
 
     def cancel(self, session: UploadSession) -> None:
         """Cancel an upload; errors are ignored, since registries forget old uploads."""
