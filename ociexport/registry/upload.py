@@ -42,6 +42,8 @@ MIN_CHUNK_BYTES = 256 * 1024
 _MIN_SAVED_BYTES = 1024 * 1024
 # Answers to PATCH that say something else than that the registry does not support it.
 _SUPPORTED_STATUSES = frozenset({401, 403, 408, 413, 416, 429})
+# Its codes for an upload that it does not know.
+_UPLOAD_CODES = frozenset({"BLOB_UPLOAD_UNKNOWN", "BLOB_UPLOAD_INVALID"})
 # Failures of the upload itself that another attempt may mend: it is unknown or gone, or its next byte is another one.
 _PASSING_OF_BEGIN = frozenset({408, 429})
 _PASSING = _PASSING_OF_BEGIN | {404, 410, 416}
@@ -105,6 +107,7 @@ class BlobUpload:
         self._chunk_bytes = CHUNK_BYTES
         self._is_chunked = False
         self._takes_patch = True
+        self._has_patched = False
         self._failures = 0
         self._was_wrong = self._was_misplaced = False
         self._sent_bytes = 0
@@ -175,6 +178,7 @@ class BlobUpload:
         while self._is_chunked and self._takes_patch and self._offset < size:
             end = min(size, self._offset + max(self._chunk_bytes, session.min_chunk_bytes))
             session, received = self._requests.patch(session, self._content(self._offset, end), self._offset)
+            self._has_patched = True
             # A registry may take a part only. One that says anything else has acknowledged the chunk all the same.
             self._offset = received if received is not None and self._offset < received < end else end
             self._session = session
@@ -248,8 +252,10 @@ class BlobUpload:
         self._chunk_bytes = max(attempted // 2, least)
 
     def _refuses_patch(self, error: RegistryError) -> bool:
+        """Whether a registry that has taken no PATCH so far refuses it for good."""
         is_answered = error.status is not None and (400 <= error.status < 500 or error.status == 501)
-        return is_answered and error.status not in _SUPPORTED_STATUSES and self._offset == 0 and self._takes_patch
+        is_of_upload = error.status in _SUPPORTED_STATUSES or bool(_UPLOAD_CODES & set(error.codes))
+        return is_answered and not is_of_upload and self._takes_patch and not self._has_patched
 
     def _wait(self, error: RegistryError) -> bool:
         """Count the failure, and wait; returns whether another attempt is worth it."""

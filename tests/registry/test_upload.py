@@ -112,6 +112,14 @@ def test_a_registry_that_refuses_patch_gets_the_whole_again(registry: FakeRegist
     assert [body.method for body in registry.uploads.bodies] == ["PUT", "PATCH", "PUT"]
 
 
+def test_a_registry_that_keeps_a_cut_and_refuses_patch_gets_the_whole_again(registry: FakeRegistry) -> None:
+    registry.uploads.takes_patch = False
+    registry.uploads.cut_after(24 * MIB)
+    Pusher(registry)()
+    assert_arrived(registry)
+    assert [body.method for body in registry.uploads.bodies] == ["PUT", "PATCH", "PUT"]
+
+
 @pytest.mark.parametrize(
     "says", ["0-0", "0-41943039", "0-999999999999", None, "bytes=0-0", "nonsense", "0-" + "9" * 30]
 )
