@@ -114,6 +114,19 @@ def test_pull_dry_run(tmp_path: Path, layout: Path) -> None:
     assert differences(_SHOWN["pull --dry-run"], printed(tmp_path, "pull", layout, "-o", "out", "--dry-run")) == []
 
 
+def test_push_and_copy(tmp_path: Path, layout: Path) -> None:
+    for name in ("whole", "broken"):
+        write_layout(tmp_path / name, {f"registry.example/team/{name}:1": IMAGE})
+    (tmp_path / "broken" / "blobs" / "sha256" / IMAGE.layers[0].digest.encoded).unlink()
+    with FakeRegistry() as registry:
+        planned = printed(tmp_path, "push", "./whole", registry.host, "--dry-run")
+        assert differences(_SHOWN["push --dry-run"], planned) == []
+        told = printed(tmp_path, "push", "./broken", "./whole", registry.host, code=7)
+    assert differences(_SHOWN["push"], told) == []
+    assert (len(told["images"]), len(told["failures"])) == (1, 1)
+    assert differences(_SHOWN["copy"], printed(tmp_path, "copy", layout, "./copied")) == []
+
+
 def test_unpack(tmp_path: Path, layout: Path) -> None:
     told = printed(tmp_path, "unpack", layout, "rootfs")
     assert differences(_SHOWN["unpack"], told) == []

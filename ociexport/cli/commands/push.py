@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATTERN=PATH",
         action="append",
         default=[],
-        help="push names that match as PATH below PREFIX, such as 'docker.io/library/*=mirror/hub/*'; may be repeated, "
+        help="push names that match as PATH below PREFIX, such as docker.io/library/*=mirror/hub/*; may be repeated, "
         "or be a file of such lines",
     )
     parser.add_argument(
