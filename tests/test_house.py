@@ -108,6 +108,7 @@ def test_no_circles_within_a_room() -> None:
         (("isal",), "ociexport.system.compression"),
         (("backports", "compression"), "ociexport.system.zstd"),
         (("cryptography",), "ociexport.images.keys"),
+        (("yaml",), "ociexport.transfer.lists.yaml_nodes"),
         (("argparse",), "ociexport.cli"),
     ],
 )

@@ -1,0 +1,174 @@
+"""Kubernetes objects: the images in PodSpecs are sure, what reads like an image elsewhere is a maybe.
+
+Spec: Kubernetes API reference, PodSpec v1 core, ImageVolumeSource v1 core; operator-sdk, "relatedImages".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+
+from ociexport.errors import InvalidReferenceError, printable
+from ociexport.spec.reference import ImageReference, names_registry
+from ociexport.transfer.lists.entries import Findings
+from ociexport.transfer.lists.nodes import Field
+
+# Where each kind of Kubernetes' own API has its PodSpec.
+_POD_TEMPLATE = ("spec", "template", "spec")
+_POD_SPECS: dict[str, tuple[str, ...]] = {
+    "Pod": ("spec",),
+    "PodTemplate": ("template", "spec"),
+    "CronJob": ("spec", "jobTemplate", "spec", "template", "spec"),
+    **dict.fromkeys(
+        ("Deployment", "ReplicaSet", "ReplicationController", "StatefulSet", "DaemonSet", "Job", "DeploymentConfig"),
+        _POD_TEMPLATE,
+    ),
+}
+# The groups of Kubernetes' own API that have PodSpecs, and OpenShift's; `v1` has no group.
+_POD_GROUPS = frozenset({"", "apps", "batch", "extensions", "apps.openshift.io"})
+_CONTAINERS = ("initContainers", "containers", "ephemeralContainers")
+_IMAGE_KEY = re.compile(r"images?(?:url|name|ref|reference|pullspec)?$|images?$", re.IGNORECASE)
+# Keys beside an image that name something else about it.
+_NOT_IMAGES = frozenset({"imagePullPolicy", "imagePullSecrets", "imagePullSecret"})
+_TEMPLATE = re.compile(r"\{\{|\$\(|\$\{|###")
+_IN_ARGUMENT = re.compile(r"--?[A-Za-z0-9-]*image[A-Za-z0-9-]*=(\S+)", re.IGNORECASE)
+_ENVIRONMENT = re.compile(r"image", re.IGNORECASE)
+
+
+def is_kubernetes(document: Field) -> bool:
+    """Whether the document is an object of Kubernetes' API or of one that extends it."""
+    return bool(document.get_text("apiVersion") and document.get_text("kind"))
+
+
+def read_kubernetes(document: Field, findings: Findings) -> None:
+    """Add the images of an object, or of all objects of a ``List``."""
+    kind = document.get_text("kind") or ""
+    items = document.get("items")
+    if kind.endswith("List") and items is not None and items.is_list:
+        for item in items.elements():
+            # The items of a PodList have no kind of their own.
+            _read_object(item, item.get_text("kind") or kind.removesuffix("List"), document, findings)
+        return
+    _read_object(document, kind, document, findings)
+
+
+def _read_object(item: Field, kind: str, document: Field, findings: Findings) -> None:
+    version = item.get_text("apiVersion") or document.get_text("apiVersion") or ""
+    if kind.endswith("List") and item.get("items") is not None:
+        read_kubernetes(item, findings)
+        return
+    group = version.rpartition("/")[0]
+    item = _titled(item, kind)
+    taken: set[str] = set()
+    way = _POD_SPECS.get(kind) if group in _POD_GROUPS else None
+    if way is not None:
+        spec = _follow(item, way)
+        if spec is None:
+            findings.warn(item, f"expected a pod at {'.'.join(way)}, there is none")
+        else:
+            _read_pod(spec, findings, taken)
+    read_maybes(item, findings, taken, is_own=way is not None)
+
+
+def _titled(item: Field, kind: str) -> Field:
+    metadata = item.get("metadata")
+    name = metadata.get_text("name") or metadata.get_text("generateName") if metadata is not None else None
+    return replace(item, document=replace(item.document, title=f"{kind} {name}" if name else kind))
+
+
+def _follow(field: Field, way: tuple[str, ...]) -> Field | None:
+    found: Field | None = field
+    for key in way:
+        found = found.get(key) if found is not None else None
+    return found
+
+
+def _read_pod(spec: Field, findings: Findings, taken: set[str]) -> None:
+    for key in _CONTAINERS:
+        for container in findings.elements(spec.get(key)):
+            image = container.get("image")
+            if image is None:
+                findings.warn(container, "expected an image, there is none")
+            else:
+                _sure(image, findings, taken)
+    for volume in findings.elements(spec.get("volumes")):
+        image = volume.get("image")
+        if image is None:
+            continue
+        taken.add(image.path)
+        reference = image.get("reference")
+        if reference is None:
+            findings.warn(image, "expected the reference of an image, there is none")
+        else:
+            _sure(reference, findings, taken, note="a volume")
+
+
+def _sure(image: Field, findings: Findings, taken: set[str], note: str = "") -> None:
+    taken.add(image.path)
+    if image.text is not None and _TEMPLATE.search(image.text):
+        findings.warn(image, f"left out: it is a template, expected what it makes: {printable(image.text)}")
+    else:
+        findings.image(image, note=note)
+
+
+def read_maybes(item: Field, findings: Findings, taken: Collection[str] = (), *, is_own: bool = False) -> None:
+    """Add what reads like an image in a custom resource, in environment variables and in arguments.
+
+    Args:
+        taken: paths of the values that were read before.
+        is_own: whether the object is one whose fields for images are known; other keys then say nothing.
+    """
+    for key, field, parent in _walk(item, "", item, taken):
+        text = field.text
+        if text is None:
+            if not is_own and field.is_mapping:
+                _read_parts(key, field, findings)
+            continue
+        says_image = not is_own and _IMAGE_KEY.search(key) is not None and key not in _NOT_IMAGES
+        variable = parent.get_text("name") if key == "value" else None
+        if _TEMPLATE.search(text):
+            if says_image:
+                findings.warn(field, f"left out: it is a template, expected what it makes: {printable(text)}")
+        elif variable is not None and _ENVIRONMENT.search(variable) and _reads_like_image(text):
+            findings.image(field, is_sure=False, note=f"the variable {printable(variable)}")
+        elif (argument := _IN_ARGUMENT.match(text)) is not None and _reads_like_image(argument[1]):
+            findings.image(field, argument[1], is_sure=False, note="an argument")
+        elif says_image and _reads_like_image(text, may_be_bare=True):
+            findings.image(field, is_sure=False)
+        elif says_image:
+            findings.warn(field, "left out: its key says image, its value is no reference")
+
+
+def _read_parts(key: str, field: Field, findings: Findings) -> None:
+    """Add an image that is given in parts, as in the values of Helm charts: registry, repository, tag, digest."""
+    repository = field.get_text("repository")
+    if repository is None or not (_IMAGE_KEY.search(key) or field.get("tag") or field.get("digest")):
+        return
+    registry, tag, digest = (field.get_text(name) for name in ("registry", "tag", "digest"))
+    name = f"{registry}/{repository}" if registry else repository
+    text = f"{name}{f':{tag}' if tag else ''}{f'@{digest}' if digest else ''}"
+    if _reads_like_image(text, may_be_bare=True):
+        findings.image(field, text, is_sure=False, note="in parts")
+    else:
+        findings.warn(field, "left out: its parts are no reference")
+
+
+def _walk(field: Field, key: str, parent: Field, taken: Collection[str]) -> Iterator[tuple[str, Field, Field]]:
+    """Yield every value from ``field`` down that was not read: its key, which lists pass on, and its parent."""
+    if field.path and field.path in taken:
+        return
+    yield key, field, parent
+    for name, member in field.members():
+        yield from _walk(member, name, field, taken)
+    for element in field.elements():
+        yield from _walk(element, key, field, taken)
+
+
+def _reads_like_image(text: str, *, may_be_bare: bool = False) -> bool:
+    """Whether a text is a reference with a registry, a tag or a digest; of a key that says image, also a bare one."""
+    try:
+        ImageReference.parse(text)
+    except InvalidReferenceError:
+        return False
+    return may_be_bare or names_registry(text) or "@" in text or ":" in text

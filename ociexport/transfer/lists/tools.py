@@ -1,0 +1,203 @@
+"""The lists of other tools that name images in fields of their own: hauler, imgpkg, oc-mirror, zarf, regsync, skopeo.
+
+One function a format. Each names the fields that it does not understand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ociexport.transfer.lists.entries import Findings
+from ociexport.transfer.lists.nodes import Field
+from ociexport.transfer.lists.selection import TagSelection
+
+_HEAD = frozenset({"apiVersion", "kind", "metadata"})
+_NO_IMAGES = "holds no images that ociexport reads, ignored"
+
+
+def read_hauler(document: Field, findings: Findings) -> None:
+    """Add the images of hauler's ``Images``.
+
+    Spec: hauler ``pkg/apis/hauler.cattle.io/v1/image.go``.
+    """
+    if document.get_text("kind") not in ("Images", "ImageTxts"):
+        findings.warn(document, f"kind {document.get_text('kind')} {_NO_IMAGES}")
+        return
+    findings.name_unknown(document, {*_HEAD, "spec"})
+    spec = document.get("spec")
+    if spec is None:
+        return
+    findings.name_unknown(spec, {"images"})
+    for image in findings.elements(spec.get("images")):
+        name = image.get("name")
+        # Keys and identities of signatures are of `hauler store sync`; --verify-key is ours.
+        findings.name_unknown(image, {"name", "platform"}, "not understood, ignored: hauler's own option of one image")
+        if name is None:
+            findings.warn(image, "expected a mapping with the name of an image, left out")
+        else:
+            findings.image(name, platforms=findings.platforms(image.get("platform")))
+
+
+def read_images_lock(document: Field, findings: Findings) -> None:
+    """Add the images of imgpkg's ``ImagesLock``, or the bundle of its ``BundleLock``.
+
+    Spec: carvel.dev/imgpkg/docs, "Resources".
+    """
+    findings.name_unknown(document, {*_HEAD, "images", "bundle"})
+    for image in findings.elements(document.get("images")):
+        findings.name_unknown(image, {"image", "annotations", "imageType"})
+        findings.image(image.get("image") or image)
+    bundle = document.get("bundle")
+    if bundle is not None:
+        findings.name_unknown(bundle, {"image", "tag"})
+        findings.image(bundle.get("image") or bundle)
+
+
+def read_image_set(document: Field, findings: Findings) -> None:
+    """Add the ``additionalImages`` of oc-mirror's ``ImageSetConfiguration``.
+
+    Spec: oc-mirror ``pkg/api/v2alpha1/types_config.go``.
+    """
+    findings.name_unknown(document, {*_HEAD, "mirror", "archiveSize", "storageConfig"})
+    mirror = document.get("mirror")
+    if mirror is None:
+        return
+    findings.name_unknown(mirror, {"additionalImages", "blockedImages"}, f"{_NO_IMAGES}: only oc-mirror can resolve it")
+    blocked = {_repository(entry.get("name") or entry) for entry in findings.elements(mirror.get("blockedImages"))}
+    for image in findings.elements(mirror.get("additionalImages")):
+        findings.name_unknown(image, {"name"})
+        name = image.get("name") or image
+        if name.text is not None and _repository(name) in blocked:
+            findings.warn(name, "left out: it is in blockedImages")
+        else:
+            findings.image(name)
+
+
+def _repository(field: Field) -> str | None:
+    return field.text.partition("@")[0] if field.text is not None else None
+
+
+def read_zarf(document: Field, findings: Findings) -> None:
+    """Add the images of the components of a zarf package.
+
+    Spec: zarf ``src/api/v1alpha1/component.go``; docs.zarf.dev, "The package schema".
+    """
+    findings.name_unknown(document, {*_HEAD, "build", "components", "constants", "variables", "values"})
+    platform = None
+    metadata = document.get("metadata")
+    if metadata is not None and metadata.get_text("architecture") not in (None, "multi"):
+        platform = findings.platforms(metadata.get("architecture"))
+    for component in findings.elements(document.get("components")):
+        only = component.get("only")
+        cluster = only.get("cluster") if only is not None else None
+        architecture = cluster.get("architecture") if cluster is not None else None
+        platforms = findings.platforms(architecture) if architecture is not None else platform
+        for image in findings.elements(component.get("images")):
+            if image.text is not None and "###ZARF_" in image.text:
+                findings.warn(image, "left out: zarf replaces a variable in it")
+            else:
+                findings.image(image, platforms=platforms)
+        for key in ("import", "imageArchives", "repos", "charts", "manifests", "files"):
+            member = component.get(key)
+            if member is not None:
+                findings.warn(member, "ignored: what it leads to may name more images")
+
+
+def read_regsync(document: Field, findings: Findings) -> None:
+    """Add the sources of regsync's ``sync``; a repository's tags are chosen by ``tags.allow`` and ``tags.deny``.
+
+    Spec: regclient docs, "regsync"; patterns match a whole tag.
+    """
+    findings.name_unknown(document, {"version", "creds", "defaults", "sync"})
+    for step in findings.elements(document.get("sync")):
+        source, kind = step.get("source"), step.get_text("type")
+        if source is None:
+            findings.warn(step, "expected a source, there is none, left out")
+            continue
+        if kind not in ("image", "repository"):
+            findings.warn(source, f"left out: only a source of type image or repository is read, this is {kind}")
+            continue
+        findings.name_unknown(
+            step,
+            {
+                "source",
+                "target",
+                "type",
+                "tags",
+                "platform",
+                "platforms",
+                "schedule",
+                "interval",
+                "backup",
+                "ratelimit",
+            },
+        )
+        platforms = findings.platforms(step.get("platform"), step.get("platforms"))
+        if kind == "image":
+            findings.image(source, platforms=platforms)
+            continue
+        tags = step.get("tags")
+        allowed: tuple[str, ...] = ()
+        denied: tuple[str, ...] = ()
+        semver: str | None = None
+        if tags is not None:
+            findings.name_unknown(tags, {"allow", "deny", "semverRange"})
+            allowed, denied = (_whole(findings, tags.get(key)) for key in ("allow", "deny"))
+            semver = " || ".join(one.text or "" for one in findings.elements(tags.get("semverRange"))) or None
+        selection = findings.selection(tags or source, allowed=allowed, denied=denied, semver=semver)
+        if selection is not None:
+            findings.image(source, platforms=platforms, selection=selection)
+
+
+def _whole(findings: Findings, field: Field | None) -> tuple[str, ...]:
+    return tuple(rf"^(?:{pattern.text})$" for pattern in findings.elements(field) if pattern.text is not None)
+
+
+def read_skopeo_sync(document: Field, findings: Findings) -> None:
+    """Add the images of skopeo's YAML for ``sync``: by tag, by digest, all tags, by pattern, and by version.
+
+    Spec: skopeo-sync(1), "YAML file content"; patterns match anywhere in a tag.
+    """
+    for registry, settings in findings.members(document):
+        if not settings.is_mapping:
+            findings.warn(settings, f"expected a mapping, got {settings.kind}, ignored")
+            continue
+        findings.name_unknown(
+            settings,
+            {"images", "images-by-tag-regex", "images-by-semver"},
+            "ignored: how a registry is reached is set by options, see ociexport help credentials",
+        )
+        for repository, tags in findings.members(settings.get("images"), nulls=True):
+            name = f"{registry}/{repository}"
+            if tags.node.value in (None, []):
+                findings.image(tags, name, selection=TagSelection())
+                continue
+            for tag in findings.elements(tags):
+                separator = "@" if tag.text is not None and ":" in tag.text else ":"
+                findings.image(tag, f"{name}{separator}{tag.text}" if tag.text is not None else None)
+        for key in ("images-by-tag-regex", "images-by-semver"):
+            for repository, condition in findings.members(settings.get(key), nulls=True):
+                text = condition.text
+                if text is None:
+                    findings.warn(condition, f"expected a text, got {condition.kind}, left out")
+                    continue
+                conditions = {"semver": text} if key.endswith("semver") else {"allowed": (text,)}
+                selection = findings.selection(condition, **conditions)
+                if selection is not None:
+                    findings.image(condition, f"{registry}/{repository}", selection=selection)
+
+
+def is_skopeo_sync(document: Field) -> bool:
+    """Whether the document is a list of registries as skopeo's YAML has them."""
+    known = {"images", "images-by-tag-regex", "images-by-semver"}
+    return any(any(member.get(key) is not None for key in known) for _, member in document.members())
+
+
+# By the group in ``apiVersion``.
+READERS_BY_GROUP: dict[str, tuple[str, Callable[[Field, Findings], None]]] = {
+    "content.hauler.cattle.io": ("hauler", read_hauler),
+    "imgpkg.carvel.dev": ("imgpkg lock", read_images_lock),
+    "mirror.openshift.io": ("oc-mirror image set", read_image_set),
+    "zarf.dev": ("zarf package", read_zarf),
+}
+ZARF_KINDS = frozenset({"ZarfPackageConfig", "ZarfInitConfig"})
