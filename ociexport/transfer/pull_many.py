@@ -7,16 +7,21 @@ that the machines share, if it supports locks: workers then share blobs like pro
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from itertools import islice
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, TypeAlias
 
-from ociexport.errors import OciexportError, counted
+from ociexport.errors import DigestMismatchError, OciexportError, counted
 from ociexport.images.choose import PlatformChoice
 from ociexport.images.fetch import DEFAULT_JOBS
+from ociexport.images.source import ImageSource
 from ociexport.spec.descriptor import Platform
-from ociexport.spec.lazy_dataclass import dataclass
+from ociexport.spec.digest import Digest
+from ociexport.spec.lazy_dataclass import dataclass, replace
 from ociexport.spec.platforms import host_platform
 from ociexport.storage.layout.cache import BlobCache
 from ociexport.storage.layout.layout import ImageLayout
@@ -25,7 +30,7 @@ from ociexport.system.threads import starting_threads
 from ociexport.transfer.copy import copy_image
 from ociexport.transfer.options import PullOptions
 from ociexport.transfer.result import PullResult
-from ociexport.transfer.sources.names import parse_source_name
+from ociexport.transfer.sources.names import RegistryName, SourceName, parse_source_name
 from ociexport.transfer.sources.open import SourceOpener
 
 if TYPE_CHECKING:
@@ -34,6 +39,12 @@ if TYPE_CHECKING:
 
 # Each fetches several blobs in parallel; more workers would only wait for the machine's network.
 DEFAULT_WORKERS = 4
+# How many images an executor has at a time: enough for a cluster, and few enough that their results take no memory.
+_SUBMITTED = 1000
+# Names of complete images wait at most this long for others, so that ``index.json`` is written once for all of them;
+# longer if writing it takes longer than a twentieth of that.
+_NAMING_SECONDS = 0.2
+_NAMING_SHARE = 20
 
 LayoutOf: TypeAlias = str | os.PathLike[str] | Callable[[str], str | os.PathLike[str]]
 
@@ -46,26 +57,56 @@ class PullOutcome:
         image: as passed to `pull_many`.
         result: None if the pull failed.
         error: None if it succeeded.
+        position: of the image in the list, from 0.
     """
 
     image: str
     result: PullResult | None
     error: OciexportError | OSError | None
+    position: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PullRequest:
+    """One image to pull.
+
+    Args:
+        image: a reference or another name of a source.
+        platform: the platforms to take of it; None for those of the whole list.
+        digest: of the published index or manifest; None for what the name leads to now. With a digest, a registry is
+            not asked for the tag.
+    """
+
+    image: str
+    platform: Platform | PlatformChoice | None = None
+    digest: Digest | None = None
+
+    def source_name(self) -> SourceName:
+        """Return the name of the source to open.
+
+        Raises:
+            InvalidReferenceError, UsageError: ``image`` does not parse.
+        """
+        name = parse_source_name(self.image)
+        if self.digest is not None and isinstance(name, RegistryName):
+            return RegistryName(name.reference.with_digest(self.digest))
+        return name
 
 
 @dataclass(frozen=True, slots=True)
 class _Order:
     """One image to pull; holds values only, since it is sent to a worker."""
 
-    image: str
+    request: PullRequest
     layout: str
     options: PullOptions
     registry: RegistryOptions | None
     cache: str | None
+    position: int
 
 
 def pull_many(
-    images: Iterable[str],
+    images: Iterable[str | PullRequest],
     layout: LayoutOf,
     *,
     executor: Executor | None = None,
@@ -81,7 +122,7 @@ def pull_many(
     A failed image does not stop the others. When the caller stops iterating, pulls that have not begun are cancelled.
 
     Args:
-        images: references or other names of sources.
+        images: references or other names of sources, or requests with a platform or digest of their own.
         layout: directory of the layout for all images, or a function from an image to its layout's directory.
         executor: its workers pull; the caller shuts it down. None for internal threads, which share connections and
             logins.
@@ -98,57 +139,181 @@ def pull_many(
         any error that ``executor`` itself raises.
     """
     options = PullOptions(platform or host_platform(), jobs, deep=deep)
+    return pull_requests(images, layout, options, executor=executor, registry=registry, cache=cache, progress=progress)
+
+
+def pull_requests(
+    images: Iterable[str | PullRequest],
+    layout: LayoutOf,
+    options: PullOptions,
+    *,
+    executor: Executor | None = None,
+    registry: RegistryOptions | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    progress: Progress = SILENT,
+    opener: SourceOpener | None = None,
+) -> Iterator[PullOutcome]:
+    """Do the same as `pull_many`, with all options of a pull.
+
+    Args:
+        options: those of every image, whose own platform takes precedence.
+        opener: opens the sources for internal threads, and stays open; None for a new one.
+
+    Raises:
+        as `pull_many` does.
+    """
     shared = os.fspath(cache) if cache is not None else None
     orders = []
-    for image in images:
-        parse_source_name(image)
-        place = layout(image) if callable(layout) else layout
-        orders.append(_Order(image, os.fspath(place), options, registry, shared))
-    return _outcomes_of(orders, executor, progress)
+    for position, image in enumerate(images):
+        request = PullRequest(image) if isinstance(image, str) else image
+        request.source_name()
+        place = layout(request.image) if callable(layout) else layout
+        own = options if request.platform is None else replace(options, platform=request.platform)
+        orders.append(_Order(request, os.fspath(place), own, registry, shared, position))
+    if not orders:
+        return iter(())
+    if executor is not None:
+        return _outcomes_elsewhere(orders, executor, progress)
+    return _outcomes_here(orders, opener, progress)
 
 
-def _outcomes_of(orders: list[_Order], executor: Executor | None, progress: Progress) -> Iterator[PullOutcome]:
+def _outcomes_elsewhere(orders: list[_Order], executor: Executor, progress: Progress) -> Iterator[PullOutcome]:
+    for outcome in _Submitted(orders, _SUBMITTED, lambda order: executor.submit(_pull_alone, order)):
+        progress.say(_told(outcome))
+        yield outcome
+
+
+def _outcomes_here(orders: list[_Order], opener: SourceOpener | None, progress: Progress) -> Iterator[PullOutcome]:
+    """Pull on threads of this process; the names of images that are complete are written together."""
     with ExitStack() as stack:
-        if executor is None and orders:
-            workers = ThreadPoolExecutor(DEFAULT_WORKERS, thread_name_prefix="pull")
-            stack.callback(workers.shutdown, cancel_futures=True)
+        if opener is None:
             opener = stack.enter_context(closing(SourceOpener(options=orders[0].registry, progress=progress)))
-            with starting_threads():
-                verified: VerifiedDiffIds = set()
-                futures = [workers.submit(_pull_with, order, opener, progress, verified) for order in orders]
-        elif executor is not None:
-            futures = [executor.submit(_pull_alone, order) for order in orders]
-        else:
-            return
-        stack.callback(_cancel_all, futures)
-        for future in as_completed(futures):
-            outcome = future.result()
-            if executor is not None:
-                progress.say(_told(outcome))
-            yield outcome
+        layouts = _Layouts(orders, stack)
+        workers = ThreadPoolExecutor(DEFAULT_WORKERS, thread_name_prefix="pull")
+        # Shut down before the names are written, since its threads may still be completing an image.
+        stack.callback(workers.shutdown, cancel_futures=True)
+        verified: VerifiedDiffIds = set()
+        with starting_threads():
+            running = _Submitted(
+                orders,
+                DEFAULT_WORKERS * 2,
+                lambda order: workers.submit(_pull_with, order, layouts[order], opener, progress, verified),
+            )
+        yield from _named_together(running, layouts)
 
 
-def _cancel_all(futures: list[Future[PullOutcome]]) -> None:
-    for future in futures:
-        future.cancel()
+class _Layouts:
+    """The layouts of a list, each opened once, and until the end of the list in a batch of its own."""
+
+    def __init__(self, orders: list[_Order], stack: ExitStack) -> None:
+        self._known: dict[str, ImageLayout] = {}
+        for order in orders:
+            if order.layout not in self._known:
+                cache = BlobCache(order.cache) if order.cache is not None else None
+                self._known[order.layout] = ImageLayout(order.layout, cache=cache)
+                stack.enter_context(self._known[order.layout].batch())
+
+    def __getitem__(self, order: _Order) -> ImageLayout:
+        return self._known[order.layout]
+
+    def commit_names(self) -> None:
+        for layout in self._known.values():
+            layout.commit_names()
+
+
+def _named_together(running: _Submitted, layouts: _Layouts) -> Iterator[PullOutcome]:
+    """Yield each outcome after its image's name was written, and write the names of many images at once."""
+    waiting: list[PullOutcome] = []
+    pause, due = _NAMING_SECONDS, 0.0
+    while running.is_any_left or waiting:
+        now = time.monotonic()
+        outcome = running.next_within(None if not waiting else max(0.0, due - now)) if running.is_any_left else None
+        if outcome is not None:
+            if not waiting:
+                due = time.monotonic() + pause
+            waiting.append(outcome)
+            if running.is_any_left and time.monotonic() < due:
+                continue
+        began = time.monotonic()
+        layouts.commit_names()
+        pause = max(_NAMING_SECONDS, (time.monotonic() - began) * _NAMING_SHARE)
+        yield from waiting
+        waiting = []
+
+
+class _Submitted:
+    """Submits orders, a limited number at a time, and returns their outcomes in the order in which they end."""
+
+    def __init__(self, orders: list[_Order], at_a_time: int, submit: Callable[[_Order], Future[PullOutcome]]) -> None:
+        self._orders = iter(orders)
+        self._submit = submit
+        self._ended: SimpleQueue[Future[PullOutcome]] = SimpleQueue()
+        self._running: set[Future[PullOutcome]] = set()
+        self._submit_next(at_a_time)
+
+    @property
+    def is_any_left(self) -> bool:
+        """Whether another outcome follows."""
+        return bool(self._running)
+
+    def next_within(self, seconds: float | None) -> PullOutcome | None:
+        """Return the next outcome; None if there is none within ``seconds``."""
+        try:
+            future = self._ended.get(timeout=seconds)
+        except Empty:
+            return None
+        self._running.discard(future)
+        self._submit_next(1)
+        return future.result()
+
+    def __iter__(self) -> Iterator[PullOutcome]:
+        try:
+            while self.is_any_left:
+                outcome = self.next_within(None)
+                if outcome is not None:
+                    yield outcome
+        finally:
+            for future in self._running:
+                future.cancel()
+
+    def _submit_next(self, count: int) -> None:
+        for order in islice(self._orders, count):
+            future = self._submit(order)
+            self._running.add(future)
+            future.add_done_callback(self._ended.put)
 
 
 def _pull_alone(order: _Order) -> PullOutcome:
     """Pull in a worker that may be another process, on another machine."""
+    layout = ImageLayout(order.layout, cache=BlobCache(order.cache) if order.cache is not None else None)
     with closing(SourceOpener(options=order.registry)) as opener:
-        return _pull_with(order, opener, SILENT)
+        return _pull_with(order, layout, opener, SILENT)
 
 
 def _pull_with(
-    order: _Order, opener: SourceOpener, progress: Progress, verified: VerifiedDiffIds | None = None
+    order: _Order,
+    destination: ImageLayout,
+    opener: SourceOpener,
+    progress: Progress,
+    verified: VerifiedDiffIds | None = None,
 ) -> PullOutcome:
-    destination = ImageLayout(order.layout, cache=BlobCache(order.cache) if order.cache is not None else None)
+    request = order.request
     try:
-        with closing(opener.open(parse_source_name(order.image))) as source:
+        name = request.source_name()
+        with closing(opener.open(name)) as source:
+            if request.digest is not None and not isinstance(name, RegistryName):
+                _verify_digest(source, request.digest)
             result = copy_image(source, destination, order.options, progress, verified=verified)
     except (OciexportError, OSError) as error:
-        return PullOutcome(order.image, None, error)
-    return PullOutcome(order.image, result, None)
+        return PullOutcome(request.image, None, error, order.position)
+    return PullOutcome(request.image, result, None, order.position)
+
+
+def _verify_digest(source: ImageSource, digest: Digest) -> None:
+    """Return if a source on this machine still has the image with this digest; a registry is asked for it by digest."""
+    found = source.fetch_manifest().digest
+    if found != digest:
+        raise DigestMismatchError(f"image {source.display_name}: digest mismatch: expected {digest}, got {found}")
 
 
 def _told(outcome: PullOutcome) -> str:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterator
+import threading
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import compress
-from typing import Any
+from itertools import chain, compress
+from typing import Any, TypeAlias
 
 from ociexport.errors import NotFoundError, UnsupportedMediaTypeError, UsageError, quoted
 from ociexport.images.source import ImageName
@@ -30,6 +31,8 @@ LOCK_FILE = f"{OWN_DIRECTORY}/lock"
 # Beside these two in a thin layout; see `ociexport.storage.bundle`.
 BUNDLE_FILE = "bundle.json"
 EXPECTED_HINT = "an update lacks what the far side has: ociexport merge FAR BUNDLE puts both together"
+# What two entries have in common if one replaces the other.
+_Key: TypeAlias = "tuple[str, str] | tuple[str, str, str | None]"
 # The names of unfinished documents begin with one of these.
 UNFINISHED_DOCUMENTS = tuple(f"{OWN_DIRECTORY}/{name}." for name in (INDEX_FILE, LAYOUT_FILE, BUNDLE_FILE))
 
@@ -45,6 +48,9 @@ class LayoutDocuments:
         self._directory = directory
         # The bytes of ``index.json`` as last written, and its entries, which need not be parsed again.
         self._last_index: tuple[bytes | None, list[Descriptor]] = None, []
+        # The names that are to be written together; None where each is written at once.
+        self._pending: list[ListedImage] | None = None
+        self._lock = threading.Lock()
 
     def verify_layout_file(self) -> None:
         """Return if ``oci-layout`` exists and declares a version that we read.
@@ -91,15 +97,42 @@ class LayoutDocuments:
             return self.read_index_bytes()
 
     def list_image(self, descriptor: Descriptor, name: ImageName) -> None:
-        """Add an image to ``index.json``; see `ImageLayout.write_name`."""
-        entry = named(descriptor, name)
+        """Add an image to ``index.json``; see `ImageLayout.write_name`. Between images, see `collect_names`."""
+        with self._lock:
+            if self._pending is not None:
+                self._pending.append((descriptor, name))
+                return
+        self._list_images([(descriptor, name)])
+
+    def collect_names(self) -> None:
+        """From now on `list_image` keeps names in memory until `commit_names`.
+
+        Each change of ``index.json`` reads and writes all of it, so many names one by one take quadratic time.
+        """
+        with self._lock:
+            self._pending = self._pending or []
+
+    def commit_names(self, *, ends: bool = False) -> None:
+        """Write the collected names, in their order, with one change of ``index.json``; without any, do nothing.
+
+        Args:
+            ends: whether names are written at once from now on.
+        """
+        with self._lock:
+            pending, self._pending = self._pending, None if ends else []
+        if pending:
+            self._list_images(pending)
+
+    def _list_images(self, images: Sequence[ListedImage]) -> None:
         with self._locked():
             index, known = self._read_raw_index()
-            kept = [not _is_replaced(existing, descriptor, name) for existing in known]
-            index["manifests"] = [*compress(index["manifests"], kept), entry.to_json()]
+            new = [named(*image) for image in images]
+            kept = _kept_entries(known, new, [name for _, name in images])
+            added = list(compress(new, kept[len(known) :]))
+            index["manifests"] = [*compress(index["manifests"], kept), *(entry.to_json() for entry in added)]
             raw = to_json(index)
             self._replace(INDEX_FILE, raw)
-            self._last_index = raw, [*compress(known, kept), entry]
+            self._last_index = raw, [*compress(known, kept), *added]
 
     def unlist(self, removed: Collection[int], before: bytes) -> None:
         """Remove entries from ``index.json``; all else in it stays as it is.
@@ -158,15 +191,42 @@ def to_json(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode("ascii")
 
 
-def _is_replaced(old: Descriptor, descriptor: Descriptor, name: ImageName) -> bool:
-    """Whether the new entry for ``name`` replaces this entry of ``index.json``, whichever tool wrote it."""
-    known = name_of(old)
-    if name.full is not None and known.full is not None:
-        return known.full == name.full
-    if old.digest != descriptor.digest:
-        return name.full is None and known.full is None and name.tag is not None and known.tag == name.tag
-    # The same image: an entry with no more names than the new one would be a duplicate.
-    return known.full is None and known.tag in (None, name.tag)
+def _kept_entries(known: Sequence[Descriptor], new: Sequence[Descriptor], names: Sequence[ImageName]) -> list[bool]:
+    """Return which entries stay when ``new`` ones are added one by one: first of ``known``, then of ``new``.
+
+    A new entry replaces, whichever tool wrote it, an entry with its full name; or without a full name, one of the same
+    image with no more names, which would be a duplicate; or, if it has no full name itself, one with its tag.
+    """
+    kept = [True] * (len(known) + len(new))
+    places: dict[_Key, list[int]] = {}
+    for place, entry in enumerate(chain(known, new)):
+        if place >= len(known):
+            for key in _replaced_keys(entry, names[place - len(known)]):
+                for old in places.pop(key, ()):
+                    kept[old] = False
+        for key in _keys(entry, name_of(entry)):
+            places.setdefault(key, []).append(place)
+    return kept
+
+
+def _keys(descriptor: Descriptor, name: ImageName) -> Iterator[_Key]:
+    """Yield what an entry may be replaced by."""
+    if name.full is not None:
+        yield ("full", name.full)
+        return
+    yield ("image", str(descriptor.digest), name.tag)
+    if name.tag is not None:
+        yield ("tag", name.tag)
+
+
+def _replaced_keys(descriptor: Descriptor, name: ImageName) -> Iterator[_Key]:
+    """Yield the keys of the entries that a new entry replaces."""
+    yield ("image", str(descriptor.digest), None)
+    yield ("image", str(descriptor.digest), name.tag)
+    if name.full is not None:
+        yield ("full", name.full)
+    elif name.tag is not None:
+        yield ("tag", name.tag)
 
 
 def _new_index() -> dict[str, Any]:

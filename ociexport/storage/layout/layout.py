@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from io import FileIO
 
 from ociexport.errors import DiffIdMismatchError, InvalidImageError, LimitExceededError, NotFoundError, UsageError
@@ -239,6 +239,24 @@ class ImageLayout:
     def unlist(self, removed: Collection[int], before: bytes) -> None:
         """Remove entries from ``index.json``; see `LayoutDocuments.unlist`. The caller holds the layout alone."""
         self._documents.unlist(removed, before)
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Copy many images in one use: until the end, their names are written by `commit_names` only.
+
+        One use holds the layout and one change of ``index.json`` writes many names, so the time grows with the number
+        of images, not with its square. Names that are not committed are written at the end, after an error too.
+        """
+        self._documents.collect_names()
+        with self._life_cycle.begin_batch():
+            try:
+                yield
+            finally:
+                self._documents.commit_names(ends=True)
+
+    def commit_names(self) -> None:
+        """Within a `batch`, write the names of all images that are complete; see `write_name`."""
+        self._documents.commit_names()
 
     # The life cycle of the directory.
 

@@ -10,9 +10,11 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
-from ociexport.errors import InvalidImageError, NotFoundError, UsageError, quoted
+from ociexport.errors import InvalidImageError, NotFoundError, OciexportError, UsageError, quoted
+from ociexport.spec.descriptor import MAX_MANIFEST_BYTES
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass
+from ociexport.spec.manifest import Index, parse_document
 from ociexport.storage.layout.blobs import (
     BLOBS_DIRECTORY,
     COLLECTED_DIRECTORY,
@@ -49,6 +51,7 @@ class LayoutLifeCycle:
         self._lock = threading.Lock()
         self._active_uses = 0
         self._own_hold: LayoutHold | None = None
+        self._batch: _Batch | None = None
 
     @contextmanager
     def begin(self) -> Iterator[LayoutUse]:
@@ -60,6 +63,16 @@ class LayoutLifeCycle:
             UsageError: the directory holds other files; it was not changed.
         """
         use = LayoutUse()
+        with self._lock:
+            batch = self._batch
+            if batch is not None and batch.held is None:
+                batch.held = self._hold()
+        if batch is not None:
+            try:
+                yield use
+            finally:
+                batch.use.discard(use.discarded)
+            return
         hold, made = self._hold()
         with self._lock:
             self._active_uses += 1
@@ -69,6 +82,21 @@ class LayoutLifeCycle:
             with self._lock:
                 self._active_uses -= 1
             self._release(hold, use.discarded, made)
+
+    @contextmanager
+    def begin_batch(self) -> Iterator[None]:
+        """Make all uses that begin until the end parts of one, which begins with the first of them."""
+        batch = _Batch()
+        with self._lock:
+            self._batch = batch
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._batch = None
+            if batch.held is not None:
+                hold, made = batch.held
+                self._release(hold, batch.use.discarded, made)
 
     @contextmanager
     def hold_alone(self) -> Iterator[None]:
@@ -92,7 +120,8 @@ class LayoutLifeCycle:
             UsageError: the directory holds other files; it was not changed.
         """
         with self._lock:
-            if not self._active_uses and self._own_hold is None:
+            is_held = self._batch is not None and self._batch.held is not None
+            if not self._active_uses and self._own_hold is None and not is_held:
                 self._own_hold, _ = self._hold()
 
     def verify_is_unused(self) -> None:
@@ -164,15 +193,39 @@ class LayoutLifeCycle:
 
     def _tidy(self, discarded: Iterable[Digest], made: _Made) -> None:
         """Remove discarded blobs, our own files, and a new layout that stayed empty; only for the single user."""
-        # An image that was listed meanwhile may need a discarded blob.
-        unchanged = self._documents.read_index_bytes() == made.index
-        for digest in discarded if unchanged else ():
+        discarded = set(discarded)
+        if discarded and self._documents.read_index_bytes() != made.index:
+            # An image that was listed meanwhile may need a discarded blob.
+            discarded -= self._needed_among(discarded)
+        for digest in discarded:
             for name in (blob_name(digest), partial_blob_name(digest)):
                 with suppress(FileNotFoundError):
                     self._directory.remove(name)
         self._remove_own_files()
         if made.layout and not self._documents.has_images():
             self._remove_layout(made.directories)
+
+    def _needed_among(self, digests: set[Digest]) -> set[Digest]:
+        """Return those of ``digests`` that a listed image needs; all of them if a document can't be read."""
+        needed: set[Digest] = set()
+        seen: set[Digest] = set()
+        entries = [descriptor for descriptor, _ in self._documents.read_images()]
+        try:
+            while entries:
+                entry = entries.pop()
+                needed |= digests & {entry.digest}
+                if entry.digest in seen:
+                    continue
+                seen.add(entry.digest)
+                raw = self._directory.read_file(blob_name(entry.digest), MAX_MANIFEST_BYTES)
+                document = parse_document(raw, entry.media_type, entry.digest)
+                if isinstance(document, Index):
+                    entries += document.manifests
+                else:
+                    needed |= digests & {document.config.digest, *(layer.digest for layer in document.layers)}
+        except (OciexportError, OSError):
+            return digests
+        return needed
 
     def _remove_own_files(self) -> None:
         with suppress(OSError):  # a directory that is not empty holds partial blobs, and the next try continues them
@@ -204,6 +257,14 @@ class LayoutUse:
     def discard(self, digests: Iterable[Digest]) -> None:
         """Remove these blobs at the end, whole or partial, unless others use the layout and may need them."""
         self.discarded.update(digests)
+
+
+class _Batch:
+    """Several uses as one: the hold that all of them share, once the first has begun, and what they discard."""
+
+    def __init__(self) -> None:
+        self.held: tuple[LayoutHold, _Made] | None = None
+        self.use = LayoutUse()
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,7 +148,8 @@ def test_include_and_extends(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("include: [compose.yaml]\n", "compose.yaml:1: include[0]: expected another file, got 'compose.yaml', which leads to itself"),
+        ("include: [compose.yaml]\n",
+         "compose.yaml:1: include[0]: expected another file, got 'compose.yaml', which leads to itself"),
         ("include: [none.yaml]\n", "compose.yaml:1: include[0]: can't read 'none.yaml': No such file or directory"),
         ("services: {a: {extends: a}}\n", "compose.yaml:1: services.a.extends: expected another service to extend, got 'a'"),  # noqa: E501
         ("services: {a: {extends: b}}\n", "compose.yaml:1: services.a.extends: expected another service to extend, got 'b'"),  # noqa: E501
