@@ -31,13 +31,13 @@ OPTION_NAMES = frozenset(
     """
     addr against all all-images allow-recompressed authfile bundle ca-file cacert cache cert-dir compat config
     config-for connect-timeout creds csv decompress deep delta devices digestfile directory dry-run events exclude
-    follow for foreign format from gid-map header html include insecure jobs json keep keep-dirlinks keep-newest
-    latest layer layers legacy long map mapping max-depth max-files max-header max-memory max-metadata max-path
-    max-ratio max-size max-wait mirror move-tags mtimes no-deep no-owners no-preflight no-progress null out owners
-    password-stdin plain-http platform quiet raw read-timeout receipt recursive referrers registry-token repair
-    replace require retry-delay retry-times rootless run-files since sparse src-creds src-insecure src-plain-http
-    stall-limit stream strict sync text tls-verify to-tar uid-map username userns v1 verbose verify-key volume-size
-    xattrs yes
+    failed follow for foreign format from gid-map header html include insecure jobs json keep keep-dirlinks
+    keep-newest latest layer layers legacy list locked long map mapping max-depth max-files max-header max-memory
+    max-metadata max-path max-ratio max-size max-wait maybes mirror move-tags mtimes no-deep no-owners no-preflight
+    no-progress null out owners password-stdin plain-http platform profile quiet raw read-timeout receipt recursive
+    referrers registry-token repair replace require retry-delay retry-times rootless run-files since sparse src-creds
+    src-insecure src-plain-http stall-limit stream strict sync text tls-verify to-tar uid-map username userns v1
+    verbose verify-key volume-size why xattrs yes
     """.split()  # noqa: SIM905 - one name a line would be a page
 )
 

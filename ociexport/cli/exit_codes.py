@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ociexport.errors import (
     AuthenticationError,
     DigestMismatchError,
@@ -60,3 +62,8 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
 def exit_code_of(error: BaseException) -> int:
     """Return the code that the command ends with after ``error``."""
     return next((code for kind, code in _CODES if isinstance(error, kind)), OTHER_FAILURE)
+
+
+def worst_of(codes: Iterable[int]) -> int:
+    """Return the code of a command that worked on several images: `INTEGRITY` if any has it, or else the highest."""
+    return max(codes, key=lambda code: (code == INTEGRITY, code), default=OK)

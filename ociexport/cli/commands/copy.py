@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_memory_argument(parser)
     # Of `pull` alone.
     parser.set_defaults(legacy=False, digestfile=None, all_images=False, since=[], require=[], rule=None)
-    parser.set_defaults(delta=False, allow_recompressed=False, volume_size=None)
+    parser.set_defaults(delta=False, allow_recompressed=False, volume_size=None, list=None, locked=None)
 
 
 def run(options: argparse.Namespace) -> int:

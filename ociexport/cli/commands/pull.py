@@ -12,7 +12,8 @@ from ociexport.cli.configuration import leave_out_configured
 from ociexport.cli.exit_codes import OK
 from ociexport.cli.options.counts import add_memory_argument
 from ociexport.cli.options.json import add_json_argument
-from ociexport.cli.options.out import add_out_arguments, is_archive, is_pipe, opened_out
+from ociexport.cli.options.lists import add_list_arguments
+from ociexport.cli.options.out import add_out_arguments, is_archive, is_pipe, opened_out, verify_is_given
 from ociexport.cli.options.platform import add_platforms_arguments, choice_from
 from ociexport.cli.options.progress import add_progress_arguments, progress_from
 from ociexport.cli.options.registry import add_registry_arguments, registry_options_from
@@ -35,6 +36,8 @@ from ociexport.transfer.sources.names import ArchiveName, LayoutName, SourceName
 from ociexport.transfer.sources.open import SourceOpener
 
 if TYPE_CHECKING:
+    from ociexport.cli.listed import ListRun
+    from ociexport.images.choose import PlatformChoice
     from ociexport.images.diff_id_checks import VerifiedDiffIds
     from ociexport.registry.options import RegistryOptions
     from ociexport.system.progress.protocol import Progress
@@ -45,7 +48,7 @@ _Wanted: TypeAlias = tuple[SourceName, str]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command to ``parser``."""
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="image reference, or another source of an image")
+    parser.add_argument("images", metavar="IMAGE", nargs="*", help="image reference, or another source of an image")
     add_out_arguments(parser)
     add_platforms_arguments(parser)
     parser.add_argument(
@@ -77,15 +80,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_registry_arguments(parser)
     add_memory_argument(parser)
     add_thin_arguments(parser)
+    add_list_arguments(parser).add_argument(
+        "--locked", metavar="LOCK", help="pull what this file of ociexport lock says, and ask for no tag"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Pull the images, and print each as ``name@digest``; all names are parsed before the first request.
 
     Images for a layout are pulled one by one: a failure is reported and the others are still pulled; the exit code is
-    that of the first failure. An archive is written with all images or not at all.
+    that of the first failure. An archive is written with all images or not at all. For a list, see `pull_list`.
     """
+    verify_is_given(options, has_images=bool(options.images) or _is_list(options))
     return pull_from(options, [parse_source_name(image) for image in options.images])
+
+
+def _is_list(options: argparse.Namespace) -> bool:
+    return options.list is not None or options.locked is not None
 
 
 def pull_from(options: argparse.Namespace, names: list[SourceName], name_there: ImageName | None = None) -> int:
@@ -124,6 +135,8 @@ def pull_from(options: argparse.Namespace, names: list[SourceName], name_there: 
         )
         opener = _NamingOpener(name_there, options=registry_options_from(options), progress=progress)
         stack.enter_context(closing(opener))
+        if _is_list(options):
+            return _pull_list(options, opener, report)
         pairs = list(zip(names, options.images, strict=True))
         if name_there is None:
             pairs = [each for name, shown in pairs for each in _each(name, shown, opener, options)]
@@ -159,6 +172,44 @@ class _NamingOpener(SourceOpener):
         return RenamedSource(source, self._name)
 
 
+def _pull_list(options: argparse.Namespace, sources: SourceOpener, report: PullReport) -> int:
+    from ociexport.cli.listed_pull import pull_list, read_pull_list  # noqa: PLC0415 - start-up: few pulls have a list
+
+    run = read_pull_list(options, report.progress)
+    if is_archive(options) or options.dry_run:
+        return _pull_list_together(options, run, sources, report)
+    layout = ImageLayout(options.out)
+    return pull_list(
+        options,
+        run,
+        sources=sources,
+        registry=registry_options_from(options),
+        report=report,
+        pull_options=_pull_options_from(options, sources, report, is_archive=False),
+        verify_is_another=lambda name: _verify_is_another(name, layout),
+    )
+
+
+def _pull_list_together(options: argparse.Namespace, run: ListRun, sources: SourceOpener, report: PullReport) -> int:
+    """Pull a list into an archive, which has all its images or none, or plan a pull; all of it for one platform."""
+    from ociexport.cli.listed import own_platforms, pinned_source  # noqa: PLC0415 - start-up: few pulls have a list
+
+    if run.code:
+        return run.end()
+    choices = {own_platforms(entry, options) for entry in run.entries}
+    if len(choices) > 1:
+        raise UsageError(
+            "--list: expected one platform for all images of an archive, got several", hint="--out with a layout"
+        )
+    options.images = list(map(pinned_source, run.entries))
+    is_into_archive = is_archive(options)
+    choice = next(iter(choices), None)
+    pull_options = _pull_options_from(options, sources, report, is_archive=is_into_archive, choice=choice)
+    wanted = [(parse_source_name(image), image) for image in options.images]
+    pull = _pull_into_archive if is_into_archive else _pull_into_layout
+    return pull(options, wanted, sources, report, pull_options)
+
+
 def _open_digest_file(options: argparse.Namespace, stack: ExitStack) -> BinaryIO | None:
     if options.digestfile is None or options.dry_run:
         return None
@@ -166,11 +217,15 @@ def _open_digest_file(options: argparse.Namespace, stack: ExitStack) -> BinaryIO
 
 
 def _pull_into_archive(
-    options: argparse.Namespace, wanted: list[_Wanted], sources: SourceOpener, report: PullReport
+    options: argparse.Namespace,
+    wanted: list[_Wanted],
+    sources: SourceOpener,
+    report: PullReport,
+    pull_options: PullOptions | None = None,
 ) -> int:
     if options.cache:
         raise UsageError("pull: --cache needs a layout for --out, got an archive")
-    pull_options = _pull_options_from(options, sources, report, is_archive=True)
+    pull_options = pull_options or _pull_options_from(options, sources, report, is_archive=True)
     with ExitStack() as stack:
         opened = _open_all(wanted, sources, stack)
         seconds = source_date_epoch() or 0
@@ -190,14 +245,18 @@ def _pull_into_archive(
 
 
 def _pull_into_layout(
-    options: argparse.Namespace, wanted: list[_Wanted], sources: SourceOpener, report: PullReport
+    options: argparse.Namespace,
+    wanted: list[_Wanted],
+    sources: SourceOpener,
+    report: PullReport,
+    pull_options: PullOptions | None = None,
 ) -> int:
     cache = BlobCache(options.cache) if options.cache else None
     layout = ImageLayout(options.out, cache=cache)
     layout.verify_is_usable()
     for name, _ in wanted:
         _verify_is_another(name, layout)
-    pull_options = _pull_options_from(options, sources, report, is_archive=False)
+    pull_options = pull_options or _pull_options_from(options, sources, report, is_archive=False)
     if options.dry_run:
         from ociexport.transfer.plan import plan_pull  # noqa: PLC0415 - start-up: as above
 
@@ -236,9 +295,14 @@ def _pull_into_layout(
 
 
 def _pull_options_from(
-    options: argparse.Namespace, sources: SourceOpener, report: PullReport, *, is_archive: bool
+    options: argparse.Namespace,
+    sources: SourceOpener,
+    report: PullReport,
+    *,
+    is_archive: bool,
+    choice: PlatformChoice | None = None,
 ) -> PullOptions:
-    choice = choice_from(options)
+    choice = choice or choice_from(options)
     volume_bytes = volume_bytes_from(options, is_archive=is_archive)
     return PullOptions(
         choice,

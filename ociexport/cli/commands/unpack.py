@@ -11,8 +11,10 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+from ociexport.cli.exit_codes import OK
 from ociexport.cli.options.json import add_json_argument
 from ociexport.cli.options.limits import add_limit_arguments, limits_from
+from ociexport.cli.options.lists import add_list_arguments
 from ociexport.cli.options.platform import add_platform_argument, platform_from
 from ociexport.cli.options.progress import add_progress_arguments, progress_from
 from ociexport.cli.options.registry import add_registry_arguments
@@ -33,11 +35,14 @@ from ociexport.system.progress.protocol import format_bytes
 
 if TYPE_CHECKING:
     from ociexport.rootfs.outputs.tar import FlattenResult
+    from ociexport.transfer.lists.entries import ListEntry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command to ``parser``."""
-    parser.add_argument("source", metavar="SRC", help="layout (./layout, ./layout:tag, oci:…) or image reference")
+    parser.add_argument(
+        "source", metavar="SRC", nargs="?", help="layout (./layout, ./layout:tag, oci:…) or image reference"
+    )
     parser.add_argument("rootfs", metavar="ROOTFS", nargs="?", help="directory to create; new or empty")
     parser.add_argument(
         "--to-tar", metavar="FILE|-", help="write one tar instead of a ROOTFS directory; - is standard output"
@@ -81,6 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_signature_arguments(parser)
     add_progress_arguments(parser)
     add_registry_arguments(parser)
+    add_list_arguments(parser)
 
 
 def _add_metadata_arguments(group: argparse._ArgumentGroup) -> None:
@@ -125,6 +131,12 @@ def _add_metadata_arguments(group: argparse._ArgumentGroup) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Unpack, and print the manifest's digest."""
+    if options.list is not None:
+        return _unpack_list(options)
+    if options.source is None:
+        raise UsageError(
+            "unpack: expected SRC and ROOTFS, got none", hint="for example ociexport unpack debian:12 ./rootfs"
+        )
     if (options.rootfs is None) == (options.to_tar is None):
         raise UsageError(
             f"unpack: expected either ROOTFS or --to-tar, got {'neither' if options.rootfs is None else 'both'}",
@@ -188,6 +200,60 @@ def run(options: argparse.Namespace) -> int:
     )
     print_result(options, source.display_name, result)
     return 0
+
+
+def _unpack_list(options: argparse.Namespace) -> int:
+    """Unpack each image of a list into a directory of its own, in the directory that is the only argument.
+
+    With two arguments the first is a layout or an archive that has the images.
+    """
+    from ociexport.cli.listed import (  # noqa: PLC0415 - start-up: few have a list
+        directory_names,
+        for_each,
+        name_in_layout,
+        own_platforms,
+        pinned_source,
+    )
+
+    source, parent = (options.source, options.rootfs) if options.rootfs is not None else (None, options.source)
+    if parent is None:
+        raise UsageError(
+            "unpack: expected a directory for the trees of a list, got none",
+            hint="for example ociexport unpack --list images.txt ./trees",
+        )
+    for flag, value in (
+        ("--to-tar", options.to_tar),
+        ("--receipt", options.receipt),
+        ("--run-files", options.run_files),
+        ("--owners", options.owners),
+        ("--userns", options.userns),
+    ):
+        if value:
+            raise UsageError(f"{flag}: expected one image beside it, got a list")
+    taken: dict[str, str] = {}
+
+    def unpack_one(entry: ListEntry) -> int:
+        code = OK
+        (name,) = directory_names([entry])
+        choice = own_platforms(entry, options)
+        if choice is not None and choice.takes_all:
+            raise UsageError(
+                f"{entry.image}: expected one platform for a tree, the list asks for all", hint="--platform takes one"
+            )
+        platforms = choice.platforms if choice is not None else ()
+        for platform in platforms or (None,):
+            own = argparse.Namespace(**vars(options))
+            suffix = f"+{str(platform).replace('/', '+')}" if len(platforms) > 1 else ""
+            if taken.setdefault(f"{name}{suffix}", entry.image) != entry.image:
+                raise UsageError(f"{entry.image}: expected a directory of its own, {taken[f'{name}{suffix}']} has it")
+            own.list, own.rootfs = None, os.path.join(parent, f"{name}{suffix}")
+            own.source = pinned_source(entry) if source is None else f"{source}:{name_in_layout(entry)}"
+            own.platform = str(platform) if platform is not None else options.platform
+            code = code or run(own)
+        return code
+
+    os.makedirs(parent, exist_ok=True)
+    return for_each(options, progress_from(options), unpack_one)
 
 
 def _verify_places(options: argparse.Namespace) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from ociexport.cli.exit_codes import INTEGRITY, OK
 from ociexport.cli.options.json import add_json_argument, print_json
 from ociexport.cli.options.limits import add_limit_arguments, limits_from
+from ociexport.cli.options.lists import add_list_arguments
 from ociexport.cli.options.platform import add_several_platforms_arguments, named_choice_from
 from ociexport.cli.options.progress import add_progress_arguments, progress_from
 from ociexport.cli.options.registry import add_registry_arguments, registry_options_from
@@ -20,13 +22,16 @@ from ociexport.verification.options import VerifyOptions
 from ociexport.verification.repair import RepairResult, repair_layout
 from ociexport.verification.verify import Verification, verify_source
 
+if TYPE_CHECKING:
+    from ociexport.transfer.lists.entries import ListEntry
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command to ``parser``."""
     parser.add_argument(
         "source",
         metavar="SRC",
-        nargs="+",
+        nargs="*",
         help="layout or archive (all of it, or ./layout:tag), - for standard input, or image reference; or several "
         "volumes of one set, which are checked together",
     )
@@ -72,12 +77,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_limit_arguments(parser)
     add_progress_arguments(parser)
     add_registry_arguments(parser)
+    add_list_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print a line for each finding; the exit code is 7 if any of them is a problem."""
     progress = progress_from(options)
+    if options.list is not None:
+        return _verify_list(options, progress)
     sources = options.source
+    if not sources:
+        raise UsageError("verify: expected SRC, got none", hint="for example ociexport verify ./layout")
     options.source = " ".join(sources)
     if options.repair and len(sources) > 1:
         raise UsageError(f"--repair: expected one layout, got {counted(len(sources), 'source')}")
@@ -97,6 +107,34 @@ def run(options: argparse.Namespace) -> int:
         source = {"source": sources[0]} if len(sources) == 1 else {"source": sources[0], "sources": sources}
         print_json("verify", {**source, **_to_json(found)})
     return _tell(options, found, progress)
+
+
+def _verify_list(options: argparse.Namespace, progress: Progress) -> int:
+    """Verify each image of a list, where it comes from or, with SRC, in that layout or archive."""
+    from ociexport.cli.listed import for_each, name_in_layout, own_platforms, pinned_source  # noqa: PLC0415 - start-up: few have a list
+
+    if options.repair:
+        raise UsageError("--repair: expected no --list beside it, got one")
+    if len(options.source) > 1:
+        raise UsageError(f"verify: expected one SRC beside --list, got {counted(len(options.source), 'source')}")
+    if "-" in (*options.source, *options.against):
+        raise UsageError("-: expected a file beside --list, which reads it for each image, got standard input")
+    (place,) = options.source or (None,)
+
+    def verify(entry: ListEntry) -> int:
+        own = argparse.Namespace(**vars(options))
+        own.list = None
+        own.source = [pinned_source(entry)]
+        if place is not None:
+            # By digest, so that a name that has moved since is missing.
+            image = f"@{entry.locked.listed}" if entry.locked is not None else f":{name_in_layout(entry)}"
+            own.source = [f"{place}{image}"]
+        choice = own_platforms(entry, options)
+        if choice is not None and place is None:
+            own.platform, own.all = list(map(str, choice.platforms)), choice.takes_all
+        return run(own)
+
+    return for_each(options, progress, verify)
 
 
 def _verify_options_from(options: argparse.Namespace, progress: Progress) -> VerifyOptions:

@@ -1,8 +1,29 @@
-"""The options about lists of images."""
+"""The options about lists of images: ``--list`` and those beside it."""
 
 from __future__ import annotations
 
 import argparse
+
+DEFAULT_FAILED = "failed.txt"
+
+
+def add_list_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add the options of a command that works on a list, and return their group."""
+    group = parser.add_argument_group("lists of images")
+    group.add_argument(
+        "--list",
+        metavar="FILE|URL|-",
+        help="take the images that this list names, see ociexport images; one that fails does not end the list",
+    )
+    group.add_argument("--maybes", action="store_true", help="take what only reads like an image too")
+    group.add_argument(
+        "--failed",
+        metavar="FILE",
+        default=DEFAULT_FAILED,
+        help=f"where the images that fail are listed, for the next --list (default: {DEFAULT_FAILED})",
+    )
+    add_profile_argument(group)
+    return group
 
 
 def add_profile_argument(parser: argparse._ActionsContainer) -> None:

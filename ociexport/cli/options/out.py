@@ -19,12 +19,11 @@ _OTHER_SUFFIXES = (".tar.xz", ".tar.bz2")
 
 
 def add_out_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options to ``parser``."""
+    """Add the options to ``parser``; `verify_is_given` checks that the first is there."""
     parser.add_argument(
         "-o",
         "--out",
         metavar="PATH",
-        required=True,
         help="OCI layout (a new or empty directory, or a layout), or archive (a file *.tar, *.tar.gz or *.tar.zst; "
         "- is standard output)",
     )
@@ -44,6 +43,22 @@ def add_out_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write an archive for docker before 1.10: plain layers in directories, no layout",
     )
+
+
+def verify_is_given(options: argparse.Namespace, *, has_images: bool) -> None:
+    """Return if the command line says what to copy and where to.
+
+    argparse can't check it, since a list of images takes the place of IMAGE.
+
+    Raises:
+        UsageError: names what is missing.
+    """
+    missing = [*(["IMAGE"] if not has_images else []), *(["-o/--out"] if options.out is None else [])]
+    if missing:
+        raise UsageError(
+            f"{options.command}: expected {' and '.join(missing)}, got none",
+            hint=f"for example ociexport {options.command} debian:12 --out ./layout",
+        )
 
 
 def is_archive(options: argparse.Namespace) -> bool:

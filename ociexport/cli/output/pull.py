@@ -14,6 +14,7 @@ from ociexport.cli.options.json import print_json, to_json_text
 from ociexport.cli.output.recipes import recipes_to_json, tell_recipes
 from ociexport.cli.output.summary import summary
 from ociexport.errors import OciexportError, counted, printable
+from ociexport.spec.digest import Digest
 from ociexport.system.progress.protocol import Progress, format_bytes
 
 if TYPE_CHECKING:
@@ -59,13 +60,16 @@ class PullReport:
         self._is_json = as_json
         self._digests = digests
         self._results: list[PullResult] = []
+        self._unchanged: list[tuple[str, Digest]] = []
         self._failures: list[dict[str, object]] = []
         self.code = OK
 
     def add(self, *results: PullResult) -> None:
         """Report images that are complete and were pulled together."""
         seconds, self._began = time.monotonic() - self._began, time.monotonic()
-        self._results += results
+        # The results of a long list take memory.
+        keeps_all = self._is_json or self._digests is not None
+        self._results += [result for result in results if keeps_all or result.thin is not None]
         for result in results:
             details = (*_what_it_is(result), *_how_it_came(result), f"{seconds:.1f} s")
             self.progress.say(
@@ -81,11 +85,24 @@ class PullReport:
         """Report an image that could not be pulled; others may follow."""
         code = report_error(error, proof_of("pull", image))
         self.code = self.code or code
+        self.note_failure(image, error)
+
+    def note_failure(self, image: str, error: OciexportError | OSError) -> None:
+        """Take an image whose failure was reported."""
         self._failures.append({"image": image, "error": one_line(error), "exitCode": exit_code_of(error)})
+
+    def add_unchanged(self, images: Sequence[tuple[str, Digest]]) -> None:
+        """Report images of a lock file that are at the destination already, by name; nothing was asked for."""
+        self.progress.say(f"{self._place}: {counted(len(images), 'image')} already there, as locked")
+        self._unchanged += images
+        if not self._is_json:
+            self._out.write("".join(f"{_reference_of(*image)}\n" for image in images))
+            self._out.flush()
 
     def end(self) -> None:
         """Write the digests and the JSON object of all images."""
         if self._digests is not None:
+            self._digests.writelines(f"{digest}\n".encode() for _, digest in self._unchanged)
             self._digests.writelines(f"{result.digest}\n".encode() for result in self._results)
         thin = [result.thin for result in self._results if result.thin is not None]
         if thin:
@@ -96,9 +113,15 @@ class PullReport:
             tell_recipes(thin, self._place, self.progress)
         if self._is_json:
             images = [_result_to_json(result) for result in self._results]
+            unchanged = {"unchanged": [_reference_of(*one) for one in self._unchanged]} if self._unchanged else {}
             volumes = _volumes_to_json(thin[0].volumes if thin else ())
-            self._out.write(to_json_text(self._command, {"images": images, "failures": self._failures, **volumes}))
+            members = {"images": images, **unchanged, "failures": self._failures, **volumes}
+            self._out.write(to_json_text(self._command, members))
             self._out.flush()
+
+
+def _reference_of(name: str, digest: Digest) -> str:
+    return f"{name.partition('@')[0]}@{digest}"
 
 
 def _what_it_is(result: PullResult) -> Iterator[str]:

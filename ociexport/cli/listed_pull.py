@@ -1,0 +1,117 @@
+"""`ociexport pull --list`: several images at once into one layout."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from ociexport.cli.configuration import leave_out_configured
+from ociexport.cli.listed import ListRun, own_platforms, pinned_source
+from ociexport.cli.output.pull import PullReport
+from ociexport.errors import UsageError, quoted
+from ociexport.registry.options import RegistryOptions
+from ociexport.storage.layout.layout import ImageLayout
+from ociexport.system.progress.protocol import Progress
+from ociexport.transfer.lists.entries import ListEntry
+from ociexport.transfer.lists.unchanged import Unchanged
+from ociexport.transfer.options import PullOptions
+from ociexport.transfer.pull_many import PullRequest, pull_requests
+from ociexport.transfer.sources.names import SourceName, parse_source_name
+from ociexport.transfer.sources.open import SourceOpener
+
+
+def read_pull_list(options: argparse.Namespace, progress: Progress) -> ListRun:
+    """Return the list that a pull takes; ``--locked FILE`` is ``--list FILE`` that takes a lock file only.
+
+    Raises:
+        UsageError: ``--locked`` names another list, or is combined with ``--list``.
+    """
+    if options.locked is not None:
+        if options.list is not None:
+            raise UsageError("--locked: expected no --list beside it, got one")
+        options.list = options.locked
+    if options.images:
+        raise UsageError(f"pull: expected no IMAGE beside a list, got {quoted(options.images[0])}")
+    leave_out_configured(options, "all_images")
+    if options.all_images:
+        raise UsageError("--all-images: expected no list beside it, which names each image, got one")
+    run = ListRun(options, progress)
+    if options.locked is not None:
+        for entry in run.entries:
+            if entry.locked is None:
+                raise UsageError(
+                    f"--locked {quoted(options.locked)}: expected a lock file, got another list",
+                    hint=f"ociexport lock {options.locked} > images.lock makes one",
+                )
+    return run
+
+
+def pull_list(
+    options: argparse.Namespace,
+    run: ListRun,
+    *,
+    sources: SourceOpener,
+    registry: RegistryOptions,
+    report: PullReport,
+    pull_options: PullOptions,
+    verify_is_another: Callable[[SourceName], None],
+) -> int:
+    """Pull the images of a list into a layout, and return the exit code of the worst.
+
+    Images of a lock file that the layout has already are not asked for.
+
+    Raises:
+        UsageError: an image is in the layout that is written, or its platform is not the locked one.
+    """
+    layout = ImageLayout(options.out)
+    layout.verify_is_usable()
+    for entry in run.entries:
+        verify_is_another(parse_source_name(entry.image))
+    unchanged = _unchanged_of(run.entries, layout, pull_options, options)
+    if unchanged:
+        report.add_unchanged([(entry.locked.name, entry.locked.listed) for entry in unchanged if entry.locked])
+    left_out = {id(entry) for entry in unchanged}
+    entries = [entry for entry in run.entries if id(entry) not in left_out]
+    requests = [_request_of(entry, options) for entry in entries]
+    for outcome in pull_requests(
+        requests,
+        options.out,
+        pull_options,
+        registry=registry,
+        cache=options.cache,
+        progress=report.progress,
+        opener=sources,
+    ):
+        if outcome.result is not None:
+            report.add(outcome.result)
+        elif outcome.error is not None:
+            entry = entries[outcome.position]
+            run.fail(entry, outcome.error)
+            report.note_failure(entry.image, outcome.error)
+    report.end()
+    return run.end()
+
+
+def _unchanged_of(
+    entries: list[ListEntry], layout: ImageLayout, pull_options: PullOptions, options: argparse.Namespace
+) -> list[ListEntry]:
+    # These change what a layout stores for an image, or ask a registry for more.
+    if pull_options.decompress or pull_options.referrers or pull_options.deep or pull_options.signatures:
+        return []
+    if pull_options.thin is not None:
+        return []
+    if options.platform or options.all or options.sparse:
+        return []
+    locked = [entry for entry in entries if entry.locked is not None]
+    if not locked:
+        return []
+    there = Unchanged(layout)
+    return [entry for entry in locked if entry.locked is not None and there.has(entry.locked)]
+
+
+def _request_of(entry: ListEntry, options: argparse.Namespace) -> PullRequest:
+    return PullRequest(
+        entry.image if entry.locked is not None else pinned_source(entry),
+        own_platforms(entry, options),
+        entry.locked.digest if entry.locked is not None else None,
+    )
