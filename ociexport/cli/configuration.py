@@ -31,7 +31,7 @@ OPTION_NAMES = frozenset(
     """
     addr against all all-images allow-recompressed authfile bundle ca-file cacert cache cert-dir compat config
     config-for connect-timeout creds csv decompress deep delta devices digestfile directory dry-run events exclude
-    failed follow for foreign format from gid-map header html include insecure jobs json keep keep-dirlinks
+    executor failed follow for foreign format from gid-map header html include insecure jobs json keep keep-dirlinks
     keep-newest latest layer layers legacy list locked long map mapping max-depth max-files max-header max-memory
     max-metadata max-path max-ratio max-size max-wait maybes mirror move-tags mtimes no-deep no-owners no-preflight
     no-progress null out owners password-stdin plain-http platform profile quiet raw read-timeout receipt recursive

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 
 from ociexport.cli.configuration import leave_out_configured
 from ociexport.cli.listed import ListRun, own_platforms, pinned_source
+from ociexport.cli.options.executor import executor_from
 from ociexport.cli.output.pull import PullReport
 from ociexport.errors import UsageError, quoted
 from ociexport.registry.options import RegistryOptions
 from ociexport.storage.layout.layout import ImageLayout
-from ociexport.system.progress.protocol import Progress
+from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.transfer.lists.entries import ListEntry
 from ociexport.transfer.lists.unchanged import Unchanged
 from ociexport.transfer.options import PullOptions
@@ -73,21 +75,29 @@ def pull_list(
     left_out = {id(entry) for entry in unchanged}
     entries = [entry for entry in run.entries if id(entry) not in left_out]
     requests = [_request_of(entry, options) for entry in entries]
-    for outcome in pull_requests(
-        requests,
-        options.out,
-        pull_options,
-        registry=registry,
-        cache=options.cache,
-        progress=report.progress,
-        opener=sources,
-    ):
-        if outcome.result is not None:
-            report.add(outcome.result)
-        elif outcome.error is not None:
-            entry = entries[outcome.position]
-            run.fail(entry, outcome.error)
-            report.note_failure(entry.image, outcome.error)
+    if options.executor is not None and pull_options.signatures is not None:
+        raise UsageError("--executor: expected no --verify-key beside it, which stays on this machine")
+    if options.executor is not None and pull_options.thin is not None:
+        raise UsageError("--executor: expected no --since beside it, what it names is read on this machine")
+    with executor_from(options) as executor:
+        for outcome in pull_requests(
+            requests,
+            # Workers may run in another directory.
+            options.out if executor is None else os.path.abspath(options.out),
+            pull_options,
+            executor=executor,
+            registry=registry,
+            cache=options.cache if executor is None or not options.cache else os.path.abspath(options.cache),
+            # The report says the same of each image as an executor would.
+            progress=report.progress if executor is None else SILENT,
+            opener=sources,
+        ):
+            if outcome.result is not None:
+                report.add(outcome.result)
+            elif outcome.error is not None:
+                entry = entries[outcome.position]
+                run.fail(entry, outcome.error)
+                report.note_failure(entry.image, outcome.error)
     report.end()
     return run.end()
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ociexport.spec.descriptor import Platform
-from tests.support.command import run_command
+from tests.support.command import command_environment, run_command
 from tests.support.fake_registry import FakeRegistry
 from tests.support.image_builder import build_image, build_index
 from tests.support.memory_source import member
@@ -260,3 +262,47 @@ def test_what_is_missing_is_named(user: User, words: tuple[str, ...], message: s
     listed = user.list("HOST/team/app:1")
     ended = user(*(str(listed) if word == "LIST" else word for word in words))
     assert (ended.returncode, ended.stderr.splitlines()[0]) == (2, f"ociexport: error: {message}")
+
+
+def test_a_list_is_pulled_on_processes(user: User) -> None:
+    listed = user.list("HOST/team/app:1", "HOST/team/app:none", "HOST/team/app:2", "HOST/team/app:3")
+    ended = user("pull", "--list", listed, "--out", user.home / "layout", "--executor", "processes:2")
+    assert (ended.returncode, user.listed()) == (3, digests("1", "2", "3"))
+    assert [line for line in user.failed.splitlines() if line[0] != "#"] == ["HOST/team/app:none"]
+
+
+@pytest.mark.filterwarnings("default")  # what the cluster's own parts warn of is not ours
+def test_a_list_is_pulled_on_a_dask_cluster(user: User) -> None:
+    distributed: Any = pytest.importorskip("distributed")
+    listed = user.list("HOST/team/app:1", "HOST/team/app:none", "HOST/team/app:2")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
+    ) as cluster:
+        words: list[str | Path] = [
+            "pull",
+            "--list",
+            listed,
+            "--out",
+            user.home / "layout",
+            "--failed",
+            user.home / "failed.txt",
+        ]
+        ended = subprocess.run(
+            [sys.executable, "-m", "ociexport", *words, "--executor", f"dask:{cluster.scheduler_address}"],
+            env=command_environment(user.home, DOCKER_DEFAULT_PLATFORM="linux/amd64"),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert (ended.returncode, user.listed()) == (3, digests("1", "2")), ended.stderr
+    assert [line for line in user.failed.splitlines() if line[0] != "#"] == ["HOST/team/app:none"]
+
+
+@pytest.mark.parametrize("text", ["threads", "dask:", "processes:0", "processes:x"])
+def test_other_executors_are_refused(user: User, text: str) -> None:
+    listed = user.list("HOST/team/app:1")
+    ended = user("pull", "--list", listed, "--out", user.home / "layout", "--executor", text)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("ociexport: error: --executor")
+    assert user.registry.requests == []

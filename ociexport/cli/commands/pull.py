@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 from ociexport.cli.configuration import leave_out_configured
 from ociexport.cli.exit_codes import OK
 from ociexport.cli.options.counts import add_memory_argument
+from ociexport.cli.options.executor import add_executor_argument
 from ociexport.cli.options.json import add_json_argument
 from ociexport.cli.options.lists import add_list_arguments
 from ociexport.cli.options.out import add_out_arguments, is_archive, is_pipe, opened_out, verify_is_given
@@ -80,9 +81,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_registry_arguments(parser)
     add_memory_argument(parser)
     add_thin_arguments(parser)
-    add_list_arguments(parser).add_argument(
+    lists = add_list_arguments(parser)
+    lists.add_argument(
         "--locked", metavar="LOCK", help="pull what this file of ociexport lock says, and ask for no tag"
     )
+    add_executor_argument(lists)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -91,6 +94,10 @@ def run(options: argparse.Namespace) -> int:
     Images for a layout are pulled one by one: a failure is reported and the others are still pulled; the exit code is
     that of the first failure. An archive is written with all images or not at all. For a list, see `pull_list`.
     """
+    if options.executor is not None and not _is_list(options):
+        leave_out_configured(options, "executor")
+        if options.executor is not None:
+            raise UsageError("--executor: expected --list beside it, got none")
     verify_is_given(options, has_images=bool(options.images) or _is_list(options))
     return pull_from(options, [parse_source_name(image) for image in options.images])
 

@@ -1,0 +1,80 @@
+"""The option ``--executor``: where the images of a list are pulled, other than on threads of this process."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from typing import Any
+
+from ociexport.errors import TransferError, UsageError, quoted
+from ociexport.spec.numerals import number_in
+
+_PROCESSES, _DASK = "processes", "dask:"
+_MAX_PROCESSES = 256
+_CONNECT_SECONDS = 30
+
+
+def add_executor_argument(parser: argparse._ActionsContainer) -> None:
+    """Add the option to a command that pulls a list."""
+    parser.add_argument(
+        "--executor",
+        metavar="WHERE",
+        help="pull the images of a list on processes[:N] or on a Dask cluster, dask:ADDRESS, whose workers see --out",
+    )
+
+
+@contextmanager
+def executor_from(options: argparse.Namespace) -> Iterator[Executor | None]:
+    """Give the executor that the command line names; None without the option.
+
+    Raises:
+        UsageError: the option has another form, or the library for it is missing.
+        TransferError: the cluster can't be reached.
+    """
+    text: str | None = options.executor
+    if text is None:
+        yield None
+    elif text.startswith(_DASK) and text != _DASK:
+        with _dask(text.removeprefix(_DASK)) as executor:
+            yield executor
+    elif text.partition(":")[0] == _PROCESSES:
+        with _processes(text) as executor:
+            yield executor
+    else:
+        raise UsageError(
+            f"--executor: expected processes, processes:N or dask:ADDRESS, got {quoted(text)}",
+            hint="for example --executor dask:tcp://scheduler.example:8786",
+        )
+
+
+@contextmanager
+def _processes(text: str) -> Iterator[Executor]:
+    from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415 - start-up: few lists are pulled so
+    from multiprocessing import get_context  # noqa: PLC0415 - start-up: as above
+
+    _, colon, given = text.partition(":")
+    count = number_in(given, _MAX_PROCESSES) if colon else os.cpu_count() or 1
+    if not count:
+        raise UsageError(f"--executor processes: expected 1 to {_MAX_PROCESSES} processes, got {quoted(given)}")
+    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as executor:
+        yield executor
+
+
+@contextmanager
+def _dask(address: str) -> Iterator[Executor]:
+    try:
+        import distributed  # noqa: PLC0415 - start-up: an optional library
+    except ImportError as error:
+        raise UsageError(
+            "--executor dask: expected the library distributed, it is not installed", hint="pip install distributed"
+        ) from error
+    try:
+        library: Any = distributed  # its annotations are not complete
+        client = library.Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError, TimeoutError, TypeError) as error:
+        raise TransferError(f"--executor dask: expected a scheduler at {quoted(address)}, got none: {error}") from error
+    with client, client.get_executor() as executor:
+        yield executor
