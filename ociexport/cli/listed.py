@@ -60,6 +60,8 @@ class ListRun:
                 self.fail(entry, error)
         self.entries = list(images.entries)
         self._count = len(self.entries) + len(self._failures)
+        if not self._count:
+            progress.warn(f"{escaped(found.file)}: names no image")
 
     @property
     def code(self) -> int:

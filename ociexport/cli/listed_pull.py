@@ -80,7 +80,7 @@ def pull_list(
     if options.executor is not None and pull_options.thin is not None:
         raise UsageError("--executor: expected no --since beside it, what it names is read on this machine")
     with executor_from(options) as executor:
-        for outcome in pull_requests(
+        outcomes = pull_requests(
             requests,
             # Workers may run in another directory.
             options.out if executor is None else os.path.abspath(options.out),
@@ -91,13 +91,18 @@ def pull_list(
             # The report says the same of each image as an executor would.
             progress=report.progress if executor is None else SILENT,
             opener=sources,
-        ):
-            if outcome.result is not None:
-                report.add(outcome.result)
-            elif outcome.error is not None:
-                entry = entries[outcome.position]
-                run.fail(entry, outcome.error)
-                report.note_failure(entry.image, outcome.error)
+        )
+        try:
+            for outcome in outcomes:
+                if outcome.result is not None:
+                    report.add(outcome.result)
+                elif outcome.error is not None:
+                    entry = entries[outcome.position]
+                    run.fail(entry, outcome.error)
+                    report.note_failure(entry.image, outcome.error)
+        except BaseException:
+            sources.close()  # interrupted: the pulls that go on end with their connections
+            raise
     report.end()
     return run.end()
 

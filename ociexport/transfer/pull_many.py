@@ -199,7 +199,14 @@ def _outcomes_here(orders: list[_Order], opener: SourceOpener | None, progress: 
                 DEFAULT_WORKERS * 2,
                 lambda order: workers.submit(_pull_with, order, layouts[order], opener, progress, verified),
             )
-        yield from _named_together(running, layouts)
+        try:
+            yield from _named_together(running, layouts)
+        except GeneratorExit:
+            raise  # the caller has enough: what has begun is completed
+        except BaseException:
+            # Interrupted: the threads end with the connections that they wait for.
+            opener.close()
+            raise
 
 
 class _Layouts:

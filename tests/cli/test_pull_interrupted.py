@@ -199,3 +199,44 @@ def test_output_that_nobody_reads_is_no_error_of_ours(puller: Puller) -> None:
     finally:
         os.close(writing)
     assert (ended.returncode, ended.stderr) == (141, "")
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_signal_ends_a_list_at_once_and_complete_images_keep_their_names(
+    puller: Puller, number: signal.Signals, code: int, word: str
+) -> None:
+    image = build_image([[member("big", os.urandom(4_000_000))], [member("b", b"2")]])
+    references = [puller.serve(image, "stalled"), puller.serve(IMAGE, "whole")]
+    puller.registry.misbehave(image.layers[0].digest.encoded, Fault(stall_after=2_000_000, delay_seconds=60))
+    (puller.home / "list").write_text("\n".join(references))
+    words: list[str | os.PathLike[str]] = [
+        "--list",
+        puller.home / "list",
+        "--out",
+        puller.layout,
+        "--platform",
+        "linux/amd64",
+    ]
+    with subprocess.Popen(
+        command_line("pull", *words),
+        env=command_environment(puller.home),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as command:
+        try:
+            assert command.stdout is not None
+            assert command.stdout.readline().endswith(f"whole@{IMAGE.digest}\n")
+            command.send_signal(number)
+            began = time.monotonic()
+            said = command.communicate(timeout=30)[1]
+        finally:
+            command.kill()
+    assert (command.returncode, said.splitlines()[-1]) == (code, f"ociexport: error: {word}")
+    assert time.monotonic() - began < 20
+    assert [entry["digest"] for entry in puller.index] == [str(IMAGE.digest)]
+    puller.registry.behave()
+    assert puller("--list", puller.home / "list").code == 0
+    assert len(puller.index) == 2
