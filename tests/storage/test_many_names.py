@@ -4,7 +4,9 @@ images"."""
 from __future__ import annotations
 
 import json
+import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -130,3 +132,36 @@ def test_time_grows_with_the_number_of_names(tmp_path: Path) -> None:
 
     seconds(100)
     assert seconds(8000) < 8 * 3 * max(seconds(1000), 0.05)
+
+
+def test_a_blob_of_several_images_is_read_once(tmp_path: Path) -> None:
+    """Hashing a base layer again for each of 10,000 images would take hours."""
+    content, other = b"a" * 100_000, b"b" * 100_000
+    layout, descriptor = ImageLayout(tmp_path / "layout"), Descriptor("", Digest.of(content), len(content))
+    path = Path(layout.blob_path(descriptor.digest))
+    with layout.batch(), layout.begin():
+        with layout.new_blob(descriptor) as writer:
+            writer.write(content)
+        assert layout.has_blob(descriptor)
+        path.write_bytes(other)
+        os.utime(path, ns=(0, 0))
+        assert not layout.has_blob(descriptor)
+        path.write_bytes(content)
+        assert bytes_read_by(lambda: layout.has_blob(descriptor)) >= len(content)
+        assert bytes_read_by(lambda: layout.has_blob(descriptor)) < 10_000
+    assert bytes_read_by(lambda: layout.has_blob(descriptor)) >= len(content)
+
+
+def bytes_read_by(act: Callable[[], object]) -> int:
+    """Return how many bytes this process read with system calls meanwhile, those of this count included."""
+
+    def bytes_so_far() -> int:
+        descriptor = os.open("/proc/self/io", os.O_RDONLY)
+        try:
+            return int(os.pread(descriptor, 4096, 0).split()[1])
+        finally:
+            os.close(descriptor)
+
+    before = bytes_so_far()
+    act()
+    return bytes_so_far() - before

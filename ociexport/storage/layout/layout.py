@@ -14,6 +14,7 @@ import os
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from io import FileIO
+from typing import TypeAlias
 
 from ociexport.errors import DiffIdMismatchError, InvalidImageError, LimitExceededError, NotFoundError, UsageError
 from ociexport.images.source import ImageName, ReceivedManifest
@@ -36,6 +37,8 @@ from ociexport.storage.layout_directory import LayoutDirectory
 _READ_BYTES = 1024 * 1024
 # Errors of a disk or file system about a file that exists and can't be read: the blob is then treated as missing.
 _DAMAGE = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.ELOOP})
+# What changes if a file is replaced or written to: inode, size, and both times.
+_FileState: TypeAlias = tuple[int, int, int, int]
 
 
 class ImageLayout:
@@ -57,6 +60,8 @@ class ImageLayout:
         if not self.path:
             raise UsageError("layout: expected the path of a directory, got an empty one")
         self._documents = LayoutDocuments(self.directory)
+        # During a batch, the files of blobs that were read and verified; None otherwise.
+        self._verified: dict[Digest, _FileState] | None = None
         self._life_cycle = LayoutLifeCycle(self.directory, self._documents, cache)
 
     def __str__(self) -> str:
@@ -176,12 +181,19 @@ class ImageLayout:
         """
         try:
             with self.open_file(digest) as file:
-                if size is not None and os.fstat(file.fileno()).st_size != size:
+                status = os.fstat(file.fileno())
+                if size is not None and status.st_size != size:
                     return None
+                state = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+                verified = self._verified
+                if check is None and verified is not None and verified.get(digest) == state:
+                    return status.st_size
                 verifier = Verifier(digest, size, subject="blob", check=check)
                 while chunk := file.read(_READ_BYTES):
                     verifier.update(chunk)
                 verifier.verify()
+                if verified is not None:
+                    verified[digest] = state
         except (DiffIdMismatchError, LimitExceededError):
             raise
         except (NotFoundError, InvalidImageError):
@@ -245,13 +257,16 @@ class ImageLayout:
         """Copy many images in one use: until the end, their names are written by `commit_names` only.
 
         One use holds the layout and one change of ``index.json`` writes many names, so the time grows with the number
-        of images, not with its square. Names that are not committed are written at the end, after an error too.
+        of images, not with its square. Names that are not committed are written at the end, after an error too. A blob
+        of several images is read and verified once, unless its file changes.
         """
         self._documents.collect_names()
+        self._verified = {}
         with self._life_cycle.begin_batch():
             try:
                 yield
             finally:
+                self._verified = None
                 self._documents.commit_names(ends=True)
 
     def commit_names(self) -> None:
