@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
@@ -42,9 +43,13 @@ if TYPE_CHECKING:
     from ociexport.images.diff_id_checks import VerifiedDiffIds
     from ociexport.registry.options import RegistryOptions
     from ociexport.system.progress.protocol import Progress
+    from ociexport.transfer.result import PullResult
 
 # An image to pull, and its name in messages.
 _Wanted: TypeAlias = tuple[SourceName, str]
+# Names are written one by one as long as that takes no longer than this, and else for a twentieth of the time.
+_QUICK_SECONDS = 0.02
+_NAMING_SHARE = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -283,20 +288,35 @@ def _pull_into_layout(
             checked = replace(pull_options, thin=None)
             plan_pull(_open_all(wanted, sources, stack), None, checked, SILENT)
 
-    def pull_one(name: SourceName) -> None:
+    def pull_one(name: SourceName) -> PullResult:
         with closing(sources.open(name)) as source:
-            report.add(copy_image(source, layout, pull_options, report.progress, verified=verified))
+            return copy_image(source, layout, pull_options, report.progress, verified=verified)
 
     if len(wanted) == 1:
-        pull_one(wanted[0][0])
+        report.add(pull_one(wanted[0][0]))
         report.end()
         return OK
-    for name, shown in wanted:
-        try:
-            with locating(f"image {quoted(shown)}"):
-                pull_one(name)
-        except OciexportError as error:
-            report.add_failure(shown, error)
+    waiting: list[PullResult] = []
+    due = took = 0.0
+    with layout.batch():
+        for name, shown in wanted:
+            try:
+                with locating(f"image {quoted(shown)}"):
+                    waiting.append(pull_one(name))
+            except OciexportError as error:
+                report.add_failure(shown, error)
+            # An image is reported once it has its name. Into a large layout, names are written together.
+            began = time.monotonic()
+            if waiting and (took < _QUICK_SECONDS or began >= due):
+                layout.commit_names()
+                took = time.monotonic() - began
+                due = time.monotonic() + took * _NAMING_SHARE
+                for result in waiting:
+                    report.add(result)
+                waiting = []
+        layout.commit_names()
+        for result in waiting:
+            report.add(result)
     report.end()
     return report.code
 
