@@ -37,6 +37,8 @@ def read_pull_list(options: argparse.Namespace, progress: Progress) -> ListRun:
     leave_out_configured(options, "all_images")
     if options.all_images:
         raise UsageError("--all-images: expected no list beside it, which names each image, got one")
+    if options.executor is not None and options.since:
+        raise UsageError("--executor: expected no --since beside it, what it names is read on this machine")
     run = ListRun(options, progress)
     if options.locked is not None:
         for entry in run.entries:
@@ -77,8 +79,6 @@ def pull_list(
     requests = [_request_of(entry, options) for entry in entries]
     if options.executor is not None and pull_options.signatures is not None:
         raise UsageError("--executor: expected no --verify-key beside it, which stays on this machine")
-    if options.executor is not None and pull_options.thin is not None:
-        raise UsageError("--executor: expected no --since beside it, what it names is read on this machine")
     with executor_from(options) as executor:
         outcomes = pull_requests(
             requests,

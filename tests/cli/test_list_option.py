@@ -48,9 +48,15 @@ class User:
     def __call__(
         self, *arguments: str | os.PathLike[str], stdin: str | None = None, **variables: str
     ) -> subprocess.CompletedProcess[str]:
-        variables = {"DOCKER_DEFAULT_PLATFORM": "linux/amd64", **variables}
         options = ("--failed", self.home / "failed.txt", "--retry-times", "0")
-        return run_command(*arguments, *options, home=self.home, variables=variables, stdin=stdin)
+        return self.run(*arguments, *options, stdin=stdin, **variables)
+
+    def run(
+        self, *arguments: str | os.PathLike[str], stdin: str | None = None, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command that takes no list."""
+        variables = {"DOCKER_DEFAULT_PLATFORM": "linux/amd64", **variables}
+        return run_command(*arguments, home=self.home, variables=variables, stdin=stdin)
 
     @property
     def failed(self) -> str:
@@ -305,4 +311,55 @@ def test_other_executors_are_refused(user: User, text: str) -> None:
     ended = user("pull", "--list", listed, "--out", user.home / "layout", "--executor", text)
     assert ended.returncode == 2
     assert ended.stderr.startswith("ociexport: error: --executor")
+    assert user.registry.requests == []
+
+
+@pytest.mark.parametrize("out", ["update", "update.tar"])
+def test_a_list_is_pulled_as_an_update(user: User, out: str) -> None:
+    """Issue 17's ``--since`` beside a list: what the far side has is left out, and `merge` makes all of it whole."""
+    assert user("pull", "--list", user.list("HOST/team/app:1"), "--out", user.home / "layout").returncode == 0
+    listed = user.list("HOST/team/app:2", "HOST/team/app:3")
+    words = ("--since", user.home / "layout", "--out", user.home / out, "--json")
+    ended = user("pull", "--list", listed, *words)
+    assert ended.returncode == 0, ended.stderr
+    assert [(image["newBlobs"], image["expectedBlobs"]) for image in json.loads(ended.stdout)["images"]] == [(1, 1)] * 2
+    assert "expects 1 blob" in ended.stderr
+    assert user.run("merge", user.home / "layout", user.home / out).returncode == 0
+    assert user.listed() == digests("1", "2", "3")
+    assert user("verify", user.home / "layout", "--list", listed).returncode == 0
+
+
+def test_a_list_is_pulled_into_volumes(user: User) -> None:
+    words = ("--volume-size", "20K", "--out", user.home / "all.tar")
+    assert user("pull", "--list", user.list("HOST/team/app:1", "HOST/team/app:2"), *words).returncode == 0
+    volumes = sorted(user.home.glob("all.*-of-*.tar"))
+    assert volumes
+    assert user.run("merge", user.home / "layout", *volumes).returncode == 0
+    assert user.listed() == digests("1", "2")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("pull", "--all-images", "--out", "x"),
+            "--all-images: expected no list beside it, which names each image, got one",
+        ),
+        (
+            ("pull", "--since", "have", "--executor", "processes:1", "--out", "x"),
+            "--executor: expected no --since beside it, what it names is read on this machine",
+        ),
+        (("verify", "a", "b"), "verify: expected one SRC beside --list, got 2 sources"),
+        (
+            ("verify", "--against", "-"),
+            "-: expected a file beside --list, which reads it for each image, got standard input",
+        ),
+        (("verify", "--repair"), "--repair: expected no --list beside it, got one"),
+    ],
+)
+def test_what_fits_no_list_is_refused(user: User, words: tuple[str, ...], message: str) -> None:
+    (user.home / "have").write_text(f"{IMAGES['1'].layers[0].digest}\n")
+    words = tuple(str(user.home / word) if word in ("have", "x") else word for word in words)
+    ended = user(*words, "--list", user.list("HOST/team/app:1"))
+    assert (ended.returncode, ended.stderr.splitlines()[0]) == (2, f"ociexport: error: {message}")
     assert user.registry.requests == []
