@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 from ociexport.errors import OciexportError, UsageError, printable, quoted
+from ociexport.spec.lazy_dataclass import dataclass, field
 from ociexport.transfer.lists.entries import Findings
 from ociexport.transfer.lists.interpolation import interpolate, parse_env_file
 from ociexport.transfer.lists.nodes import MAX_LIST_BYTES, Field, Node, Place
@@ -34,7 +34,7 @@ _MAX_FILES = 200
 _IMAGE_CONTEXT = "docker-image://"
 
 
-@dataclass
+@dataclass(slots=True)
 class ComposeProject:
     """What the files of one project share.
 

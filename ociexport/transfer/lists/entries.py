@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
 
 from ociexport.errors import InvalidReferenceError, UsageError, quoted
 from ociexport.images.choose import PlatformChoice
+from ociexport.spec.lazy_dataclass import dataclass, replace
 from ociexport.spec.platforms import parse_platform
 from ociexport.spec.reference import ImageReference, is_path
 from ociexport.transfer.lists.locked import LockedImage

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ociexport.errors import NotFoundError, OciexportError
+from ociexport.spec.lazy_dataclass import replace
 from ociexport.transfer.lists.entries import ListEntry
 from ociexport.transfer.sources.list_names import tags_of
 from ociexport.transfer.sources.names import RegistryName, parse_source_name

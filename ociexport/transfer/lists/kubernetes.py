@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
-from dataclasses import replace
 
 from ociexport.errors import InvalidReferenceError, printable
+from ociexport.spec.lazy_dataclass import replace
 from ociexport.spec.reference import ImageReference, names_registry
 from ociexport.transfer.lists.entries import Findings
 from ociexport.transfer.lists.nodes import Field

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 
 from ociexport.errors import DigestMismatchError, quoted
 from ociexport.images.choose import PlatformChoice
 from ociexport.spec.digest import Digest
+from ociexport.spec.lazy_dataclass import dataclass
 
 LOCK_VERSION = 1
 VERSION_KEY = "lockVersion"

@@ -7,10 +7,10 @@ number may be a tag.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from ociexport.errors import UsageError, printable
+from ociexport.spec.lazy_dataclass import dataclass
 
 # The largest lists are SBOMs with some hundred thousand values.
 MAX_LIST_BYTES = 32 * 1024 * 1024

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from ociexport.errors import UsageError, quoted
+from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.transfer.lists.versions import Version, VersionRange
 
 _MAX_PATTERN_CHARACTERS = 1000

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass
 
 from ociexport.errors import UsageError, quoted
+from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.spec.numerals import number_in
 
 _VERSION = re.compile(r"[vV]?([0-9]+)(?:\.([0-9]+))?(?:\.([0-9]+))?(?:-([0-9A-Za-z.-]+))?")
