@@ -127,6 +127,14 @@ def test_push_and_copy(tmp_path: Path, layout: Path) -> None:
     assert differences(_SHOWN["copy"], printed(tmp_path, "copy", layout, "./copied")) == []
 
 
+def test_images(tmp_path: Path) -> None:
+    compose = "services:\n  web:\n    image: nginx:1.27\n  x:\n    build: .\n    image: other:1\n"
+    (tmp_path / "compose.yaml").write_text(compose)
+    told = printed(tmp_path, "images", "compose.yaml")
+    assert differences(_SHOWN["images"], {**told, "warnings": ["x"]}) == []
+    assert ([one["image"] for one in told["images"]], len(told["maybes"])) == (["nginx:1.27"], 1)
+
+
 def test_unpack(tmp_path: Path, layout: Path) -> None:
     told = printed(tmp_path, "unpack", layout, "rootfs")
     assert differences(_SHOWN["unpack"], told) == []

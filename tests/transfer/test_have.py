@@ -145,6 +145,22 @@ def test_an_image_reference_is_asked_for_its_manifest_and_config_alone(tmp_path:
     assert not any(digest.encoded in path for digest in LAYERS for path in registry.paths())
 
 
+def test_a_lock_file_is_read_by_the_digests_that_it_names(tmp_path: Path, registry: FakeRegistry) -> None:
+    """The tag has moved since; the layers are those of the locked image."""
+    reference = V1.serve(registry, "library/app", "1")
+    locked = run_command("lock", written(tmp_path / "list", f"{reference}\n"), home=tmp_path)
+    assert locked.returncode == 0, locked.stderr
+    V2.serve(registry, "library/app", "1")
+    lock = written(tmp_path / "images.lock", locked.stdout)
+    since = read(lock)
+    for rule in ("docker", "registry"):
+        assert left_out(V2, since, rule, tmp_path / rule) == set(LAYERS[:2])
+    assert since.names == {str(reference): (V1.digest,)}
+    broken = written(tmp_path / "broken.lock", locked.stdout + "{}\n")
+    with pytest.raises(UsageError, match=r"broken\.lock': line 2: expected a line of a lock file: lockVersion"):
+        read(broken)
+
+
 def test_a_layer_that_a_sparse_layout_lacks_is_not_had(tmp_path: Path) -> None:
     layout = write_whole(tmp_path / "have", V1)
     os.unlink(ImageLayout(layout).blob_path(LAYERS[1]))

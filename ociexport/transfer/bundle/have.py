@@ -12,7 +12,15 @@ from contextlib import ExitStack, closing
 from io import FileIO
 from itertools import takewhile
 
-from ociexport.errors import InvalidImageError, NotFoundError, UnsupportedMediaTypeError, printable, quoted
+from ociexport.errors import (
+    InvalidImageError,
+    NotFoundError,
+    OciexportError,
+    UnsupportedMediaTypeError,
+    UsageError,
+    printable,
+    quoted,
+)
 from ociexport.images.choose import PlatformChoice
 from ociexport.images.holdings import HeldLayer, Holdings
 from ociexport.images.prepare import PreparedImage, PreparedManifest, prepare_image
@@ -29,6 +37,7 @@ from ociexport.system.temporary_files import open_temporary_file
 from ociexport.transfer.bundle.contents import ArchiveContents, Contents, SingleContents, open_contents
 from ociexport.transfer.bundle.have_documents import MAX_HAVE_BYTES, names_in, read_document
 from ociexport.transfer.bundle.present import read_present
+from ociexport.transfer.lists.lock import is_lock_line, parse_lock_line
 from ociexport.transfer.sources.names import (
     ArchiveName,
     DirectoryName,
@@ -91,11 +100,11 @@ def _counted(count: int, what: str) -> str:
 
 def _read(text: str, opener: Opener, choice: PlatformChoice | Platform, to_prove: Collection[Digest]) -> Holdings:
     if text == "-":
-        return _read_stream(FileIO(0, closefd=False), text, "standard input", to_prove)
+        return _read_stream(FileIO(0, closefd=False), text, "standard input", to_prove, opener)
     name = os.path.basename(os.path.normpath(text))
     if not has_transport(text) and _is_stream(text):
         with FileIO(text) as file:
-            return _read_stream(file, text, name, to_prove)
+            return _read_stream(file, text, name, to_prove, opener)
     if not has_transport(text) and os.path.isdir(text) and _is_images(text):
         with closing(open_contents(text)) as contents:
             return holdings_of(contents, name, to_prove)
@@ -118,7 +127,7 @@ def _read_source(
         return holdings_of(SingleContents(source), source.display_name, to_prove)
 
 
-def _read_stream(file: FileIO, text: str, name: str, to_prove: Collection[Digest]) -> Holdings:
+def _read_stream(file: FileIO, text: str, name: str, to_prove: Collection[Digest], opener: Opener) -> Holdings:
     """Return what a file or a pipe tells: an archive, a document, or lines."""
     with ExitStack() as stack:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode) or file.tell():
@@ -129,7 +138,40 @@ def _read_stream(file: FileIO, text: str, name: str, to_prove: Collection[Digest
         raw = b""
         while len(raw) <= MAX_HAVE_BYTES and (chunk := os.pread(file.fileno(), _READ_BYTES, len(raw))):
             raw += chunk
+    first = raw[: raw.find(b"\n") if b"\n" in raw else len(raw)].decode("utf-8", "replace").strip()
+    if is_lock_line(first):
+        return _read_lock(raw.decode("utf-8", "replace"), f"HAVE {quoted(text)}", name, opener)
     return read_document(raw, f"HAVE {quoted(text)}", name)
+
+
+def _read_lock(text: str, where: str, name: str, opener: Opener) -> Holdings:
+    """Return what a lock file names: each image's documents are read from its source, which names the layers.
+
+    Raises:
+        UsageError: a line is none of a lock file.
+    """
+    found = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            locked = parse_lock_line(line)
+        except OciexportError as error:
+            raise UsageError(f"{where}: line {number}: expected a line of a lock file: {error}") from error
+        source_name = parse_source_name(locked.source)
+        if isinstance(source_name, RegistryName):
+            source_name = RegistryName(source_name.reference.with_digest(locked.digest))
+        with closing(opener(source_name)) as source:
+            image = prepare_image(source, locked.choice, None, SILENT)
+            found.append((_united(name, [image], lambda _: True, None), locked))
+    names = {locked.name: held.names.get(locked.name, (locked.listed,)) for held, locked in found}
+    return Holdings(
+        name,
+        frozenset(digest for held, _ in found for digest in held.blobs),
+        tuple(dict.fromkeys(chain for held, _ in found for chain in held.chains)),
+        frozenset(),
+        names,
+    )
 
 
 def _is_archive(head: bytes) -> bool:

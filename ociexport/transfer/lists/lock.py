@@ -39,7 +39,7 @@ def read_lock(text: str, place: Place, findings: Findings) -> None:
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         try:
-            locked = _parse_line(line)
+            locked = parse_lock_line(line)
             parse_source_name(locked.source)
         except OciexportError as error:
             raise UsageError(f"{place.at(number)}: expected a line of a lock file: {error}") from error
@@ -51,7 +51,12 @@ def to_lock(images: Iterable[LockedImage]) -> str:
     return "".join(image.to_line() for image in images)
 
 
-def _parse_line(line: str) -> LockedImage:
+def parse_lock_line(line: str) -> LockedImage:
+    """Return what a line of a lock file says.
+
+    Raises:
+        UsageError, InvalidImageError, InvalidDigestError: it breaks the format.
+    """
     item = parse_json_object(line.encode("utf-8", "surrogatepass"), where="")
     version = item.integer(VERSION_KEY)
     if version != LOCK_VERSION:
