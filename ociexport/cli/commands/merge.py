@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 
+from ociexport.cli.options.jobs import add_jobs_argument
 from ociexport.cli.options.json import add_json_argument
 from ociexport.cli.options.progress import add_progress_arguments, progress_from
 from ociexport.cli.options.thin import verify_reads_input_once
 from ociexport.cli.output.merge import tell_merge
 from ociexport.errors import UsageError
-from ociexport.images.fetch import DEFAULT_JOBS, MAX_JOBS
+from ociexport.images.fetch import MAX_JOBS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,14 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "bundles", metavar="BUNDLE", nargs="+", help="update, layout or archive, in any order; - for standard input"
     )
-    parser.add_argument(
-        "-j",
-        "--jobs",
-        metavar="N",
-        type=int,
-        default=DEFAULT_JOBS,
-        help=f"blobs to copy at the same time (default: {DEFAULT_JOBS})",
-    )
+    add_jobs_argument(parser, "copy")
     parser.add_argument("--dry-run", action="store_true", help="list what would be added and named, and write nothing")
     add_json_argument(parser)
     add_progress_arguments(parser)

@@ -13,6 +13,7 @@ from ociexport.cli.configuration import leave_out_configured
 from ociexport.cli.exit_codes import OK
 from ociexport.cli.options.counts import add_memory_argument
 from ociexport.cli.options.executor import add_executor_argument
+from ociexport.cli.options.jobs import add_jobs_argument
 from ociexport.cli.options.json import add_json_argument
 from ociexport.cli.options.lists import add_list_arguments
 from ociexport.cli.options.out import add_out_arguments, is_archive, is_pipe, opened_out, verify_is_given
@@ -24,7 +25,7 @@ from ociexport.cli.options.thin import add_thin_arguments, required_from, thin_o
 from ociexport.cli.options.volumes import volume_bytes_from
 from ociexport.cli.output.pull import PullReport, tell_plan
 from ociexport.errors import OciexportError, UsageError, locating, quoted
-from ociexport.images.fetch import DEFAULT_JOBS, MAX_JOBS
+from ociexport.images.fetch import MAX_JOBS
 from ociexport.images.source import ImageName, ImageSource
 from ociexport.spec.lazy_dataclass import replace
 from ociexport.storage.layout.cache import BlobCache
@@ -67,14 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="compare each layer's tar with its diff_id (default: registry to archive)",
     )
-    parser.add_argument(
-        "-j",
-        "--jobs",
-        metavar="N",
-        type=int,
-        default=DEFAULT_JOBS,
-        help=f"blobs to fetch at the same time (default: {DEFAULT_JOBS})",
-    )
+    add_jobs_argument(parser, "fetch")
     parser.add_argument("--cache", metavar="DIR", help="share blobs with other layouts through this directory")
     parser.add_argument(
         "--dry-run", action="store_true", help="list what would be fetched and written, and check the free space"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 
+from ociexport.cli.options.jobs import add_jobs_argument
 from ociexport.cli.options.json import add_json_argument
 from ociexport.cli.options.platform import add_several_platforms_arguments, named_choice_from
 from ociexport.cli.options.progress import add_progress_arguments, progress_from
@@ -16,7 +17,7 @@ from ociexport.cli.options.signatures import add_signature_arguments, signature_
 from ociexport.cli.output.push import PushReport, tell_push_plan
 from ociexport.errors import OciexportError, UsageError, locating, quoted
 from ociexport.images.choose import PlatformChoice
-from ociexport.images.fetch import DEFAULT_JOBS, MAX_JOBS
+from ociexport.images.fetch import MAX_JOBS
 from ociexport.images.source import ImageSource
 from ociexport.registry.auth.credentials import parse_user_and_password
 from ociexport.registry.client import RegistryClient
@@ -89,14 +90,7 @@ def add_push_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also push artifacts that refer to the image: signatures, SBOMs, attestations",
     )
-    parser.add_argument(
-        "-j",
-        "--jobs",
-        metavar="N",
-        type=int,
-        default=DEFAULT_JOBS,
-        help=f"blobs to send at the same time (default: {DEFAULT_JOBS})",
-    )
+    add_jobs_argument(parser, "send")
     parser.add_argument(
         "--dry-run", action="store_true", help="list which blobs are there, which to mount and which to send"
     )
