@@ -18,6 +18,7 @@ from ociexport.errors import (
     OciexportError,
     UnsupportedMediaTypeError,
     UsageError,
+    counted,
     printable,
     quoted,
 )
@@ -91,11 +92,7 @@ def say_holdings(text: str, holdings: Holdings, progress: Progress) -> None:
     """Say how much ``text`` tells of the far side."""
     layers = {layer for chain in holdings.chains for layer in chain}
     known = {digest for layer in layers for digest in layer if digest is not None} | holdings.blobs | holdings.loose
-    progress.say(f"since {text}: {_counted(len(known), 'digest')}, {_counted(len(holdings.chains), 'image')}")
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
+    progress.say(f"since {text}: {counted(len(known), 'digest')}, {counted(len(holdings.chains), 'image')}")
 
 
 def _read(text: str, opener: Opener, choice: PlatformChoice | Platform, to_prove: Collection[Digest]) -> Holdings:
