@@ -34,10 +34,10 @@ OPTION_NAMES = frozenset(
     executor failed follow for foreign format from gid-map header html include insecure jobs json keep keep-dirlinks
     keep-newest latest layer layers legacy list locked long map mapping max-depth max-files max-header max-memory
     max-metadata max-path max-ratio max-size max-wait maybes mirror move-tags mtimes no-deep no-owners no-preflight
-    no-progress null out owners password-stdin plain-http platform profile quiet raw read-timeout receipt recursive
-    referrers registry-token repair replace require retry-delay retry-times rootless run-files since sparse src-creds
-    src-insecure src-plain-http stall-limit stream strict sync text tls-verify to-tar uid-map username userns v1
-    verbose verify-key volume-size why xattrs yes
+    no-progress null out owners password-stdin plain-http platform profile quiet raw read-timeout receipt recheck
+    recursive referrers registry-token repair replace require retry-delay retry-times rootless run-files since sparse
+    src-creds src-insecure src-plain-http stall-limit stream strict sync text tls-verify to-tar uid-map username
+    userns v1 verbose verify-key volume-size why xattrs yes
     """.split()  # noqa: SIM905 - one name a line would be a page
 )
 

@@ -10,13 +10,14 @@ from ociexport.errors import NotFoundError, quoted_path
 from ociexport.images.source import ImageSource
 from ociexport.inspection.access import Access, OriginLayer, Subject, identity_of, opened
 from ociexport.inspection.find_path import find, parse_path, shown_path
+from ociexport.inspection.kept_layers import KeptLayers
 from ociexport.inspection.top_down import TopDownReader
 from ociexport.layers.apply import LayerApplier
 from ociexport.layers.limits import NameBudget
 from ociexport.layers.losses import Losses
 from ociexport.layers.memory_tree import MemoryDirectory, Node
 from ociexport.layers.partial_tree import PartialTree
-from ociexport.layers.record import ChangeKind, ChangeRecorder, LayerChange
+from ociexport.layers.record import ChangeKind, LayerChange, SummingRecorder
 from ociexport.layers.tar.reader import Entry, EntryType
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass
@@ -159,9 +160,9 @@ def list_layers(
 
 
 def _changes_of(subject: Subject, origin: OriginLayer) -> list[LayerChange]:
-    recorder = ChangeRecorder(NameBudget(subject.access.limits))
+    recorder = SummingRecorder(NameBudget(subject.access.limits))
     applier = LayerApplier(recorder, subject.access.limits, Losses())
-    applier.apply_some(subject.source, (origin.layer,), subject.access.progress, doing="reading")
+    KeptLayers(subject).apply((origin.layer,), applier, recorder, doing="reading")
     return recorder.changes[0]
 
 

@@ -11,24 +11,24 @@ Copying keeps nothing: the layers are read to find the file, then its layer is r
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import IO
 
-from ociexport.errors import LimitExceededError, UsageError, counted, quoted_path
+from ociexport.errors import InvalidImageError, LimitExceededError, OciexportError, UsageError, counted, quoted_path
 from ociexport.images.kept_blobs import KeptBlobs
 from ociexport.images.source import ImageSource, is_remote
 from ociexport.inspection.access import Access, Subject, opened
 from ociexport.inspection.find_path import find, parse_path
 from ociexport.inspection.spool import Spool
 from ociexport.inspection.top_down import TopDownReader
-from ociexport.layers.apply import LayerApplier
+from ociexport.layers.apply import LayerApplier, LayerTarget
 from ociexport.layers.limits import NameBudget
 from ociexport.layers.losses import Losses
 from ociexport.layers.memory_tree import MemoryDirectory, MemoryFile
 from ociexport.layers.partial_tree import PartialTree
 from ociexport.layers.paths import ImagePath
-from ociexport.layers.record import ChangeRecorder
+from ociexport.layers.record import SummedData, SummingRecorder
 from ociexport.layers.tar.reader import Entry
 from ociexport.layers.tar.sparse import filled_parts
 from ociexport.layers.targets import PassingTarget
@@ -72,11 +72,12 @@ def open_files(
         stack.callback(keeper.close)
         reader = TopDownReader(subject, keeper)
         nodes = _find_files(reader, wanted, subject)
+        known = _read_known(subject, reader, keeper, nodes, stack)
         files = []
         for node in nodes:
             layer, number = _place_of(node)
             place = (reader.reading_of(layer), number)
-            file = keeper.kept.pop(place, None) or _read_again(subject, node, keeper.spool)
+            file = keeper.kept.pop(place, None) or known.pop(place, None) or _read_again(subject, node, keeper.spool)
             stack.callback(file.close)
             file.seek(0)
             files.append(file)
@@ -159,13 +160,38 @@ def _read_again(subject: Subject, node: MemoryFile, spool: Spool) -> IO[bytes]:
     return spooler.file
 
 
-def _read_layer(subject: Subject, node: MemoryFile, target: _PlaceTarget) -> None:
+def _read_known(
+    subject: Subject, reader: TopDownReader, keeper: _Keeper, nodes: Sequence[MemoryFile], stack: ExitStack
+) -> dict[_Place, IO[bytes]]:
+    """Return those of ``nodes`` that are in layers which were verified before; each is read only as far as needed.
+
+    A file that has another checksum than then is left out: the whole layer is read and verified for it, which gives an
+    error that says what is wrong.
+    """
+    wanted: dict[int, dict[int, MemoryFile]] = {}
+    for node in nodes:
+        layer, number = _place_of(node)
+        if reader.kept.is_known(subject.layers[layer - 1]):
+            wanted.setdefault(layer, {})[number] = node
+    found: dict[_Place, IO[bytes]] = {}
+    for layer, files in wanted.items():
+        reading = reader.reading_of(layer)
+        taker = _Taker(files, keeper.spool, stack)
+        with suppress(_AllTakenError, InvalidImageError):
+            _read_layer(subject, next(iter(files.values())), taker)
+        for number, (file, summed) in taker.taken.items():
+            if summed == keeper.checksums[reading][number - 1]:
+                found[reading, number] = file
+    return found
+
+
+def _read_layer(subject: Subject, node: MemoryFile, target: LayerTarget) -> None:
     access = subject.access
     applier = LayerApplier(target, access.limits, Losses())
     applier.apply_some(subject.source, (subject.layers[node.layer - 1],), access.progress, doing="reading")
 
 
-class _Keeper(ChangeRecorder):
+class _Keeper(SummingRecorder):
     """Records the changes of layers, from the top down, and keeps the data of files with one of ``names``.
 
     Args:
@@ -190,8 +216,7 @@ class _Keeper(ChangeRecorder):
         self._number = 0
         self._latest = {}
 
-    def write_file(self, path: ImagePath, entry: Entry, data: Iterator[memoryview]) -> None:
-        super().write_file(path, entry, data)
+    def pass_data(self, path: ImagePath, entry: Entry, data: Iterator[memoryview]) -> None:
         self._number += 1
         if path.rpartition(b"/")[2] not in self._names:
             return
@@ -236,6 +261,41 @@ class _Spooler(_PlaceTarget):
 
     def take(self, entry: Entry, data: Iterator[memoryview]) -> None:
         self.file = self._spool.keep(entry, data)
+
+
+class _AllTakenError(OciexportError):
+    """All files were taken, and nothing more of the layer is needed; this error never leaves the module."""
+
+
+class _Taker(PassingTarget):
+    """Keeps the data of several files of a layer in a spool, and then ends the reading by `_AllTakenError`.
+
+    Args:
+        numbers: of the files in the layer, from 1.
+        spool: keeps their data.
+        stack: closes the files.
+
+    Attributes:
+        taken: the files, each with the checksum of its data.
+    """
+
+    def __init__(self, numbers: Collection[int], spool: Spool, stack: ExitStack) -> None:
+        self._numbers = numbers
+        self._spool = spool
+        self._stack = stack
+        self._number = 0
+        self.taken: dict[int, tuple[IO[bytes], int]] = {}
+
+    def write_file(self, path: ImagePath, entry: Entry, data: Iterator[memoryview]) -> None:
+        self._number += 1
+        if self._number not in self._numbers:
+            return
+        summed = SummedData(data)
+        file = self._spool.keep(entry, summed)
+        self._stack.callback(file.close)
+        self.taken[self._number] = (file, summed.checksum)
+        if len(self.taken) == len(self._numbers):
+            raise _AllTakenError("all files were taken")
 
 
 class _Copier(_PlaceTarget):

@@ -11,11 +11,12 @@ from typing import TypeVar
 
 from ociexport.errors import InvalidImageError, locating
 from ociexport.inspection.access import Subject, identity_of
+from ociexport.inspection.kept_layers import KeptLayers
 from ociexport.layers.apply import LayerApplier
 from ociexport.layers.limits import NameBudget
 from ociexport.layers.losses import Losses
 from ociexport.layers.partial_tree import PartialTree, UnreadLayerError
-from ociexport.layers.record import ChangeKind, ChangeRecorder, LayerChange, replay
+from ociexport.layers.record import ChangeKind, LayerChange, SummingRecorder, replay
 from ociexport.spec.config import Layer
 from ociexport.spec.digest import Digest
 
@@ -36,12 +37,16 @@ class TopDownReader:
     Args:
         subject: the image.
         recorder: records the changes of each layer.
+
+    Attributes:
+        kept: what is known of layers without reading them.
     """
 
-    def __init__(self, subject: Subject, recorder: ChangeRecorder | None = None) -> None:
+    def __init__(self, subject: Subject, recorder: SummingRecorder | None = None) -> None:
         self._subject = subject
-        self._recorder = recorder or ChangeRecorder(NameBudget(subject.access.limits))
+        self._recorder = recorder or SummingRecorder(NameBudget(subject.access.limits))
         self._applier = LayerApplier(self._recorder, subject.access.limits, Losses())
+        self.kept = KeptLayers(subject)
         # The changes of the layers that were read, the lowest layer first.
         self._changes: list[list[LayerChange]] = []
         # Each layer that was read, with the number of the reading. A layer that occurs again is not read again.
@@ -65,7 +70,10 @@ class TopDownReader:
         self._changes = [self._recorder.changes[self.reading_of(layer.number)] for layer in layers]
 
     def reading_of(self, number: int) -> int:
-        """Return the number of the reading, from 0, that read the layer ``number``, or another that is the same."""
+        """Return the number of the reading, from 0, that read the layer ``number``, or another that is the same.
+
+        A layer whose changes were known from its index counts as read.
+        """
         return self._readings[identity_of(self._subject.layers[number - 1])]
 
     def ask(self, question: Callable[[PartialTree], T]) -> T:
@@ -119,7 +127,7 @@ class TopDownReader:
         self._changes_read += len(self._changes[0])
 
     def _read(self, layers: tuple[Layer, ...]) -> None:
-        self._applier.apply_some(self._subject.source, layers, self._subject.access.progress, doing=_DOING)
+        self.kept.apply(layers, self._applier, self._recorder, doing=_DOING)
         for layer in layers:
             self._readings[identity_of(layer)] = len(self._readings)
 

@@ -113,7 +113,7 @@ class LayerApplier:
         self._refused = refused
         # Remembered because hard links to them can't be made either.
         self._skipped_devices: set[ImagePath] = set()
-        self._has_aufs_links = False
+        self.has_aufs_links = False
         self.metadata_bytes = 0
         # Each segment of a sparse file takes a block on disk, even if it is only a few bytes in the tar.
         self.block_bytes = 0
@@ -145,7 +145,7 @@ class LayerApplier:
 
     def finish(self, target: LayerTarget) -> None:
         """Hide AUFS's directory of linked files in ``target``, to which all layers were applied."""
-        if self._has_aufs_links:
+        if self.has_aufs_links:
             # In a layer of its own, so that the names that layers gave to these files stay.
             target.begin_layer()
             target.hide(AUFS_LINKS)
@@ -241,7 +241,7 @@ class LayerApplier:
             self._target.hide_children(whiteout.path)
         elif whiteout.kind is WhiteoutKind.AUFS_LINK:
             # Hard links to it follow. moby makes a copy for each; here they share one inode, as they did in AUFS.
-            self._has_aufs_links = True
+            self.has_aufs_links = True
             self._target.write_file(path, entry, reader.read_data())
         return True
 

@@ -113,6 +113,11 @@ class MemoryTree:
         self._steps = 0
         self._layer = 0
         self._files = 0
+        # The directory of the last entry, since most entries follow another in the same directory. It is forgotten when
+        # its path may have come to mean something else.
+        self._near_path: bytes | None = None
+        self._near = self.root
+        self._links_followed = 0
 
     def copy(self) -> MemoryTree:
         """Return an independent copy; both share the files, which do not change."""
@@ -145,6 +150,7 @@ class MemoryTree:
         """Start the next layer; its whiteouts hide what was written so far."""
         self._layer += 1
         self._files = 0
+        self._near_path = None
 
     def make_directory(self, path: ImagePath, entry: Entry) -> None:
         """Make a directory, or give an existing one new metadata."""
@@ -188,13 +194,17 @@ class MemoryTree:
             raise InvalidImageError(f"hard link: expected a file at {quoted_path(target)}, got none")
         if isinstance(there, MemoryDirectory):
             raise InvalidImageError(f"hard link: expected a file at {quoted_path(target)}, got a directory")
-        if name not in parent.children:
+        replaced = parent.children.get(name)
+        if replaced is None:
             self._take(_FILE_BYTES + len(name))
+        elif isinstance(replaced, MemoryDirectory):
+            self._near_path = None
         parent.children[name] = there
 
     def hide(self, path: ImagePath) -> None:
         """Remove the entries of lower layers at ``path``."""
         parent_path, _, name = path.rpartition(b"/")
+        self._near_path = None
         parent = self._directory(parent_path, create=False)
         if parent is None or self._layer <= 1:
             return
@@ -205,6 +215,7 @@ class MemoryTree:
 
     def hide_children(self, path: ImagePath) -> None:
         """Remove the entries of lower layers in the directory ``path``."""
+        self._near_path = None
         node = self._directory(path, create=False)
         if node is not None and self._layer > 1:
             self._hide_children(node)
@@ -242,6 +253,8 @@ class MemoryTree:
         if isinstance(replaced, MemoryFile):
             self._take(weight_of(file.entry) - weight_of(replaced.entry))
         else:
+            if replaced is not None:
+                self._near_path = None
             self._take(_FILE_BYTES + len(name) + weight_of(file.entry))
         parent.children[name] = file
 
@@ -253,9 +266,16 @@ class MemoryTree:
         parent_path, _, name = path.rpartition(b"/")
         if not name:
             raise UnsafeEntryError("the root itself: expected a directory, got another type of entry")
-        parent = self._directory(parent_path, create=True)
-        if parent is None:
-            raise AssertionError("_directory(create=True) returns a directory")
+        if parent_path == self._near_path:
+            parent = self._near
+        else:
+            self._near_path = None
+            found = self._directory(parent_path, create=True)
+            if found is None:
+                raise AssertionError("_directory(create=True) returns a directory")
+            parent = found
+            if not self._links_followed:
+                self._near_path, self._near = parent_path, parent
         parent.mark(name, self._layer)
         return parent, name
 
@@ -297,6 +317,7 @@ class MemoryTree:
                 node.mark(part, self._layer)
                 node = self._new_directory(node, part)
                 node.layer = self._layer
+        self._links_followed = links_followed
         return node
 
     def _child(self, node: MemoryDirectory, name: bytes) -> Node | None:

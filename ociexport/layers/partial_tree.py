@@ -109,7 +109,7 @@ class PartialTree(MemoryTree):
         try:
             super().hide_children(path)
         except UnreadLayerError as error:
-            self._is_lost = True
+            self._is_lost, self._near_path = True, None
             self._unsettle(error)
 
     def verify_is_whole(self, directory: MemoryDirectory) -> None:
@@ -171,6 +171,7 @@ class PartialTree(MemoryTree):
 
     def _float(self, path: ImagePath, error: UnreadLayerError, *, makes: bool = True) -> None:
         """Record that the place of the entry ``path`` is unknown; ``makes`` if it may make directories."""
+        self._near_path = None
         self._shaken.add(path.rpartition(b"/")[2])
         if makes:
             self._floating_layer = self._layer

@@ -216,6 +216,11 @@ class ListedSource:
         return self._descriptor
 
     @property
+    def blobs(self) -> BlobOpener:
+        """What opens its blobs."""
+        return self._blobs
+
+    @property
     def display_name(self) -> str:
         """The layout's path and the image's name."""
         if self.alternatives is not None and self.image_name == ImageName(None, None):

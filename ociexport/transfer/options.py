@@ -40,6 +40,8 @@ class PullOptions:
         thin: what the far side has and need not get; None to copy whole images.
         volume_bytes: the most that each volume of an archive may have; None for one archive. Needs ``thin``, without
             recipes.
+        recheck: whether the blobs that a layout has are read and verified although their files did not change since
+            an earlier run did that.
 
     Raises:
         UsageError: ``jobs`` is out of range, or ``referrers`` or ``thin`` is combined with an option that changes the
@@ -57,6 +59,7 @@ class PullOptions:
     required: tuple[str, ...] = ()
     thin: ThinOptions | None = None
     volume_bytes: int | None = None
+    recheck: bool = False
 
     def __post_init__(self) -> None:
         verify_jobs(self.jobs)

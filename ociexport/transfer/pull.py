@@ -41,6 +41,7 @@ def pull(
     signatures: SignaturePolicy | None = None,
     max_memory: int | None = None,
     deep: bool | None = None,
+    recheck: bool = False,
 ) -> PullResult:
     """Copy one image into a destination, every byte verified; its name appears there when the image is complete.
 
@@ -60,6 +61,8 @@ def pull(
             at most 2 GiB.
         deep: whether each layer's tar is compared with its diff_id while the layer arrives; None for the default, which
             is yes for an archive of an image from a registry, and for plain layers.
+        recheck: whether blobs that the layout at ``out`` has are read and verified although their files did not change
+            since an earlier run did that.
 
     Raises:
         UsageError: ``out`` holds something else, or ``jobs`` is out of range.
@@ -70,7 +73,15 @@ def pull(
         OSError: the disk or file system.
     """
     options = PullOptions(
-        platform or host_platform(), jobs, decompress, legacy, referrers, signatures, max_memory=max_memory, deep=deep
+        platform or host_platform(),
+        jobs,
+        decompress,
+        legacy,
+        referrers,
+        signatures,
+        max_memory=max_memory,
+        deep=deep,
+        recheck=recheck,
     )
     if not isinstance(image, str | ImageReference):
         return _pull_source(image, out, options, progress)
@@ -86,7 +97,7 @@ def _pull_source(
         return copy_image(source, out, options, progress)
     path = os.fspath(out)
     if not is_archive_name(path):
-        return copy_image(source, ImageLayout(path), options, progress)
+        return copy_image(source, ImageLayout(path, recheck=options.recheck), options, progress)
     from ociexport.transfer.copy_to_archive import copy_to_archive  # noqa: PLC0415 - start-up: a layout does without
 
     return copy_to_archive([source], path, options, progress)[0]

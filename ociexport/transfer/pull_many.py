@@ -217,7 +217,7 @@ class _Layouts:
         for order in orders:
             if order.layout not in self._known:
                 cache = BlobCache(order.cache) if order.cache is not None else None
-                self._known[order.layout] = ImageLayout(order.layout, cache=cache)
+                self._known[order.layout] = ImageLayout(order.layout, cache=cache, recheck=order.options.recheck)
                 stack.enter_context(self._known[order.layout].batch())
 
     def __getitem__(self, order: _Order) -> ImageLayout:
@@ -292,7 +292,8 @@ class _Submitted:
 
 def _pull_alone(order: _Order) -> PullOutcome:
     """Pull in a worker that may be another process, on another machine."""
-    layout = ImageLayout(order.layout, cache=BlobCache(order.cache) if order.cache is not None else None)
+    cache = BlobCache(order.cache) if order.cache is not None else None
+    layout = ImageLayout(order.layout, cache=cache, recheck=order.options.recheck)
     with closing(SourceOpener(options=order.registry)) as opener:
         return _pull_with(order, layout, opener, SILENT)
 

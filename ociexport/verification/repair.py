@@ -191,7 +191,7 @@ def repair_layout(
     """Verify a layout, fetch broken and missing blobs again, and return the problems that are left; see `repair`."""
     verify_jobs(jobs)
     name = _parse_layout_name(layout)
-    destination = ImageLayout(name.path, cache=BlobCache(cache) if cache is not None else None)
+    destination = ImageLayout(name.path, cache=BlobCache(cache) if cache is not None else None, recheck=True)
     with ExitStack() as stack:
         outlines = stack.enter_context(closing(OutlineFile()))
         found = stack.enter_context(closing(Origins(origins, registry=wishes.registry, progress=wishes.progress)))

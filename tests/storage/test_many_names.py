@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from ociexport.spec.digest import Digest
 from ociexport.storage.index import name_of, named
 from ociexport.storage.layout.documents import _kept_entries
 from ociexport.storage.layout.layout import ImageLayout
+from tests.support.read_bytes import bytes_read_by
 
 TYPE = "application/vnd.oci.image.manifest.v1+json"
 DESCRIPTORS = [Descriptor(TYPE, Digest.of(text), 1) for text in (b"a", b"b")]
@@ -150,18 +150,3 @@ def test_a_blob_of_several_images_is_read_once(tmp_path: Path) -> None:
         assert bytes_read_by(lambda: layout.has_blob(descriptor)) >= len(content)
         assert bytes_read_by(lambda: layout.has_blob(descriptor)) < 10_000
     assert bytes_read_by(lambda: layout.has_blob(descriptor)) >= len(content)
-
-
-def bytes_read_by(act: Callable[[], object]) -> int:
-    """Return how many bytes this process read with system calls meanwhile, those of this count included."""
-
-    def bytes_so_far() -> int:
-        descriptor = os.open("/proc/self/io", os.O_RDONLY)
-        try:
-            return int(os.pread(descriptor, 4096, 0).split()[1])
-        finally:
-            os.close(descriptor)
-
-    before = bytes_so_far()
-    act()
-    return bytes_so_far() - before

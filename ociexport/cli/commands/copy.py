@@ -11,6 +11,7 @@ from ociexport.cli.commands.push import add_push_arguments, add_sending_argument
 from ociexport.cli.configuration import leave_out_configured
 from ociexport.cli.exit_codes import OK
 from ociexport.cli.options.counts import add_memory_argument
+from ociexport.cli.options.kept_blobs import add_cache_argument, add_recheck_argument
 from ociexport.cli.options.platform import choice_from
 from ociexport.cli.options.progress import progress_from
 from ociexport.cli.options.registry import registry_options_from
@@ -39,8 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--deep", action=argparse.BooleanOptionalAction, help="compare each layer's tar with its diff_id"
     )
-    group.add_argument("--cache", metavar="DIR", help="share blobs with other layouts through this directory")
+    add_cache_argument(group)
     add_memory_argument(parser)
+    add_recheck_argument(parser)
     # Of `pull` alone.
     parser.set_defaults(legacy=False, digestfile=None, all_images=False, since=[], require=[], rule=None)
     parser.set_defaults(delta=False, allow_recompressed=False, volume_size=None, list=None, locked=None)

@@ -15,6 +15,7 @@ from ociexport.cli.options.counts import add_memory_argument
 from ociexport.cli.options.executor import add_executor_argument
 from ociexport.cli.options.jobs import add_jobs_argument
 from ociexport.cli.options.json import add_json_argument
+from ociexport.cli.options.kept_blobs import add_cache_argument, add_recheck_argument
 from ociexport.cli.options.lists import add_list_arguments
 from ociexport.cli.options.out import add_out_arguments, is_archive, is_pipe, opened_out, verify_is_given
 from ociexport.cli.options.platform import add_platforms_arguments, choice_from
@@ -69,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compare each layer's tar with its diff_id (default: registry to archive)",
     )
     add_jobs_argument(parser, "fetch")
-    parser.add_argument("--cache", metavar="DIR", help="share blobs with other layouts through this directory")
+    add_cache_argument(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="list what would be fetched and written, and check the free space"
     )
@@ -79,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_progress_arguments(parser)
     add_registry_arguments(parser)
     add_memory_argument(parser)
+    add_recheck_argument(parser)
     add_thin_arguments(parser)
     lists = add_list_arguments(parser)
     lists.add_argument(
@@ -258,7 +260,7 @@ def _pull_into_layout(
     pull_options: PullOptions | None = None,
 ) -> int:
     cache = BlobCache(options.cache) if options.cache else None
-    layout = ImageLayout(options.out, cache=cache)
+    layout = ImageLayout(options.out, cache=cache, recheck=options.recheck)
     layout.verify_is_usable()
     for name, _ in wanted:
         _verify_is_another(name, layout)
@@ -269,7 +271,7 @@ def _pull_into_layout(
         with ExitStack() as stack:
             opened = _open_all(wanted, sources, stack)
             # A layout copies missing blobs from its cache when asked for them, so the plan gets a layout without one.
-            uncached = ImageLayout(options.out)
+            uncached = ImageLayout(options.out, recheck=options.recheck)
             plan = plan_pull(opened, (uncached, cache), pull_options, report.progress)
         return tell_plan(plan, options)
 
@@ -337,6 +339,7 @@ def _pull_options_from(
         thin=thin_options_from(options, sources, choice, report.progress, is_archive=is_archive),
         deep=options.deep,
         volume_bytes=volume_bytes,
+        recheck=options.recheck,
     )
 
 

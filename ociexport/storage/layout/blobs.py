@@ -35,6 +35,8 @@ OWN_DIRECTORY = ".ociexport"
 PARTIAL_DIRECTORY = f"{OWN_DIRECTORY}/partial"
 # See `ociexport.storage.layout.ranges`.
 COLLECTED_DIRECTORY = f"{OWN_DIRECTORY}/ranges"
+# See `ociexport.storage.layout.layer_indexes`.
+INDEXES_DIRECTORY = f"{OWN_DIRECTORY}/layers"
 BLOBS_DIRECTORY = "blobs"
 
 
@@ -198,7 +200,7 @@ class BlobPlaces(Protocol):
     def size_of_valid_blob(
         self, digest: Digest, size: int | None = None, check: BlobCheck | None = None
     ) -> int | None: ...
-    def keep_in_cache(self, digest: Digest) -> None: ...
+    def keep(self, digest: Digest, fd: int) -> None: ...
 
 
 class LayoutBlobWriter:
@@ -280,4 +282,4 @@ class LayoutBlobWriter:
             raise
         os.fsync(self._fd)
         name_blob(self._directory, self._name, self._digest)
-        self._layout.keep_in_cache(self._digest)
+        self._layout.keep(self._digest, self._fd)

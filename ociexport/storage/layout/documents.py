@@ -34,7 +34,7 @@ EXPECTED_HINT = "an update lacks what the far side has: ociexport merge FAR BUND
 # What two entries have in common if one replaces the other.
 _Key: TypeAlias = "tuple[str, str] | tuple[str, str, str | None]"
 # The names of unfinished documents begin with one of these.
-UNFINISHED_DOCUMENTS = tuple(f"{OWN_DIRECTORY}/{name}." for name in (INDEX_FILE, LAYOUT_FILE, BUNDLE_FILE))
+UNFINISHED_DOCUMENTS = tuple(f"{OWN_DIRECTORY}/{name}." for name in (INDEX_FILE, LAYOUT_FILE, BUNDLE_FILE, "verified"))
 
 
 class LayoutDocuments:

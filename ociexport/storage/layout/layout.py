@@ -14,7 +14,7 @@ import os
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from io import FileIO
-from typing import TypeAlias
+from typing import TYPE_CHECKING
 
 from ociexport.errors import DiffIdMismatchError, InvalidImageError, LimitExceededError, NotFoundError, UsageError
 from ociexport.images.source import ImageName, ReceivedManifest
@@ -32,13 +32,15 @@ from ociexport.storage.layout.blobs import (
 from ociexport.storage.layout.cache import BlobCache
 from ociexport.storage.layout.documents import BUNDLE_FILE, EXPECTED_HINT, LayoutDocuments
 from ociexport.storage.layout.life_cycle import LayoutLifeCycle, LayoutUse
+from ociexport.storage.layout.stamps import BlobStamps
 from ociexport.storage.layout_directory import LayoutDirectory
+
+if TYPE_CHECKING:
+    from ociexport.storage.layout.layer_indexes import LayerIndexes
 
 _READ_BYTES = 1024 * 1024
 # Errors of a disk or file system about a file that exists and can't be read: the blob is then treated as missing.
 _DAMAGE = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.ELOOP})
-# What changes if a file is replaced or written to: inode, size, and both times.
-_FileState: TypeAlias = tuple[int, int, int, int]
 
 
 class ImageLayout:
@@ -49,20 +51,20 @@ class ImageLayout:
     Args:
         path: of the directory; absent, empty or a layout.
         cache: searched for a blob before the blob is fetched; it keeps fetched blobs for other layouts.
+        recheck: whether blobs are read and verified although an earlier run did that and their files did not change.
     """
 
     takes_checks = True
 
-    def __init__(self, path: str | os.PathLike[str], *, cache: BlobCache | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, cache: BlobCache | None = None, recheck: bool = False) -> None:
         self.path = os.fspath(path)
         self.directory = LayoutDirectory(self.path)
         self._cache = cache
         if not self.path:
             raise UsageError("layout: expected the path of a directory, got an empty one")
         self._documents = LayoutDocuments(self.directory)
-        # During a batch, the files of blobs that were read and verified; None otherwise.
-        self._verified: dict[Digest, _FileState] | None = None
-        self._life_cycle = LayoutLifeCycle(self.directory, self._documents, cache)
+        self._stamps = BlobStamps(self.directory, recheck=recheck)
+        self._life_cycle = LayoutLifeCycle(self.directory, self._documents, self._stamps, cache)
 
     def __str__(self) -> str:
         return self.path
@@ -119,6 +121,13 @@ class ImageLayout:
             hint = EXPECTED_HINT if self.directory.has(BUNDLE_FILE) else None
             raise NotFoundError(f"{self.path}: blob {digest}: not in the layout", hint=hint) from error
 
+    @property
+    def layer_indexes(self) -> LayerIndexes:
+        """What was read of the layers before."""
+        from ociexport.storage.layout.layer_indexes import LayerIndexes  # noqa: PLC0415 - start-up: a pull needs none
+
+        return LayerIndexes(self.directory, self._stamps, self.begin)
+
     def blob_path(self, digest: Digest) -> str:
         """Return the path of a complete blob, which need not exist."""
         return self.directory.path_of(blob_name(digest))
@@ -153,7 +162,8 @@ class ImageLayout:
     def has_blob(self, descriptor: Descriptor, check: BlobCheck | None = None) -> bool:
         """Whether the blob exists and is valid: its bytes are read and verified, since a file may be cut or damaged.
 
-        A blob that only the cache has is put into the layout.
+        They are not read again if its file is as it was when they were last verified; see `stamps`. A blob that only
+        the cache has is put into the layout.
 
         Raises:
             DiffIdMismatchError, LimitExceededError: the blob is valid, and does not pass ``check``.
@@ -170,7 +180,7 @@ class ImageLayout:
         return self.size_of_valid_blob(descriptor.digest, descriptor.size, check) is not None
 
     def size_of_valid_blob(self, digest: Digest, size: int | None = None, check: BlobCheck | None = None) -> int | None:
-        """Return the size of a blob whose bytes were read and verified; None if it is missing or damaged.
+        """Return the size of a blob whose bytes were read and verified, now or before; None if missing or damaged.
 
         Args:
             size: the expected one; None if it is not known.
@@ -184,16 +194,13 @@ class ImageLayout:
                 status = os.fstat(file.fileno())
                 if size is not None and status.st_size != size:
                     return None
-                state = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-                verified = self._verified
-                if check is None and verified is not None and verified.get(digest) == state:
+                if check is None and self._stamps.is_verified(digest, status):
                     return status.st_size
                 verifier = Verifier(digest, size, subject="blob", check=check)
                 while chunk := file.read(_READ_BYTES):
                     verifier.update(chunk)
                 verifier.verify()
-                if verified is not None:
-                    verified[digest] = state
+                self._stamps.add(digest, status)
         except (DiffIdMismatchError, LimitExceededError):
             raise
         except (NotFoundError, InvalidImageError):
@@ -204,10 +211,15 @@ class ImageLayout:
             return None
         return verifier.seen_bytes
 
-    def keep_in_cache(self, digest: Digest) -> None:
-        """Share a blob that was just verified with other layouts, if there is a cache."""
+    def keep(self, digest: Digest, fd: int) -> None:
+        """Remember a blob that was just verified and named, and share it with other layouts if there is a cache.
+
+        Args:
+            fd: of its file.
+        """
         if self._cache is not None:
-            self._cache.take(digest, self.directory)
+            self._cache.take(digest, self.directory)  # a hard link, which changes a time of the file
+        self._stamps.add(digest, os.fstat(fd))
 
     def new_blob(self, descriptor: Descriptor, check: BlobCheck | None = None) -> LayoutBlobWriter:
         """Return a writer for a blob; at the end of the ``with`` block it is verified and takes its name.
@@ -257,16 +269,13 @@ class ImageLayout:
         """Copy many images in one use: until the end, their names are written by `commit_names` only.
 
         One use holds the layout and one change of ``index.json`` writes many names, so the time grows with the number
-        of images, not with its square. Names that are not committed are written at the end, after an error too. A blob
-        of several images is read and verified once, unless its file changes.
+        of images, not with its square. Names that are not committed are written at the end, after an error too.
         """
         self._documents.collect_names()
-        self._verified = {}
         with self._life_cycle.begin_batch():
             try:
                 yield
             finally:
-                self._verified = None
                 self._documents.commit_names(ends=True)
 
     def commit_names(self) -> None:

@@ -18,6 +18,7 @@ from ociexport.spec.manifest import Index, parse_document
 from ociexport.storage.layout.blobs import (
     BLOBS_DIRECTORY,
     COLLECTED_DIRECTORY,
+    INDEXES_DIRECTORY,
     OWN_DIRECTORY,
     PARTIAL_DIRECTORY,
     blob_name,
@@ -32,6 +33,7 @@ from ociexport.storage.layout.documents import (
     LayoutDocuments,
 )
 from ociexport.storage.layout.hold import USERS_FILE, LayoutHold, is_held
+from ociexport.storage.layout.stamps import BlobStamps
 from ociexport.storage.layout_directory import LayoutDirectory
 
 
@@ -41,12 +43,16 @@ class LayoutLifeCycle:
     Args:
         directory: absent, empty or a layout.
         documents: of the same directory.
+        stamps: of the same directory; saved when a use ends.
         cache: that the layout shares blobs with; it is checked, never removed.
     """
 
-    def __init__(self, directory: LayoutDirectory, documents: LayoutDocuments, cache: BlobCache | None) -> None:
+    def __init__(
+        self, directory: LayoutDirectory, documents: LayoutDocuments, stamps: BlobStamps, cache: BlobCache | None
+    ) -> None:
         self._directory = directory
         self._documents = documents
+        self._stamps = stamps
         self._cache = cache
         self._lock = threading.Lock()
         self._active_uses = 0
@@ -185,6 +191,7 @@ class LayoutLifeCycle:
 
     def _release(self, hold: LayoutHold, discarded: Iterable[Digest], made: _Made) -> None:
         try:
+            self._stamps.save()
             if hold.is_alone():
                 with suppress(OSError, InvalidImageError):  # an earlier error matters more
                     self._tidy(discarded, made)
@@ -236,6 +243,12 @@ class LayoutLifeCycle:
                 # Only our own files, whatever others have put there.
                 if name in (LOCK_FILE, USERS_FILE) or name.startswith(UNFINISHED_DOCUMENTS):
                     self._directory.remove(name)
+            if self._directory.has(INDEXES_DIRECTORY):
+                # Start-up: few layouts have indexes.
+                from ociexport.storage.layout.layer_indexes import forget_removed_layers  # noqa: PLC0415 - as said
+
+                forget_removed_layers(self._directory, self._stamps)
+            self._stamps.forget_removed()
             self._directory.remove_directory(OWN_DIRECTORY)
 
     def _remove_layout(self, parents: tuple[str, ...]) -> None:

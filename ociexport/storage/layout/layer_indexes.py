@@ -1,0 +1,122 @@
+"""Indexes of a layout's layers: what was read of a layer once, kept in ``.ociexport/layers`` under its diff_id.
+
+An index is used only for a blob whose file is as it was when it was verified, and only if it has the digest that was
+remembered beside the blob's stamp (`stamps`). So neither damage nor a layout from elsewhere can give a wrong answer.
+
+Only the owner of a layout writes indexes, so that root leaves no files of its own in the layout of another user. Small
+layers have none. All errors of writing are ignored: the next run reads the layer again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterable
+from contextlib import AbstractContextManager, suppress
+from typing import NamedTuple
+
+from ociexport.errors import InvalidImageError, OciexportError
+from ociexport.spec.config import Layer
+from ociexport.spec.digest import Digest
+from ociexport.storage.layout.blobs import INDEXES_DIRECTORY, blob_name
+from ociexport.storage.layout.stamps import BlobStamp, BlobStamps, IndexName
+from ociexport.storage.layout_directory import LayoutDirectory
+
+# Inflating and hashing a layer of this size takes a few hundredths of a second.
+MIN_INDEXED_BYTES = 1024 * 1024
+# The index of a layer of 100,000 files has some 15 MB. All of a layout's together have at most the second number; those
+# that were written longest ago go first.
+_MAX_INDEX_BYTES, _MAX_TOTAL_BYTES = 256 * 1024 * 1024, 1024 * 1024 * 1024
+
+
+class NewIndex(NamedTuple):
+    """The index of a layer that was read and verified.
+
+    Args:
+        before: the state of the blob's file before it was read.
+        content: the index.
+    """
+
+    layer: Layer
+    before: BlobStamp
+    content: bytes
+
+
+class LayerIndexes:
+    """The indexes in one layout.
+
+    Args:
+        directory: of the layout.
+        stamps: of its blobs.
+        begin: gives the layout to this user while an index is written.
+    """
+
+    def __init__(
+        self, directory: LayoutDirectory, stamps: BlobStamps, begin: Callable[[], AbstractContextManager[object]]
+    ) -> None:
+        self._directory = directory
+        self._stamps = stamps
+        self._begin = begin
+
+    def read(self, layer: Layer) -> bytes | None:
+        """Return the index of a layer; None if there is none that can be believed."""
+        with suppress(OSError, InvalidImageError):
+            name = self._stamps.index_of(layer.descriptor.digest, self._status(layer))
+            if name is None or name.diff_id != layer.diff_id:
+                return None
+            content = self._directory.read_file(_file_of(layer.diff_id), _MAX_INDEX_BYTES)
+            return content if Digest.of(content) == name.digest else None
+        return None
+
+    def look(self, layer: Layer) -> BlobStamp | None:
+        """Return the state of a layer's blob before it is read; None if no index of it should be written."""
+        with suppress(OSError, InvalidImageError):
+            status = self._status(layer)
+            is_own = os.stat(self._directory.path).st_uid == os.geteuid()
+            if is_own and status.st_size >= MIN_INDEXED_BYTES and os.access(self._directory.path, os.W_OK):
+                return BlobStamp.of(status)
+        return None
+
+    def write(self, indexes: Iterable[NewIndex]) -> None:
+        """Keep indexes; without any, do nothing."""
+        wanted = [index for index in indexes if len(index.content) <= _MAX_INDEX_BYTES]
+        if not wanted:
+            return
+        with suppress(OSError, OciexportError), self._begin():
+            self._directory.make_directory(INDEXES_DIRECTORY)
+            for layer, before, content in wanted:
+                self._directory.write_file(_file_of(layer.diff_id), content, aside=INDEXES_DIRECTORY, mode=0o600)
+                status = self._status(layer)
+                if BlobStamp.of(status) == before:
+                    name = IndexName(layer.diff_id, Digest.of(content))
+                    self._stamps.add(layer.descriptor.digest, status, name)
+            self._make_room({_file_of(index.layer.diff_id) for index in wanted})
+
+    def _make_room(self, newest: Collection[str]) -> None:
+        files = {}
+        for name in self._directory.list_names(INDEXES_DIRECTORY):
+            status = self._directory.status(f"{INDEXES_DIRECTORY}/{name}")
+            files[f"{INDEXES_DIRECTORY}/{name}"] = (status.st_mtime_ns, status.st_size)
+        total_bytes = sum(size for _, size in files.values())
+        for name in sorted(files.keys() - newest, key=files.__getitem__):
+            if total_bytes <= _MAX_TOTAL_BYTES:
+                return
+            self._directory.remove(name)
+            total_bytes -= files[name][1]
+
+    def _status(self, layer: Layer) -> os.stat_result:
+        return self._directory.status(blob_name(layer.descriptor.digest))
+
+
+def _file_of(diff_id: Digest) -> str:
+    return f"{INDEXES_DIRECTORY}/{diff_id.algorithm}-{diff_id.encoded}"
+
+
+def forget_removed_layers(directory: LayoutDirectory, stamps: BlobStamps) -> None:
+    """Remove the indexes of layers that are gone; only for the single user of the layout."""
+    known = {one.index_name.diff_id for one in stamps.remembered().values() if one.index_name is not None}
+    kept = set(map(_file_of, known))
+    for name in directory.list_names(INDEXES_DIRECTORY):
+        if f"{INDEXES_DIRECTORY}/{name}" not in kept:
+            directory.remove(f"{INDEXES_DIRECTORY}/{name}")
+    if not kept:
+        directory.remove_directory(INDEXES_DIRECTORY)
