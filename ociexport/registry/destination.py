@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Literal
 
 from ociexport.errors import (
@@ -32,6 +31,7 @@ from ociexport.registry.upload_requests import UploadRequests
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor
 from ociexport.spec.digest import ByteStream, Chunk, Digest
+from ociexport.spec.lazy_dataclass import dataclass, field
 from ociexport.spec.manifest import parse_document
 from ociexport.spec.reference import ImageReference
 from ociexport.system.progress.protocol import ProgressTask

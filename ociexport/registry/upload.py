@@ -15,7 +15,6 @@ Spec: distribution-spec 1.1, "Pushing Blobs", "Pushing a blob in chunks", "Mount
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from ociexport.errors import (
@@ -33,6 +32,7 @@ from ociexport.registry.http.transport import Transport
 from ociexport.registry.upload_requests import UploadRequests, UploadSession
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Chunk, Digest, Verifier
+from ociexport.spec.lazy_dataclass import dataclass
 
 # One chunk after a failure. It is the most that is sent again after the next one.
 CHUNK_BYTES = 16 * 1024 * 1024

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from typing import Literal
 
 from ociexport.errors import InvalidReferenceError, UsageError, quoted
 from ociexport.images.source import ImageName
+from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.spec.reference import ImageReference, is_path
 from ociexport.transfer.push_names import PushTarget, parse_target
 from ociexport.transfer.sources.names import has_transport

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ociexport.errors import OciexportError
@@ -15,6 +14,7 @@ from ociexport.images.wrapping_source import RenamedSource
 from ociexport.registry.destination import KnownBlobs, RegistryDestination
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest
+from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.storage.layout.saved_uploads import SavedUploads
 from ociexport.system.progress.protocol import Progress
 from ociexport.transfer.copy import copy_image

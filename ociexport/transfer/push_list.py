@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 
 from ociexport.errors import UsageError, counted, printable
 from ociexport.images.source import ImageName, ImageSource
 from ociexport.spec.digest import Digest
+from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.spec.reference import ImageReference, as_path
 from ociexport.storage.index import main_images, shown_name
 from ociexport.transfer.push_names import MapRule, PushTarget, name_at

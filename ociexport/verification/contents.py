@@ -8,10 +8,10 @@ from __future__ import annotations
 import stat
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 
 from ociexport.errors import InvalidImageError, UsageError, quoted
 from ociexport.spec.digest import Digest
+from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.storage.archive.members import ArchiveMembers
 from ociexport.storage.layout.blobs import blob_name
 from ociexport.storage.layout.documents import INDEX_FILE

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from ociexport.errors import InvalidReferenceError, UsageError, counted, quoted
+from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.spec.reference import ImageReference, as_path
 from ociexport.storage.index import REF_NAME_ANNOTATION
 from ociexport.verification.listed import ListedEntry

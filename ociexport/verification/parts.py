@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 
@@ -18,6 +17,7 @@ from ociexport.spec import mediatypes
 from ociexport.spec.config import ImageConfig
 from ociexport.spec.descriptor import ATTESTED_ANNOTATION, Descriptor
 from ociexport.spec.digest import Digest
+from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.spec.manifest import Index, Manifest, parse_document
 from ociexport.verification.listed import ListedEntry
 from ociexport.verification.walk import Root

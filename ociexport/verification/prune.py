@@ -13,11 +13,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 from ociexport.errors import printable
 from ociexport.images.source import ImageName
 from ociexport.spec.digest import Digest
+from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.storage.index import ListedSource, shown_name
 from ociexport.storage.layout.blobs import BLOBS_DIRECTORY, OWN_DIRECTORY, PARTIAL_DIRECTORY
 from ociexport.storage.layout.layout import ImageLayout

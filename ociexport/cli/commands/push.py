@@ -6,7 +6,6 @@ import argparse
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import replace
 
 from ociexport.cli.options.jobs import add_jobs_argument
 from ociexport.cli.options.json import add_json_argument
@@ -22,6 +21,7 @@ from ociexport.images.source import ImageSource
 from ociexport.registry.auth.credentials import parse_user_and_password
 from ociexport.registry.client import RegistryClient
 from ociexport.registry.options import RegistryOptions
+from ociexport.spec.lazy_dataclass import replace
 from ociexport.system.files import new_file
 from ociexport.system.progress.protocol import Progress
 from ociexport.transfer.options import PullOptions

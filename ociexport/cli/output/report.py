@@ -6,10 +6,10 @@ import csv
 import io
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ociexport.errors import counted, escaped
+from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.system.progress.protocol import format_bytes
 from ociexport.verification.changes import Change, ChangedName, Changes
 from ociexport.verification.parts import AboutKind, Part
