@@ -9,7 +9,6 @@ Spec: image-spec 1.1 manifest.md, image-index.md; Docker "Image Manifest Version
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias
 
 from ociexport.errors import UnsupportedMediaTypeError, locating, quoted
 from ociexport.spec import mediatypes
@@ -110,6 +109,3 @@ def _document_media_type(item: JsonObject, outer: str | None) -> str:
         raise UnsupportedMediaTypeError(f"expected an image manifest or index, got {quoted(inner)}")
     by_shape = mediatypes.OCI_INDEX if "manifests" in item else mediatypes.OCI_MANIFEST
     return inner or (outer if outer in known else by_shape)
-
-
-AnyDocument: TypeAlias = Index | Manifest

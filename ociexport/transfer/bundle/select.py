@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from ociexport.transfer.bundle.delta.replace_layers import DeltaOptions, Recipes
 
 DOCKER, REGISTRY, LAYOUT = "docker", "registry", "layout"
-RULES = (DOCKER, REGISTRY, LAYOUT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ The lines hold nothing that changes from one run to the next: the same images gi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 
 from ociexport.errors import InvalidImageError, OciexportError, UsageError
 from ociexport.images.choose import PlatformChoice
@@ -44,11 +43,6 @@ def read_lock(text: str, place: Place, findings: Findings) -> None:
         except OciexportError as error:
             raise UsageError(f"{place.at(number)}: expected a line of a lock file: {error}") from error
         findings.add(ListEntry(locked.source, (place.at(number),), True, locked.choice, None, locked))
-
-
-def to_lock(images: Iterable[LockedImage]) -> str:
-    """Return the text of a lock file."""
-    return "".join(image.to_line() for image in images)
 
 
 def parse_lock_line(line: str) -> LockedImage:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-from ociexport.errors import DigestMismatchError, quoted
 from ociexport.images.choose import PlatformChoice
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass
@@ -77,12 +76,3 @@ class LockedImage:
             "time": self.time,
         }
         return json.dumps(members, separators=(",", ":"), ensure_ascii=True) + "\n"
-
-    def verify_is(self, digest: Digest) -> None:
-        """Return if the image that ``source`` leads to now, which has this digest, is the locked one.
-
-        Raises:
-            DigestMismatchError: it is not.
-        """
-        if digest != self.digest:
-            raise DigestMismatchError(f"{quoted(self.source)}: locked as {self.digest}, got {digest}")
