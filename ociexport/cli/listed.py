@@ -10,6 +10,7 @@ import argparse
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from ociexport.cli.errors import one_line, report_error
 from ociexport.cli.exit_codes import OK, worst_of
@@ -23,7 +24,11 @@ from ociexport.transfer.lists.entries import Findings, ImageList, ListEntry
 from ociexport.transfer.lists.expand import expand_list
 from ociexport.transfer.lists.lines import to_line
 from ociexport.transfer.lists.read import read_list
-from ociexport.transfer.sources.names import RegistryName, parse_source_name
+from ociexport.transfer.sources.list_names import list_local_images
+from ociexport.transfer.sources.names import ArchiveName, LayoutName, RegistryName, parse_source_name
+
+if TYPE_CHECKING:
+    from ociexport.transfer.sources.open import SourceOpener
 
 _HEAD = "# Images that failed, written by ociexport; this file is a list for --list.\n"
 
@@ -34,6 +39,7 @@ class ListRun:
     Args:
         options: with ``--list`` and the options beside it.
         progress: gets what was not understood in the list.
+        opener: of the command; lists layouts and archives, each once.
 
     Attributes:
         entries: the images; tags that the list asks for are looked up.
@@ -43,7 +49,7 @@ class ListRun:
         UsageError, OSError, RegistryError: the list can't be read.
     """
 
-    def __init__(self, options: argparse.Namespace, progress: Progress) -> None:
+    def __init__(self, options: argparse.Namespace, progress: Progress, *, opener: SourceOpener | None = None) -> None:
         self._progress = progress
         self._file: str = options.failed
         self._failures: list[tuple[ListEntry, str, int]] = []
@@ -53,7 +59,7 @@ class ListRun:
         for line in found.warnings:
             progress.warn(escaped(line))
         images = Findings()  # a tag that a pattern chooses may be listed by itself too
-        for entry, error in expand_list(_wanted(found, options, progress), registry, progress):
+        for entry, error in expand_list(_wanted(found, options, progress), registry, progress, opener):
             if error is None:
                 images.add(entry)
             else:
@@ -117,8 +123,19 @@ def for_each(options: argparse.Namespace, progress: Progress, do: Callable[[List
 
 
 def unlocked(entry: ListEntry) -> ListEntry:
-    """Return an entry of a plain list for the same image; one of a lock file names its digest then."""
-    return ListEntry(pinned_source(entry), entry.why, entry.is_sure, entry.platforms, entry.selection)
+    """Return an entry of a plain list for the same image; one of a lock file names its digest then.
+
+    So does an image of a layout or an archive with a name that no line can have, which no user typed.
+    """
+    image = pinned_source(entry)
+    name = parse_source_name(image)
+    if isinstance(name, LayoutName | ArchiveName) and name.image is not None and not name.image.isprintable():
+        with suppress(OciexportError, OSError):
+            for listed, called in list_local_images(name):
+                if name.image in (called.full, called.tag):
+                    image = f"{image.removesuffix(name.image)}@{listed.digest}"
+                    break
+    return ListEntry(image, entry.why, entry.is_sure, entry.platforms, entry.selection)
 
 
 def pinned_source(entry: ListEntry) -> str:
@@ -155,7 +172,7 @@ def directory_names(entries: Sequence[ListEntry]) -> list[str]:
         name = name_in_layout(entry)
         with suppress(OciexportError):
             name = str(ImageReference.parse(name))
-        names.append(name.replace("/", "+").replace(":", "+").replace("@", "+").lstrip(".") or "+")
+        names.append(escaped(name).replace("/", "+").replace(":", "+").replace("@", "+").lstrip(".") or "+")
     return names
 
 

@@ -22,7 +22,7 @@ from ociexport.transfer.sources.names import SourceName, parse_source_name
 from ociexport.transfer.sources.open import SourceOpener
 
 
-def read_pull_list(options: argparse.Namespace, progress: Progress) -> ListRun:
+def read_pull_list(options: argparse.Namespace, progress: Progress, opener: SourceOpener) -> ListRun:
     """Return the list that a pull takes; ``--locked FILE`` is ``--list FILE`` that takes a lock file only.
 
     Raises:
@@ -39,7 +39,7 @@ def read_pull_list(options: argparse.Namespace, progress: Progress) -> ListRun:
         raise UsageError("--all-images: expected no list beside it, which names each image, got one")
     if options.executor is not None and options.since:
         raise UsageError("--executor: expected no --since beside it, what it names is read on this machine")
-    run = ListRun(options, progress)
+    run = ListRun(options, progress, opener=opener)
     if options.locked is not None:
         for entry in run.entries:
             if entry.locked is None:

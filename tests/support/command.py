@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
 # Variables that a developer may have set and that would change the tests.
 _FOREIGN_VARIABLES = (
     "DOCKER_CONFIG",
@@ -32,6 +34,14 @@ def command_environment(home: Path, **variables: str) -> dict[str, str]:
         if name.upper() not in _FOREIGN_VARIABLES and not name.startswith("OCIEXPORT_")
     }
     return {**kept, "HOME": str(home), "COLUMNS": "100", **variables}
+
+
+def clear_foreign_variables(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    """Give `main` in this process the environment that `command_environment` gives a command."""
+    for name in [*os.environ]:
+        if name.upper() in _FOREIGN_VARIABLES or name.startswith("OCIEXPORT_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(home))
 
 
 def command_line(*arguments: str | os.PathLike[str]) -> list[str]:

@@ -183,7 +183,7 @@ class _NamingOpener(SourceOpener):
 def _pull_list(options: argparse.Namespace, sources: SourceOpener, report: PullReport) -> int:
     from ociexport.cli.listed_pull import pull_list, read_pull_list  # noqa: PLC0415 - start-up: few pulls have a list
 
-    run = read_pull_list(options, report.progress)
+    run = read_pull_list(options, report.progress, sources)
     if is_archive(options) or options.dry_run:
         return _pull_list_together(options, run, sources, report)
     layout = ImageLayout(options.out)
