@@ -10,12 +10,13 @@ import argparse
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from ociexport.cli.errors import one_line, report_error
 from ociexport.cli.exit_codes import OK, worst_of
 from ociexport.cli.options.registry import registry_options_from
-from ociexport.errors import OciexportError, counted, escaped
+from ociexport.cli.process import OUTPUT_NAME
+from ociexport.errors import OciexportError, UsageError, counted, escaped
 from ociexport.images.choose import PlatformChoice
 from ociexport.spec.reference import ImageReference
 from ociexport.system.files import is_stream, new_file
@@ -28,33 +29,45 @@ from ociexport.transfer.sources.list_names import list_local_images
 from ociexport.transfer.sources.names import ArchiveName, LayoutName, RegistryName, parse_source_name
 
 if TYPE_CHECKING:
+    from ociexport.registry.options import RegistryOptions
     from ociexport.transfer.sources.open import SourceOpener
 
 _HEAD = "# Images that failed, written by ociexport; this file is a list for --list.\n"
 
 
 class ListRun:
-    """The images of a list while a command works on them.
+    """The images of a list while a command works on them; a context, which writes ``failed.txt`` if it is interrupted.
 
     Args:
-        options: with ``--list`` and the options beside it.
+        options: with ``--list`` and the options beside it; a ``dry_run`` leaves ``failed.txt`` as it is.
         progress: gets what was not understood in the list.
+        registry: how the list's URL and its registries are reached; None for what ``options`` say.
         opener: of the command; lists layouts and archives, each once.
 
     Attributes:
         entries: the images; tags that the list asks for are looked up.
+        unreadable: the entries whose tags or images could not be listed, each with its error, which was reported.
         code: the exit code, that of the worst failure so far; see `worst_of`.
 
     Raises:
         UsageError, OSError, RegistryError: the list can't be read.
     """
 
-    def __init__(self, options: argparse.Namespace, progress: Progress, *, opener: SourceOpener | None = None) -> None:
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        progress: Progress,
+        *,
+        registry: RegistryOptions | None = None,
+        opener: SourceOpener | None = None,
+    ) -> None:
         self._progress = progress
-        self._file: str = options.failed
+        self._file: str | None = None if getattr(options, "dry_run", False) else options.failed
         self._failures: list[tuple[ListEntry, str, int]] = []
-        self._count = 0
-        registry = registry_options_from(options)
+        self.unreadable: list[tuple[ListEntry, OciexportError | OSError]] = []
+        self._not_done: dict[int, ListEntry] = {}
+        self._is_ended = False
+        registry = registry or registry_options_from(options)
         found = read_list(options.list, profiles=options.profile, registry=registry, progress=progress)
         for line in found.warnings:
             progress.warn(escaped(line))
@@ -63,8 +76,10 @@ class ListRun:
             if error is None:
                 images.add(entry)
             else:
+                self.unreadable.append((entry, error))
                 self.fail(entry, error)
         self.entries = list(images.entries)
+        self._not_done = {id(entry): entry for entry in self.entries}
         self._count = len(self.entries) + len(self._failures)
         if not self._count:
             progress.warn(f"{escaped(found.file)}: names no image")
@@ -78,11 +93,18 @@ class ListRun:
         """Report an image that failed."""
         code = report_error(error)
         self._failures.append((entry, one_line(error), code))
+        self.done(entry)
 
     def note(self, entry: ListEntry, code: int) -> None:
         """Take the exit code of an image whose failure was reported; `OK` is none."""
         if code != OK:
             self._failures.append((entry, f"exit code {code}", code))
+        self.done(entry)
+
+    def done(self, *entries: ListEntry) -> None:
+        """Take images that need no further work."""
+        for entry in entries:
+            self._not_done.pop(id(entry), None)
 
     def end(self) -> int:
         """Write the list of images that failed, say how many there are, and return the exit code.
@@ -90,18 +112,46 @@ class ListRun:
         Without any, a list that an earlier run left is removed.
         """
         if not self._failures:
-            _remove_own(self._file)
+            self._is_ended = True
+            if self._file is not None:
+                _remove_own(self._file)
             return OK
+        try:
+            self._write()
+        except OSError:
+            self._is_ended = True
+            raise
+        self._is_ended = True
+        where = f"; {escaped(self._file)} lists them" if self._file is not None else ""
+        self._progress.say(f"{len(self._failures)} of {counted(self._count, 'image')} failed{where}")
+        return self.code
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Write the list of images that failed or were not done, unless the run came to its end or was a mistake."""
+        if kind is None or self._is_ended or self._file is None or issubclass(kind, UsageError):
+            return
+        try:
+            self._write()
+        except (OSError, OciexportError) as error:
+            self._progress.warn(f"the images that were not done are listed nowhere: {escaped(one_line(error))}")
+            return
+        failed, left = len(self._failures), counted(len(self._not_done), "image")
+        self._progress.say(f"{left} not done, {failed} failed; {escaped(self._file)} lists them")
+
+    def _write(self) -> None:
+        """Write the list of images that failed, and of those that are not done."""
+        if self._file is None:
+            return
         lines = [_HEAD]
         for entry, message, code in self._failures:
-            lines.append(escaped(f"# {'; '.join(entry.why)}: exit code {code}: {message}") + "\n")
-            lines.append(to_line(unlocked(entry)) + "\n")
+            lines += _commented(entry, f"exit code {code}: {message}")
+        for entry in self._not_done.values():
+            lines += _commented(entry, "not done")
         with new_file(self._file) as file:
             file.write("".join(lines).encode("utf-8", "surrogateescape"))
-        self._progress.say(
-            f"{len(self._failures)} of {counted(self._count, 'image')} failed; {escaped(self._file)} lists them"
-        )
-        return self.code
 
 
 def for_each(options: argparse.Namespace, progress: Progress, do: Callable[[ListEntry], int]) -> int:
@@ -113,13 +163,15 @@ def for_each(options: argparse.Namespace, progress: Progress, do: Callable[[List
     Raises:
         as `ListRun` does.
     """
-    run = ListRun(options, progress)
-    for entry in run.entries:
-        try:
-            run.note(entry, do(entry))
-        except (OciexportError, OSError) as error:
-            run.fail(entry, error)
-    return run.end()
+    with ListRun(options, progress) as run:
+        for entry in run.entries:
+            try:
+                run.note(entry, do(entry))
+            except (OciexportError, OSError) as error:
+                if isinstance(error, OSError) and error.filename == OUTPUT_NAME:
+                    raise  # not this image's failure: nothing can be printed
+                run.fail(entry, error)
+        return run.end()
 
 
 def unlocked(entry: ListEntry) -> ListEntry:
@@ -185,6 +237,11 @@ def _wanted(found: ImageList, options: argparse.Namespace, progress: Progress) -
             "ociexport images --why shows them, --maybes takes them"
         )
     return found.sure
+
+
+def _commented(entry: ListEntry, message: str) -> tuple[str, str]:
+    """Return a comment that says what happened to an image, and the line that names the image."""
+    return escaped(f"# {'; '.join(entry.why)}: {message}") + "\n", to_line(unlocked(entry)) + "\n"
 
 
 def _remove_own(path: str) -> None:

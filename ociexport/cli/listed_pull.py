@@ -9,6 +9,7 @@ from collections.abc import Callable
 from ociexport.cli.configuration import leave_out_configured
 from ociexport.cli.listed import ListRun, own_platforms, pinned_source
 from ociexport.cli.options.executor import executor_from
+from ociexport.cli.options.out import is_archive
 from ociexport.cli.output.pull import PullReport
 from ociexport.errors import UsageError, quoted
 from ociexport.registry.options import RegistryOptions
@@ -39,6 +40,14 @@ def read_pull_list(options: argparse.Namespace, progress: Progress, opener: Sour
         raise UsageError("--all-images: expected no list beside it, which names each image, got one")
     if options.executor is not None and options.since:
         raise UsageError("--executor: expected no --since beside it, what it names is read on this machine")
+    leave_out_configured(options, *(["executor"] if is_archive(options) or options.dry_run else []))
+    if options.executor is not None and options.dry_run:
+        raise UsageError("--executor: expected no --dry-run beside it, which is planned on this machine")
+    if options.executor is not None and is_archive(options):
+        raise UsageError(
+            "--executor: expected a layout for --out, got an archive, which one process writes",
+            hint="pull into a layout, and copy that to an archive",
+        )
     run = ListRun(options, progress, opener=opener)
     if options.locked is not None:
         for entry in run.entries:
@@ -71,8 +80,11 @@ def pull_list(
     layout.verify_is_usable()
     for entry in run.entries:
         verify_is_another(parse_source_name(entry.image))
+    for entry, error in run.unreadable:
+        report.note_failure(entry.image, error)
     unchanged = _unchanged_of(run.entries, layout, pull_options, options)
     if unchanged:
+        run.done(*unchanged)
         report.add_unchanged([(entry.locked.name, entry.locked.listed) for entry in unchanged if entry.locked])
     left_out = {id(entry) for entry in unchanged}
     entries = [entry for entry in run.entries if id(entry) not in left_out]
@@ -94,10 +106,11 @@ def pull_list(
         )
         try:
             for outcome in outcomes:
+                entry = entries[outcome.position]
                 if outcome.result is not None:
                     report.add(outcome.result)
+                    run.done(entry)
                 elif outcome.error is not None:
-                    entry = entries[outcome.position]
                     run.fail(entry, outcome.error)
                     report.note_failure(entry.image, outcome.error)
         except BaseException:

@@ -15,6 +15,7 @@ from ociexport.cli.options.progress import add_progress_arguments, progress_from
 from ociexport.cli.options.registry import add_registry_arguments, registry_options_from
 from ociexport.errors import OciexportError, UsageError
 from ociexport.system.environment import source_date_epoch
+from ociexport.system.progress.protocol import Progress
 from ociexport.system.threads import starting_threads
 from ociexport.transfer.lists.entries import ListEntry
 from ociexport.transfer.lists.locked import LockedImage
@@ -41,10 +42,14 @@ def run(options: argparse.Namespace) -> int:
     progress = progress_from(options)
     if options.list is None:
         raise UsageError("lock: expected LIST, got none", hint="for example ociexport lock images.txt >images.lock")
+    with ListRun(options, progress) as listed:
+        return _lock_list(listed, options, progress)
+
+
+def _lock_list(listed: ListRun, options: argparse.Namespace, progress: Progress) -> int:
     epoch = source_date_epoch()
     time = datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if epoch is not None else None
     default = choice_from(options)
-    listed = ListRun(options, progress)
     for entry in listed.entries:
         parse_source_name(entry.image)
 
@@ -60,6 +65,7 @@ def run(options: argparse.Namespace) -> int:
         for entry, found in zip(listed.entries, workers.map(lock, listed.entries), strict=True):
             if isinstance(found, LockedImage):
                 sys.stdout.write(found.to_line())
+                listed.done(entry)
             else:
                 listed.fail(entry, found)
     return listed.end()

@@ -183,19 +183,19 @@ class _NamingOpener(SourceOpener):
 def _pull_list(options: argparse.Namespace, sources: SourceOpener, report: PullReport) -> int:
     from ociexport.cli.listed_pull import pull_list, read_pull_list  # noqa: PLC0415 - start-up: few pulls have a list
 
-    run = read_pull_list(options, report.progress, sources)
-    if is_archive(options) or options.dry_run:
-        return _pull_list_together(options, run, sources, report)
-    layout = ImageLayout(options.out)
-    return pull_list(
-        options,
-        run,
-        sources=sources,
-        registry=registry_options_from(options),
-        report=report,
-        pull_options=_pull_options_from(options, sources, report, is_archive=False),
-        verify_is_another=lambda name: _verify_is_another(name, layout),
-    )
+    with read_pull_list(options, report.progress, sources) as run:
+        if is_archive(options) or options.dry_run:
+            return _pull_list_together(options, run, sources, report)
+        layout = ImageLayout(options.out)
+        return pull_list(
+            options,
+            run,
+            sources=sources,
+            registry=registry_options_from(options),
+            report=report,
+            pull_options=_pull_options_from(options, sources, report, is_archive=False),
+            verify_is_another=lambda name: _verify_is_another(name, layout),
+        )
 
 
 def _pull_list_together(options: argparse.Namespace, run: ListRun, sources: SourceOpener, report: PullReport) -> int:
@@ -215,7 +215,7 @@ def _pull_list_together(options: argparse.Namespace, run: ListRun, sources: Sour
     pull_options = _pull_options_from(options, sources, report, is_archive=is_into_archive, choice=choice)
     wanted = [(parse_source_name(image), image) for image in options.images]
     pull = _pull_into_archive if is_into_archive else _pull_into_layout
-    return pull(options, wanted, sources, report, pull_options)
+    return pull(options, wanted, sources, report, pull_options) or run.end()
 
 
 def _open_digest_file(options: argparse.Namespace, stack: ExitStack) -> BinaryIO | None:

@@ -1,0 +1,108 @@
+"""A run of a list that is interrupted says what is left to do, and its list of that is the next run's.
+
+Source: issue 18: "One image that fails does not end the list ... failed.txt in list form, which can be the next run's
+list."
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ociexport.cli.main import main
+from tests.support.command import clear_foreign_variables, command_environment, command_line
+from tests.support.fake_registry import FakeRegistry, Fault
+from tests.support.image_builder import AMD64, build_image
+from tests.support.memory_source import member
+
+SMALL = build_image([[member("small")]], platform=AMD64)
+SLOW = build_image([[member("slow", os.urandom(400_000))]], platform=AMD64)
+# The first is done before the second stalls; the third fails, and the last waits.
+NAMES = ("a/done:1", "a/none:1", "a/slow:1", "a/waits:1")
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRegistry]:
+    monkeypatch.chdir(tmp_path)
+    clear_foreign_variables(monkeypatch, tmp_path)
+    with FakeRegistry() as registry:
+        for repository, image in (("a/done", SMALL), ("a/slow", SLOW), ("a/waits", SMALL)):
+            image.serve(registry, repository, "1")
+        Path("list").write_text("".join(f"{registry.host}/{name}\n" for name in NAMES))
+        yield registry
+
+
+def left_of(registry: FakeRegistry) -> list[str]:
+    lines = Path("failed.txt").read_text().replace(registry.host, "HOST").splitlines()
+    return [line.removeprefix("HOST/") for line in lines if not line.startswith("#")]
+
+
+@pytest.mark.parametrize(
+    ("words", "number", "code"),
+    [
+        (("pull", "-o", "layout"), signal.SIGTERM, 143),
+        (("unpack", "trees", "--rootless"), signal.SIGINT, 130),
+        (("pull", "-o", "layout.tar"), signal.SIGTERM, 143),
+    ],
+    ids=str,
+)
+def test_what_is_left_to_do_is_listed(
+    registry: FakeRegistry, tmp_path: Path, words: tuple[str, ...], number: signal.Signals, code: int
+) -> None:
+    is_archive = "layout.tar" in words
+    if is_archive:  # it has all images or none
+        Path("list").write_text(Path("list").read_text().replace(f"{registry.host}/a/none:1\n", ""))
+    registry.misbehave(SLOW.layers[0].digest.encoded, Fault(stall_after=200_000, delay_seconds=60))
+    with FakeRegistry() as to:
+        words = tuple(word.replace("TO", to.host) for word in words)
+        with subprocess.Popen(
+            command_line(*words, "--list", "list", "--retry-times", "0", "--platform", "linux/amd64"),
+            env=command_environment(tmp_path),
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as command:
+            try:
+                deadline = time.monotonic() + 30
+                while registry.faults_met == 0:
+                    assert time.monotonic() < deadline, "waited in vain"
+                    time.sleep(0.02)
+                time.sleep(0.3)  # the images beside it are complete, and the failed one is told
+                command.send_signal(number)
+                said = command.communicate(timeout=30)[1]
+            finally:
+                command.kill()
+        assert command.returncode == code, said
+        assert said.splitlines()[-1] == f"ociexport: error: {'interrupted' if code == 130 else 'terminated'}"
+        left = left_of(registry)
+        assert f"{'0' if is_archive else '1'} failed; failed.txt lists them" in said
+        assert "a/slow:1" in left
+        assert ("a/none:1" in left) == (not is_archive)
+        assert is_archive or "a/done:1" not in left
+        # What is listed is the next run's list.
+        registry.behave()
+        SMALL.serve(registry, "a/none", "1")
+        assert main([*words, "--list", "failed.txt", "--platform", "linux/amd64"]) == 0
+        assert not Path("failed.txt").exists()
+
+
+@pytest.mark.parametrize("words", [("-o", "a.tar"), ("-o", "layout", "--dry-run")], ids=str)
+def test_an_executor_that_would_be_ignored_is_refused(
+    registry: FakeRegistry, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    assert main(["pull", "--list", "list", "--executor", "processes:1", *words]) == 2
+    got = "no --dry-run beside it" if "--dry-run" in words else "a layout for --out, got an archive"
+    assert f"ociexport: error: --executor: expected {got}" in capsys.readouterr().err
+    assert registry.requests == []
+
+
+def test_a_configured_executor_is_for_layouts_alone(registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("list").write_text(f"{registry.host}/a/done:1\n")
+    monkeypatch.setenv("OCIEXPORT_EXECUTOR", "processes:1")
+    monkeypatch.setenv("DOCKER_DEFAULT_PLATFORM", "linux/amd64")
+    assert main(["pull", "--list", "list", "-o", "a.tar"]) == 0
