@@ -15,10 +15,9 @@ from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, TypeAlias
 
-from ociexport.errors import DigestMismatchError, OciexportError, counted
+from ociexport.errors import OciexportError, counted
 from ociexport.images.choose import PlatformChoice
 from ociexport.images.fetch import DEFAULT_JOBS
-from ociexport.images.source import ImageSource
 from ociexport.spec.descriptor import Platform
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass, replace
@@ -31,7 +30,7 @@ from ociexport.transfer.copy import copy_image
 from ociexport.transfer.options import PullOptions
 from ociexport.transfer.result import PullResult
 from ociexport.transfer.sources.names import RegistryName, SourceName, parse_source_name
-from ociexport.transfer.sources.open import SourceOpener
+from ociexport.transfer.sources.open import SourceOpener, verify_digest
 
 if TYPE_CHECKING:
     from ociexport.images.diff_id_checks import VerifiedDiffIds
@@ -310,18 +309,11 @@ def _pull_with(
         name = request.source_name()
         with closing(opener.open(name)) as source:
             if request.digest is not None and not isinstance(name, RegistryName):
-                _verify_digest(source, request.digest)
+                verify_digest(source, request.digest)
             result = copy_image(source, destination, order.options, progress, verified=verified)
     except (OciexportError, OSError) as error:
         return PullOutcome(request.image, None, error, order.position)
     return PullOutcome(request.image, result, None, order.position)
-
-
-def _verify_digest(source: ImageSource, digest: Digest) -> None:
-    """Return if a source on this machine still has the image with this digest; a registry is asked for it by digest."""
-    found = source.fetch_manifest().digest
-    if found != digest:
-        raise DigestMismatchError(f"image {source.display_name}: digest mismatch: expected {digest}, got {found}")
 
 
 def _told(outcome: PullOutcome) -> str:

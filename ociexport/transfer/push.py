@@ -14,7 +14,7 @@ from ociexport.images.wrapping_source import RenamedSource
 from ociexport.registry.destination import KnownBlobs, RegistryDestination
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest
-from ociexport.spec.lazy_dataclass import dataclass
+from ociexport.spec.lazy_dataclass import dataclass, replace
 from ociexport.storage.layout.saved_uploads import SavedUploads
 from ociexport.system.progress.protocol import Progress
 from ociexport.transfer.copy import copy_image
@@ -22,6 +22,7 @@ from ociexport.transfer.options import PullOptions
 from ociexport.transfer.push_list import ImageToPush
 from ociexport.transfer.send import images_named_by, prepare_to_send, verify_available
 from ociexport.transfer.sources.names import LayoutName, SourceName
+from ociexport.transfer.sources.open import verify_digest
 
 if TYPE_CHECKING:
     from ociexport.registry.client import RegistryClient
@@ -132,7 +133,7 @@ class PushRun:
                 continue
             try:
                 with closing(self._opened(image)) as source:
-                    digest = self._digest_of(source)
+                    digest = self._digest_of(source, image)
             except (OciexportError, OSError):
                 continue
             self._destination(image).verify_tag(image.destination.tag, digest)
@@ -141,7 +142,7 @@ class PushRun:
         """Push one image. Raises as `copy_image` does."""
         destination = self._destination(image)
         with closing(self._opened(image)) as source:
-            result = copy_image(source, destination, self._options, self._progress)
+            result = copy_image(source, destination, self._options_for(image), self._progress)
         return _result_of(image, result, destination)
 
     def api_url(self, image: ImageToPush) -> str:
@@ -152,7 +153,7 @@ class PushRun:
         """Return what a push of ``image`` would do; nothing is sent or mounted."""
         destination = self._destination(image, only_plans=True)
         with closing(self._opened(image)) as source:
-            prepared, companions = prepare_to_send(source, destination, self._options, self._progress)
+            prepared, companions = prepare_to_send(source, destination, self._options_for(image), self._progress)
             destination.add_mounts(images_named_by(prepared))
             blobs = unite_blobs(copy.blobs for copy in (*companions, prepared))
             planned = [self._plan_blob(blob, destination) for blob in blobs]
@@ -199,11 +200,22 @@ class PushRun:
         )
 
     def _opened(self, image: ImageToPush) -> ImageSource:
-        return RenamedSource(self._open_source(image.source), image.name_there)
+        source = RenamedSource(self._open_source(image.source), image.name_there)
+        try:
+            if image.image.locked is not None:
+                verify_digest(source, image.image.locked)
+        except BaseException:
+            source.close()
+            raise
+        return source
 
-    def _digest_of(self, source: ImageSource) -> Digest:
+    def _options_for(self, image: ImageToPush) -> PullOptions:
+        platforms = image.image.platforms
+        return self._options if platforms is None else replace(self._options, platform=platforms)
+
+    def _digest_of(self, source: ImageSource, image: ImageToPush) -> Digest:
         """Return the digest that the copy will have."""
-        choice = self._options.platform
+        choice = self._options_for(image).platform
         if getattr(choice, "takes_all", False):
             return source.fetch_manifest().digest
         return prepare_image(source, choice, None, self._progress).listed.digest

@@ -1,4 +1,4 @@
-"""images_to_push(): the images of the sources that a user names, each with its name at the registry."""
+"""images_of(), images_to_push(): the images of the sources that a user names, and their names at the registry."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 
 from ociexport.errors import UsageError, counted, printable
+from ociexport.images.choose import PlatformChoice
 from ociexport.images.source import ImageName, ImageSource
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass
@@ -19,20 +20,52 @@ SourceFactory = Callable[[SourceName], ImageSource]
 
 
 @dataclass(frozen=True, slots=True)
-class ImageToPush:
-    """One image to push.
+class SourceImage:
+    """One image of a source, before it has a name at the registry.
 
     Args:
         source: of this image alone.
         shown: the image in messages.
         name: at the source.
-        destination: its name at the registry; without a tag, it is stored under its digest only.
+        digest: None if it is not known without a request.
+        platforms: those to push; None for those of the whole run.
+        locked: the digest that the source must have now; None for any.
     """
 
     source: SourceName
     shown: str
     name: ImageName
+    digest: Digest | None
+    platforms: PlatformChoice | None = None
+    locked: Digest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageToPush:
+    """One image to push.
+
+    Args:
+        image: at its source.
+        destination: its name at the registry; without a tag, it is stored under its digest only.
+    """
+
+    image: SourceImage
     destination: ImageReference
+
+    @property
+    def source(self) -> SourceName:
+        """The source, of this image alone."""
+        return self.image.source
+
+    @property
+    def shown(self) -> str:
+        """The image in messages."""
+        return self.image.shown
+
+    @property
+    def name(self) -> ImageName:
+        """The names at the source."""
+        return self.image.name
 
     @property
     def name_there(self) -> ImageName:
@@ -46,55 +79,72 @@ class ImageToPush:
 
 
 def images_to_push(
-    names: Sequence[SourceName], target: PushTarget, rules: Sequence[MapRule], open_source: SourceFactory
+    images: Sequence[SourceImage],
+    target: PushTarget,
+    rules: Sequence[MapRule],
+    warn: Callable[[str], None] | None = None,
 ) -> list[ImageToPush]:
-    """Return the images, in order; no registry is asked.
+    """Return the images with their names at the registry, in order; no registry is asked.
+
+    One that is listed twice is returned twice, as one object.
+
+    Args:
+        warn: gets a line if a rule matches no image; None if that is an error.
+
+    Raises:
+        UsageError: two images would get one name, or an image has none that could be kept.
+    """
+    if target.tag is not None and len(images) != 1:
+        raise UsageError(
+            f"{target}: expected one image for one name, got {counted(len(images), 'image')}",
+            hint="without a tag, images get their names below a prefix",
+        )
+    known: dict[ImageReference, ImageToPush] = {}
+    named = []
+    unused = set(rules)
+    for image in images:
+        destination, rule = name_at(target, rules, image.name, image.digest, image.shown)
+        if rule is not None:
+            unused.discard(rule)
+        other = known.setdefault(destination, ImageToPush(image, destination))
+        if other.image is not image and not _is_same(other.image, image):
+            hint = "--map PATTERN=PATH gives one of them another name"
+            if other.image.shown == image.shown:
+                hint = "platform=linux/amd64,linux/arm64 in one line of a list takes several platforms of an image"
+            raise UsageError(
+                f"{destination}: expected one image with this name, got two: {other.shown} and {image.shown}", hint=hint
+            )
+        named.append(other)
+    if unused:
+        texts = ", ".join(sorted(rule.text for rule in unused))
+        message = f"--map {texts}: expected a pattern that an image matches, there is none"
+        if warn is None:
+            raise UsageError(message)
+        warn(message)
+    return named
+
+
+def _is_same(one: SourceImage, other: SourceImage) -> bool:
+    is_pinned = one.digest is not None and one.digest == other.digest
+    names = [image.name.full or image.shown for image in (one, other)]
+    return is_pinned and names[0] == names[1] and one.platforms == other.platforms
+
+
+def images_of(name: SourceName, open_source: SourceFactory) -> Iterator[SourceImage]:
+    """Yield the images of a source; no registry is asked.
 
     A layout or an archive without an image's name stands for all its images.
 
     Raises:
-        UsageError: two images would get one name, or an image has none that could be kept.
         NotFoundError, InvalidImageError: a layout or archive is missing or broken.
     """
-    listed = [one for name in names for one in _images_of(name, open_source)]
-    if target.tag is not None and len(listed) != 1:
-        raise UsageError(
-            f"{target}: expected one image for one name, got {counted(len(listed), 'image')}",
-            hint="without a tag, images get their names below a prefix",
-        )
-    found: dict[ImageReference, tuple[ImageToPush, Digest | None]] = {}
-    unused = set(rules)
-    for source, shown, name, digest in listed:
-        destination, rule = name_at(target, rules, name, digest, shown)
-        if rule is not None:
-            unused.discard(rule)
-        image = ImageToPush(source, shown, name, destination)
-        other, its_digest = found.setdefault(destination, (image, digest))
-        if other is not image and not (
-            other.full_name == image.full_name and digest is not None and digest == its_digest
-        ):
-            raise UsageError(
-                f"{destination}: expected one image with this name, got two: {other.shown} and {shown}",
-                hint="--map PATTERN=PATH gives one of them another name",
-            )
-    if unused:
-        texts = ", ".join(sorted(rule.text for rule in unused))
-        raise UsageError(f"--map {texts}: expected a pattern that an image matches, there is none")
-    return [image for image, _ in found.values()]
-
-
-def _images_of(
-    name: SourceName, open_source: SourceFactory
-) -> Iterator[tuple[SourceName, str, ImageName, Digest | None]]:
-    """Yield the source, the shown name, the names and the digest of each image; the digest only if it is known."""
     if isinstance(name, RegistryName):
         reference = name.reference
-        full = f"{reference.name}:{reference.tag}" if reference.tag is not None else str(reference)
-        yield name, str(reference), ImageName(reference.tag, full), reference.digest
+        yield SourceImage(name, str(reference), name_of_reference(reference), reference.digest)
         return
     if isinstance(name, DirectoryName) or name.image is not None or name.path == "-":
         with closing(open_source(name)) as source:
-            yield name, source.display_name, source.image_name, source.fetch_manifest().digest
+            yield SourceImage(name, source.display_name, source.image_name, source.fetch_manifest().digest)
         return
     images = list_local_images(name)
     kept = {id(image) for image in main_images(images)}
@@ -108,4 +158,11 @@ def _images_of(
             choice = f"@{position}" if isinstance(name, ArchiveName) else f"@{descriptor.digest}"
         seen.add(choice)
         one = ArchiveName(name.path, choice) if isinstance(name, ArchiveName) else LayoutName(name.path, choice)
-        yield one, f"{as_path(name.path)}:{printable(shown_name(descriptor, known))}", known, descriptor.digest
+        shown = f"{as_path(name.path)}:{printable(shown_name(descriptor, known))}"
+        yield SourceImage(one, shown, known, descriptor.digest)
+
+
+def name_of_reference(reference: ImageReference) -> ImageName:
+    """Return the names of an image in a registry: those with the tag, if it has one."""
+    tag = reference.tag
+    return ImageName(tag, f"{reference.name}:{tag}" if tag is not None else str(reference))

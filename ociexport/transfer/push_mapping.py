@@ -58,7 +58,8 @@ class _Move(NamedTuple):
 
 def mapping_text(pushed: Iterable[Renamed]) -> str:
     """Return ``mapping.txt``: a line ``SRC=DST@digest`` for each image."""
-    return "".join(f"{one.image.full_name}={one.image.destination.with_digest(one.digest)}\n" for one in pushed)
+    lines = (f"{one.image.full_name}={one.image.destination.with_digest(one.digest)}\n" for one in pushed)
+    return "".join(dict.fromkeys(lines))
 
 
 def configurations(program: str, pushed: Sequence[Renamed], server: MirrorServer) -> tuple[dict[str, str], list[str]]:

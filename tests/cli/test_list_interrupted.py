@@ -48,6 +48,7 @@ def left_of(registry: FakeRegistry) -> list[str]:
     [
         (("pull", "-o", "layout"), signal.SIGTERM, 143),
         (("unpack", "trees", "--rootless"), signal.SIGINT, 130),
+        (("push", "TO/p"), signal.SIGINT, 130),
         (("pull", "-o", "layout.tar"), signal.SIGTERM, 143),
     ],
     ids=str,
@@ -106,3 +107,8 @@ def test_a_configured_executor_is_for_layouts_alone(registry: FakeRegistry, monk
     monkeypatch.setenv("OCIEXPORT_EXECUTOR", "processes:1")
     monkeypatch.setenv("DOCKER_DEFAULT_PLATFORM", "linux/amd64")
     assert main(["pull", "--list", "list", "-o", "a.tar"]) == 0
+
+
+def test_a_mistake_writes_no_list(registry: FakeRegistry) -> None:
+    assert main(["push", "--list", "list", registry.host, "--map", "*=x"]) == 2
+    assert not Path("failed.txt").exists()

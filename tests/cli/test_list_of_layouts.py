@@ -12,6 +12,7 @@ import pytest
 
 from ociexport.cli.main import main
 from tests.support.command import clear_foreign_variables
+from tests.support.fake_registry import FakeRegistry
 from tests.support.image_builder import AMD64, build_image, write_layout
 from tests.support.memory_source import member
 
@@ -48,7 +49,7 @@ def test_all_its_images_are_pulled(kind: str) -> None:
     assert len(listed("out")) == 3
 
 
-def test_each_of_its_images_is_verified_unpacked_and_locked(capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_of_its_images_is_verified_unpacked_locked_and_pushed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", "--list", "list"]) == 0
     assert main(["unpack", "--list", "list", "trees", "--rootless"]) == 0
     assert sorted(path.name for path in Path("trees").iterdir()) == [
@@ -60,6 +61,9 @@ def test_each_of_its_images_is_verified_unpacked_and_locked(capsys: pytest.Captu
     capsys.readouterr()
     assert main(["lock", "list"]) == 0
     assert [json.loads(line)["name"] for line in capsys.readouterr().out.splitlines()] == [*NAMES][:2]
+    with FakeRegistry() as registry:
+        assert main(["push", "--list", "list", registry.host]) == 0
+        assert registry.manifests["quay.io/team/web", "2"][0] == WEB.raw
 
 
 def test_only_the_image_that_fails_is_in_the_list_of_failures() -> None:

@@ -57,7 +57,15 @@ class PushReport:
         """Report an image that could not be pushed; others may follow."""
         code = report_error(error)
         self.code = self.code or code
+        self.note_failure(image, error)
+
+    def note_failure(self, image: str, error: OciexportError | OSError) -> None:
+        """Take an image whose failure was reported."""
         self._failures.append({"image": image, "error": one_line(error), "exitCode": exit_code_of(error)})
+
+    def tell_plan(self, plans: Sequence[PlannedPush]) -> None:
+        """Print what a push of a list would do, and which of its images can't be pushed."""
+        tell_push_plan(self._command, plans, as_json=self._is_json, failures=self._failures)
 
     def end(self) -> None:
         """Print the JSON object of all images."""
@@ -83,8 +91,18 @@ def _counts_to_json(counts: dict[str, BlobCount]) -> dict[str, object]:
     return members
 
 
-def tell_push_plan(command: str, plans: Sequence[PlannedPush], *, as_json: bool) -> None:
-    """Print what a push would do."""
+def tell_push_plan(
+    command: str,
+    plans: Sequence[PlannedPush],
+    *,
+    as_json: bool,
+    failures: Sequence[dict[str, object]] | None = None,
+) -> None:
+    """Print what a push would do.
+
+    Args:
+        failures: images of a list that can't be pushed, for JSON; None without a list.
+    """
     totals = {
         state: [blob.descriptor.size for plan in plans for blob in plan.blobs if blob.state == state]
         for state in ("there", "mount", "send")
@@ -93,7 +111,7 @@ def tell_push_plan(command: str, plans: Sequence[PlannedPush], *, as_json: bool)
         members: dict[str, object] = {"dryRun": True, "images": [_plan_to_json(plan) for plan in plans]}
         for state, sizes in totals.items():
             members[f"{state}Blobs"], members[f"{state}Bytes"] = len(sizes), sum(sizes)
-        print_json(command, members)
+        print_json(command, members if failures is None else {**members, "failures": failures})
         return
     for plan in plans:
         print(f"image {plan.image.shown}: {plan.digest}")

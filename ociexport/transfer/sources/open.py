@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
-from ociexport.errors import NotFoundError, UsageError, quoted
+from ociexport.errors import DigestMismatchError, NotFoundError, UsageError, quoted
 from ociexport.images.source import ImageSource, shared_name
+from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import replace
 from ociexport.spec.reference import ImageReference
 from ociexport.storage.directory import ImageDirectory
@@ -175,6 +176,17 @@ def _open_remote(
     from ociexport.registry.v1.source import V1Source  # noqa: PLC0415 - start-up: few speak v1
 
     return V1Source(reference, client, client.progress, owns_client=owns_client)
+
+
+def verify_digest(source: ImageSource, digest: Digest) -> None:
+    """Return if a source on this machine still has the image with this digest; a registry is asked for it by digest.
+
+    Raises:
+        DigestMismatchError: it has another one.
+    """
+    found = source.fetch_manifest().digest
+    if found != digest:
+        raise DigestMismatchError(f"image {source.display_name}: digest mismatch: expected {digest}, got {found}")
 
 
 def converting(source: ImageSource, progress: Progress | None) -> ImageSource:

@@ -1,0 +1,119 @@
+"""What a push works with, whether of a command line or of a list: its client, its sources, and its mapping."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from typing import NamedTuple
+
+from ociexport.cli.options.platform import named_choice_from
+from ociexport.cli.options.progress import progress_from
+from ociexport.cli.options.registry import is_insecure, registry_options_from
+from ociexport.cli.options.signatures import signature_policy_from
+from ociexport.errors import UsageError
+from ociexport.images.choose import PlatformChoice
+from ociexport.images.fetch import MAX_JOBS
+from ociexport.images.source import ImageSource
+from ociexport.registry.auth.credentials import parse_user_and_password
+from ociexport.registry.client import RegistryClient
+from ociexport.registry.options import RegistryOptions
+from ociexport.spec.lazy_dataclass import replace
+from ociexport.system.files import new_file
+from ociexport.system.progress.protocol import Progress
+from ociexport.transfer.options import PullOptions
+from ociexport.transfer.push import PushResult, PushRun
+from ociexport.transfer.push_list import SourceFactory
+from ociexport.transfer.push_mapping import MAPPING_FILE, MirrorServer, Renamed, configurations, mapping_text
+from ociexport.transfer.push_names import MapRule, PushTarget, parse_rules
+from ociexport.transfer.sources.names import RegistryName, SourceName
+from ociexport.transfer.sources.open import SourceOpener
+
+
+class Pushing(NamedTuple):
+    """What a push works with, for as long as `pushing` lasts.
+
+    Args:
+        run: pushes; all its images share one client of the registry.
+        open_source: opens a source; those in the registry that is pushed to are read with its credentials.
+        elsewhere: opens all other sources.
+        elsewhere_options: how registries other than the destination are reached.
+        rules: of ``--map``.
+    """
+
+    run: PushRun
+    open_source: SourceFactory
+    elsewhere: SourceOpener
+    elsewhere_options: RegistryOptions
+    rules: Sequence[MapRule]
+    progress: Progress
+
+
+@contextmanager
+def pushing(options: argparse.Namespace, target: PushTarget) -> Iterator[Pushing]:
+    """Give what a push works with, and close its connections in the end.
+
+    Raises:
+        UsageError: an option is wrong, or does not fit a push.
+    """
+    if not 1 <= options.jobs <= MAX_JOBS:
+        raise UsageError(f"--jobs: expected 1 to {MAX_JOBS}, got {options.jobs}")
+    if options.v1:
+        raise UsageError("--v1: expected no registry to push to, got one: that protocol is for pulling")
+    push_options = PullOptions(
+        named_choice_from(options) or PlatformChoice(),
+        options.jobs,
+        referrers=options.referrers,
+        signatures=signature_policy_from(options),
+    )
+    if getattr(options, "config_for", None) and options.mapping is None:
+        raise UsageError("--config-for: expected --mapping DIR too, got none")
+    rules = parse_rules(getattr(options, "map", ()))
+    progress = progress_from(options)
+    registry = registry_options_from(options)
+    with ExitStack() as stack:
+        client = stack.enter_context(closing(RegistryClient(registry, progress)))
+        there = stack.enter_context(closing(SourceOpener(options=registry, progress=progress)))
+        elsewhere_options = source_options(options, registry)
+        elsewhere = stack.enter_context(closing(SourceOpener(options=elsewhere_options, progress=progress)))
+
+        def open_source(name: SourceName) -> ImageSource:
+            is_there = isinstance(name, RegistryName) and name.reference.registry == target.registry
+            return (there if is_there else elsewhere).open(name)
+
+        run = PushRun(client, open_source, push_options, progress, moves_tags=options.move_tags)
+        yield Pushing(run, open_source, elsewhere, elsewhere_options, rules, progress)
+
+
+def write_mapping(options: argparse.Namespace, push: Pushing, results: Sequence[PushResult]) -> None:
+    """Write ``mapping.txt`` and the configurations into the directory that the user names, if any."""
+    if getattr(options, "mapping", None) is None:
+        return
+    pushed = [Renamed(result.image, result.digest) for result in results]
+    files = {MAPPING_FILE: mapping_text(pushed)}
+    if pushed:
+        image = pushed[0].image
+        url = push.run.api_url(image).removesuffix("/v2")
+        server = MirrorServer(image.destination.registry, url, is_insecure(options))
+        for program in dict.fromkeys(options.config_for):
+            more, left_out = configurations(program, pushed, server)
+            files |= more
+            for name in left_out:
+                push.progress.warn(f"{name}: the configuration for {program} can't express its new name")
+    for name, text in files.items():
+        path = os.path.join(options.mapping, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with new_file(path) as file:
+            file.write(text.encode())
+
+
+def source_options(options: argparse.Namespace, registry: RegistryOptions) -> RegistryOptions:
+    """Return how registries other than the destination are reached: with nothing that is meant for that one."""
+    return replace(
+        registry,
+        credentials=parse_user_and_password(options.src_creds) if options.src_creds is not None else None,
+        headers=(),
+        plain_http=options.src_plain_http,
+        insecure=options.src_insecure,
+    )
