@@ -4,24 +4,32 @@
 index ``<hex>.manifest.json``. The image has no name. skopeo, buildah and ``podman save --format docker-dir`` write such
 directories.
 
+With `copy --referrers`, what refers to the image is there too, where skopeo does not look for it: referrers as the
+manifests of an index are, and what has one of cosign's tags as ``<tag>.manifest.json``.
+
 Spec: containers-transports(5), "dir:path".
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from io import FileIO
 
-from ociexport.errors import NotFoundError, UnsupportedMediaTypeError, locating, quoted
+from ociexport.errors import InvalidImageError, NotFoundError, UnsupportedMediaTypeError, locating, quoted
+from ociexport.images.budget import DocumentBudget
 from ociexport.images.resolve import read_small_blob, verify_manifest_size
 from ociexport.images.source import ImageName, ReceivedManifest, embedded_document
 from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor
 from ociexport.spec.digest import ByteStream, Digest
 from ociexport.spec.docker_schema1 import digested_bytes
-from ociexport.storage.index import ListedImage
+from ociexport.spec.manifest import parse_document
+from ociexport.storage.index import ListedImage, artifact_type_of
 from ociexport.storage.layout_directory import LayoutDirectory
 
 _MANIFEST_FILE = "manifest.json"
+_DOCUMENT_SUFFIX = ".manifest.json"
 _VERSION_FILE = "version"
 _VERSION_PREFIX = "Directory Transport Version: "
 # The content of the version file that a writer of this format writes.
@@ -46,6 +54,7 @@ class ImageDirectory:
     def __init__(self, path: str) -> None:
         self.path = path
         self._directory = LayoutDirectory(path)
+        self._subjects: list[tuple[Digest, Descriptor]] | None = None
         if not os.path.isdir(path):
             raise NotFoundError(f"{quoted(path)}: expected a directory of an image, there is no such directory")
         self._verify_version()
@@ -89,8 +98,53 @@ class ImageDirectory:
         raw = self._read_manifest()
         return [(Descriptor("", Digest.of(raw), len(raw)), _NO_NAME)]
 
+    def fetch_tagged(self, tag: str) -> Iterator[ReceivedManifest]:
+        """Yield the document with one of cosign's tags; see `CompanionSource`."""
+        raw = self._read_document(tagged_file(tag))
+        if raw is not None:
+            yield ReceivedManifest(raw, None, Digest.of(raw))
+
+    def fetch_referrers(self, digest: Digest, budget: DocumentBudget) -> Iterator[Descriptor]:
+        """Yield descriptors of the documents in the directory whose subject is ``digest``; see `CompanionSource`."""
+        if self._subjects is None:
+            self._subjects = list(self._find_subjects(budget))
+        yield from (referrer for subject, referrer in self._subjects if subject == digest)
+
+    def _find_subjects(self, budget: DocumentBudget) -> Iterator[tuple[Digest, Descriptor]]:
+        """Yield each document that has a subject, and the subject's digest; a file that is no document is skipped."""
+        for name in sorted(self._directory.list_names("")):
+            encoded, suffix, rest = name.partition(_DOCUMENT_SUFFIX)
+            if not suffix or rest or "." in encoded:  # cosign's tags have dots
+                continue
+            raw = None
+            with suppress(InvalidImageError):
+                raw = self._read_document(name)
+            if raw is None:
+                continue
+            budget.take(raw)
+            with suppress(InvalidImageError):
+                document = parse_document(raw, None, Digest.of(raw))
+                if document.subject is not None:
+                    described = Descriptor(
+                        document.media_type,
+                        document.digest,
+                        len(raw),
+                        artifact_type=artifact_type_of(document),
+                        annotations=document.annotations,
+                    )
+                    yield document.subject.digest, described
+
     def close(self) -> None:
         """Nothing stays open."""
+
+    def _read_document(self, name: str) -> bytes | None:
+        """Return a document that is not the image's own; None if there is none, or it is too large for one."""
+        file = self._open(name)
+        if file is None:
+            return None
+        with file:
+            raw = file.read(MAX_MANIFEST_BYTES + 1)
+        return raw if len(raw) <= MAX_MANIFEST_BYTES else None
 
     def _read_manifest(self) -> bytes:
         file = self._open(_MANIFEST_FILE)
@@ -118,6 +172,17 @@ class ImageDirectory:
             return self._directory.open_file(name)
         except FileNotFoundError:
             return None
+
+
+def document_file(digest: Digest) -> str:
+    """Return the name of a document that is not the image's own."""
+    name = digest.encoded if digest.algorithm == "sha256" else f"{digest.algorithm}-{digest.encoded}"
+    return f"{name}{_DOCUMENT_SUFFIX}"
+
+
+def tagged_file(tag: str) -> str:
+    """Return the name of a document that has one of cosign's tags."""
+    return f"{tag}{_DOCUMENT_SUFFIX}"
 
 
 def is_image_directory(path: str) -> bool:

@@ -268,7 +268,7 @@ class ListedSource:
                 if ImageName(None, None) in (name, self.image_name) or name == self.image_name:
                     yield descriptor
             elif (document := self._read_listed(descriptor)) and document.subject and document.subject.digest == digest:
-                yield replace(descriptor, artifact_type=_artifact_type_of(document), annotations=document.annotations)
+                yield replace(descriptor, artifact_type=artifact_type_of(document), annotations=document.annotations)
 
     def _read_listed(self, descriptor: Descriptor) -> Index | Manifest | None:
         """Return a listed document; None if it is missing or damaged, since it may belong to another image."""
@@ -281,7 +281,7 @@ class ListedSource:
         """Nothing stays open."""
 
 
-def _artifact_type_of(document: Index | Manifest) -> str | None:
+def artifact_type_of(document: Index | Manifest) -> str | None:
     """Return the artifact type that a registry lists for a referrer.
 
     Spec: distribution-spec 1.1, "Listing Referrers".

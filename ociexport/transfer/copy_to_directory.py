@@ -10,9 +10,11 @@ import shutil
 from contextlib import suppress
 
 from ociexport.errors import UsageError, quoted
+from ociexport.images.companions import is_companion_tag
 from ociexport.images.source import ImageSource
 from ociexport.spec.digest import Digest
-from ociexport.storage.directory import DIRECTORY_VERSION
+from ociexport.storage.directory import DIRECTORY_VERSION, document_file, tagged_file
+from ociexport.storage.layout.cache import BlobCache
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.system.files import new_file
 from ociexport.system.partial_names import hidden_name, random_name
@@ -22,21 +24,35 @@ from ociexport.transfer.options import PullOptions
 from ociexport.transfer.result import PullResult
 
 
-def copy_to_directory(source: ImageSource, path: str, options: PullOptions, progress: Progress) -> PullResult:
+def verify_is_new(path: str) -> None:
+    """Return if ``path`` does not exist or is an empty directory.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if os.path.lexists(path) and not (os.path.isdir(path) and not os.listdir(path)):
+        raise UsageError(f"{quoted(path)}: expected a new or empty directory, got something else")
+
+
+def copy_to_directory(
+    source: ImageSource, path: str, options: PullOptions, progress: Progress, *, cache: BlobCache | None = None
+) -> PullResult:
     """Copy one image into a new directory, in skopeo's format, by way of a layout beside it.
+
+    Args:
+        cache: blobs that layouts share; those of the directory are links into it, or copies.
 
     Raises:
         UsageError: ``path`` exists and is not an empty directory.
         as `copy_image` does; then there is no directory.
     """
+    verify_is_new(path)
     place = os.path.abspath(path)
-    if os.path.lexists(place) and not (os.path.isdir(place) and not os.listdir(place)):
-        raise UsageError(f"{quoted(path)}: expected a new or empty directory, got something else")
     parent, name = os.path.split(place)
     os.makedirs(parent, exist_ok=True)
     aside = os.path.join(parent, random_name(hidden_name(name)))
     try:
-        layout = ImageLayout(os.path.join(aside, "layout"))
+        layout = ImageLayout(os.path.join(aside, "layout"), cache=cache)
         result = copy_image(source, layout, options, progress)
         made = os.path.join(aside, "made")
         os.mkdir(made)
@@ -52,8 +68,10 @@ def copy_to_directory(source: ImageSource, path: str, options: PullOptions, prog
 def _move_files(layout: ImageLayout, made: str, result: PullResult) -> None:
     """Move the blobs of ``layout`` into the directory ``made``, with the names that skopeo gives them."""
     documents = {one.digest for one in result.manifests} | {result.digest}
-    for descriptor, _ in layout.read_images():
+    for descriptor, called in layout.read_images():
         documents.add(descriptor.digest)
+        if called.tag is not None and is_companion_tag(called.tag) and descriptor.digest != result.digest:
+            shutil.copyfile(layout.blob_path(descriptor.digest), os.path.join(made, tagged_file(called.tag)))
     for algorithm in os.listdir(layout.directory.path_of("blobs")):
         for encoded in os.listdir(layout.directory.path_of(f"blobs/{algorithm}")):
             digest = Digest(algorithm, encoded)
@@ -61,7 +79,7 @@ def _move_files(layout: ImageLayout, made: str, result: PullResult) -> None:
             if digest == result.digest:
                 name = "manifest.json"
             elif digest in documents:
-                name = f"{name}.manifest.json"
+                name = document_file(digest)
             os.rename(layout.blob_path(digest), os.path.join(made, name))
     with new_file(os.path.join(made, "version")) as file:
         file.write(DIRECTORY_VERSION.encode())

@@ -127,6 +127,49 @@ def test_a_directory_with_other_files_is_left_alone(registry: FakeRegistry, tmp_
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
 
 
+@pytest.mark.parametrize("target", ["out", "dir:out"])
+def test_a_dry_run_writes_nothing_anywhere(registry: FakeRegistry, tmp_path: Path, copy: Copy, target: str) -> None:
+    name = IMAGE.serve(registry, "team/app", "1")
+    place = target.replace("out", f"{tmp_path}/out")
+    told = json.loads(copy(name, place, "--dry-run", "--json").stdout)
+    assert ([one["digest"] for one in told["images"]], told["out"]) == ([str(IMAGE.digest)], f"{tmp_path}/out")
+    assert told["fetchBytes"] == sum(map(len, IMAGE.blobs.values()))
+    assert not (tmp_path / "out").exists()
+    assert not any("/blobs/" in path for path in registry.paths() if IMAGE.layers[0].digest.encoded in path)
+
+
+@pytest.mark.parametrize("target", ["out", "dir:out"])
+def test_a_cache_gives_what_it_has_and_keeps_what_it_lacks(
+    registry: FakeRegistry, tmp_path: Path, copy: Copy, target: str
+) -> None:
+    name = IMAGE.serve(registry, "team/app", "1")
+    for run in ("1", "2"):
+        place = target.replace("out", f"{tmp_path}/out{run}")
+        registry.requests.clear()
+        assert copy(name, place, "--cache", f"{tmp_path}/cache").returncode == 0
+    layers = [layer.digest.encoded for layer in IMAGE.layers]
+    assert [path for path in registry.paths() if any(layer in path for layer in layers)] == []
+    files = [path.read_bytes() for path in (tmp_path / "out2").rglob("*") if path.is_file()]
+    assert all(raw in files for raw in IMAGE.blobs.values())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--dry-run", "--decompress"), "--dry-run: expected no --decompress, got it"),
+        (("--referrers", "--decompress"), "referrers: expected neither decompressed layers nor a legacy archive"),
+        (("--jobs", "0"), "--jobs: expected 1 to"),
+    ],
+)
+@pytest.mark.parametrize("target", ["out", "dir:out"])
+def test_what_pull_refuses_is_refused(
+    registry: FakeRegistry, tmp_path: Path, copy: Copy, target: str, words: tuple[str, ...], said: str
+) -> None:
+    ended = copy(IMAGE.serve(registry, "team/app", "1"), target.replace("out", f"{tmp_path}/out"), *words)
+    assert (ended.returncode, registry.requests) == (2, [])
+    assert said in ended.stderr
+
+
 def test_a_failed_copy_leaves_no_directory(registry: FakeRegistry, tmp_path: Path, copy: Copy) -> None:
     name = IMAGE.serve(registry, "team/app", "1")
     registry.blobs[str(IMAGE.layers[0].digest)] = b"wrong"

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from ociexport.errors import DigestMismatchError, InvalidImageError, LimitExceededError, NotFoundError, OciexportError
+from ociexport.images.budget import DocumentBudget
 from ociexport.images.choose import PlatformChoice
 from ociexport.images.source import ImageName
 from ociexport.rootfs.unpack import unpack
 from ociexport.spec.digest import Digest
+from ociexport.storage.directory import ImageDirectory
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.transfer.pull import pull
 from ociexport.transfer.sources.open import open_source
@@ -160,3 +162,19 @@ def test_what_skopeo_writes_is_read(tmp_path: Path, is_index: bool) -> None:
     unpack(str(tmp_path / "d"), tmp_path / "rootfs", platform=AMD64)
     assert (tmp_path / "rootfs" / "b").read_bytes() == b"2"
     assert Digest.of((tmp_path / "d" / "manifest.json").read_bytes()) == image.digest
+
+
+def test_only_documents_about_the_image_are_its_referrers(tmp_path: Path) -> None:
+    """Files of any other kind or size are no error: the directory may be from anyone."""
+    about = build_image([[member("sbom")]], edit_manifest=lambda item: item.update(subject=IMAGE.descriptor.to_json()))
+    path = write_directory(tmp_path / "dir", INDEX)
+    (path / f"{about.digest.encoded}.manifest.json").write_bytes(about.raw)
+    (path / "junk.manifest.json").write_bytes(b"\xff{")
+    (path / "large.manifest.json").write_bytes(bytes(5 * 1024 * 1024))
+    (path / "below.manifest.json").mkdir()
+    (path / "link.manifest.json").symlink_to("manifest.json")
+    os.mkfifo(path / "pipe.manifest.json")
+    source, budget = ImageDirectory(str(path)), DocumentBudget("dir")
+    assert [one.digest for one in source.fetch_referrers(IMAGE.digest, budget)] == [about.digest]
+    assert list(source.fetch_referrers(OTHER.digest, budget)) == []
+    assert list(source.fetch_tagged("sha256-0.sig")) == []

@@ -28,11 +28,15 @@ def push(tmp_path: Path, source: str, registry: FakeRegistry, *words: str) -> in
 
 
 @pytest.mark.parametrize("has_api", [True, False])
-@pytest.mark.parametrize("kind", ["registry", "layout", "archive"])
+@pytest.mark.parametrize("kind", ["registry", "layout", "archive", "dir"])
 def test_referrers_arrive_and_prove_the_image_there(tmp_path: Path, has_api: bool, kind: str) -> None:
     with FakeRegistry() as origin, FakeRegistry(referrers=has_api) as registry:
         source = serve(origin)
-        if kind != "registry":
+        if kind == "dir":
+            copied = run_command("copy", source, f"dir:{tmp_path}/saved", "--all", "--referrers", home=tmp_path)
+            assert copied.returncode == 0, copied.stderr
+            source = f"dir:{tmp_path}/saved"
+        elif kind != "registry":
             source = str(tmp_path / ("saved.tar" if kind == "archive" else "saved"))
             pull(serve(origin), source, platform=PlatformChoice(), referrers=True)
         assert push(tmp_path, source, registry) == 0

@@ -6,7 +6,7 @@ import argparse
 import sys
 from contextlib import closing
 
-from ociexport.cli.commands.pull import pull_from
+from ociexport.cli.commands.pull import pull_from, verify_fits
 from ociexport.cli.commands.push import add_push_arguments, add_sending_arguments, push_to
 from ociexport.cli.configuration import leave_out_configured
 from ociexport.cli.exit_codes import OK
@@ -16,8 +16,10 @@ from ociexport.cli.options.platform import choice_from
 from ociexport.cli.options.progress import progress_from
 from ociexport.cli.options.registry import registry_options_from
 from ociexport.cli.options.signatures import signature_policy_from
-from ociexport.cli.output.pull import PullReport
+from ociexport.cli.output.pull import PullReport, tell_plan
 from ociexport.errors import UsageError
+from ociexport.storage.layout.cache import BlobCache
+from ociexport.storage.layout.layout import ImageLayout
 from ociexport.transfer.copy_names import FilePlace, parse_copy_target
 from ociexport.transfer.options import PullOptions
 from ociexport.transfer.sources.names import SourceName, parse_source_name
@@ -68,10 +70,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _copy_to_directory(options: argparse.Namespace, name: SourceName) -> int:
-    from ociexport.transfer.copy_to_directory import copy_to_directory  # noqa: PLC0415 - start-up: few copy to dir:
+    from ociexport.transfer.copy_to_directory import copy_to_directory, verify_is_new  # noqa: PLC0415 - start-up: few copy to dir:
 
-    if options.dry_run or options.referrers or options.cache:
-        raise UsageError("--dry-run, --referrers and --cache: expected another destination than dir:, got it")
+    verify_fits(options)
+    verify_is_new(options.out)
+    if options.decompress:
+        leave_out_configured(options, "referrers")
     progress = progress_from(options)
     report = PullReport(
         progress, sys.stdout, place=options.target, as_json=options.json, digests=None, command=options.command
@@ -80,12 +84,19 @@ def _copy_to_directory(options: argparse.Namespace, name: SourceName) -> int:
         choice_from(options),
         options.jobs,
         decompress=options.decompress,
+        referrers=options.referrers,
         max_memory=options.max_memory,
         signatures=signature_policy_from(options),
         deep=options.deep,
     )
     opener = SourceOpener(options=registry_options_from(options), progress=progress)
     with closing(opener), closing(opener.open(name)) as source:
-        report.add(copy_to_directory(source, options.out, copy_options, progress))
+        cache = BlobCache(options.cache) if options.cache else None
+        if options.dry_run:
+            from ociexport.transfer.plan import plan_pull  # noqa: PLC0415 - start-up: only a dry run needs it
+
+            place = ImageLayout(options.out)  # nothing is there, as in a directory that is new
+            return tell_plan(plan_pull([source], (place, cache), copy_options, progress), options)
+        report.add(copy_to_directory(source, options.out, copy_options, progress, cache=cache))
     report.end()
     return OK

@@ -113,22 +113,12 @@ def pull_from(options: argparse.Namespace, names: list[SourceName], name_there: 
     Args:
         name_there: the names of the only image's copy; None to keep its own.
     """
-    if not 1 <= options.jobs <= MAX_JOBS:
-        raise UsageError(f"--jobs: expected 1 to {MAX_JOBS}, got {options.jobs}")
+    verify_fits(options)
     is_into_archive = is_archive(options)
     if is_into_archive:
         leave_out_configured(options, "cache")
     if options.decompress or options.legacy:
         leave_out_configured(options, "referrers")
-    if options.dry_run and (options.decompress or options.legacy):
-        raise UsageError(
-            f"--dry-run: expected no --{'legacy' if options.legacy else 'decompress'}, got it",
-            hint="the size of a decompressed layer is unknown until it is fetched",
-        )
-    if options.dry_run and options.v1:
-        raise UsageError(
-            "--dry-run: expected no --v1, got it", hint="the converted image is unknown until its layers are fetched"
-        )
     pull = _pull_into_archive if is_into_archive else _pull_into_layout
     progress = progress_from(options)
     with ExitStack() as stack:
@@ -149,6 +139,25 @@ def pull_from(options: argparse.Namespace, names: list[SourceName], name_there: 
         if name_there is None:
             pairs = [each for name, shown in pairs for each in _each(name, shown, opener, options)]
         return pull(options, pairs, opener, report)
+
+
+def verify_fits(options: argparse.Namespace) -> None:
+    """Return if the options of a pull fit each other, wherever it goes.
+
+    Raises:
+        UsageError: they don't.
+    """
+    if not 1 <= options.jobs <= MAX_JOBS:
+        raise UsageError(f"--jobs: expected 1 to {MAX_JOBS}, got {options.jobs}")
+    if options.dry_run and (options.decompress or options.legacy):
+        raise UsageError(
+            f"--dry-run: expected no --{'legacy' if options.legacy else 'decompress'}, got it",
+            hint="the size of a decompressed layer is unknown until it is fetched",
+        )
+    if options.dry_run and options.v1:
+        raise UsageError(
+            "--dry-run: expected no --v1, got it", hint="the converted image is unknown until its layers are fetched"
+        )
 
 
 def _each(name: SourceName, shown: str, opener: SourceOpener, options: argparse.Namespace) -> list[_Wanted]:
@@ -232,7 +241,7 @@ def _pull_into_archive(
     pull_options: PullOptions | None = None,
 ) -> int:
     if options.cache:
-        raise UsageError("pull: --cache needs a layout for --out, got an archive")
+        raise UsageError(f"{options.command}: --cache needs a layout for --out, got an archive")
     pull_options = pull_options or _pull_options_from(options, sources, report, is_archive=True)
     with ExitStack() as stack:
         opened = _open_all(wanted, sources, stack)
