@@ -55,8 +55,10 @@ if TYPE_CHECKING:
     from ociexport.storage.layout.layout import ImageLayout
     from ociexport.system.progress.events import EventProgress, ProgressEvent
     from ociexport.system.progress.protocol import Progress
+    from ociexport.transfer.bundle.merge import MergedImage, MergeResult, MissingBlob, merge
     from ociexport.transfer.pull import pull
     from ociexport.transfer.pull_many import PullOutcome, pull_many
+    from ociexport.transfer.push import BlobCount, PushResult, push
     from ociexport.transfer.result import PullResult
     from ociexport.transfer.sources.open import open_source
     from ociexport.verification.findings import Finding
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Access": "ociexport.inspection.access",
     "AuthenticationError": "ociexport.errors",
+    "BlobCount": "ociexport.transfer.push",
     "Credentials": "ociexport.registry.options",
     "Descriptor": "ociexport.spec.descriptor",
     "DiffIdMismatchError": "ociexport.errors",
@@ -88,7 +91,10 @@ _HOMES = {
     "Limits": "ociexport.layers.limits",
     "ListedFile": "ociexport.inspection.list_files",
     "ListedLayer": "ociexport.inspection.list_files",
+    "MergeResult": "ociexport.transfer.bundle.merge",
+    "MergedImage": "ociexport.transfer.bundle.merge",
     "Mirror": "ociexport.registry.options",
+    "MissingBlob": "ociexport.transfer.bundle.merge",
     "MissingBlobsError": "ociexport.errors",
     "NoMatchingPlatformError": "ociexport.errors",
     "NotFoundError": "ociexport.errors",
@@ -102,6 +108,7 @@ _HOMES = {
     "ProgressEvent": "ociexport.system.progress.events",
     "PullOutcome": "ociexport.transfer.pull_many",
     "PullResult": "ociexport.transfer.result",
+    "PushResult": "ociexport.transfer.push",
     "RateLimitError": "ociexport.errors",
     "ReceivedManifest": "ociexport.images.source",
     "RegistryError": "ociexport.errors",
@@ -125,12 +132,14 @@ _HOMES = {
     "inspect": "ociexport.inspection.inspect",
     "list_files": "ociexport.inspection.list_files",
     "list_layers": "ociexport.inspection.list_files",
+    "merge": "ociexport.transfer.bundle.merge",
     "open_file": "ociexport.inspection.open_files",
     "open_files": "ociexport.inspection.open_files",
     "open_source": "ociexport.transfer.sources.open",
     "parse_platform": "ociexport.spec.platforms",
     "pull": "ociexport.transfer.pull",
     "pull_many": "ociexport.transfer.pull_many",
+    "push": "ociexport.transfer.push",
     "repair": "ociexport.verification.repair",
     "trace_path": "ociexport.inspection.trace_path",
     "unpack": "ociexport.rootfs.unpack",
@@ -140,6 +149,7 @@ _HOMES = {
 __all__ = [
     "Access",
     "AuthenticationError",
+    "BlobCount",
     "Credentials",
     "Descriptor",
     "DiffIdMismatchError",
@@ -161,7 +171,10 @@ __all__ = [
     "Limits",
     "ListedFile",
     "ListedLayer",
+    "MergeResult",
+    "MergedImage",
     "Mirror",
+    "MissingBlob",
     "MissingBlobsError",
     "NoMatchingPlatformError",
     "NotFoundError",
@@ -175,6 +188,7 @@ __all__ = [
     "ProgressEvent",
     "PullOutcome",
     "PullResult",
+    "PushResult",
     "RateLimitError",
     "ReceivedManifest",
     "RegistryError",
@@ -199,12 +213,14 @@ __all__ = [
     "inspect",
     "list_files",
     "list_layers",
+    "merge",
     "open_file",
     "open_files",
     "open_source",
     "parse_platform",
     "pull",
     "pull_many",
+    "push",
     "repair",
     "trace_path",
     "unpack",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from ociexport.cli.options.platform import named_choice_from
@@ -15,19 +15,16 @@ from ociexport.cli.options.signatures import signature_policy_from
 from ociexport.errors import UsageError
 from ociexport.images.choose import PlatformChoice
 from ociexport.images.fetch import MAX_JOBS
-from ociexport.images.source import ImageSource
 from ociexport.registry.auth.credentials import parse_user_and_password
-from ociexport.registry.client import RegistryClient
 from ociexport.registry.options import RegistryOptions
 from ociexport.spec.lazy_dataclass import replace
 from ociexport.system.files import new_file
 from ociexport.system.progress.protocol import Progress
 from ociexport.transfer.options import PullOptions
-from ociexport.transfer.push import PushResult, PushRun
+from ociexport.transfer.push import PushResult, PushRun, open_push, options_elsewhere
 from ociexport.transfer.push_list import SourceFactory
 from ociexport.transfer.push_mapping import MAPPING_FILE, MirrorServer, Renamed, configurations, mapping_text
 from ociexport.transfer.push_names import MapRule, PushTarget, parse_rules
-from ociexport.transfer.sources.names import RegistryName, SourceName
 from ociexport.transfer.sources.open import SourceOpener
 
 
@@ -35,9 +32,7 @@ class Pushing(NamedTuple):
     """What a push works with, for as long as `pushing` lasts.
 
     Args:
-        run: pushes; all its images share one client of the registry.
-        open_source: opens a source; those in the registry that is pushed to are read with its credentials.
-        elsewhere: opens all other sources.
+        run, open_source, elsewhere: as those of `OpenPush`.
         elsewhere_options: how registries other than the destination are reached.
         rules: of ``--map``.
     """
@@ -72,18 +67,11 @@ def pushing(options: argparse.Namespace, target: PushTarget) -> Iterator[Pushing
     rules = parse_rules(getattr(options, "map", ()))
     progress = progress_from(options)
     registry = registry_options_from(options)
-    with ExitStack() as stack:
-        client = stack.enter_context(closing(RegistryClient(registry, progress)))
-        there = stack.enter_context(closing(SourceOpener(options=registry, progress=progress)))
-        elsewhere_options = source_options(options, registry)
-        elsewhere = stack.enter_context(closing(SourceOpener(options=elsewhere_options, progress=progress)))
-
-        def open_source(name: SourceName) -> ImageSource:
-            is_there = isinstance(name, RegistryName) and name.reference.registry == target.registry
-            return (there if is_there else elsewhere).open(name)
-
-        run = PushRun(client, open_source, push_options, progress, moves_tags=options.move_tags)
-        yield Pushing(run, open_source, elsewhere, elsewhere_options, rules, progress)
+    elsewhere = source_options(options, registry)
+    with open_push(
+        target, push_options, progress, registry=registry, elsewhere=elsewhere, moves_tags=options.move_tags
+    ) as opened:
+        yield Pushing(*opened, elsewhere, rules, progress)
 
 
 def write_mapping(options: argparse.Namespace, push: Pushing, results: Sequence[PushResult]) -> None:
@@ -109,11 +97,10 @@ def write_mapping(options: argparse.Namespace, push: Pushing, results: Sequence[
 
 
 def source_options(options: argparse.Namespace, registry: RegistryOptions) -> RegistryOptions:
-    """Return how registries other than the destination are reached: with nothing that is meant for that one."""
+    """Return how registries other than the destination are reached."""
     return replace(
-        registry,
+        options_elsewhere(registry),
         credentials=parse_user_and_password(options.src_creds) if options.src_creds is not None else None,
-        headers=(),
         plain_http=options.src_plain_http,
         insecure=options.src_insecure,
     )

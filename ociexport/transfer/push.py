@@ -1,31 +1,38 @@
-"""PushRun: images pushed to one registry in one run, each blob once."""
+"""push(), and PushRun: images pushed to one registry in one run, each blob once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import closing
-from typing import TYPE_CHECKING, Literal
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ociexport.errors import OciexportError
+from ociexport.images.choose import PlatformChoice
+from ociexport.images.fetch import DEFAULT_JOBS
 from ociexport.images.prepare import prepare_image
 from ociexport.images.source import ImageSource
 from ociexport.images.wanted_blobs import BlobToFetch, unite_blobs
 from ociexport.images.wrapping_source import RenamedSource
 from ociexport.registry.destination import KnownBlobs, RegistryDestination
-from ociexport.spec.descriptor import Descriptor
+from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass, replace
+from ociexport.spec.reference import ImageReference
 from ociexport.storage.layout.saved_uploads import SavedUploads
-from ociexport.system.progress.protocol import Progress
+from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.transfer.copy import copy_image
 from ociexport.transfer.options import PullOptions
-from ociexport.transfer.push_list import ImageToPush
+from ociexport.transfer.push_list import ImageToPush, SourceFactory, images_of, images_to_push
+from ociexport.transfer.push_names import PushTarget, parse_rules, parse_target
 from ociexport.transfer.send import images_named_by, prepare_to_send, verify_available
-from ociexport.transfer.sources.names import LayoutName, SourceName
-from ociexport.transfer.sources.open import verify_digest
+from ociexport.transfer.sources.names import LayoutName, RegistryName, SourceName, parse_source_name, source_text
+from ociexport.transfer.sources.open import SourceOpener, new_client, verify_digest
 
 if TYPE_CHECKING:
+    from ociexport.images.signatures import SignaturePolicy
     from ociexport.registry.client import RegistryClient
+    from ociexport.registry.options import RegistryOptions
     from ociexport.transfer.result import PullResult
 
 
@@ -42,7 +49,7 @@ class PushResult:
     """What was pushed.
 
     Args:
-        image: with its name at the source.
+        image: the image, with its names at the source and at the registry.
         reference: at the registry, with the digest.
         digest: of the manifest or index.
         there: the blobs that the repository had before.
@@ -58,6 +65,11 @@ class PushResult:
     mounted: BlobCount
     sent: BlobCount
     companions: tuple[Digest, ...]
+
+    @property
+    def name(self) -> str:
+        """The image's name at the source, in full if it has one."""
+        return self.image.full_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +102,105 @@ class PlannedPush:
     replaces: Digest | None
     is_tagged: bool
     companions: tuple[Digest, ...]
+
+
+def push(
+    source: str | os.PathLike[str] | ImageReference,
+    target: str,
+    *,
+    platform: Platform | PlatformChoice | None = None,
+    jobs: int = DEFAULT_JOBS,
+    progress: Progress = SILENT,
+    referrers: bool = False,
+    registry: RegistryOptions | None = None,
+    source_registry: RegistryOptions | None = None,
+    signatures: SignaturePolicy | None = None,
+    rules: Iterable[str] = (),
+    move_tags: bool = False,
+) -> tuple[PushResult, ...]:
+    """Send the images of a source to a registry, each blob once; a tag is put there when its image is complete.
+
+    Args:
+        source: a layout or an archive, with all its images or one; ``dir:DIR``; or an image in another registry.
+        target: ``REGISTRY[/PREFIX]``, below which images keep their registry and path, or ``REGISTRY/NAME:TAG`` for one
+            image.
+        platform: the platform to take, or several; None for all, with the published index.
+        jobs: how many blobs are sent in parallel.
+        progress: gets messages and the state of transfers.
+        referrers: whether signatures, SBOMs and other artifacts that refer to an image are sent too.
+        registry: how the registry is reached.
+        source_registry: how other registries are reached; None for ``registry`` without what is meant for that one.
+        signatures: which signatures an image must have; None for none.
+        rules: other names for images, ``PATTERN=PATH`` as `--map` takes them; the first that matches counts.
+        move_tags: whether tags that exist with another digest are moved.
+
+    Raises:
+        UsageError: before any request, if two images would get one name or ``target`` is no registry; before anything
+            is sent, if a tag would be moved.
+        MissingBlobsError: blobs of an image are neither at the source nor at the registry.
+        NotFoundError, RegistryError, NoMatchingPlatformError: an image is missing, or the registry refuses it.
+        InvalidImageError, SignatureError, OSError: as `pull` raises them. Images before the failed one are there.
+    """
+    from ociexport.registry.options import DEFAULT_OPTIONS  # noqa: PLC0415 - start-up: an import needs no registry
+
+    registry = registry or DEFAULT_OPTIONS
+    place = parse_target(target)
+    name = RegistryName(source) if isinstance(source, ImageReference) else parse_source_name(source_text(source))
+    options = PullOptions(platform or PlatformChoice(), jobs, referrers=referrers, signatures=signatures)
+    elsewhere = source_registry or options_elsewhere(registry)
+    with open_push(place, options, progress, registry=registry, elsewhere=elsewhere, moves_tags=move_tags) as opened:
+        named = images_to_push(list(images_of(name, opened.open_source)), place, parse_rules(rules))
+        images = list({id(image): image for image in named}.values())
+        opened.run.verify_tags(images)
+        return tuple(map(opened.run.push, images))
+
+
+def options_elsewhere(registry: RegistryOptions) -> RegistryOptions:
+    """Return how registries other than the destination are reached: with nothing that is meant for that one."""
+    return replace(registry, credentials=None, headers=(), plain_http=False, insecure=False)
+
+
+class OpenPush(NamedTuple):
+    """A push to one registry.
+
+    Args:
+        run: pushes; all its images share one client of the registry.
+        open_source: opens a source; those in the registry that is pushed to are read as that one is.
+        elsewhere: opens all other sources.
+    """
+
+    run: PushRun
+    open_source: SourceFactory
+    elsewhere: SourceOpener
+
+
+@contextmanager
+def open_push(
+    target: PushTarget,
+    options: PullOptions,
+    progress: Progress,
+    *,
+    registry: RegistryOptions,
+    elsewhere: RegistryOptions,
+    moves_tags: bool,
+) -> Iterator[OpenPush]:
+    """Give a push to a registry, whose connections are closed in the end.
+
+    Args:
+        options: what is taken of each image.
+        registry: how the registry is reached.
+        elsewhere: how other registries are reached.
+    """
+    with ExitStack() as stack:
+        client = stack.enter_context(closing(new_client(registry, progress)))
+        there = stack.enter_context(closing(SourceOpener(options=registry, progress=progress)))
+        others = stack.enter_context(closing(SourceOpener(options=elsewhere, progress=progress)))
+
+        def open_source(name: SourceName) -> ImageSource:
+            is_there = isinstance(name, RegistryName) and name.reference.registry == target.registry
+            return (there if is_there else others).open(name)
+
+        yield OpenPush(PushRun(client, open_source, options, progress, moves_tags=moves_tags), open_source, others)
 
 
 class PushRun:

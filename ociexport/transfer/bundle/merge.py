@@ -123,7 +123,7 @@ class MergeResult:
 
 def merge(
     far: str | os.PathLike[str],
-    bundles: Iterable[str],
+    bundles: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
     jobs: int = DEFAULT_JOBS,
     dry_run: bool = False,
@@ -133,7 +133,7 @@ def merge(
 
     Args:
         far: directory of a layout, which may be absent or empty.
-        bundles: paths of layouts or archives, thin or whole; ``-`` is an archive on standard input.
+        bundles: path of a layout or archive, thin or whole, or several; ``-`` is an archive on standard input.
         jobs: how many blobs are copied in parallel.
         dry_run: only find out what would be added and named; nothing is written.
 
@@ -144,8 +144,9 @@ def merge(
     verify_jobs(jobs)
     layout = ImageLayout(far)
     layout.verify_is_usable()
+    paths = [os.fspath(one) for one in ([bundles] if isinstance(bundles, str | os.PathLike) else bundles)]
     with ExitStack() as stack:
-        images, volumes, unreadable = _read_all(layout, bundles, stack)  # 1
+        images, volumes, unreadable = _read_all(layout, paths, stack)  # 1
         if dry_run:
             gathered, _ = _gather_and_make(
                 images,
