@@ -49,6 +49,8 @@ FULL_NAME_ANNOTATION = "io.containerd.image.name"
 ListedImage: TypeAlias = tuple[Descriptor, ImageName]
 # The least ratio of difflib for a suggestion: one or two wrong letters in a tag (lates, 3.2O).
 _NEAR = 0.6
+# Names in a message: a list of images has one for each that fails, and a layout may hold ten thousand images.
+_MAX_NAMED = 24
 
 
 def list_images(index: JsonObject) -> list[ListedImage]:
@@ -338,4 +340,6 @@ def shown_name(descriptor: Descriptor, name: ImageName) -> str:
 
 
 def _listed(images: Sequence[ListedImage]) -> str:
-    return ", ".join(dict.fromkeys(printable(shown_name(*image)) for image in images)) or "none"
+    names = list(dict.fromkeys(printable(shown_name(*image)) for image in images))
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return ", ".join(names[:_MAX_NAMED]) + more if names else "none"

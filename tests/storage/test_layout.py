@@ -230,6 +230,13 @@ def test_ambiguous_and_unknown_names_list_what_there_is(layout: ImageLayout) -> 
         assert str(caught.value) == message
 
 
+def test_a_message_names_some_of_many_images(layout: ImageLayout) -> None:
+    for number in range(100, 130):
+        layout.write_name(store(layout, b"one"), ImageName(str(number), None))
+    with pytest.raises(NotFoundError, match=r"there are: 100, 101, .*, 123 and 6 more$"):
+        layout.open_image("x")
+
+
 def test_directory_of_other_files_is_refused_and_untouched(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
     with pytest.raises(UsageError, match="expected an OCI layout or an empty directory"):
