@@ -99,7 +99,7 @@ def _find(
 
 def _images_of(entry: ListEntry, push: Pushing) -> Iterator[SourceImage]:
     name = parse_source_name(pinned_source(entry))
-    for image in images_of(name, push.open_source):
+    for image in images_of(name, push.open_source, push.elsewhere):
         is_local = entry.locked is not None and not isinstance(name, RegistryName)
         yield replace(image, locked=entry.locked.digest) if is_local and entry.locked is not None else image
 

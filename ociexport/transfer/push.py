@@ -149,7 +149,7 @@ def push(
     options = PullOptions(platform or PlatformChoice(), jobs, referrers=referrers, signatures=signatures)
     elsewhere = source_registry or options_elsewhere(registry)
     with open_push(place, options, progress, registry=registry, elsewhere=elsewhere, moves_tags=move_tags) as opened:
-        named = images_to_push(list(images_of(name, opened.open_source)), place, parse_rules(rules))
+        named = images_to_push(list(images_of(name, opened.open_source, opened.elsewhere)), place, parse_rules(rules))
         images = list({id(image): image for image in named}.values())
         opened.run.verify_tags(images)
         return tuple(map(opened.run.push, images))

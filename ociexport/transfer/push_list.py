@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 from ociexport.errors import UsageError, counted, printable
 from ociexport.images.choose import PlatformChoice
@@ -15,6 +16,9 @@ from ociexport.storage.index import main_images, shown_name
 from ociexport.transfer.push_names import MapRule, PushTarget, name_at
 from ociexport.transfer.sources.list_names import list_local_images
 from ociexport.transfer.sources.names import ArchiveName, DirectoryName, LayoutName, RegistryName, SourceName
+
+if TYPE_CHECKING:
+    from ociexport.transfer.sources.open import SourceOpener
 
 SourceFactory = Callable[[SourceName], ImageSource]
 
@@ -130,10 +134,13 @@ def _is_same(one: SourceImage, other: SourceImage) -> bool:
     return is_pinned and names[0] == names[1] and one.platforms == other.platforms
 
 
-def images_of(name: SourceName, open_source: SourceFactory) -> Iterator[SourceImage]:
+def images_of(name: SourceName, open_source: SourceFactory, local: SourceOpener) -> Iterator[SourceImage]:
     """Yield the images of a source; no registry is asked.
 
     A layout or an archive without an image's name stands for all its images.
+
+    Args:
+        local: opens what is on this machine for ``open_source``; it reads a layout or an archive once for all images.
 
     Raises:
         NotFoundError, InvalidImageError: a layout or archive is missing or broken.
@@ -146,6 +153,7 @@ def images_of(name: SourceName, open_source: SourceFactory) -> Iterator[SourceIm
         with closing(open_source(name)) as source:
             yield SourceImage(name, source.display_name, source.image_name, source.fetch_manifest().digest)
         return
+    local.name_each(name, everything=True)
     images = list_local_images(name)
     kept = {id(image) for image in main_images(images)}
     seen: set[str] = set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -99,6 +100,41 @@ def test_a_wrong_target_is_an_error(layout: Path, push: Push, target: str) -> No
     ended = push(layout, target)
     assert ended.returncode == 2
     assert "expected REGISTRY[/PREFIX]" in errors_of(ended)[0]
+
+
+_COUNT_READS = """
+import sys
+from ociexport.cli.main import main
+
+opened = []
+sys.addaudithook(lambda event, values: opened.append(values[0]) if event == "open" else None)
+main(sys.argv[1:])
+print(sum(str(path).endswith("index.json") for path in opened))
+"""
+
+
+@pytest.mark.parametrize("words", [(), ("--list", "LIST")], ids=["all images", "a list"])
+def test_a_layouts_index_is_read_as_often_for_many_images_as_for_one(
+    registry: FakeRegistry, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """Read again for each image, the time of a push grew with the square of their number."""
+    names = [f"docker.io/library/app:{number}" for number in range(20)]
+    counts = []
+    for some in (names[:2], names):
+        (tmp_path / "LIST").write_text("".join(f"{name}\n" for name in some))
+        write_layout(tmp_path / "many", dict.fromkeys(some, APP))
+        ended = subprocess.run(
+            [sys.executable, "-c", _COUNT_READS, "push", "./many", registry.host, "--dry-run", *words],
+            cwd=tmp_path,
+            env=command_environment(tmp_path, PYTHONPATH=str(Path(__file__).parents[2])),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        counts.append(ended.stdout.splitlines()[-1])
+    assert counts[0] == counts[1]
+    assert int(counts[0]) > 0
 
 
 # The next run

@@ -116,7 +116,7 @@ def run(options: argparse.Namespace) -> int:
 def push_to(options: argparse.Namespace, names: Sequence[SourceName], target: PushTarget) -> int:
     """Push the images that ``names`` name to ``target``; see `run`."""
     with pushing(options, target) as push:
-        listed = [image for name in names for image in images_of(name, push.open_source)]
+        listed = [image for name in names for image in images_of(name, push.open_source, push.elsewhere)]
         named = images_to_push(listed, target, push.rules)
         images = list({id(image): image for image in named}.values())
         push.run.verify_tags(images)
