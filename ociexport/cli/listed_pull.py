@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from ociexport.cli.configuration import leave_out_configured
 from ociexport.cli.listed import ListRun, own_platforms, pinned_source
-from ociexport.cli.options.executor import executor_from
+from ociexport.cli.options.executor import executor_from, outcomes_of
 from ociexport.cli.options.out import is_archive
 from ociexport.cli.output.pull import PullReport
 from ociexport.errors import UsageError, quoted
@@ -105,7 +105,7 @@ def pull_list(
             opener=sources,
         )
         try:
-            for outcome in outcomes:
+            for outcome in outcomes_of(outcomes, executor):
                 entry = entries[outcome.position]
                 if outcome.result is not None:
                     report.add(outcome.result)

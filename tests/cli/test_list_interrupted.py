@@ -112,3 +112,38 @@ def test_a_configured_executor_is_for_layouts_alone(registry: FakeRegistry, monk
 def test_a_mistake_writes_no_list(registry: FakeRegistry) -> None:
     assert main(["push", "--list", "list", registry.host, "--map", "*=x"]) == 2
     assert not Path("failed.txt").exists()
+
+
+@pytest.mark.parametrize("what", ["kill a worker", "end all processes"])
+def test_workers_that_end_are_told_in_a_line(registry: FakeRegistry, tmp_path: Path, what: str) -> None:
+    """A worker is killed for want of memory, or a service manager ends all processes of the service."""
+    registry.misbehave(SLOW.layers[0].digest.encoded, Fault(stall_after=200_000, delay_seconds=20))
+    words = ("--executor", "processes:1", "--platform", "linux/amd64")
+    with subprocess.Popen(
+        command_line("pull", "--list", "list", "-o", "layout", *words),
+        env=command_environment(tmp_path),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as command:
+        try:
+            deadline = time.monotonic() + 30
+            while registry.faults_met == 0:
+                assert time.monotonic() < deadline, "waited in vain"
+                time.sleep(0.02)
+            if what == "end all processes":
+                os.killpg(command.pid, signal.SIGTERM)
+            else:
+                children = Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text().split()
+                (worker,) = (pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
+                os.kill(int(worker), signal.SIGKILL)
+            said = command.communicate(timeout=15)[1]
+        finally:
+            os.killpg(command.pid, signal.SIGKILL) if command.poll() is None else None
+    assert "Traceback" not in said
+    if what == "kill a worker":
+        assert command.returncode == 1
+        assert "ociexport: error: --executor: expected workers that end their images, got BrokenProcessPool" in said
+    else:
+        assert command.returncode == 143
+    assert {"a/slow:1", "a/waits:1"} <= set(left_of(registry))

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ociexport.errors import TransferError, UsageError, quoted
+from ociexport.errors import OciexportError, TransferError, UsageError, escaped, quoted
 from ociexport.spec.numerals import number_in
+
+if TYPE_CHECKING:
+    from ociexport.transfer.pull_many import PullOutcome
 
 _PROCESSES, _DASK = "processes", "dask:"
 _MAX_PROCESSES = 256
@@ -50,6 +54,25 @@ def executor_from(options: argparse.Namespace) -> Iterator[Executor | None]:
         )
 
 
+def outcomes_of(outcomes: Iterator[PullOutcome], executor: Executor | None) -> Iterator[PullOutcome]:
+    """Yield the outcomes of a list.
+
+    Raises:
+        OciexportError: the executor itself failed, such as by a worker that was killed; its errors are of any class.
+    """
+    try:
+        yield from outcomes
+    except (OciexportError, OSError):
+        raise
+    except Exception as error:
+        if executor is None:
+            raise
+        raise OciexportError(
+            f"--executor: expected workers that end their images, got {type(error).__name__}: {escaped(str(error))}",
+            hint="was a worker killed for want of memory? processes:N with fewer needs less",
+        ) from error
+
+
 @contextmanager
 def _processes(text: str) -> Iterator[Executor]:
     from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415 - start-up: few lists are pulled so
@@ -59,8 +82,13 @@ def _processes(text: str) -> Iterator[Executor]:
     count = number_in(given, _MAX_PROCESSES) if colon else os.cpu_count() or 1
     if not count:
         raise UsageError(f"--executor processes: expected 1 to {_MAX_PROCESSES} processes, got {quoted(given)}")
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as executor:
+    with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_begin_worker) as executor:
         yield executor
+
+
+def _begin_worker() -> None:
+    """Make SIGTERM, which a service manager sends to all processes, end an image as Ctrl-C does, and not the worker."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @contextmanager
