@@ -9,7 +9,7 @@ from ociexport.cli.listed import ListRun, name_in_layout, own_platforms, pinned_
 from ociexport.cli.options.thin import verify_reads_input_once
 from ociexport.cli.output.push import PushReport
 from ociexport.cli.pushing import Pushing, pushing, write_mapping
-from ociexport.errors import InvalidReferenceError, OciexportError, UsageError, counted, locating, quoted
+from ociexport.errors import InvalidReferenceError, NotFoundError, OciexportError, UsageError, counted, locating, quoted
 from ociexport.images.choose import PlatformChoice
 from ociexport.images.source import ImageName
 from ociexport.spec.lazy_dataclass import replace
@@ -19,6 +19,8 @@ from ociexport.transfer.push import PlannedPush
 from ociexport.transfer.push_list import ImageToPush, SourceImage, images_of, images_to_push, name_of_reference
 from ociexport.transfer.push_names import PushTarget
 from ociexport.transfer.sources.names import ArchiveName, LayoutName, RegistryName, parse_source_name
+
+_PINNED_HINT = "the list names an index, which pull keeps with --sparse or --all; ociexport lock lists what it pulls"
 
 
 def push_list(options: argparse.Namespace, target: PushTarget) -> int:
@@ -60,6 +62,8 @@ def push_list(options: argparse.Namespace, target: PushTarget) -> int:
                         report.add(push.run.push(image))
                 listed.done(entry)
             except (OciexportError, OSError) as error:
+                if isinstance(error, NotFoundError) and place is not None and "@" in entry.image:
+                    error.hint = error.hint or _PINNED_HINT
                 listed.fail(entry, error)
                 report.note_failure(image.full_name, error)
         if options.dry_run:

@@ -156,6 +156,18 @@ def test_a_lock_file_pins_the_digests(user: User, place: tuple[str, ...]) -> Non
     assert user.tags() == {"hub/app:1": APP, "hub/web:2": WEB}
 
 
+def test_a_digest_in_a_line_is_looked_for_in_the_layout(user: User) -> None:
+    """An index that pull did not keep is not replaced by the image of one platform, unasked."""
+    user.write_list(f"FROM/team/app:1@{BOTH.digest}")
+    assert user("pull", "--list", "list", "-o", "one").code == 0
+    ended = user("push", "./one", "--list", "list", "TO")
+    assert (ended.code, user.tags()) == (3, {})
+    assert "hint: the list names an index, which pull keeps with --sparse or --all" in ended.err
+    assert user("pull", "--list", "list", "-o", "all", "--all").code == 0
+    assert user("push", "./all", "--list", "list", "TO").code == 0
+    assert user.tags() == {at(user, "team/app:1"): BOTH}
+
+
 def test_a_locked_image_of_a_layout_must_be_the_locked_one(user: User) -> None:
     write_layout(user.home / "layout", {"docker.io/library/app:1": APP})
     user.write_list("./layout:docker.io/library/app:1")
