@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Self
 
 from ociexport.cli.errors import one_line, report_error
@@ -25,12 +25,12 @@ from ociexport.transfer.lists.entries import Findings, ImageList, ListEntry
 from ociexport.transfer.lists.expand import expand_list
 from ociexport.transfer.lists.lines import to_line
 from ociexport.transfer.lists.read import read_list
-from ociexport.transfer.sources.list_names import list_local_images
+from ociexport.transfer.sources.list_names import list_layout_images
 from ociexport.transfer.sources.names import ArchiveName, LayoutName, RegistryName, parse_source_name
+from ociexport.transfer.sources.open import SourceOpener
 
 if TYPE_CHECKING:
     from ociexport.registry.options import RegistryOptions
-    from ociexport.transfer.sources.open import SourceOpener
 
 _HEAD = "# Images that failed, written by ociexport; this file is a list for --list.\n"
 
@@ -182,8 +182,8 @@ def unlocked(entry: ListEntry) -> ListEntry:
     image = pinned_source(entry)
     name = parse_source_name(image)
     if isinstance(name, LayoutName | ArchiveName) and name.image is not None and not name.image.isprintable():
-        with suppress(OciexportError, OSError):
-            for listed, called in list_local_images(name):
+        with suppress(OciexportError, OSError), closing(SourceOpener()) as opener:
+            for listed, called in list_layout_images(name, opener):
                 if name.image in (called.full, called.tag):
                     image = f"{image.removesuffix(name.image)}@{listed.digest}"
                     break

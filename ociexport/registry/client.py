@@ -57,8 +57,11 @@ class RegistryClient:
         endpoint = endpoint_for(registry, self.options)
         return self.session(Route(endpoint, "")).verify_login()
 
-    def session(self, route: Route) -> RegistrySession:
+    def session(self, route: Route, kind: type[RegistrySession] = RegistrySession) -> RegistrySession:
         """Return the session with the server of ``route``; its credentials can be read.
+
+        Args:
+            kind: how the server is asked; for a server of files, see `web_layout`.
 
         Raises:
             UsageError, OSError: a file with credentials is invalid or can't be read, or the named one does not exist.
@@ -71,7 +74,7 @@ class RegistryClient:
             if key not in self._sessions:
                 unasked = given.registry_token if given is not None else None
                 search = functools.partial(self.search, endpoint, given is not None)
-                self._sessions[key] = RegistrySession(endpoint, search, self.transport, unasked=unasked)
+                self._sessions[key] = kind(endpoint, search, self.transport, unasked=unasked)
             return self._sessions[key]
 
     def verify_auth_files(self, endpoint: Endpoint, repository: str, *, is_given: bool) -> None:

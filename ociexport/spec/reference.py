@@ -21,6 +21,16 @@ _REGISTRY_PATTERN = re.compile(rf"{_HOST}(?::[0-9]+)?")
 _REPOSITORY_PATTERN = re.compile(rf"{_PATH_COMPONENT}(?:/{_PATH_COMPONENT})*")
 _TAG_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
+# URLs that lead to an image in a registry, but do not begin with its name: those of a registry's API, and web pages.
+_IMAGE_URLS = (
+    (re.compile(r"https?://([^/]+)/v2/(.+)/manifests/([^/?#:]+:[^/?#]+)/?"), r"\1/\2@\3"),
+    (re.compile(r"https?://([^/]+)/v2/(.+)/manifests/([^/?#]+)/?"), r"\1/\2:\3"),
+    (re.compile(r"https?://([^/]+)/v2/(.+)/(?:tags/list|blobs/[^/]+)/?(?:[?#].*)?"), r"\1/\2"),
+    (re.compile(r"https?://hub\.docker\.com/(?:_|r/library)/([^/?#:]+)(?:[/?#].*)?"), r"docker.io/library/\1"),
+    (re.compile(r"https?://hub\.docker\.com/r/([^/?#:]+/[^/?#:]+)(?:[/?#].*)?"), r"docker.io/\1"),
+    (re.compile(r"https?://quay\.io/repository/([^/?#:]+/[^/?#:]+)(?:[/?#].*)?"), r"quay.io/\1"),
+)
+_API_URL = re.compile(r"https?://[^/]+/v2(?:/.*)?|https?://(?:hub\.)?docker\.(?:com|io)(?:/.*)?", re.DOTALL)
 # Names of Docker Hub, as in docker.
 _DOCKER_HUB_ALIASES = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
 
@@ -36,6 +46,26 @@ def is_path(text: str) -> bool:
 def as_path(path: str) -> str:
     """Return ``path`` as a user types it as an image: with ``./`` in front where it would read as a reference."""
     return path if path == "-" or is_path(path) else f"./{path}"
+
+
+def is_url_of_registry(text: str) -> bool:
+    """Whether a URL, pasted as an image, leads to a registry's API or to a registry's web page."""
+    if _API_URL.fullmatch(text) or any(pattern.fullmatch(text) for pattern, _ in _IMAGE_URLS):
+        return True
+    scheme, _, rest = text.partition("://")
+    return scheme in ("http", "https") and rest.partition("/")[0] in _DOCKER_HUB_ALIASES
+
+
+def without_scheme(url: str) -> str:
+    """Return the reference that a pasted URL probably means; another text as it is.
+
+    >>> without_scheme("https://hub.docker.com/_/alpine")
+    'docker.io/library/alpine'
+    """
+    for pattern, name in _IMAGE_URLS:
+        if matched := pattern.fullmatch(url):
+            return matched.expand(name)
+    return re.sub(r"^https?://", "", url)
 
 
 def names_registry(text: str) -> bool:
@@ -109,7 +139,7 @@ class ImageReference:
     @classmethod
     def _meant(cls, text: str) -> str | None:
         """Return a hint with the reference probably meant: without a scheme, in lower case; None if that fails too."""
-        name, at, digest = text.removeprefix("https://").removeprefix("http://").partition("@")
+        name, at, digest = without_scheme(text).partition("@")
         path, slash, last = name.rpartition("/")
         last, colon, tag = last.partition(":")
         meant = f"{path.lower()}{slash}{last.lower()}{colon}{tag}{at}{digest}"

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING
 
 from ociexport.errors import UsageError, counted, printable
 from ociexport.images.choose import PlatformChoice
 from ociexport.images.source import ImageName, ImageSource
 from ociexport.spec.digest import Digest
-from ociexport.spec.lazy_dataclass import dataclass
+from ociexport.spec.lazy_dataclass import dataclass, replace
 from ociexport.spec.reference import ImageReference, as_path
 from ociexport.storage.index import main_images, shown_name
 from ociexport.transfer.push_names import MapRule, PushTarget, name_at
-from ociexport.transfer.sources.list_names import list_local_images
-from ociexport.transfer.sources.names import ArchiveName, DirectoryName, LayoutName, RegistryName, SourceName
-
-if TYPE_CHECKING:
-    from ociexport.transfer.sources.open import SourceOpener
+from ociexport.transfer.sources.list_names import list_layout_images
+from ociexport.transfer.sources.names import (
+    ArchiveName,
+    DirectoryName,
+    RegistryName,
+    RemoteLayoutName,
+    SourceName,
+)
+from ociexport.transfer.sources.open import SourceOpener
 
 SourceFactory = Callable[[SourceName], ImageSource]
 
@@ -95,6 +98,9 @@ def images_to_push(
     Args:
         warn: gets a line if a rule matches no image; None if that is an error.
 
+    Args:
+        opener: fetches the list of a layout elsewhere.
+
     Raises:
         UsageError: two images would get one name, or an image has none that could be kept.
     """
@@ -154,7 +160,7 @@ def images_of(name: SourceName, open_source: SourceFactory, local: SourceOpener)
             yield SourceImage(name, source.display_name, source.image_name, source.fetch_manifest().digest)
         return
     local.name_each(name, everything=True)
-    images = list_local_images(name)
+    images = list_layout_images(name, local)
     kept = {id(image) for image in main_images(images)}
     seen: set[str] = set()
     for position, image in enumerate(images):
@@ -165,9 +171,9 @@ def images_of(name: SourceName, open_source: SourceFactory, local: SourceOpener)
         if choice is None:
             choice = f"@{position}" if isinstance(name, ArchiveName) else f"@{descriptor.digest}"
         seen.add(choice)
-        one = ArchiveName(name.path, choice) if isinstance(name, ArchiveName) else LayoutName(name.path, choice)
-        shown = f"{as_path(name.path)}:{printable(shown_name(descriptor, known))}"
-        yield SourceImage(one, shown, known, descriptor.digest)
+        typed = name.path if isinstance(name, RemoteLayoutName) else as_path(name.path)
+        shown = f"{typed}:{printable(shown_name(descriptor, known))}"
+        yield SourceImage(replace(name, image=choice), shown, known, descriptor.digest)
 
 
 def name_of_reference(reference: ImageReference) -> ImageName:

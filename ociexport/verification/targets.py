@@ -18,7 +18,14 @@ from ociexport.storage.layout.documents import INDEX_FILE, LAYOUT_FILE
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.storage.layout.ranges import collected_files, gaps_in, read_collected
 from ociexport.system.progress.protocol import SILENT, Progress
-from ociexport.transfer.sources.names import ArchiveName, LayoutName, RegistryName, parse_source_name, source_text
+from ociexport.transfer.sources.names import (
+    ArchiveName,
+    LayoutName,
+    RegistryName,
+    RemoteLayoutName,
+    parse_source_name,
+    source_text,
+)
 from ociexport.transfer.sources.open import open_source
 from ociexport.verification.archives import read_archive_roots
 from ociexport.verification.bundles import read_bundle
@@ -93,7 +100,7 @@ def open_subject(
     if isinstance(name, ArchiveName) and name.image is None:
         return WholeArchive(name.path)
     opened = open_source(name, options=registry, progress=progress)
-    return OneImage(published(opened), is_owned=True, is_remote=isinstance(name, RegistryName))
+    return OneImage(published(opened), is_owned=True, is_remote=isinstance(name, RegistryName | RemoteLayoutName))
 
 
 class WholeLayout:

@@ -20,9 +20,10 @@ from ociexport.inspection.inspect import inspect_source
 from ociexport.spec.descriptor import Platform
 from ociexport.spec.docker_schema1 import is_schema1
 from ociexport.storage.index import ListedImage, main_images, name_of
-from ociexport.transfer.sources.list_names import list_local_images
+from ociexport.system.progress.protocol import Progress
+from ociexport.transfer.sources.list_names import list_layout_images
 from ociexport.transfer.sources.names import ArchiveName, RegistryName, SourceName, parse_source_name
-from ociexport.transfer.sources.open import open_source
+from ociexport.transfer.sources.open import SourceOpener
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,10 +45,16 @@ def run(options: argparse.Namespace) -> int:
     """Print the image's description, or the list of images if SRC holds several and names none of them."""
     progress = progress_from(options)
     name = parse_source_name(options.source)
-    images = [] if options.raw or options.config else _several_images(name)
-    if images and not (options.platform and len({(known.tag, known.full) for _, known in main_images(images)}) == 1):
-        return _print_listing(options, images)
-    with closing(open_source(name, options=registry_options_from(options), progress=progress)) as source:
+    with closing(SourceOpener(options=registry_options_from(options), progress=progress)) as opener:
+        images = [] if options.raw or options.config else _several_images(name, opener)
+        one_name = len({(known.tag, known.full) for _, known in main_images(images)}) == 1
+        if images and not (options.platform and one_name):
+            return _print_listing(options, images)
+        return _inspect_one(options, name, opener, progress)
+
+
+def _inspect_one(options: argparse.Namespace, name: SourceName, opener: SourceOpener, progress: Progress) -> int:
+    with closing(opener.open(name)) as source:
         platform = platform_from(options)
         shared = shared_name(source) if not options.platform else None
         if shared is not None and options.raw:
@@ -81,14 +88,14 @@ def _print_listing(options: argparse.Namespace, images: list[ListedImage]) -> in
     return OK
 
 
-def _several_images(name: SourceName) -> list[ListedImage]:
+def _several_images(name: SourceName, opener: SourceOpener) -> list[ListedImage]:
     """Return the images of a layout or archive if it holds several and ``name`` selects none; otherwise an empty list.
 
     An archive on standard input is not listed, because it can be read only once.
     """
     if isinstance(name, RegistryName) or name.image is not None or name == ArchiveName("-", None):
         return []
-    images = list_local_images(name)
+    images = list_layout_images(name, opener)
     main = main_images(images)
     return images if len({descriptor.digest for descriptor, _ in main}) > 1 else []
 

@@ -36,7 +36,7 @@ from ociexport.system.files import new_file
 from ociexport.system.progress.protocol import SILENT
 from ociexport.transfer.copy import copy_image
 from ociexport.transfer.options import PullOptions
-from ociexport.transfer.sources.names import ArchiveName, LayoutName, SourceName, parse_source_name
+from ociexport.transfer.sources.names import ArchiveName, LayoutName, RemoteLayoutName, SourceName, parse_source_name
 from ociexport.transfer.sources.open import SourceOpener
 
 if TYPE_CHECKING:
@@ -162,7 +162,8 @@ def verify_fits(options: argparse.Namespace) -> None:
 
 def _each(name: SourceName, shown: str, opener: SourceOpener, options: argparse.Namespace) -> list[_Wanted]:
     """Return the images that ``shown`` means, with their names in messages: of a layout or an archive, all of them."""
-    if options.all_images and (not isinstance(name, LayoutName | ArchiveName) or name.image is not None):
+    is_whole = isinstance(name, LayoutName | ArchiveName | RemoteLayoutName) and name.image is None
+    if options.all_images and not is_whole:
         raise UsageError(f"--all-images: expected a layout or an archive, got {quoted(shown)}")
     try:
         each = opener.name_each(name, everything=options.all_images)
@@ -170,7 +171,9 @@ def _each(name: SourceName, shown: str, opener: SourceOpener, options: argparse.
         return [(name, shown)]  # raised again when the image is opened, in its turn
     if each == [name]:
         return [(name, shown)]
-    return [(one, f"{shown}:{one.image}") for one in each if isinstance(one, LayoutName | ArchiveName)]
+    return [
+        (one, f"{shown}:{one.image}") for one in each if isinstance(one, LayoutName | ArchiveName | RemoteLayoutName)
+    ]
 
 
 class _NamingOpener(SourceOpener):

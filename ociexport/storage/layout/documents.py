@@ -66,9 +66,7 @@ class LayoutDocuments:
         except (FileNotFoundError, NotADirectoryError) as error:
             message = f"{self._directory.path}: expected an OCI layout, got no {LAYOUT_FILE} file in it"
             raise NotFoundError(message) from error
-        version = parse_json_object(raw, where=path).text("imageLayoutVersion")
-        if version.split(".")[0] != "1":
-            raise UnsupportedMediaTypeError(f"imageLayoutVersion: expected 1.0.0, got {quoted(version)}", where=path)
+        verify_layout_version(raw, path)
 
     def read_images(self) -> list[ListedImage]:
         """Return the descriptors that ``index.json`` lists, each with its names. Raises as `verify_layout_file`."""
@@ -184,6 +182,13 @@ class LayoutDocuments:
         index: dict[str, Any] = json.loads(raw)
         index["manifests"] = index.get("manifests") or []
         return index, known
+
+
+def verify_layout_version(raw: bytes, where: str) -> None:
+    """Return if the content of ``oci-layout`` declares a version that we read. Raises as `verify_layout_file`."""
+    version = parse_json_object(raw, where=where).text("imageLayoutVersion")
+    if version.split(".")[0] != "1":
+        raise UnsupportedMediaTypeError(f"imageLayoutVersion: expected 1.0.0, got {quoted(version)}", where=where)
 
 
 def to_json(value: object) -> bytes:

@@ -11,7 +11,7 @@ from ociexport.errors import UsageError, quoted
 from ociexport.transfer.lists.entries import ImageList
 from ociexport.transfer.lists.nodes import MAX_LIST_BYTES
 from ociexport.transfer.lists.parse import parse_list
-from ociexport.transfer.sources.names import RegistryName, parse_source_name
+from ociexport.transfer.sources.names import RegistryName, RemoteLayoutName, parse_source_name
 
 if TYPE_CHECKING:
     from ociexport.registry.options import RegistryOptions
@@ -53,7 +53,9 @@ def read_list(
         found = parse_list(raw, redacted(name), profiles=profiles)
         for entry in found.entries:
             # What a server says must not make us copy this machine's files.
-            if not isinstance(parse_source_name(entry.image), RegistryName):
+            source = parse_source_name(entry.image)
+            is_on_the_web = isinstance(source, RemoteLayoutName) and not source.path.startswith("s3:")
+            if not isinstance(source, RegistryName) and not is_on_the_web:
                 raise UsageError(f"{entry.why[0]}: expected images in registries, got {quoted(entry.image)}")
         return found
     with open(name, "rb") as file:

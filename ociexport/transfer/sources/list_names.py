@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from ociexport.errors import NotFoundError, UsageError, quoted
@@ -10,8 +11,15 @@ from ociexport.spec.reference import as_path
 from ociexport.storage.directory import ImageDirectory
 from ociexport.storage.index import ListedImage, shown_name
 from ociexport.storage.layout.layout import ImageLayout
-from ociexport.transfer.sources.names import ArchiveName, DirectoryName, LayoutName, RegistryName, parse_source_name
-from ociexport.transfer.sources.open import new_client
+from ociexport.transfer.sources.names import (
+    ArchiveName,
+    DirectoryName,
+    LayoutName,
+    RegistryName,
+    RemoteLayoutName,
+    parse_source_name,
+)
+from ociexport.transfer.sources.open import SourceOpener, new_client
 
 if TYPE_CHECKING:
     from ociexport.registry.client import RegistryClient
@@ -41,20 +49,29 @@ def list_names(
     if isinstance(name, RegistryName):
         return _list_tags(place, name, options, progress)
     if name.image is not None:
+        typed = name.path if isinstance(name, RemoteLayoutName) else as_path(name.path)
         raise UsageError(
             f"{quoted(place)}: expected a layout or an archive, got an image in it",
-            hint=f"ociexport tags {as_path(name.path)} lists them all",
+            hint=f"ociexport tags {typed} lists them all",
         )
-    return tuple(dict.fromkeys(shown_name(*image) for image in list_local_images(name)))
+    with closing(SourceOpener(options=options, progress=progress)) as opener:
+        return tuple(dict.fromkeys(shown_name(*image) for image in list_layout_images(name, opener)))
 
 
-def list_local_images(name: LayoutName | ArchiveName | DirectoryName) -> list[ListedImage]:
+def list_layout_images(
+    name: LayoutName | ArchiveName | DirectoryName | RemoteLayoutName, opener: SourceOpener
+) -> list[ListedImage]:
     """Return all images of the layout or archive; the image in ``name`` is ignored.
 
+    Args:
+        opener: fetches the list of a layout elsewhere.
+
     Raises:
-        NotFoundError: the layout or archive is missing.
-        InvalidImageError: the path is not a layout or archive.
+        NotFoundError, RegistryError: the layout or archive is missing, or can't be fetched.
+        InvalidImageError: it is not a layout or archive.
     """
+    if isinstance(name, RemoteLayoutName):
+        return opener.remote_layout(name.path).read_images()
     if isinstance(name, ArchiveName):
         from ociexport.storage.archive.reader import list_archive_images  # noqa: PLC0415 - start-up: a layout does without
 

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from ociexport.errors import UsageError, printable, quoted
 from ociexport.spec.lazy_dataclass import dataclass
-from ociexport.spec.reference import ImageReference, as_path, is_path, names_registry
+from ociexport.spec.reference import ImageReference, as_path, is_path, is_url_of_registry, names_registry
 from ociexport.storage.directory import is_image_directory
 from ociexport.storage.layout_directory import LayoutDirectory
 
@@ -25,7 +25,12 @@ _UNSUPPORTED_PREFIXES = {
     "ostree:": "skopeo copy ostree:{} oci:DIR",
 }
 _STANDARD_INPUT = "-"
-_TRANSPORTS = (_REGISTRY_PREFIX, *_LAYOUT_PREFIXES, *_ARCHIVE_PREFIXES, _DIRECTORY_PREFIX, *_UNSUPPORTED_PREFIXES)
+_WEB_PREFIXES = ("https://", "http://")
+_S3_PREFIX = "s3://"
+_TRANSPORTS = (
+    *(_REGISTRY_PREFIX, *_LAYOUT_PREFIXES, *_ARCHIVE_PREFIXES, _DIRECTORY_PREFIX, *_WEB_PREFIXES, _S3_PREFIX),
+    *_UNSUPPORTED_PREFIXES,
+)
 # A missing path with one of these endings is reported as a missing archive.
 _ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.xz", ".tar.bz2")
 
@@ -79,14 +84,28 @@ class DirectoryName:
         return
 
 
-SourceName: TypeAlias = RegistryName | LayoutName | ArchiveName | DirectoryName
+@dataclass(frozen=True, slots=True)
+class RemoteLayoutName:
+    """An image in an OCI layout on a web server or in an object store.
+
+    Args:
+        path: URL of the layout's directory, https, http or s3, without a slash at the end.
+        image: tag, full reference, ``@digest`` or ``@position``; None for the only one.
+    """
+
+    path: str
+    image: str | None
+
+
+SourceName: TypeAlias = RegistryName | LayoutName | ArchiveName | DirectoryName | RemoteLayoutName
 
 
 def parse_source_name(text: str) -> SourceName:
     """Return what ``text`` means: a transport and a name, a path, or a reference.
 
     Transports are ``docker://REF``, ``oci:DIR[:NAME|@N]``, ``ocidir://DIR[:TAG]``, ``oci-archive:FILE[:NAME|@N]``,
-    ``docker-archive:FILE[:NAME|@N]`` and ``dir:DIR``; ``-`` is an archive on standard input.
+    ``docker-archive:FILE[:NAME|@N]`` and ``dir:DIR``; ``-`` is an archive on standard input. ``https://…[:NAME|@N]``
+    and ``s3://BUCKET/…[:NAME|@N]`` are layouts whose files are there; see `parse_remote_layout`.
 
     A text that begins with ``./``, ``../`` or ``/`` is a path, and so are ``.`` and ``..``. Since both a path and the
     name after it may contain colons, the files that exist decide where the path ends. Any other text is a reference,
@@ -106,6 +125,8 @@ def parse_source_name(text: str) -> SourceName:
             return ArchiveName(*_split_path(text.removeprefix(prefix), _is_stream))
     if text.startswith(_DIRECTORY_PREFIX):
         return DirectoryName(_path_of(text.removeprefix(_DIRECTORY_PREFIX)))
+    if is_url(text):
+        return parse_remote_layout(text)
     for prefix, way in _UNSUPPORTED_PREFIXES.items():
         if text.startswith(prefix):
             raise UsageError(
@@ -119,9 +140,50 @@ def parse_source_name(text: str) -> SourceName:
     return RegistryName(_parse_image(text))
 
 
+def is_url(text: str) -> bool:
+    """Whether ``text`` is the URL of a place elsewhere: https, http or s3."""
+    return text.lower().startswith((*_WEB_PREFIXES, _S3_PREFIX))
+
+
+def parse_remote_layout(text: str) -> RemoteLayoutName:
+    """Return the layout and the image that a URL means; the first colon or at sign of its path ends the layout's URL.
+
+    A colon that belongs to the path is written ``%3A``. Nothing is asked to find out whether it exists.
+
+    Raises:
+        UsageError: the URL has a user, a query or no place.
+        InvalidReferenceError: it leads to an image in a registry; the hint is its reference.
+    """
+    scheme, _, rest = text.partition("://")
+    scheme = scheme.lower()
+    if scheme != "s3" and is_url_of_registry(f"{scheme}://{rest}"):
+        ImageReference.parse(f"{scheme}://{rest}")
+    place, slash, _ = rest.partition("/")
+    expected = ""
+    if scheme != "s3" and "@" in place:
+        expected = "expected a URL without user and password"
+    elif "?" in rest or "#" in rest:
+        expected = "expected a URL without query and fragment"
+    elif not place or place[0] in ":@":
+        expected = "expected a bucket and a path" if scheme == "s3" else "expected a URL with a host"
+    if expected:
+        from ociexport.registry.http.failures import redacted  # noqa: PLC0415 - start-up: only an error needs it
+
+        hint = "store credentials in an auth file, or use --creds" if "user" in expected else None
+        raise UsageError(f"source '{printable(redacted(text))}': {expected}", hint=hint)
+    # The port of a web server follows a colon too, a bucket has none.
+    begin = 0 if scheme == "s3" else len(place) + len(slash)
+    found = re.compile("[:@]").search(rest, begin)
+    if found is None:
+        return RemoteLayoutName(f"{scheme}://{rest}".rstrip("/"), None)
+    name = rest[found.start() :]
+    image = name if name.startswith("@") else name[1:]
+    return RemoteLayoutName(f"{scheme}://{rest[: found.start()]}".rstrip("/"), image or None)
+
+
 def has_transport(text: str) -> bool:
     """Whether ``text`` begins with a transport, such as ``oci:``."""
-    return text.startswith(_TRANSPORTS)
+    return text.startswith(_TRANSPORTS) or is_url(text)
 
 
 def path_meant_by(text: str) -> str | None:

@@ -22,6 +22,7 @@ from ociexport.transfer.sources.names import (
     DirectoryName,
     LayoutName,
     RegistryName,
+    RemoteLayoutName,
     SourceName,
     parse_source_name,
 )
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ociexport.registry.client import RegistryClient
     from ociexport.registry.options import RegistryOptions
     from ociexport.storage.archive.members import ArchiveMembers
+    from ociexport.storage.remote_layout import RemoteLayout
     from ociexport.system.progress.protocol import Progress
 
 
@@ -51,6 +53,13 @@ def open_source(
         name = parse_source_name(name)
     if isinstance(name, RegistryName):
         return _open_remote(name.reference, new_client(options, progress), progress, owns_client=True)
+    if isinstance(name, RemoteLayoutName):
+        layout = open_remote_layout(name.path, new_client(options, progress), owns_client=True)
+        try:
+            return converting(layout.open_image(name.image, owns_layout=True), progress)
+        except BaseException:
+            layout.close()
+            raise
     return _open_local(name, progress)
 
 
@@ -69,6 +78,7 @@ class SourceOpener:
         self._client: RegistryClient | None = None
         self._archives: dict[str, ArchiveMembers] = {}
         self._listed: dict[SourceName, ListedSource] = {}
+        self._remote: dict[str, RemoteLayout] = {}
 
     def open(self, name: SourceName) -> ImageSource:
         """Return the source that ``name`` means; the caller closes it before this opener. Raises as `open_source`."""
@@ -80,12 +90,25 @@ class SourceOpener:
 
             members = self._archives[name.path].kept_open()
             return converting(open_image_in(members, name.image, self._progress or SILENT), self._progress)
+        if isinstance(name, RemoteLayoutName):
+            return converting(self.remote_layout(name.path).open_image(name.image), self._progress)
         if not isinstance(name, RegistryName):
             return _open_local(name, self._progress)
+        return _open_remote(name.reference, self._shared_client(), self._progress, owns_client=False)
+
+    def remote_layout(self, url: str) -> RemoteLayout:
+        """Return the layout at ``url``, whose ``index.json`` is fetched once for all its images."""
+        client = self._shared_client()
+        with self._lock:
+            if url not in self._remote:
+                self._remote[url] = open_remote_layout(url, client, owns_client=False)
+            return self._remote[url]
+
+    def _shared_client(self) -> RegistryClient:
         with self._lock:
             if self._client is None:
                 self._client = new_client(self._options, self._progress)
-        return _open_remote(name.reference, self._client, self._progress, owns_client=False)
+            return self._client
 
     def name_each(self, name: SourceName, *, everything: bool) -> list[SourceName]:
         """Return a name for each image of the layout or archive ``name``; of any other source, ``name`` itself.
@@ -97,9 +120,9 @@ class SourceOpener:
             everything: whether signatures and other companions count too if there are images beside them.
 
         Raises:
-            as `list_local_images` does.
+            as `list_layout_images` does.
         """
-        if not isinstance(name, LayoutName | ArchiveName) or name.image is not None:
+        if not isinstance(name, LayoutName | ArchiveName | RemoteLayoutName) or name.image is not None:
             return [name]
         if name.path == "-" and not everything:
             return [name]
@@ -117,7 +140,7 @@ class SourceOpener:
                 self._listed[replace(name, image=called)] = source
         return [replace(name, image=image) for image in shown]
 
-    def _is_one(self, name: LayoutName | ArchiveName) -> bool:
+    def _is_one(self, name: LayoutName | ArchiveName | RemoteLayoutName) -> bool:
         """Whether images without names are one image for several platforms, as crane writes them."""
         try:
             with closing(self.open(name)) as source:
@@ -128,8 +151,16 @@ class SourceOpener:
             return False
         return shared is not None
 
-    def _list_images(self, name: LayoutName | ArchiveName) -> tuple[Sequence[ListedImage], Sequence[ListedSource]]:
+    def _list_images(
+        self, name: LayoutName | ArchiveName | RemoteLayoutName
+    ) -> tuple[Sequence[ListedImage], Sequence[ListedSource]]:
         """Return the images of a layout or an archive, and their sources if they are cheap to open."""
+        if isinstance(name, RemoteLayoutName):
+            from ociexport.storage.remote_layout import RemoteImage  # noqa: PLC0415 - start-up: few layouts are elsewhere
+
+            remote = self.remote_layout(name.path)
+            images = remote.read_images()
+            return images, [RemoteImage(remote, descriptor, images) for descriptor, _ in images]
         if isinstance(name, LayoutName):
             layout = ImageLayout(name.path)
             images = layout.read_images()
@@ -146,6 +177,8 @@ class SourceOpener:
         """Close all connections and archives."""
         for members in self._archives.values():
             members.close()
+        for layout in self._remote.values():
+            layout.close()
         if self._client is not None:
             self._client.close()
 
@@ -187,6 +220,20 @@ def verify_digest(source: ImageSource, digest: Digest) -> None:
     found = source.fetch_manifest().digest
     if found != digest:
         raise DigestMismatchError(f"image {source.display_name}: digest mismatch: expected {digest}, got {found}")
+
+
+def open_remote_layout(url: str, client: RegistryClient, *, owns_client: bool) -> RemoteLayout:
+    """Return the layout at a URL; nothing is asked yet.
+
+    Args:
+        client: its options say how the server is reached; closed with the layout if ``owns_client``.
+
+    Raises:
+        UsageError: the URL does not parse, or its scheme is not allowed.
+    """
+    from ociexport.registry.web_layout import WebLayout  # noqa: PLC0415 - start-up: as in `new_client`
+
+    return WebLayout(url, client, owns_client=owns_client)
 
 
 def converting(source: ImageSource, progress: Progress | None) -> ImageSource:
