@@ -109,6 +109,7 @@ def test_no_circles_within_a_room() -> None:
         (("backports", "compression"), "ociexport.system.zstd"),
         (("cryptography",), "ociexport.images.keys"),
         (("yaml",), "ociexport.transfer.lists.yaml_nodes"),
+        (("s3fs", "fsspec", "botocore", "aiobotocore", "aiohttp"), "ociexport.storage.s3.bucket"),
         (("argparse",), "ociexport.cli"),
     ],
 )

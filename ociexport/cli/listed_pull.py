@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ociexport.cli.configuration import leave_out_configured
 from ociexport.cli.listed import ListRun, own_platforms, pinned_source
@@ -19,8 +20,11 @@ from ociexport.transfer.lists.entries import ListEntry
 from ociexport.transfer.lists.unchanged import Unchanged
 from ociexport.transfer.options import PullOptions
 from ociexport.transfer.pull_many import PullRequest, pull_requests
-from ociexport.transfer.sources.names import SourceName, parse_source_name
+from ociexport.transfer.sources.names import SourceName, is_s3_url, parse_source_name
 from ociexport.transfer.sources.open import SourceOpener
+
+if TYPE_CHECKING:
+    from ociexport.storage.s3.layout import S3Layout
 
 
 def read_pull_list(options: argparse.Namespace, progress: Progress, opener: SourceOpener) -> ListRun:
@@ -62,6 +66,7 @@ def read_pull_list(options: argparse.Namespace, progress: Progress, opener: Sour
 def pull_list(
     options: argparse.Namespace,
     run: ListRun,
+    layout: ImageLayout | S3Layout,
     *,
     sources: SourceOpener,
     registry: RegistryOptions,
@@ -76,13 +81,12 @@ def pull_list(
     Raises:
         UsageError: an image is in the layout that is written, or its platform is not the locked one.
     """
-    layout = ImageLayout(options.out)
     layout.verify_is_usable()
     for entry in run.entries:
         verify_is_another(parse_source_name(entry.image))
     for entry, error in run.unreadable:
         report.note_failure(entry.image, error)
-    unchanged = _unchanged_of(run.entries, layout, pull_options, options)
+    unchanged = _unchanged_of(run.entries, layout, pull_options, options) if isinstance(layout, ImageLayout) else []
     if unchanged:
         run.done(*unchanged)
         report.add_unchanged([(entry.locked.name, entry.locked.listed) for entry in unchanged if entry.locked])
@@ -95,7 +99,7 @@ def pull_list(
         outcomes = pull_requests(
             requests,
             # Workers may run in another directory.
-            options.out if executor is None else os.path.abspath(options.out),
+            options.out if executor is None or is_s3_url(options.out) else os.path.abspath(options.out),
             pull_options,
             executor=executor,
             registry=registry,

@@ -15,7 +15,7 @@ from ociexport.images.source import ImageName
 from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.spec.reference import ImageReference, is_path
 from ociexport.transfer.push_names import PushTarget, parse_target
-from ociexport.transfer.sources.names import has_transport
+from ociexport.transfer.sources.names import has_transport, is_s3_url, parse_remote_layout
 
 _REGISTRY_PREFIX = "docker://"
 _FORMATS: tuple[tuple[str, Literal["oci", "oci-archive", "docker-archive"]], ...] = (
@@ -49,6 +49,11 @@ def parse_copy_target(text: str) -> PushTarget | FilePlace:
     Raises:
         UsageError: it is no place that can be written to.
     """
+    if is_s3_url(text):
+        layout = parse_remote_layout(text)
+        if (layout.image or "").startswith("@"):
+            raise UsageError(f"{quoted(text)}: expected a name for the copy, got a digest or a position")
+        return FilePlace(layout.path, "oci", _names_of(layout.image) if layout.image is not None else None)
     for prefix, kind in _FORMATS:
         if text.startswith(prefix):
             path, name = _split_name(text.removeprefix(prefix))
@@ -83,12 +88,15 @@ def _path_in(text: str, path: str) -> str:
 def _split_name(text: str) -> tuple[str, ImageName | None]:
     """Return the path before the first colon, as skopeo reads it, and the names of the copy."""
     path, _, name = text.partition(":")
-    if not name:
-        return path, None
+    return path, _names_of(name) if name else None
+
+
+def _names_of(name: str) -> ImageName:
+    """Return the names of a copy that the user calls ``name``."""
     if "/" not in name and ":" not in name:
-        return path, ImageName(name, None)
+        return ImageName(name, None)
     try:
         reference = ImageReference.parse(name)
     except InvalidReferenceError:
-        return path, ImageName(name, None)
-    return path, ImageName(reference.tag, str(reference))
+        return ImageName(name, None)
+    return ImageName(reference.tag, str(reference))

@@ -17,12 +17,12 @@ from ociexport.spec.lazy_dataclass import replace
 from ociexport.spec.platforms import host_platform
 from ociexport.spec.reference import ImageReference
 from ociexport.storage.archive.names import is_archive_name
-from ociexport.storage.layout.layout import ImageLayout
 from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.transfer.copy import copy_image
+from ociexport.transfer.layouts import open_layout
 from ociexport.transfer.options import PullOptions
 from ociexport.transfer.result import PullResult
-from ociexport.transfer.sources.names import RegistryName, source_text
+from ociexport.transfer.sources.names import RegistryName, is_s3_url, source_text
 from ociexport.transfer.sources.open import SourceOpener, open_source
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ def pull(
 
     Args:
         image: a reference, another source's name, or an open source, which the caller closes.
-        out: a layout's directory (absent, empty or a layout), an archive's file (``*.tar``, or compressed ``*.tar.gz``
-            or ``*.tar.zst``), or an open destination.
+        out: a layout's directory (absent, empty or a layout), a layout in an object store (``s3://BUCKET/PATH``), an
+            archive's file (``*.tar``, or compressed ``*.tar.gz`` or ``*.tar.zst``), or an open destination.
         platform: the platform to take, or several; None for this machine's.
         jobs: how many blobs are fetched in parallel.
         progress: gets messages and the state of transfers.
@@ -104,10 +104,10 @@ def pull(
             thin = _thin_options(haves, delta, opener, options, progress, is_archive=is_archive)
             options = replace(options, thin=thin)
         if not isinstance(image, str | ImageReference):
-            return _pull_source(image, out, options, progress)
+            return _pull_source(image, out, options, registry, progress)
         name = image if isinstance(image, str) else RegistryName(image)
         source = stack.enter_context(closing(open_source(name, options=registry, progress=progress)))
-        return _pull_source(source, out, options, progress)
+        return _pull_source(source, out, options, registry, progress)
 
 
 def _thin_options(
@@ -134,13 +134,18 @@ def _thin_options(
 
 
 def _pull_source(
-    source: ImageSource, out: str | os.PathLike[str] | ImageDestination, options: PullOptions, progress: Progress
+    source: ImageSource,
+    out: str | os.PathLike[str] | ImageDestination,
+    options: PullOptions,
+    registry: RegistryOptions | None,
+    progress: Progress,
 ) -> PullResult:
     if not isinstance(out, str | os.PathLike):
         return copy_image(source, out, options, progress)
     path = os.fspath(out)
-    if not is_archive_name(path):
-        return copy_image(source, ImageLayout(path, recheck=options.recheck), options, progress)
+    if is_s3_url(path) or not is_archive_name(path):
+        with closing(open_layout(path, None, registry, progress, recheck=options.recheck)) as layout:
+            return copy_image(source, layout, options, progress)
     from ociexport.transfer.copy_to_archive import copy_to_archive  # noqa: PLC0415 - start-up: a layout does without
 
     return copy_to_archive([source], path, options, progress)[0]

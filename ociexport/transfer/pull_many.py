@@ -22,11 +22,10 @@ from ociexport.spec.descriptor import Platform
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass, replace
 from ociexport.spec.platforms import host_platform
-from ociexport.storage.layout.cache import BlobCache
-from ociexport.storage.layout.layout import ImageLayout
 from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.system.threads import starting_threads
 from ociexport.transfer.copy import copy_image
+from ociexport.transfer.layouts import open_layout
 from ociexport.transfer.options import PullOptions
 from ociexport.transfer.result import PullResult
 from ociexport.transfer.sources.names import RegistryName, SourceName, parse_source_name
@@ -35,6 +34,8 @@ from ociexport.transfer.sources.open import SourceOpener, verify_digest
 if TYPE_CHECKING:
     from ociexport.images.diff_id_checks import VerifiedDiffIds
     from ociexport.registry.options import RegistryOptions
+    from ociexport.storage.layout.layout import ImageLayout
+    from ociexport.storage.s3.layout import S3Layout
 
 # Each fetches several blobs in parallel; more workers would only wait for the machine's network.
 DEFAULT_WORKERS = 4
@@ -187,7 +188,7 @@ def _outcomes_here(orders: list[_Order], opener: SourceOpener | None, progress: 
     with ExitStack() as stack:
         if opener is None:
             opener = stack.enter_context(closing(SourceOpener(options=orders[0].registry, progress=progress)))
-        layouts = _Layouts(orders, stack)
+        layouts = _Layouts(orders, stack, progress)
         workers = ThreadPoolExecutor(DEFAULT_WORKERS, thread_name_prefix="pull")
         # Shut down before the names are written, since its threads may still be completing an image.
         stack.callback(workers.shutdown, cancel_futures=True)
@@ -211,15 +212,16 @@ def _outcomes_here(orders: list[_Order], opener: SourceOpener | None, progress: 
 class _Layouts:
     """The layouts of a list, each opened once, and until the end of the list in a batch of its own."""
 
-    def __init__(self, orders: list[_Order], stack: ExitStack) -> None:
-        self._known: dict[str, ImageLayout] = {}
+    def __init__(self, orders: list[_Order], stack: ExitStack, progress: Progress) -> None:
+        self._known: dict[str, ImageLayout | S3Layout] = {}
         for order in orders:
             if order.layout not in self._known:
-                cache = BlobCache(order.cache) if order.cache is not None else None
-                self._known[order.layout] = ImageLayout(order.layout, cache=cache, recheck=order.options.recheck)
-                stack.enter_context(self._known[order.layout].batch())
+                layout = open_layout(order.layout, order.cache, order.registry, progress, recheck=order.options.recheck)
+                self._known[order.layout] = layout
+                stack.callback(layout.close)
+                stack.enter_context(layout.batch())
 
-    def __getitem__(self, order: _Order) -> ImageLayout:
+    def __getitem__(self, order: _Order) -> ImageLayout | S3Layout:
         return self._known[order.layout]
 
     def commit_names(self) -> None:
@@ -291,15 +293,14 @@ class _Submitted:
 
 def _pull_alone(order: _Order) -> PullOutcome:
     """Pull in a worker that may be another process, on another machine."""
-    cache = BlobCache(order.cache) if order.cache is not None else None
-    layout = ImageLayout(order.layout, cache=cache, recheck=order.options.recheck)
-    with closing(SourceOpener(options=order.registry)) as opener:
+    layout = open_layout(order.layout, order.cache, order.registry, SILENT, recheck=order.options.recheck)
+    with closing(layout), closing(SourceOpener(options=order.registry)) as opener:
         return _pull_with(order, layout, opener, SILENT)
 
 
 def _pull_with(
     order: _Order,
-    destination: ImageLayout,
+    destination: ImageLayout | S3Layout,
     opener: SourceOpener,
     progress: Progress,
     verified: VerifiedDiffIds | None = None,

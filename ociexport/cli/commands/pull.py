@@ -35,6 +35,7 @@ from ociexport.system.environment import source_date_epoch
 from ociexport.system.files import new_file
 from ociexport.system.progress.protocol import SILENT
 from ociexport.transfer.copy import copy_image
+from ociexport.transfer.layouts import open_layout
 from ociexport.transfer.options import PullOptions
 from ociexport.transfer.sources.names import ArchiveName, LayoutName, RemoteLayoutName, SourceName, parse_source_name
 from ociexport.transfer.sources.open import SourceOpener
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from ociexport.images.choose import PlatformChoice
     from ociexport.images.diff_id_checks import VerifiedDiffIds
     from ociexport.registry.options import RegistryOptions
+    from ociexport.storage.s3.layout import S3Layout
     from ociexport.system.progress.protocol import Progress
     from ociexport.transfer.result import PullResult
 
@@ -198,16 +200,19 @@ def _pull_list(options: argparse.Namespace, sources: SourceOpener, report: PullR
     with read_pull_list(options, report.progress, sources) as run:
         if is_archive(options) or options.dry_run:
             return _pull_list_together(options, run, sources, report)
-        layout = ImageLayout(options.out)
-        return pull_list(
-            options,
-            run,
-            sources=sources,
-            registry=registry_options_from(options),
-            report=report,
-            pull_options=_pull_options_from(options, sources, report, is_archive=False),
-            verify_is_another=lambda name: _verify_is_another(name, layout),
-        )
+        registry = registry_options_from(options)
+        layout = open_layout(options.out, None, registry, report.progress, recheck=options.recheck)
+        with closing(layout):
+            return pull_list(
+                options,
+                run,
+                layout,
+                sources=sources,
+                registry=registry,
+                report=report,
+                pull_options=_pull_options_from(options, sources, report, is_archive=False),
+                verify_is_another=lambda name: _verify_is_another(name, layout),
+            )
 
 
 def _pull_list_together(options: argparse.Namespace, run: ListRun, sources: SourceOpener, report: PullReport) -> int:
@@ -272,7 +277,22 @@ def _pull_into_layout(
     pull_options: PullOptions | None = None,
 ) -> int:
     cache = BlobCache(options.cache) if options.cache else None
-    layout = ImageLayout(options.out, cache=cache, recheck=options.recheck)
+    registry = registry_options_from(options)
+    layout = open_layout(options.out, options.cache, registry, report.progress, recheck=options.recheck)
+    with closing(layout):
+        return _pull_into(layout, options, wanted, sources, report, pull_options=pull_options, cache=cache)
+
+
+def _pull_into(
+    layout: ImageLayout | S3Layout,
+    options: argparse.Namespace,
+    wanted: list[_Wanted],
+    sources: SourceOpener,
+    report: PullReport,
+    *,
+    pull_options: PullOptions | None,
+    cache: BlobCache | None,
+) -> int:
     layout.verify_is_usable()
     for name, _ in wanted:
         _verify_is_another(name, layout)
@@ -359,13 +379,16 @@ def _open_all(wanted: list[_Wanted], sources: SourceOpener, stack: ExitStack) ->
     return [stack.enter_context(closing(sources.open(name))) for name, _ in wanted]
 
 
-def _verify_is_another(name: SourceName, layout: ImageLayout) -> None:
+def _verify_is_another(name: SourceName, layout: ImageLayout | S3Layout) -> None:
     """Return if ``name`` does not name the layout to be written, as in ``pull ./alpine -o alpine``.
 
     Raises:
         UsageError: it does.
     """
-    if isinstance(name, LayoutName) and os.path.isdir(layout.path) and os.path.samefile(name.path, layout.path):
+    is_same = isinstance(name, RemoteLayoutName) and name.path == layout.path
+    if isinstance(name, LayoutName) and os.path.isdir(layout.path):
+        is_same = os.path.samefile(name.path, layout.path)
+    if is_same and isinstance(name, LayoutName | RemoteLayoutName):
         raise UsageError(
             f"{quoted(name.path)}: expected an image from elsewhere, got the layout that --out names",
             hint="docker:// before a name makes it an image reference",

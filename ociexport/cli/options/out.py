@@ -12,6 +12,7 @@ from ociexport.cli.configuration import leave_out_configured
 from ociexport.errors import UsageError, printable, quoted
 from ociexport.storage.archive.names import compression_of, is_archive_name
 from ociexport.system.files import is_stream, open_stream
+from ociexport.transfer.sources.names import is_s3_url, is_url, parse_remote_layout
 
 _LAYOUT = "oci"
 _FORMATS = (_LAYOUT, "oci-archive", "docker-archive")
@@ -83,6 +84,9 @@ def _is_archive(options: argparse.Namespace) -> bool:
             f"--out {quoted(options.out)}: expected the directory of a layout, got a stream",
             hint="--format oci-archive is a layout in one file",
         )
+    if is_url(options.out):
+        _verify_is_layout_in_s3(options)
+        return False
     if options.format is not None:
         return bool(options.format != _LAYOUT)
     if options.out.endswith(_OTHER_SUFFIXES):
@@ -92,6 +96,32 @@ def _is_archive(options: argparse.Namespace) -> bool:
             hint=f"did you mean --out {printable(options.out.removesuffix(suffix))}.tar.zst?",
         )
     return is_archive_name(options.out) or is_pipe(options.out)
+
+
+def _verify_is_layout_in_s3(options: argparse.Namespace) -> None:
+    """Return if the URL of ``--out`` is that of a whole layout in an object store.
+
+    Raises:
+        UsageError: it is another place, or an option beside it is for places on this machine.
+    """
+    expected = f"--out {quoted(options.out)}: expected"
+    if not is_s3_url(options.out):
+        raise UsageError(f"{expected} a place that can be written to: a path or s3://BUCKET/PATH, got a web server")
+    layout = parse_remote_layout(options.out)
+    if layout.image is not None:
+        raise UsageError(
+            f"{expected} a layout without a name, got {quoted(layout.image)} after it",
+            hint=f"ociexport copy IMAGE {printable(options.out)} names one copy",
+        )
+    if is_archive_name(layout.path) or options.format not in (None, _LAYOUT):
+        raise UsageError(f"{expected} a layout, got an archive, which can't be written to S3")
+    for option in ("cache", "dry_run"):
+        leave_out_configured(options, option)
+        if getattr(options, option, None):
+            raise UsageError(
+                f"--{option.replace('_', '-')}: expected a place on this machine, got {quoted(options.out)}"
+            )
+    options.out = layout.path
 
 
 @contextmanager

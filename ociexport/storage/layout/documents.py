@@ -123,14 +123,9 @@ class LayoutDocuments:
 
     def _list_images(self, images: Sequence[ListedImage]) -> None:
         with self._locked():
-            index, known = self._read_raw_index()
-            new = [named(*image) for image in images]
-            kept = _kept_entries(known, new, [name for _, name in images])
-            added = list(compress(new, kept[len(known) :]))
-            index["manifests"] = [*compress(index["manifests"], kept), *(entry.to_json() for entry in added)]
-            raw = to_json(index)
+            raw, entries = with_images(*self._read_raw_index(), images)
             self._replace(INDEX_FILE, raw)
-            self._last_index = raw, [*compress(known, kept), *added]
+            self._last_index = raw, entries
 
     def unlist(self, removed: Collection[int], before: bytes) -> None:
         """Remove entries from ``index.json``; all else in it stays as it is.
@@ -172,16 +167,8 @@ class LayoutDocuments:
     def _read_raw_index(self) -> tuple[dict[str, Any], list[Descriptor]]:
         """Return ``index.json`` with the members that we do not know, since they are kept, and its entries."""
         raw = self.read_index_bytes()
-        if raw is None:
-            return _new_index(), []
         last, known = self._last_index
-        if raw != last:
-            item = parse_json_object(raw, where=self._directory.path_of(INDEX_FILE))
-            known = [Descriptor.from_json(entry) for entry in item.objects("manifests")]
-            del item  # which takes as much memory as the one below
-        index: dict[str, Any] = json.loads(raw)
-        index["manifests"] = index.get("manifests") or []
-        return index, known
+        return parse_raw_index(raw, self._directory.path_of(INDEX_FILE), known if raw == last else None)
 
 
 def verify_layout_version(raw: bytes, where: str) -> None:
@@ -189,6 +176,42 @@ def verify_layout_version(raw: bytes, where: str) -> None:
     version = parse_json_object(raw, where=where).text("imageLayoutVersion")
     if version.split(".")[0] != "1":
         raise UnsupportedMediaTypeError(f"imageLayoutVersion: expected 1.0.0, got {quoted(version)}", where=where)
+
+
+def parse_raw_index(
+    raw: bytes | None, where: str, known: list[Descriptor] | None = None
+) -> tuple[dict[str, Any], list[Descriptor]]:
+    """Return an ``index.json`` with the members that we do not know, since they are kept, and its entries.
+
+    Args:
+        raw: None for a new one.
+        known: the entries, if ``raw`` was parsed before.
+    """
+    if raw is None:
+        return _new_index(), []
+    if known is None:
+        item = parse_json_object(raw, where=where)
+        known = [Descriptor.from_json(entry) for entry in item.objects("manifests")]
+        del item  # which takes as much memory as the one below
+    index: dict[str, Any] = json.loads(raw)
+    index["manifests"] = index.get("manifests") or []
+    return index, known
+
+
+def with_images(
+    index: dict[str, Any], known: Sequence[Descriptor], images: Sequence[ListedImage]
+) -> tuple[bytes, list[Descriptor]]:
+    """Return an ``index.json`` to which ``images`` were added one by one, and its entries.
+
+    Args:
+        index: is changed.
+        known: its entries.
+    """
+    new = [named(*image) for image in images]
+    kept = _kept_entries(known, new, [name for _, name in images])
+    added = list(compress(new, kept[len(known) :]))
+    index["manifests"] = [*compress(index["manifests"], kept), *(entry.to_json() for entry in added)]
+    return to_json(index), [*compress(known, kept), *added]
 
 
 def to_json(value: object) -> bytes:

@@ -282,6 +282,9 @@ class ImageLayout:
         """Within a `batch`, write the names of all images that are complete; see `write_name`."""
         self._documents.commit_names()
 
+    def close(self) -> None:
+        """Nothing stays open."""
+
     # The life cycle of the directory.
 
     def begin(self) -> AbstractContextManager[LayoutUse]:

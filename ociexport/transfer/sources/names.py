@@ -181,6 +181,11 @@ def parse_remote_layout(text: str) -> RemoteLayoutName:
     return RemoteLayoutName(f"{scheme}://{rest[: found.start()]}".rstrip("/"), image or None)
 
 
+def is_s3_url(text: str) -> bool:
+    """Whether ``text`` is the URL of a place in an object store."""
+    return text.lower().startswith(_S3_PREFIX)
+
+
 def has_transport(text: str) -> bool:
     """Whether ``text`` begins with a transport, such as ``oci:``."""
     return text.startswith(_TRANSPORTS) or is_url(text)

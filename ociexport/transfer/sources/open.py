@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ociexport.registry.options import RegistryOptions
     from ociexport.storage.archive.members import ArchiveMembers
     from ociexport.storage.remote_layout import RemoteLayout
+    from ociexport.storage.s3.layout import S3Layout
     from ociexport.system.progress.protocol import Progress
 
 
@@ -54,7 +55,7 @@ def open_source(
     if isinstance(name, RegistryName):
         return _open_remote(name.reference, new_client(options, progress), progress, owns_client=True)
     if isinstance(name, RemoteLayoutName):
-        layout = open_remote_layout(name.path, new_client(options, progress), owns_client=True)
+        layout = open_remote_layout(name.path, options, progress)
         try:
             return converting(layout.open_image(name.image, owns_layout=True), progress)
         except BaseException:
@@ -98,10 +99,10 @@ class SourceOpener:
 
     def remote_layout(self, url: str) -> RemoteLayout:
         """Return the layout at ``url``, whose ``index.json`` is fetched once for all its images."""
-        client = self._shared_client()
+        client = None if url.startswith("s3:") else self._shared_client()
         with self._lock:
             if url not in self._remote:
-                self._remote[url] = open_remote_layout(url, client, owns_client=False)
+                self._remote[url] = open_remote_layout(url, self._options, self._progress, client=client)
             return self._remote[url]
 
     def _shared_client(self) -> RegistryClient:
@@ -222,18 +223,46 @@ def verify_digest(source: ImageSource, digest: Digest) -> None:
         raise DigestMismatchError(f"image {source.display_name}: digest mismatch: expected {digest}, got {found}")
 
 
-def open_remote_layout(url: str, client: RegistryClient, *, owns_client: bool) -> RemoteLayout:
-    """Return the layout at a URL; nothing is asked yet.
+def open_remote_layout(
+    url: str, options: RegistryOptions | None, progress: Progress | None, *, client: RegistryClient | None = None
+) -> RemoteLayout:
+    """Return the layout at a URL; nothing is asked yet. The caller closes it.
 
     Args:
-        client: its options say how the server is reached; closed with the layout if ``owns_client``.
+        options: how its server is reached.
+        client: shares its connections with others; None for new ones.
 
     Raises:
-        UsageError: the URL does not parse, or its scheme is not allowed.
+        UsageError: the URL does not parse, its scheme is not allowed, or s3fs is not installed.
     """
+    if url.startswith("s3:"):
+        return open_s3_layout(url, options, progress)
     from ociexport.registry.web_layout import WebLayout  # noqa: PLC0415 - start-up: as in `new_client`
 
-    return WebLayout(url, client, owns_client=owns_client)
+    return WebLayout(url, client or new_client(options, progress), owns_client=client is None)
+
+
+def open_s3_layout(url: str, options: RegistryOptions | None, progress: Progress | None) -> S3Layout:
+    """Return the layout in an object store, as a source or a destination. The caller closes it.
+
+    Raises:
+        UsageError: s3fs is not installed.
+    """
+    from ociexport.storage.s3.bucket import S3Options  # noqa: PLC0415 - start-up: few layouts are in S3
+    from ociexport.storage.s3.layout import S3Layout  # noqa: PLC0415 - start-up: as above
+    from ociexport.system.progress.protocol import SILENT  # noqa: PLC0415 - start-up: as above
+
+    if options is None:
+        return S3Layout(url, None, progress or SILENT)
+    verify: bool | str = str(options.ca_file) if options.ca_file is not None else True
+    settings = S3Options(
+        False if options.insecure else verify,
+        options.retry_times,
+        options.retry_delay_seconds,
+        options.connect_timeout_seconds,
+        options.read_timeout_seconds,
+    )
+    return S3Layout(url, settings, progress or SILENT)
 
 
 def converting(source: ImageSource, progress: Progress | None) -> ImageSource:
