@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
 from ociexport.cli.configuration import leave_out_configured
 from ociexport.cli.exit_codes import OK
 from ociexport.cli.options.counts import count_from
 from ociexport.cli.options.json import add_json_argument, print_json
+from ociexport.cli.options.lists import add_profile_argument
 from ociexport.cli.options.progress import progress_from
-from ociexport.errors import UsageError, counted, escaped, printable, quoted
-from ociexport.system.progress.protocol import format_bytes
-from ociexport.verification.keep import MAX_LIST_BYTES, Keep, KeepNewest, parse_keep_list
+from ociexport.errors import UsageError, counted, escaped, printable
+from ociexport.system.progress.protocol import Progress, format_bytes
+from ociexport.verification.keep import Keep, KeepNewest
 from ociexport.verification.prune import PrunedName, PruneResult, prune
-
-_STANDARD_INPUT = "-"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,8 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("layout", metavar="LAYOUT", help="directory of an OCI layout")
     parser.add_argument(
         "--keep",
-        metavar="LIST",
-        help="file with the names of the images to keep, one on a line, * for any characters; - for standard input",
+        metavar="FILE|URL|-",
+        help="keep the images that this list names: a list of any format, see ociexport images, a lock file, or names "
+        "with * for any characters, one on a line",
     )
     parser.add_argument(
         "--keep-newest",
@@ -33,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=count_from(1),
         help="keep the N images of each repository that were created last",
     )
+    add_profile_argument(parser)
     parser.add_argument("--yes", action="store_true", help="remove; without it, only print what would be removed")
     add_json_argument(parser)
 
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print each name that is removed from the layout, and the path of each removed file."""
     progress = progress_from(options)
-    result = prune(options.layout, _keep_from(options), is_confirmed=options.yes)
+    result = prune(options.layout, _keep_from(options, progress), is_confirmed=options.yes)
     for note in result.notes:
         progress.warn(note)
     if options.json:
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     return OK
 
 
-def _keep_from(options: argparse.Namespace) -> Keep:
+def _keep_from(options: argparse.Namespace, progress: Progress) -> Keep:
     if options.keep is not None and options.keep_newest is not None:
         leave_out_configured(options, "keep", "keep_newest")
     if (options.keep is None) == (options.keep_newest is None):
@@ -64,21 +64,9 @@ def _keep_from(options: argparse.Namespace) -> Keep:
         )
     if options.keep_newest is not None:
         return KeepNewest(options.keep_newest)
-    place = "standard input" if options.keep == _STANDARD_INPUT else printable(options.keep)
-    return parse_keep_list(_read_list(options.keep, place), place)
+    from ociexport.cli.keep_list import read_keep_list  # noqa: PLC0415 - start-up: --keep-newest reads no list
 
-
-def _read_list(path: str, place: str) -> str:
-    with open(0 if path == _STANDARD_INPUT else path, "rb", closefd=path != _STANDARD_INPUT) as file:
-        raw = file.read(MAX_LIST_BYTES + 1)
-    if len(raw) > MAX_LIST_BYTES:
-        raise UsageError(f"{place}: expected at most {counted(MAX_LIST_BYTES, 'byte')}, got more")
-    try:
-        return raw.decode()
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        got = quoted(os.fsdecode(raw[error.start : error.end]))
-        raise UsageError(f"{place}: line {line}: expected UTF-8, got {got}") from error
+    return read_keep_list(options, progress)
 
 
 def _summary(result: PruneResult, *, is_done: bool) -> str:

@@ -51,6 +51,18 @@ def parse_list(
     return _ListParser(text, file, directory, profiles, environment).parse()
 
 
+def is_plain_list(text: str) -> bool:
+    """Whether the text of a list has one image a line, and is neither JSON nor YAML."""
+    first = _first_line(text)
+    return not first.startswith(("{", "[")) and not _YAML_LINE.match(first)
+
+
+def _first_line(text: str) -> str:
+    """Return the first line that is neither empty nor a comment."""
+    lines = (line.strip() for line in text.splitlines())
+    return next((line for line in lines if line and not line.startswith("#")), "")
+
+
 class _ListParser:
     def __init__(
         self, text: str, file: str, directory: str | None, profiles: Sequence[str], environment: Mapping[str, str]
@@ -63,7 +75,7 @@ class _ListParser:
         self._findings = Findings()
 
     def parse(self) -> ImageList:
-        first = self._first_line()
+        first = _first_line(self._text)
         if first.startswith("{{"):
             raise UsageError(
                 f"{self._place.file}: expected a list of images, got a template", hint="helm template makes YAML of it"
@@ -81,11 +93,6 @@ class _ListParser:
         return ImageList(
             self._place.file, tuple(findings.formats), findings.entries, tuple(dict.fromkeys(findings.warnings))
         )
-
-    def _first_line(self) -> str:
-        """Return the first line that is neither empty nor a comment."""
-        lines = (line.strip() for line in self._text.splitlines())
-        return next((line for line in lines if line and not line.startswith("#")), "")
 
     def _read_json(self, first: str) -> None:
         from ociexport.transfer.lists.lock import is_lock_line, read_lock  # noqa: PLC0415 - start-up: one format of many

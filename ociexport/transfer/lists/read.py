@@ -21,6 +21,11 @@ STANDARD_INPUT = "-"
 _URLS = ("https://", "http://")
 
 
+def is_list_url(name: str) -> bool:
+    """Whether the name of a list is a URL."""
+    return name.lower().startswith(_URLS)
+
+
 def read_list(
     name: str,
     *,
@@ -44,7 +49,7 @@ def read_list(
     if name == STANDARD_INPUT:
         raw = sys.stdin.buffer.read(MAX_LIST_BYTES + 1)
         return parse_list(raw, "standard input", profiles=profiles)
-    if name.lower().startswith(_URLS):
+    if is_list_url(name):
         from ociexport.registry.http.failures import redacted  # noqa: PLC0415 - start-up: few lists are at a URL
         from ociexport.registry.web_document import fetch_web_document  # noqa: PLC0415 - start-up: as above
         from ociexport.system.progress.protocol import SILENT  # noqa: PLC0415 - start-up: as above
