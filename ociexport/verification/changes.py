@@ -33,7 +33,7 @@ class Snapshot:
             a name is called ``@`` and its digest.
         platforms: for each name, the digest of each platform's manifest.
         about: for each name, the digests of the signatures and SBOMs; None if that is not known.
-        blobs: the sizes of the blobs that it holds.
+        blobs: the sizes of the blobs that it holds, and of those that it lacks because the far side has them.
     """
 
     place: str
@@ -85,8 +85,11 @@ class Changes:
         return sum(one.change is change for one in self.names)
 
     def of(self, image: ReportedImage) -> Change:
-        """Return what happened to an image: the first of `Change` that happened to one of its names."""
-        return self._by_image[image.digest]
+        """Return what happened to an image: the first of `Change` that happened to one of its names.
+
+        Signatures that only a ``bundle.json`` names are not compared, and so are unchanged.
+        """
+        return self._by_image.get(image.digest, Change.UNCHANGED)
 
     @cached_property
     def _by_image(self) -> dict[Digest, Change]:
@@ -99,7 +102,7 @@ class Changes:
 
 
 def read_snapshot(source: str, progress: Progress = SILENT) -> Snapshot:
-    """Return the snapshot of the layout or archive called ``source``. Raises as `make_report`."""
+    """Return the snapshot of the layout, archive or ``bundle.json`` called ``source``. Raises as `make_report`."""
     return snapshot_of(make_report(source, progress))
 
 
@@ -109,6 +112,8 @@ def snapshot_of(report: Report) -> Snapshot:
     platforms: dict[str, dict[str, Digest]] = {}
     about: dict[str, frozenset[Digest]] = {}
     for image in report.images:
+        if report.is_told and image.kind == "artifact" and not image.names:
+            continue  # a signature, which other reports count with its image
         for name in _names_of(image):
             images[name] = images.get(name, frozenset()) | {image.digest}
             about[name] = about.get(name, frozenset()) | {one.digest for one in image.about}
@@ -116,7 +121,8 @@ def snapshot_of(report: Report) -> Snapshot:
             for part in image.parts:
                 if part.platform is not None:
                     known[part.platform] = part.digest
-    return Snapshot(report.place, images, platforms, about, report.stored)
+    blobs = {digest: one.size for digest, one in report.expected.items()} | dict(report.stored)
+    return Snapshot(report.place, images, platforms, None if report.is_told else about, blobs)
 
 
 def compare(report: Report, old: Snapshot) -> Changes:
@@ -130,7 +136,8 @@ def compare(report: Report, old: Snapshot) -> Changes:
     for name in dict.fromkeys((*new.images, *old.images)):
         before, now = old.images.get(name, frozenset()), new.images.get(name, frozenset())
         change = _change_of(before, now)
-        has_other_about = bool(before and now) and _about(old, name) not in (None, _about(new, name))
+        is_known = old.about is not None and new.about is not None
+        has_other_about = is_known and bool(before and now) and _about(old, name) != _about(new, name)
         if change is Change.UNCHANGED and has_other_about:
             change = Change.CHANGED
         names.append(
@@ -149,7 +156,7 @@ def compare(report: Report, old: Snapshot) -> Changes:
         since=old.place,
         names=tuple(names),
         new_bytes=_size_of(report.stored, all_needed - old.blobs.keys()),
-        gone_bytes=_size_of(old.blobs, set(old.blobs.keys() - report.stored.keys())),
+        gone_bytes=_size_of(old.blobs, set(old.blobs.keys() - new.blobs.keys())),
     )
 
 

@@ -13,13 +13,16 @@ from ociexport.errors import InvalidImageError, UsageError, quoted
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.storage.archive.members import ArchiveMembers
+from ociexport.storage.bundle import Bundle
 from ociexport.storage.layout.blobs import blob_name
-from ociexport.storage.layout.documents import INDEX_FILE
+from ociexport.storage.layout.documents import BUNDLE_FILE, INDEX_FILE
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.system.progress.protocol import Progress
 from ociexport.transfer.sources.names import ArchiveName, LayoutName, parse_source_name
 from ociexport.verification.archives import read_archive_roots
+from ociexport.verification.bundles import read_bundle
 from ociexport.verification.findings import Findings
+from ociexport.verification.left_out import left_out_of
 from ociexport.verification.listed import ListedEntry
 from ociexport.verification.stores import ArchiveStore, LayoutStore, layout_blobs, read_roots
 
@@ -35,6 +38,7 @@ class Contents:
             files by digests.
         unfinished: the number of blobs that interrupted runs left, and their bytes.
         findings: what is wrong with the list of images.
+        bundle: its ``bundle.json``; None if it has none.
     """
 
     place: str
@@ -42,6 +46,7 @@ class Contents:
     stored: Mapping[Digest, int] | None
     unfinished: tuple[int, int]
     findings: Findings
+    bundle: Bundle | None = None
     _members: ArchiveMembers | None = None
 
     def close(self) -> None:
@@ -73,7 +78,9 @@ def _layout_contents(path: str) -> Contents:
     layout = ImageLayout(path)
     layout.read_images()
     findings = Findings()
-    roots = read_roots(LayoutStore(layout), findings)
+    store = LayoutStore(layout)
+    bundle = read_bundle(store, findings)
+    roots = read_roots(store, findings)
     # A link is no blob: nothing follows it.
     stored = {
         entry.digest: entry.status.st_size
@@ -83,20 +90,22 @@ def _layout_contents(path: str) -> Contents:
     sizes: list[int] = []
     with suppress(InvalidImageError):  # something else has the name of their directory
         sizes = [status.st_size for _, status in layout.partial_files() if stat.S_ISREG(status.st_mode)]
-    return Contents(path, tuple(map(ListedEntry.of, roots)), stored, (len(sizes), sum(sizes)), findings)
+    return Contents(path, tuple(map(ListedEntry.of, roots)), stored, (len(sizes), sum(sizes)), findings, bundle)
 
 
 def _archive_contents(path: str, progress: Progress) -> Contents:
     members = ArchiveMembers.open(path)
     try:
         findings = Findings()
-        entries = tuple(map(ListedEntry.of, read_archive_roots(members, findings, progress)))
+        bundle = read_bundle(ArchiveStore(members), findings) if BUNDLE_FILE in members else None
+        expected = frozenset(map(blob_name, left_out_of(bundle)))
+        entries = tuple(map(ListedEntry.of, read_archive_roots(members, findings, progress, expected)))
         stored = None
         if INDEX_FILE in members:
             digests = ArchiveStore(members).list_blobs(Findings())
             stored = {digest: members.size_of(name) for digest in digests if (name := blob_name(digest)) in members}
         place = "standard input" if path == "-" else path
-        return Contents(place, entries, stored, (0, 0), findings, members)
+        return Contents(place, entries, stored, (0, 0), findings, bundle, members)
     except BaseException:
         members.close()
         raise

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from ociexport.errors import printable
@@ -20,9 +21,11 @@ from ociexport.spec import mediatypes
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.spec.manifest import Index
+from ociexport.storage.bundle import Bundle
 from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.verification.contents import Contents, open_contents
 from ociexport.verification.findings import Finding, Findings
+from ociexport.verification.left_out import LeftOut, ToldContents, left_out_of, read_bundle_file, recipes_of
 from ociexport.verification.listed import Companions, ListedEntry, follow_with_companions
 from ociexport.verification.parts import AboutKind, Part, newest, parse_annotated, read_parts
 from ociexport.verification.walk import Walk
@@ -56,6 +59,7 @@ class ReportedImage:
         unique: bytes of those blobs that no other image needs.
         shared: bytes of the others.
         missing: blobs that it needs and that are not stored, with their sizes as declared.
+        expected: blobs that it needs and that a ``bundle.json`` says are elsewhere, such as on the far side.
         absent: manifests that its index lists and that are not stored, as the specification allows.
     """
 
@@ -69,6 +73,7 @@ class ReportedImage:
     unique: int
     shared: int
     missing: Mapping[Digest, int]
+    expected: Mapping[Digest, LeftOut]
     absent: int
 
     @property
@@ -110,6 +115,8 @@ class Report:
         unreferenced_blobs: how many these are.
         unfinished: the number of blobs that interrupted runs left beside, and their bytes.
         findings: what is wrong with documents.
+        expected: blobs that images need and that a ``bundle.json`` says are elsewhere.
+        is_told: whether all of this is only what a ``bundle.json`` says: neither the blobs nor the documents are here.
     """
 
     place: str
@@ -121,6 +128,8 @@ class Report:
     unreferenced_blobs: int
     unfinished: tuple[int, int]
     findings: tuple[Finding, ...]
+    expected: Mapping[Digest, LeftOut]
+    is_told: bool = False
 
     @property
     def size(self) -> int:
@@ -129,7 +138,14 @@ class Report:
 
 
 def make_report(source: str, progress: Progress = SILENT) -> Report:
-    """Return what the layout or archive called ``source`` holds. Raises as `open_contents`."""
+    """Return what the layout or archive called ``source`` holds, or what the ``bundle.json`` at this path says.
+
+    Raises:
+        as `open_contents` and `read_bundle_file`.
+    """
+    bundle = read_bundle_file(source)
+    if bundle is not None:
+        return _report_on_bundle(bundle, source)
     with closing(open_contents(source, progress)) as contents:
         return _report_on(contents)
 
@@ -142,6 +158,11 @@ class _Reached:
     followed: tuple[ListedEntry, ...]
     walk: Walk
     reached: frozenset[Digest]
+
+    def with_recipes(self, recipes: Mapping[Digest, Digest]) -> _Reached:
+        """Return the image with the recipes of its layers, which it reaches too."""
+        own = frozenset(recipe for layer, recipe in recipes.items() if layer in self.reached)
+        return replace(self, reached=self.reached | own) if own else self
 
 
 def _report_on(contents: Contents) -> Report:
@@ -160,11 +181,15 @@ def _report_on(contents: Contents) -> Report:
     position = {id(entry): number for number, entry in enumerate(contents.entries)}
     found.sort(key=lambda one: position[id(one.entries[0])])
     stored = contents.stored if contents.stored is not None else _sizes_of(found)
+    left_out = {one: what for one, what in left_out_of(contents.bundle).items() if one not in stored}
+    recipes = recipes_of(contents.bundle)
+    found = [one.with_recipes(recipes) for one in found]
     uses = Counter(digest for one in found for digest in one.reached if digest in stored)
     unreferenced = stored.keys() - uses.keys()
+    needed = {digest for one in found for digest in one.reached}
     return Report(
         place=contents.place,
-        images=tuple(_reported(one, stored, uses) for one in found),
+        images=tuple(_reported(one, stored, uses, left_out) for one in found),
         stored=stored,
         unique=sum(stored[digest] for digest, count in uses.items() if count == 1),
         shared=sum(stored[digest] for digest, count in uses.items() if count > 1),
@@ -172,6 +197,49 @@ def _report_on(contents: Contents) -> Report:
         unreferenced_blobs=len(unreferenced),
         unfinished=contents.unfinished,
         findings=tuple(finding for finding in contents.findings if finding.is_wrong),
+        expected={digest: what for digest, what in left_out.items() if digest in needed},
+    )
+
+
+def _report_on_bundle(bundle: Bundle, place: str) -> Report:
+    """Return a report that needs nothing but ``bundle.json``. It does not know times, and what a signature is about."""
+    told = ToldContents(bundle)
+    stored, uses = told.stored, told.uses()
+    left_out = {one: what for one, what in left_out_of(bundle).items() if one not in stored}
+    images = []
+    for group in (*told.images, *told.others):
+        first = group[0]
+        reached = {digest for image in group for digest in told.reached_by(image)}
+        blobs = frozenset(reached & stored.keys())
+        images.append(
+            ReportedImage(
+                names=tuple(dict.fromkeys(image.name for image in group if image.name is not None)),
+                digest=first.digest,
+                media_type=told.media_type_of(first),
+                parts=tuple(map(told.part_of, first.manifests)),
+                about=(),
+                created=None,
+                blobs=blobs,
+                unique=sum(stored[digest] for digest in blobs if uses[digest] == 1),
+                shared=sum(stored[digest] for digest in blobs if uses[digest] > 1),
+                missing={},
+                expected={digest: what for digest, what in left_out.items() if digest in reached},
+                absent=0,
+            )
+        )
+    unreferenced = stored.keys() - uses.keys()
+    return Report(
+        place=place,
+        images=tuple(images),
+        stored=stored,
+        unique=sum(stored[digest] for digest, count in uses.items() if count == 1),
+        shared=sum(stored[digest] for digest, count in uses.items() if count > 1),
+        unreferenced=sum(stored[digest] for digest in unreferenced),
+        unreferenced_blobs=len(unreferenced),
+        unfinished=(0, 0),
+        findings=(),
+        expected={digest: what for image in images for digest, what in image.expected.items()},
+        is_told=True,
     )
 
 
@@ -191,7 +259,9 @@ def _sizes_of(found: Iterable[_Reached]) -> dict[Digest, int]:
     return sizes
 
 
-def _reported(one: _Reached, stored: Mapping[Digest, int], uses: Mapping[Digest, int]) -> ReportedImage:
+def _reported(
+    one: _Reached, stored: Mapping[Digest, int], uses: Mapping[Digest, int], left_out: Mapping[Digest, LeftOut]
+) -> ReportedImage:
     entry = one.entries[0]
     all_parts = read_parts(entry)
     parts = tuple(part for part in all_parts if not part.about) or all_parts
@@ -211,7 +281,8 @@ def _reported(one: _Reached, stored: Mapping[Digest, int], uses: Mapping[Digest,
         blobs=blobs,
         unique=sum(stored[digest] for digest in blobs if uses[digest] == 1),
         shared=sum(stored[digest] for digest in blobs if uses[digest] > 1),
-        missing=_missing_of(one, stored),
+        missing={digest: size for digest, size in _missing_of(one, stored).items() if digest not in left_out},
+        expected={digest: what for digest, what in left_out.items() if digest in one.reached},
         absent=sum(part.layers is None and part.digest in one.walk.missing for part in parts)
         if isinstance(document, Index)
         else 0,

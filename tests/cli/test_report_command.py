@@ -154,6 +154,8 @@ def test_json(layout: DamagedLayout, tmp_path: Path) -> None:
         "unreferencedBytes": 0,
         "unfinishedBlobs": 0,
         "unfinishedBytes": 0,
+        "expectedBlobs": 0,
+        "expectedBytes": 0,
     }
     size = sum(sizes[digest.encoded] for digest in ONE.all_digests)
     assert told["images"][0] == {
@@ -180,6 +182,7 @@ def test_json(layout: DamagedLayout, tmp_path: Path) -> None:
         ],
         "absentManifests": 0,
         "missing": [],
+        "expected": [],
         "signatures": 0,
         "sboms": 0,
         "about": [],
@@ -287,7 +290,7 @@ def test_no_cell_of_the_table_is_a_formula(layout: DamagedLayout, tmp_path: Path
         assert not [cell for cell in found if cell.startswith(starts)]
     table = list(csv.reader(io.StringIO(text)))
     assert "'=HYPERLINK(1)" in [row[0] for row in table]
-    assert {len(row) for row in table} == {16}
+    assert {len(row) for row in table} == {17}
 
 
 @pytest.mark.parametrize("form", ["--text", "--csv", "--html"])

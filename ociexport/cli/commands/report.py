@@ -20,8 +20,14 @@ _FORMS = ("html", "json", "csv", "text")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command to ``parser``."""
-    parser.add_argument("layout", metavar="LAYOUT|ARCHIVE", help="whole layout (./layout) or archive (./images.tar)")
-    parser.add_argument("--since", metavar="OLD", help="layout or archive to compare with: show what changed since")
+    parser.add_argument(
+        "layout",
+        metavar="LAYOUT|ARCHIVE",
+        help="whole layout (./layout) or archive (./images.tar), thin ones too; or the bundle.json of a thin one",
+    )
+    parser.add_argument(
+        "--since", metavar="OLD", help="layout, archive or bundle.json to compare with: show what changed since"
+    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--html", action="store_true", help="print one HTML page, without scripts or other files")
     form.add_argument("--json", action="store_true", help="print the result as one JSON object")

@@ -5,17 +5,26 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ociexport.errors import counted, escaped
+from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.system.progress.protocol import format_bytes
 from ociexport.verification.changes import Change, ChangedName, Changes
+from ociexport.verification.left_out import LeftOut, Place
 from ociexport.verification.parts import AboutKind, Part
 from ociexport.verification.report import Report, ReportedImage
 
 _NAME_COLUMNS = 14
+# Where blobs are that a thin bundle lacks on purpose.
+_PLACES = {
+    Place.FAR_SIDE: "on the far side",
+    Place.RECIPE: "made there by recipes",
+    Place.VOLUME: "in other volumes",
+}
 # A spreadsheet takes a cell that begins with one of these for a formula, also after blanks (OWASP, "CSV Injection"). In
 # some languages it separates cells by semicolons, whatever the quotes around a cell say.
 _FORMULA = re.compile(r"""(^|;)([\s"']*)(?=[=+\-@|%＝＋－＠])""")
@@ -31,6 +40,7 @@ CSV_COLUMNS = (
     "unique_bytes",
     "shared_bytes",
     "missing_blobs",
+    "expected_blobs",
     "signatures",
     "sboms",
     "provenance",
@@ -91,6 +101,18 @@ def missing_text(image: ReportedImage) -> str:
     return f"{counted(len(image.missing), 'blob')}, {format_bytes(sum(image.missing.values()))}"
 
 
+def expected_text(image: ReportedImage) -> str:
+    """Return how many blobs of an image are elsewhere on purpose, and where."""
+    return "; ".join(_expected_texts(image.expected))
+
+
+def _expected_texts(expected: Mapping[Digest, LeftOut]) -> Iterator[str]:
+    for place, where in _PLACES.items():
+        sizes = [one.size for one in expected.values() if one.place is place]
+        if sizes:
+            yield f"{counted(len(sizes), 'blob')}, {format_bytes(sum(sizes))} {where}"
+
+
 def platform_text(part: Part) -> str:
     """Return a platform, or what a manifest is if it is for none."""
     shown = part.platform or escaped(part.artifact_type or "") or "platform not stated"
@@ -100,6 +122,8 @@ def platform_text(part: Part) -> str:
 def totals_lines(report: Report) -> Iterator[tuple[str, str]]:
     """Yield the sums of a report, each with its name."""
     platforms = sum(len(image.platforms) for image in report.images)
+    if report.is_told:
+        yield "known from", "bundle.json alone: times are not in it, and signatures are listed like images"
     yield "images", f"{len(report.images)}, with {counted(platforms, 'platform')}"
     yield "blobs", f"{len(report.stored)}, {format_bytes(report.size)}"
     yield "unique", f"{format_bytes(report.unique)} in one image only"
@@ -109,6 +133,8 @@ def totals_lines(report: Report) -> Iterator[tuple[str, str]]:
             "unreferenced",
             f"{format_bytes(report.unreferenced)} in {counted(report.unreferenced_blobs, 'blob')} that no image needs",
         )
+    if report.expected:
+        yield "not inside", "; ".join(_expected_texts(report.expected))
     count, size = report.unfinished
     if count:
         yield "unfinished", f"{format_bytes(size)} beside, of {counted(count, 'blob')} that an interrupted run left"
@@ -163,6 +189,8 @@ def _image_lines(image: ReportedImage, time: ReportTime) -> Iterator[str]:
     yield "  " + _line("size", f"{format_bytes(image.size)}: {shared}")
     if image.missing:
         yield "  " + _line("missing", missing_text(image))
+    if image.expected:
+        yield "  " + _line("not inside", expected_text(image))
     for part in image.parts:
         yield "  " + _line("platform", f"{platform_text(part)}  {part.digest}")
     yield "  " + _line("about it", about_text(image))
@@ -195,6 +223,7 @@ def report_csv(report: Report, changes: Changes | None, time: ReportTime) -> str
                 image.unique,
                 image.shared,
                 len(image.missing),
+                len(image.expected),
                 image.count(AboutKind.SIGNATURE),
                 image.count(AboutKind.SBOM),
                 image.count(AboutKind.PROVENANCE),
@@ -215,6 +244,7 @@ def report_to_json(report: Report, changes: Changes | None, time: ReportTime) ->
     return {
         "name": report.place,
         "reportTime": shown_time(time.now),
+        "fromBundleJson": report.is_told,
         "totals": {
             "images": len(report.images),
             "platforms": sum(len(image.platforms) for image in report.images),
@@ -226,6 +256,8 @@ def report_to_json(report: Report, changes: Changes | None, time: ReportTime) ->
             "unreferencedBytes": report.unreferenced,
             "unfinishedBlobs": report.unfinished[0],
             "unfinishedBytes": report.unfinished[1],
+            "expectedBlobs": len(report.expected),
+            "expectedBytes": sum(one.size for one in report.expected.values()),
         },
         "images": [_image_to_json(image, changes, time) for image in report.images],
         "since": _changes_to_json(changes) if changes is not None else None,
@@ -248,6 +280,10 @@ def _image_to_json(image: ReportedImage, changes: Changes | None, time: ReportTi
         "platforms": [_part_to_json(part) for part in image.parts],
         "absentManifests": image.absent,
         "missing": [{"digest": str(digest), "size": size} for digest, size in image.missing.items()],
+        "expected": [
+            {"digest": str(digest), "size": one.size, "where": one.place.value}
+            for digest, one in image.expected.items()
+        ],
         "signatures": image.count(AboutKind.SIGNATURE),
         "sboms": image.count(AboutKind.SBOM),
         "about": [

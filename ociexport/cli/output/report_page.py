@@ -14,6 +14,7 @@ from ociexport.cli.output.report import (
     about_text,
     change_text,
     changes_summary,
+    expected_text,
     missing_text,
     platform_text,
     shown_time,
@@ -189,6 +190,9 @@ def _image_lines(number: int, image: ReportedImage) -> Iterator[str]:
         missing = f"{missing_text(image)}: "
         shown = " ".join(_code(str(digest)) for digest in image.missing)
         yield _row("not here", f'<span class="bad">{missing}</span>{shown}')
+    if image.expected:
+        shown = " ".join(_code(str(digest)) for digest in image.expected)
+        yield _row("not inside", f"{_text(expected_text(image))}: {shown}")
     yield _row("about it", _text(about_text(image)))
     for one in image.about:
         yield _row(one.kind.value, _code(str(one.digest)))
