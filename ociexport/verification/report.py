@@ -13,13 +13,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
 from datetime import datetime
 
 from ociexport.errors import printable
 from ociexport.spec import mediatypes
 from ociexport.spec.digest import Digest
-from ociexport.spec.lazy_dataclass import dataclass
+from ociexport.spec.lazy_dataclass import dataclass, replace
 from ociexport.spec.manifest import Index
 from ociexport.storage.bundle import Bundle
 from ociexport.system.progress.protocol import SILENT, Progress
