@@ -213,6 +213,8 @@ def test_files_of_a_layout_are_reached_through_its_directory_alone(name: str) ->
 READERS_OF_DATA = {
     ("ociexport.images.source", "embedded_document"),
     ("ociexport.images.resolve", "read_raw_config"),
+    ("ociexport.images.held_documents", "open_first_ahead"),
+    ("ociexport.images.prepare", "_request_ahead"),
     ("ociexport.images.wanted_blobs", "blobs_of"),
     ("ociexport.images.wanted_blobs", "layer_blobs"),
     ("ociexport.verification.walk", "_follow_config"),

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ociexport.errors import InvalidImageError, UnsupportedMediaTypeError, counted, quoted
 from ociexport.images.choose import ChosenDocuments, ChosenManifest, PlatformChoice, choose_documents
 from ociexport.images.destination import ImageDestination
+from ociexport.images.held_documents import FarSource, ListingStore
 from ociexport.images.resolve import DocumentReader, artifact_kind, read_config, verify_platform
 from ociexport.images.source import ImageName, ImageSource, ReceivedManifest, is_made
 from ociexport.images.wanted_blobs import BlobToFetch, blobs_of, listed_blobs, unite_blobs
@@ -89,12 +90,15 @@ def prepare_image(
     destination: ImageDestination | None,
     progress: Progress,
     documents: DocumentReader | None = None,
+    *,
+    ahead: int = 0,
 ) -> PreparedImage:
     """Return the image with its chosen manifests and their configs, read and checked. Nothing is written.
 
     Args:
         destination: may hold configs already, which are then read there; None for a place that never does.
         documents: a reader of ``source`` that has read some already; None for a new one.
+        ahead: how many layers that ``destination`` lacks to request together with the config; they are read later.
 
     Raises:
         NotFoundError, RegistryError, NoMatchingPlatformError: the image or its platform is not available.
@@ -105,6 +109,8 @@ def prepare_image(
         choice = PlatformChoice((choice,))
     documents = documents or DocumentReader(source)
     chosen = choose_documents(documents, choice)
+    if ahead and len(chosen.manifests) == 1:
+        _request_ahead(source, destination, chosen.manifests[0].manifest, ahead)
     manifests = [_prepare_manifest(documents, destination, one, progress) for one in chosen.manifests]
     listed = chosen.listed
     if len(manifests) == 1 and chosen.manifests[0].platform is None:
@@ -126,6 +132,21 @@ def prepare_image(
     )
     _tell_choice(image, chosen, progress)
     return image
+
+
+def _request_ahead(source: object, destination: object, manifest: Manifest, count: int) -> None:
+    """Request the layers that are fetched first, so that they don't wait for the config to arrive.
+
+    Nothing of them is read before the config was checked. With the config there, nothing would wait.
+    """
+    if not isinstance(source, FarSource) or manifest.config.data is not None:
+        return
+    layers = list({layer.digest: layer for layer in manifest.layers if layer.data is None}.values())
+    if destination is not None:
+        if not isinstance(destination, ListingStore) or destination.seems_to_have(manifest.config):
+            return
+        layers = [layer for layer in layers if not destination.seems_to_have(layer)]
+    source.open_ahead(sorted(layers, key=lambda layer: -layer.size)[:count])
 
 
 def _prepare_manifest(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from ociexport.images.held_documents import FarSource, ListingStore, use_held_documents
 from ociexport.images.source import ImageName, ImageSource, ReceivedManifest, credentials_of, servers_of
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import ByteStream, Digest
@@ -42,6 +43,15 @@ class WrappingSource:
     def fetch_manifest(self, descriptor: Descriptor | None = None) -> ReceivedManifest:
         """Return a manifest or index; see `ImageSource`."""
         return self.wrapped.fetch_manifest(descriptor)
+
+    def use_held(self, store: ListingStore) -> None:
+        """Pass the store on to a source far away; see `FarSource`."""
+        use_held_documents(self.wrapped, store)
+
+    def open_ahead(self, descriptors: Sequence[Descriptor]) -> None:
+        """Pass the blobs on to a source far away; see `FarSource`."""
+        if isinstance(self.wrapped, FarSource):
+            self.wrapped.open_ahead(descriptors)
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
         """Return the blob's bytes; see `BlobOpener`."""

@@ -12,7 +12,6 @@ from ociexport.registry.hosts.routes import Endpoint, Route, endpoint_for, route
 from ociexport.registry.http.transport import Transport
 from ociexport.registry.options import DEFAULT_OPTIONS, RegistryOptions
 from ociexport.registry.session import RegistrySession
-from ociexport.registry.tags import nearest_tag
 from ociexport.spec.reference import ImageReference
 from ociexport.system.progress.protocol import SILENT, Progress
 
@@ -115,6 +114,8 @@ class RegistryClient:
 
     def suggest_tag(self, reference: ImageReference, error: OciexportError) -> None:
         """Set the hint of ``error``, a tag not found, to the tag closest in spelling, if there is one."""
+        from ociexport.registry.tags import nearest_tag  # noqa: PLC0415 - start-up: only a missing tag needs it
+
         home = self.home(reference)
         meant = nearest_tag(self.session(home), home.repository, reference.manifest_selector)
         if meant is not None:

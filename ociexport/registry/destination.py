@@ -20,7 +20,7 @@ from ociexport.errors import (
     UsageError,
 )
 from ociexport.images.source import ImageName, ReceivedManifest
-from ociexport.registry.auth.challenges import Access
+from ociexport.registry.auth.access import Access
 from ociexport.registry.client import RegistryClient
 from ociexport.registry.fallback_referrers import FallbackReferrers
 from ociexport.registry.http.content import RequestContent

@@ -1,35 +1,25 @@
 """RegistrySession: authenticated requests to one server.
 
+The first request is sent straight away: its answer shows which URL of the server is right, and a 401 holds the
+challenge. The server is pinged first only where an upload needs to know the URL, and later where the answer to the
+first request was doubtful.
+
 It is one long file, since ping, challenges, credentials and tokens share one state and its lock.
 """
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from ociexport.errors import AuthenticationError, RegistryError, TransferError
-from ociexport.registry.auth.challenges import (
-    MAX_TOKEN_BODY_BYTES,
-    Access,
-    Challenge,
-    Token,
-    TokenRequest,
-    basic_authorization,
-    parse_challenges,
-    parse_token,
-    plan_token_requests,
-)
+from ociexport.registry.auth.access import Access
 from ociexport.registry.auth.credentials import Finding
-from ociexport.registry.auth.refusals import (
-    blaming_registry,
-    hint_for_refusal,
-    is_of_other_server,
-    without_usable_challenge,
-)
 from ociexport.registry.hosts.routes import Endpoint
 from ociexport.registry.http.content import RequestContent
 from ociexport.registry.http.encodings import undo_for_document
@@ -48,6 +38,9 @@ from ociexport.registry.http.web_url import WebUrl, text_of_header
 from ociexport.registry.options import Credentials
 from ociexport.spec.lazy_dataclass import replace
 
+if TYPE_CHECKING:
+    from ociexport.registry.auth.challenges import Challenge, Token, TokenRequest
+
 # A token is renewed this long before it expires, since a request takes time to arrive.
 _RENEWAL_SECONDS = 10
 # The answer to a ping is {} or an error; a longer answer does not come from a registry.
@@ -55,6 +48,10 @@ _MAX_PING_BODY_BYTES = 64 * 1024
 
 # A server that does not answer the ping with 200 may still have the image.
 _PING_STATUSES = frozenset({200, 400, 401, 403, 404, 405})
+# How a server that expects TLS answers plain text, if at all.
+_PLAIN_TEXT_STATUS = 400
+# A registry may hide from anonymous users what it shows to others, and may name its challenge to a ping only.
+_HIDING_STATUSES = frozenset({401, 403, 404})
 # The schemes of challenges that can be answered.
 _SCHEMES = frozenset({"bearer", "basic"})
 # The answers of token services that do not support the POST form (GCR, JFrog and others do or did this).
@@ -85,7 +82,12 @@ class RegistrySession:
         self._transport = transport
         self._unasked = unasked
         self._lock = threading.Lock()
+        # Where the server has answered.
         self._api_url: str | None = None
+        self._has_begun = False
+        self._is_known = threading.Event()
+        # Whether no ping can tell more about the challenges.
+        self._was_pinged = False
         # Whether the last ping was answered with 401, and the challenges known.
         self._asks = False
         self._challenges: tuple[Challenge, ...] = ()
@@ -114,19 +116,51 @@ class RegistrySession:
             AuthenticationError: no token could be obtained, or the server refuses it.
             RegistryError: see `Transport.send`.
         """
-        url = f"{self.ping(retries=retries)}/{repository}{path}"
         if self.endpoint.namespace is not None:
-            url += ("&" if "?" in path else "?") + urlencode({"ns": self.endpoint.namespace})
-        return self.send(
-            "GET",
-            WebUrl.parse(url),
-            Access(repository),
-            subject=subject,
-            headers=headers,
-            accepted=accepted,
-            retries=retries,
-            document_bytes=document_bytes,
-        )
+            path += ("&" if "?" in path else "?") + urlencode({"ns": self.endpoint.namespace})
+
+        def get(api_url: str, *, is_trial: bool) -> Answer:
+            return self._send(
+                "GET",
+                WebUrl.parse(f"{api_url}/{repository}{path}"),
+                Access(repository),
+                WebUrl.parse(api_url),
+                subject=subject,
+                headers=headers,
+                accepted=accepted,
+                retries=retries,
+                document_bytes=document_bytes,
+                is_trial=is_trial,
+            )
+
+        with self._after_the_first():
+            if self._api_url is None and self._may_be_tried():
+                is_trial = len(self.endpoint.api_urls) > 1
+                try:
+                    return get(self.endpoint.api_urls[0], is_trial=is_trial)
+                except RegistryError as error:
+                    is_other = isinstance(error, TransferError) or error.status == _PLAIN_TEXT_STATUS
+                    if not is_trial or not is_other or error.codes or self._api_url is not None:
+                        raise
+            return get(self.ping(retries=retries), is_trial=False)
+
+    @contextmanager
+    def _after_the_first(self) -> Iterator[None]:
+        """Let the first request of all threads go ahead, until it is known how the server wants to be asked."""
+        with self._lock:
+            is_first = not self._has_begun
+            self._has_begun = True
+        if not is_first:
+            self._is_known.wait()
+        try:
+            yield
+        finally:
+            if is_first:
+                self._is_known.set()
+
+    def _may_be_tried(self) -> bool:
+        """Whether the first request may go to the first URL; a secret is not sent before the right URL is known."""
+        return self._unasked is None or len(self.endpoint.api_urls) == 1
 
     def url_of(self, repository: str, path: str) -> WebUrl:
         """Return the URL of ``path`` (``/blobs/uploads/``, with its query) in ``repository``."""
@@ -157,6 +191,40 @@ class RegistrySession:
             as `get` does.
         """
         api_url = WebUrl.parse(self.ping(retries=retries))
+        return self._send(
+            method,
+            url,
+            access,
+            api_url,
+            subject=subject,
+            headers=headers,
+            accepted=accepted,
+            retries=retries,
+            document_bytes=document_bytes,
+            content=content,
+        )
+
+    def _send(
+        self,
+        method: str,
+        url: WebUrl,
+        access: Access,
+        api_url: WebUrl,
+        *,
+        subject: str,
+        headers: Mapping[str, str] | None,
+        accepted: frozenset[int],
+        retries: bool,
+        document_bytes: int | None,
+        content: RequestContent | None = None,
+        is_trial: bool = False,
+    ) -> Answer:
+        """Return the answer to an authenticated request; see `send`.
+
+        Args:
+            api_url: of this server.
+            is_trial: whether the server may have another URL: this one is kept if the server answers.
+        """
         is_ours = api_url.may_show_secrets_to(url)
         request = WireRequest(
             method,
@@ -171,12 +239,38 @@ class RegistrySession:
             sent_by=None if is_ours else api_url,
             document_bytes=document_bytes,
             content=content,
+            on_answer=functools.partial(self._keep_url, str(api_url)) if is_trial else None,
         )
+        if not is_trial:
+            self._keep_url(str(api_url))
         try:
-            return self._send_again_if_refused(request, access) if is_ours else self._transport.send(request)
+            if not is_ours:
+                return self._transport.send(request)
+            return self._send_again_if_hidden(request, access, str(api_url))
         except RegistryError as error:
             error.hint = self._explain_refusal(error, access, request.url) or error.hint
             raise
+
+    def _send_again_if_hidden(self, request: WireRequest, access: Access, api_url: str) -> Answer:
+        """Return the answer to ``request``; the server is pinged for its challenge where that may give a better one."""
+        try:
+            return self._send_again_if_refused(request, access)
+        except RegistryError as error:
+            # No ping was necessary before. Where it asks for credentials, they may make the difference.
+            from ociexport.registry.auth.refusals import is_of_other_server  # noqa: PLC0415 - start-up: as above
+
+            is_known = self._was_pinged or self._challenges or self._unasked is not None
+            if error.status not in _HIDING_STATUSES or is_known or is_of_other_server(error, request.url):
+                raise
+            self._was_pinged = True
+            with suppress(RegistryError):
+                self._send_ping(api_url, retries=False)
+            if not self._has_usable_challenge():
+                raise
+            authorization = self._authorization(access)
+            if authorization is None:
+                raise
+        return self._send_again_if_refused(replace(request, authorization=authorization), access)
 
     def _send_again_if_refused(self, request: WireRequest, access: Access) -> Answer:
         """Return the answer to ``request``, with a new token if the server refuses the one it had.
@@ -186,8 +280,11 @@ class RegistrySession:
         registry may answer 401 for ever.
         """
         answer = self._transport.send(request)
-        for needs_own_token in (False, True):
+        # The first request of all has no token; its refusal is the challenge.
+        unasked = (False,) if request.authorization is None else ()
+        for needs_own_token in (*unasked, False, True):
             if answer.status != 401:
+                self._is_known.set()
                 return answer
             # The token has another scope or has expired early; the challenge names the required scope.
             refusal = answer.error()
@@ -200,9 +297,12 @@ class RegistrySession:
             self._forget_token(access, request.authorization)
             authorization = self._authorization(access, needs_own_token=needs_own_token)
             if authorization is None and not self._has_usable_challenge():
+                from ociexport.registry.auth.refusals import without_usable_challenge  # noqa: PLC0415 - start-up: as above
+
                 raise without_usable_challenge(refusal, self._challenges)
             if authorization is None or authorization == request.authorization:
                 raise refusal
+            self._is_known.set()
             request = replace(request, authorization=authorization)
             answer = self._transport.send(request)
         if answer.status == 401:
@@ -219,6 +319,8 @@ class RegistrySession:
         try:
             authorization = self._authorization(Access(""))
             if authorization is None and self._asks and not self._has_usable_challenge():
+                from ociexport.registry.auth.refusals import without_usable_challenge  # noqa: PLC0415 - start-up: as above
+
                 subject = f"registry {self.endpoint.host}: GET {redacted(api_url)}/: {status_line(401)}"
                 refusal = AuthenticationError(subject, url=redacted(api_url), status=401)
                 raise without_usable_challenge(refusal, self._challenges)
@@ -242,6 +344,12 @@ class RegistrySession:
 
     # API URL and challenges
 
+    def _keep_url(self, api_url: str, status: int = 200) -> None:
+        """Keep the server's URL, unless ``status`` leaves open whether it is the right one."""
+        if status != _PLAIN_TEXT_STATUS:
+            with self._lock:
+                self._api_url = self._api_url or api_url
+
     def ping(self, *, retries: bool = True) -> str:
         """Return the API's URL; the server has answered there, and its challenges are known.
 
@@ -256,7 +364,7 @@ class RegistrySession:
         *attempts, last = self.endpoint.api_urls
         for api_url in attempts:
             try:
-                if self._ping_twice(api_url).status != 400:
+                if self._ping_twice(api_url).status != _PLAIN_TEXT_STATUS:
                     return api_url
             except RegistryError as error:
                 same_port = WebUrl.parse(api_url).port is not None
@@ -284,6 +392,7 @@ class RegistrySession:
         return self._send_ping(api_url, retries=False)
 
     def _send_ping(self, api_url: str, *, retries: bool) -> Answer:
+        self._was_pinged = True
         answer = self._transport.send(
             WireRequest(
                 "GET",
@@ -304,7 +413,12 @@ class RegistrySession:
         return answer
 
     def _take_challenge(self, answer: Answer, access: Access | None) -> None:
-        challenges = parse_challenges(text_of_header(answer.headers.get("WWW-Authenticate", "")))
+        header = text_of_header(answer.headers.get("WWW-Authenticate", ""))
+        if not header:
+            return
+        from ociexport.registry.auth.challenges import parse_challenges  # noqa: PLC0415 - start-up: only a refusal needs it
+
+        challenges = parse_challenges(header)
         if not challenges:
             return
         self._challenges = challenges
@@ -335,7 +449,11 @@ class RegistrySession:
             if "bearer" in schemes:
                 token = self._fetch_token if needs_own_token else self._token
                 return f"Bearer {token(schemes['bearer'], access).value}"
-        return basic_authorization(credentials) if credentials.username is not None else None
+        if credentials.username is None:
+            return None
+        from ociexport.registry.auth.challenges import basic_authorization  # noqa: PLC0415 - start-up: as above
+
+        return basic_authorization(credentials)
 
     def _finding(self, repository: str) -> Finding:
         if repository not in self._findings:
@@ -369,6 +487,8 @@ class RegistrySession:
         return token
 
     def _fetch_token(self, challenge: Challenge, access: Access) -> Token:
+        from ociexport.registry.auth.challenges import plan_token_requests  # noqa: PLC0415 - start-up: as above
+
         scope = access.scope_with(self._scopes.get(access, ""))
         *others, last = plan_token_requests(
             challenge, self._finding(access.repository).credentials, scope, where=f"registry {self.endpoint.host}"
@@ -382,6 +502,9 @@ class RegistrySession:
         return self._send_token_request(last, access)
 
     def _send_token_request(self, planned: TokenRequest, access: Access) -> Token:
+        from ociexport.registry.auth.challenges import MAX_TOKEN_BODY_BYTES, parse_token  # noqa: PLC0415 - start-up: as above
+        from ociexport.registry.auth.refusals import blaming_registry  # noqa: PLC0415 - start-up: as above
+
         realm = redacted(planned.url.partition("?")[0])
         subject = f"registry {self.endpoint.host}: its token service"
         bears_secret = planned.authorization is not None or planned.form is not None
@@ -421,6 +544,8 @@ class RegistrySession:
 
     def _explain_refusal(self, error: RegistryError, access: Access, asked: WebUrl) -> str | None:
         """Return a better hint for ``error``, which answered a request to ``asked``; None if there is none."""
+        from ociexport.registry.auth.refusals import hint_for_refusal, is_of_other_server  # noqa: PLC0415 - start-up: as above
+
         if is_of_other_server(error, asked):
             return None
         if self._unasked is None and error.status == 401 and not self._has_usable_challenge():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from typing import TypeVar
 
 from ociexport.errors import (
@@ -20,28 +20,29 @@ from ociexport.errors import (
 )
 from ociexport.images.budget import DocumentBudget
 from ociexport.images.companions import referrers_tag
+from ociexport.images.held_documents import ListingStore, read_held
 from ociexport.images.resolve import verify_manifest_size
 from ociexport.images.source import ImageName, ReceivedManifest, embedded_document
 from ociexport.registry.client import RegistryClient
-from ociexport.registry.download.foreign import open_foreign
+from ociexport.registry.download.ahead import OpenedAhead
 from ociexport.registry.download.ranges import open_blob_stream
 from ociexport.registry.download.stream import range_headers, whole_size
 from ociexport.registry.hosts.routes import Route, routes_for
 from ociexport.registry.http.encodings import undo_for_document
 from ociexport.registry.http.failures import redacted
 from ociexport.registry.http.messages import Answer
-from ociexport.registry.pages import next_query
-from ociexport.registry.referrers import ReferrersPage, read_referrers
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor
 from ociexport.spec.digest import ByteStream, Digest, Verifier
 from ociexport.spec.docker_schema1 import digested_bytes
 from ociexport.spec.lazy_dataclass import replace
 from ociexport.spec.reference import ImageReference
+from ociexport.system.threads import ThreadLimitError
 
 _MANIFEST_HEADERS = {"Accept": ", ".join(mediatypes.ACCEPTED_MANIFESTS)}
 _REFERRERS_HEADERS = {"Accept": mediatypes.OCI_INDEX}
 _WHOLE = frozenset({200})
+_WHOLE_OR_UNCHANGED = frozenset({200, 304})
 _PART = frozenset({200, 206, 416})
 
 _T = TypeVar("_T")
@@ -66,6 +67,8 @@ class RegistrySource:
         # The hosts that served each manifest or blob, the latest last: a blob may come from several hosts.
         self._servers: dict[Digest, list[str]] = {}
         self._lock = threading.Lock()
+        self._store: ListingStore | None = None
+        self._ahead: dict[Digest, OpenedAhead] = {}
 
     @property
     def display_name(self) -> str:
@@ -105,6 +108,9 @@ class RegistrySource:
         if (embedded := embedded_document(descriptor)) is not None:
             return embedded
         wanted = descriptor.digest if descriptor is not None else self.reference.digest
+        held = self._held(descriptor, wanted)
+        if held is not None and held.digest == wanted:
+            return held
         subject = f"manifest {descriptor.digest}" if descriptor is not None else f"image {self.reference}"
         routes = [route for route in self._routes if (route.serves_digests if wanted else route.resolves_tags)]
 
@@ -113,7 +119,13 @@ class RegistrySource:
             there = route.reference or self.reference
             expected = wanted if wanted is not None else there.digest
             selector = str(expected) if expected is not None else there.manifest_selector
-            answer = self._get_document(route, f"/manifests/{selector}", subject, _MANIFEST_HEADERS)
+            headers, accepted = _MANIFEST_HEADERS, _WHOLE
+            if held is not None and expected is None:
+                headers, accepted = {**headers, "If-None-Match": f'"{held.digest}"'}, _WHOLE_OR_UNCHANGED
+            answer = self._get_document(route, f"/manifests/{selector}", subject, headers, accepted)
+            if answer.status == 304 and held is not None:
+                self._note(held.digest, route)
+                return held
             raw = _manifest_of(answer, subject)
             media_type = answer.headers.get("Content-Type")
             with locating(subject):
@@ -142,7 +154,39 @@ class RegistrySource:
                 self._client.suggest_tag(self.reference, error)
             raise
 
+    def use_held(self, store: ListingStore) -> None:
+        """From now on, ask only for documents that ``store`` lacks; see `FarSource`."""
+        self._store = store
+
+    def _held(self, descriptor: Descriptor | None, wanted: Digest | None) -> ReceivedManifest | None:
+        """Return the document ``wanted`` from the store; for a tag, the one that had the image's name there.
+
+        Spec: RFC 9110 13.1.2, "If-None-Match"; distribution sends the digest as the entity tag.
+        """
+        if self._store is None:
+            return None
+        if wanted is not None:
+            return read_held(self._store, descriptor or Descriptor("", wanted, 0))
+        full_name = self.image_name.full
+        listed = self._store.listed_before(full_name) if full_name is not None else None
+        return read_held(self._store, listed) if listed is not None else None
+
+    def open_ahead(self, descriptors: Sequence[Descriptor]) -> None:
+        """Request these blobs in threads of their own; `open_blob` returns them later, and `close` those left."""
+        for descriptor in descriptors:
+            with suppress(ThreadLimitError):  # it is requested later
+                self._ahead[descriptor.digest] = OpenedAhead(self._open_blob, descriptor)
+
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
+        """Return the blob's bytes as stored, from ``offset`` on; a broken connection is replaced. See `_open_blob`."""
+        ahead = self._ahead.pop(descriptor.digest, None)
+        if ahead is not None and offset == 0:
+            return ahead.take()
+        if ahead is not None:
+            ahead.close()
+        return self._open_blob(descriptor, offset)
+
+    def _open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
         """Return the blob's bytes as stored, from ``offset`` on; a broken connection is replaced.
 
         A mirror that has served this blob before is not asked again: its bytes were wrong.
@@ -181,6 +225,8 @@ class RegistrySource:
             except RegistryNotFoundError as error:
                 if not descriptor.urls:
                     raise
+                from ociexport.registry.download.foreign import open_foreign  # noqa: PLC0415 - start-up: few layers are
+
                 return open_foreign(descriptor, headers, error, self._client.transport)
 
         return open_blob_stream(open_from, descriptor.size, offset, self._client.transport, subject)
@@ -222,6 +268,9 @@ class RegistrySource:
 
         Spec: distribution-spec 1.1, "Listing Referrers".
         """
+        from ociexport.registry.pages import next_query  # noqa: PLC0415 - start-up: few pulls ask for referrers
+        from ociexport.registry.referrers import ReferrersPage, read_referrers  # noqa: PLC0415 - start-up: as above
+
         subject = f"referrers of {digest}"
         routes = [route for route in self._routes if route.serves_digests]
         # The server of the first page has the next ones: another one may not understand the link.
@@ -243,6 +292,8 @@ class RegistrySource:
 
     def close(self) -> None:
         """Close the connections, unless the source shares them."""
+        while self._ahead:
+            self._ahead.popitem()[1].close()
         if self._owns_client:
             self._client.close()
 
@@ -267,8 +318,11 @@ class RegistrySource:
             document_bytes=document_bytes,
         )
 
-    def _get_document(self, route: Route, path: str, subject: str, headers: Mapping[str, str]) -> Answer:
-        return self._get(route, path, subject=subject, headers=headers, document_bytes=MAX_MANIFEST_BYTES + 1)
+    def _get_document(
+        self, route: Route, path: str, subject: str, headers: Mapping[str, str], accepted: frozenset[int] = _WHOLE
+    ) -> Answer:
+        limit = MAX_MANIFEST_BYTES + 1
+        return self._get(route, path, subject=subject, headers=headers, accepted=accepted, document_bytes=limit)
 
     def _first_that_succeeds(self, routes: list[Route], action: Callable[[Route], _T]) -> _T:
         """Return the result of ``action`` for the first route where it succeeds; the last route's error is raised."""

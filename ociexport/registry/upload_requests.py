@@ -11,7 +11,7 @@ from typing import NamedTuple
 from urllib.parse import urlencode
 
 from ociexport.errors import InvalidDigestError, RegistryError
-from ociexport.registry.auth.challenges import Access
+from ociexport.registry.auth.access import Access
 from ociexport.registry.http.content import RequestContent
 from ociexport.registry.http.failures import redacted
 from ociexport.registry.http.messages import Answer

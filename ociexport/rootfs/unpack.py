@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from ociexport.errors import OciexportError, UsageError, counted
+from ociexport.images.held_documents import open_first_ahead
 from ociexport.images.resolve import read_layers, resolve_manifest
 from ociexport.images.source import ImageSource, is_made
 from ociexport.layers.apply import LayerApplier
@@ -180,6 +181,7 @@ def _unpack_source(
 ) -> UnpackResult:
     resolved = resolve_manifest(source, platform)
     manifest = resolved.manifest
+    open_first_ahead(source, manifest)
     config, layers = read_layers(source, resolved, platform, progress)
     platform_shown = config.declared_platform or "not declared"
     progress.say(f"{source.display_name}: platform {platform_shown}, {counted(len(layers), 'layer')}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ociexport.errors import InvalidImageError, NotFoundError, UsageError
 from ociexport.images.destination import BlobStore, ImageDestination, SendingDestination
 from ociexport.images.fetch import BlobFetch
+from ociexport.images.held_documents import use_held_documents
 from ociexport.images.prepare import prepare_image
 from ociexport.images.source import ImageSource
 from ociexport.images.wanted_blobs import unite_blobs
@@ -61,7 +62,10 @@ def copy_image(
     if isinstance(source, ConvertingSource) and isinstance(destination, ImageLayout) and is_kept_as_it_comes:
         source.keep_layers_in(destination, options.jobs)
         brought = source.layers
-    image = prepare_image(source, options.platform, destination, progress)  # 1
+    use_held_documents(source, destination)
+    # Layers that are left out or stored in another form may never be needed.
+    ahead = options.jobs - 1 if options.is_alone and is_kept_as_it_comes else 0
+    image = prepare_image(source, options.platform, destination, progress, ahead=ahead)  # 1
     companions = []
     if options.referrers:
         from ociexport.transfer.companions import prepare_companions  # noqa: PLC0415 - start-up: few pulls copy referrers

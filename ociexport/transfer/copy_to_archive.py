@@ -78,11 +78,14 @@ def copy_to_archive(
     """
     if isinstance(out, str) and options.volume_bytes is None:
         verify_is_file_to_write(out)
+    # A stream takes one blob after another, so that the other answers would wait for long.
+    is_fetched_at_once = isinstance(out, str) and not (options.decompress or options.legacy or options.thin)
+    ahead = options.jobs - 1 if options.is_alone and is_fetched_at_once else 0
     images = []
     companions: list[list[PreparedImage]] = []
     for source in map(options.signed, sources):
         with locating(source.display_name) if len(sources) > 1 else nullcontext():
-            images.append(prepare_image(source, options.platform, None, progress))
+            images.append(prepare_image(source, options.platform, None, progress, ahead=ahead))
             companions.append(prepare_companions(images[-1], None, progress) if options.referrers else [])
             verify_has(images[-1], companions[-1], options.required)
     for image in images if options.legacy else ():

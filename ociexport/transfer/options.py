@@ -42,6 +42,8 @@ class PullOptions:
             recipes.
         recheck: whether the blobs that a layout has are read and verified although their files did not change since
             an earlier run did that.
+        is_alone: whether nothing else copies images into the same place meanwhile. Then layers are requested together
+            with the config; otherwise two copies could both request a layer that they share.
 
     Raises:
         UsageError: ``jobs`` is out of range, or ``referrers`` or ``thin`` is combined with an option that changes the
@@ -60,6 +62,7 @@ class PullOptions:
     thin: ThinOptions | None = None
     volume_bytes: int | None = None
     recheck: bool = False
+    is_alone: bool = False
 
     def __post_init__(self) -> None:
         verify_jobs(self.jobs)

@@ -304,7 +304,7 @@ def test_registry_options_reach_the_wire(
         words += ["--retry-times", "1", "--retry-delay", "0", "--mirror", "other.example=http://127.0.0.1:1"]
         assert main(["pull", f"{registry.host}/app:1", "-o", str(tmp_path / "out"), *words]) == 3
         assert [request.headers.get("x-tenant") for request in registry.requests] == ["a b"] * 3
-        assert mirror.paths() == ["/v2/", "/v2/app/manifests/1"]
+        assert mirror.paths() == ["/v2/app/manifests/1", "/v2/"]
     assert "retry 1 of 1" in capsys.readouterr().err
 
 

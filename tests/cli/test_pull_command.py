@@ -73,7 +73,7 @@ def test_image_that_is_there_is_not_downloaded_and_that_is_said(puller: Puller) 
         f"ociexport: pulled REGISTRY/library/app:1 to LAYOUT: sha256:{IMAGE.digest.short}, "
         f"0 blobs (0 B) fetched, 4 ({size / 1000:.1f} kB) already there, N s",
     )
-    assert puller.registry.paths("GET") == ["/v2/", "/v2/library/app/manifests/1"]
+    assert puller.registry.paths("GET") == ["/v2/library/app/manifests/1"]
 
 
 def test_second_image_adds_and_shares_blobs(puller: Puller) -> None:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ociexport.errors import AuthenticationError
+from ociexport.registry.auth.access import Access
 from ociexport.registry.auth.challenges import (
-    Access,
     Challenge,
     TokenRequest,
     parse_challenges,

@@ -37,7 +37,7 @@ def test_manifest_is_returned_byte_for_byte() -> None:
         source.close()
         assert (received.raw, received.media_type) == (MANIFEST, mediatypes.OCI_MANIFEST)
         assert received.digest == Digest.of(MANIFEST)
-        assert registry.paths() == ["/v2/", "/v2/library/app/manifests/1.0"]
+        assert registry.paths() == ["/v2/library/app/manifests/1.0"]
 
 
 def test_all_four_manifest_types_are_accepted_and_identity_alone() -> None:

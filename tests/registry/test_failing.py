@@ -74,7 +74,9 @@ def test_lasting_errors_are_told_in_the_registrys_words_and_not_retried(
         source.close()
         url = f"{registry.url}/v2/library/app/manifests/1.0"
         assert message == f"image {registry.host}/library/app:1.0: GET {url}: {told}"
-        assert len([path for path in registry.paths() if "/manifests/" in path]) == 1
+        # A 400 may mean that a registry on loopback expects TLS, which a ping finds out.
+        requests = 2 if fault.status == 400 else 1
+        assert len([path for path in registry.paths() if "/manifests/" in path]) == requests
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,7 @@ def test_passing_errors_are_retried(fault: Fault) -> None:
         registry.misbehave("/manifests/", fault, times=3)
         assert source.fetch_manifest().raw == MANIFEST
         source.close()
-        assert len(registry.paths()) == 5
+        assert registry.paths().count("/v2/library/app/manifests/1.0") == 4
 
 
 @pytest.mark.parametrize(("status", "kind"), [(503, TransferError), (429, RateLimitError)])
@@ -96,7 +98,7 @@ def test_retries_end(status: int, kind: type[RegistryError]) -> None:
         registry.misbehave("/manifests/", Fault(status=status))
         error_of(source.fetch_manifest, kind)
         source.close()
-        assert len(registry.paths()) == 5
+        assert len(registry.paths()) == 4
 
 
 def test_registry_that_is_down_is_named() -> None:
@@ -112,7 +114,9 @@ def test_name_that_does_not_resolve_is_named() -> None:
     source = open_registry_source(ImageReference.parse("registry.invalid/a:1"), options=wire_options())
     message = error_of(source.fetch_manifest, TransferError)
     source.close()
-    assert message.startswith("registry registry.invalid: GET https://registry.invalid/v2/: the host's name can't be")
+    assert message.startswith(
+        "image registry.invalid/a:1: GET https://registry.invalid/v2/a/manifests/1: the host's name can't be"
+    )
 
 
 def test_cookies_are_not_sent_back() -> None:

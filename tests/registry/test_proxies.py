@@ -125,7 +125,7 @@ def test_answer_to_connect_that_is_malformed_is_told(
         with pytest.raises(TransferError) as caught:
             _fetch("registry.example/app:1")
         assert len(proxy.requests) == 1
-    subject = "registry registry.example: GET https://registry.example/v2/"
+    subject = "image registry.example/app:1: GET https://registry.example/v2/app/manifests/1"
     assert str(caught.value) == f"{subject}: {told} (by the proxy {proxy.host})"
 
 
@@ -142,7 +142,8 @@ def test_proxy_that_is_down_is_no_secret_and_its_password_is(monkeypatch: pytest
     with pytest.raises(TransferError) as caught:
         _fetch("registry.example/app:1")
     assert str(caught.value) == (
-        "registry registry.example: GET https://registry.example/v2/: connection refused (by the proxy 127.0.0.1:1)"
+        "image registry.example/app:1: "
+        "GET https://registry.example/v2/app/manifests/1: connection refused (by the proxy 127.0.0.1:1)"
     )
 
 
@@ -187,7 +188,8 @@ def test_refusal_of_a_proxy_is_told_in_words(monkeypatch: pytest.MonkeyPatch, st
             _fetch("registry.example/app:1", retry_times=1, retry_delay_seconds=0)
         listener.shutdown(socket.SHUT_RDWR)
     assert str(caught.value) == (
-        f"registry registry.example: GET https://registry.example/v2/: the proxy answers {status} (by the proxy {host})"
+        "image registry.example/app:1: "
+        f"GET https://registry.example/v2/app/manifests/1: the proxy answers {status} (by the proxy {host})"
     )
     login_hint = "put the proxy's user and password into its URL: http://USER:PASSWORD@HOST:PORT"
     is_about_login = caught.value.hint == login_hint
@@ -225,7 +227,8 @@ def test_issuer_is_told_through_a_proxy(tmp_path: Path, monkeypatch: pytest.Monk
             _fetch("registry.example/app:1")
     shown = proxy.rpartition("@")[2]
     assert str(caught.value) == (
-        "registry registry.example: GET https://registry.example/v2/: the TLS certificate can't be verified: "
+        "image registry.example/app:1: "
+        "GET https://registry.example/v2/app/manifests/1: the TLS certificate can't be verified: "
         f"unable to get local issuer certificate (by the proxy {shown}) (issued by Example Org)"
     )
     assert registry.requests == []
@@ -307,7 +310,7 @@ def test_socks_proxy_connects_by_name(
         options = {"ca_file": authority.ca_file} if is_secure else {"plain_http": True}
         assert _fetch("registry.invalid/app:1", **options) == MANIFEST
         # An HTTP proxy would get the full URL.
-        assert registry.paths()[0] == "/v2/"
+        assert registry.paths()[0] == "/v2/app/manifests/1"
     assert asked == [b"registry.invalid:443" if is_secure else b"registry.invalid:80"]
 
 
@@ -331,5 +334,6 @@ def test_refusal_of_a_socks_proxy_is_told(
             _fetch("registry.invalid/app:1", retry_times=1, retry_delay_seconds=0)
     assert len(asked) == tries
     assert str(caught.value) == (
-        f"registry registry.invalid: GET https://registry.invalid/v2/: the SOCKS proxy: {told} (by the proxy {proxy})"
+        "image registry.invalid/app:1: "
+        f"GET https://registry.invalid/v2/app/manifests/1: the SOCKS proxy: {told} (by the proxy {proxy})"
     )

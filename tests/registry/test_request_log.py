@@ -54,7 +54,6 @@ def _told(registry: FakeRegistry, selector: str = ":1", **options: object) -> li
 def test_each_request_is_told_with_what_came_of_it() -> None:
     with FakeRegistry() as registry:
         assert _told(registry) == [
-            "GET http://HOST/v2/: 200 OK in N ms, 2 B in N ms",
             "GET http://HOST/v2/team/app/manifests/1: 200 OK in N ms, 34 B in N ms",
             "GET http://HOST/v2/team/app/blobs/BLOB: 200 OK in N ms, 4.0 kB in N ms",
         ]
@@ -75,7 +74,7 @@ def test_it_is_told_as_whom_a_registry_is_asked_and_no_secret() -> None:
     with FakeRegistry(auth="bearer", users={"alice": "pass-word"}) as registry:
         told = _told(registry, credentials=USER)
         assert told[:4] == [
-            "GET http://HOST/v2/: 401 Unauthorized in N ms, 90 B in N ms",
+            "GET http://HOST/v2/team/app/manifests/1: 401 Unauthorized in N ms, 90 B in N ms",
             "registry HOST: team/app: identity used: user alice (from the command line)",
             "GET http://HOST/token?…: 200 OK in N ms, 41 B in N ms",
             "GET http://HOST/v2/team/app/manifests/1: 200 OK in N ms, 34 B in N ms",
@@ -89,7 +88,7 @@ def test_it_is_told_as_whom_a_registry_is_asked_and_no_secret() -> None:
 def test_signed_addresses_of_storage_are_cut() -> None:
     with FakeRegistry() as storage, FakeRegistry(redirect_to=storage) as registry:
         told = _told(registry)
-        assert [line.replace(storage.host, "STORAGE") for line in told[2:]] == [
+        assert [line.replace(storage.host, "STORAGE") for line in told[1:]] == [
             "GET http://HOST/v2/team/app/blobs/BLOB: 307 Temporary Redirect in N ms",
             "GET http://STORAGE/storage/BLOB?…: 200 OK in N ms, 4.0 kB in N ms",
         ]
@@ -99,7 +98,7 @@ def test_what_failed_is_told_and_what_was_asked_again() -> None:
     with FakeRegistry() as registry:
         registry.misbehave("/blobs/", Fault(reset_after=1000), times=1)
         told = _told(registry)
-        assert told[2:] == [
+        assert told[1:] == [
             "GET http://HOST/v2/team/app/blobs/BLOB: 200 OK in N ms, 1.0 kB in N ms, then connection reset by peer",
             "blob BLOB: connection reset by peer; retry 1 of 1 in 0.0 s",
             "GET http://HOST/v2/team/app/blobs/BLOB (bytes=1000-): 206 Partial Content in N ms, 3.0 kB in N ms",
@@ -133,9 +132,8 @@ def test_connection_that_can_not_be_made_is_told() -> None:
     with pytest.raises(TransferError):
         source.fetch_manifest()
     source.close()
-    assert re.fullmatch(
-        rf"ociexport: GET http://{re.escape(host)}/v2/: connection refused, after \d+ ms\n", output.getvalue()
-    )
+    told = rf"ociexport: GET http://{re.escape(host)}/v2/team/app/manifests/1: connection refused, after \d+ ms\n"
+    assert re.fullmatch(told, output.getvalue())
 
 
 @pytest.mark.parametrize("options", [("-v",), ("--verbose", "--quiet")])

@@ -71,11 +71,11 @@ def test_scope_of_the_challenge_is_asked_for() -> None:
     with FakeRegistry(auth="bearer") as registry:
         challenge = f'Bearer realm="{registry.url}/token",service="s",scope="repository:tenant/app:pull"'
         registry.service = "s"
-        registry.misbehave("/manifests/", Fault(status=401, headers={"WWW-Authenticate": challenge}), times=1)
+        registry.misbehave("/manifests/", Fault(status=401, headers={"WWW-Authenticate": challenge}))
         with pytest.raises(AuthenticationError):
             _fetch(registry)
-        scopes = [request.query["scope"] for request in registry.requests if request.path == "/token"]
-        assert scopes == [["repository:library/app:pull"], ["repository:tenant/app:pull"]]
+        scopes = {tuple(request.query["scope"]) for request in registry.requests if request.path == "/token"}
+        assert scopes == {("repository:tenant/app:pull",)}
 
 
 def test_tokens_are_kept_for_each_repository_and_registry() -> None:
@@ -129,7 +129,7 @@ def test_long_token_is_sent() -> None:
     """A token grows with the number of the user's groups."""
     with FakeRegistry() as registry:
         challenge = f'Bearer realm="{registry.url}/token"'
-        registry.misbehave("/v2/$", Fault(status=401, headers={"WWW-Authenticate": challenge}))
+        registry.misbehave("/v2/", Fault(status=401, headers={"WWW-Authenticate": challenge}), times=1)
         registry.misbehave("/token", Fault(status=200, body=b'{"token": "' + b"x" * 60_000 + b'"}'))
         assert _fetch(registry) == MANIFEST
         assert registry.requests[-1].headers["authorization"] == "Bearer " + "x" * 60_000

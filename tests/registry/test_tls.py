@@ -87,9 +87,10 @@ def test_plain_http_where_tls_was_expected_is_told_at_once(
         with mirrored_source(registry, mirrors=(mirror,)) as source:
             fill(registry)
             assert source.fetch_manifest().raw == MANIFEST
+        image = f"{registry.host}/library/app:1.0"
     assert capsys.readouterr().err.splitlines() == [
-        f"ociexport: skipping mirror {registry.host}: registry {registry.host}: "
-        f"GET https://{registry.host}/v2/: TLS failed: wrong version number"
+        f"ociexport: skipping mirror {registry.host}: image {image}: "
+        f"GET https://{registry.host}/v2/library/app/manifests/1.0?…: TLS failed: wrong version number"
     ]
 
 

@@ -22,6 +22,8 @@ Its properties are constructor arguments, which can be changed later as attribut
     chunked=True              bodies of blobs have no Content-Length
     bytes_per_second=…        limits each connection
     tags_per_page=…           lists of tags have pages of at most this length, with a link to the next
+    entity_tags=True          answers 304 to a request for a manifest with the right If-None-Match, as distribution does
+    round_trip_seconds=0.05   is this far away: each answer is delayed; `round_trips` has when it was asked and answered
     tls=ssl_context           uses https; tests/support/tls.py makes a context
 
 Its faults are rules: the first rule that matches a request answers it, and counts down:
@@ -148,6 +150,8 @@ class FakeRegistry:
         chunked: bool = False,
         bytes_per_second: int | None = None,
         tags_per_page: int = 1000,
+        entity_tags: bool = True,
+        round_trip_seconds: float = 0,
         tls: ssl.SSLContext | None = None,
         referrers: bool = False,
         read_only: int | None = None,
@@ -165,6 +169,8 @@ class FakeRegistry:
         self.chunked = chunked
         self.bytes_per_second = bytes_per_second
         self.tags_per_page = tags_per_page
+        self.entity_tags = entity_tags
+        self.round_trip_seconds = round_trip_seconds
         self.tls = tls
         self.referrers = referrers
         self.read_only = read_only
@@ -175,6 +181,7 @@ class FakeRegistry:
         # Digests to announce for documents whose digest does not cover all their bytes, by the digest of all bytes.
         self.digests: dict[Digest, Digest] = {}
         self.requests: list[Request] = []
+        self.round_trips: list[tuple[float, float]] = []
         self.faults_met = 0
         self._rules: list[_Rule] = []
         self._tokens: dict[str, str] = {}
@@ -288,7 +295,7 @@ class FakeRegistry:
         if manifest := re.fullmatch(r"/v2/(.+)/manifests/([^/]+)", request.path):
             if request.method == "PUT":
                 return self._store_manifest(manifest[1], manifest[2], request)
-            return self._answer_manifest(manifest[1], manifest[2])
+            return self._answer_manifest(request, manifest[1], manifest[2])
         if blob := re.fullmatch(r"/v2/(.+)/blobs/(\w+:\w+)", request.path):
             if not self.uploads.has(blob[1], blob[2]):
                 return _error(404, "BLOB_UNKNOWN", "blob unknown to registry")
@@ -343,7 +350,7 @@ class FakeRegistry:
             headers["Link"] = f'<{request.path}?last={rest[count - 1]}&n={count}>; rel="next"'
         return _Answer(200, json.dumps({"name": repository, "tags": rest[:count]}).encode(), headers)
 
-    def _answer_manifest(self, repository: str, selector: str) -> _Answer:
+    def _answer_manifest(self, request: Request, repository: str, selector: str) -> _Answer:
         held = self.manifests.get((repository, selector))
         if held is None:
             if not any(name == repository for name, _ in self.manifests):
@@ -353,6 +360,11 @@ class FakeRegistry:
         headers = {"Docker-Content-Digest": str(self.digests.get(Digest.of(raw), Digest.of(raw)))}
         if media_type is not None:
             headers["Content-Type"] = media_type
+        if self.entity_tags:
+            tag = f'"{Digest.of(raw)}"'
+            headers["ETag"] = tag
+            if request.headers.get("if-none-match") == tag:
+                return _Answer(304, b"", headers)
         return _Answer(200, raw, headers)
 
     def _answer_blob(self, request: Request, name: str) -> _Answer:
@@ -520,7 +532,12 @@ class _Handler(BaseHTTPRequestHandler):
             body=body,
             connection=self._number,
         )
-        self._send(*self.server.registry._take(request))
+        asked = time.monotonic()
+        answer, fault = self.server.registry._take(request)
+        if self.server.registry.round_trip_seconds:
+            time.sleep(self.server.registry.round_trip_seconds)
+            self.server.registry.round_trips.append((asked, time.monotonic()))
+        self._send(answer, fault)
 
     do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815 - the names that http.server looks for
 

@@ -372,6 +372,7 @@ def _pull_options_from(
         deep=options.deep,
         volume_bytes=volume_bytes,
         recheck=options.recheck,
+        is_alone=len(options.images) == 1,
     )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ociexport.errors import AuthenticationError, RegistryError, RegistryNotFoundError, TransferError, quoted
-from ociexport.registry.auth.challenges import Access, Challenge
+from ociexport.registry.auth.access import Access
+from ociexport.registry.auth.challenges import Challenge
 from ociexport.registry.auth.credentials import Finding
 from ociexport.registry.http.web_url import InvalidUrlError, WebUrl
 

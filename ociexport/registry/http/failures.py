@@ -20,7 +20,6 @@ from ociexport.errors import (
     quoted,
 )
 from ociexport.registry.http.echoes import without_echoes
-from ociexport.registry.http.error_bodies import explain_body
 from ociexport.spec.numerals import number_in
 
 # In the libraries' messages: the query of a URL, and its user and password.
@@ -142,6 +141,8 @@ def error_of_response(
     if status < 400:
         message = f"{subject}: {method} {url}: expected {status_line(200)}, got {status_line(status)}"
         return RegistryError(message, method=method, url=url, status=status)
+    from ociexport.registry.http.error_bodies import explain_body  # noqa: PLC0415 - start-up: only an error needs it
+
     explanation = explain_body(headers.get("Content-Type", ""), body)
     message = f"{subject}: {method} {url}: {status_line(status)}"
     codes = tuple(without_echoes(code, secrets) for code in explanation.codes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 import requests
@@ -15,7 +15,6 @@ from ociexport.registry.http.certificates import TlsSettings
 from ociexport.registry.http.content import RequestContent
 from ociexport.registry.http.deadlines import Deadline
 from ociexport.registry.http.echoes import secrets_of
-from ociexport.registry.http.error_bodies import MAX_ERROR_BODY_BYTES
 from ociexport.registry.http.failures import StalledError, error_of_connection, error_of_response
 from ociexport.registry.http.logs import LoggedRequest
 from ociexport.registry.http.web_url import WebUrl
@@ -48,6 +47,8 @@ class WireRequest:
         body: form-encoded body of a POST; it contains a secret, and is sent to the origin of ``url`` only.
         tls: for the origin of ``url`` only; None for the settings that apply to every host of a pull.
         retries: whether the request is repeated after a temporary failure.
+        on_answer: called with the status of each answer. A server that may have another URL is only tried: until it
+            has answered, a connection that fails is not repeated. None for a server known to be there.
         sent_by: the URL of the server that named ``url``; None if the user named it.
         document_bytes: for a document, how many bytes `Transport.send` reads; a connection that breaks meanwhile
             causes a retry. None for a body that the caller reads.
@@ -64,6 +65,7 @@ class WireRequest:
     body: bytes | None = field(default=None, repr=False)
     tls: TlsSettings | None = None
     retries: bool = True
+    on_answer: Callable[[int], None] | None = field(default=None, repr=False, compare=False)
     sent_by: WebUrl | None = None
     document_bytes: int | None = None
     content: RequestContent | None = None
@@ -203,6 +205,8 @@ class Answer:
 
     def error(self) -> RegistryError:
         """Return this answer as an error, with the explanation from its body, and close the answer."""
+        from ociexport.registry.http.error_bodies import MAX_ERROR_BODY_BYTES  # noqa: PLC0415 - start-up: only an error needs it
+
         try:
             body = self.read_up_to(MAX_ERROR_BODY_BYTES)
         except TransferError:

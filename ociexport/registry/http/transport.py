@@ -93,11 +93,15 @@ class Transport:
             RateLimitError, AuthenticationError, RegistryNotFoundError, RegistryError: a status that is not accepted.
         """
         attempt = 0
+        has_answered = request.on_answer is None
         while True:
             attempt += 1
             asked_seconds = None
             try:
                 answer = self._send_following(request)
+                has_answered = True
+                if request.on_answer is not None:
+                    request.on_answer(answer.status)
                 if answer.status in request.accepted:
                     answer.read_document()
                     return answer
@@ -108,7 +112,8 @@ class Transport:
                 if not is_passing_status(answer.status):
                     raise failure
                 failure.asked_seconds = asked_seconds = retry_after_seconds(answer.headers)
-            if not request.retries or not self.wait_for_retry(attempt, failure, request.subject, asked_seconds):
+            may_retry = request.retries and has_answered
+            if not may_retry or not self.wait_for_retry(attempt, failure, request.subject, asked_seconds):
                 raise failure
 
     def wait_for_retry(

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from ociexport.errors import LimitExceededError, counted
+from ociexport.images.held_documents import open_first_ahead
 from ociexport.images.resolve import read_layers, resolve_manifest
 from ociexport.images.source import ImageSource
 from ociexport.layers.apply import LayerApplier
@@ -83,6 +84,7 @@ def flatten(
     """
     resolved = resolve_manifest(source, platform)
     manifest = resolved.manifest
+    open_first_ahead(source, manifest)
     config, layers = read_layers(source, resolved, platform, progress)
     platform_shown = config.declared_platform or "not declared"
     progress.say(f"{source.display_name}: platform {platform_shown}, {counted(len(layers), 'layer')}, read twice")

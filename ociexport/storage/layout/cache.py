@@ -40,6 +40,10 @@ class BlobCache:
         """Return the path of a blob, which need not exist."""
         return self._directory.path_of(blob_name(digest))
 
+    def seems_to_have(self, digest: Digest) -> bool:
+        """Whether the blob is there; nothing is read."""
+        return self._directory.has(blob_name(digest))
+
     def give(self, descriptor: Descriptor, target: LayoutDirectory, check: BlobCheck | None = None) -> bool:
         """Put the blob into an existing layout; returns False if the cache lacks it or has it damaged.
 

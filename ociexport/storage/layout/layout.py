@@ -10,13 +10,21 @@ Spec: image-spec 1.1 image-layout.md.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from io import FileIO
 from typing import TYPE_CHECKING
 
-from ociexport.errors import DiffIdMismatchError, InvalidImageError, LimitExceededError, NotFoundError, UsageError
+from ociexport.errors import (
+    DiffIdMismatchError,
+    InvalidImageError,
+    LimitExceededError,
+    NotFoundError,
+    OciexportError,
+    UsageError,
+)
 from ociexport.images.source import ImageName, ReceivedManifest
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import BlobCheck, ByteStream, Digest, Verifier
@@ -158,6 +166,32 @@ class ImageLayout:
                 yield f"{PARTIAL_DIRECTORY}/{name}", self.directory.status(f"{PARTIAL_DIRECTORY}/{name}")
 
     # As a destination.
+
+    def listed_before(self, full_name: str) -> Descriptor | None:
+        """Return the image with this full name in ``index.json``; None if none has it, or several images.
+
+        The file is read once: names that are written later are not seen.
+        """
+        return self._listed_before.get(full_name)
+
+    @functools.cached_property
+    def _listed_before(self) -> dict[str, Descriptor | None]:
+        listed: dict[str, Descriptor | None] = {}
+        # Without a layout, or with a damaged one, which is reported when it is written to, nothing is listed.
+        with suppress(OciexportError, OSError):
+            for descriptor, name in self.read_images():
+                if name.full is not None:
+                    other = listed.setdefault(name.full, descriptor)
+                    if other is not None and other.digest != descriptor.digest:
+                        listed[name.full] = None
+        return listed
+
+    def seems_to_have(self, descriptor: Descriptor) -> bool:
+        """Whether the blob, or a part of it, is in the layout or its cache; nothing is read."""
+        digest = descriptor.digest
+        if self.directory.has(blob_name(digest)) or self.directory.has(partial_blob_name(digest)):
+            return True
+        return self._cache is not None and self._cache.seems_to_have(digest)
 
     def has_blob(self, descriptor: Descriptor, check: BlobCheck | None = None) -> bool:
         """Whether the blob exists and is valid: its bytes are read and verified, since a file may be cut or damaged.

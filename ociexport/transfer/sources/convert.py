@@ -99,6 +99,11 @@ class ConvertingSource(WrappingSource):
                 self._made[received.digest] = self._convert(received)
             return self._made[received.digest]
 
+    def open_ahead(self, descriptors: Sequence[Descriptor]) -> None:
+        """Request blobs ahead, if no layer was fetched for a conversion; see `FarSource`."""
+        if not self.layers:
+            super().open_ahead(descriptors)
+
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
         """Return the bytes of a blob; converted configs and fetched layers are read locally."""
         config = self._configs.get(descriptor.digest)

@@ -284,7 +284,6 @@ def test_secrets_in_a_malformed_line_are_not_shown(is_verbose: bool, capsys: pyt
 
 
 KINDS: dict[str, Callable[[RawRequest], bool]] = {
-    "ping": lambda request: request.target == b"/v2/",
     "challenge": lambda request: b"Authorization" not in request.head and b"/v2/" in request.target,
     "token": lambda request: request.target.startswith(b"/token"),
     "manifest": lambda request: b"/manifests/" in request.target,
