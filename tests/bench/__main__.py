@@ -1,6 +1,6 @@
 """`make bench`: ociexport compared with other tools, on an image that is built first, in a memory file system.
 
-    python -m tests.bench [startup] [same] [unpack] [pull] [deep] [throttled] [many] [growth] [updates]
+    python -m tests.bench [startup] [same] [unpack] [pull] [deep] [throttled] [many] [growth] [updates] [roundtrips]
 
 Each part prints the target beside the measurement. docs/about/performance.md keeps the results.
 """
@@ -22,6 +22,7 @@ from ociexport.spec.platforms import host_platform
 from ociexport.storage.layout.layout import ImageLayout
 from tests.bench.bench_image import IMAGE, build_bench_image
 from tests.bench.measuring import Contender, compare, removing
+from tests.bench.round_trips import bench_round_trips
 from tests.bench.throttle import throttled
 from tests.bench.updates import bench_updates
 from tests.support.system_parts import docker_registry, run
@@ -52,6 +53,7 @@ def main() -> int:
         "many": bench_many,
         "growth": bench_growth,
         "updates": bench_updates_of_packages,
+        "roundtrips": bench_round_trips_of_pulls,
     }
     for name in sys.argv[1:] or parts:
         parts[name]()
@@ -256,6 +258,12 @@ def bench_updates_of_packages() -> None:
             return
         os.environ["TMPDIR"] = str(work)
         bench_updates(work, _ociexport())
+
+
+def bench_round_trips_of_pulls() -> None:
+    """Count the round trips of a pull that follow one another, with crane and skopeo for comparison."""
+    with _memory_directory() as work:
+        bench_round_trips(work, _ociexport())
 
 
 def _bench_built(name: str, layers: int, files: int) -> None:
