@@ -16,6 +16,7 @@ import ociexport.errors
 from ociexport.cli.exit_codes import HUNG_UP, INTERRUPTED, READER_GONE, TERMINATED
 from ociexport.cli.process import OUTPUT_NAME, give_up_output, prepare_streams
 from ociexport.errors import OciexportError
+from ociexport.system.ownership import own_process
 from ociexport.system.version import __version__
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def run() -> NoReturn:
     an unpack. That is safe: when `main` returns, all files are closed, and the system frees the memory. With Python's
     warnings or development mode on, the interpreter ends normally and reports what it finds.
     """
+    own_process()
     code = main()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # too late: the work is done and reported
         signal.signal(number, signal.SIG_IGN)

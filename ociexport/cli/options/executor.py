@@ -6,7 +6,6 @@ import argparse
 import os
 import signal
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,8 @@ from ociexport.errors import OciexportError, TransferError, UsageError, escaped,
 from ociexport.spec.numerals import number_in
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from ociexport.transfer.pull_many import PullOutcome
 
 _PROCESSES, _DASK = "processes", "dask:"

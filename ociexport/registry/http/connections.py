@@ -14,7 +14,6 @@ from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
-from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.poolmanager import PoolManager
@@ -191,7 +190,9 @@ def new_context(tls: TlsSettings) -> ssl.SSLContext:
     else:
         context.load_default_certs()
         if not _system_has_authorities():
-            context.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)
+            import certifi  # noqa: PLC0415 - start-up: most machines have authorities
+
+            context.load_verify_locations(certifi.where())
     for path in tls.ca_files:
         _load(context, path, "certificate authority")
     if pair := tls.client_certificate:
