@@ -141,8 +141,7 @@ def new_parser(loaded: Collection[str]) -> tuple[CommandParser, dict[str, Comman
         "exit codes.",
     )
     parser.add_argument("--version", action="version", version=f"ociexport {__version__}")
-    # With the name given, argparse makes no formatter, which would import what compresses files.
-    subparsers = parser.add_subparsers(prog="ociexport", metavar="COMMAND", required=True, parser_class=CommandParser)
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
     commands = {}
     for name, summary in COMMANDS.items():
         if loaded and name not in loaded:

@@ -33,6 +33,11 @@ class CommandParser(argparse.ArgumentParser):
         self._further_groups: list[argparse._ArgumentGroup] = []
         self._is_second_try = False
 
+    def _get_formatter(self) -> argparse.HelpFormatter:
+        # argparse makes one for each option, to check it. With a width it does not measure the terminal, for which it
+        # would import what packs archives. `_help` makes one that measures it.
+        return argparse.HelpFormatter(prog=self.prog, width=78)
+
     def add_argument_group(self, *arguments: Any, **settings: Any) -> argparse._ArgumentGroup:
         """Return a new group, whose options the short help leaves out."""
         group = super().add_argument_group(*arguments, **settings)
@@ -173,7 +178,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def _help(self, hidden: Sequence[argparse._ArgumentGroup]) -> str:
         hidden_actions = {id(action) for group in hidden for action in group._group_actions}
-        formatter = self._get_formatter()
+        formatter = super()._get_formatter()
         shown = [action for action in self._actions if id(action) not in hidden_actions]
         formatter.add_usage(self.usage, shown, self._mutually_exclusive_groups)
         formatter.add_text(self.description)

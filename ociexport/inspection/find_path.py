@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from difflib import get_close_matches
 
 from ociexport.errors import InvalidImageError, NotFoundError, UsageError, quoted_path
 from ociexport.layers.memory_tree import MemoryDirectory, Node
@@ -77,6 +76,8 @@ def _explain_missing(tree: PartialTree, path: bytes) -> str | None:
                 target = quoted_path(link.described.link_name)
                 return f"{quoted_path(there + b'/' + part)} is a link to {target}, which does not exist"
             names = {os.fsdecode(name): name for name in list(directory.children)[:_MAX_NAMES]}
+            from difflib import get_close_matches  # noqa: PLC0415 - start-up: only a missing path needs it
+
             near = get_close_matches(os.fsdecode(part), names, n=1, cutoff=_NEAR)
             return f"did you mean {quoted_path(there + b'/' + names[near[0]])}?" if near else None
         directory, there = following, there + b"/" + part

@@ -5,7 +5,6 @@ Spec: image-spec 1.1 descriptor.md; Docker "Image Manifest Version 2, Schema 2".
 
 from __future__ import annotations
 
-import base64
 import binascii
 from collections.abc import Mapping
 
@@ -151,6 +150,8 @@ def _embedded_data(item: JsonObject, digest: Digest, size: int) -> bytes | None:
     if encoded is None:
         return None
     try:
+        import base64  # noqa: PLC0415 - start-up: few descriptors need it
+
         data = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as error:
         raise item.error("data", f"expected base64, got {quoted(encoded)}") from error

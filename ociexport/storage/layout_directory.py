@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shlex
-import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -227,6 +225,8 @@ class LayoutDirectory:
                 try:
                     fcntl.ioctl(copy.fileno(), _FICLONE, original.fileno())
                 except OSError:
+                    import shutil  # noqa: PLC0415 - start-up: few file systems need it
+
                     shutil.copyfileobj(original, copy, _READ_BYTES)
 
     # Opening.
@@ -272,6 +272,8 @@ class LayoutDirectory:
                 raise
 
     def _hint(self) -> str:
+        import shlex  # noqa: PLC0415 - start-up: only an error needs it
+
         return f"links in it are not followed; a copy has files in their place: cp -RL {shlex.quote(self.path)} COPY"
 
 

@@ -6,8 +6,6 @@ the result, and registries and tools have mislabelled layers for years.
 
 from __future__ import annotations
 
-import bz2
-import lzma
 import re
 from collections.abc import Iterator
 from typing import Protocol, cast
@@ -346,7 +344,13 @@ def _new_decompressor(name: str, memory: DecompressionMemory) -> _Decompressor:
 
         window_log_max = zstd.DecompressionParameter.window_log_max
         return zstd.ZstdDecompressor(options={window_log_max: window_log_max.bounds()[1]})
-    return lzma.LZMADecompressor(memlimit=memory.limit) if name == "xz" else bz2.BZ2Decompressor()
+    if name == "xz":
+        import lzma  # noqa: PLC0415 - start-up: only some runs need it
+
+        return lzma.LZMADecompressor(memlimit=memory.limit)
+    import bz2  # noqa: PLC0415 - start-up: only some runs need it
+
+    return bz2.BZ2Decompressor()
 
 
 def _errors_of(name: str) -> tuple[type[Exception], ...]:
@@ -359,7 +363,11 @@ def _errors_of(name: str) -> tuple[type[Exception], ...]:
         from ociexport.system.zstd import zstd  # noqa: PLC0415 - start-up: only some runs need it
 
         return (zstd.ZstdError,)
-    return (lzma.LZMAError, MemoryError) if name == "xz" else (OSError, EOFError)
+    if name == "xz":
+        import lzma  # noqa: PLC0415 - start-up: only some runs need it
+
+        return lzma.LZMAError, MemoryError
+    return OSError, EOFError
 
 
 def new_zstd_compressor() -> Compressor:

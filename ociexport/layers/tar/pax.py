@@ -5,7 +5,6 @@ Spec: POSIX.1-2017 pax, "pax Extended Header"; GNU tar manual, "Storing Sparse F
 
 from __future__ import annotations
 
-import base64
 import binascii
 import re
 from typing import TypedDict, cast
@@ -149,6 +148,8 @@ def _parse_time(key: bytes, value: bytes) -> int:
 def _decode_base64(key: bytes, value: bytes) -> bytes:
     try:
         # libarchive omits the padding.
+        import base64  # noqa: PLC0415 - start-up: few layers need it
+
         return base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
     except binascii.Error as error:
         raise _broken(value, f"base64 for {quoted_path(key)}") from error

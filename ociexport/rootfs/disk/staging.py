@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
-import shlex
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -65,7 +63,7 @@ def staged_directory(target: str, *, replace: bool = False, sync: bool = False) 
     place = find_place(target, replace=replace)
     with _opened_parent(place) as parent_fd:
         remove_leftovers(place, parent_fd)
-        name = os.fsencode(place.prefix + secrets.token_hex(MARK_BYTES))
+        name = os.fsencode(place.prefix + os.urandom(MARK_BYTES).hex())
         with _new_directory(place, parent_fd, name) as fd:
             with _placing_errors(target, parent_fd):
                 prepared = _prepared(fd)
@@ -205,6 +203,8 @@ def _verify_is_renamable(fd: int, parent_fd: int, name: bytes, target: str) -> N
     except OSError as error:
         # An empty old tree need not be renamed: a rename replaces it.
         if error.errno == errno.EXDEV and os.listdir(target):
+            import shlex  # noqa: PLC0415 - start-up: only an error needs it
+
             raise UsageError(
                 f"{quoted(target)}: expected a directory that can be renamed, got one of a lower layer of an overlay",
                 hint=f"remove it first: ociexport rm {shlex.quote(target)}",

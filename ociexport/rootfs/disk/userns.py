@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import pwd
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -93,6 +90,8 @@ def _mapping_child(maps: list[list[str]]) -> Iterator[Callable[[], str]]:
 
 def _write_maps(pid: int, maps: list[list[str]]) -> str:
     """Return `_DONE`, or the reason why the maps can't be written."""
+    import subprocess  # noqa: PLC0415 - start-up: only --userns needs it
+
     for helper, id_map in zip(_HELPERS, maps, strict=True):
         try:
             result = subprocess.run([helper, str(pid), *id_map], capture_output=True, check=False)
@@ -105,6 +104,8 @@ def _write_maps(pid: int, maps: list[list[str]]) -> str:
 
 def _missing() -> str:
     """Return the first prerequisite that is missing; empty if none is."""
+    import shutil  # noqa: PLC0415 - start-up: as above
+
     for helper in _HELPERS:
         if shutil.which(helper) is None:
             return f"the program {helper}"
@@ -126,6 +127,8 @@ def _id_map(own_id: int, path: str) -> list[str]:
 
 def _subordinate_ids(path: str) -> list[tuple[int, int]]:
     """Return the ranges that the file assigns to this user, by name or number; /etc/subgid lists users too."""
+    import pwd  # noqa: PLC0415 - start-up: as above
+
     uid = os.geteuid()
     names = {str(uid)}
     with suppress(KeyError):
