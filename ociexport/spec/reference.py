@@ -10,6 +10,8 @@ from ociexport.spec.lazy_dataclass import dataclass, replace
 from ociexport.spec.numerals import number_in
 
 DEFAULT_REGISTRY = "docker.io"
+# The host that serves Docker Hub differs from its name in references.
+DOCKER_HUB_HOST = "registry-1.docker.io"
 DEFAULT_TAG = "latest"
 MAX_REPOSITORY_CHARACTERS = 255
 

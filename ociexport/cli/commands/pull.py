@@ -321,7 +321,9 @@ def _pull_into(
             return copy_image(source, layout, pull_options, report.progress, verified=verified)
 
     if len(wanted) == 1:
-        report.add(pull_one(wanted[0][0]))
+        # What a layout has changes the first request.
+        with sources.connecting(wanted[0][0], asks=not os.path.lexists(options.out)):
+            report.add(pull_one(wanted[0][0]))
         report.end()
         return OK
     waiting: list[PullResult] = []

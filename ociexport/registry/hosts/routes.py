@@ -26,10 +26,7 @@ from ociexport.registry.http.failures import redacted
 from ociexport.registry.http.web_url import is_web_url
 from ociexport.registry.options import RegistryOptions
 from ociexport.spec.lazy_dataclass import dataclass, field, replace
-from ociexport.spec.reference import DEFAULT_REGISTRY, ImageReference
-
-# The host that serves Docker Hub differs from its name in references.
-_DOCKER_HUB_HOST = "registry-1.docker.io"
+from ociexport.spec.reference import DEFAULT_REGISTRY, DOCKER_HUB_HOST, ImageReference
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +117,7 @@ def endpoint_for(registry: str, options: RegistryOptions, *, insecure: bool = Fa
     Args:
         insecure: as in registries.conf: any certificate is accepted, and plain http too.
     """
-    host = _DOCKER_HUB_HOST if registry == DEFAULT_REGISTRY else registry
+    host = DOCKER_HUB_HOST if registry == DEFAULT_REGISTRY else registry
     secure, plain = f"https://{host}/v2", f"http://{host}/v2"
     if options.plain_http:
         urls: tuple[str, ...] = (plain,)
@@ -166,7 +163,7 @@ def _api_url(url: str) -> str:
 
 def _route_of_hosts_toml(entry: HostEntry, registry: str, repository: str, options: RegistryOptions) -> Route:
     parts = urlsplit(entry.url)
-    is_itself = parts.netloc in (registry, _DOCKER_HUB_HOST if registry == DEFAULT_REGISTRY else registry)
+    is_itself = parts.netloc in (registry, DOCKER_HUB_HOST if registry == DEFAULT_REGISTRY else registry)
     tls = tls_for(parts.netloc, options)
     endpoint = Endpoint(
         registry if is_itself else parts.netloc,

@@ -20,7 +20,8 @@ from urllib3.poolmanager import PoolManager
 from urllib3.response import HTTPResponse
 
 from ociexport.errors import OciexportError, UsageError
-from ociexport.registry.http.addresses import Nearness, SeenAddresses
+from ociexport.registry.early import take_early
+from ociexport.registry.http.addresses import Nearness, SeenAddresses, nearness_of
 from ociexport.registry.http.certificates import TlsSettings
 from ociexport.registry.http.content import RequestContent
 from ociexport.registry.http.deadlines import Deadline, Deadlines, shut_down
@@ -277,13 +278,17 @@ def _pool_classes(
         _deadline: Deadline
         # Whether the server has answered on this connection.
         _has_answered = False
+        # The request that was sent on the connection before it was needed; empty without any.
+        _sent_early = b""
         # The content of the current request; None without any.
         _content: RequestContent | None = None
 
         def _new_conn(self) -> socket.socket:
             host = self.host.strip("[]")
             limit = None if nearest is None else min(nearest, sockets.addresses.limit(host, self.port))
-            opened = _dial(self, socks_proxy, limit)
+            opened, self._sent_early = _early_connection(host, self.port, limit) if limit is not None else (None, b"")
+            if opened is None:
+                opened = _dial(self, socks_proxy, limit)
             if limit is not None:
                 sockets.addresses.add(host, self.port, str(opened.getpeername()[0]))
             try:
@@ -311,6 +316,20 @@ def _pool_classes(
             except CLOSED_BY_SERVER as error:
                 self._raise_if_kept(error)
                 raise
+
+        def send(self, data: Any) -> None:
+            if self._sent_early or self.sock is None:
+                if self.sock is None:
+                    self.connect()
+                sent, self._sent_early = self._sent_early, b""
+                if sent and sent == data:
+                    return
+                if sent and self.sock is not None:
+                    # Another request was sent early: its answer would be taken for that of this one.
+                    self.sock.close()
+                    self.sock = None
+                    self.connect()
+            super().send(data)
 
         def getresponse(self) -> HTTPResponse:  # type: ignore[override] # as urllib3's own
             response = None
@@ -346,6 +365,21 @@ def _pool_classes(
         ConnectionCls = Secure
 
     return {"http": PlainPool, "https": SecurePool}
+
+
+def _early_connection(host: str, port: int, limit: Nearness) -> tuple[socket.socket | None, bytes]:
+    """Return a socket that was connected early, and what was sent on it; None if its address is too near."""
+    early = take_early(host, port)
+    if early is None:
+        return None, b""
+    opened, sent = early
+    try:
+        if nearness_of(str(opened.getpeername()[0])) <= limit:
+            return opened, sent
+    except OSError:
+        pass  # it is closed already
+    opened.close()
+    return None, b""
 
 
 def _dial(connection: HTTPConnection, socks_proxy: str | None, nearest: Nearness | None) -> socket.socket:

@@ -6,7 +6,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from ociexport.errors import DigestMismatchError, NotFoundError, UsageError, quoted
@@ -110,6 +110,14 @@ class SourceOpener:
             if self._client is None:
                 self._client = new_client(self._options, self._progress)
             return self._client
+
+    def connecting(self, name: SourceName, *, asks: bool) -> AbstractContextManager[None]:
+        """Connect to an image's registry while what speaks with it is imported; see `connecting_early`."""
+        if not isinstance(name, RegistryName) or self._client is not None or self._options is None:
+            return nullcontext()
+        from ociexport.registry.early import connecting_early  # noqa: PLC0415 - start-up: an image on disk does without
+
+        return connecting_early(name.reference, self._options, asks=asks)
 
     def name_each(self, name: SourceName, *, everything: bool) -> list[SourceName]:
         """Return a name for each image of the layout or archive ``name``; of any other source, ``name`` itself.

@@ -1,0 +1,161 @@
+"""The first connection is begun before requests is imported, and never where another server may be asked first."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from ociexport.registry.early import connecting_early, take_early
+from ociexport.registry.options import Credentials, Mirror, RegistryOptions
+from ociexport.spec import mediatypes
+from ociexport.spec.platforms import host_platform
+from ociexport.spec.reference import ImageReference
+from tests.support.command import run_command
+from tests.support.fake_registry import FakeRegistry, Fault
+from tests.support.image_builder import build_image
+from tests.support.memory_source import member
+from tests.support.registry_image import open_registry_source
+
+MANIFEST = b'{"schemaVersion": 2, "layers": []}'
+PATH = "/v2/team/app/manifests/1"
+IMAGE = build_image([[member("a", b"a")]], platform=host_platform())
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Return with an environment that has no proxies, mirrors or credentials of the machine."""
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("REGISTRY_AUTH_FILE", "DOCKER_CONFIG", "DOCKER_AUTH_CONFIG", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def _reference(registry: FakeRegistry) -> ImageReference:
+    registry.add_manifest("team/app", "1", MANIFEST, mediatypes.OCI_MANIFEST)
+    return ImageReference.parse(f"{registry.host}/team/app:1")
+
+
+def _options(**options: object) -> RegistryOptions:
+    conf = Path("/dev/null")
+    return RegistryOptions(registries_conf=conf, hosts_dirs=(), retry_times=0, **options)  # type: ignore[arg-type]
+
+
+def _fetch(reference: ImageReference, **options: object) -> bytes:
+    source = open_registry_source(reference, options=_options(**options))
+    try:
+        return source.fetch_manifest().raw
+    finally:
+        source.close()
+
+
+def test_request_that_was_sent_early_is_not_sent_again() -> None:
+    with FakeRegistry() as registry, connecting_early(_reference(registry), _options(), asks=True):
+        while not registry.requests:
+            time.sleep(0.01)
+        assert _fetch(_reference(registry)) == MANIFEST
+        assert [(request.path, request.connection) for request in registry.requests] == [(PATH, 1)]
+
+
+def test_connection_alone_is_used() -> None:
+    with FakeRegistry() as registry, connecting_early(_reference(registry), _options(), asks=False):
+        while not registry._connections:
+            time.sleep(0.01)
+        assert registry.requests == []
+        assert _fetch(_reference(registry)) == MANIFEST
+        assert [request.connection for request in registry.requests] == [1]
+
+
+def test_answer_to_another_request_is_not_taken() -> None:
+    with FakeRegistry() as registry, connecting_early(_reference(registry), _options(), asks=True):
+        registry.misbehave(PATH, Fault(body=b"{}"), when=lambda request: "x-tenant" not in request.headers)
+        assert _fetch(_reference(registry), headers=(("X-Tenant", "a"),)) == MANIFEST
+        assert [request.connection for request in registry.requests] == [1, 2]
+
+
+def test_connection_that_is_cut_is_made_again() -> None:
+    with FakeRegistry() as registry:
+        registry.misbehave(PATH, Fault(reset_after=-1), times=1)
+        with connecting_early(_reference(registry), _options(), asks=True):
+            assert _fetch(_reference(registry)) == MANIFEST
+
+
+def test_what_nobody_takes_is_closed() -> None:
+    with FakeRegistry() as registry:
+        with connecting_early(_reference(registry), _options(), asks=False):
+            pass
+        assert take_early("127.0.0.1", registry.port) is None
+
+
+def test_no_server_is_no_error() -> None:
+    with connecting_early(ImageReference.parse("127.0.0.1:1/team/app:1"), _options(), asks=True):
+        assert take_early("127.0.0.1", 1) is None
+
+
+@pytest.mark.parametrize("where", ["mirror", "registries.conf", "hosts.toml", "v1"])
+def test_nothing_is_begun_where_another_server_may_be_first(where: str, tmp_path: Path) -> None:
+    with FakeRegistry() as registry:
+        conf = tmp_path / "registries.conf"
+        host = registry.host
+        conf.write_text(f'[[registry]]\nlocation = "{host}"\n[[registry.mirror]]\nlocation = "mirror.example"\n')
+        options = {
+            "mirror": _options(mirrors=(Mirror("mirror.example"),)),
+            "registries.conf": RegistryOptions(registries_conf=conf, hosts_dirs=()),
+            "hosts.toml": RegistryOptions(registries_conf=Path("/dev/null"), hosts_dirs=(tmp_path,)),
+            "v1": _options(v1=True),
+        }[where]
+        with connecting_early(_reference(registry), options, asks=True):
+            time.sleep(0.1)
+            assert registry._connections == []
+
+
+def test_nothing_is_begun_behind_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    with connecting_early(ImageReference.parse("registry.invalid/app:1"), _options(), asks=True):
+        assert take_early("registry.invalid", 443) is None
+
+
+@pytest.mark.parametrize("given", ["command line", "file", "header"])
+def test_with_credentials_nothing_is_asked_early(given: str, tmp_path: Path) -> None:
+    with FakeRegistry() as registry:
+        options = {
+            "command line": _options(credentials=Credentials("alice", "secret")),
+            "file": _options(authfile=tmp_path / "auth.json"),
+            "header": _options(headers=(("X-Secret", "s"),)),
+        }[given]
+        auth = base64.b64encode(b"alice:secret").decode()
+        (tmp_path / "auth.json").write_text(json.dumps({"auths": {registry.host: {"auth": auth}}}))
+        with connecting_early(_reference(registry), options, asks=True):
+            while not registry._connections:
+                time.sleep(0.01)
+            time.sleep(0.05)
+        assert registry.requests == []
+
+
+def test_command_asks_once(tmp_path: Path) -> None:
+    with FakeRegistry() as registry:
+        name = IMAGE.serve(registry, "team/app", "1")
+        for _ in range(2):
+            ended = run_command("pull", "-q", name, "--out", tmp_path / "layout", home=tmp_path)
+            assert (ended.returncode, ended.stderr) == (0, "")
+        assert registry.paths().count(PATH) == 2
+
+
+def test_wrong_configuration_is_reported_before_anything_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "auth.json").write_text("no JSON")
+    (tmp_path / "file").write_text("")
+    with FakeRegistry() as registry:
+        name = IMAGE.serve(registry, "team/app", "1")
+        auth = ("--authfile", tmp_path / "auth.json")
+        for words in (
+            ("--out", tmp_path / "layout", *auth),
+            ("--out", tmp_path / "file"),
+            ("--out", "x", "--jobs", "0"),
+        ):
+            assert run_command("pull", name, *words, home=tmp_path).returncode != 0
+        assert registry.requests == []
