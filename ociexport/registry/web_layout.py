@@ -26,7 +26,7 @@ from ociexport.errors import (
     describe_content,
     printable,
 )
-from ociexport.registry.auth.challenges import Access
+from ociexport.registry.auth.access import Access
 from ociexport.registry.client import RegistryClient
 from ociexport.registry.download.foreign import open_foreign
 from ociexport.registry.download.ranges import open_blob_stream
