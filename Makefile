@@ -12,7 +12,7 @@ PYTEST = $(RUN) -m pytest --numprocesses=auto --dist=loadfile
 # Tests and benchmarks start thousands of processes, which should not each compile the package again.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test test-all coverage check lint types build wheel bench fuzz clean
+.PHONY: demo test test-all coverage check lint types build wheel bench bench-quick fuzz clean
 
 demo: $(VENV)/.ready
 	$(RUN) -m tests.support.demo $(IMAGE)
@@ -51,6 +51,10 @@ build: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	$(RUN) -m tests.bench
+
+# A few ratios in two minutes, beside those of the last release.
+bench-quick: $(VENV)/.ready
+	$(RUN) -m tests.bench.quick
 
 fuzz: $(VENV)/.ready
 	$(RUN) -m pip install --quiet --group fuzz

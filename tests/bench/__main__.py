@@ -7,7 +7,6 @@ Each part prints the target beside the measurement. docs/about/performance.md ke
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
 import subprocess
@@ -15,12 +14,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from ociexport.images.resolve import resolve_manifest
 from ociexport.spec.platforms import host_platform
 from ociexport.storage.layout.layout import ImageLayout
 from tests.bench.bench_image import IMAGE, build_bench_image
+from tests.bench.installed import installed_ociexport, memory_directory
 from tests.bench.measuring import Contender, compare, removing
 from tests.bench.round_trips import bench_round_trips
 from tests.bench.throttle import throttled
@@ -29,7 +28,6 @@ from tests.support.system_parts import docker_registry, run
 from tests.support.tree_metadata import describe_tree, differences
 
 _IMAGE_DIRECTORY = Path(".bench")
-_INSTALLED_DIRECTORY = Path(".bench-installed")
 _INFLATE_AND_HASH = """
 import hashlib, sys
 from ociexport.system.compression import read_tar_chunks
@@ -60,34 +58,19 @@ def main() -> int:
     return 0
 
 
-@functools.cache
-def _ociexport() -> str:
-    """Return the command installed as by a user; run from the tree it would take longer to start."""
-    run(sys.executable, "-m", "venv", "--clear", _INSTALLED_DIRECTORY)
-    run(_INSTALLED_DIRECTORY / "bin" / "python", "-m", "pip", "install", "--quiet", ".")
-    return str(_INSTALLED_DIRECTORY.absolute() / "bin" / "ociexport")
-
-
 def bench_startup() -> None:
     """Time `ociexport --version`: under three times ``python -c pass``."""
-    python = str(Path(_ociexport()).with_name("python"))
+    python = str(Path(installed_ociexport()).with_name("python"))
     timings = compare(
         "start-up; target: under 3.00",
         [
-            Contender("ociexport --version", [_ociexport(), "--version"]),
+            Contender("ociexport --version", [installed_ociexport(), "--version"]),
             Contender("python -c pass", [python, "-c", "pass"]),
         ],
         runs=30,
     )
     ratio = timings["ociexport --version"].wall / timings["python -c pass"].wall
     print(f"\nstart-up: {ratio:.2f} times python -c pass: {'reached' if ratio < 3 else 'NOT reached'}")
-
-
-@contextmanager
-def _memory_directory() -> Iterator[Path]:
-    base = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    with TemporaryDirectory(prefix="ociexport-bench-", dir=base) as directory:
-        yield Path(directory)
 
 
 def check_same() -> None:
@@ -97,8 +80,8 @@ def check_same() -> None:
         AssertionError: they differ.
     """
     built = build_bench_image(_IMAGE_DIRECTORY)
-    with _memory_directory() as work:
-        run(_ociexport(), "unpack", "-q", built, work / "ours")
+    with memory_directory() as work:
+        run(installed_ociexport(), "unpack", "-q", built, work / "ours")
         run("umoci", "raw", "unpack", "--image", f"{built}:{IMAGE}", work / "theirs")
         ours, theirs = describe_tree(work / "ours"), describe_tree(work / "theirs")
     found = differences(ours, theirs)
@@ -110,7 +93,7 @@ def check_same() -> None:
 def bench_unpack() -> None:
     """Time unpacking, with umoci, igzip with tar, and inflating alone for comparison."""
     built = build_bench_image(_IMAGE_DIRECTORY)
-    with _memory_directory() as work:
+    with memory_directory() as work:
         layout = work / "layout"
         shutil.copytree(built, layout)
         layers = [str(layout / "blobs" / digest.replace(":", "/")) for digest in _layer_digests(layout)]
@@ -123,7 +106,9 @@ def bench_unpack() -> None:
             compare(
                 "unpack; target: umoci 0.23, igzip with tar 0.72, inflating alone 1.7, from the registry 0.80",
                 [
-                    Contender("ociexport unpack", [_ociexport(), "unpack", "-q", str(layout), str(target)], clear),
+                    Contender(
+                        "ociexport unpack", [installed_ociexport(), "unpack", "-q", str(layout), str(target)], clear
+                    ),
                     Contender(
                         "umoci raw unpack",
                         ["umoci", "raw", "unpack", "--image", f"{layout}:{IMAGE}", str(target)],
@@ -133,7 +118,7 @@ def bench_unpack() -> None:
                     Contender("igzip -dc alone", ["sh", "-c", inflate]),
                     Contender(
                         "ociexport unpack, from a registry",
-                        [_ociexport(), "unpack", "-q", reference, str(target)],
+                        [installed_ociexport(), "unpack", "-q", reference, str(target)],
                         clear,
                     ),
                 ],
@@ -143,7 +128,7 @@ def bench_unpack() -> None:
 def bench_pull() -> None:
     """Time pulling from Debian's registry into a layout, with skopeo for comparison."""
     built = build_bench_image(_IMAGE_DIRECTORY)
-    with _memory_directory() as work, _served(built, work / "registry") as reference:
+    with memory_directory() as work, _served(built, work / "registry") as reference:
         compare("pull; target: skopeo 0.5", _pull_contenders(reference, work))
 
 
@@ -154,11 +139,11 @@ def bench_deep() -> None:
     number of processors that are free.
     """
     built = build_bench_image(_IMAGE_DIRECTORY)
-    with _memory_directory() as work:
+    with memory_directory() as work:
         layout = work / "layout"
         shutil.copytree(built, layout)
         layers = [str(layout / "blobs" / digest.replace(":", "/")) for digest in _layer_digests(layout)]
-        least = [str(Path(_ociexport()).with_name("python")), "-c", _INFLATE_AND_HASH, *layers]
+        least = [str(Path(installed_ociexport()).with_name("python")), "-c", _INFLATE_AND_HASH, *layers]
         with (
             _served(layout, work / "registry") as reference,
             throttled(reference.partition("/")[0], bytes_per_second=20_000_000, request_delay_seconds=0.05) as proxy,
@@ -176,7 +161,7 @@ def _deep_contenders(reference: str, work: Path) -> list[Contender]:
     return [
         Contender(
             f"ociexport pull {option}",
-            [_ociexport(), "pull", "-q", option, reference, "--out", str(target)],
+            [installed_ociexport(), "pull", "-q", option, reference, "--out", str(target)],
             removing(target),
         )
         for option in ("--no-deep", "--deep")
@@ -186,7 +171,9 @@ def _deep_contenders(reference: str, work: Path) -> list[Contender]:
 def _pull_contenders(reference: str, work: Path) -> list[Contender]:
     ours, theirs = work / "ours", work / "theirs"
     return [
-        Contender("ociexport pull", [_ociexport(), "pull", "-q", reference, "--out", str(ours)], removing(ours)),
+        Contender(
+            "ociexport pull", [installed_ociexport(), "pull", "-q", reference, "--out", str(ours)], removing(ours)
+        ),
         Contender(
             "skopeo copy",
             ["skopeo", "copy", "--src-tls-verify=false", f"docker://{reference}", f"oci:{theirs}:1"],
@@ -199,7 +186,7 @@ def bench_throttled() -> None:
     """Time the same through a proxy that limits each connection to 20 MB/s and delays each request by 50 ms."""
     built = build_bench_image(_IMAGE_DIRECTORY)
     with (
-        _memory_directory() as work,
+        memory_directory() as work,
         _served(built, work / "registry") as reference,
         throttled(reference.partition("/")[0], bytes_per_second=20_000_000, request_delay_seconds=0.05) as proxy,
     ):
@@ -209,9 +196,9 @@ def bench_throttled() -> None:
 
 def bench_many() -> None:
     """Time two hundred small images into one layout, with as many runs of skopeo for comparison, and half as many."""
-    with _memory_directory() as work:
+    with memory_directory() as work:
         run(sys.executable, "-m", "tests.bench.many_images", work / "images", "200")
-        command = [_ociexport(), "serve", str(work / "images"), "--addr", "127.0.0.1:0"]
+        command = [installed_ociexport(), "serve", str(work / "images"), "--addr", "127.0.0.1:0"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
             host = server.stdout.readline().strip() if server.stdout is not None else ""
             try:
@@ -227,7 +214,7 @@ def _bench_many(host: str, work: Path) -> None:
         f"skopeo copy --src-tls-verify=false docker://{reference} oci:{theirs}:{number}"
         for number, reference in enumerate(references)
     )
-    pull = [_ociexport(), "pull", "-q", "--out", str(ours)]
+    pull = [installed_ociexport(), "pull", "-q", "--out", str(ours)]
     compare(
         "200 small images; target: skopeo 0.5",
         [
@@ -249,7 +236,7 @@ def bench_growth() -> None:
 
 def bench_updates_of_packages() -> None:
     """Measure a layer update by recipe: at most 6.5 % of the gzip layer, 2.5 and 4 CPU seconds per 200 MB, 96 MiB."""
-    with _memory_directory() as work:
+    with memory_directory() as work:
         # In a separate process, as above.
         build = [sys.executable, "-m", "tests.bench.updates", str(work)]
         ended = subprocess.run(build, stderr=subprocess.PIPE, text=True, check=False)
@@ -257,21 +244,21 @@ def bench_updates_of_packages() -> None:
             print(f"updates: skipped: {ended.stderr.strip()}")
             return
         os.environ["TMPDIR"] = str(work)
-        bench_updates(work, _ociexport())
+        bench_updates(work, installed_ociexport())
 
 
 def bench_round_trips_of_pulls() -> None:
     """Count the round trips of a pull that follow one another, with crane and skopeo for comparison."""
-    with _memory_directory() as work:
-        bench_round_trips(work, _ociexport())
+    with memory_directory() as work:
+        bench_round_trips(work, installed_ociexport())
 
 
 def _bench_built(name: str, layers: int, files: int) -> None:
-    with _memory_directory() as work:
+    with memory_directory() as work:
         layout, target = work / "layout", work / "rootfs"
         # In a separate process: a child's peak includes its parent's memory at the time of the fork.
         run(sys.executable, "-m", "tests.bench.growth_image", layout, str(layers), str(files))
-        contender = Contender(name, [_ociexport(), "unpack", "-q", str(layout), str(target)], removing(target))
+        contender = Contender(name, [installed_ociexport(), "unpack", "-q", str(layout), str(target)], removing(target))
         compare(f"growth: {name}", [contender], runs=3)
 
 
