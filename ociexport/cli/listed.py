@@ -43,6 +43,7 @@ class ListRun:
         progress: gets what was not understood in the list.
         registry: how the list's URL and its registries are reached; None for what ``options`` say.
         opener: of the command; lists layouts and archives, each once.
+        is_in_place: whether the images are taken from one layout or archive, by their names.
 
     Attributes:
         entries: the images; tags that the list asks for are looked up.
@@ -60,8 +61,10 @@ class ListRun:
         *,
         registry: RegistryOptions | None = None,
         opener: SourceOpener | None = None,
+        is_in_place: bool = False,
     ) -> None:
         self._progress = progress
+        self._is_in_place = is_in_place
         self._file: str | None = None if getattr(options, "dry_run", False) else options.failed
         self._failures: list[tuple[ListEntry, str, int]] = []
         self.unreadable: list[tuple[ListEntry, OciexportError | OSError]] = []
@@ -147,23 +150,31 @@ class ListRun:
             return
         lines = [_HEAD]
         for entry, message, code in self._failures:
-            lines += _commented(entry, f"exit code {code}: {message}")
+            lines += self._commented(entry, f"exit code {code}: {message}")
         for entry in self._not_done.values():
-            lines += _commented(entry, "not done")
+            lines += self._commented(entry, "not done")
         with new_file(self._file) as file:
             file.write("".join(lines).encode("utf-8", "surrogateescape"))
 
+    def _commented(self, entry: ListEntry, message: str) -> tuple[str, str]:
+        """Return a comment that says what happened to an image, and the line that names the image."""
+        line = to_line(unlocked(entry, is_in_place=self._is_in_place))
+        return escaped(f"# {'; '.join(entry.why)}: {message}") + "\n", line + "\n"
 
-def for_each(options: argparse.Namespace, progress: Progress, do: Callable[[ListEntry], int]) -> int:
+
+def for_each(
+    options: argparse.Namespace, progress: Progress, do: Callable[[ListEntry], int], *, is_in_place: bool = False
+) -> int:
     """Call ``do`` with each image of the list, and return the exit code of the worst.
 
     Args:
         do: works on one image and returns an exit code, or raises.
+        is_in_place: as `ListRun` has it.
 
     Raises:
         as `ListRun` does.
     """
-    with ListRun(options, progress) as run:
+    with ListRun(options, progress, is_in_place=is_in_place) as run:
         for entry in run.entries:
             try:
                 run.note(entry, do(entry))
@@ -174,12 +185,15 @@ def for_each(options: argparse.Namespace, progress: Progress, do: Callable[[List
         return run.end()
 
 
-def unlocked(entry: ListEntry) -> ListEntry:
+def unlocked(entry: ListEntry, *, is_in_place: bool = False) -> ListEntry:
     """Return an entry of a plain list for the same image; one of a lock file names its digest then.
 
     So does an image of a layout or an archive with a name that no line can have, which no user typed.
+
+    Args:
+        is_in_place: whether it is the digest that a layout lists, which may lack the published index.
     """
-    image = pinned_source(entry)
+    image = pinned_source(entry, is_in_place=is_in_place)
     name = parse_source_name(image)
     if isinstance(name, LayoutName | ArchiveName) and name.image is not None and not name.image.isprintable():
         with suppress(OciexportError, OSError), closing(SourceOpener()) as opener:
@@ -190,12 +204,17 @@ def unlocked(entry: ListEntry) -> ListEntry:
     return ListEntry(image, entry.why, entry.is_sure, entry.platforms, entry.selection)
 
 
-def pinned_source(entry: ListEntry) -> str:
-    """Return the source to open; of an image in a registry, with the digest that a lock file recorded."""
+def pinned_source(entry: ListEntry, *, is_in_place: bool = False) -> str:
+    """Return the source to open; of an image in a registry, with the digest that a lock file recorded.
+
+    Args:
+        is_in_place: as `unlocked` has it.
+    """
     if entry.locked is not None:
         name = parse_source_name(entry.image)
         if isinstance(name, RegistryName):
-            return str(name.reference.with_digest(entry.locked.digest))
+            digest = entry.locked.listed if is_in_place else entry.locked.digest
+            return str(name.reference.with_digest(digest))
     return entry.image
 
 
@@ -237,11 +256,6 @@ def _wanted(found: ImageList, options: argparse.Namespace, progress: Progress) -
             "ociexport images --why shows them, --maybes takes them"
         )
     return found.sure
-
-
-def _commented(entry: ListEntry, message: str) -> tuple[str, str]:
-    """Return a comment that says what happened to an image, and the line that names the image."""
-    return escaped(f"# {'; '.join(entry.why)}: {message}") + "\n", to_line(unlocked(entry)) + "\n"
 
 
 def _remove_own(path: str) -> None:

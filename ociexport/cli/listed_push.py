@@ -43,7 +43,13 @@ def push_list(options: argparse.Namespace, target: PushTarget) -> int:
         )
     with (
         pushing(options, target) as push,
-        ListRun(options, push.progress, registry=push.elsewhere_options, opener=push.elsewhere) as listed,
+        ListRun(
+            options,
+            push.progress,
+            registry=push.elsewhere_options,
+            opener=push.elsewhere,
+            is_in_place=place is not None,
+        ) as listed,
     ):
         report = PushReport(options.command, push.progress, as_json=options.json)
         for entry, error in listed.unreadable:

@@ -156,6 +156,24 @@ def test_a_lock_file_pins_the_digests(user: User, place: tuple[str, ...]) -> Non
     assert user.tags() == {"hub/app:1": APP, "hub/web:2": WEB}
 
 
+def test_what_failed_of_a_lock_file_is_found_in_the_same_layout(user: User) -> None:
+    """The layout has one platform of what is published, and lists that one's digest."""
+    user.write_list("FROM/team/app:1", "FROM/team/web:2")
+    (user.home / "images.lock").write_text(user._named(user("lock", "list").out))
+    assert user("pull", "--locked", "images.lock", "-o", "layout").code == 0
+    lost = user.home / "layout/blobs/sha256" / APP.layers[1].digest.encoded
+    kept = lost.read_bytes()
+    lost.unlink()
+    for words in (("push", "./layout", "TO"), ("verify", "./layout"), ("unpack", "./layout", "trees", "--rootless")):
+        assert user(*words, "--list", "images.lock").code in (3, 7)
+        assert user.failed == [f"FROM/team/app:1@{APP.digest} platform=linux/amd64"]
+        lost.write_bytes(kept)
+        ended = user(*words, "--list", "failed.txt")
+        assert ended.code == 0, ended.err
+        lost.unlink()
+    assert user.tags() == {at(user, "team/app:1"): APP, at(user, "team/web:2"): WEB}
+
+
 def test_a_digest_in_a_line_is_looked_for_in_the_layout(user: User) -> None:
     """An index that pull did not keep is not replaced by the image of one platform, unasked."""
     user.write_list(f"FROM/team/app:1@{BOTH.digest}")

@@ -253,7 +253,7 @@ def _unpack_list(options: argparse.Namespace) -> int:
         return code
 
     os.makedirs(parent, exist_ok=True)
-    return for_each(options, progress_from(options), unpack_one)
+    return for_each(options, progress_from(options), unpack_one, is_in_place=source is not None)
 
 
 def _verify_places(options: argparse.Namespace) -> None:

@@ -134,7 +134,7 @@ def _verify_list(options: argparse.Namespace, progress: Progress) -> int:
             own.platform, own.all = list(map(str, choice.platforms)), choice.takes_all
         return run(own)
 
-    return for_each(options, progress, verify)
+    return for_each(options, progress, verify, is_in_place=place is not None)
 
 
 def _verify_options_from(options: argparse.Namespace, progress: Progress) -> VerifyOptions:
