@@ -109,7 +109,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], frozenset[str], int]] = {
     "unpack": (("unpack", "-q", "LAYOUT", "OUT"), LOCAL | {"ctypes", "isal"}, 120),
     "inspect": (("inspect", "LAYOUT"), LOCAL, 86),
     "verify": (("verify", "-q", "LAYOUT"), LOCAL | SPOOL | {"concurrent.futures", "logging"}, 136),
-    "ls": (("ls", "LAYOUT"), LOCAL | SPOOL | {"isal"}, 113),
+    "ls": (("ls", "LAYOUT"), LOCAL | SPOOL | {"isal"}, 116),
 }
 SCRIPT = """
 import sys
