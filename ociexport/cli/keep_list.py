@@ -12,14 +12,14 @@ from contextlib import suppress
 from ociexport.cli.listed import name_in_layout
 from ociexport.errors import NotFoundError, OciexportError, UsageError, counted, escaped, printable, quoted
 from ociexport.spec.digest import Digest
-from ociexport.spec.reference import ImageReference
+from ociexport.spec.reference import ImageReference, is_path
 from ociexport.storage.index import ListedImage
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.system.progress.protocol import Progress
 from ociexport.transfer.lists.entries import ListEntry
 from ociexport.transfer.lists.parse import is_plain_list, parse_list
 from ociexport.transfer.lists.read import STANDARD_INPUT, is_list_url
-from ociexport.transfer.sources.names import RegistryName, parse_source_name
+from ociexport.transfer.sources.names import RegistryName, has_transport, parse_source_name
 from ociexport.verification.keep import MAX_LIST_BYTES, KeepNamed, parse_keep_list
 
 # A line that chooses among the tags of a repository.
@@ -127,6 +127,9 @@ class _Names:
 
     def _spelt(self, name: str) -> Iterator[str]:
         """Yield a name as the layout may list it: with the digest, or else with the tag, or of any digest."""
+        if is_path(name) or has_transport(name):
+            source = parse_source_name(name)
+            name = (str(source.reference) if isinstance(source, RegistryName) else source.image) or name
         before, at, text = name.rpartition("@")
         try:
             digest = Digest.parse(text) if at and before and "*" not in name else None

@@ -34,7 +34,7 @@ from ociexport.registry.download.stream import range_headers, whole_size
 from ociexport.registry.hosts.routes import Endpoint, Route, tls_for
 from ociexport.registry.http.addresses import is_loopback
 from ociexport.registry.http.encodings import undo_for_document
-from ociexport.registry.http.failures import redacted
+from ociexport.registry.http.failures import redacted, was_plain_text
 from ociexport.registry.http.messages import Answer
 from ociexport.registry.http.web_url import InvalidUrlError, WebUrl
 from ociexport.registry.session import RegistrySession
@@ -115,7 +115,9 @@ class WebLayout(RemoteLayout):
                 hint=_EXPECTED,
             ) from error
         except TransferError as error:
-            if error.hint is None:
+            if was_plain_text(error):
+                error.hint = "if the server speaks plain http, begin the URL with http://, and use --plain-http"
+            elif error.hint is None:
                 error.hint = f"check whether the server can be reached from here: curl -I {redacted(error.url)}"
             raise
         raw = undo_for_document(answer.read_up_to(max_bytes + 1), answer)

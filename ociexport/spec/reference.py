@@ -33,6 +33,11 @@ _IMAGE_URLS = (
     (re.compile(r"https?://quay\.io/repository/([^/?#:]+/[^/?#:]+)(?:[/?#].*)?"), r"quay.io/\1"),
 )
 _API_URL = re.compile(r"https?://[^/]+/v2(?:/.*)?|https?://(?:hub\.)?docker\.(?:com|io)(?:/.*)?", re.DOTALL)
+# Hosts that are registries, by their names.
+_REGISTRY_HOST = re.compile(
+    r"registry\..+|ghcr\.io|quay\.io|nvcr\.io|(?:[a-z-]+\.)?gcr\.io|[a-z0-9-]+\.pkg\.dev|[a-z0-9]+\.azurecr\.io|"
+    r"mcr\.microsoft\.com|public\.ecr\.aws|[0-9]+\.dkr\.ecr\.[a-z0-9.-]+"
+)
 # Names of Docker Hub, as in docker.
 _DOCKER_HUB_ALIASES = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
 
@@ -51,11 +56,17 @@ def as_path(path: str) -> str:
 
 
 def is_url_of_registry(text: str) -> bool:
-    """Whether a URL, pasted as an image, leads to a registry's API or to a registry's web page."""
+    """Whether a URL, pasted as an image, leads to a registry's API, to its web page, or to a host that is a registry.
+
+    A URL that ends with a slash, before its name if it has one, is that of a directory on whatever host.
+    """
     if _API_URL.fullmatch(text) or any(pattern.fullmatch(text) for pattern, _ in _IMAGE_URLS):
         return True
     scheme, _, rest = text.partition("://")
-    return scheme in ("http", "https") and rest.partition("/")[0] in _DOCKER_HUB_ALIASES
+    host, _, path = rest.partition("/")
+    if scheme not in ("http", "https") or re.search(r"(?:^|/)(?:[:@]|$)", path):
+        return False
+    return host in _DOCKER_HUB_ALIASES or _REGISTRY_HOST.fullmatch(host.partition(":")[0]) is not None
 
 
 def without_scheme(url: str) -> str:

@@ -45,6 +45,11 @@ LISTS: list[tuple[str, str, list[str]]] = [
     ("lines with tags", "app newest=2\nweb:1  platform=linux/amd64\n", ["app:2", "app:3", "web:1"]),
     ("lines with versions", 'app  semver=">=1 <2" tags=re:^1\n', ["app:1"]),
     ("lines with all tags", "app tags=all\n", ["app:1", "app:2", "app:3", "app:3-rc1"]),
+    (
+        "lines of a pull from elsewhere",
+        f"./layout:{HUB}app:1\nhttps://files.example/l:{HUB}web:1\ns3://bucket/l:@{DIGEST}\n",
+        ["app:1", "app:2", "web:1"],
+    ),
     ("lines with a digest", f"app:9@{DIGEST}\n", ["app:2"]),
     ("JSON names", '["app:1", "web:1"]', ["app:1", "web:1"]),
     ("YAML names", "- app:1\n- web:1\n", ["app:1", "web:1"]),

@@ -62,6 +62,9 @@ def server(files: Path) -> Iterator[FileServer]:
         ("https://h/l:@2", "https://h/l", "@2"),
         (f"https://h/l@sha256:{'a' * 64}", "https://h/l", f"@sha256:{'a' * 64}"),
         ("https://h/a%3Ab/l:1", "https://h/a%3Ab/l", "1"),
+        ("https://registry.example/layout/:1", "https://registry.example/layout", "1"),
+        ("https://registry.example/layout/", "https://registry.example/layout", None),
+        ("https://ghcr.io", "https://ghcr.io", None),
     ],
 )
 def test_a_url_ends_at_the_first_colon_of_its_path(text: str, path: str, image: str | None) -> None:
@@ -81,6 +84,10 @@ def test_a_url_ends_at_the_first_colon_of_its_path(text: str, path: str, image: 
         ("https://hub.docker.com/r/grafana/grafana/tags", "did you mean docker.io/grafana/grafana?"),
         ("https://docker.io/library/alpine:3", "did you mean docker.io/library/alpine:3?"),
         ("https://quay.io/repository/prometheus/node-exporter", "did you mean quay.io/prometheus/node-exporter?"),
+        ("https://registry.example/team/app:1", "did you mean registry.example/team/app:1?"),
+        ("https://ghcr.io/a/b", "did you mean ghcr.io/a/b?"),
+        ("https://eu.gcr.io/a/b:1", "did you mean eu.gcr.io/a/b:1?"),
+        ("https://europe-docker.pkg.dev/p/r/a:1", "did you mean europe-docker.pkg.dev/p/r/a:1?"),
     ],
 )
 def test_a_pasted_url_of_a_registry_keeps_its_hint(text: str, hint: str) -> None:
@@ -306,6 +313,12 @@ def test_blobs_are_called_remote(server: FileServer) -> None:
     with closing(open_source(f"{server.url}/layout:@{Digest.parse(str(TWO.digest))}")) as source:
         assert is_remote(source)
         assert source.fetch_manifest().raw == TWO.raw
+
+
+def test_https_where_the_server_speaks_http(server: FileServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tags", f"https://{server.host}/layout", "--retry-times", "0"]) == 5
+    hint = "if the server speaks plain http, begin the URL with http://, and use --plain-http"
+    assert capsys.readouterr().err.splitlines()[1].startswith(f"hint: {hint}; did you mean ")
 
 
 def test_the_real_command(server: FileServer, tmp_path: Path) -> None:

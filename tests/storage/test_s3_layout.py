@@ -281,7 +281,7 @@ ERRORS: list[tuple[str, list[str], int, str, str]] = [
         ["pull", "HERE:2", "--out", "s3://BUCKET/l:1"],
         2,
         "--out 's3://BUCKET/l:1': expected a layout without a name, got '1' after it",
-        "ociexport copy IMAGE s3://BUCKET/l:1 names one copy",
+        "to name one copy: ociexport copy IMAGE s3://BUCKET/l:1",
     ),
     (
         "a web server",

@@ -111,7 +111,7 @@ def _verify_is_layout_in_s3(options: argparse.Namespace) -> None:
     if layout.image is not None:
         raise UsageError(
             f"{expected} a layout without a name, got {quoted(layout.image)} after it",
-            hint=f"ociexport copy IMAGE {printable(options.out)} names one copy",
+            hint=f"to name one copy: ociexport copy IMAGE {printable(options.out)}",
         )
     if is_archive_name(layout.path) or options.format not in (None, _LAYOUT):
         raise UsageError(f"{expected} a layout, got an archive, which can't be written to S3")

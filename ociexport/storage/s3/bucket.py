@@ -93,8 +93,8 @@ class Bucket:
         self.name = name
         self._options = options
         try:
-            import s3fs  # noqa: PLC0415 - start-up: only s3:// needs it, and it is an extra
-            from fsspec.asyn import sync  # noqa: PLC0415 - start-up: as above
+            import s3fs  # type: ignore[import-untyped] # noqa: PLC0415 - start-up: only s3:// needs it, and it is an extra
+            from fsspec.asyn import sync  # type: ignore[import-untyped] # noqa: PLC0415 - start-up: as above
         except ImportError as error:
             raise UsageError(
                 f"s3://{name}: expected s3fs for a layout in S3, it is not installed",
@@ -120,9 +120,10 @@ class Bucket:
     def size_of(self, key: str) -> int | None:
         """Return the size of an object; None if there is none."""
         try:
-            return int(self._call("head_object", key)["ContentLength"])
+            size: int = self._call("head_object", key)["ContentLength"]
         except NotFoundError:
             return None
+        return size
 
     def etag_of(self, key: str) -> str | None:
         """Return what changes with an object's content; None if there is no object."""
@@ -218,7 +219,7 @@ class Bucket:
     def _translated(self, method: str, key: str | None) -> Iterator[None]:
         """Raise our errors in place of those of botocore and aiohttp."""
         from aiohttp import ClientError as WebError  # noqa: PLC0415 - start-up: as for s3fs
-        from botocore import exceptions  # noqa: PLC0415 - start-up: as for s3fs
+        from botocore import exceptions  # type: ignore[import-untyped] # noqa: PLC0415 - start-up: as for s3fs
 
         url = self._url(key)
         where = f"{method} {url}"

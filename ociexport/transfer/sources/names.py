@@ -148,7 +148,8 @@ def is_url(text: str) -> bool:
 def parse_remote_layout(text: str) -> RemoteLayoutName:
     """Return the layout and the image that a URL means; the first colon or at sign of its path ends the layout's URL.
 
-    A colon that belongs to the path is written ``%3A``. Nothing is asked to find out whether it exists.
+    A colon that belongs to the path is written ``%3A``. Nothing is asked to find out whether it exists. On a host that
+    is a registry by its name, a slash before the name says that files are meant: ``https://ghcr.io/layout/:1``.
 
     Raises:
         UsageError: the URL has a user, a query or no place.
