@@ -92,3 +92,9 @@ def test_name_service_that_is_silent_ends_in_time(monkeypatch: pytest.MonkeyPatc
 def test_name_that_can_be_none_is_told_as_such() -> None:
     with pytest.raises(socket.gaierror, match="not a valid host name"):
         look_up("a" * 64 + ".example", 443, 60)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_address_is_not_looked_up_in_a_thread(address: str) -> None:
+    """A thread would have no time to answer."""
+    assert look_up(address, 80, 0)[0][4][:2] == (address, 80)

@@ -39,6 +39,8 @@ def look_up(host: str, port: int, timeout_seconds: float) -> Sequence[AddressInf
     Raises:
         socket.gaierror: it has none, or the name service did not answer in time.
     """
+    if _is_address(host):  # nothing is asked, so no thread is needed
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     answers: SimpleQueue[Sequence[AddressInfo] | Exception] = SimpleQueue()
 
     def ask() -> None:
@@ -57,6 +59,14 @@ def look_up(host: str, port: int, timeout_seconds: float) -> Sequence[AddressInf
     if isinstance(answer, Exception):
         raise answer
     return answer
+
+
+def _is_address(host: str) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return bool(socket.inet_pton(family, host))
+    except (OSError, UnicodeError, ValueError):
+        return False
 
 
 def open_connection(
