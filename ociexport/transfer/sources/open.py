@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import threading
 from collections import Counter
@@ -283,7 +284,10 @@ def converting(source: ImageSource, progress: Progress | None) -> ImageSource:
 
 def new_client(options: RegistryOptions | None, progress: Progress | None) -> RegistryClient:
     """Return a client for registries; the caller closes it."""
-    # Importing the client takes a tenth of a second, which a layout need not pay.
+    # Importing the client takes a tenth of a second, which a layout need not pay. requests comes first, while few
+    # imports are under way: where a row of calls grows into another block of 16 KiB, Python takes that block from the
+    # system and gives it back with each call. Compiling urllib3's patterns there took three times as long.
+    importlib.import_module("ociexport.registry.http")
     from ociexport.registry.client import RegistryClient  # noqa: PLC0415 - start-up: as above
     from ociexport.registry.options import DEFAULT_OPTIONS  # noqa: PLC0415 - start-up: as above
     from ociexport.system.progress.protocol import SILENT  # noqa: PLC0415 - start-up: as above
