@@ -1,0 +1,327 @@
+"""An image's root filesystem in one piece, as writers of disk images need it: nodes in memory, data in one file.
+
+The layers are read once. Names and metadata go to a `MemoryTree`; the data of each file goes to a spool, a nameless
+file, as it streams by. What later layers hide stays in the spool and is not used.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from ociexport.errors import LimitExceededError, counted
+from ociexport.images.resolve import read_layers, resolve_manifest
+from ociexport.images.source import ImageSource
+from ociexport.layers.apply import LayerApplier
+from ociexport.layers.limits import Limits, NameBudget
+from ociexport.layers.losses import Losses, count_xattr, is_foreign_xattr
+from ociexport.layers.memory_tree import MemoryDirectory, MemoryFile, MemoryTree, Node
+from ociexport.layers.paths import ImagePath
+from ociexport.layers.selection import PathSelection
+from ociexport.layers.tar.reader import Entry, EntryType
+from ociexport.layers.tar.sparse import located_parts
+from ociexport.spec.config import ImageConfig, Layer
+from ociexport.spec.descriptor import Platform
+from ociexport.spec.digest import Digest
+from ociexport.spec.lazy_dataclass import dataclass
+from ociexport.system.progress.protocol import SILENT, Progress
+
+# Files begin at a multiple of this in the spool if they are not smaller: file systems that share blocks between files
+# share only whole blocks.
+BLOCK_BYTES = 4096
+# Small writes are collected up to this size.
+_BUFFER_BYTES = 1024 * 1024
+# Memory for a node, apart from its entry: measured, rounded up.
+_NODE_BYTES = 400
+# Memory for an extent: measured, rounded up.
+_EXTENT_BYTES = 200
+# The mode of every link on Linux.
+_SYMLINK_MODE = 0o777
+_ZEROS = bytes(_BUFFER_BYTES)
+
+
+class Extent(NamedTuple):
+    """A run of a file's data; what no extent covers is a hole.
+
+    Args:
+        offset: in the file.
+        size: in bytes, not 0.
+        spool_offset: in the spool.
+    """
+
+    offset: int
+    size: int
+    spool_offset: int
+
+
+class FlatNode:
+    """A file, directory, link or device; several names may refer to the same file.
+
+    Attributes:
+        number: its place in `FlatImage.nodes`; the root is 0.
+        entry: its metadata. `name` is not used. `xattrs` lacks those that belong to another machine, and `mtime_ns` is
+            never above SOURCE_DATE_EPOCH; both hold for all writers.
+        links: how many names it has; for a directory, 2 and one for each directory in it, as stat(2) tells.
+        extents: a file's data, in order; None for anything but a file.
+        children: what is in a directory, sorted by the bytes of the names; None for anything but a directory.
+        parent: the directory of its first name; the root is its own.
+    """
+
+    __slots__ = ("children", "entry", "extents", "links", "number", "parent")
+
+    def __init__(self, number: int, entry: Entry, parent: FlatNode | None) -> None:
+        self.number = number
+        self.entry = entry
+        self.links = 1
+        self.extents: Sequence[Extent] | None = None
+        self.children: list[tuple[bytes, FlatNode]] | None = None
+        self.parent: FlatNode = self if parent is None else parent
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether it is a directory."""
+        return self.children is not None
+
+
+@dataclass(frozen=True, slots=True)
+class FlatImage:
+    """A flattened root filesystem.
+
+    Args:
+        nodes: all files, directories, links and devices, each once: the root, then by the bytes of the first path's
+            names, a directory before what is in it.
+        spool_fd: the data that extents point into; closed with the image.
+        manifest_digest: of the platform's manifest.
+        config: of the image; its digest is a good seed for identifiers.
+        layers: with their diff_ids, lowest first.
+        entries: number in all layers.
+        tar_bytes: of all layers, uncompressed.
+        losses: counts of what was left out.
+    """
+
+    nodes: Sequence[FlatNode]
+    spool_fd: int
+    manifest_digest: Digest
+    config: ImageConfig
+    layers: tuple[Layer, ...]
+    entries: int
+    tar_bytes: int
+    losses: Losses
+
+    @property
+    def root(self) -> FlatNode:
+        """The root directory."""
+        return self.nodes[0]
+
+    def read(self, node: FlatNode, offset: int, size: int) -> bytes:
+        """Return ``size`` bytes of a file from ``offset``, holes as zeros; fewer only at the file's end."""
+        size = max(0, min(size, node.entry.size - offset))
+        parts: list[bytes] = []
+        position, end = offset, offset + size
+        for extent in node.extents or ():
+            begin, stop = max(extent.offset, position), min(extent.offset + extent.size, end)
+            if begin >= stop:
+                continue
+            parts.append(bytes(begin - position))
+            parts.append(_read_whole(self.spool_fd, stop - begin, extent.spool_offset + begin - extent.offset))
+            position = stop
+        parts.append(bytes(end - position))
+        return b"".join(parts) if len(parts) > 2 else (parts[1] if parts[1:] and not parts[0] else parts[0])
+
+    def chunks(self, node: FlatNode, chunk_bytes: int = _BUFFER_BYTES) -> Iterator[bytes]:
+        """Yield a file's content in chunks of ``chunk_bytes``, the last one shorter; holes are zeros."""
+        for offset in range(0, node.entry.size, chunk_bytes):
+            yield self.read(node, offset, chunk_bytes)
+
+    def copy_data(self, extent: Extent, fd: int, offset: int) -> None:
+        """Copy the data of an extent into another file at ``offset``, without it passing through this process."""
+        copy_range(self.spool_fd, extent.spool_offset, fd, offset, extent.size)
+
+
+def copy_range(source_fd: int, source_offset: int, fd: int, offset: int, size: int) -> None:
+    """Copy bytes between two files; file systems that can share blocks do so."""
+    while size:
+        try:
+            count = os.copy_file_range(source_fd, fd, size, source_offset, offset)
+        except OSError:  # not on this kernel, file system or pair of files; a full disk raises again below
+            break
+        if not count:
+            break
+        source_offset, offset, size = source_offset + count, offset + count, size - count
+    while size:
+        chunk = _read_whole(source_fd, min(size, _BUFFER_BYTES), source_offset)
+        write_whole(fd, chunk, offset)
+        source_offset, offset, size = source_offset + len(chunk), offset + len(chunk), size - len(chunk)
+
+
+def write_whole(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+    """Write all of ``data`` at ``offset``; after a short write on a full disk, the next write raises the error."""
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(fd, view, offset)
+        view, offset = view[count:], offset + count
+
+
+def _read_whole(fd: int, size: int, offset: int) -> bytes:
+    data = os.pread(fd, size, offset)
+    while len(data) < size:
+        more = os.pread(fd, size - len(data), offset + len(data))
+        if not more:
+            raise AssertionError("the spool is shorter than its extents")
+        data += more
+    return data
+
+
+@contextmanager
+def flat_image(
+    source: ImageSource,
+    spool_fd: int,
+    *,
+    platform: Platform,
+    limits: Limits,
+    selection: PathSelection | None = None,
+    keep_dirlinks: bool = False,
+    max_mtime_ns: int | None = None,
+    progress: Progress = SILENT,
+) -> Iterator[FlatImage]:
+    """Give the flattened root filesystem of ``source``; every layer was read once and verified by its diff_id.
+
+    Args:
+        source: the image.
+        spool_fd: an empty file, open for reading and writing, which takes the data; the caller closes it.
+        max_mtime_ns: newer times are replaced by this one (SOURCE_DATE_EPOCH).
+
+    Raises:
+        as `unpack` does.
+
+    Spec: image-spec 1.1 layer.md, "Applying Changesets".
+    """
+    resolved = resolve_manifest(source, platform)
+    config, layers = read_layers(source, resolved, platform, progress)
+    platform_shown = config.declared_platform or "not declared"
+    progress.say(f"{source.display_name}: platform {platform_shown}, {counted(len(layers), 'layer')}")
+    losses = Losses()
+    budget = NameBudget(limits)
+    tree = _SpoolingTree(budget, spool_fd, keep_dirlinks=keep_dirlinks, limits=limits)
+    applier = LayerApplier(tree, limits, losses, selection=selection)
+    applier.apply_all(source, layers, progress, doing="reading")
+    tree.flush()
+    nodes = _Flattening(tree, budget, losses, max_mtime_ns).nodes
+    total_bytes = sum(extent.size for node in nodes for extent in node.extents or ())
+    if total_bytes > limits.max_bytes:
+        raise LimitExceededError(
+            f"files: expected at most {counted(limits.max_bytes, 'byte')} in all, got {total_bytes}",
+            hint="if you trust the image, raise --max-size",
+        )
+    yield FlatImage(
+        nodes, spool_fd, resolved.manifest.digest, config, layers, applier.entries, applier.tar_bytes, losses
+    )
+
+
+class _SpoolingTree(MemoryTree):
+    """A `MemoryTree` that also writes the data of each file to the spool."""
+
+    def __init__(self, budget: NameBudget, spool_fd: int, *, keep_dirlinks: bool, limits: Limits) -> None:
+        super().__init__(budget, keep_dirlinks=keep_dirlinks, max_depth=limits.max_depth, max_steps=limits.max_steps)
+        self._fd = spool_fd
+        self._end = 0  # of the spool, what waits included
+        self._waiting = bytearray()
+        # By the numbers of the layer and of the file in it.
+        self.extents: dict[tuple[int, int], tuple[Extent, ...]] = {}
+
+    def write_file(self, path: ImagePath, entry: Entry, data: Iterator[memoryview]) -> None:
+        """Record a file, and write its data."""
+        super().write_file(path, entry, data)
+        if not entry.size:
+            return
+        if entry.size >= BLOCK_BYTES and self._end % BLOCK_BYTES:
+            self._write(memoryview(_ZEROS)[: -self._end % BLOCK_BYTES])
+        extents: list[Extent] = []
+        if entry.segments is None:
+            begin = self._end
+            for chunk in data:
+                self._write(chunk)
+            extents.append(Extent(0, self._end - begin, begin))
+        else:
+            for offset, part in located_parts(entry.segments, data):
+                if not part:
+                    continue
+                last = extents[-1] if extents else None
+                if last is not None and last.offset + last.size == offset:
+                    extents[-1] = Extent(last.offset, last.size + len(part), last.spool_offset)
+                else:
+                    extents.append(Extent(offset, len(part), self._end))
+                self._write(part)
+        self._take(_EXTENT_BYTES * len(extents))
+        self.extents[self._layer, self._files] = tuple(extents)
+
+    def flush(self) -> None:
+        """Write what waits."""
+        write_whole(self._fd, self._waiting, self._end - len(self._waiting))
+        self._waiting = bytearray()
+
+    def _write(self, chunk: memoryview) -> None:
+        if len(self._waiting) + len(chunk) > _BUFFER_BYTES:
+            self.flush()
+        if len(chunk) >= _BUFFER_BYTES // 4 and not self._waiting:
+            write_whole(self._fd, chunk, self._end)
+        else:
+            self._waiting += chunk
+        self._end += len(chunk)
+
+
+class _Flattening:
+    """The nodes that remain in a tree."""
+
+    def __init__(self, tree: _SpoolingTree, budget: NameBudget, losses: Losses, max_mtime_ns: int | None) -> None:
+        self._tree = tree
+        self._budget = budget
+        self._losses = losses
+        self._max_mtime_ns = max_mtime_ns
+        self.nodes: list[FlatNode] = []
+        files: dict[int, FlatNode] = {}
+        waiting: list[tuple[Node, FlatNode | None, bytes]] = [(tree.root, None, b"")]
+        while waiting:
+            node, parent, name = waiting.pop()
+            flat = files.get(id(node))
+            if flat is None:
+                flat = self._flat(node, parent)
+                if isinstance(node, MemoryDirectory):
+                    flat.links = 2
+                    waiting += [(node.children[below], flat, below) for below in sorted(node.children, reverse=True)]
+                else:
+                    files[id(node)] = flat
+            else:
+                flat.links += 1
+            if parent is not None and parent.children is not None:
+                parent.children.append((name, flat))
+                if flat.is_directory:
+                    parent.links += 1
+
+    def _flat(self, node: Node, parent: FlatNode | None) -> FlatNode:
+        entry = node.described
+        self._budget.take(_NODE_BYTES)
+        is_link = entry.type is EntryType.SYMLINK
+        xattrs = self._own_xattrs(entry) if entry.xattrs else None
+        mtime_ns = entry.mtime_ns if self._max_mtime_ns is None else min(entry.mtime_ns, self._max_mtime_ns)
+        if is_link or xattrs != entry.xattrs or mtime_ns != entry.mtime_ns:
+            mode = _SYMLINK_MODE if is_link else entry.mode
+            entry = entry._replace(mode=mode, xattrs=xattrs, mtime_ns=mtime_ns)
+        flat = FlatNode(len(self.nodes), entry, parent)
+        if isinstance(node, MemoryDirectory):
+            flat.children = []
+        elif isinstance(node, MemoryFile) and entry.type is EntryType.FILE:
+            flat.extents = self._tree.extents.get(node.place, ()) if node.place is not None else ()
+        self.nodes.append(flat)
+        return flat
+
+    def _own_xattrs(self, entry: Entry) -> dict[bytes, bytes] | None:
+        own = {}
+        for name, value in sorted((entry.xattrs or {}).items()):
+            if is_foreign_xattr(name):
+                count_xattr(self._losses.skipped_xattrs, name)
+            else:
+                own[name] = value
+        return own or None

@@ -1,0 +1,92 @@
+"""flat_image: what remains of all layers, with the data in one file."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+
+import pytest
+
+from ociexport.errors import DigestMismatchError, LimitExceededError
+from ociexport.layers.limits import Limits
+from ociexport.layers.tar.reader import EntryType
+from ociexport.rootfs.outputs.flat_image import FlatImage, FlatNode
+from ociexport.rootfs.outputs.tar import flatten
+from tests.support.disk_images import AMD64, flattened, hard_source
+from tests.support.memory_source import MemorySource, hard_link, member, tar_of
+
+
+def paths_of(image: FlatImage) -> dict[bytes, FlatNode]:
+    found, waiting = {b".": image.root}, [(b"", image.root)]
+    while waiting:
+        prefix, node = waiting.pop()
+        for name, child in node.children or ():
+            found[prefix + name] = child
+            if child.is_directory:
+                waiting.append((prefix + name + b"/", child))
+    return found
+
+
+def test_nodes_have_what_the_flattened_tar_has() -> None:
+    buffer = io.BytesIO()
+    flatten(hard_source(), buffer.write, platform=AMD64, limits=Limits())
+    buffer.seek(0)
+    with flattened(hard_source()) as image, tarfile.open(fileobj=buffer) as tar:
+        found = paths_of(image)
+        members = {info.name.encode("utf-8", "surrogateescape"): info for info in tar}
+        assert set(found) == set(members)
+        for path, info in members.items():
+            node = found[path]
+            if info.islnk():
+                assert node is found[info.linkname.encode()]
+                continue
+            assert (node.entry.mode, node.entry.uid, node.entry.gid) == (info.mode, info.uid, info.gid)
+            if info.isfile():
+                content = tar.extractfile(info)
+                assert content is not None
+                assert b"".join(image.chunks(node, 1000)) == content.read()
+
+
+def test_names_and_numbers_are_in_order() -> None:
+    with flattened(hard_source()) as image:
+        assert [node.number for node in image.nodes] == list(range(len(image.nodes)))
+        for node in image.nodes:
+            names = [name for name, _ in node.children or ()]
+            assert names == sorted(names)
+            if node.is_directory:
+                assert node.links == 2 + sum(child.is_directory for _, child in node.children or ())
+        found = paths_of(image)
+        assert found[b"opaque/new"].links == 2
+        assert found[b"opaque/new"].parent is found[b"opaque"]
+
+
+def test_holes_stay_holes_and_are_read_as_zeros() -> None:
+    info, _ = member("big")
+    info.pax_headers = {
+        "GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.name": "big",
+        "GNU.sparse.size": "20000", "GNU.sparse.map": "5000,3,9000,4,9004,2",
+    }  # fmt: skip
+    info.size = 9
+    with flattened(MemorySource([tar_of([(info, b"abcdefghi")])])) as image:
+        node = paths_of(image)[b"big"]
+        assert [(extent.offset, extent.size) for extent in node.extents or ()] == [(5000, 3), (9000, 6)]
+        content = b"".join(image.chunks(node, 4096))
+    assert content == bytes(5000) + b"abc" + bytes(3997) + b"defghi" + bytes(20_000 - 9006)
+
+
+def test_time_is_clamped_and_links_count_names() -> None:
+    source = MemorySource([tar_of([member("a", b"x", mtime=100), hard_link("b", "a"), member("c", mtime=5)])])
+    with flattened(source, max_mtime_ns=7_000_000_000) as image:
+        found = paths_of(image)
+    assert (found[b"a"].entry.mtime_ns, found[b"c"].entry.mtime_ns) == (7_000_000_000, 5_000_000_000)
+    assert found[b"a"].links == 2
+    assert found[b"a"].entry.type is EntryType.FILE
+
+
+def test_wrong_layer_and_too_large_trees_are_refused() -> None:
+    tar = tar_of([member("a", b"x" * 10_000)])
+    source = MemorySource([tar], diff_ids=["sha256:" + "0" * 64])
+    with pytest.raises(DigestMismatchError), flattened(source):
+        pass
+    with pytest.raises(LimitExceededError), flattened(MemorySource([tar]), limits=Limits(max_bytes=100)):
+        pass
