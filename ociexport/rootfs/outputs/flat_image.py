@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import NamedTuple
 
 from ociexport.errors import LimitExceededError, counted
@@ -21,17 +21,19 @@ from ociexport.layers.memory_tree import MemoryDirectory, MemoryFile, MemoryTree
 from ociexport.layers.paths import ImagePath
 from ociexport.layers.selection import PathSelection
 from ociexport.layers.tar.reader import Entry, EntryType
-from ociexport.layers.tar.sparse import located_parts
+from ociexport.layers.tar.sparse import SparseSegments, located_parts
+from ociexport.rootfs.outputs.spool_writer import SpoolWriter
 from ociexport.spec.config import ImageConfig, Layer
 from ociexport.spec.descriptor import Platform
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass
+from ociexport.system.collector import collection_paused
 from ociexport.system.progress.protocol import SILENT, Progress
 
 # Files begin at a multiple of this in the spool if they are not smaller: file systems that share blocks between files
 # share only whole blocks.
 BLOCK_BYTES = 4096
-# Small writes are collected up to this size.
+# Files are read and copied in pieces of this size.
 _BUFFER_BYTES = 1024 * 1024
 # Memory for a node, apart from its entry: measured, rounded up.
 _NODE_BYTES = 400
@@ -39,7 +41,7 @@ _NODE_BYTES = 400
 _EXTENT_BYTES = 200
 # The mode of every link on Linux.
 _SYMLINK_MODE = 0o777
-_ZEROS = bytes(_BUFFER_BYTES)
+_ZEROS = memoryview(bytes(BLOCK_BYTES))
 
 
 class Extent(NamedTuple):
@@ -118,6 +120,8 @@ class FlatImage:
     def read(self, node: FlatNode, offset: int, size: int) -> bytes:
         """Return ``size`` bytes of a file from ``offset``, holes as zeros; fewer only at the file's end."""
         size = max(0, min(size, node.entry.size - offset))
+        if node.extents and (first := node.extents[0]).size == node.entry.size:  # nearly every file
+            return _read_whole(self.spool_fd, size, first.spool_offset + offset)
         parts: list[bytes] = []
         position, end = offset, offset + size
         for extent in node.extents or ():
@@ -204,11 +208,13 @@ def flat_image(
     progress.say(f"{source.display_name}: platform {platform_shown}, {counted(len(layers), 'layer')}")
     losses = Losses()
     budget = NameBudget(limits)
-    tree = _SpoolingTree(budget, spool_fd, keep_dirlinks=keep_dirlinks, limits=limits)
-    applier = LayerApplier(tree, limits, losses, selection=selection)
-    applier.apply_all(source, layers, progress, doing="reading")
-    tree.flush()
-    nodes = _Flattening(tree, budget, losses, max_mtime_ns).nodes
+    spool = SpoolWriter(spool_fd)
+    with closing(spool), collection_paused():
+        tree = _SpoolingTree(budget, spool, keep_dirlinks=keep_dirlinks, limits=limits)
+        applier = LayerApplier(tree, limits, losses, selection=selection)
+        applier.apply_all(source, layers, progress, doing="reading")
+        spool.finish()
+        nodes = _Flattening(tree, budget, losses, max_mtime_ns).nodes
     total_bytes = sum(extent.size for node in nodes for extent in node.extents or ())
     if total_bytes > limits.max_bytes:
         raise LimitExceededError(
@@ -223,11 +229,9 @@ def flat_image(
 class _SpoolingTree(MemoryTree):
     """A `MemoryTree` that also writes the data of each file to the spool."""
 
-    def __init__(self, budget: NameBudget, spool_fd: int, *, keep_dirlinks: bool, limits: Limits) -> None:
+    def __init__(self, budget: NameBudget, spool: SpoolWriter, *, keep_dirlinks: bool, limits: Limits) -> None:
         super().__init__(budget, keep_dirlinks=keep_dirlinks, max_depth=limits.max_depth, max_steps=limits.max_steps)
-        self._fd = spool_fd
-        self._end = 0  # of the spool, what waits included
-        self._waiting = bytearray()
+        self._spool = spool
         # By the numbers of the layer and of the file in it.
         self.extents: dict[tuple[int, int], tuple[Extent, ...]] = {}
 
@@ -236,40 +240,33 @@ class _SpoolingTree(MemoryTree):
         super().write_file(path, entry, data)
         if not entry.size:
             return
-        if entry.size >= BLOCK_BYTES and self._end % BLOCK_BYTES:
-            self._write(memoryview(_ZEROS)[: -self._end % BLOCK_BYTES])
-        extents: list[Extent] = []
+        spool = self._spool
+        begin = spool.end
+        if entry.size >= BLOCK_BYTES and begin % BLOCK_BYTES:
+            spool.append(_ZEROS[: -begin % BLOCK_BYTES])
+            begin = spool.end
         if entry.segments is None:
-            begin = self._end
             for chunk in data:
-                self._write(chunk)
-            extents.append(Extent(0, self._end - begin, begin))
+                spool.append(chunk)
+            # Faster than the constructor, which is a Python function.
+            extents: tuple[Extent, ...] = (tuple.__new__(Extent, (0, spool.end - begin, begin)),)
         else:
-            for offset, part in located_parts(entry.segments, data):
-                if not part:
-                    continue
-                last = extents[-1] if extents else None
-                if last is not None and last.offset + last.size == offset:
-                    extents[-1] = Extent(last.offset, last.size + len(part), last.spool_offset)
-                else:
-                    extents.append(Extent(offset, len(part), self._end))
-                self._write(part)
+            extents = tuple(self._write_segments(entry.segments, data))
         self._take(_EXTENT_BYTES * len(extents))
-        self.extents[self._layer, self._files] = tuple(extents)
+        self.extents[self._layer, self._files] = extents
 
-    def flush(self) -> None:
-        """Write what waits."""
-        write_whole(self._fd, self._waiting, self._end - len(self._waiting))
-        self._waiting = bytearray()
-
-    def _write(self, chunk: memoryview) -> None:
-        if len(self._waiting) + len(chunk) > _BUFFER_BYTES:
-            self.flush()
-        if len(chunk) >= _BUFFER_BYTES // 4 and not self._waiting:
-            write_whole(self._fd, chunk, self._end)
-        else:
-            self._waiting += chunk
-        self._end += len(chunk)
+    def _write_segments(self, segments: SparseSegments, data: Iterator[memoryview]) -> list[Extent]:
+        extents: list[Extent] = []
+        for offset, part in located_parts(segments, data):
+            if not part:
+                continue
+            last = extents[-1] if extents else None
+            if last is not None and last.offset + last.size == offset:
+                extents[-1] = Extent(last.offset, last.size + len(part), last.spool_offset)
+            else:
+                extents.append(Extent(offset, len(part), self._spool.end))
+            self._spool.append(part)
+        return extents
 
 
 class _Flattening:

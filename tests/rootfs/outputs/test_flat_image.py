@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import tarfile
+import threading
 
 import pytest
 
 from ociexport.errors import DigestMismatchError, LimitExceededError
 from ociexport.layers.limits import Limits
 from ociexport.layers.tar.reader import EntryType
-from ociexport.rootfs.outputs.flat_image import FlatImage, FlatNode
+from ociexport.rootfs.outputs.flat_image import FlatImage, FlatNode, flat_image
 from ociexport.rootfs.outputs.tar import flatten
 from tests.support.disk_images import AMD64, flattened, hard_source
 from tests.support.memory_source import MemorySource, hard_link, member, tar_of
@@ -90,3 +92,15 @@ def test_wrong_layer_and_too_large_trees_are_refused() -> None:
         pass
     with pytest.raises(LimitExceededError), flattened(MemorySource([tar]), limits=Limits(max_bytes=100)):
         pass
+
+
+def test_full_disk_is_an_error_whichever_file_is_read_by_then() -> None:
+    source = MemorySource([tar_of(member(f"f{number}", b"x" * 5000) for number in range(2000))])
+    with (
+        open("/dev/full", "r+b", buffering=0) as spool,
+        pytest.raises(OSError, match="No space left") as caught,
+        flat_image(source, spool.fileno(), platform=AMD64, limits=Limits()),
+    ):
+        pass
+    assert caught.value.errno == errno.ENOSPC
+    assert not any(thread.name == "spool" for thread in threading.enumerate())
