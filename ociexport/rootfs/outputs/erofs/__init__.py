@@ -1,0 +1,1 @@
+"""The read-only file system EROFS, which Linux mounts directly."""

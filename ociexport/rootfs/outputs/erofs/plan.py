@@ -1,0 +1,146 @@
+"""Where everything goes in an EROFS image: data in blocks, inodes with what belongs behind each."""
+
+from __future__ import annotations
+
+from array import array
+
+from ociexport.errors import InvalidImageError, quoted_path
+from ociexport.layers.tar.reader import DEVICE_TYPES, EntryType, verify_device
+from ociexport.rootfs.outputs.erofs.chunks import Chunks, plan_chunks
+from ociexport.rootfs.outputs.erofs.directories import directory_bytes
+from ociexport.rootfs.outputs.erofs.inodes import (
+    CHUNKED,
+    COMPACT_BYTES,
+    EXTENDED_BYTES,
+    INLINE,
+    PLAIN,
+    device_number,
+    form_of,
+    is_compact,
+    usual_time_ns,
+)
+from ociexport.rootfs.outputs.erofs.space import SLOT_BYTES, MetadataSpace
+from ociexport.rootfs.outputs.erofs.superblock import BLOCK_BITS, BLOCK_BYTES, MAX_BLOCKS, NO_BLOCK
+from ociexport.rootfs.outputs.erofs.xattrs import XattrTable
+from ociexport.rootfs.outputs.flat_image import FlatImage, FlatNode
+
+# All maps of files with holes together. No honest image has so many holes; a small hostile one could ask for terabytes.
+_MAX_MAP_BYTES = 1024**3
+
+
+class Plan:
+    """The places of all nodes, by `FlatNode.number`.
+
+    Args:
+        image: what is written.
+        first_block: where data may begin.
+        inline_files: whether the end of a file's data may stand behind its inode.
+
+    Attributes:
+        xattrs: the attributes of all nodes.
+        time_ns: the time of modification of compact inodes.
+        offsets: of inodes, in the area of inodes.
+        layouts: of data.
+        places: see `encode_inode`; for a file with chunks, the first block with its data.
+        sizes: in bytes.
+        compact: whether each inode is a short one.
+        chunks: how files with holes are divided.
+        data_blocks: the block after all data.
+
+    Raises:
+        InvalidImageError: the image has what the format can't store.
+    """
+
+    def __init__(self, image: FlatImage, first_block: int, *, inline_files: bool = True) -> None:
+        count = len(image.nodes)
+        self.xattrs = XattrTable(image.nodes, image.losses)
+        self.time_ns = usual_time_ns(image.nodes)
+        self.offsets = array("Q", bytes(8 * count))
+        self.layouts = bytearray(count)
+        self.places = array("I", bytes(4 * count))
+        self.sizes = array("Q", bytes(8 * count))
+        self.compact = bytearray(count)
+        self.chunks: dict[int, Chunks] = {}
+        self.data_blocks = first_block
+        self._inline_files = inline_files
+        self._map_bytes = 0
+        self._space = MetadataSpace()
+        self._space.place(SLOT_BYTES)  # no inode has the number 0, which some programs take for none
+        for node in image.nodes:
+            try:
+                self._add(node)
+            except InvalidImageError as error:
+                error.add_place(quoted_path(path_of(node)))
+                raise
+
+    @property
+    def metadata_blocks(self) -> int:
+        """The size of the area of inodes."""
+        return self._space.blocks
+
+    def nid_of(self, number: int) -> int:
+        """Return the number in the image of a node."""
+        return self.offsets[number] // SLOT_BYTES
+
+    def form_of(self, number: int) -> int:
+        """Return the first number of the inode of a node."""
+        return form_of(self.layouts[number], compact=bool(self.compact[number]))
+
+    def tail_bytes(self, number: int) -> int:
+        """Return the size of the data behind the inode of a node."""
+        return self.sizes[number] % BLOCK_BYTES if self.layouts[number] == INLINE else 0
+
+    def _add(self, node: FlatNode) -> None:
+        number, entry = node.number, node.entry
+        size = 0
+        if node.is_directory:
+            size = directory_bytes(node)
+        elif entry.type is EntryType.FILE:
+            size = entry.size
+        elif entry.type is EntryType.SYMLINK:
+            size = len(entry.link_name)
+        elif entry.type in DEVICE_TYPES:
+            verify_device(entry)
+            self.places[number] = device_number(entry.device)
+        self.sizes[number] = size
+        self.compact[number] = compact = is_compact(node, size, self.time_ns)
+        behind = (COMPACT_BYTES if compact else EXTENDED_BYTES) + len(self.xattrs.body_of(number))
+        if entry.type is EntryType.FILE or size:
+            behind += self._place_data(node, size, behind)
+        self.offsets[number] = self._space.place(behind)
+
+    def _place_data(self, node: FlatNode, size: int, behind: int) -> int:
+        """Give a node's data its blocks, and return how many bytes of it stand behind the inode."""
+        number = node.number
+        chunks = plan_chunks(size, node.extents) if node.extents is not None and size else None
+        if chunks is not None:
+            self._map_bytes += chunks.map_bytes
+            if self._map_bytes > _MAX_MAP_BYTES:
+                raise InvalidImageError(f"holes: expected maps of at most {_MAX_MAP_BYTES} bytes in all, got more")
+            self.layouts[number], self.chunks[number] = CHUNKED, chunks
+            self.places[number] = self._take_blocks(chunks.blocks)
+            return chunks.map_bytes
+        blocks, tail = size >> BLOCK_BITS, size % BLOCK_BYTES
+        if behind + tail > BLOCK_BYTES or not (self._inline_files or node.extents is None):
+            blocks, tail = blocks + (tail > 0), 0
+        self.layouts[number] = INLINE if tail else PLAIN
+        self.places[number] = self._take_blocks(blocks)
+        return tail
+
+    def _take_blocks(self, count: int) -> int:
+        if not count:
+            return NO_BLOCK
+        first = self.data_blocks
+        self.data_blocks += count
+        if self.data_blocks > MAX_BLOCKS:
+            raise InvalidImageError(f"data: expected at most {MAX_BLOCKS} blocks for EROFS, got more")
+        return first
+
+
+def path_of(node: FlatNode) -> bytes:
+    """Return the path of a node, by its first name."""
+    names = []
+    while node.parent is not node:
+        names.append(next(name for name, child in node.parent.children or () if child is node))
+        node = node.parent
+    return b"/".join(reversed(names)) or b"."

@@ -1,0 +1,155 @@
+"""Writes an EROFS image: data first, so that file systems can share its blocks with the spool, then inodes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import deque
+from collections.abc import Iterator
+
+from ociexport.errors import InvalidImageError, UsageError, quoted
+from ociexport.rootfs.outputs.erofs.chunks import Chunks, chunk_map, placed_extents
+from ociexport.rootfs.outputs.erofs.directories import directory_blocks
+from ociexport.rootfs.outputs.erofs.inodes import CHUNKED, INLINE, encode_inode
+from ociexport.rootfs.outputs.erofs.plan import Plan
+from ociexport.rootfs.outputs.erofs.superblock import (
+    BLOCK_BITS,
+    BLOCK_BYTES,
+    INCOMPAT_CHUNKED_FILE,
+    MAX_BLOCKS,
+    Superblock,
+)
+from ociexport.rootfs.outputs.erofs.xattrs import body_count
+from ociexport.rootfs.outputs.flat_image import Extent, FlatImage, FlatNode, write_whole
+from ociexport.rootfs.outputs.formats import DiskImageOptions
+from ociexport.rootfs.outputs.spool_copies import copying
+from ociexport.spec.digest import Digest
+from ociexport.system.collector import collection_paused
+
+# Inodes are written in pieces of about this size.
+_PIECE_BYTES = 1024 * 1024
+
+
+def write_erofs(image: FlatImage, fd: int, options: DiskImageOptions) -> None:
+    """Write ``image`` as EROFS; Linux 5.4 and newer mount it, 5.15 and newer if it has files with holes.
+
+    See `DiskImageWriter`.
+    """
+    _verify_options(options)
+    _write(image, fd, image.config.digest, inline_files=True)
+
+
+def write_layer_erofs(image: FlatImage, fd: int, options: DiskImageOptions, diff_id: Digest) -> None:
+    """Write one layer as EROFS, in the form of the files that containerd's erofs snapshotter keeps.
+
+    All data of files is in blocks of its own: mkfs.erofs can then merge the layers of an image without copying it.
+
+    Args:
+        image: the layer as overlayfs has it: what hides a file is a character device 0:0, and a directory that hides
+            what is below it has the attribute ``trusted.overlay.opaque``.
+        diff_id: of the layer; the UUID is made from it.
+    """
+    _verify_options(options)
+    _write(image, fd, diff_id, inline_files=False)
+
+
+@collection_paused()
+def _write(image: FlatImage, fd: int, identity: Digest, *, inline_files: bool) -> None:
+    plan = Plan(image, first_block=1, inline_files=inline_files)
+    meta_block = plan.data_blocks
+    xattr_block = meta_block + plan.metadata_blocks
+    blocks = xattr_block + -(-len(plan.xattrs.shared) // BLOCK_BYTES)
+    if blocks > MAX_BLOCKS:
+        raise InvalidImageError(f"image: expected at most {MAX_BLOCKS} blocks for EROFS, got {blocks}")
+    with copying(image.spool_fd, fd, _pieces(image, plan, fd)):
+        _write_inodes(image, plan, fd, meta_block * BLOCK_BYTES)
+    write_whole(fd, plan.xattrs.shared, xattr_block * BLOCK_BYTES)
+    superblock = Superblock(
+        identity=identity,
+        blocks=blocks,
+        inodes=len(image.nodes),
+        root_nid=plan.nid_of(0),
+        meta_block=meta_block,
+        xattr_block=xattr_block,
+        time_ns=plan.time_ns,
+        incompat=INCOMPAT_CHUNKED_FILE if plan.chunks else 0,
+    )
+    write_whole(fd, superblock.to_bytes(), 0)
+    os.truncate(fd, blocks * BLOCK_BYTES)
+
+
+def _pieces(image: FlatImage, plan: Plan, fd: int) -> Iterator[tuple[Extent, int]]:
+    """Yield each piece of data that stands in the spool, with its offset in the image; write the others."""
+    for node in image.nodes:
+        number = node.number
+        layout, size = plan.layouts[number], plan.sizes[number]
+        if not size or (layout == INLINE and size < BLOCK_BYTES):
+            continue
+        offset = plan.places[number] << BLOCK_BITS
+        if node.extents is None:
+            whole = size - plan.tail_bytes(number)
+            data = b"".join(_own_data(node, plan))[:whole]
+            write_whole(fd, data, offset)
+        elif layout == CHUNKED:
+            yield from placed_extents(plan.chunks[number], node.extents, plan.places[number])
+        else:
+            whole = size - plan.tail_bytes(number)
+            for extent in node.extents:
+                if extent.offset < whole:
+                    count = min(extent.size, whole - extent.offset)
+                    yield Extent(extent.offset, count, extent.spool_offset), offset + extent.offset
+
+
+def _own_data(node: FlatNode, plan: Plan) -> Iterator[bytes]:
+    """Yield the blocks of a directory, or the target of a link."""
+    return iter((node.entry.link_name,)) if node.children is None else directory_blocks(node, plan.nid_of)
+
+
+def _write_inodes(image: FlatImage, plan: Plan, fd: int, begin: int) -> None:
+    """Write the area of inodes, which begins at the offset ``begin``."""
+    piece, written = bytearray(), 0
+    for number in sorted(range(len(image.nodes)), key=plan.offsets.__getitem__):
+        if len(piece) >= _PIECE_BYTES:
+            write_whole(fd, piece, begin + written)
+            written += len(piece)
+            piece = bytearray()
+        node = image.nodes[number]
+        layout, size, place = plan.layouts[number], plan.sizes[number], plan.places[number]
+        body = plan.xattrs.body_of(number)
+        behind = b""
+        if layout == CHUNKED:
+            chunks = plan.chunks[number]
+            behind = _map_of(chunks, node, place)
+            place = chunks.bits - BLOCK_BITS
+        elif layout == INLINE:
+            behind = _tail(image, plan, node, size)
+        piece += bytes(plan.offsets[number] - written - len(piece))
+        piece += encode_inode(node, plan.form_of(number), body_count(body), size, place)
+        piece += body
+        piece += behind
+    write_whole(fd, piece, begin + written)
+
+
+def _tail(image: FlatImage, plan: Plan, node: FlatNode, size: int) -> bytes:
+    """Return the data behind an inode."""
+    if node.extents is None:
+        return deque(_own_data(node, plan), maxlen=1)[0]
+    tail = size % BLOCK_BYTES
+    first = node.extents[0] if node.extents else None
+    if first is not None and first.size == size:  # nearly every file; `FlatImage.read` takes longer than the system
+        data = os.pread(image.spool_fd, tail, first.spool_offset + size - tail)
+        if len(data) == tail:
+            return data
+    return image.read(node, size - tail, tail)
+
+
+def _map_of(chunks: Chunks, node: FlatNode, first_block: int) -> bytes:
+    places = chunk_map(chunks, node.extents or (), first_block)
+    if sys.byteorder == "big":
+        places.byteswap()
+    return places.tobytes()
+
+
+def _verify_options(options: DiskImageOptions) -> None:
+    if options.compression is not None:
+        raise UsageError(f"EROFS: expected no compression, got {quoted(options.compression)}")
