@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ociexport.errors import InvalidImageError, UsageError
+from ociexport.errors import InvalidImageError
 from ociexport.layers.tar.reader import Entry, EntryType
 from ociexport.rootfs.outputs.erofs.writer import write_erofs, write_layer_erofs
 from ociexport.rootfs.outputs.flat_image import Extent, FlatImage, FlatNode
@@ -275,11 +275,6 @@ def test_layer_has_what_overlayfs_reads(tmp_path: Path) -> None:
         finally:
             subprocess.run(["umount", merged], check=True)
     assert (found, content) == (["kept", "opaque", "other"], "upper")
-
-
-def test_compression_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="'lzo'"):
-        write_image(tmp_path / "image", write_erofs, hard_source(), DiskImageOptions(compression="lzo"))
 
 
 @pytest.mark.parametrize("members", [[member("f", b"x" * 100_000)], [member("f", b"x")]], ids=["data", "inodes"])

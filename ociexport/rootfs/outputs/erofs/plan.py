@@ -5,12 +5,14 @@ from __future__ import annotations
 from array import array
 
 from ociexport.errors import InvalidImageError, quoted_path
-from ociexport.layers.tar.reader import DEVICE_TYPES, EntryType, verify_device
+from ociexport.layers.tar.reader import DEVICE_TYPES, IMPLIED_DIRECTORY, EntryType, verify_device
 from ociexport.rootfs.outputs.erofs.chunks import Chunks, plan_chunks
+from ociexport.rootfs.outputs.erofs.clusters import CompressedFiles, map_padding
 from ociexport.rootfs.outputs.erofs.directories import directory_bytes
 from ociexport.rootfs.outputs.erofs.inodes import (
     CHUNKED,
     COMPACT_BYTES,
+    COMPRESSED,
     EXTENDED_BYTES,
     INLINE,
     PLAIN,
@@ -34,9 +36,12 @@ class Plan:
     Args:
         image: what is written.
         first_block: where data may begin.
+        compressed: the data of files, if it is compressed.
         inline_files: whether the end of a file's data may stand behind its inode.
+        has_holes: whether holes are kept; if not, they become zeros.
 
     Attributes:
+        nodes: those of the image, and the file that contains small ones, if there is one.
         xattrs: the attributes of all nodes.
         time_ns: the time of modification of compact inodes.
         offsets: of inodes, in the area of inodes.
@@ -51,8 +56,19 @@ class Plan:
         InvalidImageError: the image has what the format can't store.
     """
 
-    def __init__(self, image: FlatImage, first_block: int, *, inline_files: bool = True) -> None:
-        count = len(image.nodes)
+    def __init__(
+        self,
+        image: FlatImage,
+        first_block: int,
+        *,
+        compressed: CompressedFiles | None = None,
+        inline_files: bool = True,
+        has_holes: bool = True,
+    ) -> None:
+        self.nodes = [*image.nodes]
+        if compressed is not None and compressed.packed_bytes:
+            self.nodes.append(_packed_node(image, compressed))
+        count = len(self.nodes)
         self.xattrs = XattrTable(image.nodes, image.losses)
         self.time_ns = usual_time_ns(image.nodes)
         self.offsets = array("Q", bytes(8 * count))
@@ -62,11 +78,13 @@ class Plan:
         self.compact = bytearray(count)
         self.chunks: dict[int, Chunks] = {}
         self.data_blocks = first_block
+        self._compressed = compressed
         self._inline_files = inline_files
+        self._has_holes = has_holes
         self._map_bytes = 0
         self._space = MetadataSpace()
         self._space.place(SLOT_BYTES)  # no inode has the number 0, which some programs take for none
-        for node in image.nodes:
+        for node in self.nodes:
             try:
                 self._add(node)
             except InvalidImageError as error:
@@ -90,6 +108,20 @@ class Plan:
         """Return the size of the data behind the inode of a node."""
         return self.sizes[number] % BLOCK_BYTES if self.layouts[number] == INLINE else 0
 
+    def is_written(self, number: int) -> bool:
+        """Whether the data of a node was compressed and written before."""
+        return self._compressed is not None and self._compressed.has(number)
+
+    def map_behind(self, number: int) -> bytes:
+        """Return what stands behind the inode of a compressed file and its attributes."""
+        if self._compressed is None:
+            raise AssertionError("no file is compressed")
+        before = self._inode_bytes(number) + len(self.xattrs.body_of(number))
+        return bytes(map_padding(before)) + b"".join(self._compressed.map_of(number, self.sizes[number]))
+
+    def _inode_bytes(self, number: int) -> int:
+        return COMPACT_BYTES if self.compact[number] else EXTENDED_BYTES
+
     def _add(self, node: FlatNode) -> None:
         number, entry = node.number, node.entry
         size = 0
@@ -103,8 +135,8 @@ class Plan:
             verify_device(entry)
             self.places[number] = device_number(entry.device)
         self.sizes[number] = size
-        self.compact[number] = compact = is_compact(node, size, self.time_ns)
-        behind = (COMPACT_BYTES if compact else EXTENDED_BYTES) + len(self.xattrs.body_of(number))
+        self.compact[number] = is_compact(node, size, self.time_ns)
+        behind = self._inode_bytes(number) + len(self.xattrs.body_of(number))
         if entry.type is EntryType.FILE or size:
             behind += self._place_data(node, size, behind)
         self.offsets[number] = self._space.place(behind)
@@ -112,7 +144,9 @@ class Plan:
     def _place_data(self, node: FlatNode, size: int, behind: int) -> int:
         """Give a node's data its blocks, and return how many bytes of it stand behind the inode."""
         number = node.number
-        chunks = plan_chunks(size, node.extents) if node.extents is not None and size else None
+        if self._compressed is not None and self._compressed.has(number):
+            return self._place_compressed(self._compressed, number, size, behind)
+        chunks = plan_chunks(size, node.extents) if node.extents is not None and size and self._has_holes else None
         if chunks is not None:
             self._map_bytes += chunks.map_bytes
             if self._map_bytes > _MAX_MAP_BYTES:
@@ -127,6 +161,13 @@ class Plan:
         self.places[number] = self._take_blocks(blocks)
         return tail
 
+    def _place_compressed(self, compressed: CompressedFiles, number: int, size: int, behind: int) -> int:
+        if not compressed.is_compressed(number, size):
+            self.layouts[number], self.places[number] = PLAIN, compressed.first_block(number)
+            return 0
+        self.layouts[number], self.places[number] = COMPRESSED, compressed.block_count(number, size)
+        return map_padding(behind) + compressed.map_bytes(number, size)
+
     def _take_blocks(self, count: int) -> int:
         if not count:
             return NO_BLOCK
@@ -135,6 +176,13 @@ class Plan:
         if self.data_blocks > MAX_BLOCKS:
             raise InvalidImageError(f"data: expected at most {MAX_BLOCKS} blocks for EROFS, got more")
         return first
+
+
+def _packed_node(image: FlatImage, compressed: CompressedFiles) -> FlatNode:
+    entry = IMPLIED_DIRECTORY._replace(type=EntryType.FILE, mode=0, size=compressed.packed_bytes)
+    node = FlatNode(compressed.packed_number, entry, image.root)
+    node.extents = ()
+    return node
 
 
 def path_of(node: FlatNode) -> bytes:

@@ -24,6 +24,9 @@ _SUPERBLOCK = struct.Struct("<IIIBBHQQIIII16s16sIHHHBBIQ24x")
 _CHECKSUM_OFFSET = 4
 _COMPAT_CHECKSUM, _COMPAT_MTIME = 0x1, 0x2
 INCOMPAT_CHUNKED_FILE = 0x4
+# Compressed data at the end of its blocks, after zeros; what follows the superblock tells the algorithms.
+INCOMPAT_COMPRESSED = 0x1 | 0x2
+INCOMPAT_FRAGMENTS = 0x20
 
 
 @dataclass(frozen=True, slots=True)

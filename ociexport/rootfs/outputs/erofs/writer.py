@@ -7,15 +7,18 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 
-from ociexport.errors import InvalidImageError, UsageError, quoted
+from ociexport.errors import InvalidImageError
 from ociexport.rootfs.outputs.erofs.chunks import Chunks, chunk_map, placed_extents
+from ociexport.rootfs.outputs.erofs.compression import algorithm_of, has_holes
 from ociexport.rootfs.outputs.erofs.directories import directory_blocks
-from ociexport.rootfs.outputs.erofs.inodes import CHUNKED, INLINE, encode_inode
+from ociexport.rootfs.outputs.erofs.inodes import CHUNKED, COMPRESSED, INLINE, encode_inode
 from ociexport.rootfs.outputs.erofs.plan import Plan
 from ociexport.rootfs.outputs.erofs.superblock import (
     BLOCK_BITS,
     BLOCK_BYTES,
     INCOMPAT_CHUNKED_FILE,
+    INCOMPAT_COMPRESSED,
+    INCOMPAT_FRAGMENTS,
     MAX_BLOCKS,
     Superblock,
 )
@@ -31,12 +34,12 @@ _PIECE_BYTES = 1024 * 1024
 
 
 def write_erofs(image: FlatImage, fd: int, options: DiskImageOptions) -> None:
-    """Write ``image`` as EROFS; Linux 5.4 and newer mount it, 5.15 and newer if it has files with holes.
+    """Write ``image`` as EROFS.
 
-    See `DiskImageWriter`.
+    Linux mounts it from 5.4 on, from 5.15 on if it has files with holes and ``options.kernel`` is not older, and from
+    6.6 or 6.10 on if it is compressed, which needs ``options.kernel``. See `DiskImageWriter`.
     """
-    _verify_options(options)
-    _write(image, fd, image.config.digest, inline_files=True)
+    _write(image, fd, options, image.config.digest, inline_files=True)
 
 
 def write_layer_erofs(image: FlatImage, fd: int, options: DiskImageOptions, diff_id: Digest) -> None:
@@ -49,13 +52,24 @@ def write_layer_erofs(image: FlatImage, fd: int, options: DiskImageOptions, diff
             what is below it has the attribute ``trusted.overlay.opaque``.
         diff_id: of the layer; the UUID is made from it.
     """
-    _verify_options(options)
-    _write(image, fd, diff_id, inline_files=False)
+    _write(image, fd, options, diff_id, inline_files=False)
 
 
 @collection_paused()
-def _write(image: FlatImage, fd: int, identity: Digest, *, inline_files: bool) -> None:
-    plan = Plan(image, first_block=1, inline_files=inline_files)
+def _write(image: FlatImage, fd: int, options: DiskImageOptions, identity: Digest, *, inline_files: bool) -> None:
+    algorithm = algorithm_of(options)
+    compressed = None
+    if algorithm is not None:
+        from ociexport.rootfs.outputs.erofs.clusters import CompressedFiles  # noqa: PLC0415 - start-up: threads
+
+        compressed = CompressedFiles(image, fd, 1, algorithm, options)
+    plan = Plan(
+        image,
+        compressed.end_block if compressed is not None else 1,
+        compressed=compressed,
+        inline_files=inline_files,
+        has_holes=has_holes(options),
+    )
     meta_block = plan.data_blocks
     xattr_block = meta_block + plan.metadata_blocks
     blocks = xattr_block + -(-len(plan.xattrs.shared) // BLOCK_BYTES)
@@ -64,15 +78,21 @@ def _write(image: FlatImage, fd: int, identity: Digest, *, inline_files: bool) -
     with copying(image.spool_fd, fd, _pieces(image, plan, fd)):
         _write_inodes(image, plan, fd, meta_block * BLOCK_BYTES)
     write_whole(fd, plan.xattrs.shared, xattr_block * BLOCK_BYTES)
+    has_packed = len(plan.nodes) > len(image.nodes)
     superblock = Superblock(
         identity=identity,
         blocks=blocks,
-        inodes=len(image.nodes),
+        inodes=len(plan.nodes),
         root_nid=plan.nid_of(0),
         meta_block=meta_block,
         xattr_block=xattr_block,
         time_ns=plan.time_ns,
-        incompat=INCOMPAT_CHUNKED_FILE if plan.chunks else 0,
+        incompat=(INCOMPAT_CHUNKED_FILE if plan.chunks else 0)
+        | (INCOMPAT_COMPRESSED if algorithm is not None else 0)
+        | (INCOMPAT_FRAGMENTS if has_packed else 0),
+        algorithms=1 << algorithm.number if algorithm is not None else 0,
+        packed_nid=plan.nid_of(len(image.nodes)) if has_packed else 0,
+        compression_configs=algorithm.config if algorithm is not None else b"",
     )
     write_whole(fd, superblock.to_bytes(), 0)
     os.truncate(fd, blocks * BLOCK_BYTES)
@@ -83,7 +103,7 @@ def _pieces(image: FlatImage, plan: Plan, fd: int) -> Iterator[tuple[Extent, int
     for node in image.nodes:
         number = node.number
         layout, size = plan.layouts[number], plan.sizes[number]
-        if not size or (layout == INLINE and size < BLOCK_BYTES):
+        if not size or (layout == INLINE and size < BLOCK_BYTES) or plan.is_written(number):
             continue
         offset = plan.places[number] << BLOCK_BITS
         if node.extents is None:
@@ -108,12 +128,12 @@ def _own_data(node: FlatNode, plan: Plan) -> Iterator[bytes]:
 def _write_inodes(image: FlatImage, plan: Plan, fd: int, begin: int) -> None:
     """Write the area of inodes, which begins at the offset ``begin``."""
     piece, written = bytearray(), 0
-    for number in sorted(range(len(image.nodes)), key=plan.offsets.__getitem__):
+    for number in sorted(range(len(plan.nodes)), key=plan.offsets.__getitem__):
         if len(piece) >= _PIECE_BYTES:
             write_whole(fd, piece, begin + written)
             written += len(piece)
             piece = bytearray()
-        node = image.nodes[number]
+        node = plan.nodes[number]
         layout, size, place = plan.layouts[number], plan.sizes[number], plan.places[number]
         body = plan.xattrs.body_of(number)
         behind = b""
@@ -123,6 +143,8 @@ def _write_inodes(image: FlatImage, plan: Plan, fd: int, begin: int) -> None:
             place = chunks.bits - BLOCK_BITS
         elif layout == INLINE:
             behind = _tail(image, plan, node, size)
+        elif layout == COMPRESSED:
+            behind = plan.map_behind(number)
         piece += bytes(plan.offsets[number] - written - len(piece))
         piece += encode_inode(node, plan.form_of(number), body_count(body), size, place)
         piece += body
@@ -148,8 +170,3 @@ def _map_of(chunks: Chunks, node: FlatNode, first_block: int) -> bytes:
     if sys.byteorder == "big":
         places.byteswap()
     return places.tobytes()
-
-
-def _verify_options(options: DiskImageOptions) -> None:
-    if options.compression is not None:
-        raise UsageError(f"EROFS: expected no compression, got {quoted(options.compression)}")
