@@ -74,3 +74,15 @@ def _is_acl(value: bytes) -> bool:
 def _says_nothing(name: bytes, value: bytes) -> bool:
     entries = (len(value) - _ACL_HEADER.size) // _ACL_ENTRY.size
     return entries <= (3 if name == ACCESS_ACL else 0)
+
+
+def kernel_mode(entry: Entry) -> int:
+    """Return the mode of an entry after its access ACL was set: the ACL's owner, mask and others are in it."""
+    value = (entry.xattrs or {}).get(ACCESS_ACL, b"")
+    if len(value) <= _ACL_HEADER.size or not _is_accepted(entry.type, ACCESS_ACL, value):
+        return entry.mode
+    by_tag: dict[int, int] = {
+        tag: permissions for tag, permissions, _ in _ACL_ENTRY.iter_unpack(value[_ACL_HEADER.size :])
+    }
+    group = by_tag.get(_MASK, by_tag[_GROUP_OBJ])
+    return entry.mode & ~0o777 | by_tag[_USER_OBJ] << 6 | group << 3 | by_tag[_OTHER]
