@@ -23,15 +23,12 @@ from ociexport.rootfs.treehash import hash_tree
 from ociexport.rootfs.unpack import unpack
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import replace
+from tests.support.acls import ACL, MASK_ACL, PLAIN_ACL
 from tests.support.disk_images import AMD64, flattened, hard_source, mounted, write_image
 from tests.support.memory_source import Member, MemorySource, directory, hard_link, member, symlink, tar_of
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts file systems")
 _FSCK = shutil.which("fsck.erofs")
-_ACL = struct.pack("<I", 2) + b"".join(
-    struct.pack("<HHI", *entry)
-    for entry in ((1, 6, 2**32 - 1), (2, 7, 1000), (4, 4, 2**32 - 1), (16, 7, 2**32 - 1), (32, 4, 2**32 - 1))
-)
 _CAPABILITY = struct.pack("<5I", 0x0200_0001, 1 << 13, 0, 0, 0)
 _TEXT = bytes(range(1, 251)) * 40
 
@@ -55,8 +52,11 @@ def shapes() -> list[Member]:
         *(member(f"size-{size}", _TEXT[:size], mtime=1_000_000_000 + size % 2) for size in sizes),
         *(symlink(f"link-{size}", "t" * size) for size in (1, 4031, 4032, 4064, 4094, 4095)),
         *(member(f"shared-{number}", b"x", xattrs={"user.same": b"same"}) for number in range(3)),
-        member("acl", mode=0o674, xattrs={"system.posix_acl_access": _ACL}),
-        directory("acls", 0o775, xattrs={"system.posix_acl_default": _ACL}),
+        member("acl", mode=0o650, xattrs={"system.posix_acl_access": ACL}),
+        member("acl-beside-mode", mode=0o4600, xattrs={"system.posix_acl_access": ACL}),
+        member("acl-as-mode", mode=0o600, xattrs={"system.posix_acl_access": PLAIN_ACL}),
+        member("acl-with-mask", mode=0o600, xattrs={"system.posix_acl_access": MASK_ACL}),
+        directory("acls", 0o775, xattrs={"system.posix_acl_default": ACL}),
         member("refused", xattrs={"user.": b"1", "unknown.name": b"2", "system.posix_acl_access": b"no ACL"}),
         symlink("refused-link", "x", xattrs={"user.name": b"1", "trusted.kept": b"2"}),
         member("device", type=tarfile.CHRTYPE, devmajor=4095, devminor=1_048_575),

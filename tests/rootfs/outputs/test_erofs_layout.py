@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ociexport.layers.tar.reader import IMPLIED_DIRECTORY
 from ociexport.rootfs.outputs.erofs.chunks import chunk_map, placed_extents, plan_chunks
+from ociexport.rootfs.outputs.erofs.inodes import PLAIN, encode_inode, form_of, is_compact, usual_time_ns
 from ociexport.rootfs.outputs.erofs.space import SLOT_BYTES, MetadataSpace
 from ociexport.rootfs.outputs.erofs.superblock import BLOCK_BITS, BLOCK_BYTES, NO_BLOCK, crc32c
-from ociexport.rootfs.outputs.flat_image import Extent
+from ociexport.rootfs.outputs.flat_image import Extent, FlatNode
 
 
 @given(st.lists(st.integers(SLOT_BYTES, 3 * BLOCK_BYTES), max_size=300))
@@ -73,3 +77,31 @@ def test_checksum_is_that_of_the_specification() -> None:
     # RFC 3720, B.4 has the inverted values.
     assert crc32c(bytes(32)) ^ 0xFFFF_FFFF == 0x8A91_36AA
     assert crc32c(bytes(range(32))) ^ 0xFFFF_FFFF == 0x46DD_794E
+
+
+@pytest.mark.parametrize(
+    ("change", "links", "size", "compact"),
+    [
+        ({}, 65_535, 2**32 - 1, True),
+        ({"uid": 65_535, "gid": 65_535}, 1, 0, True),
+        ({}, 65_536, 0, False),
+        ({}, 1, 2**32, False),
+        ({"uid": 65_536}, 1, 0, False),
+        ({"gid": 65_536}, 1, 0, False),
+        ({"mtime_ns": 1}, 1, 0, False),
+    ],
+)
+def test_short_inodes_are_used_only_where_nothing_is_lost(
+    change: dict[str, Any], links: int, size: int, compact: bool
+) -> None:
+    node = FlatNode(0, IMPLIED_DIRECTORY._replace(**change), None)
+    node.links = links
+    assert is_compact(node, size, 0) is compact
+    encoded = encode_inode(node, form_of(PLAIN, compact=compact), 0, size, 0)
+    assert len(encoded) == (32 if compact else 64)
+
+
+def test_all_short_inodes_have_the_time_that_most_files_have() -> None:
+    nodes = [FlatNode(0, IMPLIED_DIRECTORY._replace(mtime_ns=time), None) for time in (-5, -5, -5, 9, 9, 7, 7, 8)]
+    assert usual_time_ns(nodes) == 7
+    assert usual_time_ns(nodes[:3]) == 0

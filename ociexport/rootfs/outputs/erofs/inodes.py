@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from ociexport.layers.tar.reader import FILE_FORMATS
 from ociexport.rootfs.outputs.flat_image import FlatNode
+from ociexport.rootfs.outputs.kernel_xattrs import kernel_mode
 
 # Layouts of data: blocks only, compressed, blocks with the end behind the inode, chunks.
 PLAIN, COMPRESSED, INLINE, CHUNKED = 0, 1, 2, 4
@@ -60,7 +61,7 @@ def encode_inode(node: FlatNode, form: int, xattr_count: int, size: int, place: 
         place: the first block, a device's number or the format of chunks.
     """
     entry = node.entry
-    mode = FILE_FORMATS[entry.type] | entry.mode
+    mode = FILE_FORMATS[entry.type] | (kernel_mode(entry) if entry.xattrs else entry.mode)
     number = node.number + 1  # what 32-bit programs see
     if not form & _EXTENDED_BIT:
         return _COMPACT.pack(form, xattr_count, mode, node.links, size, place, number, entry.uid, entry.gid)
