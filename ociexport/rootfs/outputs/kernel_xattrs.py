@@ -43,10 +43,11 @@ def _is_accepted(kind: EntryType, name: bytes, value: bytes) -> bool:
     if len(name) > _MAX_NAME_BYTES or len(value) > _MAX_VALUE_BYTES or b"\0" in name:
         return False
     if name in (ACCESS_ACL, DEFAULT_ACL):
-        allowed = kind is EntryType.DIRECTORY if name == DEFAULT_ACL else kind is not EntryType.SYMLINK
-        return allowed and _is_acl(value)
+        # An ACL without entries removes one, which is allowed for anything but links.
+        is_place = kind is EntryType.DIRECTORY or name == ACCESS_ACL or len(value) <= _ACL_HEADER.size
+        return is_place and kind is not EntryType.SYMLINK and _is_acl(value)
     if name == CAPABILITIES:
-        return _CAPABILITY_SIZES.get(int.from_bytes(value[:4], "little") & ~1) == len(value)
+        return not value or _CAPABILITY_SIZES.get(int.from_bytes(value[:4], "little") & ~1) == len(value)
     if name.startswith(b"user.") and kind not in _FILES_AND_DIRECTORIES:
         return False
     return any(name.startswith(namespace) and name != namespace for namespace in _NAMESPACES)
@@ -54,6 +55,8 @@ def _is_accepted(kind: EntryType, name: bytes, value: bytes) -> bool:
 
 def _is_acl(value: bytes) -> bool:
     """Whether ``value`` is an ACL that the kernel accepts: the entries in order, each of the four kinds there once."""
+    if not value:
+        return True
     count, rest = divmod(len(value) - _ACL_HEADER.size, _ACL_ENTRY.size)
     if count < 0 or rest or _ACL_HEADER.unpack_from(value)[0] != _ACL_VERSION:
         return False
