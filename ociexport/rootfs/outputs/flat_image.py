@@ -7,8 +7,10 @@ file, as it streams by. What later layers hide stays in the spool and is not use
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from operator import attrgetter
 from typing import NamedTuple
 
 from ociexport.errors import LimitExceededError, counted
@@ -56,6 +58,9 @@ class Extent(NamedTuple):
     offset: int
     size: int
     spool_offset: int
+
+
+_OFFSET_OF = attrgetter("offset")
 
 
 class FlatNode:
@@ -124,8 +129,13 @@ class FlatImage:
             return _read_whole(self.spool_fd, size, first.spool_offset + offset)
         parts: list[bytes] = []
         position, end = offset, offset + size
-        for extent in node.extents or ():
+        extents = node.extents or ()
+        # A file may have a million extents, and be read in as many pieces.
+        for number in range(max(0, bisect_right(extents, offset, key=_OFFSET_OF) - 1), len(extents)):
+            extent = extents[number]
             begin, stop = max(extent.offset, position), min(extent.offset + extent.size, end)
+            if extent.offset >= end:
+                break
             if begin >= stop:
                 continue
             parts.append(bytes(begin - position))

@@ -6,13 +6,14 @@ import errno
 import io
 import tarfile
 import threading
+import time
 
 import pytest
 
 from ociexport.errors import DigestMismatchError, LimitExceededError
 from ociexport.layers.limits import Limits
 from ociexport.layers.tar.reader import EntryType
-from ociexport.rootfs.outputs.flat_image import FlatImage, FlatNode, flat_image
+from ociexport.rootfs.outputs.flat_image import Extent, FlatImage, FlatNode, flat_image
 from ociexport.rootfs.outputs.tar import flatten
 from tests.support.disk_images import AMD64, flattened, hard_source
 from tests.support.memory_source import MemorySource, hard_link, member, tar_of
@@ -73,7 +74,21 @@ def test_holes_stay_holes_and_are_read_as_zeros() -> None:
         node = paths_of(image)[b"big"]
         assert [(extent.offset, extent.size) for extent in node.extents or ()] == [(5000, 3), (9000, 6)]
         content = b"".join(image.chunks(node, 4096))
-    assert content == bytes(5000) + b"abc" + bytes(3997) + b"defghi" + bytes(20_000 - 9006)
+        expected = bytes(5000) + b"abc" + bytes(3997) + b"defghi" + bytes(20_000 - 9006)
+        assert content == expected
+        for offset in (0, 4999, 5000, 5002, 5003, 8999, 9000, 9003, 9005, 9006, 19_999, 20_000, 30_000):
+            for size in (0, 1, 2, 4000, 4001, 30_000):
+                assert image.read(node, offset, size) == expected[offset : offset + size]
+
+
+def test_a_file_of_many_extents_is_read_in_many_pieces_without_a_search_through_all() -> None:
+    with flattened(MemorySource([tar_of([member("f", b"x" * 5000)])])) as image:
+        node = paths_of(image)[b"f"]
+        node.entry = node.entry._replace(size=4_000_000)
+        node.extents = [Extent(number * 10, 1, 0) for number in range(400_000)]
+        began = time.process_time()
+        assert all(image.read(node, offset, 10) == b"x" + bytes(9) for offset in range(0, 4_000_000, 1000))
+        assert time.process_time() - began < 5
 
 
 def test_time_is_clamped_and_links_count_names() -> None:
