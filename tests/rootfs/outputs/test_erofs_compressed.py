@@ -105,7 +105,7 @@ def test_kernel_that_reads_no_holes_gets_zeros(tmp_path: Path) -> None:
         (
             {"compression": "zstd"},
             "EROFS with zstd: expected the version of the kernel that mounts the image, got none",
-            "Linux reads it from 6.10 on",
+            "name it by --kernel; Linux reads zstd from 6.10 on",
         ),
         (
             {"compression": "zstd", "kernel": (6, 9)},

@@ -90,7 +90,7 @@ def algorithm_of(options: DiskImageOptions) -> Algorithm | None:
     if kernel is None:
         raise UsageError(
             f"EROFS with {name}: expected the version of the kernel that mounts the image, got none",
-            hint=f"Linux reads it from {_shown(algorithm.kernel)} on",
+            hint=f"name it by --kernel; Linux reads {name} from {_shown(algorithm.kernel)} on",
         )
     if kernel < algorithm.kernel:
         others = [other for other, item in _ALGORITHMS.items() if item.kernel <= kernel]
