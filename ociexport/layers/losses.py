@@ -36,6 +36,8 @@ class Losses:
     placeholders: int = 0
     hard_links: int = 0
     copied_links: int = 0
+    times: int = 0
+    unstorable_xattrs: Counter[bytes] = field(default_factory=Counter)
     refused_xattrs: Counter[bytes] = field(default_factory=Counter)
     skipped_xattrs: Counter[bytes] = field(default_factory=Counter)
     owners_reason: str = "only root can change owners"
@@ -56,6 +58,13 @@ class Losses:
             yield f"hard links: {self.hard_links} left out, since their targets were not selected"
         if self.copied_links:
             yield f"hard links: {self.copied_links} made as copies, since the file system allows no more for one file"
+        if self.times:
+            yield f"times: {self.times} became the nearest that this format can store"
+        if self.unstorable_xattrs:
+            yield (
+                f"xattrs: {self.unstorable_xattrs.total()} left out, which this format can't store: "
+                f"{_names(self.unstorable_xattrs)}"
+            )
         if self.refused_xattrs:
             yield f"xattrs: {self.refused_xattrs.total()} could not be set here: {_names(self.refused_xattrs)}"
         if self.skipped_xattrs:
