@@ -32,6 +32,12 @@ pytestmark = pytest.mark.system
 GIB = 1024**3
 BLOCK = 131_072
 CAPABILITY = struct.pack("<5I", 0x02000001, 0x2000, 0, 0, 0)
+# Owner rw, user 7 r, group none, mask r, others none: Linux makes the mode 0640 of it.
+NOBODY = 2**32 - 1
+ACL = struct.pack("<I", 2) + b"".join(
+    struct.pack("<HHI", tag, permissions, number)
+    for tag, permissions, number in ((1, 6, NOBODY), (2, 4, 7), (4, 0, NOBODY), (16, 4, NOBODY), (32, 0, NOBODY))
+)
 OPTIONS = {
     "gzip": DiskImageOptions(threads=2),
     "gzip level 1": DiskImageOptions(level=1),
@@ -58,6 +64,7 @@ def odd_members() -> list[Member]:
         directory("./", 0o1777, mtime=2**31, xattrs={"user.root": b"r"}),
         member("capable", b"x", xattrs={"security.capability": CAPABILITY}),
         member("labels", b"x", xattrs=labels),
+        member("listed", b"x", mode=0o600, xattrs={"system.posix_acl_access": ACL}),
         directory("same-labels", xattrs=labels),
         *(member(f"sizes/{size}", noise(size, size)) for size in (1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK, 700_001)),
         *(member(f"sizes/{size}-again", noise(size, size)) for size in (BLOCK - 1, BLOCK, 700_001)),
@@ -90,11 +97,13 @@ def cut(root: Path) -> None:
     """Take from a tree what squashfs can't store."""
     for above, directories, files in os.walk(root, topdown=False):
         for name in (*files, *directories):
-            cut_times(os.path.join(above, name))
-    cut_times(str(root))
+            cut_path(os.path.join(above, name))
+    cut_path(str(root))
 
 
-def cut_times(path: str) -> None:
+def cut_path(path: str) -> None:
+    if "system.posix_acl_access" in os.listxattr(path, follow_symlinks=False):
+        os.removexattr(path, "system.posix_acl_access")
     seconds = os.lstat(path).st_mtime_ns // 10**9
     os.utime(path, ns=(0, min(max(seconds, 0), 2**32 - 1) * 10**9), follow_symlinks=False)
 

@@ -15,6 +15,7 @@ from array import array
 from ociexport.errors import InvalidImageError, counted, quoted_path
 from ociexport.layers.tar.reader import EntryType
 from ociexport.rootfs.outputs.flat_image import FlatImage, FlatNode
+from ociexport.rootfs.outputs.kernel_xattrs import kernel_mode
 from ociexport.rootfs.outputs.squashfs.compression import Compression
 from ociexport.rootfs.outputs.squashfs.data import StoredBlocks, StoredData
 from ociexport.rootfs.outputs.squashfs.directories import TYPE_NUMBERS, IndexedName, inode_number, list_names
@@ -151,7 +152,7 @@ class InodeTable:
         self.references[node.number] = self.inodes.reference
         common = _COMMON.pack(
             TYPE_NUMBERS[entry.type] + extended,
-            entry.mode,
+            kernel_mode(entry) if entry.xattrs else entry.mode,
             self._id_number(node, entry.uid),
             self._id_number(node, entry.gid),
             self._seconds(entry.mtime_ns),
