@@ -39,8 +39,8 @@ ACL = struct.pack("<I", 2) + b"".join(
     for tag, permissions, number in ((1, 6, NOBODY), (2, 4, 7), (4, 0, NOBODY), (16, 4, NOBODY), (32, 0, NOBODY))
 )
 OPTIONS = {
-    "gzip": DiskImageOptions(threads=2),
-    "gzip level 1": DiskImageOptions(level=1),
+    "gzip": DiskImageOptions(compression="gzip", threads=2),
+    "gzip level 1": DiskImageOptions(compression="gzip", level=1),
     "zstd": DiskImageOptions(compression="zstd", threads=3),
     "none": DiskImageOptions(compression="none"),
 }

@@ -79,8 +79,8 @@ def test_zeros_take_no_room(tmp_path: Path) -> None:
     ("options", "message"),
     [
         (DiskImageOptions(compression="xz"), "compression 'xz': expected gzip, zstd or none for squashfs"),
-        (DiskImageOptions(level=10), "compression level 10: expected 1 to 9 for gzip"),
-        (DiskImageOptions(level=0), "compression level 0: expected 1 to 9 for gzip"),
+        (DiskImageOptions(compression="gzip", level=10), "compression level 10: expected 1 to 9 for gzip"),
+        (DiskImageOptions(compression="gzip", level=0), "compression level 0: expected 1 to 9 for gzip"),
         (DiskImageOptions(compression="zstd", level=23), "compression level 23: expected 1 to 22 for zstd"),
         (DiskImageOptions(compression="none", level=1), "compression level 1: expected none without compression"),
     ],
