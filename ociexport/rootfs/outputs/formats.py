@@ -16,6 +16,7 @@ class DiskImageOptions:
         compression: the name of an algorithm, one of those that the format has; None for the format's own default.
         level: of the compression; None for the format's default.
         free_bytes: free space to leave in the file system (ext4); None for a little.
+        journal: whether the file system has one (ext4).
         kernel: version of the kernel that mounts the image, as (major, minor); None for any in long-term support.
         threads: how many may compress at a time.
     """
@@ -23,6 +24,7 @@ class DiskImageOptions:
     compression: str | None = None
     level: int | None = None
     free_bytes: int | None = None
+    journal: bool = True
     kernel: tuple[int, int] | None = None
     threads: int = 1
 
