@@ -94,9 +94,9 @@ def test_unknown_compression_is_refused(tmp_path: Path, options: DiskImageOption
 @pytest.mark.parametrize(
     ("options", "stated"),
     [
-        (DiskImageOptions(), None),
-        (DiskImageOptions(level=9), None),
-        (DiskImageOptions(level=1), struct.pack("<IHH", 1, 15, 0)),
+        (DiskImageOptions(compression="gzip"), None),
+        (DiskImageOptions(compression="gzip", level=9), None),
+        (DiskImageOptions(compression="gzip", level=1), struct.pack("<IHH", 1, 15, 0)),
         (DiskImageOptions(compression="zstd"), struct.pack("<I", 3)),
         (DiskImageOptions(compression="zstd", level=15), None),
     ],
