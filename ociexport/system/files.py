@@ -19,6 +19,7 @@ from ociexport.errors import UsageError, quoted
 from ociexport.system.host_paths import is_of_this_user, real_place
 from ociexport.system.locks import is_still_there_once_locked
 from ociexport.system.partial_names import hidden_name, random_name
+from ociexport.system.temporary_files import open_temporary_file
 
 # Errors of file systems and kernels without nameless files; ENOENT is also the error for a missing directory.
 _NO_NAMELESS = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
@@ -41,6 +42,8 @@ def new_file(path: str, *, mode: int = 0o644) -> Iterator[BinaryIO]:
 
     It is synced before it is renamed, and removed after an error. A link is replaced and never followed. A stream, see
     `is_stream`, is written to directly: otherwise ``/dev/null`` would become a regular file if root named it.
+
+    The descriptor of a file is also open for reading, at any offset; that of a stream is not.
 
     Args:
         mode: of the complete file; until then only this user can read it.
@@ -82,6 +85,31 @@ def new_file_in(directory_fd: int, name: str, path: str, *, mode: int = 0o644) -
                 os.fchmod(fd, mode)
                 os.fsync(fd)
                 _give_name(fd, directory_fd, name, mode)
+
+
+@contextmanager
+def spool_for(path: str) -> Iterator[BinaryIO]:
+    """Give an empty file without a name, open for reading and writing, for data that is needed to write ``path``.
+
+    It is in the directory of ``path``, where there must be room for the complete file too; for a stream, it is among
+    the temporary files.
+
+    Raises:
+        UsageError, OSError: as `new_file`.
+        TemporaryFileError: ``path`` is a stream, and no temporary file can be made.
+    """
+    if is_stream(path):
+        with open_temporary_file() as file:
+            yield file
+        return
+    with _directory_of(path) as (directory_fd, name), _no_room_named(path):
+        with _named(path):
+            fd = _open_nameless(directory_fd)
+            if fd is None:
+                fd, aside = _open_named(directory_fd, name)
+                os.unlink(aside, dir_fd=directory_fd)
+        with open(fd, "w+b", buffering=0) as file:
+            yield file
 
 
 def begin_file(path: str) -> BinaryIO:
@@ -257,7 +285,7 @@ def _open_named(directory_fd: int, name: str) -> tuple[int, str]:
 
 
 def _create(directory_fd: int, name: str) -> int:
-    return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE, 0o600, dir_fd=directory_fd)
+    return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFE, 0o600, dir_fd=directory_fd)
 
 
 def _remove_leftover(directory_fd: int, aside: str) -> None:

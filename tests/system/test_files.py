@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from ociexport.system.files import new_file
+from ociexport.system.files import new_file, spool_for
 from ociexport.system.partial_names import STAGED_MARK, hidden_name, partial_name, random_name
 from tests.support.command import command_environment, command_line, run_command
 from tests.support.image_builder import build_image, write_layout
@@ -240,3 +240,28 @@ def test_full_disk_names_the_file_as_it_was_given(tmp_path: Path) -> None:
         with pytest.raises(OSError, match="No space left") as caught, new_file(path) as file:
             file.write(bytes(1 << 20))
         assert (caught.value.filename, os.listdir(tmp_path / "small")) == (path, [])
+
+
+@pytest.mark.usefixtures("can_be_nameless")
+def test_new_file_and_its_spool_can_be_read_at_any_offset(tmp_path: Path) -> None:
+    """Writers of disk images and their hash trees need that."""
+    path = tmp_path / "file"
+    with spool_for(str(path)) as spool, new_file(str(path)) as file:
+        for fd in (spool.fileno(), file.fileno()):
+            os.pwrite(fd, b"later", 5)
+            os.pwrite(fd, b"first", 0)
+            assert os.pread(fd, 10, 0) == b"firstlater"
+        assert os.stat(spool.fileno()).st_dev == os.stat(tmp_path).st_dev
+    assert (path.read_bytes(), os.listdir(tmp_path)) == (b"firstlater", ["file"])
+
+
+@pytest.mark.usefixtures("can_be_nameless")
+def test_spool_names_the_file_that_it_is_for(tmp_path: Path) -> None:
+    with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=64k", "none"):
+        path = f"{tmp_path}/small/file"
+        with pytest.raises(OSError, match="No space left") as caught, spool_for(path) as spool:
+            os.posix_fallocate(spool.fileno(), 0, 1 << 20)
+        assert (caught.value.filename, os.listdir(tmp_path / "small")) == (path, [])
+    with pytest.raises(FileNotFoundError) as missing, spool_for(f"{tmp_path}/none/file"):
+        pass
+    assert missing.value.filename == f"{tmp_path}/none/file"
