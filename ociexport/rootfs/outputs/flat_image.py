@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from operator import attrgetter
 from typing import NamedTuple
 
 from ociexport.errors import LimitExceededError, counted
 from ociexport.images.resolve import read_layers, resolve_manifest
-from ociexport.images.source import ImageSource
+from ociexport.images.source import ImageSource, is_made
 from ociexport.layers.apply import LayerApplier
 from ociexport.layers.limits import Limits, NameBudget
 from ociexport.layers.losses import Losses, count_xattr, is_foreign_xattr
@@ -100,6 +100,7 @@ class FlatImage:
         nodes: all files, directories, links and devices, each once: the root, then by the bytes of the first path's
             names, a directory before what is in it.
         spool_fd: the data that extents point into; closed with the image.
+        index_digests: of the indexes that led to the manifest, outermost first.
         manifest_digest: of the platform's manifest.
         config: of the image; its digest is a good seed for identifiers.
         layers: with their diff_ids, lowest first.
@@ -110,6 +111,7 @@ class FlatImage:
 
     nodes: Sequence[FlatNode]
     spool_fd: int
+    index_digests: tuple[Digest, ...]
     manifest_digest: Digest
     config: ImageConfig
     layers: tuple[Layer, ...]
@@ -198,6 +200,7 @@ def flat_image(
     selection: PathSelection | None = None,
     keep_dirlinks: bool = False,
     max_mtime_ns: int | None = None,
+    verify_layers: Callable[[tuple[Layer, ...]], None] | None = None,
     progress: Progress = SILENT,
 ) -> Iterator[FlatImage]:
     """Give the flattened root filesystem of ``source``; every layer was read once and verified by its diff_id.
@@ -206,6 +209,7 @@ def flat_image(
         source: the image.
         spool_fd: an empty file, open for reading and writing, which takes the data; the caller closes it.
         max_mtime_ns: newer times are replaced by this one (SOURCE_DATE_EPOCH).
+        verify_layers: called before the first layer is read; what it raises ends everything.
 
     Raises:
         as `unpack` does.
@@ -216,6 +220,8 @@ def flat_image(
     config, layers = read_layers(source, resolved, platform, progress)
     platform_shown = config.declared_platform or "not declared"
     progress.say(f"{source.display_name}: platform {platform_shown}, {counted(len(layers), 'layer')}")
+    if verify_layers is not None:
+        verify_layers(layers)
     losses = Losses()
     budget = NameBudget(limits)
     spool = SpoolWriter(spool_fd)
@@ -232,7 +238,15 @@ def flat_image(
             hint="if you trust the image, raise --max-size",
         )
     yield FlatImage(
-        nodes, spool_fd, resolved.manifest.digest, config, layers, applier.entries, applier.tar_bytes, losses
+        nodes=nodes,
+        spool_fd=spool_fd,
+        index_digests=tuple(index.digest for index in resolved.indexes if not is_made(source, index.digest)),
+        manifest_digest=resolved.manifest.digest,
+        config=config,
+        layers=layers,
+        entries=applier.entries,
+        tar_bytes=applier.tar_bytes,
+        losses=losses,
     )
 
 

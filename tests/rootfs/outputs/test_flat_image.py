@@ -5,16 +5,18 @@ from __future__ import annotations
 import errno
 import io
 import tarfile
+import tempfile
 import threading
 import time
 
 import pytest
 
-from ociexport.errors import DigestMismatchError, LimitExceededError
+from ociexport.errors import DigestMismatchError, LimitExceededError, UsageError
 from ociexport.layers.limits import Limits
 from ociexport.layers.tar.reader import EntryType
 from ociexport.rootfs.outputs.flat_image import Extent, FlatImage, FlatNode, flat_image
 from ociexport.rootfs.outputs.tar import flatten
+from ociexport.spec.config import Layer
 from tests.support.disk_images import AMD64, flattened, hard_source
 from tests.support.memory_source import MemorySource, hard_link, member, tar_of
 
@@ -119,3 +121,21 @@ def test_full_disk_is_an_error_whichever_file_is_read_by_then() -> None:
         pass
     assert caught.value.errno == errno.ENOSPC
     assert not any(thread.name == "spool" for thread in threading.enumerate())
+
+
+def test_layers_are_shown_before_the_first_is_read() -> None:
+    source = MemorySource([tar_of([member("a", b"x")])])
+    layers: list[int] = []
+    source.blobs.pop(source.layers[0].digest)
+
+    def refuse(shown: tuple[Layer, ...]) -> None:
+        layers.extend(layer.descriptor.size for layer in shown)
+        raise UsageError("no room")
+
+    with (
+        tempfile.TemporaryFile() as spool,
+        pytest.raises(UsageError, match="no room"),
+        flat_image(source, spool.fileno(), platform=AMD64, limits=Limits(), verify_layers=refuse),
+    ):
+        pass
+    assert layers == [source.layers[0].size]
