@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from ociexport.layers.selection import PathSelection
     from ociexport.registry.options import Credentials, Mirror, RegistryOptions
     from ociexport.rootfs.disk.metadata import IdMap, XattrMode
+    from ociexport.rootfs.outputs.formats import DiskImageOptions
     from ociexport.rootfs.unpack import UnpackOptions, UnpackResult, unpack
     from ociexport.spec.descriptor import Descriptor, Platform
     from ociexport.spec.digest import Digest
@@ -75,6 +76,7 @@ _HOMES = {
     "DiffIdMismatchError": "ociexport.errors",
     "Digest": "ociexport.spec.digest",
     "DigestMismatchError": "ociexport.errors",
+    "DiskImageOptions": "ociexport.rootfs.outputs.formats",
     "EventProgress": "ociexport.system.progress.events",
     "Finding": "ociexport.verification.findings",
     "IdMap": "ociexport.rootfs.disk.metadata",
@@ -155,6 +157,7 @@ __all__ = [
     "DiffIdMismatchError",
     "Digest",
     "DigestMismatchError",
+    "DiskImageOptions",
     "EventProgress",
     "Finding",
     "IdMap",

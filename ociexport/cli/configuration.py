@@ -29,17 +29,22 @@ _TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", 
 _MAX_BYTES = 1024 * 1024
 OPTION_NAMES = frozenset(
     """
-    addr against all all-images allow-recompressed authfile bundle ca-file cacert cache cert-dir compat config
-    config-for connect-timeout creds csv decompress deep delta devices digestfile directory dry-run events exclude
-    executor failed follow for foreign format from gid-map header html include insecure jobs json keep keep-dirlinks
-    keep-newest latest layer layers legacy list locked long map mapping max-depth max-files max-header max-memory
-    max-metadata max-path max-ratio max-size max-wait maybes mirror move-tags mtimes no-deep no-owners no-preflight
-    no-progress null out owners password-stdin plain-http platform profile quiet raw read-timeout receipt recheck
-    recursive referrers registry-token repair replace require retry-delay retry-times rootless run-files since sparse
-    src-creds src-insecure src-plain-http stall-limit stream strict sync text tls-verify to-tar uid-map username
-    userns v1 verbose verify-key volume-size why xattrs yes
+    addr against all all-images allow-recompressed authfile bundle ca-file cacert cache cert-dir compat compression
+    config config-for connect-timeout creds csv decompress deep delta devices digestfile directory dry-run events
+    exclude executor failed follow for foreign format free from gid-map header html include insecure jobs json keep
+    keep-dirlinks keep-newest kernel latest layer layers legacy list locked long map mapping max-depth max-files
+    max-header max-memory max-metadata max-path max-ratio max-size max-wait maybes mirror move-tags mtimes no-deep
+    no-owners no-preflight no-progress null out owners password-stdin plain-http platform profile quiet raw
+    read-timeout receipt recheck recursive referrers registry-token repair replace require retry-delay retry-times
+    rootless run-files since sparse src-creds src-insecure src-plain-http stall-limit stream strict sync text
+    tls-verify to-tar uid-map username userns v1 verbose verify-key volume-size why xattrs yes
     """.split()  # noqa: SIM905 - one name a line would be a page
 )
+# Values that an option of the same name has in other commands; a setting for all commands is then not for this one.
+_OF_OTHER_COMMANDS = {
+    "format": frozenset({"oci", "oci-archive", "docker-archive", "tree", "erofs", "squashfs", "ext4", "incus", "wsl"})
+    | {f"{name}{ending}" for name in ("cpio", "tar") for ending in ("", ".gz", ".zst", ".xz")}
+}
 
 
 def apply_configuration(
@@ -104,7 +109,7 @@ def _settings(
             raise UsageError(f"{path}: {name}: expected a table, got {quoted(str(own))}")
         for option, value in settings.items():
             # A setting at the top level is for every command that has the option.
-            if option in actions and not isinstance(value, dict):
+            if option in actions and not isinstance(value, dict) and not _is_of_others(option, value, actions):
                 yield f"{path}: {option}", option, value
         for option, value in own.items():
             if option not in actions:
@@ -118,8 +123,14 @@ def _settings(
     for option in actions:
         variable = _variable_of(option)
         # An empty variable counts as unset: this is how a script unsets one for a single command.
-        if environment.get(variable) and variable != _FILE_VARIABLE:
+        value_there = environment.get(variable)
+        if value_there and variable != _FILE_VARIABLE and not _is_of_others(option, value_there, actions):
             yield variable, option, environment[variable]
+
+
+def _is_of_others(option: str, value: object, actions: Mapping[str, argparse.Action]) -> bool:
+    """Whether only other commands have this value of the option."""
+    return str(value) in _OF_OTHER_COMMANDS.get(option, ()) and value not in (actions[option].choices or ())
 
 
 def _variable_of(option: str) -> str:

@@ -22,12 +22,13 @@ from ociexport.rootfs.disk.preflight import NO_OWNERS, explain_full_disk, missin
 from ociexport.rootfs.disk.rights import is_in_user_namespace, may_set_owners
 from ociexport.rootfs.disk.staging import staged_directory
 from ociexport.rootfs.disk.tree import Rootfs
+from ociexport.rootfs.outputs.formats import TREE, DiskImageOptions, format_named, verify_target
 from ociexport.spec.config import ImageConfig, Layer
 from ociexport.spec.descriptor import Platform
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass, field
 from ociexport.spec.platforms import host_platform
-from ociexport.system.files import new_file
+from ociexport.system.files import new_file, sync_directory
 from ociexport.system.host_paths import real_target, verify_outside
 from ociexport.system.progress.protocol import SILENT, Progress
 
@@ -61,6 +62,10 @@ class UnpackOptions:
         owners_file: path of an mtree specification to write, with the owners that the image declares; None for none.
         rootless: also root unpacks as an ordinary user does: all files belong to this user, the image's owners are
             recorded in attributes, and no devices are made. Root that may not give files away does so in any case.
+        format: ``tree`` for a directory, or the name of a format of disk images: the root filesystem becomes one file.
+            Any user then stores owners and devices, SOURCE_DATE_EPOCH replaces newer times, and options that concern
+            only a tree have no effect.
+        disk_image: how a disk image is written.
     """
 
     keep_dirlinks: bool = False
@@ -79,6 +84,8 @@ class UnpackOptions:
     find_account: bool = False
     owners_file: str | None = None
     rootless: bool = False
+    format: str = TREE
+    disk_image: DiskImageOptions = field(default_factory=DiskImageOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +101,7 @@ class UnpackResult:
         tar_bytes: of all layers, uncompressed.
         losses: counts of what the tree lacks.
         account: that the config's User names in the tree; None unless a bundle or `find_account` was requested.
+        image_bytes: size of the disk image; None for a tree or a stream.
     """
 
     index_digests: tuple[Digest, ...]
@@ -104,6 +112,7 @@ class UnpackResult:
     tar_bytes: int
     losses: Losses
     account: Account | None
+    image_bytes: int | None = None
 
     @property
     def config_digest(self) -> Digest:
@@ -133,9 +142,9 @@ def unpack(
 
     Args:
         image: a reference, the name of a layout, or an open source, which stays open.
-        rootfs: path that is absent or an empty directory; its parent exists.
+        rootfs: path that is absent or an empty directory; its parent exists. A disk image replaces a file.
         platform: to choose from an index; None for this machine's.
-        options: how the tree is made.
+        options: how the tree, or the disk image in its place, is made.
         progress: receives messages and progress.
         registry: how registries are reached, for an image that is given by name.
         signatures: which signatures the image must have.
@@ -151,6 +160,23 @@ def unpack(
     """
     target = os.fspath(rootfs)
     platform, options = platform or host_platform(), options or UnpackOptions()
+    if options.format == TREE:
+        unpack_source = _unpack_source
+        _verify_tree_target(target, options)
+    else:
+        unpack_source = _unpack_to_file
+        chosen = format_named(options.format)
+        verify_target(target, chosen)
+        chosen.complete(options.disk_image, target)
+    if not isinstance(image, str):
+        return unpack_source(_signed(image, signatures), target, platform, options, progress)
+    from ociexport.transfer.sources.open import open_source  # noqa: PLC0415 - start-up: loads the registry code, which an open source does not need
+
+    with closing(open_source(image, options=registry, progress=progress)) as source:
+        return unpack_source(_signed(source, signatures), target, platform, options, progress)
+
+
+def _verify_tree_target(target: str, options: UnpackOptions) -> None:
     if options.uid_map or options.gid_map:
         if options.rootless:
             raise UsageError("id maps: expected owners to be set, got --rootless, which sets none")
@@ -160,12 +186,40 @@ def unpack(
     verify_is_vacant(place, replace=options.replace)
     if options.owners_file is not None:
         verify_outside(options.owners_file, place, "--owners")
-    if not isinstance(image, str):
-        return _unpack_source(_signed(image, signatures), target, platform, options, progress)
-    from ociexport.transfer.sources.open import open_source  # noqa: PLC0415 - start-up: loads the registry code, which an open source does not need
 
-    with closing(open_source(image, options=registry, progress=progress)) as source:
-        return _unpack_source(_signed(source, signatures), target, platform, options, progress)
+
+def _unpack_to_file(
+    source: ImageSource, target: str, platform: Platform, options: UnpackOptions, progress: Progress
+) -> UnpackResult:
+    from ociexport.rootfs.outputs.disk_image import DiskImageRequest, write_disk_image  # noqa: PLC0415 - start-up: a tree does without
+
+    request = DiskImageRequest(
+        format=format_named(options.format),
+        options=options.disk_image,
+        platform=platform,
+        limits=options.limits,
+        selection=options.selection,
+        keep_dirlinks=options.keep_dirlinks,
+        uid_map=options.uid_map,
+        gid_map=options.gid_map,
+        xattrs=options.xattrs,
+        preflight=options.preflight,
+    )
+    image = write_disk_image(source, target, request, progress)
+    if options.sync and image.size is not None:
+        sync_directory(os.path.dirname(target) or ".")
+    content = image.content
+    return UnpackResult(
+        index_digests=content.index_digests,
+        manifest_digest=content.manifest_digest,
+        config=content.config,
+        layers=content.layers,
+        entries=content.layer_entries,
+        tar_bytes=content.tar_bytes,
+        losses=content.losses,
+        account=None,
+        image_bytes=image.size,
+    )
 
 
 def _signed(source: ImageSource, policy: SignaturePolicy | None) -> ImageSource:
@@ -233,9 +287,9 @@ def _unpack_source(
 
             account = find_account(root_fd, config.container.user)
         if options.bundle and account is not None:
-            from ociexport.rootfs.run.bundle import runtime_config  # noqa: PLC0415 - start-up: as above
+            from ociexport.rootfs.run.bundle import write_runtime_config  # noqa: PLC0415 - start-up: as above
 
-            _write_config_file(staged.fd, runtime_config(config, account))
+            write_runtime_config(staged.fd, config, account)
     for line in losses.lines():
         progress.warn(line)
     return UnpackResult(
@@ -309,13 +363,6 @@ def _tree_directory(staged_fd: int, options: UnpackOptions) -> Iterator[int]:
         yield root_fd
     finally:
         os.close(root_fd)
-
-
-def _write_config_file(bundle_fd: int, content: bytes) -> None:
-    fd = os.open("config.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=bundle_fd)
-    with open(fd, "wb") as file:
-        file.write(content)
-    os.fchmod(bundle_fd, 0o755)
 
 
 def _look_before(

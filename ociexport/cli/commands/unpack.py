@@ -1,4 +1,4 @@
-"""`ociexport unpack`: unpack an image into a new root filesystem, or into one tar."""
+"""`ociexport unpack`: unpack an image into a new root filesystem, or into one file."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from ociexport.cli.exit_codes import OK
+from ociexport.cli.options.disk_image import add_disk_image_arguments, settle_format
 from ociexport.cli.options.json import add_json_argument
 from ociexport.cli.options.limits import add_limit_arguments, limits_from
 from ociexport.cli.options.lists import add_list_arguments
@@ -27,10 +28,11 @@ from ociexport.images.source import servers_of
 from ociexport.layers.selection import PathSelection
 from ociexport.rootfs.disk.metadata import IdMap, XattrMode
 from ociexport.rootfs.disk.userns import enter_user_namespace
+from ociexport.rootfs.outputs.formats import TREE
 from ociexport.rootfs.unpack import UnpackOptions, unpack
 from ociexport.system.environment import source_date_epoch
 from ociexport.system.files import new_file
-from ociexport.system.host_paths import is_within, real_path, real_target, verify_outside
+from ociexport.system.host_paths import is_within, real_path, real_place, real_target, verify_outside
 from ociexport.system.progress.protocol import format_bytes
 
 if TYPE_CHECKING:
@@ -43,7 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source", metavar="SRC", nargs="?", help="layout (./layout, ./layout:tag, oci:…) or image reference"
     )
-    parser.add_argument("rootfs", metavar="ROOTFS", nargs="?", help="directory to create; new or empty")
+    parser.add_argument(
+        "rootfs", metavar="ROOTFS", nargs="?", help="directory to create, new or empty; or a disk image, see --format"
+    )
     parser.add_argument(
         "--to-tar", metavar="FILE|-", help="write one tar instead of a ROOTFS directory; - is standard output"
     )
@@ -80,6 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="sync ROOTFS to disk before renaming it into place",
     )
+    add_disk_image_arguments(parser)
     _add_metadata_arguments(parser.add_argument_group("metadata"))
     add_limit_arguments(parser)
     add_json_argument(parser)
@@ -144,37 +149,26 @@ def run(options: argparse.Namespace) -> int:
         )
     if options.userns and options.rootless:
         raise UsageError("--rootless: expected no --userns beside it, which keeps the image's owners")
+    settle_format(options)
     reuse_freed_memory()
     if options.to_tar is not None:
         return _write_tar(options)
-    # This comes before the user namespace, in which the owner of a link can't be determined.
-    options.tree = real_target(options.rootfs)
-    _verify_places(options)
-    if options.userns and os.geteuid() != 0:
-        options.rootfs = options.tree
-        options.run_files = real_target(options.run_files) if options.run_files is not None else None
-        enter_user_namespace()
-    unpack_options = UnpackOptions(
-        keep_dirlinks=options.keep_dirlinks,
-        holes=options.sparse,
-        xattrs=XattrMode(options.xattrs),
-        placeholder_devices=options.devices == "placeholder",
-        uid_map=IdMap.parse(tuple(options.uid_map)) if options.uid_map else None,
-        gid_map=IdMap.parse(tuple(options.gid_map)) if options.gid_map else None,
-        limits=limits_from(options),
-        selection=_selection_from(options),
-        replace=options.replace,
-        sync=options.sync,
-        preflight=options.preflight,
-        bundle=options.bundle,
-        find_account=options.run_files is not None,
-        owners_file=options.owners,
-        rootless=options.rootless,
-    )
+    if options.format == TREE:
+        # This comes before the user namespace, in which the owner of a link can't be determined.
+        options.tree = real_target(options.rootfs)
+        _verify_places(options)
+        if options.userns and os.geteuid() != 0:
+            options.rootfs = options.target = options.tree
+            options.run_files = real_target(options.run_files) if options.run_files is not None else None
+            enter_user_namespace()
+    else:
+        options.tree = os.path.join(*real_place(options.target))
+        _verify_places(options)
+    unpack_options = _unpack_options_from(options)
     progress, began = progress_from(options), time.monotonic()
     with closing(open_signed_source(options, progress)) as source:
         result = unpack(
-            source, options.rootfs, platform=platform_from(options), options=unpack_options, progress=progress
+            source, options.target, platform=platform_from(options), options=unpack_options, progress=progress
         )
     # Checked again, because the new tree may be reachable by another name that did not exist before.
     _verify_places(options)
@@ -191,15 +185,37 @@ def run(options: argparse.Namespace) -> int:
         summary(
             "unpacked",
             source.display_name,
-            options.rootfs,
+            "standard output" if options.target != options.rootfs else options.rootfs,
             result.manifest_digest,
             counted(result.entries, "entry"),
-            format_bytes(result.tar_bytes),
+            format_bytes(result.tar_bytes if result.image_bytes is None else result.image_bytes),
             f"{time.monotonic() - began:.1f} s",
         )
     )
     print_result(options, source.display_name, result)
     return 0
+
+
+def _unpack_options_from(options: argparse.Namespace) -> UnpackOptions:
+    return UnpackOptions(
+        keep_dirlinks=options.keep_dirlinks,
+        holes=options.sparse,
+        xattrs=XattrMode(options.xattrs),
+        placeholder_devices=options.devices == "placeholder",
+        uid_map=IdMap.parse(tuple(options.uid_map)) if options.uid_map else None,
+        gid_map=IdMap.parse(tuple(options.gid_map)) if options.gid_map else None,
+        limits=limits_from(options),
+        selection=_selection_from(options),
+        replace=options.replace,
+        sync=options.sync,
+        preflight=options.preflight,
+        bundle=options.bundle,
+        find_account=options.run_files is not None,
+        owners_file=options.owners,
+        rootless=options.rootless,
+        format=options.format,
+        disk_image=options.disk_image,
+    )
 
 
 def _unpack_list(options: argparse.Namespace) -> int:
@@ -246,7 +262,9 @@ def _unpack_list(options: argparse.Namespace) -> int:
             suffix = f"+{str(platform).replace('/', '+')}" if len(platforms) > 1 else ""
             if taken.setdefault(f"{name}{suffix}", entry.image) != entry.image:
                 raise UsageError(f"{entry.image}: expected a directory of its own, {taken[f'{name}{suffix}']} has it")
-            own.list, own.rootfs = None, os.path.join(parent, f"{name}{suffix}")
+            own.format = options.format or TREE
+            ending = "" if own.format == TREE else f".{own.format}"
+            own.list, own.rootfs = None, os.path.join(parent, f"{name}{suffix}{ending}")
             own.source = pinned_source(entry) if source is None else f"{source}:{name_in_layout(entry)}"
             own.platform = str(platform) if platform is not None else options.platform
             code = code or run(own)

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ociexport.cli.options.json import to_json_text
+from ociexport.rootfs.outputs.formats import TREE
 from ociexport.rootfs.unpack import UnpackResult
 from ociexport.system.files import is_stream
 
@@ -23,7 +24,8 @@ def print_result(options: argparse.Namespace, source: str, result: UnpackResult 
         result: what was unpacked.
     """
     # A stream may be standard output under another name.
-    is_stdout_taken = options.to_tar is not None and (options.to_tar == "-" or is_stream(options.to_tar))
+    target = options.target if options.to_tar is None else options.to_tar
+    is_stdout_taken = target == "-" or is_stream(target)
     out = sys.stderr if is_stdout_taken else sys.stdout
     if options.json:
         out.write(to_json_text("unpack", _result_to_json(options, source, result)))
@@ -38,6 +40,7 @@ def _result_to_json(
         "source": source,
         "rootfs": options.rootfs,
         "tar": options.to_tar,
+        "diskImage": _disk_image_to_json(options, result) if isinstance(result, UnpackResult) else None,
         "platform": result.config.platform.to_json(),
         "manifestDigest": str(result.manifest_digest),
         "configDigest": str(result.config.digest),
@@ -48,3 +51,9 @@ def _result_to_json(
         "entries": result.entries,
         "losses": list(result.losses.lines()),
     }
+
+
+def _disk_image_to_json(options: argparse.Namespace, result: UnpackResult) -> dict[str, object] | None:
+    if options.format == TREE:
+        return None
+    return {"format": options.format, "size": result.image_bytes}

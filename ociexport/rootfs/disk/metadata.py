@@ -250,6 +250,16 @@ class MetadataWriter:
                 count_xattr(self._losses.refused_xattrs, name)
 
 
+def with_mapped_owner(entry: Entry, uid_map: IdMap | None, gid_map: IdMap | None) -> Entry:
+    """Return ``entry`` with the owner that it has on the host.
+
+    Raises:
+        UsageError: a map has no range with its owner.
+    """
+    uid, gid = _mapped(uid_map, entry.uid, "uid", entry), _mapped(gid_map, entry.gid, "gid", entry)
+    return entry._replace(uid=uid, gid=gid)
+
+
 def _set_xattr(target: int | bytes, name: bytes, value: bytes) -> None:
     """Set an attribute of an open file, or of a name, without following a link."""
     if not isinstance(target, int):

@@ -28,17 +28,20 @@ _NULL = os.makedev(1, 3)
 _CREATE_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
-def verify_room(fd: int, layers: tuple[Layer, ...], target: str) -> None:
+def verify_room(fd: int, layers: tuple[Layer, ...], target: str, *, copies: int = 1) -> None:
     """Return if the layers may fit on the file system of ``fd``: they need at least their size as stored.
 
     The number of inodes that they need is not known beforehand; see `scarce_inodes` and `explain_full_disk`.
+
+    Args:
+        copies: how many times their content is there at the same time.
 
     Raises:
         OSError: they don't fit (ENOSPC); nothing was written.
     """
     status = os.statvfs(fd)
     free = (status.f_bfree if os.geteuid() == 0 else status.f_bavail) * status.f_frsize
-    needed = sum(layer.descriptor.size for layer in layers)
+    needed = copies * sum(layer.descriptor.size for layer in layers)
     # ramfs and some network file systems don't know their size, and report 0 of 0.
     if status.f_blocks and needed > free:
         raise OSError(

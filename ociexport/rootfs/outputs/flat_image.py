@@ -104,7 +104,7 @@ class FlatImage:
         manifest_digest: of the platform's manifest.
         config: of the image; its digest is a good seed for identifiers.
         layers: with their diff_ids, lowest first.
-        entries: number in all layers.
+        layer_entries: number in all layers, whiteouts included.
         tar_bytes: of all layers, uncompressed.
         losses: counts of what was left out.
     """
@@ -115,7 +115,7 @@ class FlatImage:
     manifest_digest: Digest
     config: ImageConfig
     layers: tuple[Layer, ...]
-    entries: int
+    layer_entries: int
     tar_bytes: int
     losses: Losses
 
@@ -244,7 +244,7 @@ def flat_image(
         manifest_digest=resolved.manifest.digest,
         config=config,
         layers=layers,
-        entries=applier.entries,
+        layer_entries=applier.entries,
         tar_bytes=applier.tar_bytes,
         losses=losses,
     )

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import errno
+import importlib
+import os
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
-from ociexport.rootfs.outputs.flat_image import FlatImage
-from ociexport.spec.lazy_dataclass import dataclass
+from ociexport.errors import UsageError, quoted
+from ociexport.spec.lazy_dataclass import dataclass, replace
+from ociexport.system.files import is_stream
+
+if TYPE_CHECKING:
+    from ociexport.rootfs.outputs.flat_image import FlatImage
+
+# The format that is no disk image: a directory.
+TREE = "tree"
+_LEVELS = {"gzip": range(1, 10), "deflate": range(1, 10), "zstd": range(1, 23), "xz": range(10)}
+_ENDINGS = {".gz": "gzip", ".tgz": "gzip", ".zst": "zstd", ".tzst": "zstd", ".xz": "xz", ".txz": "xz"}
+NO_COMPRESSION = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +55,141 @@ class DiskImageWriter(Protocol):
             UsageError: an option that the format does not have.
             OSError: the disk failed.
         """
+
+
+class Format(NamedTuple):
+    """A format of disk images, and what it takes.
+
+    Args:
+        name: as in ``--format``.
+        suffixes: of the names of its files.
+        compressions: that it has.
+        writer: module in this folder, and the function in it; None for a tar, which has no flattened image.
+        is_file_system: whether a kernel mounts it. Then it is written at any offset, and can have a hash tree; any
+            other format is written from its beginning to its end.
+        options: which of `DiskImageOptions` it has besides compression.
+        has_xattrs: whether it stores extended attributes.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    compressions: tuple[str, ...]
+    writer: str | None = None
+    is_file_system: bool = False
+    options: tuple[str, ...] = ()
+    has_xattrs: bool = True
+
+    def load_writer(self) -> DiskImageWriter:
+        """Return the function that writes it; not for a tar."""
+        module, _, function = (self.writer or "").partition(":")
+        module = f"{__name__.rpartition('.')[0]}.{module}"
+        return cast(DiskImageWriter, getattr(importlib.import_module(module), function))
+
+    def complete(self, options: DiskImageOptions, path: str) -> DiskImageOptions:
+        """Return ``options`` with the compression that the name of the file asks for; None for a plain file.
+
+        A file system's compression is left to its writer if ``options`` don't have one.
+
+        Raises:
+            UsageError: the format does not have an option, or the name asks for another compression.
+        """
+        asked = next((name for suffix, name in _ENDINGS.items() if path.endswith(suffix)), None)
+        if self.is_file_system:
+            asked = None
+        elif asked not in self.compressions:
+            asked = self.compressions[0]
+        name = options.compression or asked
+        if name is not None and name not in self.compressions:
+            expected = " or ".join(self.compressions)
+            raise UsageError(f"--compression: expected {expected} for the format {self.name}, got {quoted(name)}")
+        if name != asked and asked not in (None, self.compressions[0]):
+            raise UsageError(f"--compression: expected {asked}, which {quoted(path)} asks for, got {name}")
+        if options.level is not None:
+            if name is None:
+                raise UsageError(f"level {options.level}: expected a compression beside it, got none")
+            levels = _LEVELS.get(name, range(0))
+            if options.level not in levels:
+                expected = f"a level from {levels[0]} to {levels[-1]}" if levels else "no level"
+                raise UsageError(f"--compression: expected {expected} for {name}, got {options.level}")
+        for option, value in (("free", options.free_bytes), ("kernel", options.kernel)):
+            if value is not None and option not in self.options:
+                others = " or ".join(one.name for one in FORMATS if option in one.options)
+                raise UsageError(f"--{option}: expected the format {others}, got {self.name}")
+        is_plain = name == NO_COMPRESSION and self.compressions[0] == NO_COMPRESSION
+        return replace(options, compression=None if is_plain else name)
+
+
+def _cpio(ending: str, *compressions: str) -> Format:
+    return Format(f"cpio{ending}", (f".cpio{ending}",), compressions, writer="cpio:write_cpio", has_xattrs=False)
+
+
+FORMATS = (
+    Format(
+        name="erofs",
+        suffixes=(".erofs",),
+        compressions=(NO_COMPRESSION, "deflate", "zstd"),
+        writer="erofs:write_erofs",
+        is_file_system=True,
+        options=("kernel",),
+    ),
+    Format(
+        name="squashfs",
+        suffixes=(".squashfs", ".sqfs"),
+        compressions=("gzip", "zstd", NO_COMPRESSION),
+        writer="squashfs:write_squashfs",
+        is_file_system=True,
+    ),
+    Format(
+        name="ext4",
+        suffixes=(".ext4",),
+        compressions=(NO_COMPRESSION,),
+        writer="ext4:write_ext4",
+        is_file_system=True,
+        options=("free",),
+    ),
+    _cpio("", NO_COMPRESSION, "gzip", "zstd", "xz"),
+    _cpio(".gz", "gzip"),
+    _cpio(".zst", "zstd"),
+    _cpio(".xz", "xz"),
+    Format("tar", (".tar",), (NO_COMPRESSION, "gzip", "zstd", "xz")),
+    Format("tar.gz", (".tar.gz", ".tgz"), ("gzip",)),
+    Format("tar.zst", (".tar.zst", ".tzst"), ("zstd",)),
+    Format("tar.xz", (".tar.xz", ".txz"), ("xz",)),
+    Format("incus", (), ("gzip", "zstd", "xz", NO_COMPRESSION)),
+    Format("wsl", (".wsl",), ("gzip", "xz")),
+)
+NAMES = (TREE, *(one.name for one in FORMATS))
+
+
+def format_of(path: str) -> str:
+    """Return the name of the format that the name of a file asks for; `TREE` for any other name."""
+    found = [one.name for one in FORMATS if path.endswith(one.suffixes)]
+    return found[0] if found else TREE
+
+
+def format_named(name: str) -> Format:
+    """Return the format of this name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for one in FORMATS:
+        if one.name == name:
+            return one
+    raise UsageError(f"format: expected {', '.join(NAMES[:-1])} or {NAMES[-1]}, got {quoted(name)}")
+
+
+def verify_target(target: str, chosen: Format) -> None:
+    """Return if a disk image may be written to ``target``.
+
+    Raises:
+        UsageError: it is a stream, and the format is not written from its beginning to its end.
+        OSError: it is a directory.
+    """
+    if os.path.isdir(target):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), target)
+    if chosen.is_file_system and is_stream(target):
+        raise UsageError(
+            f"{quoted(target)}: expected a file for {chosen.name}, which is not written in order, got a stream",
+            hint="a cpio archive or a tar can be written to a stream",
+        )

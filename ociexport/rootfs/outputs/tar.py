@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from ociexport.errors import LimitExceededError, counted
 from ociexport.images.held_documents import open_first_ahead
 from ociexport.images.resolve import read_layers, resolve_manifest
-from ociexport.images.source import ImageSource
+from ociexport.images.source import ImageSource, is_made
 from ociexport.layers.apply import LayerApplier
 from ociexport.layers.limits import Limits, NameBudget
 from ociexport.layers.losses import Losses, count_xattr, is_foreign_xattr
@@ -44,18 +44,33 @@ class FlattenResult:
     """What was written.
 
     Args:
+        index_digests: of the indexes that led to the manifest, outermost first.
         manifest_digest: of the platform's manifest.
         config: of the image.
         layers: with their diff_ids, lowest first.
         entries: number in the tar.
+        layer_entries: number in all layers, whiteouts included.
+        tar_bytes: of all layers, uncompressed.
         losses: counts of what was left out.
     """
 
+    index_digests: tuple[Digest, ...]
     manifest_digest: Digest
     config: ImageConfig
     layers: tuple[Layer, ...]
     entries: int
+    layer_entries: int
+    tar_bytes: int
     losses: Losses
+
+
+def _unchanged(entry: Entry) -> Entry:
+    return entry
+
+
+def no_files(_config: ImageConfig) -> Iterator[tuple[Entry, bytes]]:
+    """Return no files to write first."""
+    return iter(())
 
 
 def flatten(
@@ -67,6 +82,9 @@ def flatten(
     selection: PathSelection | None = None,
     keep_dirlinks: bool = False,
     max_mtime_ns: int | None = None,
+    change: Callable[[Entry], Entry] = _unchanged,
+    prefix: bytes = b"",
+    first_files: Callable[[ImageConfig], Iterator[tuple[Entry, bytes]]] = no_files,
     progress: Progress = SILENT,
 ) -> FlattenResult:
     """Write the root filesystem of ``source`` as one tar; every layer that is read is verified by its diff_id.
@@ -76,6 +94,9 @@ def flatten(
         write: receives the tar's bytes; after an error they are not a complete tar.
         limits: how large the image may be; they also apply to the tar, in which holes are written as zeros.
         max_mtime_ns: newer times are replaced by this one (SOURCE_DATE_EPOCH).
+        change: returns what is written of an entry's metadata.
+        prefix: of all names, with a slash at its end.
+        first_files: returns files to write before the root filesystem, whose names have no prefix.
 
     Raises:
         as `unpack` does.
@@ -83,8 +104,7 @@ def flatten(
     Spec: image-spec 1.1 layer.md, "Applying Changesets".
     """
     resolved = resolve_manifest(source, platform)
-    manifest = resolved.manifest
-    open_first_ahead(source, manifest)
+    open_first_ahead(source, resolved.manifest)
     config, layers = read_layers(source, resolved, platform, progress)
     platform_shown = config.declared_platform or "not declared"
     progress.say(f"{source.display_name}: platform {platform_shown}, {counted(len(layers), 'layer')}, read twice")
@@ -96,14 +116,17 @@ def flatten(
         max_depth=limits.max_depth,
         max_steps=limits.max_steps,
     )
-    LayerApplier(tree, limits, losses, selection=selection).apply_all(source, layers, progress, doing="reading")
-    contents = _Contents(tree, budget, losses)
+    reader = LayerApplier(tree, limits, losses, selection=selection)
+    reader.apply_all(source, layers, progress, doing="reading")
+    contents = _Contents(tree, budget, losses, change, prefix)
     if contents.total_bytes > limits.max_bytes:
         raise LimitExceededError(
             f"files: expected at most {counted(limits.max_bytes, 'byte')} in all, got {contents.total_bytes}",
             hint="if you trust the image, raise --max-size",
         )
     writer = TarWriter(write, max_mtime_ns=max_mtime_ns)
+    for entry, content in first_files(config):
+        writer.write_file(entry, [content])
     for entry in contents.directories:
         writer.write_entry(entry)
     emitter = _FileEmitter(writer, contents.files)
@@ -114,31 +137,50 @@ def flatten(
         writer.write_entry(entry)
     writer.finish()
     entries = len(contents.directories) + len(contents.files) + len(contents.others)
-    return FlattenResult(manifest.digest, config, layers, entries, losses)
+    return FlattenResult(
+        index_digests=tuple(index.digest for index in resolved.indexes if not is_made(source, index.digest)),
+        manifest_digest=resolved.manifest.digest,
+        config=config,
+        layers=layers,
+        entries=entries,
+        layer_entries=reader.entries,
+        tar_bytes=reader.tar_bytes,
+        losses=losses,
+    )
 
 
 class _Contents:
     """The entries that remain in a tree of names, in the order in which they are written."""
 
-    def __init__(self, tree: MemoryTree, budget: NameBudget, losses: Losses) -> None:
+    def __init__(
+        self,
+        tree: MemoryTree,
+        budget: NameBudget,
+        losses: Losses,
+        change: Callable[[Entry], Entry],
+        prefix: bytes,
+    ) -> None:
         self._losses = losses
-        self.directories = [self._directory_entry(b"./", tree.root)]
+        self._change = change
+        self._prefix = prefix
+        self.directories = [self._directory_entry(prefix or b"./", tree.root)]
         self.files: dict[tuple[int, int], Entry] = {}
         self.others: list[Entry] = []
         self.total_bytes = 0
         first_names: dict[int, bytes] = {}
         for path, node in tree.walk():
             budget.take(_CONTENT_BYTES + len(path))
+            path = prefix + path  # noqa: PLW2901 - the name in the tar
             if isinstance(node, MemoryDirectory):
                 self.directories.append(self._directory_entry(path + b"/", node))
             elif (first := first_names.setdefault(id(node), path)) != path:
                 link = node.entry._replace(type=EntryType.HARD_LINK, name=path, link_name=first, size=0, xattrs=None)
-                self.others.append(link)
+                self.others.append(self._change(link))
             else:
                 self._add_file(path, node)
 
     def _add_file(self, path: bytes, node: MemoryFile) -> None:
-        entry = node.entry._replace(name=path, xattrs=self._own_xattrs(node.entry))
+        entry = self._change(node.entry._replace(name=path, xattrs=self._own_xattrs(node.entry)))
         if entry.type is EntryType.SYMLINK:
             entry = entry._replace(mode=_SYMLINK_MODE)
         if node.place is None:
@@ -150,7 +192,7 @@ class _Contents:
 
     def _directory_entry(self, name: bytes, node: MemoryDirectory) -> Entry:
         entry = node.described
-        return entry._replace(name=name, size=0, xattrs=self._own_xattrs(entry))
+        return self._change(entry._replace(name=name, size=0, xattrs=self._own_xattrs(entry)))
 
     def _own_xattrs(self, entry: Entry) -> dict[bytes, bytes] | None:
         if not entry.xattrs:

@@ -6,6 +6,7 @@ Spec: image-spec 1.1 conversion.md; runtime-spec 1.0 config.md, config-linux.md.
 from __future__ import annotations
 
 import json
+import os
 
 from ociexport.rootfs.run.accounts import Account
 from ociexport.spec.config import ImageConfig
@@ -64,6 +65,14 @@ def environment_of(config: ImageConfig, account: Account) -> list[str]:
     if "HOME" not in names:
         environment.append(f"HOME={account.home or '/'}")
     return environment
+
+
+def write_runtime_config(bundle_fd: int, config: ImageConfig, account: Account) -> None:
+    """Write ``config.json`` into the directory ``bundle_fd``, which all users may then enter."""
+    fd = os.open("config.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=bundle_fd)
+    with open(fd, "wb") as file:
+        file.write(runtime_config(config, account))
+    os.fchmod(bundle_fd, 0o755)
 
 
 def runtime_config(config: ImageConfig, account: Account, *, hostname: str = "ociexport") -> bytes:

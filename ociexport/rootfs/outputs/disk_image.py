@@ -1,0 +1,208 @@
+"""Writes an image's root filesystem as one file: a file system, a cpio archive or a tar, whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import BinaryIO
+
+from ociexport.errors import InvalidImageError, OciexportError, quoted_path
+from ociexport.images.source import ImageSource
+from ociexport.layers.limits import Limits
+from ociexport.layers.selection import PathSelection
+from ociexport.layers.tar.reader import Entry
+from ociexport.rootfs.disk.metadata import IdMap, XattrMode, with_mapped_owner
+from ociexport.rootfs.disk.preflight import verify_room
+from ociexport.rootfs.outputs.flat_image import FlatImage, flat_image
+from ociexport.rootfs.outputs.formats import NO_COMPRESSION, DiskImageOptions, DiskImageWriter, Format, verify_target
+from ociexport.rootfs.outputs.incus import ROOTFS_PREFIX, incus_files
+from ociexport.rootfs.outputs.tar import FlattenResult, flatten, no_files
+from ociexport.spec.config import Layer
+from ociexport.spec.descriptor import Platform
+from ociexport.spec.lazy_dataclass import dataclass, replace
+from ociexport.system.environment import source_date_epoch
+from ociexport.system.files import is_stream, new_file, spool_for
+from ociexport.system.parallel_compression import compressed
+from ociexport.system.progress.protocol import SILENT, Progress
+from ociexport.system.temporary_files import TemporaryFileError
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+@dataclass(frozen=True, slots=True)
+class DiskImageRequest:
+    """What is to be written, and how.
+
+    Args:
+        format: of the file.
+        options: about the format.
+        platform: to choose from an index.
+        limits: how large the image may be.
+        selection: which paths are written; None for all.
+        keep_dirlinks: a directory entry over a link to a directory keeps the link.
+        uid_map: None for the image's ids.
+        gid_map: the same for groups.
+        xattrs: whether attributes that the format can't store are an error (strict), or none is stored at all (none).
+        preflight: whether the free space is checked first.
+        max_mtime_ns: newer times are replaced by this one; SOURCE_DATE_EPOCH, if that is set, by `write_disk_image`.
+    """
+
+    format: Format
+    options: DiskImageOptions
+    platform: Platform
+    limits: Limits
+    selection: PathSelection | None = None
+    keep_dirlinks: bool = False
+    uid_map: IdMap | None = None
+    gid_map: IdMap | None = None
+    xattrs: XattrMode = XattrMode.WARN
+    preflight: bool = True
+    max_mtime_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DiskImage:
+    """A disk image that was written.
+
+    Args:
+        content: what is in it.
+        size: of the file, in bytes; None for a stream.
+    """
+
+    content: FlatImage | FlattenResult
+    size: int | None
+
+
+def write_disk_image(
+    source: ImageSource, target: str, request: DiskImageRequest, progress: Progress = SILENT
+) -> DiskImage:
+    """Write the root filesystem of ``source`` to the file ``target``, which appears when it is complete and verified.
+
+    Raises:
+        InvalidImageError: as `unpack`, or the format can't store what the image has.
+        UsageError, OSError: as `verify_target` and `new_file`, or a map has no range with an owner.
+    """
+    verify_target(target, request.format)
+    options = request.format.complete(request.options, target)
+    epoch = source_date_epoch()
+    request = replace(request, options=options, max_mtime_ns=None if epoch is None else epoch * 1_000_000_000)
+    if request.format.writer is None:
+        return _finished(target, lambda file: _write_tar(source, request, file, progress), progress)
+    writer = request.format.load_writer()
+    with ExitStack() as stack:
+        stack.enter_context(_room_explained(target))
+        spool = stack.enter_context(spool_for(target))
+        with _spool_named(target):
+            image = stack.enter_context(
+                flat_image(
+                    source,
+                    spool.fileno(),
+                    platform=request.platform,
+                    limits=request.limits,
+                    selection=request.selection,
+                    keep_dirlinks=request.keep_dirlinks,
+                    max_mtime_ns=request.max_mtime_ns,
+                    verify_layers=partial(_verify_room, request, target, spool.fileno()),
+                    progress=progress,
+                )
+            )
+        _change(image, request)
+        return _finished(target, lambda file: _write_flat(image, writer, request, file), progress)
+
+
+def _finished(target: str, write: Callable[[BinaryIO], FlatImage | FlattenResult], progress: Progress) -> DiskImage:
+    with new_file(target) as file:
+        content = write(file)
+        file.flush()
+        size = os.fstat(file.fileno()).st_size
+    for line in content.losses.lines():
+        progress.warn(line)
+    return DiskImage(content, None if is_stream(target) else size)
+
+
+def _write_flat(image: FlatImage, writer: DiskImageWriter, request: DiskImageRequest, file: BinaryIO) -> FlatImage:
+    writer(image, file.fileno(), request.options)
+    return image
+
+
+def _write_tar(source: ImageSource, request: DiskImageRequest, file: BinaryIO, progress: Progress) -> FlattenResult:
+    options, is_incus = request.options, request.format.name == "incus"
+    with compressed(file, options.compression, options.level, options.threads) as sink:
+        result = flatten(
+            source,
+            sink.write,
+            platform=request.platform,
+            limits=request.limits,
+            selection=request.selection,
+            keep_dirlinks=request.keep_dirlinks,
+            max_mtime_ns=request.max_mtime_ns,
+            change=partial(_changed, request),
+            prefix=ROOTFS_PREFIX if is_incus else b"",
+            first_files=partial(incus_files, max_mtime_ns=request.max_mtime_ns) if is_incus else no_files,
+            progress=progress,
+        )
+    if request.xattrs is XattrMode.NONE:
+        result.losses.skipped_xattrs.clear()
+    return result
+
+
+def _change(image: FlatImage, request: DiskImageRequest) -> None:
+    if request.xattrs is XattrMode.NONE:
+        image.losses.skipped_xattrs.clear()
+    for node in image.nodes:
+        entry = node.entry
+        if entry.xattrs and request.xattrs is XattrMode.STRICT and not request.format.has_xattrs:
+            raise InvalidImageError(
+                f"xattr {quoted_path(next(iter(entry.xattrs)))}: expected none in the format {request.format.name}, "
+                "which stores none",
+                where=quoted_path(entry.name),
+                hint="--xattrs warn leaves it out",
+            )
+        node.entry = _changed(request, entry)
+
+
+def _changed(request: DiskImageRequest, entry: Entry) -> Entry:
+    """Return the metadata to write."""
+    if request.xattrs is XattrMode.NONE and entry.xattrs:
+        entry = entry._replace(xattrs=None)
+    if request.uid_map is None and request.gid_map is None:
+        return entry
+    return with_mapped_owner(entry, request.uid_map, request.gid_map)
+
+
+def _verify_room(request: DiskImageRequest, target: str, spool_fd: int, layers: tuple[Layer, ...]) -> None:
+    if not request.preflight or request.selection is not None or is_stream(target):
+        return
+    # What is compressed may become as small as the image's own layers, or smaller.
+    is_compressed = (request.options.compression or request.format.compressions[0]) != NO_COMPRESSION
+    verify_room(spool_fd, layers, target, copies=1 if is_compressed else 2)
+
+
+@contextmanager
+def _room_explained(target: str) -> Iterator[None]:
+    """Add to the error of a full disk what needs room."""
+    try:
+        yield
+    except OSError as error:
+        is_explained = isinstance(error, OciexportError) or error.strerror != os.strerror(error.errno or 0)
+        if error.errno in _FULL and error.filename == target and not is_explained:
+            error.strerror = f"{error.strerror} (the disk image and the data of its files need room at once)"
+        raise
+
+
+@contextmanager
+def _spool_named(target: str) -> Iterator[None]:
+    """Make errors of the spool name ``target``, or the temporary files among which the spool of a stream is."""
+    try:
+        yield
+    except OSError as error:
+        # A name in bytes is that of the entry whose data is written. Any other is elsewhere: a blob, a file for events.
+        if isinstance(error, OciexportError) or error.errno is None or isinstance(error.filename, str):
+            raise
+        if is_stream(target):
+            raise TemporaryFileError(error) from error
+        error.filename = target
+        raise
