@@ -37,7 +37,7 @@ OPTION_NAMES = frozenset(
     no-owners no-preflight no-progress null out owners password-stdin plain-http platform profile quiet raw
     read-timeout receipt recheck recursive referrers registry-token repair replace require retry-delay retry-times
     rootless run-files since sparse src-creds src-insecure src-plain-http stall-limit stream strict sync text
-    tls-verify to-tar uid-map username userns v1 verbose verify-key volume-size why xattrs yes
+    tls-verify to-tar uid-map username userns v1 verbose verify-key verity verity-beside volume-size why xattrs yes
     """.split()  # noqa: SIM905 - one name a line would be a page
 )
 # Values that an option of the same name has in other commands; a setting for all commands is then not for this one.

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ociexport.images.signatures import SignaturePolicy
     from ociexport.registry.options import RegistryOptions
     from ociexport.rootfs.disk.owners import OwnersFile
+    from ociexport.rootfs.outputs.disk_image import DiskImage
     from ociexport.rootfs.run.accounts import Account
 
 
@@ -62,9 +63,8 @@ class UnpackOptions:
         owners_file: path of an mtree specification to write, with the owners that the image declares; None for none.
         rootless: also root unpacks as an ordinary user does: all files belong to this user, the image's owners are
             recorded in attributes, and no devices are made. Root that may not give files away does so in any case.
-        format: ``tree`` for a directory, or the name of a format of disk images: the root filesystem becomes one file.
-            Any user then stores owners and devices, SOURCE_DATE_EPOCH replaces newer times, and options that concern
-            only a tree have no effect.
+        format: ``tree`` for a directory; of any other, the root filesystem becomes one file: any user stores owners and
+            devices, SOURCE_DATE_EPOCH replaces newer times, and options that concern only a tree have no effect.
         disk_image: how a disk image is written.
     """
 
@@ -101,7 +101,7 @@ class UnpackResult:
         tar_bytes: of all layers, uncompressed.
         losses: counts of what the tree lacks.
         account: that the config's User names in the tree; None unless a bundle or `find_account` was requested.
-        image_bytes: size of the disk image; None for a tree or a stream.
+        disk_image: its size and hash tree; None for a tree.
     """
 
     index_digests: tuple[Digest, ...]
@@ -112,7 +112,7 @@ class UnpackResult:
     tar_bytes: int
     losses: Losses
     account: Account | None
-    image_bytes: int | None = None
+    disk_image: DiskImage | None = None
 
     @property
     def config_digest(self) -> Digest:
@@ -205,10 +205,11 @@ def _unpack_to_file(
         xattrs=options.xattrs,
         preflight=options.preflight,
     )
-    image = write_disk_image(source, target, request, progress)
-    if options.sync and image.size is not None:
+    content, disk_image = write_disk_image(source, target, request, progress)
+    if options.sync and disk_image.size is not None:
         sync_directory(os.path.dirname(target) or ".")
-    content = image.content
+    for line in content.losses.lines():
+        progress.warn(line)
     return UnpackResult(
         index_digests=content.index_digests,
         manifest_digest=content.manifest_digest,
@@ -218,7 +219,7 @@ def _unpack_to_file(
         tar_bytes=content.tar_bytes,
         losses=content.losses,
         account=None,
-        image_bytes=image.size,
+        disk_image=disk_image,
     )
 
 

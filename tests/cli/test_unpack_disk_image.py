@@ -44,7 +44,7 @@ def test_name_says_the_format_and_the_result_has_it(layout: Path, tmp_path: Path
     assert ended.returncode == 0, ended.stderr
     printed = json.loads(ended.stdout)
     assert (printed["rootfs"], printed["tar"]) == (str(target), None)
-    assert printed["diskImage"] == {"format": "cpio.gz", "size": target.stat().st_size}
+    assert printed["diskImage"] == {"format": "cpio.gz", "size": target.stat().st_size, "verity": None}
     assert printed["losses"] == ["xattrs: 1 left out, which this format can't store: user.a"]
     assert ended.stderr.splitlines()[-1].startswith(f"ociexport: unpacked {layout}:1 to {target}: sha256:")
     assert gzip.decompress(target.read_bytes())[:6] == b"070701"
@@ -100,6 +100,7 @@ def test_options_of_a_tree_are_refused(layout: Path, tmp_path: Path, flag: str) 
     ("words", "message"),
     [
         (("x", "--free=1M"), "--free: expected a disk image to write, got a directory"),
+        (("x", "--verity-beside"), "--verity-beside: expected a disk image to write, got a directory"),
         (("--to-tar=x", "--compression=gzip"), "--compression: expected a disk image to write, got --to-tar"),
         (("--to-tar=x", "--format=cpio"), "--format: expected ROOTFS beside it, got --to-tar"),
         (("x.erofs", "--kernel=six"), "--kernel: expected a version such as 6.6, got 'six'"),

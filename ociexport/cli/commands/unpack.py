@@ -188,7 +188,7 @@ def run(options: argparse.Namespace) -> int:
             "standard output" if options.target != options.rootfs else options.rootfs,
             result.manifest_digest,
             counted(result.entries, "entry"),
-            format_bytes(result.tar_bytes if result.image_bytes is None else result.image_bytes),
+            format_bytes((result.disk_image and result.disk_image.size) or result.tar_bytes),
             f"{time.monotonic() - began:.1f} s",
         )
     )

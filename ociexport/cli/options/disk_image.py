@@ -10,7 +10,7 @@ import sys
 from ociexport.cli.configuration import leave_out_configured
 from ociexport.cli.options.counts import parse_size
 from ociexport.errors import UsageError, quoted
-from ociexport.rootfs.outputs.formats import NAMES, TREE, DiskImageOptions, format_of
+from ociexport.rootfs.outputs.formats import APPEND, BESIDE, NAMES, TREE, DiskImageOptions, format_of
 from ociexport.spec.numerals import number_up_to
 
 _COMPRESSION = re.compile(r"([a-z0-9]+)(?::([0-9]{1,2}))?")
@@ -46,6 +46,16 @@ def add_disk_image_arguments(parser: argparse.ArgumentParser) -> None:
         type=_parse_kernel,
         help="version of the kernel that mounts an erofs image, such as 6.6 (default: any in long-term support)",
     )
+    group.add_argument(
+        "--verity",
+        action="store_true",
+        help="write a dm-verity hash tree after the file system, and print its root hash",
+    )
+    group.add_argument(
+        "--verity-beside",
+        action="store_true",
+        help="write the hash tree to ROOTFS.verity and the root hash to ROOTFS.roothash, where systemd finds them",
+    )
 
 
 def _parse_compression(text: str) -> tuple[str, int | None]:
@@ -79,14 +89,14 @@ def settle_format(options: argparse.Namespace) -> None:
     if options.format is None:
         is_tree = options.rootfs is None or os.path.isdir(options.rootfs)
         options.format = TREE if is_tree else format_of(options.rootfs)
-    given = {"compression": options.compression, "free": options.free, "kernel": options.kernel}
+    given = ("compression", "free", "kernel", "verity", "verity_beside")
     if options.format == TREE:
         leave_out_configured(options, *given)
         for name in given:
-            if getattr(options, name) is not None:
+            if getattr(options, name):
                 got = "--to-tar" if options.to_tar is not None else "a directory"
                 raise UsageError(
-                    f"--{name}: expected a disk image to write, got {got}",
+                    f"--{name.replace('_', '-')}: expected a disk image to write, got {got}",
                     hint="--format names the disk image's format",
                 )
         options.disk_image = DiskImageOptions()
@@ -111,5 +121,6 @@ def settle_format(options: argparse.Namespace) -> None:
         level=level,
         free_bytes=options.free,
         kernel=options.kernel,
+        verity=BESIDE if options.verity_beside else APPEND if options.verity else None,
         threads=min(len(os.sched_getaffinity(0)), _MAX_THREADS),
     )

@@ -7,7 +7,6 @@ import sys
 from typing import TYPE_CHECKING
 
 from ociexport.cli.options.json import to_json_text
-from ociexport.rootfs.outputs.formats import TREE
 from ociexport.rootfs.unpack import UnpackResult
 from ociexport.system.files import is_stream
 
@@ -31,6 +30,12 @@ def print_result(options: argparse.Namespace, source: str, result: UnpackResult 
         out.write(to_json_text("unpack", _result_to_json(options, source, result)))
     elif not is_stdout_taken:
         out.write(f"{result.manifest_digest}\n")
+        if isinstance(result, UnpackResult) and result.disk_image is not None and result.disk_image.verity is not None:
+            verity = result.disk_image.verity
+            out.write(f"roothash={verity.root_hash}\n")
+            # The rest of the kernel's arguments, without an initrd and with one of systemd.
+            out.write(f"{verity.kernel_arguments(options.format)}\n")
+            out.write(f"{verity.systemd_arguments()}\n")
 
 
 def _result_to_json(
@@ -54,6 +59,18 @@ def _result_to_json(
 
 
 def _disk_image_to_json(options: argparse.Namespace, result: UnpackResult) -> dict[str, object] | None:
-    if options.format == TREE:
+    if result.disk_image is None:
         return None
-    return {"format": options.format, "size": result.image_bytes}
+    verity = result.disk_image.verity
+    described: dict[str, object] | None = None
+    if verity is not None:
+        described = {
+            "rootHash": verity.root_hash,
+            "salt": verity.salt,
+            "uuid": verity.uuid,
+            "dataBlocks": verity.data_blocks,
+            "hashOffset": verity.hash_offset,
+            "kernelArguments": verity.kernel_arguments(options.format),
+            "systemdArguments": verity.systemd_arguments(),
+        }
+    return {"format": options.format, "size": result.disk_image.size, "verity": described}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from ociexport.errors import InvalidImageError, OciexportError, quoted_path
 from ociexport.images.source import ImageSource
@@ -17,7 +17,7 @@ from ociexport.layers.tar.reader import Entry
 from ociexport.rootfs.disk.metadata import IdMap, XattrMode, with_mapped_owner
 from ociexport.rootfs.disk.preflight import verify_room
 from ociexport.rootfs.outputs.flat_image import FlatImage, flat_image
-from ociexport.rootfs.outputs.formats import NO_COMPRESSION, DiskImageOptions, DiskImageWriter, Format, verify_target
+from ociexport.rootfs.outputs.formats import APPEND, NO_COMPRESSION, DiskImageOptions, Format, verify_target
 from ociexport.rootfs.outputs.incus import ROOTFS_PREFIX, incus_files
 from ociexport.rootfs.outputs.tar import FlattenResult, flatten, no_files
 from ociexport.spec.config import Layer
@@ -28,6 +28,9 @@ from ociexport.system.files import is_stream, new_file, spool_for
 from ociexport.system.parallel_compression import compressed
 from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.system.temporary_files import TemporaryFileError
+
+if TYPE_CHECKING:
+    from ociexport.rootfs.outputs.verity import Verity
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -68,18 +71,20 @@ class DiskImage:
     """A disk image that was written.
 
     Args:
-        content: what is in it.
         size: of the file, in bytes; None for a stream.
+        verity: its hash tree, if there is one.
     """
 
-    content: FlatImage | FlattenResult
     size: int | None
+    verity: Verity | None = None
 
 
 def write_disk_image(
     source: ImageSource, target: str, request: DiskImageRequest, progress: Progress = SILENT
-) -> DiskImage:
+) -> tuple[FlatImage | FlattenResult, DiskImage]:
     """Write the root filesystem of ``source`` to the file ``target``, which appears when it is complete and verified.
+
+    Returns what is in it, and what it is.
 
     Raises:
         InvalidImageError: as `unpack`, or the format can't store what the image has.
@@ -90,7 +95,10 @@ def write_disk_image(
     epoch = source_date_epoch()
     request = replace(request, options=options, max_mtime_ns=None if epoch is None else epoch * 1_000_000_000)
     if request.format.writer is None:
-        return _finished(target, lambda file: _write_tar(source, request, file, progress), progress)
+        with new_file(target) as file:
+            result = _write_tar(source, request, file, progress)
+            size = os.fstat(file.fileno()).st_size
+        return result, DiskImage(None if is_stream(target) else size)
     writer = request.format.load_writer()
     with ExitStack() as stack:
         stack.enter_context(_room_explained(target))
@@ -110,22 +118,25 @@ def write_disk_image(
                 )
             )
         _change(image, request)
-        return _finished(target, lambda file: _write_flat(image, writer, request, file), progress)
+        with new_file(target) as file:
+            writer(image, file.fileno(), request.options)
+            verity = _write_verity(file.fileno(), target, request, image)
+            size = os.fstat(file.fileno()).st_size
+    return image, DiskImage(None if is_stream(target) else size, verity)
 
 
-def _finished(target: str, write: Callable[[BinaryIO], FlatImage | FlattenResult], progress: Progress) -> DiskImage:
-    with new_file(target) as file:
-        content = write(file)
-        file.flush()
-        size = os.fstat(file.fileno()).st_size
-    for line in content.losses.lines():
-        progress.warn(line)
-    return DiskImage(content, None if is_stream(target) else size)
+def _write_verity(fd: int, target: str, request: DiskImageRequest, image: FlatImage) -> Verity | None:
+    if request.options.verity is None:
+        return None
+    from ociexport.rootfs.outputs.verity import write_verity  # noqa: PLC0415 - start-up: few images have one
 
-
-def _write_flat(image: FlatImage, writer: DiskImageWriter, request: DiskImageRequest, file: BinaryIO) -> FlatImage:
-    writer(image, file.fileno(), request.options)
-    return image
+    if request.options.verity == APPEND:
+        return write_verity(fd, None, image.config.digest)
+    # systemd finds both by these names: systemd-nspawn(1), "--root-hash=".
+    with new_file(f"{target}.verity") as tree, new_file(f"{target}.roothash") as root_hash:
+        verity = write_verity(fd, tree.fileno(), image.config.digest)
+        root_hash.write(f"{verity.root_hash}\n".encode())
+    return verity
 
 
 def _write_tar(source: ImageSource, request: DiskImageRequest, file: BinaryIO, progress: Progress) -> FlattenResult:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # The format that is no disk image: a directory.
 TREE = "tree"
+# Where a hash tree is: after the image, or in a file of its own.
+APPEND, BESIDE = "append", "beside"
 _LEVELS = {"gzip": range(1, 10), "deflate": range(1, 10), "zstd": range(1, 23), "xz": range(10)}
 _ENDINGS = {".gz": "gzip", ".tgz": "gzip", ".zst": "zstd", ".tzst": "zstd", ".xz": "xz", ".txz": "xz"}
 NO_COMPRESSION = "none"
@@ -32,6 +34,8 @@ class DiskImageOptions:
         journal: whether the file system has one (ext4).
         kernel: version of the kernel that mounts the image, as (major, minor); None for any in long-term support.
         threads: how many may compress at a time.
+        verity: ``append`` to write a dm-verity hash tree after a file system, ``beside`` to write it and the root hash
+            into files of their own, whose names have ``.verity`` and ``.roothash`` after the image's; None for neither.
     """
 
     compression: str | None = None
@@ -40,6 +44,7 @@ class DiskImageOptions:
     journal: bool = True
     kernel: tuple[int, int] | None = None
     threads: int = 1
+    verity: str | None = None
 
 
 class DiskImageWriter(Protocol):
@@ -115,6 +120,11 @@ class Format(NamedTuple):
             if value is not None and option not in self.options:
                 others = " or ".join(one.name for one in FORMATS if option in one.options)
                 raise UsageError(f"--{option}: expected the format {others}, got {self.name}")
+        if options.verity is not None and not self.is_file_system:
+            others = " or ".join(one.name for one in FORMATS if one.is_file_system)
+            raise UsageError(f"--verity: expected the format {others}, got {self.name}")
+        if options.verity not in (None, APPEND, BESIDE):
+            raise UsageError(f"verity: expected {APPEND} or {BESIDE}, got {quoted(options.verity)}")
         is_plain = name == NO_COMPRESSION and self.compressions[0] == NO_COMPRESSION
         return replace(options, compression=None if is_plain else name)
 

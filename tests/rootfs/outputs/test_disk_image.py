@@ -72,7 +72,8 @@ def test_archives_have_the_same_content_in_each_compression(tmp_path: Path) -> N
     for suffix in (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.xz", ".txz", ".wsl"):
         result = image(tmp_path / f"r{suffix}")
         assert (suffix, plain(tmp_path / f"r{suffix}") == tar) == (suffix, True)
-        assert result.image_bytes == (tmp_path / f"r{suffix}").stat().st_size
+        assert result.disk_image is not None
+        assert result.disk_image.size == (tmp_path / f"r{suffix}").stat().st_size
     image(tmp_path / "r.cpio")
     for suffix in (".cpio.gz", ".cpio.zst", ".cpio.xz"):
         image(tmp_path / f"r{suffix}")
@@ -95,6 +96,8 @@ def test_archives_have_the_same_content_in_each_compression(tmp_path: Path) -> N
         ("x", "squashfs", {"level": 1}, "level 1: expected a compression beside it, got none"),
         ("x", "cpio", {"free_bytes": 1}, "--free: expected the format ext4, got cpio"),
         ("x", "ext4", {"kernel": (6, 6)}, "--kernel: expected the format erofs, got ext4"),
+        ("x", "cpio", {"verity": "append"}, "--verity: expected the format erofs or squashfs or ext4, got cpio"),
+        ("x", "erofs", {"verity": "before"}, "verity: expected append or beside, got 'before'"),
         ("x", "vfat", {}, f"format: expected {', '.join(NAMES[:-1])} or wsl, got 'vfat'"),
     ],
 )  # fmt: skip
