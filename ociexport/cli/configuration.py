@@ -34,7 +34,7 @@ OPTION_NAMES = frozenset(
     exclude executor failed follow for foreign format free from gid-map header html include insecure jobs json keep
     keep-dirlinks keep-newest kernel latest layer layers legacy list locked long map mapping max-depth max-files
     max-header max-memory max-metadata max-path max-ratio max-size max-wait maybes mirror move-tags mtimes no-deep
-    no-owners no-preflight no-progress null out owners password-stdin plain-http platform profile quiet raw
+    no-journal no-owners no-preflight no-progress null out owners password-stdin plain-http platform profile quiet raw
     read-timeout receipt recheck recursive referrers registry-token repair replace require retry-delay retry-times
     rootless run-files since sparse src-creds src-insecure src-plain-http stall-limit stream strict sync text
     tls-verify to-tar uid-map username userns v1 verbose verify-key verity verity-beside volume-size why xattrs yes

@@ -100,6 +100,7 @@ def test_options_of_a_tree_are_refused(layout: Path, tmp_path: Path, flag: str) 
     ("words", "message"),
     [
         (("x", "--free=1M"), "--free: expected a disk image to write, got a directory"),
+        (("x.erofs", "--no-journal"), "--no-journal: expected the format ext4, got erofs"),
         (("x", "--verity-beside"), "--verity-beside: expected a disk image to write, got a directory"),
         (("--to-tar=x", "--compression=gzip"), "--compression: expected a disk image to write, got --to-tar"),
         (("--to-tar=x", "--format=cpio"), "--format: expected ROOTFS beside it, got --to-tar"),

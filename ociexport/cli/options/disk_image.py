@@ -41,6 +41,9 @@ def add_disk_image_arguments(parser: argparse.ArgumentParser) -> None:
         "--free", metavar="SIZE", type=parse_size, help="free space in an ext4 image, such as 512M (default: a little)"
     )
     group.add_argument(
+        "--no-journal", dest="journal", action="store_false", help="leave out the journal of an ext4 image"
+    )
+    group.add_argument(
         "--kernel",
         metavar="VERSION",
         type=_parse_kernel,
@@ -89,16 +92,21 @@ def settle_format(options: argparse.Namespace) -> None:
     if options.format is None:
         is_tree = options.rootfs is None or os.path.isdir(options.rootfs)
         options.format = TREE if is_tree else format_of(options.rootfs)
-    given = ("compression", "free", "kernel", "verity", "verity_beside")
     if options.format == TREE:
-        leave_out_configured(options, *given)
-        for name in given:
-            if getattr(options, name):
-                got = "--to-tar" if options.to_tar is not None else "a directory"
-                raise UsageError(
-                    f"--{name.replace('_', '-')}: expected a disk image to write, got {got}",
-                    hint="--format names the disk image's format",
-                )
+        leave_out_configured(options, "compression", "free", "journal", "kernel", "verity", "verity_beside")
+        given = {
+            "--compression": options.compression,
+            "--free": options.free,
+            "--no-journal": not options.journal,
+            "--kernel": options.kernel,
+            "--verity": options.verity,
+            "--verity-beside": options.verity_beside,
+        }
+        for flag in (flag for flag, value in given.items() if value):
+            got = "--to-tar" if options.to_tar is not None else "a directory"
+            raise UsageError(
+                f"{flag}: expected a disk image to write, got {got}", hint="--format says which, such as ext4"
+            )
         options.disk_image = DiskImageOptions()
         return
     leave_out_configured(options, *_OF_A_TREE, "devices")
@@ -120,6 +128,7 @@ def settle_format(options: argparse.Namespace) -> None:
         compression=compression,
         level=level,
         free_bytes=options.free,
+        journal=options.journal,
         kernel=options.kernel,
         verity=BESIDE if options.verity_beside else APPEND if options.verity else None,
         threads=min(len(os.sched_getaffinity(0)), _MAX_THREADS),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 from ociexport.errors import UsageError, quoted
@@ -70,9 +71,10 @@ class Format(NamedTuple):
         suffixes: of the names of its files.
         compressions: that it has.
         writer: module in this folder, and the function in it; None for a tar, which has no flattened image.
+        check: the same for a function that refuses options which contradict each other; None without one.
         is_file_system: whether a kernel mounts it. Then it is written at any offset, and can have a hash tree; any
             other format is written from its beginning to its end.
-        options: which of `DiskImageOptions` it has besides compression.
+        options: which options of the command it has besides those for all.
         has_xattrs: whether it stores extended attributes.
     """
 
@@ -80,15 +82,14 @@ class Format(NamedTuple):
     suffixes: tuple[str, ...]
     compressions: tuple[str, ...]
     writer: str | None = None
+    check: str | None = None
     is_file_system: bool = False
     options: tuple[str, ...] = ()
     has_xattrs: bool = True
 
     def load_writer(self) -> DiskImageWriter:
         """Return the function that writes it; not for a tar."""
-        module, _, function = (self.writer or "").partition(":")
-        module = f"{__name__.rpartition('.')[0]}.{module}"
-        return cast(DiskImageWriter, getattr(importlib.import_module(module), function))
+        return cast(DiskImageWriter, _loaded(self.writer or ""))
 
     def complete(self, options: DiskImageOptions, path: str) -> DiskImageOptions:
         """Return ``options`` with the compression that the name of the file asks for; None for a plain file.
@@ -116,8 +117,13 @@ class Format(NamedTuple):
             if options.level not in levels:
                 expected = f"a level from {levels[0]} to {levels[-1]}" if levels else "no level"
                 raise UsageError(f"--compression: expected {expected} for {name}, got {options.level}")
-        for option, value in (("free", options.free_bytes), ("kernel", options.kernel)):
-            if value is not None and option not in self.options:
+        given = {
+            "free": options.free_bytes is not None,
+            "no-journal": not options.journal,
+            "kernel": options.kernel is not None,
+        }
+        for option, is_given in given.items():
+            if is_given and option not in self.options:
                 others = " or ".join(one.name for one in FORMATS if option in one.options)
                 raise UsageError(f"--{option}: expected the format {others}, got {self.name}")
         if options.verity is not None and not self.is_file_system:
@@ -126,7 +132,16 @@ class Format(NamedTuple):
         if options.verity not in (None, APPEND, BESIDE):
             raise UsageError(f"verity: expected {APPEND} or {BESIDE}, got {quoted(options.verity)}")
         is_plain = name == NO_COMPRESSION and self.compressions[0] == NO_COMPRESSION
-        return replace(options, compression=None if is_plain else name)
+        options = replace(options, compression=None if is_plain else name)
+        if self.check is not None:
+            _loaded(self.check)(options)
+        return options
+
+
+def _loaded(place: str) -> Callable[..., object]:
+    module, _, function = place.partition(":")
+    module = f"{__name__.rpartition('.')[0]}.{module}"
+    return cast("Callable[..., object]", getattr(importlib.import_module(module), function))
 
 
 def _cpio(ending: str, *compressions: str) -> Format:
@@ -138,7 +153,8 @@ FORMATS = (
         name="erofs",
         suffixes=(".erofs",),
         compressions=(NO_COMPRESSION, "deflate", "zstd"),
-        writer="erofs:write_erofs",
+        writer="erofs.writer:write_erofs",
+        check="erofs.compression:algorithm_of",
         is_file_system=True,
         options=("kernel",),
     ),
@@ -146,16 +162,17 @@ FORMATS = (
         name="squashfs",
         suffixes=(".squashfs", ".sqfs"),
         compressions=("gzip", "zstd", NO_COMPRESSION),
-        writer="squashfs:write_squashfs",
+        writer="squashfs.image:write_squashfs",
+        check="squashfs.compression:parse_compression",
         is_file_system=True,
     ),
     Format(
         name="ext4",
         suffixes=(".ext4",),
         compressions=(NO_COMPRESSION,),
-        writer="ext4:write_ext4",
+        writer="ext4.writer:write_ext4",
         is_file_system=True,
-        options=("free",),
+        options=("free", "no-journal"),
     ),
     _cpio("", NO_COMPRESSION, "gzip", "zstd", "xz"),
     _cpio(".gz", "gzip"),
