@@ -21,7 +21,7 @@ _HEADING = re.compile(r"^#+ (.+)$", re.M)
 _SHOWN_ADDRESS = "127.0.0.1:5000"
 
 # The differences from a reader's shell. A server runs in the background, and listens once its address is printed.
-# docker is podman, with its own store. make is a dry run, since it would run the tests.
+# docker is podman; podman and buildah have their own store. make is a dry run, since it would run the tests.
 _PREAMBLE = r"""
 set -euo pipefail
 trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "${store:-}"' EXIT
@@ -35,6 +35,10 @@ podman() {
     command podman --root "$store/root" --runroot "$store/run" --storage-driver vfs "$@"
 }
 docker() { podman "$@"; }
+buildah() {
+    store=${store:-$(mktemp -d)}
+    command buildah --root "$store/root" --runroot "$store/run" --storage-driver vfs "$@"
+}
 make() { command make --dry-run --directory "$PROJECT" "$@" >/dev/null; }
 """
 

@@ -27,6 +27,13 @@ _PROGRAMS = {
     "A microVM's root file system, without root": ["sqfstar", "unsquashfs"],
     "ext4 from a tar": ["mke2fs", "e2fsck"],
     "erofs from a tar": [],
+    "Firecracker": ["e2fsck"],
+    "A read-only root that the kernel verifies": ["veritysetup"],
+    "An initramfs": ["cpio"],
+    "systemd-nspawn from a disk image": ["unsquashfs"],
+    "krunvm": ["buildah"],
+    "Incus": ["tar"],
+    "WSL": ["tar"],
     "Over an air gap, as a registry": ["podman", "skopeo"],
     "Over an air gap, as an archive, and back": ["podman", "skopeo", "sha256sum"],
     "Weekly updates over an air gap": ["podman", "sha256sum"],
@@ -37,6 +44,7 @@ _PROGRAMS = {
 _NEED_ROOT = {
     "A chroot",
     "systemd-nspawn",
+    "krunvm",
     "runc",
     "A microVM's root file system",
     "Over an air gap, as a registry",
@@ -50,6 +58,10 @@ _SHOWN = {
     "systemd-nspawn": 'NAME="Debian GNU/Linux"\nVERSION_ID="12"\n',
     "A microVM's root file system": "Mode:  0644",
     "A microVM's root file system, without root": "drwxr-xr-x 0/0 ",
+    "An initramfs": "etc/os-release\n",
+    "systemd-nspawn from a disk image": "drwxr-xr-x 0/0 ",
+    "Incus": 'architecture: "',
+    "WSL": "etc/os-release\n",
     "CI without docker": "app 1\n",
 }
 
