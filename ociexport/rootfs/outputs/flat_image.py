@@ -38,7 +38,7 @@ BLOCK_BYTES = 4096
 # Files are read and copied in pieces of this size.
 _BUFFER_BYTES = 1024 * 1024
 # Memory for a node, apart from its entry: measured, rounded up.
-_NODE_BYTES = 400
+NODE_BYTES = 400
 # Memory for an extent: measured, rounded up.
 _EXTENT_BYTES = 200
 # The mode of every link on Linux.
@@ -226,7 +226,7 @@ def flat_image(
     budget = NameBudget(limits)
     spool = SpoolWriter(spool_fd)
     with closing(spool), collection_paused():
-        tree = _SpoolingTree(budget, spool, keep_dirlinks=keep_dirlinks, limits=limits)
+        tree = SpoolingTree(budget, spool, keep_dirlinks=keep_dirlinks, limits=limits)
         applier = LayerApplier(tree, limits, losses, selection=selection)
         applier.apply_all(source, layers, progress, doing="reading")
         spool.finish()
@@ -250,7 +250,7 @@ def flat_image(
     )
 
 
-class _SpoolingTree(MemoryTree):
+class SpoolingTree(MemoryTree):
     """A `MemoryTree` that also writes the data of each file to the spool."""
 
     def __init__(self, budget: NameBudget, spool: SpoolWriter, *, keep_dirlinks: bool, limits: Limits) -> None:
@@ -262,8 +262,11 @@ class _SpoolingTree(MemoryTree):
     def write_file(self, path: ImagePath, entry: Entry, data: Iterator[memoryview]) -> None:
         """Record a file, and write its data."""
         super().write_file(path, entry, data)
-        if not entry.size:
-            return
+        if entry.size:
+            self.extents[self._layer, self._files] = self.store(entry, data)
+
+    def store(self, entry: Entry, data: Iterator[memoryview]) -> tuple[Extent, ...]:
+        """Write the data of a file, which is not empty, to the spool, and return where it is."""
         spool = self._spool
         begin = spool.end
         if entry.size >= BLOCK_BYTES and begin % BLOCK_BYTES:
@@ -277,7 +280,7 @@ class _SpoolingTree(MemoryTree):
         else:
             extents = tuple(self._write_segments(entry.segments, data))
         self._take(_EXTENT_BYTES * len(extents))
-        self.extents[self._layer, self._files] = extents
+        return extents
 
     def _write_segments(self, segments: SparseSegments, data: Iterator[memoryview]) -> list[Extent]:
         extents: list[Extent] = []
@@ -296,7 +299,7 @@ class _SpoolingTree(MemoryTree):
 class _Flattening:
     """The nodes that remain in a tree."""
 
-    def __init__(self, tree: _SpoolingTree, budget: NameBudget, losses: Losses, max_mtime_ns: int | None) -> None:
+    def __init__(self, tree: SpoolingTree, budget: NameBudget, losses: Losses, max_mtime_ns: int | None) -> None:
         self._tree = tree
         self._budget = budget
         self._losses = losses
@@ -322,27 +325,31 @@ class _Flattening:
                     parent.links += 1
 
     def _flat(self, node: Node, parent: FlatNode | None) -> FlatNode:
-        entry = node.described
-        self._budget.take(_NODE_BYTES)
-        is_link = entry.type is EntryType.SYMLINK
-        xattrs = self._own_xattrs(entry) if entry.xattrs else None
-        mtime_ns = entry.mtime_ns if self._max_mtime_ns is None else min(entry.mtime_ns, self._max_mtime_ns)
-        if is_link or xattrs != entry.xattrs or mtime_ns != entry.mtime_ns:
-            mode = _SYMLINK_MODE if is_link else entry.mode
-            entry = entry._replace(mode=mode, xattrs=xattrs, mtime_ns=mtime_ns)
-        flat = FlatNode(len(self.nodes), entry, parent)
+        self._budget.take(NODE_BYTES)
+        flat = FlatNode(len(self.nodes), stored_entry(node.described, self._losses, self._max_mtime_ns), parent)
         if isinstance(node, MemoryDirectory):
             flat.children = []
-        elif isinstance(node, MemoryFile) and entry.type is EntryType.FILE:
+        elif isinstance(node, MemoryFile) and node.entry.type is EntryType.FILE:
             flat.extents = self._tree.extents.get(node.place, ()) if node.place is not None else ()
         self.nodes.append(flat)
         return flat
 
-    def _own_xattrs(self, entry: Entry) -> dict[bytes, bytes] | None:
-        own = {}
-        for name, value in sorted((entry.xattrs or {}).items()):
-            if is_foreign_xattr(name):
-                count_xattr(self._losses.skipped_xattrs, name)
-            else:
-                own[name] = value
-        return own or None
+
+def stored_entry(entry: Entry, losses: Losses, max_mtime_ns: int | None = None) -> Entry:
+    """Return an entry as writers store it: without attributes of another machine, which ``losses`` counts."""
+    is_link = entry.type is EntryType.SYMLINK
+    xattrs = _own_xattrs(entry.xattrs, losses) if entry.xattrs else None
+    mtime_ns = entry.mtime_ns if max_mtime_ns is None else min(entry.mtime_ns, max_mtime_ns)
+    if is_link or xattrs != entry.xattrs or mtime_ns != entry.mtime_ns:
+        return entry._replace(mode=_SYMLINK_MODE if is_link else entry.mode, xattrs=xattrs, mtime_ns=mtime_ns)
+    return entry
+
+
+def _own_xattrs(xattrs: dict[bytes, bytes], losses: Losses) -> dict[bytes, bytes] | None:
+    own = {}
+    for name, value in sorted(xattrs.items()):
+        if is_foreign_xattr(name):
+            count_xattr(losses.skipped_xattrs, name)
+        else:
+            own[name] = value
+    return own or None
