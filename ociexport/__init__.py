@@ -48,7 +48,9 @@ if TYPE_CHECKING:
     from ociexport.registry.options import Credentials, Mirror, RegistryOptions
     from ociexport.rootfs.disk.metadata import IdMap, XattrMode
     from ociexport.rootfs.outputs.formats import DiskImageOptions
+    from ociexport.rootfs.outputs.layers.unpack import LayersResult, UnpackedLayer, unpack_layers
     from ociexport.rootfs.unpack import UnpackOptions, UnpackResult, unpack
+    from ociexport.rootfs.unpack_many import UnpackOutcome, UnpackRequest, unpack_many
     from ociexport.spec.descriptor import Descriptor, Platform
     from ociexport.spec.digest import Digest
     from ociexport.spec.platforms import parse_platform
@@ -89,6 +91,7 @@ _HOMES = {
     "InvalidDigestError": "ociexport.errors",
     "InvalidImageError": "ociexport.errors",
     "InvalidReferenceError": "ociexport.errors",
+    "LayersResult": "ociexport.rootfs.outputs.layers.unpack",
     "LimitExceededError": "ociexport.errors",
     "Limits": "ociexport.layers.limits",
     "ListedFile": "ociexport.inspection.list_files",
@@ -123,7 +126,10 @@ _HOMES = {
     "SizeMismatchError": "ociexport.errors",
     "TransferError": "ociexport.errors",
     "UnpackOptions": "ociexport.rootfs.unpack",
+    "UnpackOutcome": "ociexport.rootfs.unpack_many",
+    "UnpackRequest": "ociexport.rootfs.unpack_many",
     "UnpackResult": "ociexport.rootfs.unpack",
+    "UnpackedLayer": "ociexport.rootfs.outputs.layers.unpack",
     "UnrepairedBlob": "ociexport.verification.repair",
     "UnsafeEntryError": "ociexport.errors",
     "UnsupportedMediaTypeError": "ociexport.errors",
@@ -145,6 +151,8 @@ _HOMES = {
     "repair": "ociexport.verification.repair",
     "trace_path": "ociexport.inspection.trace_path",
     "unpack": "ociexport.rootfs.unpack",
+    "unpack_layers": "ociexport.rootfs.outputs.layers.unpack",
+    "unpack_many": "ociexport.rootfs.unpack_many",
     "verify": "ociexport.verification.verify",
 }
 
@@ -170,6 +178,7 @@ __all__ = [
     "InvalidDigestError",
     "InvalidImageError",
     "InvalidReferenceError",
+    "LayersResult",
     "LimitExceededError",
     "Limits",
     "ListedFile",
@@ -204,7 +213,10 @@ __all__ = [
     "SizeMismatchError",
     "TransferError",
     "UnpackOptions",
+    "UnpackOutcome",
+    "UnpackRequest",
     "UnpackResult",
+    "UnpackedLayer",
     "UnrepairedBlob",
     "UnsafeEntryError",
     "UnsupportedMediaTypeError",
@@ -227,6 +239,8 @@ __all__ = [
     "repair",
     "trace_path",
     "unpack",
+    "unpack_layers",
+    "unpack_many",
     "verify",
 ]
 

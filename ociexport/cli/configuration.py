@@ -30,14 +30,15 @@ _MAX_BYTES = 1024 * 1024
 OPTION_NAMES = frozenset(
     """
     addr against all all-images allow-recompressed authfile bundle ca-file cacert cache cert-dir compat compression
-    config config-for connect-timeout creds csv decompress deep delta devices digestfile directory dry-run events
-    exclude executor failed follow for foreign format free from gid-map header html include insecure jobs json keep
-    keep-dirlinks keep-newest kernel latest layer layers legacy list locked long map mapping max-depth max-files
-    max-header max-memory max-metadata max-path max-ratio max-size max-wait maybes mirror move-tags mtimes no-deep
-    no-journal no-owners no-preflight no-progress null out owners password-stdin plain-http platform profile quiet raw
-    read-timeout receipt recheck recursive referrers registry-token repair replace require retry-delay retry-times
-    rootless run-files since sparse src-creds src-insecure src-plain-http stall-limit stream strict sync text
-    tls-verify to-tar uid-map username userns v1 verbose verify-key verity verity-beside volume-size why xattrs yes
+    config config-for connect-timeout creds csv decompress deep delta devices digestfile directory dry-run
+    erofs-layers events exclude executor failed follow for foreign format free from gid-map header html include
+    insecure into jobs json keep keep-dirlinks keep-newest kernel latest layer layers layers-dir legacy list locked
+    long map mapping max-depth max-files max-header max-memory max-metadata max-path max-ratio max-size max-wait
+    maybes mirror move-tags mtimes no-deep no-journal no-owners no-preflight no-progress null out owners
+    password-stdin plain-http platform profile quiet raw read-timeout receipt recheck recursive referrers
+    registry-token repair replace require retry-delay retry-times rootless run-files since sparse src-creds
+    src-insecure src-plain-http stall-limit stream strict sync text tls-verify to-tar uid-map username userns v1
+    verbose verify-key verity verity-beside volume-size why xattrs yes
     """.split()  # noqa: SIM905 - one name a line would be a page
 )
 # Values that an option of the same name has in other commands; a setting for all commands is then not for this one.

@@ -8,6 +8,8 @@ The receipt is a JSON object. ``receiptVersion`` grows when a member changes its
 - ``layers``: ``mediaType``, ``digest``, ``size`` and ``diffId`` of each, lowest first
 - ``servedBy``: for each manifest and blob from a registry, the host that served it, which may be a mirror
 - ``entries``, ``tarBytes``: totals of all layers; ``losses``: one line for each kind of loss
+- ``tree``: what a later ``unpack --replace --receipt`` needs: ``stamp`` of the tree (see `disk.tree_copy`), ``made``:
+  how the tree was made, ``losses`` as counts; left out where the tree can't be kept for a later image
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from ociexport.errors import with_bytes_shown
+from ociexport.rootfs.disk.tree_copy import stamp_of_tree
+from ociexport.rootfs.reuse import losses_to_json
 from ociexport.rootfs.unpack import UnpackResult
 from ociexport.spec.digest import Digest
 from ociexport.system.environment import source_date_epoch
@@ -26,6 +30,8 @@ from ociexport.system.files import new_file
 from ociexport.system.version import __version__
 
 _RECEIPT_VERSION = 1
+# At least the longest time between two ticks (CONFIG_HZ=100).
+_TICK_SECONDS = 0.02
 
 
 def write_receipt(
@@ -61,9 +67,22 @@ def write_receipt(
         "entries": result.entries,
         "tarBytes": result.tar_bytes,
         "losses": list(result.losses.lines()),
+        **_tree_to_json(result, rootfs),
     }
     with new_file(path) as file:
         file.write(json.dumps(receipt, indent=2).encode() + b"\n")
+
+
+def _tree_to_json(result: UnpackResult, rootfs: str) -> dict[str, object]:
+    if result.made is None:
+        return {}
+    # The kernel's time of a change is that of its last tick: a change after this has a later one than any before it.
+    time.sleep(_TICK_SECONDS)
+    try:
+        stamp = stamp_of_tree(rootfs)
+    except OSError:  # a directory that its mode closes to this user
+        return {}
+    return {"tree": {"stamp": str(stamp), "made": result.made, "losses": losses_to_json(result.losses)}}
 
 
 def _now() -> datetime:

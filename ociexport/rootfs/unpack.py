@@ -1,15 +1,18 @@
-"""unpack(): applies the layers of an image in order, with their whiteouts, and verifies their diff_ids."""
+"""unpack(): applies the layers of an image in order, with their whiteouts, and verifies their diff_ids.
+
+This is one long file, since options, results and steps of the one function are read together.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from ociexport.errors import OciexportError, UsageError, counted
+from ociexport.errors import InvalidImageError, UsageError, counted
 from ociexport.images.held_documents import open_first_ahead
-from ociexport.images.resolve import read_layers, resolve_manifest
+from ociexport.images.resolve import ResolvedManifest, read_layers, resolve_manifest
 from ociexport.images.source import ImageSource, is_made
 from ociexport.layers.apply import LayerApplier
 from ociexport.layers.limits import Limits, NameBudget
@@ -18,8 +21,8 @@ from ociexport.layers.selection import PathSelection
 from ociexport.rootfs.disk.linux import OPEN_DIRECTORY
 from ociexport.rootfs.disk.metadata import IdMap, MetadataPolicy, MetadataWriter, XattrMode
 from ociexport.rootfs.disk.place import verify_is_vacant
-from ociexport.rootfs.disk.preflight import NO_OWNERS, explain_full_disk, missing_features, scarce_inodes, verify_room
-from ociexport.rootfs.disk.rights import is_in_user_namespace, may_set_owners
+from ociexport.rootfs.disk.preparation import look_before, losses_of, naming_target
+from ociexport.rootfs.disk.rights import may_set_owners
 from ociexport.rootfs.disk.staging import staged_directory
 from ociexport.rootfs.disk.tree import Rootfs
 from ociexport.rootfs.outputs.formats import TREE, DiskImageOptions, format_named, verify_target
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from ociexport.registry.options import RegistryOptions
     from ociexport.rootfs.disk.owners import OwnersFile
     from ociexport.rootfs.outputs.disk_image import DiskImage
+    from ociexport.rootfs.reuse import KeptTree
     from ociexport.rootfs.run.accounts import Account
 
 
@@ -63,6 +67,8 @@ class UnpackOptions:
         owners_file: path of an mtree specification to write, with the owners that the image declares; None for none.
         rootless: also root unpacks as an ordinary user does: all files belong to this user, the image's owners are
             recorded in attributes, and no devices are made. Root that may not give files away does so in any case.
+        receipt: with ``replace``, path of the receipt of the old tree. If it proves that the old tree has the lower
+            layers of the image unchanged, only the other layers are applied, to a copy; see `reuse`.
         format: ``tree`` for a directory; of any other, the root filesystem becomes one file: any user stores owners and
             devices, SOURCE_DATE_EPOCH replaces newer times, and options that concern only a tree have no effect.
         disk_image: how a disk image is written.
@@ -84,6 +90,7 @@ class UnpackOptions:
     find_account: bool = False
     owners_file: str | None = None
     rootless: bool = False
+    receipt: str | None = None
     format: str = TREE
     disk_image: DiskImageOptions = field(default_factory=DiskImageOptions)
 
@@ -101,6 +108,8 @@ class UnpackResult:
         tar_bytes: of all layers, uncompressed.
         losses: counts of what the tree lacks.
         account: that the config's User names in the tree; None unless a bundle or `find_account` was requested.
+        made: in words, how the tree was made; None for a way in which it can't be kept for a later image.
+        kept_layers: number of layers that were in the old tree, and were not read.
         disk_image: its size and hash tree; None for a tree.
     """
 
@@ -112,6 +121,8 @@ class UnpackResult:
     tar_bytes: int
     losses: Losses
     account: Account | None
+    made: str | None = None
+    kept_layers: int = 0
     disk_image: DiskImage | None = None
 
     @property
@@ -169,11 +180,11 @@ def unpack(
         verify_target(target, chosen)
         chosen.complete(options.disk_image, target)
     if not isinstance(image, str):
-        return unpack_source(_signed(image, signatures), target, platform, options, progress)
+        return unpack_source(signed(image, signatures), target, platform, options, progress)
     from ociexport.transfer.sources.open import open_source  # noqa: PLC0415 - start-up: loads the registry code, which an open source does not need
 
     with closing(open_source(image, options=registry, progress=progress)) as source:
-        return unpack_source(_signed(source, signatures), target, platform, options, progress)
+        return unpack_source(signed(source, signatures), target, platform, options, progress)
 
 
 def _verify_tree_target(target: str, options: UnpackOptions) -> None:
@@ -223,7 +234,7 @@ def _unpack_to_file(
     )
 
 
-def _signed(source: ImageSource, policy: SignaturePolicy | None) -> ImageSource:
+def signed(source: ImageSource, policy: SignaturePolicy | None) -> ImageSource:
     if policy is None:
         return source
     from ociexport.images.signatures import require_signature  # noqa: PLC0415 - start-up: few runs require signatures
@@ -231,16 +242,55 @@ def _signed(source: ImageSource, policy: SignaturePolicy | None) -> ImageSource:
     return require_signature(source, policy)
 
 
+class _Image(NamedTuple):
+    """An image that is to be unpacked."""
+
+    source: ImageSource
+    resolved: ResolvedManifest
+    config: ImageConfig
+    layers: tuple[Layer, ...]
+
+
 def _unpack_source(
     source: ImageSource, target: str, platform: Platform, options: UnpackOptions, progress: Progress
 ) -> UnpackResult:
     resolved = resolve_manifest(source, platform)
-    manifest = resolved.manifest
-    open_first_ahead(source, manifest)
+    open_first_ahead(source, resolved.manifest)
     config, layers = read_layers(source, resolved, platform, progress)
     platform_shown = config.declared_platform or "not declared"
     progress.say(f"{source.display_name}: platform {platform_shown}, {counted(len(layers), 'layer')}")
-    losses = _losses_of(options)
+    image = _Image(source, resolved, config, layers)
+    if options.replace and options.receipt is not None:
+        from ociexport.rootfs.reuse import kept_tree  # noqa: PLC0415 - start-up: few runs replace a tree with a receipt
+
+        kept = kept_tree(options.receipt, target, layers, made=_made(options), progress=progress)
+        if kept is not None:
+            with closing(kept):
+                if kept.layers == len(layers):
+                    return _unchanged(image, options, progress, kept)
+                try:
+                    return _build(image, target, options, progress, kept=kept)
+                except InvalidImageError as error:
+                    progress.say(f"{target}: all layers are unpacked: {error}")
+    return _build(image, target, options, progress)
+
+
+def _made(options: UnpackOptions) -> str | None:
+    """Return in words how a tree is made; None for a way in which it is not kept."""
+    if options.selection or options.bundle or options.owners_file or options.uid_map or options.gid_map:
+        return None
+    switches = (options.keep_dirlinks, options.holes, options.placeholder_devices, options.rootless)
+    names = ("keep-dirlinks", "sparse", "placeholders", "rootless")
+    words = (f"user={os.geteuid()}", f"xattrs={options.xattrs.value}")
+    return " ".join((*words, *(name for name, value in zip(names, switches, strict=True) if value)))
+
+
+def _build(
+    image: _Image, target: str, options: UnpackOptions, progress: Progress, *, kept: KeptTree | None = None
+) -> UnpackResult:
+    source, config = image.source, image.config
+    new_layers = image.layers[kept.layers :] if kept is not None else image.layers
+    losses = losses_of(is_rootless=options.rootless)
     budget = NameBudget(options.limits)
     with (
         _owners_file(options, budget) as owners,
@@ -268,8 +318,16 @@ def _unpack_source(
             use_openat2=options.use_openat2,
         )
         if options.preflight:
-            _look_before(root_fd, layers, target, options, progress, sets_owners=policy.set_owners)
-        with closing(tree), _naming_target(target, root_fd):
+            look_before(
+                root_fd,
+                new_layers if options.selection is None else (),  # the size of a part is not known beforehand
+                target,
+                progress,
+                sets_owners=policy.set_owners,
+                is_rootless=options.rootless,
+                with_xattrs=options.xattrs is not XattrMode.NONE,
+            )
+        with closing(tree), naming_target(target, root_fd):
             applier = LayerApplier(
                 tree,
                 options.limits,
@@ -278,7 +336,11 @@ def _unpack_source(
                 # Until the owners file is written, each device needs a file in the tree.
                 placeholder_devices=options.placeholder_devices or owners is not None,
             )
-            applier.apply_all(source, layers, progress, doing="unpacking")
+            if kept is not None:
+                kept.copy_into(tree, losses, with_owners=policy.set_owners)
+                applier.entries, applier.tar_bytes = kept.entries, kept.tar_bytes
+            applier.apply_some(source, new_layers, progress, doing="unpacking")
+            applier.finish(tree)
             if owners is not None:
                 owners.write(tree, losses, are_owners_kept=policy.keeps_owners)
             tree.finish()
@@ -291,32 +353,53 @@ def _unpack_source(
             from ociexport.rootfs.run.bundle import write_runtime_config  # noqa: PLC0415 - start-up: as above
 
             write_runtime_config(staged.fd, config, account)
+    counts = (applier.entries, applier.tar_bytes)
+    return _result(image, options, progress, losses, counts=counts, account=account, kept=kept)
+
+
+def _unchanged(image: _Image, options: UnpackOptions, progress: Progress, kept: KeptTree) -> UnpackResult:
+    """Return the result for a tree that has all layers of the image."""
+    from ociexport.rootfs.reuse import add_losses  # noqa: PLC0415 - start-up: as above
+
+    losses, account = losses_of(is_rootless=options.rootless), None
+    add_losses(losses, kept.losses)
+    if options.find_account:
+        from ociexport.rootfs.run.accounts import find_account  # noqa: PLC0415 - start-up: as above
+
+        account = find_account(kept.fd, image.config.container.user)
+    return _result(image, options, progress, losses, counts=(kept.entries, kept.tar_bytes), account=account, kept=kept)
+
+
+def _result(
+    image: _Image,
+    options: UnpackOptions,
+    progress: Progress,
+    losses: Losses,
+    *,
+    counts: tuple[int, int],
+    account: Account | None,
+    kept: KeptTree | None,
+) -> UnpackResult:
+    """Return the result, and report the losses.
+
+    Args:
+        counts: of entries and of bytes of all layers.
+    """
+    source, resolved, config, layers = image
     for line in losses.lines():
         progress.warn(line)
     return UnpackResult(
         index_digests=tuple(index.digest for index in resolved.indexes if not is_made(source, index.digest)),
-        manifest_digest=manifest.digest,
+        manifest_digest=resolved.manifest.digest,
         config=config,
         layers=layers,
-        entries=applier.entries,
-        tar_bytes=applier.tar_bytes,
+        entries=counts[0],
+        tar_bytes=counts[1],
         losses=losses,
         account=account,
+        made=_made(options),
+        kept_layers=0 if kept is None else kept.layers,
     )
-
-
-def _losses_of(options: UnpackOptions) -> Losses:
-    """Return counts for a new tree, with the reasons that apply to this process."""
-    if options.rootless:
-        return Losses(
-            owners_reason="a rootless unpacking changes no owners", devices_reason="a rootless unpacking makes none"
-        )
-    losses = Losses()
-    if os.geteuid() == 0:
-        losses.owners_reason = "owners can't be changed here"
-        if not is_in_user_namespace():
-            losses.devices_reason = "they can't be made here"
-    return losses
 
 
 def _policy_for(root_fd: int, options: UnpackOptions) -> MetadataPolicy:
@@ -364,39 +447,3 @@ def _tree_directory(staged_fd: int, options: UnpackOptions) -> Iterator[int]:
         yield root_fd
     finally:
         os.close(root_fd)
-
-
-def _look_before(
-    fd: int,
-    layers: tuple[Layer, ...],
-    target: str,
-    options: UnpackOptions,
-    progress: Progress,
-    *,
-    sets_owners: bool,
-) -> None:
-    """Refuse layers that can't fit, and warn of features that the file system lacks, before anything is written."""
-    if options.selection is None:  # the size of a part is not known beforehand
-        verify_room(fd, layers, target)
-        for line in scarce_inodes(fd, layers):
-            progress.warn(f"{target}: {line}")
-    if not sets_owners and os.geteuid() == 0 and not options.rootless:
-        progress.warn(f"{target}: {NO_OWNERS}")
-    with_xattrs = options.xattrs is not XattrMode.NONE
-    for line in missing_features(fd, with_xattrs=with_xattrs, as_root=sets_owners):
-        progress.warn(f"{target}: {line}")
-
-
-@contextmanager
-def _naming_target(target: str, fd: int) -> Iterator[None]:
-    """Add a path to errors of the disk, since those from descriptors have none, and the reason for a full disk."""
-    try:
-        yield
-    except OSError as error:
-        # A name in bytes is in the tree. Any other is elsewhere: a blob of a layout, a file for events. An error
-        # without an errno comes from a caller's callback and not from a system call.
-        if isinstance(error, OciexportError) or error.errno is None or isinstance(error.filename, str):
-            raise
-        error.filename = os.path.join(target, os.fsdecode(error.filename or b""))
-        explain_full_disk(fd, error)
-        raise

@@ -265,7 +265,9 @@ def test_receipt_tells_what_was_proven(layout: Path, tmp_path: Path) -> None:
         *(str(layout), str(tmp_path / "rootfs")),
         SOURCE_DATE_EPOCH="1700000000",
     )
-    assert json.loads(receipt.read_bytes()) == {
+    told = json.loads(receipt.read_bytes())
+    assert set(told.pop("tree")) == {"stamp", "made", "losses"}
+    assert told == {
         "receiptVersion": 1,
         "tool": {"name": "ociexport", "version": ociexport.__version__},
         "created": "2023-11-14T22:13:20Z",

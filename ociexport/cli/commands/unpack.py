@@ -11,9 +11,12 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+from ociexport.cli.configuration import leave_out_configured
 from ociexport.cli.exit_codes import OK
 from ociexport.cli.options.disk_image import add_disk_image_arguments, settle_format
+from ociexport.cli.options.executor import add_executor_argument
 from ociexport.cli.options.json import add_json_argument
+from ociexport.cli.options.layers import add_layers_arguments, settle_layers_format, wants_layers
 from ociexport.cli.options.limits import add_limit_arguments, limits_from
 from ociexport.cli.options.lists import add_list_arguments
 from ociexport.cli.options.platform import add_platform_argument, platform_from
@@ -51,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to-tar", metavar="FILE|-", help="write one tar instead of a ROOTFS directory; - is standard output"
     )
+    add_layers_arguments(parser)
     add_platform_argument(parser)
     parser.add_argument("--replace", action="store_true", help="atomically replace an existing ROOTFS with the new one")
     parser.add_argument(
@@ -91,7 +95,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_signature_arguments(parser)
     add_progress_arguments(parser)
     add_registry_arguments(parser)
-    add_list_arguments(parser)
+    lists = add_list_arguments(parser)
+    add_executor_argument(lists, task="unpack the images", place="--into")
+    lists.add_argument(
+        "--into",
+        metavar="DIR",
+        help="unpack the images of a list into directories below DIR; an image with several names is unpacked once, "
+        "its other names become links",
+    )
 
 
 def _add_metadata_arguments(group: argparse._ArgumentGroup) -> None:
@@ -138,10 +149,22 @@ def run(options: argparse.Namespace) -> int:
     """Unpack, and print the manifest's digest."""
     if options.list is not None:
         return _unpack_list(options)
+    if options.into is not None:
+        raise UsageError("--into: expected --list beside it, got none")
+    if options.executor is not None:
+        leave_out_configured(options, "executor")
+        if options.executor is not None:
+            raise UsageError("--executor: expected --list beside it, got none")
     if options.source is None:
         raise UsageError(
             "unpack: expected SRC and ROOTFS, got none", hint="for example ociexport unpack debian:12 ./rootfs"
         )
+    if wants_layers(options):
+        from ociexport.cli.unpack_layers import run_layers  # noqa: PLC0415 - start-up: few runs unpack layers
+
+        reuse_freed_memory()
+        settle_layers_format(options)
+        return run_layers(options, _unpack_options_from(options))
     if (options.rootfs is None) == (options.to_tar is None):
         raise UsageError(
             f"unpack: expected either ROOTFS or --to-tar, got {'neither' if options.rootfs is None else 'both'}",
@@ -213,6 +236,7 @@ def _unpack_options_from(options: argparse.Namespace) -> UnpackOptions:
         find_account=options.run_files is not None,
         owners_file=options.owners,
         rootless=options.rootless,
+        receipt=options.receipt,
         format=options.format,
         disk_image=options.disk_image,
     )
@@ -231,6 +255,18 @@ def _unpack_list(options: argparse.Namespace) -> int:
         pinned_source,
     )
 
+    if options.into is not None or options.layers_dir is not None or options.erofs_layers is not None:
+        from ociexport.cli.listed_unpack import unpack_list, verify_list_options  # noqa: PLC0415 - start-up: as above
+
+        verify_list_options(options)
+        if options.into is None:
+            settle_layers_format(options)
+        else:
+            options.format = options.format or TREE
+            settle_format(options)
+        return unpack_list(options, _unpack_options_from(options))
+    if options.executor is not None:
+        raise UsageError("--executor: expected --into beside it, got none")
     source, parent = (options.source, options.rootfs) if options.rootfs is not None else (None, options.source)
     if parent is None:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""The option ``--executor``: where the images of a list are pulled, other than on threads of this process."""
+"""The option ``--executor``: where the images of a list are pulled or unpacked, other than in this process."""
 
 from __future__ import annotations
 
@@ -22,12 +22,19 @@ _MAX_PROCESSES = 256
 _CONNECT_SECONDS = 30
 
 
-def add_executor_argument(parser: argparse._ActionsContainer) -> None:
-    """Add the option to a command that pulls a list."""
+def add_executor_argument(
+    parser: argparse._ActionsContainer, *, task: str = "pull the images", place: str = "--out"
+) -> None:
+    """Add the option to a command that works on a list.
+
+    Args:
+        task: of the command.
+        place: the option for the output.
+    """
     parser.add_argument(
         "--executor",
         metavar="WHERE",
-        help="pull the images of a list on processes[:N] or on a Dask cluster, dask:ADDRESS, whose workers see --out",
+        help=f"{task} of a list on processes[:N] or on a Dask cluster, dask:ADDRESS, whose workers see {place}",
     )
 
 

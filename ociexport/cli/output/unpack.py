@@ -14,20 +14,24 @@ if TYPE_CHECKING:
     from ociexport.rootfs.outputs.tar import FlattenResult
 
 
-def print_result(options: argparse.Namespace, source: str, result: UnpackResult | FlattenResult) -> None:
+def print_result(
+    options: argparse.Namespace, source: str, result: UnpackResult | FlattenResult, *, same_as: str | None = None
+) -> None:
     """Print the result; if standard output is the tar itself, print JSON on standard error, or nothing.
 
     Args:
         options: the command's options.
         source: the name of the image in messages.
         result: what was unpacked.
+        same_as: the tree of the same image under another name of a list, to which this one is a link.
     """
     # A stream may be standard output under another name.
     target = options.target if options.to_tar is None else options.to_tar
     is_stdout_taken = target == "-" or is_stream(target)
     out = sys.stderr if is_stdout_taken else sys.stdout
     if options.json:
-        out.write(to_json_text("unpack", _result_to_json(options, source, result)))
+        members = _result_to_json(options, source, result)
+        out.write(to_json_text("unpack", members if same_as is None else {**members, "sameAs": same_as}))
     elif not is_stdout_taken:
         out.write(f"{result.manifest_digest}\n")
         if isinstance(result, UnpackResult) and result.disk_image is not None and result.disk_image.verity is not None:

@@ -1,7 +1,12 @@
-"""Copies of a file, for hard links beyond the number that a file system allows for one file (link(2), EMLINK)."""
+"""Copies of a file, for hard links beyond the number that a file system allows for one file (link(2), EMLINK).
+
+File systems that can share data between files do so (ioctl_ficlone(2)).
+"""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import stat
 from collections.abc import Iterator
@@ -14,6 +19,11 @@ from ociexport.rootfs.disk.xattrs import confirm_owner, read_xattrs
 
 _CREATE_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK_BYTES = 1024 * 1024
+_FICLONE = 0x40049409
+# Errors of a file system that shares no data, or not between these files.
+_UNSHARED = frozenset(
+    {errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOTTY, errno.EINVAL, errno.EXDEV, errno.ENOSYS, errno.EPERM, errno.ETXTBSY}
+)
 
 
 def copy_file(source_fd: int, source_name: bytes, directory_fd: int, name: bytes) -> int:
@@ -30,7 +40,8 @@ def copy_file(source_fd: int, source_name: bytes, directory_fd: int, name: bytes
     with _readable(source_fd, source_name, status) as original:
         copy = os.open(name, _CREATE_FILE, 0o600, dir_fd=directory_fd)
         try:
-            write_with_holes(copy, _chunks(original))
+            if not _is_cloned(original, copy):
+                write_with_holes(copy, _chunks(original))
             made = os.fstat(copy)
             # As for every new file: the owner first, since chown drops setuid and capabilities.
             if (made.st_uid, made.st_gid) != (status.st_uid, status.st_gid):
@@ -58,3 +69,14 @@ def _readable(directory_fd: int, name: bytes, status: os.stat_result) -> Iterato
 def _chunks(fd: int) -> Iterator[memoryview]:
     while chunk := os.read(fd, _CHUNK_BYTES):
         yield memoryview(chunk)
+
+
+def _is_cloned(original: int, copy: int) -> bool:
+    """Let a new file share the data of another; return False where that is not possible."""
+    try:
+        fcntl.ioctl(copy, _FICLONE, original)
+    except OSError as error:
+        if error.errno not in _UNSHARED:
+            raise
+        return False
+    return True

@@ -236,6 +236,46 @@ class Rootfs:
             raise DeviceRefusedError(f"{quoted_path(path)}: {error.strerror}") from error
         self._metadata.apply_to_name(self._descriptor(parent), name, entry)
 
+    def copy_file(self, path: ImagePath, source_fd: int, source_name: bytes) -> None:
+        """Write a copy of a regular file of another tree, with all its metadata."""
+        parent, name = self._locate(path)
+        copy_file(source_fd, source_name, self._descriptor(parent), name)
+
+    def make_whiteout(self, path: ImagePath, attribute: bytes) -> bool:
+        """Make a whiteout of overlayfs: a device 0:0, which any user may make; where it is refused, a file.
+
+        Args:
+            attribute: of such a file.
+
+        Returns:
+            False if it is a file: overlayfs then takes it for a whiteout if the directory is marked.
+
+        Spec: Linux, Documentation/filesystems/overlayfs.rst; mknod(2), since Linux 5.8 for all users.
+        """
+        parent, name = self._locate(path)
+        parent_fd = self._descriptor(parent)
+        try:
+            os.mknod(name, stat.S_IFCHR, 0, dir_fd=parent_fd)
+        except OSError as error:
+            if error.errno not in _DEVICE_REFUSALS:
+                raise
+        else:
+            return True
+        self._remove(parent, name)
+        fd = os.open(name, _CREATE_FILE, 0o600, dir_fd=parent_fd)
+        try:
+            _mark(fd, path, attribute, b"y")
+        finally:
+            os.close(fd)
+        return False
+
+    def mark(self, path: ImagePath, attribute: bytes, value: bytes) -> None:
+        """Set an attribute of overlayfs's own, which no image can set, on a directory."""
+        node = self._directory(path, create=False)
+        if node is None:
+            raise AssertionError("only directories of this tree are marked")
+        _mark(self._descriptor(node), path, attribute, value)
+
     def hide(self, path: ImagePath) -> None:
         """Remove what lower layers wrote at ``path``; what this layer wrote there stays."""
         parent_path, _, name = path.rpartition(b"/")
@@ -585,3 +625,11 @@ class Rootfs:
 def _is_same_file(first_fd: int, first_name: bytes, second_fd: int, second_name: bytes) -> bool:
     first = os.stat(first_name, dir_fd=first_fd, follow_symlinks=False)
     return os.path.samestat(first, os.stat(second_name, dir_fd=second_fd, follow_symlinks=False))
+
+
+def _mark(fd: int, path: bytes, attribute: bytes, value: bytes) -> None:
+    try:
+        os.setxattr(fd, attribute, value)
+    except OSError as error:
+        error.filename = path + b": xattr " + attribute
+        raise
