@@ -255,7 +255,8 @@ def _unpack_source(
     source: ImageSource, target: str, platform: Platform, options: UnpackOptions, progress: Progress
 ) -> UnpackResult:
     resolved = resolve_manifest(source, platform)
-    open_first_ahead(source, resolved.manifest)
+    if not (options.replace and options.receipt is not None):  # a kept tree may have the first layer
+        open_first_ahead(source, resolved.manifest)
     config, layers = read_layers(source, resolved, platform, progress)
     platform_shown = config.declared_platform or "not declared"
     progress.say(f"{source.display_name}: platform {platform_shown}, {counted(len(layers), 'layer')}")

@@ -14,6 +14,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from ociexport.errors import LimitExceededError, counted
+from ociexport.images.held_documents import open_first_ahead
 from ociexport.images.resolve import read_layers, resolve_manifest
 from ociexport.images.source import ImageSource, is_made
 from ociexport.layers.apply import LayerApplier
@@ -217,6 +218,7 @@ def flat_image(
     Spec: image-spec 1.1 layer.md, "Applying Changesets".
     """
     resolved = resolve_manifest(source, platform)
+    open_first_ahead(source, resolved.manifest)
     config, layers = read_layers(source, resolved, platform, progress)
     platform_shown = config.declared_platform or "not declared"
     progress.say(f"{source.display_name}: platform {platform_shown}, {counted(len(layers), 'layer')}")
