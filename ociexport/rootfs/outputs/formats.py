@@ -109,7 +109,7 @@ class Format(NamedTuple):
             expected = " or ".join(self.compressions)
             raise UsageError(f"--compression: expected {expected} for the format {self.name}, got {quoted(name)}")
         if name != asked and asked not in (None, self.compressions[0]):
-            raise UsageError(f"--compression: expected {asked}, which {quoted(path)} asks for, got {name}")
+            raise UsageError(f"--compression: expected {asked} for {quoted(path)}, got {name}")
         if options.level is not None:
             if name is None:
                 raise UsageError(f"level {options.level}: expected a compression beside it, got none")

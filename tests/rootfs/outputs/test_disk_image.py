@@ -88,7 +88,7 @@ def test_archives_have_the_same_content_in_each_compression(tmp_path: Path) -> N
         ("x.tar.gz", "tar.gz", {"compression": "zstd"},
          "--compression: expected gzip for the format tar.gz, got 'zstd'"),
         ("x.tar.gz", "tar", {"compression": "zstd"},
-         "--compression: expected gzip, which '{}x.tar.gz' asks for, got zstd"),
+         "--compression: expected gzip for '{}x.tar.gz', got zstd"),
         ("x", "cpio", {"compression": "lzo"},
          "--compression: expected none or gzip or zstd or xz for the format cpio, got 'lzo'"),
         ("x", "tar.zst", {"level": 23}, "--compression: expected a level from 1 to 22 for zstd, got 23"),
