@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ociexport.spec.reference import names_registry
 from ociexport.transfer.lists.entries import Findings
 from ociexport.transfer.lists.nodes import Field
 from ociexport.transfer.lists.selection import TagSelection
 
 _HEAD = frozenset({"apiVersion", "kind", "metadata"})
+_HAULER_PREFIX = "hauler.dev/"
+_HAULER_REGISTRY, _HAULER_PLATFORM = "hauler.dev/registry", "hauler.dev/platform"
 _NO_IMAGES = "holds no images that ociexport reads, ignored"
 
 
 def read_hauler(document: Field, findings: Findings) -> None:
-    """Add the images of hauler's ``Images``.
+    """Add the images of hauler's ``Images``; annotations give those a registry and a platform that name none.
 
-    Spec: hauler ``pkg/apis/hauler.cattle.io/v1/image.go``.
+    Spec: hauler ``pkg/apis/hauler.cattle.io/v1/image.go``, ``cmd/hauler/cli/store/sync.go``.
     """
     if document.get_text("kind") not in ("Images", "ImageTxts"):
         findings.warn(document, f"kind {document.get_text('kind')} {_NO_IMAGES}")
@@ -28,6 +31,8 @@ def read_hauler(document: Field, findings: Findings) -> None:
     if spec is None:
         return
     findings.name_unknown(spec, {"images"})
+    annotations = _hauler_annotations(document, findings)
+    registry, default = annotations.get(_HAULER_REGISTRY), findings.platforms(annotations.get(_HAULER_PLATFORM))
     for image in findings.elements(spec.get("images")):
         name = image.get("name")
         # Keys and identities of signatures are of `hauler store sync`; --verify-key is ours.
@@ -35,7 +40,21 @@ def read_hauler(document: Field, findings: Findings) -> None:
         if name is None:
             findings.warn(image, "expected a mapping with the name of an image, left out")
         else:
-            findings.image(name, platforms=findings.platforms(image.get("platform")))
+            platforms = findings.platforms(image.get("platform")) or default
+            needs_registry = name.text is not None and not names_registry(name.text)
+            text = f"{registry.text}/{name.text}" if registry is not None and registry.text and needs_registry else None
+            findings.image(name, text, platforms=platforms)
+
+
+def _hauler_annotations(document: Field, findings: Findings) -> dict[str, Field]:
+    """Return the annotations that say something of all images; warn of hauler's others."""
+    metadata = document.get("metadata")
+    annotations = metadata.get("annotations") if metadata is not None else None
+    found = {key: member for key, member in findings.members(annotations) if key.startswith(_HAULER_PREFIX)}
+    for key, member in found.items():
+        if key not in (_HAULER_REGISTRY, _HAULER_PLATFORM):
+            findings.warn(member, "not understood, ignored: hauler's own option of all images")
+    return found
 
 
 def read_images_lock(document: Field, findings: Findings) -> None:
