@@ -6,6 +6,7 @@ Spec: compose-spec 05-services.md, 14-include.md, 15-profiles.md.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 
 from ociexport.errors import OciexportError, UsageError, printable, quoted
@@ -32,6 +33,9 @@ _INCLUDE = frozenset({"path", "project_directory", "env_file"})
 _ALL_PROFILES = "*"
 _MAX_FILES = 200
 _IMAGE_CONTEXT = "docker-image://"
+_PROFILES = "COMPOSE_PROFILES"
+# The files that docker compose finds by itself, and then reads with the one that overrides them.
+_DEFAULT_NAME = re.compile(r"(?:docker-)?compose\.ya?ml")
 
 
 @dataclass(slots=True)
@@ -62,7 +66,20 @@ def read_compose(document: Field, directory: str | None, project: ComposeProject
     variables = dict(project.environment)
     if directory is not None:
         variables = {**_env_files([os.path.join(directory, ".env")], project.environment, False), **variables}
+        if _PROFILES not in project.environment:
+            project.profiles |= active_profiles((), variables)
+        _name_override(document, directory, project.findings)
     _ComposeFile(document, directory, project, variables).read()
+
+
+def _name_override(document: Field, directory: str, findings: Findings) -> None:
+    name = os.path.basename(document.document.file)
+    if not _DEFAULT_NAME.fullmatch(name):
+        return
+    stem = name.rpartition(".")[0]
+    for other in (f"{stem}.override.{ending}" for ending in ("yaml", "yml")):
+        if os.path.isfile(os.path.join(directory, other)):
+            findings.warn(document, f"{other} beside it is not read, docker compose config makes one file of both")
 
 
 def _env_files(paths: Sequence[str], environment: Mapping[str, str], is_required: bool) -> dict[str, str]:
@@ -122,7 +139,7 @@ class _ComposeFile:
                 service, f"left out: none of its profiles ({shown}) is active, --profile makes one active"
             )
             return
-        platform = service.get("platform")
+        platform = self._find(service, "platform")
         platforms = None
         if platform is not None and self._text(platform):
             platforms = self._findings.platforms(self._replaced(platform))
@@ -165,11 +182,7 @@ class _ComposeFile:
                 raise extended.error(f"expected another service to extend, got {quoted(base)}")
             seen.add(mark)
             service = target
-        return (
-            Field(found.document, found.path, Node(here._text(found), found.node.line))
-            if (found is not None and found.text is not None)
-            else found
-        )
+        return found  # with its variables: the files of a project that services extend have the same
 
     def _include(self, entry: Field) -> None:
         self._findings.name_unknown(entry, _INCLUDE)
@@ -248,5 +261,5 @@ class _ComposeFile:
 
 def active_profiles(given: Sequence[str], environment: Mapping[str, str]) -> frozenset[str]:
     """Return the active profiles: those of the command line, and those in ``COMPOSE_PROFILES``."""
-    words = environment.get("COMPOSE_PROFILES", "").split(",")
+    words = environment.get(_PROFILES, "").split(",")
     return frozenset(word.strip() for word in (*given, *words) if word.strip())

@@ -15,6 +15,8 @@ from ociexport.transfer.lists.nodes import MAX_DEPTH, MAX_VALUES, Node, Place, n
 _NULL = "tag:yaml.org,2002:null"
 _OWN_TAGS = "tag:yaml.org,2002:"
 _MERGE = "<<"
+# Compose's tags, compose-spec 13-merge.md: a value as if it were not given, and one that is not merged with others.
+_RESET, _OVERRIDE = "!reset", "!override"
 
 
 def parse_yaml(text: str, place: Place, warnings: list[str]) -> list[Node]:
@@ -83,6 +85,8 @@ class _TreeBuilder:
         else:
             self._note_tag(event.tag, line)
             node = self._mapping(line, depth)
+        if getattr(event, "tag", None) == _RESET:
+            node = Node(None, line)
         self._verify_count(node.weight, line)
         if event.anchor:
             self._anchors[event.anchor] = node
@@ -119,7 +123,7 @@ class _TreeBuilder:
         return node_of_mapping(members, line)
 
     def _note_tag(self, tag: str | None, line: int) -> None:
-        if tag and tag != "!" and not (tag.startswith(_OWN_TAGS) and "/" not in tag):
+        if tag and tag not in ("!", _RESET, _OVERRIDE) and not (tag.startswith(_OWN_TAGS) and "/" not in tag):
             self._warnings.append(
                 f"{self._place.at(line)}: tag {quoted(tag)} is not understood, its value is read as if it had none"
             )

@@ -145,6 +145,45 @@ def test_include_and_extends(tmp_path: Path) -> None:
     ]
 
 
+def test_variables_are_replaced_once(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("TAG=1$$2\n")
+    found = compose(tmp_path, "services: {a: {image: 'a:$TAG'}, b: {image: 'b:$$TAG'}}\n")
+    assert lines(found) == []
+    assert [line.partition("got ")[2] for line in found.warnings] == ["'1$2'", "'$TAG'"]
+
+
+def test_profiles_of_the_env_file_are_active(tmp_path: Path) -> None:
+    """docs.docker.com, "Set or change pre-defined environment variables": the process's own takes precedence."""
+    (tmp_path / ".env").write_text("COMPOSE_PROFILES=debug\n")
+    assert "debug:1" in lines(compose(tmp_path, SERVICES))
+    assert "debug:1" not in lines(compose(tmp_path, SERVICES, COMPOSE_PROFILES=""))
+
+
+def test_an_extended_service_gives_its_platform(tmp_path: Path) -> None:
+    found = compose(tmp_path, "services: {a: {image: 'a:1', platform: linux/arm64}, b: {extends: a, image: 'b:1'}}\n")
+    assert lines(found) == ["a:1 platform=linux/arm64", "b:1 platform=linux/arm64"]
+
+
+def test_the_tags_of_compose(tmp_path: Path) -> None:
+    """compose-spec 13-merge.md: what has !reset counts as not given."""
+    text = "services:\n  a: {image: !reset null, build: !reset {context: .}}\n  b: {image: !override 'b:1'}\n"
+    found = compose(tmp_path, f"{text}  c: {{image: 'c:1', profiles: !reset []}}\n")
+    assert lines(found) == ["b:1", "c:1"]
+    assert [line.removeprefix(f"{tmp_path}/") for line in found.warnings] == [
+        "compose.yaml:2: services.a: expected an image or a build, there is neither"
+    ]
+
+
+def test_a_file_that_overrides_is_named(tmp_path: Path) -> None:
+    """docker compose reads it too, if no file is named to it."""
+    (tmp_path / "compose.override.yml").write_text("services: {a: {image: 'a:2'}}\n")
+    found = compose(tmp_path, "services: {a: {image: 'a:1'}}\n")
+    assert lines(found) == ["a:1"]
+    assert [line.removeprefix(f"{tmp_path}/") for line in found.warnings] == [
+        "compose.yaml:1: compose.override.yml beside it is not read, docker compose config makes one file of both"
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
