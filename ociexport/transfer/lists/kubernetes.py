@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 
-from ociexport.errors import InvalidReferenceError, printable
+from ociexport.errors import printable
 from ociexport.spec.lazy_dataclass import replace
-from ociexport.spec.reference import ImageReference, names_registry
 from ociexport.transfer.lists.entries import Findings
+from ociexport.transfer.lists.image_parts import IMAGE_KEY, is_full_name, read_parts, reads_like_image
 from ociexport.transfer.lists.nodes import Field
 
 # Where each kind of Kubernetes' own API has its PodSpec.
@@ -28,12 +28,13 @@ _POD_SPECS: dict[str, tuple[str, ...]] = {
 # The groups of Kubernetes' own API that have PodSpecs, and OpenShift's; `v1` has no group.
 _POD_GROUPS = frozenset({"", "apps", "batch", "extensions", "apps.openshift.io"})
 _CONTAINERS = ("initContainers", "containers", "ephemeralContainers")
-_IMAGE_KEY = re.compile(r"images?(?:url|name|ref|reference|pullspec)?$|images?$", re.IGNORECASE)
 # Keys beside an image that name something else about it.
 _NOT_IMAGES = frozenset({"imagePullPolicy", "imagePullSecrets", "imagePullSecret"})
 _TEMPLATE = re.compile(r"\{\{|\$\(|\$\{|###")
-_IN_ARGUMENT = re.compile(r"--?[A-Za-z0-9-]*image[A-Za-z0-9-]*=(\S+)", re.IGNORECASE)
-_ENVIRONMENT = re.compile(r"image", re.IGNORECASE)
+_ARGUMENT = re.compile(r"--?([A-Za-z0-9.-]+)=(\S+)")
+# A line of YAML in a text, as ConfigMaps have it.
+_IN_TEXT = re.compile(r"""^[ \t-]*["']?image["']?:[ \t]+["']?([^\s"',#]+)""", re.MULTILINE)
+_SAYS_IMAGE = re.compile(r"image", re.IGNORECASE)
 
 
 def is_kubernetes(document: Field) -> bool:
@@ -119,56 +120,55 @@ def read_maybes(item: Field, findings: Findings, taken: Collection[str] = (), *,
         taken: paths of the values that were read before.
         is_own: whether the object is one whose fields for images are known; other keys then say nothing.
     """
-    for key, field, parent in _walk(item, "", item, taken):
+    seen = set(taken)
+    for key, field, parent, is_in_images in _walk(item, "", item, seen):
         text = field.text
         if text is None:
             if not is_own and field.is_mapping:
-                _read_parts(key, field, findings)
+                read_parts(field, findings, seen, says_image=is_in_images or IMAGE_KEY.search(key) is not None)
             continue
-        says_image = not is_own and _IMAGE_KEY.search(key) is not None and key not in _NOT_IMAGES
+        says_image = not is_own and IMAGE_KEY.search(key) is not None and key not in _NOT_IMAGES
         variable = parent.get_text("name") if key == "value" else None
-        if _TEMPLATE.search(text):
+        if "\n" in text:
+            for found in _IN_TEXT.finditer(text):
+                if reads_like_image(found[1], may_be_bare=True):
+                    findings.image(field, found[1], is_sure=False, note="in a text")
+        elif _TEMPLATE.search(text):
             if says_image:
                 findings.warn(field, f"left out: it is a template, expected what it makes: {printable(text)}")
-        elif variable is not None and _ENVIRONMENT.search(variable) and _reads_like_image(text):
+        elif variable is not None and _SAYS_IMAGE.search(variable) and reads_like_image(text):
             findings.image(field, is_sure=False, note=f"the variable {printable(variable)}")
-        elif (argument := _IN_ARGUMENT.match(text)) is not None and _reads_like_image(argument[1]):
-            findings.image(field, argument[1], is_sure=False, note="an argument")
-        elif says_image and _reads_like_image(text, may_be_bare=True):
+        elif (argument := _in_argument(text)) is not None:
+            findings.image(field, argument, is_sure=False, note="an argument")
+        elif says_image and reads_like_image(text, may_be_bare=True):
             findings.image(field, is_sure=False)
         elif says_image:
             findings.warn(field, "left out: its key says image, its value is no reference")
+        elif not is_own and is_in_images and is_full_name(text):
+            findings.image(field, is_sure=False)
 
 
-def _read_parts(key: str, field: Field, findings: Findings) -> None:
-    """Add an image that is given in parts, as in the values of Helm charts: registry, repository, tag, digest."""
-    repository = field.get_text("repository")
-    if repository is None or not (_IMAGE_KEY.search(key) or field.get("tag") or field.get("digest")):
-        return
-    registry, tag, digest = (field.get_text(name) for name in ("registry", "tag", "digest"))
-    name = f"{registry}/{repository}" if registry else repository
-    text = f"{name}{f':{tag}' if tag else ''}{f'@{digest}' if digest else ''}"
-    if _reads_like_image(text, may_be_bare=True):
-        findings.image(field, text, is_sure=False, note="in parts")
-    else:
-        findings.warn(field, "left out: its parts are no reference")
+def _in_argument(text: str) -> str | None:
+    """Return the image that ``--option=image`` names; of an option that does not say image, only a full name."""
+    found = _ARGUMENT.match(text)
+    if found is None:
+        return None
+    is_image = reads_like_image(found[2]) if _SAYS_IMAGE.search(found[1]) else is_full_name(found[2])
+    return found[2] if is_image else None
 
 
-def _walk(field: Field, key: str, parent: Field, taken: Collection[str]) -> Iterator[tuple[str, Field, Field]]:
-    """Yield every value from ``field`` down that was not read: its key, which lists pass on, and its parent."""
+def _walk(
+    field: Field, key: str, parent: Field, taken: Collection[str], *, is_in_images: bool = False
+) -> Iterator[tuple[str, Field, Field, bool]]:
+    """Yield every value from ``field`` down that was not read: its key, which lists pass on, and its parent.
+
+    The last member is whether a key above says image.
+    """
     if field.path and field.path in taken:
         return
-    yield key, field, parent
+    yield key, field, parent, is_in_images
+    below = is_in_images or IMAGE_KEY.search(key) is not None
     for name, member in field.members():
-        yield from _walk(member, name, field, taken)
+        yield from _walk(member, name, field, taken, is_in_images=below)
     for element in field.elements():
-        yield from _walk(element, key, field, taken)
-
-
-def _reads_like_image(text: str, *, may_be_bare: bool = False) -> bool:
-    """Whether a text is a reference with a registry, a tag or a digest; of a key that says image, also a bare one."""
-    try:
-        ImageReference.parse(text)
-    except InvalidReferenceError:
-        return False
-    return may_be_bare or names_registry(text) or "@" in text or ":" in text
+        yield from _walk(element, key, field, taken, is_in_images=below)
