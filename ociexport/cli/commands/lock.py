@@ -42,11 +42,12 @@ def run(options: argparse.Namespace) -> int:
     progress = progress_from(options)
     if options.list is None:
         raise UsageError("lock: expected LIST, got none", hint="for example ociexport lock images.txt >images.lock")
-    with ListRun(options, progress) as listed:
-        return _lock_list(listed, options, progress)
+    opener = SourceOpener(options=registry_options_from(options), progress=progress)
+    with closing(opener), ListRun(options, progress, opener=opener) as listed:
+        return _lock_list(listed, options, opener, progress)
 
 
-def _lock_list(listed: ListRun, options: argparse.Namespace, progress: Progress) -> int:
+def _lock_list(listed: ListRun, options: argparse.Namespace, opener: SourceOpener, progress: Progress) -> int:
     epoch = source_date_epoch()
     time = datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if epoch is not None else None
     default = choice_from(options)
@@ -60,8 +61,7 @@ def _lock_list(listed: ListRun, options: argparse.Namespace, progress: Progress)
         except (OciexportError, OSError) as error:
             return error
 
-    opener = SourceOpener(options=registry_options_from(options), progress=progress)
-    with closing(opener), ThreadPoolExecutor(_WORKERS, thread_name_prefix="lock") as workers, starting_threads():
+    with ThreadPoolExecutor(_WORKERS, thread_name_prefix="lock") as workers, starting_threads():
         for entry, found in zip(listed.entries, workers.map(lock, listed.entries), strict=True):
             if isinstance(found, LockedImage):
                 sys.stdout.write(found.to_line())

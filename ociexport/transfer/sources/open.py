@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from typing import TYPE_CHECKING
 
-from ociexport.errors import DigestMismatchError, NotFoundError, UsageError, quoted
+from ociexport.errors import DigestMismatchError, NotFoundError, OciexportError, UsageError, quoted
 from ociexport.images.source import ImageSource, shared_name
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import replace
@@ -80,10 +80,13 @@ class SourceOpener:
         self._client: RegistryClient | None = None
         self._archives: dict[str, ArchiveMembers] = {}
         self._listed: dict[SourceName, ListedSource] = {}
+        self._opened_layouts: dict[str, int] = {}
         self._remote: dict[str, RemoteLayout] = {}
 
     def open(self, name: SourceName) -> ImageSource:
         """Return the source that ``name`` means; the caller closes it before this opener. Raises as `open_source`."""
+        if isinstance(name, LayoutName) and name.image is not None:
+            self._note_layout(name)
         if name in self._listed:
             return converting(self._listed[name], self._progress)
         if isinstance(name, ArchiveName) and name.path in self._archives:
@@ -143,12 +146,32 @@ class SourceOpener:
             return [name]
         if not everything and not any(called.full or called.tag for _, called in wanted) and self._is_one(name):
             return [name]
-        # A name of one entry needs no further search, which would read the index again for each image.
+        self._keep(name, sources, shown)
+        return [replace(name, image=image) for image in shown]
+
+    def _note_layout(self, name: LayoutName) -> None:
+        """Read the index of a layout for all its images once a second one is opened."""
+        with self._lock:
+            count = self._opened_layouts[name.path] = self._opened_layouts.get(name.path, 0) + 1
+            if count == 2 and name not in self._listed:
+                with suppress(OciexportError, OSError):  # opening the image says what is wrong
+                    images, sources = self._list_images(name)
+                    self._keep(name, sources, Counter(shown_name(*image) for image in images))
+
+    def _keep(
+        self, name: LayoutName | ArchiveName | RemoteLayoutName, sources: Sequence[ListedSource], shown: Counter[str]
+    ) -> None:
+        """Keep the sources of images by the names and digests that only one entry has.
+
+        These need no further search, which would read the index again for each image.
+        """
+        digests = Counter(source.descriptor.digest for source in sources)
         for source in sources:
-            called = shown_name(source.descriptor, source.image_name)
+            called, digest = shown_name(source.descriptor, source.image_name), source.descriptor.digest
             if shown[called] == 1:
                 self._listed[replace(name, image=called)] = source
-        return [replace(name, image=image) for image in shown]
+            if digests[digest] == 1:
+                self._listed[replace(name, image=f"@{digest}")] = source
 
     def _is_one(self, name: LayoutName | ArchiveName | RemoteLayoutName) -> bool:
         """Whether images without names are one image for several platforms, as crane writes them."""
