@@ -32,10 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "target",
         metavar="DST",
-        help="REGISTRY/NAME[:TAG], a layout ([oci:]DIR[:NAME]), an archive (FILE.tar, oci-archive:FILE[:NAME], "
-        "docker-archive:FILE[:REF], - for standard output), or dir:DIR",
+        help="REGISTRY/NAME[:TAG], a layout ([oci:]DIR[:NAME], s3://BUCKET/PATH[:NAME]), an archive (FILE.tar, "
+        "oci-archive:FILE[:NAME], docker-archive:FILE[:REF], - for standard output), or dir:DIR",
     )
-    add_push_arguments(parser)
+    add_push_arguments(parser, goes_anywhere=True)
     add_sending_arguments(parser)
     group = parser.add_argument_group("layouts and archives as destinations")
     group.add_argument("--decompress", action="store_true", help="store layers as plain tars")

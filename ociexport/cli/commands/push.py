@@ -61,12 +61,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_list_arguments(parser)
 
 
-def add_push_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that ``copy`` shares with `pull`."""
+def add_push_arguments(parser: argparse.ArgumentParser, *, goes_anywhere: bool = False) -> None:
+    """Add the options that ``copy`` shares with `pull`.
+
+    Args:
+        goes_anywhere: whether the destination may be something else than a registry.
+    """
+    default, is_default = ("all, with the published index", " (default)")
+    if goes_anywhere:
+        default, is_default = f"to a registry {default}; elsewhere this machine's", " (default to a registry)"
     add_several_platforms_arguments(
         parser,
-        "platforms to push; may be repeated (default: all, with the published index)",
-        "push every platform and attestation, keeping the published index unchanged (default)",
+        f"platforms to {'copy' if goes_anywhere else 'push'}; may be repeated (default: {default})",
+        f"{'copy' if goes_anywhere else 'push'} every platform and attestation, keeping the published index "
+        f"unchanged{is_default}",
     )
     parser.add_argument("--sparse", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument(
