@@ -2,6 +2,7 @@
 
 begins with { or [          JSON: an SBOM, a Kubernetes object, a list of names, or a lock file (JSON lines)
 key: value, - item, ---     YAML: each document by its apiVersion and kind, or by its members
+SPDXVersion:                an SBOM as tags and values
 anything else               one image a line
 """
 
@@ -80,7 +81,17 @@ class _ListParser:
             raise UsageError(
                 f"{self._place.file}: expected a list of images, got a template", hint="helm template makes YAML of it"
             )
-        if first.startswith(("{", "[")):
+        if first.startswith("<"):
+            raise UsageError(
+                f"{self._place.file}: expected a list of images, got XML",
+                hint="SBOMs are read as JSON, SPDX also in its tag-value form",
+            )
+        if first.startswith("SPDXVersion:"):
+            from ociexport.transfer.lists.sboms import read_spdx_tags  # noqa: PLC0415 - start-up: one format of many
+
+            self._findings.formats["SPDX"] = None
+            read_spdx_tags(self._text, self._place, self._findings)
+        elif first.startswith(("{", "[")):
             self._read_json(first)
         elif _YAML_LINE.match(first):
             self._read_yaml()

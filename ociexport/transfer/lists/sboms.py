@@ -1,10 +1,11 @@
-"""SBOMs: the images that a CycloneDX or SPDX document in JSON names by package URLs.
+"""SBOMs: the images that a CycloneDX or SPDX document names by package URLs.
 
 Spec: purl-spec types/oci-definition and types/docker-definition; CycloneDX 1.6; SPDX 2.3 and 3.0.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from urllib.parse import parse_qs, unquote
 
@@ -12,8 +13,10 @@ from ociexport.errors import InvalidDigestError, UsageError, quoted
 from ociexport.images.choose import PlatformChoice
 from ociexport.spec.digest import Digest
 from ociexport.transfer.lists.entries import Findings, choice_of
-from ociexport.transfer.lists.nodes import Field
+from ociexport.transfer.lists.nodes import Field, Node, Place
 
+# Spec: SPDX 2.3, 7.21 "External reference field".
+_PURL_TAG = re.compile(r"ExternalRef:\s*PACKAGE[-_]MANAGER\s+purl\s+(\S+)")
 _OCI, _DOCKER = "pkg:oci/", "pkg:docker/"
 _QUALIFIERS = frozenset({"repository_url", "tag", "arch", "os", "platform", "variant", "mediatype", "mediaType"})
 
@@ -87,6 +90,14 @@ def read_spdx(document: Field, findings: Findings) -> None:
         ):
             if url is not None and is_image_purl(url.text):
                 _add(url, findings)
+
+
+def read_spdx_tags(text: str, place: Place, findings: Findings) -> None:
+    """Add the images among the packages of an SPDX document in the form of tags and values."""
+    for number, line in enumerate(text.splitlines(), 1):
+        found = _PURL_TAG.match(line)
+        if found is not None and is_image_purl(found[1]):
+            _add(Field(place, "ExternalRef", Node(found[1], number)), findings)
 
 
 def is_image_purl(text: str | None) -> bool:
