@@ -64,7 +64,7 @@ def is_url_of_registry(text: str) -> bool:
         return True
     scheme, _, rest = text.partition("://")
     host, _, path = rest.partition("/")
-    if scheme not in ("http", "https") or re.search(r"(?:^|/)(?:[:@]|$)", path):
+    if scheme not in ("http", "https") or (path and re.search(r"(?:^|/)(?:[:@]|$)", path)):
         return False
     return host in _DOCKER_HUB_ALIASES or _REGISTRY_HOST.fullmatch(host.partition(":")[0]) is not None
 

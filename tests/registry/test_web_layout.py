@@ -64,7 +64,7 @@ def server(files: Path) -> Iterator[FileServer]:
         ("https://h/a%3Ab/l:1", "https://h/a%3Ab/l", "1"),
         ("https://registry.example/layout/:1", "https://registry.example/layout", "1"),
         ("https://registry.example/layout/", "https://registry.example/layout", None),
-        ("https://ghcr.io", "https://ghcr.io", None),
+        ("https://files.example", "https://files.example", None),
     ],
 )
 def test_a_url_ends_at_the_first_colon_of_its_path(text: str, path: str, image: str | None) -> None:

@@ -1,9 +1,10 @@
-"""How much a process reads."""
+"""How much a process reads, and what a layout remembers so that less is read."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 
 def bytes_read_by(act: Callable[[], object]) -> int:
@@ -19,3 +20,8 @@ def bytes_read_by(act: Callable[[], object]) -> int:
     before = bytes_so_far()
     act()
     return bytes_so_far() - before
+
+
+def own_files(layout: Path) -> set[str]:
+    """Return the names in a layout's own directory; empty without one."""
+    return {path.name for path in (layout / ".ociexport").glob("*")}

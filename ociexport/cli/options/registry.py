@@ -12,6 +12,9 @@ from ociexport.errors import UsageError, quoted
 from ociexport.registry.auth.credentials import parse_user_and_password
 from ociexport.registry.options import DEFAULT_OPTIONS, Credentials, Mirror, RegistryOptions
 
+# Where the options of a command line are kept once they are parsed.
+_PARSED = "parsed_registry_options"
+
 
 def add_registry_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options to ``parser``."""
@@ -95,11 +98,19 @@ def _add_patience_arguments(group: argparse._ArgumentGroup) -> None:
 
 
 def registry_options_from(options: argparse.Namespace) -> RegistryOptions:
-    """Return the options about registries.
+    """Return the options about registries; a password on standard input is read once for all calls.
 
     Raises:
         UsageError: options exclude each other.
     """
+    known: RegistryOptions | None = getattr(options, _PARSED, None)
+    if known is None:
+        known = _parse_registry_options(options)
+        setattr(options, _PARSED, known)
+    return known
+
+
+def _parse_registry_options(options: argparse.Namespace) -> RegistryOptions:
     if options.v1:
         leave_out_configured(options, "mirror")
     if options.v1 and options.mirror:
