@@ -1,4 +1,7 @@
-"""Threads: if the process or its user has reached the limit, the error is an `OciexportError`."""
+"""Threads: if the process or its user has reached the limit, the error is an `OciexportError`.
+
+And how long a thread has waited for a processor, which tells a busy machine from a slow network.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ociexport.errors import OciexportError
+
+# Nanoseconds running, nanoseconds waiting to run, turns. Spec: the kernel's Documentation/scheduler/sched-stats.rst.
+_SCHEDULER_STATISTICS = "/proc/thread-self/schedstat"
 
 _HINT = "see how many processes and threads this user may have: ulimit -u"
 
@@ -43,3 +49,12 @@ def starting_threads() -> Iterator[None]:
         if "can't start new thread" not in str(error):
             raise
         raise ThreadLimitError from error
+
+
+def processor_wait_seconds() -> float:
+    """Return how long this thread was ready to run while others had the processors; 0 if that is unknown."""
+    try:
+        with open(_SCHEDULER_STATISTICS, "rb", buffering=0) as file:
+            return int(file.read().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):  # another system, or a kernel without these statistics
+        return 0.0

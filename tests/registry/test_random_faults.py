@@ -40,6 +40,7 @@ def test_blob_survives_random_faults(seed: int, monkeypatch: pytest.MonkeyPatch)
     chance = random.Random(seed)
     monkeypatch.setattr(ranges, "_WORTHWHILE_SECONDS", chance.choice([0.0, 1.0]))
     monkeypatch.setattr(ranges, "_FAST_BYTES_PER_SECOND", math.inf)
+    monkeypatch.setattr(ranges, "_BUSY_SHARE", math.inf)
     content = chance.randbytes(chance.choice([1, 70_000, 3 * MIB, 40 * MIB]))
     with (
         FakeRegistry(address="127.0.0.2") as storage,

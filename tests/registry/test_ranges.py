@@ -39,6 +39,7 @@ BLOB = random.Random(1).randbytes(44 * MIB)
 def _any_connection_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranges, "_WORTHWHILE_SECONDS", 0.0)
     monkeypatch.setattr(ranges, "_FAST_BYTES_PER_SECOND", math.inf)
+    monkeypatch.setattr(ranges, "_BUSY_SHARE", math.inf)
 
 
 @contextmanager

@@ -151,6 +151,7 @@ def test_layer_over_several_connections_is_proven(
     """Its bytes are written to their places out of order, or wait in a ring."""
     monkeypatch.setattr(ranges, "_WORTHWHILE_SECONDS", 0.0)
     monkeypatch.setattr(ranges, "_FAST_BYTES_PER_SECOND", float("inf"))
+    monkeypatch.setattr(ranges, "_BUSY_SHARE", float("inf"))
     tar = tar_of([member("big", random.Random(3).randbytes(20 * MIB))])
     image = build_image([tar], edit_config=diff_ids_of([tar if is_right else TARS[0]]))
     reference = image.serve(registry, "library/app", "1")

@@ -3,7 +3,8 @@
 Some networks and registries limit the rate of each connection. A blob of a gigabyte then takes minutes while most of
 the bandwidth is unused. A large blob is first requested whole, and its rate is measured regularly. If the rate is too
 low, several threads fetch the rest in parts ahead of the reader, each over its own connection. The first connection is
-kept until the first part has arrived.
+kept until the first part has arrived. A rate that is low because the processors are busy is no reason: more threads
+would only compete with each other and with the server, if that is on this machine.
 
 If anything fails (the server refuses parts or the number of connections, or the disk is full), the reader continues
 over one connection from its current position. `parts.py` has the threads.
@@ -27,6 +28,7 @@ from ociexport.registry.download.parts import (
 from ociexport.registry.download.stream import BlobStream, OpenFrom, RemoteBlob
 from ociexport.registry.http.transport import Transport
 from ociexport.spec.digest import ByteStream
+from ociexport.system.threads import processor_wait_seconds
 
 # A smaller blob is complete before several connections are made.
 _MIN_BYTES = 16 * 1024 * 1024
@@ -35,6 +37,9 @@ _WORTHWHILE_SECONDS = 1.0
 # It is also fast enough at this rate, which most networks do not reach: the processor is then the limit, and several
 # threads would only compete for it.
 _FAST_BYTES_PER_SECOND = 100_000_000
+# A thread that has waited for a processor for this share of the time was slow because of that. On a busy machine a
+# connection limited to 20 MB/s had shares up to 0.2, and one that was not limited mostly 0.4 to 0.9.
+_BUSY_SHARE = 0.3
 # If only few spare connections are free, more are requested after each has brought this much.
 _WAITING_BYTES = 16 * 1024 * 1024
 # The first bytes may be in the kernel's buffers already, and then seem faster than they were. The next span to measure
@@ -61,8 +66,7 @@ class _LargeBlobStream:
 
     def __init__(self, blob: RemoteBlob, offset: int) -> None:
         self._blob = blob
-        self._seconds = 0.0
-        self._begin = offset
+        self._begin_span(offset)
         # The position at which the rate since `_begin` is computed next.
         self._look_at = offset + PART_BYTES
         self._writer: PlacingWriter | None = None
@@ -76,7 +80,7 @@ class _LargeBlobStream:
         def read_some(stream: BlobStream | StreamedParts | PlacedParts) -> bytes:
             if isinstance(stream, PlacedParts):
                 raise TypeError("read: expected a stream without write_to, got one that write_to has begun")
-            return stream.read(self._up_to_the_look(stream, size))
+            return self._receive(stream, size)
 
         while True:
             chunk = self._take(read_some)
@@ -90,7 +94,7 @@ class _LargeBlobStream:
         def write_some(stream: BlobStream | StreamedParts | PlacedParts) -> int:
             if isinstance(stream, PlacedParts):
                 return stream.take()
-            chunk = stream.read(self._up_to_the_look(stream, WRITTEN_AT_ONCE_BYTES))
+            chunk = self._receive(stream, WRITTEN_AT_ONCE_BYTES)
             if chunk:
                 writer.write(chunk)
             return len(chunk)
@@ -105,13 +109,11 @@ class _LargeBlobStream:
     def _take(self, take: Callable[[BlobStream | StreamedParts | PlacedParts], _Taken]) -> _Taken:
         """Return what ``take`` takes from the current stream; afterwards another stream may be the current one."""
         while True:
-            started = time.monotonic()
             try:
                 taken = take(self._stream)
             except PartsFailedError:
                 self._give_up_parts()
                 continue
-            self._seconds += time.monotonic() - started
             if self._kept is not None:
                 self._kept.close()
                 self._kept = None
@@ -124,7 +126,7 @@ class _LargeBlobStream:
         if self._stream.end == self._blob.size:
             return True
         self._stream.close()
-        self._begin, self._seconds = position, 0.0
+        self._begin_span(position)
         self._stream = self._open_parts(position) or self._open_rest(position)
         return False
 
@@ -134,10 +136,16 @@ class _LargeBlobStream:
         if self._kept is not None:
             self._kept.close()
 
-    def _up_to_the_look(self, stream: BlobStream | StreamedParts, size: int) -> int:
-        """Return how much of ``size`` may be read before the next measurement of the rate."""
+    def _receive(self, stream: BlobStream | StreamedParts, size: int) -> bytes:
+        """Return up to ``size`` bytes, none of those after the next measurement of the rate."""
         left = self._look_at - stream.position
-        return min(size, left) if isinstance(stream, BlobStream) and left > 0 else size
+        if isinstance(stream, BlobStream) and left > 0:
+            size = min(size, left)
+        started = time.monotonic()
+        chunk = stream.read(size)
+        # What the reader does between two reads may be slow: a disk, a check. Meanwhile the kernel receives more.
+        self._receiving_seconds += time.monotonic() - started
+        return chunk
 
     def _look(self) -> None:
         """Switch to several connections if the single one was slow and the rest is large enough."""
@@ -146,15 +154,24 @@ class _LargeBlobStream:
             return
         position = stream.position
         length, missing = position - self._begin, self._blob.size - position
-        rate = length / max(self._seconds, 1e-6)
-        self._begin, self._seconds = position, 0.0
+        rate = length / max(self._receiving_seconds, 1e-6)
+        busy_share = (processor_wait_seconds() - self._waited_before) / (time.monotonic() - self._begun_at)
+        self._begin_span(position)
         if rate > _FAST_BYTES_PER_SECOND or missing / rate < _WORTHWHILE_SECONDS or missing < 2 * PART_BYTES:
             self._look_at = position + min(length * _GROWTH, _MAX_UNSEEN_BYTES)
+            return
+        if busy_share > _BUSY_SHARE:
+            self._look_at = position + _WAITING_BYTES
             return
         # The patience is limited: a server that sends one body at a time would first wait for the end of this one.
         parts = self._open_parts(position, patience_seconds=_FIRST_PART_SECONDS)
         if parts is not None:
             self._kept, self._stream = stream, parts
+
+    def _begin_span(self, position: int) -> None:
+        """Measure the rate from here on."""
+        self._begin, self._receiving_seconds = position, 0.0
+        self._begun_at, self._waited_before = time.monotonic(), processor_wait_seconds()
 
     def _open_parts(
         self, position: int, *, patience_seconds: float | None = None
