@@ -270,7 +270,7 @@ class RegistrySession:
             authorization = self._authorization(access)
             if authorization is None:
                 raise
-        return self._send_again_if_refused(replace(request, authorization=authorization), access)
+        return self._send_again_if_refused(replace(request, authorization=authorization, on_answer=None), access)
 
     def _send_again_if_refused(self, request: WireRequest, access: Access) -> Answer:
         """Return the answer to ``request``, with a new token if the server refuses the one it had.
@@ -303,7 +303,7 @@ class RegistrySession:
             if authorization is None or authorization == request.authorization:
                 raise refusal
             self._is_known.set()
-            request = replace(request, authorization=authorization)
+            request = replace(request, authorization=authorization, on_answer=None)
             answer = self._transport.send(request)
         if answer.status == 401:
             raise answer.error()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from ociexport.errors import AuthenticationError, RegistryNotFoundError, TransferError
 from ociexport.registry.options import Credentials, RegistryOptions
 from ociexport.spec import mediatypes
+from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.reference import ImageReference
 from tests.support.fake_registry import FakeRegistry, Fault
 from tests.support.registry_image import open_registry_source
@@ -21,7 +23,7 @@ ALICE = Credentials("alice", "secret")
 
 def _fetch(registry: FakeRegistry, **options: object) -> bytes:
     registry.add_manifest("team/app", "1", MANIFEST, mediatypes.OCI_MANIFEST)
-    settings = RegistryOptions(retry_delay_seconds=0, retry_times=1, **options)  # type: ignore[arg-type]
+    settings = RegistryOptions(**{"retry_delay_seconds": 0, "retry_times": 1, **options})  # type: ignore[arg-type]
     source = open_registry_source(ImageReference.parse(f"{registry.host}/team/app:1"), options=settings)
     try:
         return source.fetch_manifest().raw
@@ -106,6 +108,27 @@ def test_first_request_that_fails_for_the_moment_is_repeated() -> None:
         registry.misbehave(PATH, Fault(status=503), times=1)
         assert _fetch(registry) == MANIFEST
         assert registry.paths() == [PATH, PATH]
+
+
+def test_request_with_the_token_is_repeated_after_a_reset() -> None:
+    """The server has answered with its challenge, so it is there."""
+    with FakeRegistry(auth="bearer") as registry:
+        reset = Fault(reset_after=-1)
+        registry.misbehave(PATH, reset, when=lambda request: "authorization" in request.headers, times=2)
+        assert _fetch(registry, retry_times=2) == MANIFEST
+        assert registry.paths() == [PATH, "/token", PATH, PATH, PATH]
+
+
+def test_first_request_that_is_redirected_is_repeated_after_a_reset_there() -> None:
+    """The registry has answered with the redirect, so it is there."""
+    with FakeRegistry(address="127.0.0.2") as storage, FakeRegistry(redirect_to=storage) as registry:
+        storage.misbehave("/storage/", Fault(reset_after=-1), times=2)
+        descriptor = Descriptor(mediatypes.OCI_LAYER, registry.add_blob(b"layer"), 5)
+        options = RegistryOptions(retry_delay_seconds=0, retry_times=2)
+        source = open_registry_source(ImageReference.parse(f"{registry.host}/team/app:1"), options=options)
+        with closing(source), closing(source.open_blob(descriptor)) as stream:
+            assert stream.read(5) == b"layer"
+        assert "/v2/" not in registry.paths()
 
 
 def test_token_service_without_https_gets_no_credentials_from_a_registry_with_https(tmp_path: Path) -> None:

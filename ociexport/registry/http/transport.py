@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Callable
 
 import requests
 
@@ -94,14 +95,18 @@ class Transport:
         """
         attempt = 0
         has_answered = request.on_answer is None
+
+        def answered(status: int) -> None:
+            nonlocal has_answered
+            has_answered = True
+            if request.on_answer is not None:
+                request.on_answer(status)
+
         while True:
             attempt += 1
             asked_seconds = None
             try:
-                answer = self._send_following(request)
-                has_answered = True
-                if request.on_answer is not None:
-                    request.on_answer(answer.status)
+                answer = self._send_following(request, answered)
                 if answer.status in request.accepted:
                     answer.read_document()
                     return answer
@@ -146,8 +151,8 @@ class Transport:
             for adapter in self._adapters.values():
                 adapter.close()
 
-    def _send_following(self, request: WireRequest) -> Answer:
-        """Send ``request`` and follow its redirects."""
+    def _send_following(self, request: WireRequest, answered: Callable[[int], None]) -> Answer:
+        """Send ``request`` and follow its redirects; call ``answered`` with the status that its own server answers."""
         home = url = request.url
         sender = home if request.sent_by is None else request.sent_by
         nearest = Nearness.MULTICAST if request.sent_by is None else self._nearness_of(sender)
@@ -155,6 +160,8 @@ class Transport:
             # The sender's own address is not limited here; `SeenAddresses` keeps its name from coming nearer later.
             limit = Nearness.MULTICAST if url.origin == sender.origin else nearest
             answer = self._send_once(request, home, url, limit)
+            if url is home:
+                answered(answer.status)
             locations = answer.header_values("Location")
             if answer.status not in _REDIRECT_STATUSES or not locations:
                 return answer
