@@ -108,8 +108,10 @@ def pull_list(
             progress=report.progress if executor is None else SILENT,
             opener=sources,
         )
+        # Without a name of its own, it would be closed before the handler below, and wait for all that has begun.
+        told = outcomes_of(outcomes, executor)
         try:
-            for outcome in outcomes_of(outcomes, executor):
+            for outcome in told:
                 entry = entries[outcome.position]
                 if outcome.result is not None:
                     report.add(outcome.result)
