@@ -64,6 +64,13 @@ class LayoutDirectory:
         except (OSError, InvalidImageError):
             return False
 
+    def is_own(self) -> bool:
+        """Whether the directory exists and belongs to the user of this process."""
+        try:
+            return os.stat(self.path).st_uid == os.geteuid()
+        except OSError:
+            return False
+
     def status(self, name: str) -> os.stat_result:
         """Return the status of a name; a link is not followed.
 

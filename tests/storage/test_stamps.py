@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import tracemalloc
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +17,7 @@ from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest
 from ociexport.spec.platforms import parse_platform
 from ociexport.storage.layout.layout import ImageLayout
-from ociexport.storage.layout.stamps import MIN_STAMPED_BYTES, STAMPS_FILE, BlobStamp
+from ociexport.storage.layout.stamps import MIN_STAMPED_BYTES, STAMPS_FILE, BlobStamp, BlobStamps
 from ociexport.transfer.pull import pull
 from ociexport.verification.verify import verify
 from tests.support.memory_source import MemorySource, member, tar_of
@@ -189,3 +191,64 @@ def test_damage_that_keeps_a_stamp_is_seen_by_all_that_read(tmp_path: Path) -> N
     pull(source, tmp_path / "layout", platform=AMD64, recheck=True)
     assert path.read_bytes() == tar
     assert verify(tmp_path / "layout").is_right
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_root_leaves_nothing_in_the_layout_of_another_user(tmp_path: Path) -> None:
+    """Otherwise a directory of root's stays there, and the user's next pull can write nothing in it."""
+    source = MemorySource([tar_of([member("f", CONTENT * 2)])], compress=bytes)
+    for _ in range(2):
+        pull(source, tmp_path / "layout", platform=AMD64)
+        if not (tmp_path / "layout" / ".ociexport").exists():
+            continue
+        (tmp_path / "layout" / STAMPS_FILE).unlink()
+        (tmp_path / "layout" / ".ociexport").rmdir()
+        os.chown(tmp_path / "layout", 12345, 12345)
+    assert not (tmp_path / "layout" / ".ociexport").exists()
+
+
+@pytest.mark.parametrize(("count", "most"), [(100, 200), (2000, 200)])
+def test_calls_for_a_new_stamp_do_not_grow_with_the_number_of_stamps(
+    layout: ImageLayout, count: int, most: int
+) -> None:
+    """A thousand pulls one after the other would otherwise look for a million files."""
+    stamps = BlobStamps(layout.directory)
+    directory = Path(layout.blob_path(BLOB.digest)).parent
+    digests = [Digest.of(b"%d" % number) for number in range(count)]
+    for digest in digests:
+        os.link(layout.blob_path(BLOB.digest), directory / digest.encoded)
+    for digest in digests:
+        stamps.add(digest, os.stat(directory / digest.encoded))
+    stamps.save()
+    os.utime(directory / digests[0].encoded)
+    stamps.add(digests[0], os.stat(directory / digests[0].encoded))
+    calls = _system_calls_of(stamps.save) + _system_calls_of(stamps.forget_removed)
+    assert calls <= most
+    assert len(stamps_of(layout).read_text().splitlines()) == count + 2
+
+
+def _system_calls_of(action: Callable[[], object]) -> int:
+    """How often ``action`` calls functions of the operating system."""
+    calls = 0
+
+    def count(frame: object, event: str, called: object) -> None:
+        nonlocal calls
+        calls += event == "c_call" and getattr(called, "__module__", None) == "posix"
+
+    sys.setprofile(count)
+    try:
+        action()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_file_of_lines_that_are_too_short_takes_no_memory(layout: ImageLayout) -> None:
+    """A layout from elsewhere may bring a file of millions of empty lines."""
+    stamps_of(layout).write_bytes(b"ociexport verified 1\n" + b"\n" * 20_000_000)
+    tracemalloc.start()
+    try:
+        assert is_read(layout)
+        assert tracemalloc.get_traced_memory()[1] < 50 * 1024 * 1024
+    finally:
+        tracemalloc.stop()

@@ -71,8 +71,11 @@ class LayerIndexes:
         """Return the state of a layer's blob before it is read; None if no index of it should be written."""
         with suppress(OSError, InvalidImageError):
             status = self._status(layer)
-            is_own = os.stat(self._directory.path).st_uid == os.geteuid()
-            if is_own and status.st_size >= MIN_INDEXED_BYTES and os.access(self._directory.path, os.W_OK):
+            if (
+                self._directory.is_own()
+                and status.st_size >= MIN_INDEXED_BYTES
+                and os.access(self._directory.path, os.W_OK)
+            ):
                 return BlobStamp.of(status)
         return None
 
@@ -113,8 +116,7 @@ def _file_of(diff_id: Digest) -> str:
 
 def forget_removed_layers(directory: LayoutDirectory, stamps: BlobStamps) -> None:
     """Remove the indexes of layers that are gone; only for the single user of the layout."""
-    known = {one.index_name.diff_id for one in stamps.remembered().values() if one.index_name is not None}
-    kept = set(map(_file_of, known))
+    kept = set(map(_file_of, stamps.indexed_layers()))
     for name in directory.list_names(INDEXES_DIRECTORY):
         if f"{INDEXES_DIRECTORY}/{name}" not in kept:
             directory.remove(f"{INDEXES_DIRECTORY}/{name}")

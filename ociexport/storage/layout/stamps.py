@@ -12,6 +12,7 @@ since reading them takes less time than keeping stamps, and a layout of small bl
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -22,15 +23,15 @@ from typing import NamedTuple
 from ociexport.errors import InvalidDigestError, InvalidImageError
 from ociexport.spec.digest import Digest
 from ociexport.spec.numerals import number_in
-from ociexport.storage.layout.blobs import OWN_DIRECTORY, blob_name
+from ociexport.storage.layout.blobs import BLOBS_DIRECTORY, OWN_DIRECTORY, blob_name
 from ociexport.storage.layout_directory import LayoutDirectory
 
 STAMPS_FILE = f"{OWN_DIRECTORY}/verified"
 # SHA-256 of this takes a quarter of a millisecond.
 MIN_STAMPED_BYTES = 256 * 1024
 _HEAD = b"ociexport verified 1\n"
-# Room for the stamps of two million blobs.
-_MAX_BYTES = 256 * 1024 * 1024
+# Room for the stamps of 400,000 blobs. A line has at least a digest and four numbers.
+_MAX_BYTES, _MIN_LINE_BYTES = 64 * 1024 * 1024, 72
 # The kernel's clock for files has ticks of up to 10 ms. Waiting longer would not help on file systems whose times are
 # in whole seconds; there, what was just written is read again once.
 _MAX_TICK_SECONDS = 0.02
@@ -78,6 +79,25 @@ class KnownBlob(NamedTuple):
     index_name: IndexName | None = None
 
 
+class _Stored(NamedTuple):
+    """The lines of the file, which are parsed when they are needed: 10,000 take a tenth of a second.
+
+    Args:
+        lines: what follows the digest, by the digest's text.
+        written_ns: when the file was written.
+    """
+
+    lines: dict[str, str]
+    written_ns: int
+
+    def get(self, digest: Digest) -> KnownBlob | None:
+        """Return what is remembered of a blob; None if that is nothing, or not to be trusted."""
+        known = _parse(self.lines.get(str(digest), ""))
+        if known is None or max(known.stamp.mtime_ns, known.stamp.ctime_ns) >= self.written_ns:
+            return None
+        return known
+
+
 class BlobStamps:
     """The stamps of one layout; several threads may use them.
 
@@ -89,9 +109,9 @@ class BlobStamps:
     def __init__(self, directory: LayoutDirectory, *, recheck: bool = False) -> None:
         self._directory = directory
         self._lock = threading.Lock()
-        # As read from the file, without those that are not trusted; None before it is read.
+        # As read from the file; None before it is read.
         self._recheck = recheck
-        self._stored: dict[Digest, KnownBlob] | None = None
+        self._stored: _Stored | None = None
         # Verified by this process.
         self._new: dict[Digest, KnownBlob] = {}
 
@@ -117,46 +137,72 @@ class BlobStamps:
             return new
         if stamp.size >= MIN_STAMPED_BYTES:
             if self._stored is None:
-                self._stored = {} if self._recheck else self._read()
+                self._stored = _Stored({}, 0) if self._recheck else self._read()
             stored = self._stored.get(digest)
             if stored is not None and stored.stamp == stamp:
                 return stored
         return new if new is not None and new.stamp == stamp else None
 
     def save(self) -> None:
-        """Write what was verified since the last call; without any, do nothing. An error of the disk is ignored."""
+        """Write what was verified since the last call; without any, do nothing. An error of the disk is ignored.
+
+        Only the owner of a layout writes stamps, so that root leaves no directory of its own in the layout of another
+        user, who could then write nothing more.
+        """
         with self._lock:
             self._stored = None
             verified, self._new = self._new, {}
             new = {digest: known for digest, known in verified.items() if known.stamp.size >= MIN_STAMPED_BYTES}
-            if not new:
+            if not new or not self._directory.is_own():
                 return
             stored = self._read()  # again, since another process may have added some
+            before = {digest: stored.get(digest) for digest in new}
             for digest, known in new.items():
-                before = stored.get(digest)
-                if before is not None and before.stamp == known.stamp and known.index_name is None:
-                    new[digest] = before
-            if all(stored.get(digest) == known for digest, known in new.items()):
+                earlier = before[digest]
+                if earlier is not None and earlier.stamp == known.stamp and known.index_name is None:
+                    new[digest] = earlier
+            if before == new:
                 return
-            stored.update(new)
-            kept = {digest: known for digest, known in stored.items() if self._directory.has(blob_name(digest))}
             newest_ns = max(max(known.stamp.mtime_ns, known.stamp.ctime_ns) for known in new.values())
             with suppress(OSError, InvalidImageError):
+                lines = {**self._kept(stored), **{str(digest): _line_of(known) for digest, known in new.items()}}
                 self._wait_for_tick(newest_ns)
-                content = _HEAD + b"".join(_line_of(digest, known) for digest, known in kept.items())
+                content = _HEAD + "".join(f"{digest} {line}\n" for digest, line in lines.items()).encode()
                 self._directory.write_file(STAMPS_FILE, content, aside=OWN_DIRECTORY, mode=0o600)
 
-    def remembered(self) -> dict[Digest, KnownBlob]:
-        """Return what earlier runs left of blobs that still exist, whether their files changed or not."""
+    def _kept(self, stored: _Stored) -> dict[str, str]:
+        """Return the trusted lines of blobs that still exist; their directories are listed, which is fast."""
+        existing: set[str] = set()
+        for algorithm in self._directory.list_names(BLOBS_DIRECTORY) if stored.lines else ():
+            with suppress(OSError, InvalidImageError):
+                names = self._directory.list_names(f"{BLOBS_DIRECTORY}/{algorithm}")
+                existing.update(f"{algorithm}:{name}" for name in names)
+        return {
+            digest: line
+            for digest, line in stored.lines.items()
+            if digest in existing and _newest_ns(line) < stored.written_ns
+        }
+
+    def indexed_layers(self) -> set[Digest]:
+        """Return the diff_ids of the layers with an index whose blobs exist, whether their files changed or not."""
         with self._lock:
             stored = self._read()
-        return {digest: known for digest, known in stored.items() if self._directory.has(blob_name(digest))}
+            with suppress(OSError, InvalidImageError):
+                lines = [line for line in self._kept(stored).values() if line.count(" ") >= len(BlobStamp._fields)]
+                found = [known.index_name for known in map(_parse, lines) if known is not None]
+                return {name.diff_id for name in found if name is not None}
+        return set()
 
     def forget_removed(self) -> None:
         """Remove the file if none of its blobs is left."""
         with suppress(OSError, InvalidImageError):
-            if self._directory.has(STAMPS_FILE) and not self.remembered():
+            if self._directory.has(STAMPS_FILE) and not any(map(self._exists, self._read().lines)):
                 self._directory.remove(STAMPS_FILE)
+
+    def _exists(self, digest: str) -> bool:
+        with suppress(InvalidDigestError):
+            return self._directory.has(blob_name(Digest.parse(digest)))
+        return False
 
     def _wait_for_tick(self, newest_ns: int) -> None:
         """Wait until the file system's clock is past ``newest_ns``, but not long."""
@@ -164,39 +210,43 @@ class BlobStamps:
         while time.monotonic() < end and _file_clock_ns() <= newest_ns:
             time.sleep(0.001)
 
-    def _read(self) -> dict[Digest, KnownBlob]:
-        """Return the trusted stamps; none if the file is missing, damaged, or could be written by another user."""
+    def _read(self) -> _Stored:
+        """Return the stamps; none if the file is missing, damaged, or could be written by another user."""
+        nothing = _Stored({}, 0)
         try:
             with self._directory.open_file(STAMPS_FILE) as file:
                 status = os.fstat(file.fileno())
-                content = file.read(_MAX_BYTES) or b""
+                content = (file.read(status.st_size) or b"") if status.st_size <= _MAX_BYTES else b""
         except (OSError, InvalidImageError):
-            return {}
+            return nothing
         if status.st_uid != os.geteuid() or status.st_mode & 0o022 or not content.startswith(_HEAD):
-            return {}
-        found = filter(None, map(_parse_line, content.decode("ascii", "replace").split("\n")[1:-1]))
-        return {
-            digest: known
-            for digest, known in found
-            if max(known.stamp.mtime_ns, known.stamp.ctime_ns) < status.st_mtime_ns
-        }
+            return nothing
+        if content.count(b"\n") > len(content) // _MIN_LINE_BYTES + 1:  # not ours: the lines would take much memory
+            return nothing
+        lines = content.decode("ascii", "replace").split("\n")[1:-1]
+        return _Stored(dict(line.split(" ", 1) for line in lines if " " in line), status.st_mtime_ns)
 
 
-def _line_of(digest: Digest, known: KnownBlob) -> bytes:
-    return " ".join(map(str, (digest, *known.stamp, *(known.index_name or ())))).encode() + b"\n"
+def _line_of(known: KnownBlob) -> str:
+    return " ".join(map(str, (*known.stamp, *(known.index_name or ()))))
 
 
-def _parse_line(line: str) -> tuple[Digest, KnownBlob] | None:
-    digest, *fields = line.split(" ")
+def _parse(line: str) -> KnownBlob | None:
+    fields = line.split(" ")
     count = len(BlobStamp._fields)
     numbers = [number for number in map(number_in, fields[:count]) if number is not None]
     names = fields[count:]
     if len(numbers) != count or len(names) not in (0, len(IndexName._fields)):
         return None
     with suppress(InvalidDigestError):
-        index = IndexName(*map(Digest.parse, names)) if names else None
-        return Digest.parse(digest), KnownBlob(BlobStamp(*numbers), index)
+        return KnownBlob(BlobStamp(*numbers), IndexName(*map(Digest.parse, names)) if names else None)
     return None
+
+
+def _newest_ns(line: str) -> float:
+    """Return the later of both times in a line; infinity if there are none."""
+    times = [number for number in map(number_in, line.split(" ")[2:4]) if number is not None]
+    return max(times) if len(times) == 2 else math.inf
 
 
 def _file_clock_ns() -> int:
