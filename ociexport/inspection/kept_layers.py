@@ -3,49 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol, runtime_checkable
 
-from ociexport.images.source import innermost
 from ociexport.inspection.access import Subject, identity_of
 from ociexport.layers.apply import LayerApplier
 from ociexport.layers.change_index import LayerIndex, dump_index, load_index
-from ociexport.layers.limits import Limits
 from ociexport.layers.record import SummingRecorder
-from ociexport.layers.whiteouts import AUFS_LINKS
 from ociexport.spec.config import Layer
 from ociexport.spec.digest import Digest
-from ociexport.storage.layout.layer_indexes import LayerIndexes, NewIndex
+from ociexport.storage.layout.layer_indexes import NewIndex, indexes_for
 from ociexport.storage.layout.stamps import BlobStamp
-
-
-@runtime_checkable
-class _Listed(Protocol):
-    @property
-    def blobs(self) -> object: ...
-
-
-@runtime_checkable
-class _Indexed(Protocol):
-    @property
-    def layer_indexes(self) -> LayerIndexes: ...
 
 
 class KeptLayers:
     """Reads the changes of an image's layers, where possible from indexes.
 
     Args:
-        subject: the image; only one in a layout has indexes. Other limits than the default ones are compared with what
-            is in the layers themselves, so these are read then.
+        subject: the image; only one in a layout has indexes.
     """
 
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
-        source = innermost(subject.source)
-        store = source.blobs if isinstance(source, _Listed) else None
         self._known: set[tuple[Digest, Digest]] = set()
-        self._indexes: LayerIndexes | None = None
-        if isinstance(store, _Indexed) and subject.access.limits == Limits():
-            self._indexes = store.layer_indexes
+        self._indexes = indexes_for(subject.source, subject.access.limits)
 
     def apply(self, layers: Sequence[Layer], applier: LayerApplier, recorder: SummingRecorder, *, doing: str) -> None:
         """Add the changes of ``layers`` to ``recorder``, in this order; the layers that are read are verified.
@@ -66,7 +45,8 @@ class KeptLayers:
             self._read(waiting, applier, recorder, doing)
             waiting = []
             self._known.add(identity_of(layer))
-            _take(index, applier, recorder)
+            index.count_in(applier)
+            recorder.add_layer(index.changes, index.checksums)
             self._subject.access.limits.verify_totals(applier.entries, applier.tar_bytes)
         self._read(waiting, applier, recorder, doing)
 
@@ -88,14 +68,6 @@ class KeptLayers:
         if indexes is not None:
             made = map(LayerIndex, recorder.changes[first:], recorder.checksums[first:])
             indexes.write(_new_indexes(begun, made))
-
-
-def _take(index: LayerIndex, applier: LayerApplier, recorder: SummingRecorder) -> None:
-    applier.entries += len(index.changes)
-    applier.tar_bytes += sum(change.entry.size for change in index.changes if change.entry is not None)
-    recorder.add_layer(index.changes, index.checksums)
-    if any(change.path.startswith(AUFS_LINKS) for change in index.changes):
-        applier.has_aufs_links = True
 
 
 def _new_indexes(begun: Iterable[tuple[Layer, BlobStamp | None]], made: Iterable[LayerIndex]) -> Iterator[NewIndex]:

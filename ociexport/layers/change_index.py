@@ -3,16 +3,18 @@
 All numbers are columns and all names are one text, so reading 100,000 changes takes a tenth of a second::
 
     head     JSON: "version", "count" of changes, "sizes" of the sections, "kinds" of changes and "types" of entries by
-             their numbers, "xattrs" [position, {name: value}], names and values in Latin-1; then a newline
+             their numbers, "xattrs" [position, {name: value}], names and values in Latin-1, "segments" [number of the
+             file, [offset, bytes, …]] of sparse files if digests are known; then a newline
     kinds    one byte for each change: its place in "kinds"
     types    one byte for each change: place in "types", 255 without an entry
     names    paths, with NUL between them; they contain no NUL
     links    the link targets of entries, or the targets of hard links, in the same form
     numbers  columns of signed 64-bit little-endian numbers: mode, uid, gid, size, mtime_ns, atime_ns, major, minor
     sums     the CRC-32 of the stored data of each file, in the same form
+    digests  the SHA-256 of the same data, 32 bytes for each file; empty if it is not known ("has_digests")
 
 An index is read only if its digest is the one that was remembered, see `storage/layout/layer_indexes.py`, so it is what
-this code wrote. Segments of sparse files are not kept.
+this code wrote.
 """
 
 from __future__ import annotations
@@ -20,14 +22,20 @@ from __future__ import annotations
 import json
 import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from ociexport.layers.apply import LayerApplier
 from ociexport.layers.paths import ImagePath
 from ociexport.layers.record import ChangeKind, LayerChange
 from ociexport.layers.tar.reader import Entry, EntryType
+from ociexport.layers.tar.sparse import SparseSegments
+from ociexport.layers.whiteouts import AUFS_LINKS
 
-_VERSION = 1
+DIGEST_BYTES = 32
+_VERSION = 2
+# Of a layer with more of them the digests are not kept.
+_MAX_SEGMENTS = 100_000
 _KINDS = tuple(ChangeKind)
 _TYPES = tuple(EntryType)
 _NO_TYPE = 255
@@ -42,10 +50,21 @@ class LayerIndex(NamedTuple):
     Args:
         changes: in the order of the tar.
         checksums: CRC-32 of the stored data of each file, in the same order.
+        digests: SHA-256 of the same, one after the other; None if not known.
+        segments: of the sparse files, by the number of the file from 0, if the digests are known.
     """
 
     changes: Sequence[LayerChange]
     checksums: Sequence[int]
+    digests: bytes | None = None
+    segments: Mapping[int, SparseSegments] = {}
+
+    def count_in(self, applier: LayerApplier) -> None:
+        """Count the layer as read by ``applier``."""
+        applier.entries += len(self.changes)
+        applier.tar_bytes += sum(change.entry.size for change in self.changes if change.entry is not None)
+        if any(change.path.startswith(AUFS_LINKS) for change in self.changes):
+            applier.has_aufs_links = True
 
 
 def dump_index(index: LayerIndex) -> bytes | None:
@@ -70,6 +89,7 @@ def dump_index(index: LayerIndex) -> bytes | None:
     if sys.byteorder != "little":
         for column in columns:
             column.byteswap()
+    has_digests = index.digests is not None and sum(map(len, index.segments.values())) <= _MAX_SEGMENTS
     sections = (
         bytes(map(_KINDS.index, (change.kind for change in changes))),
         bytes(_NO_TYPE if entry is None else _TYPES.index(entry.type) for entry in entries),
@@ -77,6 +97,7 @@ def dump_index(index: LayerIndex) -> bytes | None:
         b"\0".join(change.target if change.entry is None else change.entry.link_name for change in changes),
         b"".join(column.tobytes() for column in columns[:-1]),
         columns[-1].tobytes(),
+        index.digests if index.digests is not None and has_digests else b"",
     )
     head = {
         "version": _VERSION,
@@ -88,6 +109,12 @@ def dump_index(index: LayerIndex) -> bytes | None:
             (position, {name.decode("latin-1"): value.decode("latin-1") for name, value in entry.xattrs.items()})
             for position, entry in enumerate(entries)
             if entry is not None and entry.xattrs
+        ],
+        "has_digests": has_digests,
+        "segments": [
+            (number, [value for segment in segments for value in segment])
+            for number, segments in index.segments.items()
+            if has_digests
         ],
     }
     return json.dumps(head, separators=(",", ":")).encode() + b"\n" + b"".join(sections)
@@ -107,9 +134,10 @@ def load_index(content: bytes) -> LayerIndex | None:
     for size in head["sizes"]:
         sections.append(content[position : position + size])
         position += size
-    kinds, types, names, links, numbers, sums = sections
+    kinds, types, names, links, numbers, sums, digests = sections
+    more = (digests, dict(_load_segments(head["segments"]))) if head["has_digests"] else (None, {})
     if not head["count"]:
-        return LayerIndex([], _column(sums))
+        return LayerIndex([], _column(sums), *more)
     xattrs = {
         position: {name.encode("latin-1"): value.encode("latin-1") for name, value in found.items()}
         for position, found in head["xattrs"]
@@ -138,7 +166,15 @@ def load_index(content: bytes) -> LayerIndex | None:
             None,
         )
         add(LayerChange(_KINDS[kind], ImagePath(path), entry))
-    return LayerIndex(changes, _column(sums))
+    return LayerIndex(changes, _column(sums), *more)
+
+
+def _load_segments(found: Sequence[tuple[int, Sequence[int]]]) -> Iterator[tuple[int, SparseSegments]]:
+    for number, values in found:
+        segments = SparseSegments()
+        for offset, count in zip(values[::2], values[1::2], strict=True):
+            segments.add(offset, count)
+        yield number, segments
 
 
 def _columns(numbers: bytes) -> Sequence[array[int]]:

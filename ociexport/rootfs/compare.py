@@ -16,9 +16,8 @@ from typing import NamedTuple
 from ociexport.errors import counted
 from ociexport.images.resolve import read_layers, resolve_manifest
 from ociexport.images.source import ImageSource
-from ociexport.layers.apply import LayerApplier
 from ociexport.layers.limits import Limits, NameBudget
-from ociexport.layers.losses import Losses, is_foreign_xattr
+from ociexport.layers.losses import is_foreign_xattr
 from ociexport.layers.memory_tree import MemoryDirectory, MemoryFile, MemoryTree
 from ociexport.layers.tar.reader import DEVICE_TYPES, FILE_FORMATS, Entry, EntryType
 from ociexport.rootfs.contents import ContentTree
@@ -28,6 +27,7 @@ from ociexport.rootfs.disk.readable import TreeReadError, made_readable, naming_
 from ociexport.rootfs.disk.trial import MetadataTrial, TriedMetadata, may_make_devices
 from ociexport.rootfs.disk.walk import Descent
 from ociexport.rootfs.disk.xattrs import read_xattrs
+from ociexport.rootfs.kept_contents import RecordedTree, apply_layers
 from ociexport.spec.descriptor import Platform
 from ociexport.system.progress.protocol import SILENT, Progress
 
@@ -87,8 +87,8 @@ def compare_tree(
     """
     _, layers = read_layers(source, resolve_manifest(source, platform), platform, progress)
     budget = NameBudget(limits)
-    tree = ContentTree(budget, max_depth=limits.max_depth, max_steps=limits.max_steps)
-    LayerApplier(tree, limits, Losses()).apply_all(source, layers, progress, doing="reading")
+    tree = RecordedTree(budget, max_depth=limits.max_depth, max_steps=limits.max_steps)
+    apply_layers(tree, source, layers, limits, progress)
     root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         comparison = _Comparison(tree, budget, root, root_fd, owners=owners)

@@ -9,9 +9,11 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 
+from ociexport.layers.change_index import DIGEST_BYTES, LayerIndex
 from ociexport.layers.limits import MAX_DEPTH, MAX_STEPS, NameBudget
 from ociexport.layers.memory_tree import MemoryTree
 from ociexport.layers.paths import ImagePath
+from ociexport.layers.record import replay
 from ociexport.layers.tar.reader import Entry
 from ociexport.layers.tar.sparse import SparseSegments
 from ociexport.spec.lazy_dataclass import dataclass
@@ -59,16 +61,37 @@ class ContentTree(MemoryTree):
     def __init__(self, budget: NameBudget, *, max_depth: int = MAX_DEPTH, max_steps: int = MAX_STEPS) -> None:
         super().__init__(budget, max_depth=max_depth, max_steps=max_steps)
         self.contents: dict[tuple[int, int], FileContent] = {}
+        # The layer that is being replayed.
+        self._index: LayerIndex | None = None
+
+    def replay(self, index: LayerIndex) -> None:
+        """Apply a layer without reading it; its index has digests."""
+        self._index = index
+        try:
+            for _ in replay(index.changes, self):
+                pass
+        finally:
+            self._index = None
 
     def write_file(self, path: ImagePath, entry: Entry, data: Iterator[memoryview]) -> None:
         super().write_file(path, entry, data)
         if not entry.size:
+            return
+        if self._index is not None:
+            self._remember_known(self._index, entry.size)
             return
         hasher = hashlib.sha256()
         for chunk in data:
             hasher.update(chunk)
         self._take(_CONTENT_BYTES + _SEGMENT_BYTES * len(entry.segments or ()))
         self.contents[self._layer, self._files] = FileContent(entry.size, hasher.digest(), entry.segments)
+
+    def _remember_known(self, index: LayerIndex, size: int) -> None:
+        number = self._files - 1
+        segments = index.segments.get(number)
+        self._take(_CONTENT_BYTES + _SEGMENT_BYTES * len(segments or ()))
+        digest = (index.digests or b"")[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES]
+        self.contents[self._layer, self._files] = FileContent(size, digest, segments)
 
 
 def _read_from(fd: int, start: int, end: int, task: ProgressTask) -> Iterable[bytes]:

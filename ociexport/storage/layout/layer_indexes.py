@@ -12,9 +12,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager, suppress
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from ociexport.errors import InvalidImageError, OciexportError
+from ociexport.images.source import BlobOpener, innermost
+from ociexport.layers.limits import Limits
 from ociexport.spec.config import Layer
 from ociexport.spec.digest import Digest
 from ociexport.storage.layout.blobs import INDEXES_DIRECTORY, blob_name
@@ -108,6 +110,28 @@ class LayerIndexes:
 
     def _status(self, layer: Layer) -> os.stat_result:
         return self._directory.status(blob_name(layer.descriptor.digest))
+
+
+@runtime_checkable
+class _Listed(Protocol):
+    @property
+    def blobs(self) -> object: ...
+
+
+@runtime_checkable
+class _Indexed(Protocol):
+    @property
+    def layer_indexes(self) -> LayerIndexes: ...
+
+
+def indexes_for(source: BlobOpener, limits: Limits) -> LayerIndexes | None:
+    """Return the indexes of the layers of ``source``; None if it is in no layout.
+
+    Other limits than the default ones are compared with what is in the layers themselves, so these are read then.
+    """
+    found = innermost(source)
+    store = found.blobs if isinstance(found, _Listed) else None
+    return store.layer_indexes if isinstance(store, _Indexed) and limits == Limits() else None
 
 
 def _file_of(diff_id: Digest) -> str:
