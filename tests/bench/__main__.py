@@ -20,6 +20,7 @@ from ociexport.spec.platforms import host_platform
 from ociexport.storage.layout.layout import ImageLayout
 from tests.bench.bench_image import IMAGE, build_bench_image
 from tests.bench.installed import installed_ociexport, memory_directory
+from tests.bench.many_tags import bench_tags
 from tests.bench.measuring import Contender, compare, removing
 from tests.bench.round_trips import bench_round_trips
 from tests.bench.throttle import throttled
@@ -196,15 +197,36 @@ def bench_throttled() -> None:
 
 def bench_many() -> None:
     """Time two hundred small images into one layout, with as many runs of skopeo for comparison, and half as many."""
-    with memory_directory() as work:
-        run(sys.executable, "-m", "tests.bench.many_images", work / "images", "200")
-        command = [installed_ociexport(), "serve", str(work / "images"), "--addr", "127.0.0.1:0"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
-            host = server.stdout.readline().strip() if server.stdout is not None else ""
-            try:
-                _bench_many(host, work)
-            finally:
-                server.terminate()
+    with memory_directory() as work, _many_served(200, work, installed_ociexport()) as host:
+        _bench_many(host, work)
+
+
+@contextmanager
+def _many_served(count: int, work: Path, ociexport: str) -> Iterator[str]:
+    """Serve a layout of many small images on loopback; yield the server's name."""
+    run(sys.executable, "-m", "tests.bench.many_images", work / "images", str(count))
+    command = [ociexport, "serve", str(work / "images"), "--addr", "127.0.0.1:0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        try:
+            yield server.stdout.readline().strip() if server.stdout is not None else ""
+        finally:
+            server.terminate()
+
+
+def _bench_images(count: int, work: Path, command: str) -> None:
+    """Time what is done with one image of a layout of ``count``, and pulling all of them again."""
+    with _many_served(count, work, command) as host:
+        layout = str(work / "ours")
+        references = [f"{host}/bench/image-{number}:1" for number in range(count)]
+        pull = [command, "pull", "-q", "--out", layout]
+        run(*pull, *references)
+        contenders = [
+            Contender("pull all again", [*pull, *references]),
+            Contender("pull one again", [*pull, references[0]]),
+            Contender("ls of one", [command, "ls", "-q", f"{layout}:{references[0]}"]),
+            Contender("verify all", [command, "verify", "-q", layout]),
+        ]
+        compare(f"growth: {count} images in a layout", contenders, runs=3)
 
 
 def _bench_many(host: str, work: Path) -> None:
@@ -227,11 +249,18 @@ def _bench_many(host: str, work: Path) -> None:
 
 
 def bench_growth() -> None:
-    """Time 127 layers, and very many tiny files: time should grow with their number, memory hardly."""
+    """Time 127 layers, very many tiny files, images of a layout, and tags: time should grow with their number."""
     for files in (25_000, 50_000, 100_000, 200_000):
         _bench_built(f"{files} tiny files", 1, files)
     for layers in (32, 64, 127):
         _bench_built(f"{layers} layers of 200 tiny files", layers, 200)
+    command = installed_ociexport()
+    for images in (250, 500, 1000):
+        with memory_directory() as work:
+            _bench_images(images, work, command)
+    for tags in (2_500, 5_000, 10_000):
+        with memory_directory() as work:
+            bench_tags(tags, work, command)
 
 
 def bench_updates_of_packages() -> None:
