@@ -252,3 +252,12 @@ def test_file_of_lines_that_are_too_short_takes_no_memory(layout: ImageLayout) -
         assert tracemalloc.get_traced_memory()[1] < 50 * 1024 * 1024
     finally:
         tracemalloc.stop()
+
+
+def test_index_is_not_written_again_if_nothing_changed(tmp_path: Path) -> None:
+    """Among a thousand images that are pulled again, each would cost a write of the whole index."""
+    source = MemorySource([tar_of([member("f", b"small")])])
+    pull(source, tmp_path / "layout", platform=AMD64)
+    before = (tmp_path / "layout" / "index.json").stat()
+    pull(source, tmp_path / "layout", platform=AMD64)
+    assert (tmp_path / "layout" / "index.json").stat().st_ino == before.st_ino

@@ -124,7 +124,8 @@ class LayoutDocuments:
     def _list_images(self, images: Sequence[ListedImage]) -> None:
         with self._locked():
             raw, entries = with_images(*self._read_raw_index(), images)
-            self._replace(INDEX_FILE, raw)
+            if raw != self.read_index_bytes():  # or the images are listed already, as after most pulls of the same
+                self._replace(INDEX_FILE, raw)
             self._last_index = raw, entries
 
     def unlist(self, removed: Collection[int], before: bytes) -> None:
