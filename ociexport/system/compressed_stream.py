@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from typing import BinaryIO
 
-from ociexport.system.compression import new_zstd_compressor
+from ociexport.system.zstd_compression import new_zstd_compressor
 
 
 class CompressedStream:

@@ -17,8 +17,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import BinaryIO, Protocol
 
-from ociexport.system.compression import Compressor, new_parallel_zstd_compressor
 from ociexport.system.threads import starting_threads
+from ociexport.system.zstd_compression import Compressor, new_parallel_zstd_compressor
 
 # The levels of each format.
 LEVELS = {"gzip": range(1, 10), "zstd": range(1, 23), "xz": range(10)}
