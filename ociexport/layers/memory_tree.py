@@ -28,14 +28,16 @@ class MemoryFile:
         entry: its entry in the layer.
         layer: number of that layer, from 1.
         place: numbers of the layer and of the file in it, both from 1, for finding its data again; None without data.
+        is_linked: whether a hard link gave it another name.
     """
 
-    __slots__ = ("entry", "layer", "place")
+    __slots__ = ("entry", "is_linked", "layer", "place")
 
     def __init__(self, entry: Entry, layer: int, place: tuple[int, int] | None = None) -> None:
         self.entry = entry
         self.layer = layer
         self.place = place
+        self.is_linked = False
 
     @property
     def described(self) -> Entry:
@@ -171,7 +173,7 @@ class MemoryTree:
         # The segments are not needed here: they come with the data, and a million of them take much memory.
         if entry.segments is not None:
             entry = entry._replace(segments=None)
-        self._put(path, MemoryFile(entry, self._layer, (self._layer, self._files)))
+        self._put(path, self._file_for(entry, (self._layer, self._files)))
 
     def make_symlink(self, path: ImagePath, entry: Entry) -> None:
         """Record a symbolic link."""
@@ -200,6 +202,7 @@ class MemoryTree:
         elif isinstance(replaced, MemoryDirectory):
             self._near_path = None
         parent.children[name] = there
+        there.is_linked = True
 
     def hide(self, path: ImagePath) -> None:
         """Remove the entries of lower layers at ``path``."""
@@ -328,6 +331,9 @@ class MemoryTree:
         self._take(_DIRECTORY_BYTES + len(name))
         node = parent.children[name] = self._directory_for(parent, name)
         return node
+
+    def _file_for(self, entry: Entry, place: tuple[int, int]) -> MemoryFile:
+        return MemoryFile(entry, self._layer, place)
 
     def _directory_for(self, parent: MemoryDirectory, name: bytes) -> MemoryDirectory:
         return MemoryDirectory(name, parent)

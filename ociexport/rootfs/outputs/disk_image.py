@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
-from ociexport.errors import InvalidImageError, OciexportError, quoted_path
+from ociexport.errors import InvalidImageError, OciexportError, UsageError, quoted_path
 from ociexport.images.source import ImageSource
 from ociexport.layers.limits import Limits
 from ociexport.layers.selection import PathSelection
@@ -169,10 +169,14 @@ def _change(image: FlatImage, request: DiskImageRequest) -> None:
             raise InvalidImageError(
                 f"xattr {quoted_path(next(iter(entry.xattrs)))}: expected none in the format {request.format.name}, "
                 "which stores none",
-                where=quoted_path(entry.name),
+                where=quoted_path(node.path),
                 hint="--xattrs warn leaves it out",
             )
-        node.entry = _changed(request, entry)
+        try:
+            node.entry = _changed(request, entry)
+        except UsageError:
+            _changed(request, entry._replace(name=node.path))  # raises the error with the path
+            raise
 
 
 def _changed(request: DiskImageRequest, entry: Entry) -> Entry:

@@ -6,7 +6,6 @@ file, as it streams by. What later layers hide stays in the spool and is not use
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -20,7 +19,7 @@ from ociexport.images.source import ImageSource, is_made
 from ociexport.layers.apply import LayerApplier
 from ociexport.layers.limits import Limits, NameBudget
 from ociexport.layers.losses import Losses, count_xattr, is_foreign_xattr
-from ociexport.layers.memory_tree import MemoryDirectory, MemoryFile, MemoryTree, Node
+from ociexport.layers.memory_tree import MemoryDirectory, MemoryFile, MemoryTree
 from ociexport.layers.paths import ImagePath
 from ociexport.layers.selection import PathSelection
 from ociexport.layers.tar.reader import Entry, EntryType
@@ -31,6 +30,7 @@ from ociexport.spec.descriptor import Platform
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.system.collector import collection_paused
+from ociexport.system.file_ranges import copy_range, read_whole
 from ociexport.system.progress.protocol import SILENT, Progress
 
 # Files begin at a multiple of this in the spool if they are not smaller: file systems that share blocks between files
@@ -44,6 +44,8 @@ NODE_BYTES = 400
 _EXTENT_BYTES = 200
 # The mode of every link on Linux.
 _SYMLINK_MODE = 0o777
+# The name of entries whose path the tree has; it is not empty, since `weight_of` takes such an entry for none.
+_NO_NAME = b"."
 _ZEROS = memoryview(bytes(BLOCK_BYTES))
 
 
@@ -92,6 +94,16 @@ class FlatNode:
         """Whether it is a directory."""
         return self.children is not None
 
+    @property
+    def path(self) -> bytes:
+        """The path of its first name; a dot for the root."""
+        names = []
+        node = self
+        while node.parent is not node:
+            names.append(next(name for name, child in node.parent.children or () if child is node))
+            node = node.parent
+        return b"/".join(reversed(names)) or b"."
+
 
 @dataclass(frozen=True, slots=True)
 class FlatImage:
@@ -129,7 +141,7 @@ class FlatImage:
         """Return ``size`` bytes of a file from ``offset``, holes as zeros; fewer only at the file's end."""
         size = max(0, min(size, node.entry.size - offset))
         if node.extents and (first := node.extents[0]).size == node.entry.size:  # nearly every file
-            return _read_whole(self.spool_fd, size, first.spool_offset + offset)
+            return read_whole(self.spool_fd, size, first.spool_offset + offset)
         parts: list[bytes] = []
         position, end = offset, offset + size
         extents = node.extents or ()
@@ -142,7 +154,7 @@ class FlatImage:
             if begin >= stop:
                 continue
             parts.append(bytes(begin - position))
-            parts.append(_read_whole(self.spool_fd, stop - begin, extent.spool_offset + begin - extent.offset))
+            parts.append(read_whole(self.spool_fd, stop - begin, extent.spool_offset + begin - extent.offset))
             position = stop
         parts.append(bytes(end - position))
         return b"".join(parts) if len(parts) > 2 else (parts[1] if parts[1:] and not parts[0] else parts[0])
@@ -155,40 +167,6 @@ class FlatImage:
     def copy_data(self, extent: Extent, fd: int, offset: int) -> None:
         """Copy the data of an extent into another file at ``offset``, without it passing through this process."""
         copy_range(self.spool_fd, extent.spool_offset, fd, offset, extent.size)
-
-
-def copy_range(source_fd: int, source_offset: int, fd: int, offset: int, size: int) -> None:
-    """Copy bytes between two files; file systems that can share blocks do so."""
-    while size:
-        try:
-            count = os.copy_file_range(source_fd, fd, size, source_offset, offset)
-        except OSError:  # not on this kernel, file system or pair of files; a full disk raises again below
-            break
-        if not count:
-            break
-        source_offset, offset, size = source_offset + count, offset + count, size - count
-    while size:
-        chunk = _read_whole(source_fd, min(size, _BUFFER_BYTES), source_offset)
-        write_whole(fd, chunk, offset)
-        source_offset, offset, size = source_offset + len(chunk), offset + len(chunk), size - len(chunk)
-
-
-def write_whole(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
-    """Write all of ``data`` at ``offset``; after a short write on a full disk, the next write raises the error."""
-    view = memoryview(data)
-    while view:
-        count = os.pwrite(fd, view, offset)
-        view, offset = view[count:], offset + count
-
-
-def _read_whole(fd: int, size: int, offset: int) -> bytes:
-    data = os.pread(fd, size, offset)
-    while len(data) < size:
-        more = os.pread(fd, size - len(data), offset + len(data))
-        if not more:
-            raise AssertionError("the spool is shorter than its extents")
-        data += more
-    return data
 
 
 @contextmanager
@@ -252,20 +230,36 @@ def flat_image(
     )
 
 
+class SpooledFile(MemoryFile):
+    """A file whose data is in the spool.
+
+    Attributes:
+        extents: its data, in order.
+    """
+
+    __slots__ = ("extents",)
+
+    def __init__(self, entry: Entry, layer: int, place: tuple[int, int]) -> None:
+        super().__init__(entry, layer, place)
+        self.extents: tuple[Extent, ...] = ()
+
+
 class SpoolingTree(MemoryTree):
-    """A `MemoryTree` that also writes the data of each file to the spool."""
+    """A `MemoryTree` that also writes the data of each file to the spool.
+
+    The entries of all but directories are without their paths, since those of 70,000 files take much memory.
+    """
 
     def __init__(self, budget: NameBudget, spool: SpoolWriter, *, keep_dirlinks: bool, limits: Limits) -> None:
         super().__init__(budget, keep_dirlinks=keep_dirlinks, max_depth=limits.max_depth, max_steps=limits.max_steps)
         self._spool = spool
-        # By the numbers of the layer and of the file in it.
-        self.extents: dict[tuple[int, int], tuple[Extent, ...]] = {}
+        self._last: SpooledFile | None = None
 
     def write_file(self, path: ImagePath, entry: Entry, data: Iterator[memoryview]) -> None:
         """Record a file, and write its data."""
         super().write_file(path, entry, data)
-        if entry.size:
-            self.extents[self._layer, self._files] = self.store(entry, data)
+        if entry.size and self._last is not None:
+            self._last.extents = self.store(entry, data)
 
     def store(self, entry: Entry, data: Iterator[memoryview]) -> tuple[Extent, ...]:
         """Write the data of a file, which is not empty, to the spool, and return where it is."""
@@ -284,6 +278,15 @@ class SpoolingTree(MemoryTree):
         self._take(_EXTENT_BYTES * len(extents))
         return extents
 
+    def _file_for(self, entry: Entry, place: tuple[int, int]) -> MemoryFile:
+        self._last = SpooledFile(entry, self._layer, place)
+        return self._last
+
+    def _put(self, path: ImagePath, file: MemoryFile) -> None:
+        entry = file.entry
+        file.entry = Entry._make((entry.type, _NO_NAME, *entry[2:]))
+        super()._put(path, file)
+
     def _write_segments(self, segments: SparseSegments, data: Iterator[memoryview]) -> list[Extent]:
         extents: list[Extent] = []
         for offset, part in located_parts(segments, data):
@@ -299,40 +302,54 @@ class SpoolingTree(MemoryTree):
 
 
 class _Flattening:
-    """The nodes that remain in a tree."""
+    """The nodes that remain in a tree, whose own nodes are freed on the way."""
 
     def __init__(self, tree: SpoolingTree, budget: NameBudget, losses: Losses, max_mtime_ns: int | None) -> None:
-        self._tree = tree
         self._budget = budget
         self._losses = losses
         self._max_mtime_ns = max_mtime_ns
         self.nodes: list[FlatNode] = []
-        files: dict[int, FlatNode] = {}
-        waiting: list[tuple[Node, FlatNode | None, bytes]] = [(tree.root, None, b"")]
+        # Files with several names.
+        linked: dict[MemoryFile, FlatNode] = {}
+        root = self._add_directory(tree.root, None)
+        # A directory, the nodes in it that are left, and their names in order.
+        waiting = [(root, tree.root.children, iter(sorted(tree.root.children)))]
         while waiting:
-            node, parent, name = waiting.pop()
-            flat = files.get(id(node))
-            if flat is None:
-                flat = self._flat(node, parent)
+            parent, nodes, names = waiting[-1]
+            for name in names:
+                node = nodes.pop(name)
+                flat = linked.get(node) if isinstance(node, MemoryFile) and node.is_linked else None
                 if isinstance(node, MemoryDirectory):
-                    flat.links = 2
-                    waiting += [(node.children[below], flat, below) for below in sorted(node.children, reverse=True)]
-                else:
-                    files[id(node)] = flat
-            else:
-                flat.links += 1
-            if parent is not None and parent.children is not None:
-                parent.children.append((name, flat))
-                if flat.is_directory:
+                    flat = self._add_directory(node, parent)
                     parent.links += 1
+                elif flat is not None:
+                    flat.links += 1
+                else:
+                    flat = self._add_file(node, parent)
+                    if node.is_linked:
+                        linked[node] = flat
+                if parent.children is not None:
+                    parent.children.append((name, flat))
+                if isinstance(node, MemoryDirectory):
+                    waiting.append((flat, node.children, iter(sorted(node.children))))
+                    break
+            else:
+                waiting.pop()
 
-    def _flat(self, node: Node, parent: FlatNode | None) -> FlatNode:
+    def _add_directory(self, node: MemoryDirectory, parent: FlatNode | None) -> FlatNode:
+        flat = self._add(node.described, parent)
+        flat.links, flat.children = 2, []
+        return flat
+
+    def _add_file(self, node: MemoryFile, parent: FlatNode) -> FlatNode:
+        flat = self._add(node.entry, parent)
+        if isinstance(node, SpooledFile):
+            flat.extents = node.extents
+        return flat
+
+    def _add(self, entry: Entry, parent: FlatNode | None) -> FlatNode:
         self._budget.take(NODE_BYTES)
-        flat = FlatNode(len(self.nodes), stored_entry(node.described, self._losses, self._max_mtime_ns), parent)
-        if isinstance(node, MemoryDirectory):
-            flat.children = []
-        elif isinstance(node, MemoryFile) and node.entry.type is EntryType.FILE:
-            flat.extents = self._tree.extents.get(node.place, ()) if node.place is not None else ()
+        flat = FlatNode(len(self.nodes), stored_entry(entry, self._losses, self._max_mtime_ns), parent)
         self.nodes.append(flat)
         return flat
 

@@ -6,7 +6,8 @@ from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from ociexport.rootfs.outputs.flat_image import Extent, copy_range
+from ociexport.rootfs.outputs.flat_image import Extent
+from ociexport.system.file_ranges import copy_range
 from ociexport.system.threads import start_thread
 
 

@@ -14,9 +14,9 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 
-from ociexport.rootfs.outputs.flat_image import write_whole
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass
+from ociexport.system.file_ranges import write_whole
 
 BLOCK_BYTES = 4096
 _SECTOR_BYTES = 512

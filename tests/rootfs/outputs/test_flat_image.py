@@ -8,6 +8,7 @@ import tarfile
 import tempfile
 import threading
 import time
+import tracemalloc
 
 import pytest
 
@@ -18,7 +19,7 @@ from ociexport.rootfs.outputs.flat_image import Extent, FlatImage, FlatNode, fla
 from ociexport.rootfs.outputs.tar import flatten
 from ociexport.spec.config import Layer
 from tests.support.disk_images import AMD64, flattened, hard_source
-from tests.support.memory_source import MemorySource, hard_link, member, tar_of
+from tests.support.memory_source import MemorySource, hard_link, member, symlink, tar_of
 
 
 def paths_of(image: FlatImage) -> dict[bytes, FlatNode]:
@@ -139,3 +140,35 @@ def test_layers_are_shown_before_the_first_is_read() -> None:
     ):
         pass
     assert layers == [source.layers[0].size]
+
+
+def test_memory_of_many_paths_is_small() -> None:
+    """So that a disk image of 70,000 paths takes at most 128 MiB."""
+    layer = [member(f"usr/share/documents/{number % 100}/{number:05}.text", b"x" * 20) for number in range(5000)]
+    source = MemorySource([tar_of(layer)])
+    with flattened(source):  # loads modules
+        pass
+    tracemalloc.start()
+    try:
+        with flattened(source) as image:
+            taken, _ = tracemalloc.get_traced_memory()
+            count = len(image.nodes)
+    finally:
+        tracemalloc.stop()
+    assert taken / count < 650
+
+
+def test_hard_links_to_all_kinds_are_one_node_each() -> None:
+    layer = [
+        member("a/file", b"x"),
+        symlink("a/link", "file"),
+        member("a/pipe", type=tarfile.FIFOTYPE),
+        *(hard_link(f"b/{name}{number}", f"a/{name}") for name in ("file", "link", "pipe") for number in range(2)),
+    ]
+    with flattened(MemorySource([tar_of(layer)])) as image:
+        found = paths_of(image)
+        for name in (b"file", b"link", b"pipe"):
+            node = found[b"a/" + name]
+            assert (node.links, node.path) == (3, b"a/" + name)
+            assert found[b"b/" + name + b"0"] is found[b"b/" + name + b"1"] is node
+        assert image.root.path == b"."

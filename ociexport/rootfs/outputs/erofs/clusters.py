@@ -19,8 +19,9 @@ from ociexport.layers.tar.reader import EntryType
 from ociexport.rootfs.outputs.erofs.chunks import plan_chunks
 from ociexport.rootfs.outputs.erofs.compression import EXTENT_BYTES, Algorithm
 from ociexport.rootfs.outputs.erofs.superblock import BLOCK_BITS, BLOCK_BYTES, MAX_BLOCKS
-from ociexport.rootfs.outputs.flat_image import FlatImage, FlatNode, write_whole
+from ociexport.rootfs.outputs.flat_image import FlatImage, FlatNode
 from ociexport.rootfs.outputs.formats import DiskImageOptions
+from ociexport.system.file_ranges import write_whole
 from ociexport.system.threads import starting_threads
 
 # Compressed blocks are written in pieces of about this size.

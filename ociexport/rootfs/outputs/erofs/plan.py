@@ -88,7 +88,7 @@ class Plan:
             try:
                 self._add(node)
             except InvalidImageError as error:
-                error.add_place(quoted_path(path_of(node)))
+                error.add_place(quoted_path(node.path))
                 raise
 
     @property
@@ -183,12 +183,3 @@ def _packed_node(image: FlatImage, compressed: CompressedFiles) -> FlatNode:
     node = FlatNode(compressed.packed_number, entry, image.root)
     node.extents = ()
     return node
-
-
-def path_of(node: FlatNode) -> bytes:
-    """Return the path of a node, by its first name."""
-    names = []
-    while node.parent is not node:
-        names.append(next(name for name, child in node.parent.children or () if child is node))
-        node = node.parent
-    return b"/".join(reversed(names)) or b"."

@@ -23,11 +23,12 @@ from ociexport.rootfs.outputs.erofs.superblock import (
     Superblock,
 )
 from ociexport.rootfs.outputs.erofs.xattrs import body_count
-from ociexport.rootfs.outputs.flat_image import Extent, FlatImage, FlatNode, write_whole
+from ociexport.rootfs.outputs.flat_image import Extent, FlatImage, FlatNode
 from ociexport.rootfs.outputs.formats import DiskImageOptions
 from ociexport.rootfs.outputs.spool_copies import copying
 from ociexport.spec.digest import Digest
 from ociexport.system.collector import collection_paused
+from ociexport.system.file_ranges import write_whole
 
 # Inodes are written in pieces of about this size.
 _PIECE_BYTES = 1024 * 1024

@@ -87,7 +87,7 @@ class Census:
         try:
             yield
         except InvalidImageError as error:
-            error.add_place(quoted_path(_path_of(node)))
+            error.add_place(quoted_path(node.path))
             raise
 
     def _has_made_lost_and_found(self, node: FlatNode) -> bool:
@@ -133,11 +133,3 @@ class Census:
         self.large_directories[node.number] = content
         blocks = len(content) // BLOCK_BYTES
         return blocks + most_tree_blocks([(0, blocks)])
-
-
-def _path_of(node: FlatNode) -> bytes:
-    names = []
-    while node.number:
-        names.append(next(name for name, child in node.parent.children or () if child is node))
-        node = node.parent
-    return b"/".join(reversed(names)) or b"."

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from ociexport.rootfs.outputs.ext4.extents import Piece
 from ociexport.rootfs.outputs.ext4.layout import BLOCK_BYTES
-from ociexport.rootfs.outputs.flat_image import Extent, copy_range, write_whole
+from ociexport.rootfs.outputs.flat_image import Extent
+from ociexport.system.file_ranges import copy_range, write_whole
 
 _BUFFER_BYTES = 512 * 1024
 # Larger data is copied by the kernel.

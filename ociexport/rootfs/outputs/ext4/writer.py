@@ -56,9 +56,10 @@ from ociexport.rootfs.outputs.ext4.special_inodes import (
 )
 from ociexport.rootfs.outputs.ext4.superblock import SUPERBLOCK_OFFSET, GroupMetadata, Identity, Usage, superblock
 from ociexport.rootfs.outputs.ext4.xattrs import stored_xattrs, xattr_block
-from ociexport.rootfs.outputs.flat_image import FlatImage, FlatNode, write_whole
+from ociexport.rootfs.outputs.flat_image import FlatImage, FlatNode
 from ociexport.rootfs.outputs.formats import DiskImageOptions
 from ociexport.rootfs.outputs.kernel_xattrs import kernel_mode
+from ociexport.system.file_ranges import write_whole
 
 # Free space if none is asked for: so much, and at least this part of the data.
 _LEAST_FREE_BYTES, _FREE_PART = 16 * 1024 * 1024, 20

@@ -18,7 +18,7 @@ from ociexport.layers.limits import NameBudget
 from ociexport.layers.losses import Losses
 from ociexport.layers.memory_tree import MemoryDirectory, MemoryFile, Node
 from ociexport.layers.tar.reader import Entry, EntryType
-from ociexport.rootfs.outputs.flat_image import NODE_BYTES, FlatNode, stored_entry
+from ociexport.rootfs.outputs.flat_image import NODE_BYTES, FlatNode, SpooledFile, stored_entry
 from ociexport.rootfs.outputs.layers.index import WHITEOUT, LayerIndex, Place
 from ociexport.rootfs.outputs.layers.tree import LayerDirectory, LayerTree
 from ociexport.spec.lazy_dataclass import dataclass, field
@@ -193,7 +193,7 @@ class _Forming:
             if below is not None:
                 self.form.borrowed[flat.number] = below
             elif node.place is not None:
-                flat.extents = self._tree.extents.get(node.place, ())
+                flat.extents = node.extents if isinstance(node, SpooledFile) else ()
                 place = Place(self._diff_id, node.place[1])
             if flat.extents is None:
                 flat.extents = ()

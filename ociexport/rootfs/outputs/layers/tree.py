@@ -34,6 +34,7 @@ class _FileBelow(MemoryFile):
         self._entry: Entry | None = None
         self.layer = 0
         self.place = (-number - 1, file)
+        self.is_linked = False
 
     @property
     def entry(self) -> Entry:  # type: ignore[override] # no entry of a file is ever changed
@@ -182,7 +183,6 @@ class LayerTree(SpoolingTree):
                 waiting += [node for node in directory.children.values() if isinstance(node, LayerDirectory)]
                 waiting += [node for node in directory.below.values() if isinstance(node, LayerDirectory)]
             directory.children, directory.below = {}, {}
-        self.extents = {}
         self._files_below = {}
 
     # Calls of a layer's entries.

@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, TypeAlias
 
 from ociexport.errors import LimitExceededError, counted
-from ociexport.rootfs.outputs.flat_image import FlatImage, FlatNode, write_whole
+from ociexport.rootfs.outputs.flat_image import FlatImage, FlatNode
 from ociexport.rootfs.outputs.squashfs.compression import Compression
 from ociexport.rootfs.outputs.squashfs.content import (
     BLOCK_BYTES,
@@ -27,6 +27,7 @@ from ociexport.rootfs.outputs.squashfs.content import (
     have_same_content,
     is_zeros,
 )
+from ociexport.system.file_ranges import write_whole
 from ociexport.system.threads import starting_threads
 
 # The blocks of all files, missing ones included: an image of a few kilobytes can declare any number of them, and each

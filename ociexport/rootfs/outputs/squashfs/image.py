@@ -10,7 +10,7 @@ import struct
 import sys
 from array import array
 
-from ociexport.rootfs.outputs.flat_image import FlatImage, write_whole
+from ociexport.rootfs.outputs.flat_image import FlatImage
 from ociexport.rootfs.outputs.formats import DiskImageOptions
 from ociexport.rootfs.outputs.squashfs.compression import Compression, parse_compression
 from ociexport.rootfs.outputs.squashfs.content import BLOCK_BYTES
@@ -18,6 +18,7 @@ from ociexport.rootfs.outputs.squashfs.data import StoredData, write_data
 from ociexport.rootfs.outputs.squashfs.inodes import InodeTable
 from ociexport.rootfs.outputs.squashfs.metadata import indexed_table
 from ociexport.rootfs.outputs.squashfs.xattrs import XattrTable
+from ociexport.system.file_ranges import write_whole
 
 _MAGIC = 0x73717368
 _VERSION = (4, 0)
