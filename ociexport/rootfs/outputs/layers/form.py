@@ -79,6 +79,8 @@ class _Forming:
         # By id of a directory: the names in it that are here; of those whose content the layer does not change, none.
         self._here = self._find_here()
         self._files: dict[int, FlatNode] = {}
+        # Emptied directories; they stay in memory, so that no other directory gets their ids.
+        self._emptied: list[LayerDirectory] = []
         # By number of a node: its number in the index.
         self._numbers: list[int] = []
         self._write_all()
@@ -144,7 +146,11 @@ class _Forming:
         children = directory.children
         below = directory.below if is_merged else {}
         names = self._here.get(id(directory), set()) if is_merged else children.keys()
-        return [(children.get(name), flat, name, below.get(name)) for name in sorted(names, reverse=True)]
+        inside = [(children.get(name), flat, name, below.get(name)) for name in sorted(names, reverse=True)]
+        # The tree's nodes are freed while those of the form are made.
+        directory.children, directory.below = {}, {}
+        self._emptied.append(directory)
+        return inside
 
     def _name(self, parent: FlatNode, name: bytes, node: FlatNode) -> None:
         if parent.children is not None:
