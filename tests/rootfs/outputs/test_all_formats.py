@@ -77,7 +77,6 @@ def odd_names(outside: Path) -> MemorySource:
     """Return an image whose names are of use against whoever takes them for paths, lines or ends."""
     names = [b"new\nline", b"tab\tbell\x07", b"\xff\xfe", b"...", b" ", b"-rf", b"TRAILER!!!", b"*", b"\\", b"%s"]
     lower = [member(f"{parent}{os.fsdecode(name)}", name) for name in names for parent in ("", "d/")]
-    lower += [directory("lost+found", 0o700)]  # which every ext4 has
     planted = [symlink("evil", str(outside)), symlink("up", "../../../../../../.."), member("evil/file", b"evil")]
     return image_of(lower, planted, [member("up/tmp/evil", b"evil"), hard_link("twin", "TRAILER!!!")])
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from ociexport.errors import InvalidImageError, counted, quoted_path
 from ociexport.layers.tar.reader import EntryType
-from ociexport.rootfs.outputs.ext4.directories import DIRECTORY_TYPE, TYPES, Name, fits_one_block, indexed_directory
+from ociexport.rootfs.outputs.ext4.directories import TYPES, Name, fits_one_block, indexed_directory
 from ociexport.rootfs.outputs.ext4.extents import block_runs, most_tree_blocks
 from ociexport.rootfs.outputs.ext4.inodes import (
     FIRST_INODE,
@@ -18,7 +18,6 @@ from ociexport.rootfs.outputs.ext4.inodes import (
     is_time_kept,
 )
 from ociexport.rootfs.outputs.ext4.layout import BLOCK_BYTES
-from ociexport.rootfs.outputs.ext4.special_inodes import LOST_AND_FOUND, LOST_AND_FOUND_BLOCKS, LOST_AND_FOUND_INODE
 from ociexport.rootfs.outputs.ext4.superblock import Identity
 from ociexport.rootfs.outputs.ext4.xattrs import stored_xattrs
 from ociexport.rootfs.outputs.flat_image import FlatImage, FlatNode
@@ -27,12 +26,14 @@ from ociexport.rootfs.outputs.kernel_xattrs import kernel_xattrs
 # Block numbers within a file have 32 bits, and the last one is reserved.
 _MAX_FILE_BYTES = (2**32 - 1) * BLOCK_BYTES
 
+# Where e2fsck puts files that have lost their names; it makes the directory when it needs it.
+LOST_AND_FOUND = b"lost+found"
+
 
 class Census:
     """The files of an image, counted.
 
     Attributes:
-        makes_lost_and_found: whether the image has none of its own.
         inodes: in use, the reserved ones included; they are the first ones.
         blocks: for the data of all files, their extent trees and their attributes.
         xattrs: those that Linux accepts, by the numbers of their nodes.
@@ -52,11 +53,10 @@ class Census:
                 f"{'an' if own.entry.type.value[0] in 'aeiou' else 'a'} {own.entry.type.value}",
                 where=quoted_path(LOST_AND_FOUND),
             )
-        self.makes_lost_and_found = own is None
         # The root's number is reserved; the others follow the reserved ones.
-        self._offset = FIRST_INODE - 1 + self.makes_lost_and_found
+        self._offset = FIRST_INODE - 1
         self.inodes = self._offset + len(image.nodes) - 1
-        self.blocks = LOST_AND_FOUND_BLOCKS * self.makes_lost_and_found
+        self.blocks = 0
         self.xattrs: dict[int, dict[bytes, bytes]] = {}
         self.large_directories: dict[int, bytearray] = {}
         for node in image.nodes:
@@ -72,14 +72,7 @@ class Census:
 
     def names_in(self, node: FlatNode) -> list[Name]:
         """Return the names in a directory, without the two that each directory has."""
-        names = [(self.inode_of(child), name, TYPES[child.entry.type]) for name, child in node.children or ()]
-        if self._has_made_lost_and_found(node):
-            names.append((LOST_AND_FOUND_INODE, LOST_AND_FOUND, DIRECTORY_TYPE))
-        return names
-
-    def links_of(self, node: FlatNode) -> int:
-        """Return how many links a node has."""
-        return node.links + self._has_made_lost_and_found(node)
+        return [(self.inode_of(child), name, TYPES[child.entry.type]) for name, child in node.children or ()]
 
     @contextmanager
     def naming(self, node: FlatNode) -> Iterator[None]:
@@ -89,9 +82,6 @@ class Census:
         except InvalidImageError as error:
             error.add_place(quoted_path(node.path))
             raise
-
-    def _has_made_lost_and_found(self, node: FlatNode) -> bool:
-        return self.makes_lost_and_found and node.number == 0
 
     def _count(self, node: FlatNode) -> None:
         entry = node.entry
@@ -118,8 +108,7 @@ class Census:
             self.xattrs[node.number] = kept
 
     def _directory_blocks(self, node: FlatNode) -> int:
-        names = [name for name, _ in node.children or ()]
-        if fits_one_block([*names, LOST_AND_FOUND] if self._has_made_lost_and_found(node) else names):
+        if fits_one_block([name for name, _ in node.children or ()]):
             return 1
         number = self.inode_of(node)
         with self.naming(node):

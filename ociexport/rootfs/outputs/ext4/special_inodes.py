@@ -1,4 +1,4 @@
-"""Files that every ext4 file system has: the journal, the inode that keeps room for growth, and lost+found.
+"""Files of an ext4 file system that have no names: the journal, and the inode that keeps room for growth.
 
 Spec: Linux Documentation/filesystems/ext4/journal.rst, special_inodes.rst; resize inode: e2fsprogs lib/ext2fs/res_gdt.c
 """
@@ -8,22 +8,15 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-from ociexport.rootfs.outputs.ext4.directories import dots, entries_block, with_checksums
 from ociexport.rootfs.outputs.ext4.extents import allocate, extent_tree
 from ociexport.rootfs.outputs.ext4.inodes import (
-    FIRST_INODE,
     JOURNAL_INODE,
-    ROOT_INODE,
     inode_numbered,
     inode_seed,
 )
 from ociexport.rootfs.outputs.ext4.layout import BLOCK_BYTES, BLOCKS_PER_GROUP, Allocator, Geometry
 
-LOST_AND_FOUND = b"lost+found"
-LOST_AND_FOUND_INODE = FIRST_INODE
-# As mke2fs makes it: e2fsck puts names there, and must not need blocks for that.
-LOST_AND_FOUND_BLOCKS = 4
-_FILE_MODE, _LOST_AND_FOUND_MODE = 0o100600, 0o40700
+_FILE_MODE = 0o100600
 _PLACES = BLOCK_BYTES // 4  # places of blocks in an indirect block
 _DIRECT_BLOCKS = 12
 _JOURNAL_MAGIC, _JOURNAL_SUPERBLOCK = 0xC03B3998, 4
@@ -79,19 +72,3 @@ def resize_file(geometry: Geometry, allocator: Allocator) -> SpecialFile:
     doubly_indirect = bytes(4 * (_DIRECT_BLOCKS + 1)) + top.to_bytes(4, "little")
     inode = inode_numbered(_FILE_MODE, 1, size, used, doubly_indirect, flags=0)
     return SpecialFile(inode, blocks)
-
-
-def lost_and_found(allocator: Allocator, seed: int) -> SpecialFile:
-    """Return the directory where e2fsck puts files that have lost their names."""
-    pieces = allocate([(0, LOST_AND_FOUND_BLOCKS)], allocator)
-    own_seed = inode_seed(LOST_AND_FOUND_INODE, seed)
-    places, tree = extent_tree(pieces, allocator, own_seed)
-    empty = entries_block([(0, b"", 0)])
-    contents = [entries_block(dots(LOST_AND_FOUND_INODE, ROOT_INODE))] + [empty] * (LOST_AND_FOUND_BLOCKS - 1)
-    whole = with_checksums(contents, own_seed.to_bytes(4, "little") * LOST_AND_FOUND_BLOCKS)
-    inode = inode_numbered(_LOST_AND_FOUND_MODE, 2, LOST_AND_FOUND_BLOCKS * BLOCK_BYTES, LOST_AND_FOUND_BLOCKS, places)
-    blocks = [
-        (piece.block, bytes(whole[piece.logical * BLOCK_BYTES : (piece.logical + piece.length) * BLOCK_BYTES]))
-        for piece in pieces
-    ]
-    return SpecialFile(inode, [*tree, *blocks])

@@ -1,9 +1,9 @@
 """Writes an image's root filesystem as an ext4 file system: no root, no mount, no other program.
 
 It has what mke2fs makes by default, but for block numbers of 64 bits, which only more than 16 TiB needs: 4 KiB blocks,
-extents, 256-byte inodes, a journal, checksums of all metadata, indexes of large directories, and room to grow. So it
-has lost+found too, unless the image brings its own. Everything in it derives from the image, so that it is always the
-same.
+extents, 256-byte inodes, a journal, checksums of all metadata, indexes of large directories, and room to grow. It has
+no lost+found, which e2fsck makes when it needs it: the tree is the image's. Everything in it derives from the image, so
+that it is always the same.
 
 The steps:
 
@@ -48,10 +48,8 @@ from ociexport.rootfs.outputs.ext4.inodes import (
 )
 from ociexport.rootfs.outputs.ext4.layout import BLOCK_BYTES, BLOCKS_PER_GROUP, INODE_BYTES, Allocator, geometry_for
 from ociexport.rootfs.outputs.ext4.special_inodes import (
-    LOST_AND_FOUND_INODE,
     SpecialFile,
     journal_file,
-    lost_and_found,
     resize_file,
 )
 from ociexport.rootfs.outputs.ext4.superblock import SUPERBLOCK_OFFSET, GroupMetadata, Identity, Usage, superblock
@@ -88,14 +86,15 @@ class _Writer:
         self._fd = fd
         self._identity = Identity.of(image.config.digest)
         self._census = Census(image, self._identity)
-        needed = self._census.blocks + 1  # the resize inode's
+        # One is the resize inode's; and e2fsck needs a block and an inode to make lost+found.
+        needed = self._census.blocks + 2
         if options.free_bytes is None:
             free_blocks = max(_LEAST_FREE_BYTES // BLOCK_BYTES, needed // _FREE_PART)
         else:
             free_blocks = -(-options.free_bytes // BLOCK_BYTES)
         free_bytes = free_blocks * BLOCK_BYTES
         few_inodes = min(free_bytes // _SMALL_BYTES_PER_INODE, _SMALL_INODES)
-        inodes = self._census.inodes + max(free_bytes // _BYTES_PER_INODE, few_inodes)
+        inodes = self._census.inodes + 1 + max(free_bytes // _BYTES_PER_INODE, few_inodes)
         self._geometry, self._journal_blocks = geometry_for(needed, free_blocks, inodes, options.journal)
         self._allocator = Allocator(self._geometry)
         self._special: dict[int, SpecialFile] = {}
@@ -110,8 +109,6 @@ class _Writer:
     def run(self) -> None:
         """Write everything."""
         os.ftruncate(self._fd, self._geometry.blocks * BLOCK_BYTES)
-        if self._census.makes_lost_and_found:
-            self._write_special(LOST_AND_FOUND_INODE, lost_and_found(self._allocator, self._identity.seed))
         if self._geometry.reserved_blocks:
             self._write_special(RESIZE_INODE, resize_file(self._geometry, self._allocator))
         self._write_directories()
@@ -234,7 +231,7 @@ class _Writer:
             size = len(entry.link_name) if entry.type is EntryType.SYMLINK else entry.size
         return file_inode(
             entry if not entry.xattrs else entry._replace(mode=kernel_mode(entry)),
-            links=self._census.links_of(node),
+            links=node.links,
             size=size,
             blocks=blocks + (xattr_place != 0),
             places=places,
@@ -249,8 +246,6 @@ class _Writer:
         for node in self._image.nodes:
             if node.is_directory:
                 directories[(self._census.inode_of(node) - 1) // geometry.inodes_per_group] += 1
-        if self._census.makes_lost_and_found:
-            directories[(LOST_AND_FOUND_INODE - 1) // geometry.inodes_per_group] += 1
         usage = Usage(self._allocator.position, self._census.inodes, directories, journal)
         metadata = GroupMetadata(geometry, usage, self._identity.seed)
         for place, bitmap in metadata.bitmaps:
