@@ -69,12 +69,3 @@ def encode_inode(node: FlatNode, form: int, xattr_count: int, size: int, place: 
     return _EXTENDED.pack(
         form, xattr_count, mode, size, place, number, entry.uid, entry.gid, seconds, nanoseconds, node.links
     )
-
-
-def device_number(device: tuple[int, int]) -> int:
-    """Return a device's number as in inodes: 12 bits of the major number between 8 and 12 bits of the minor one.
-
-    Spec: Linux include/linux/kdev_t.h, `new_encode_dev`.
-    """
-    major, minor = device
-    return minor & 0xFF | major << 8 | (minor & 0xFFF00) << 12

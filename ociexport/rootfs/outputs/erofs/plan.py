@@ -6,6 +6,7 @@ from array import array
 
 from ociexport.errors import InvalidImageError, quoted_path
 from ociexport.layers.tar.reader import DEVICE_TYPES, IMPLIED_DIRECTORY, EntryType, verify_device
+from ociexport.rootfs.outputs.device_numbers import device_number
 from ociexport.rootfs.outputs.erofs.chunks import Chunks, plan_chunks
 from ociexport.rootfs.outputs.erofs.clusters import CompressedFiles, map_padding
 from ociexport.rootfs.outputs.erofs.directories import directory_bytes
@@ -16,7 +17,6 @@ from ociexport.rootfs.outputs.erofs.inodes import (
     EXTENDED_BYTES,
     INLINE,
     PLAIN,
-    device_number,
     form_of,
     is_compact,
     usual_time_ns,

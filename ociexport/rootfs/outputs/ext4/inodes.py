@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 
 from ociexport.layers.tar.reader import DEVICE_TYPES, FILE_FORMATS, Entry, EntryType
+from ociexport.rootfs.outputs.device_numbers import device_number
 from ociexport.rootfs.outputs.ext4.checksums import crc32c, crc32c_of_rows
 from ociexport.rootfs.outputs.ext4.extents import NO_EXTENTS
 from ociexport.rootfs.outputs.ext4.layout import BLOCK_BYTES, INODE_BYTES
@@ -124,7 +125,7 @@ def _device(major: int, minor: int) -> bytes:
     """Return the numbers of a device in the kernel's two forms, the old one where it suffices."""
     if major < 256 and minor < 256:
         return struct.pack("<II", major << 8 | minor, 0)
-    return struct.pack("<II", 0, minor & 0xFF | major << 8 | (minor & ~0xFF) << 12)
+    return struct.pack("<II", 0, device_number((major, minor)))
 
 
 def inode_seed(number: int, seed: int) -> int:

@@ -14,6 +14,7 @@ from array import array
 
 from ociexport.errors import InvalidImageError, counted, quoted_path
 from ociexport.layers.tar.reader import EntryType
+from ociexport.rootfs.outputs.device_numbers import device_number
 from ociexport.rootfs.outputs.flat_image import FlatImage, FlatNode
 from ociexport.rootfs.outputs.kernel_xattrs import kernel_mode
 from ociexport.rootfs.outputs.squashfs.compression import Compression
@@ -116,7 +117,7 @@ class InodeTable:
         elif entry.type is EntryType.FIFO:
             body = _ONE.pack(node.links)
         else:
-            body = _TWO.pack(node.links, _encoded_device(*entry.device))
+            body = _TWO.pack(node.links, device_number(entry.device))
         if xattrs == NO_XATTRS:
             self._write(node, 0, body)
         else:
@@ -177,11 +178,6 @@ class InodeTable:
             return seconds
         self._image.losses.times += 1
         return 0 if seconds < 0 else _MAX_U32
-
-
-def _encoded_device(major: int, minor: int) -> int:
-    """Return the numbers of a device as Linux encodes them in 32 bits (kdev_t.h, new_encode_dev)."""
-    return minor & 0xFF | major << 8 | (minor & ~0xFF) << 12
 
 
 def _shown(node: FlatNode) -> str:
