@@ -19,7 +19,6 @@ from ociexport.errors import UsageError, quoted
 from ociexport.system.host_paths import is_of_this_user, real_place
 from ociexport.system.locks import is_still_there_once_locked
 from ociexport.system.partial_names import hidden_name, random_name
-from ociexport.system.temporary_files import open_temporary_file
 
 # Errors of file systems and kernels without nameless files; ENOENT is also the error for a missing directory.
 _NO_NAMELESS = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
@@ -99,6 +98,8 @@ def spool_for(path: str) -> Iterator[BinaryIO]:
         TemporaryFileError: ``path`` is a stream, and no temporary file can be made.
     """
     if is_stream(path):
+        from ociexport.system.temporary_files import open_temporary_file  # noqa: PLC0415 - start-up: few files go to a stream
+
         with open_temporary_file() as file:
             yield file
         return

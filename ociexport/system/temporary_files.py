@@ -40,6 +40,24 @@ def open_temporary_file() -> FileIO:
         raise TemporaryFileError(error) from error
 
 
+def open_temporary_file_in(directory: str) -> FileIO:
+    """Return a temporary file without a name in a directory that the user named; the caller closes it.
+
+    Raises:
+        OSError: it can't be made.
+    """
+    return tempfile.TemporaryFile(buffering=0, dir=directory)
+
+
+def make_temporary_directory_in(directory: str) -> tempfile.TemporaryDirectory[str]:
+    """Return a temporary directory, which its ``cleanup`` removes, in a directory that the user named.
+
+    Raises:
+        OSError: it can't be made.
+    """
+    return tempfile.TemporaryDirectory(dir=directory)
+
+
 def make_temporary_directory() -> tempfile.TemporaryDirectory[str]:
     """Return a temporary directory, which its ``cleanup`` removes.
 

@@ -39,6 +39,7 @@ ELSEWHERE = {
     ("pax.py", "int(seconds)"),
     ("pax.py", 'int(fraction[:9].ljust(9, b"0"))'),
     ("linux.py", "int(fd)"),
+    ("threads.py", "int(file.read().split()[1])"),  # from the kernel
     ("protocol.py", "float(count)"),
     ("display.py", "int(bar.n)"),
     ("blobs.py", "int(offset)"),

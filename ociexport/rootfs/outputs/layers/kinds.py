@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from typing import NamedTuple, Protocol
@@ -23,6 +22,7 @@ from ociexport.spec.config import ImageConfig
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.system.progress.protocol import Progress
+from ociexport.system.temporary_files import make_temporary_directory_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class _DirectoryMaker:
         self._options = options
         self._progress = progress
         self._has_looked = False
-        with tempfile.TemporaryDirectory(dir=store.state) as probe:
+        with make_temporary_directory_in(store.state) as probe:
             fd = os.open(probe, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 self._sets_owners = not options.rootless and may_set_owners(fd)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
@@ -32,6 +31,7 @@ from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.spec.platforms import host_platform
 from ociexport.system.collector import collection_paused
 from ociexport.system.progress.protocol import SILENT, Progress
+from ociexport.system.temporary_files import open_temporary_file_in
 
 if TYPE_CHECKING:
     from ociexport.images.signatures import SignaturePolicy
@@ -302,5 +302,5 @@ class _Unpacking:
     @contextmanager
     def _spool(self) -> Iterator[int]:
         """Give a nameless file on the file system of the layers, which then may share its blocks."""
-        with tempfile.TemporaryFile(dir=self._store.state) as file:
+        with open_temporary_file_in(self._store.state) as file:
             yield file.fileno()
