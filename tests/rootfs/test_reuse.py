@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -190,12 +191,16 @@ def test_losses_of_kept_layers_are_told_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root changes its user")
-def test_ordinary_user_keeps_recorded_owners(tmp_path: Path) -> None:
+def test_ordinary_user_keeps_recorded_owners() -> None:
+    # pytest's directories are closed to other users.
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        _keep_recorded_owners(Path(name))
+
+
+def _keep_recorded_owners(tmp_path: Path) -> None:
     base = [member for member in BASE if member[0].name != "closed"]
     first, second = MemorySource([tar_of(base)]), MemorySource([tar_of(base), tar_of(UPPER)])
-    tmp_path.chmod(0o755)
-    for path in (tmp_path, *tmp_path.parents[:2]):
-        path.chmod(path.stat().st_mode | 0o055)
     work = tmp_path / "work"
     work.mkdir()
     os.chown(work, UID, GID)
