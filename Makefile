@@ -54,7 +54,7 @@ bench: $(VENV)/.ready
 
 # A few ratios in two minutes, beside those of the last release.
 bench-quick: $(VENV)/.ready
-	$(RUN) -m tests.bench.quick
+	$(RUN) -m tests.bench.quick $(BENCH)
 
 fuzz: $(VENV)/.ready
 	$(RUN) -m pip install --quiet --group fuzz

@@ -1,9 +1,10 @@
 """`make bench-quick`: a few ratios in some two minutes, beside those of the last release; for information only.
 
-    python -m tests.bench.quick [--record]
+    python -m tests.bench.quick [--record] [--few]
 
 A ratio compares ociexport with another program that ran in turn with it, so it hardly depends on the machine. A program
-that is not installed is left out. ``--record`` writes the ratios to `last_release.json`, which is done with a release.
+that is not installed is left out. ``--record`` writes the ratios to `last_release.json`, which is done with a release;
+``--few`` makes three runs of each.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from tests.support.memory_source import Member, directory, member
 from tests.support.system_parts import docker_registry, run
 
 _RECORD = Path(__file__).with_name("last_release.json")
-_RUNS = 7
+_RUNS = 3 if "--few" in sys.argv else 7
 
 
 def main() -> int:
