@@ -35,7 +35,7 @@ TARS = [
             symlink("link", "d"),
             member("large", LARGE),
             hard_link("d/twin", "large"),
-            sparse_member("sparse", 200_000, [(4096, b"a" * 4096), (199_000, b"b" * 1000)]),
+            sparse_member("sparse", 200_000, {4096: b"a" * 4096, 199_000: b"b" * 1000}),
             member("last", b"z" * 5000),
         ]
     ),

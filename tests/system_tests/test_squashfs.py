@@ -72,10 +72,10 @@ def odd_members() -> list[Member]:
         member("edge", noise(BLOCK, 1) + bytes(BLOCK) + noise(BLOCK, 2) + bytes(2 * BLOCK + 5)),
         hard_link("edge-too", "edge"),
         sparse_member(
-            "sparse", 30 * BLOCK + 3, [(0, b"begin"), (7 * BLOCK - 2, b"over"), (9 * BLOCK + 9, noise(3 * BLOCK, 3))]
+            "sparse", 30 * BLOCK + 3, {0: b"begin", 7 * BLOCK - 2: b"over", 9 * BLOCK + 9: noise(3 * BLOCK, 3)}
         ),
-        sparse_member("hole", 2 * BLOCK + 1, []),
-        sparse_member("small-hole", 1000, [(500, b"s")]),
+        sparse_member("hole", 2 * BLOCK + 1, {}),
+        sparse_member("small-hole", 1000, {500: b"s"}),
         member("device", type=tarfile.CHRTYPE, devmajor=4095, devminor=1_048_575, xattrs={"trusted.d": b"d"}),
         member("pipe", type=tarfile.FIFOTYPE, mode=0o622, xattrs={"trusted.p": b"p"}),
         symlink("link", "t" * 4095, xattrs={"trusted.l": b"l"}),
@@ -180,12 +180,13 @@ def test_holes_take_no_blocks(tmp_path: Path, odd_source: MemorySource) -> None:
 
 
 def test_file_of_more_than_4_gib_has_its_data_in_place(tmp_path: Path) -> None:
-    parts = [(0, b"begin"), (4 * GIB - 2, noise(300_000, 4)), (5 * GIB + 2, b"end")]
+    parts = {0: b"begin", 4 * GIB - 2: noise(300_000, 4), 5 * GIB + 2: b"end"}
     source = MemorySource([tar_of([sparse_member("sparse", 5 * GIB + 5, parts)])])
     image = write_image(tmp_path / "image", write_squashfs, source)
     with mounted(image, "squashfs") as root, open(root / "sparse", "rb") as file:
         assert os.fstat(file.fileno()).st_size == 5 * GIB + 5
-        for offset, data in (*parts, (5, bytes(BLOCK)), (4 * GIB + 299_998, bytes(BLOCK)), (5 * GIB - 7, bytes(9))):
+        holes = ((5, bytes(BLOCK)), (4 * GIB + 299_998, bytes(BLOCK)), (5 * GIB - 7, bytes(9)))
+        for offset, data in (*parts.items(), *holes):
             assert os.pread(file.fileno(), len(data), offset) == data
 
 

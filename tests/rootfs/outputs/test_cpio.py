@@ -18,6 +18,7 @@ from ociexport.rootfs.treehash import hash_tree
 from ociexport.rootfs.unpack import UnpackOptions, unpack
 from tests.support.disk_images import AMD64, flattened, hard_source, write_image
 from tests.support.memory_source import Member, MemorySource, directory, hard_link, member, symlink, tar_of
+from tests.support.sparse_members import sparse_member
 from tests.support.system_parts import require
 
 
@@ -103,21 +104,11 @@ def test_file_that_has_the_name_of_the_end_does_not_end_the_archive(tmp_path: Pa
         assert listed[-2:] == [b"d/TRAILER!!!", b"z"]
 
 
-def sparse_member(name: str, size: int) -> Member:
-    info, _ = member(name)
-    info.pax_headers = {
-        "GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.name": name,
-        "GNU.sparse.size": str(size), "GNU.sparse.map": "0,1",
-    }  # fmt: skip
-    info.size = 1
-    return info, b"x"
-
-
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
         (
-            sparse_member("d/big", 2**32),
+            sparse_member("d/big", 2**32, {0: b"x"}),
             "'d/big': file of 4294967296 bytes: expected less than 4 GiB in a cpio archive",
         ),
         (

@@ -26,22 +26,12 @@ from ociexport.spec.lazy_dataclass import replace
 from tests.support.acls import ACL, MASK_ACL, PLAIN_ACL
 from tests.support.disk_images import AMD64, flattened, hard_source, mounted, write_image
 from tests.support.memory_source import Member, MemorySource, directory, hard_link, member, symlink, tar_of
+from tests.support.sparse_members import sparse_member
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts file systems")
 _FSCK = shutil.which("fsck.erofs")
 _CAPABILITY = struct.pack("<5I", 0x0200_0001, 1 << 13, 0, 0, 0)
 _TEXT = bytes(range(1, 251)) * 40
-
-
-def sparse_member(name: str, size: int, parts: dict[int, bytes]) -> Member:
-    info, _ = member(name)
-    info.pax_headers = {
-        "GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.name": name, "GNU.sparse.size": str(size),
-        "GNU.sparse.map": ",".join(f"{offset},{len(part)}" for offset, part in parts.items()),
-    }  # fmt: skip
-    data = b"".join(parts.values())
-    info.size = len(data)
-    return info, data
 
 
 def shapes() -> list[Member]:

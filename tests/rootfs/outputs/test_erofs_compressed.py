@@ -15,9 +15,10 @@ from ociexport.rootfs.outputs.erofs.writer import write_erofs
 from ociexport.rootfs.outputs.formats import DiskImageOptions
 from ociexport.rootfs.treehash import hash_tree
 from ociexport.rootfs.unpack import unpack
-from tests.rootfs.outputs.test_erofs import shapes, sparse_member
+from tests.rootfs.outputs.test_erofs import shapes
 from tests.support.disk_images import AMD64, hard_source, mounted, write_image
 from tests.support.memory_source import Member, MemorySource, member, tar_of
+from tests.support.sparse_members import sparse_member
 
 _EXTENT = 128 * 1024
 _KERNEL = tuple(int(part) for part in platform.release().split(".")[:2])

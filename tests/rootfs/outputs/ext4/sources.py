@@ -7,21 +7,10 @@ import tarfile
 
 from tests.support.acls import ACL, MASK_ACL, PLAIN_ACL, WRONG_ACL
 from tests.support.memory_source import Member, MemorySource, directory, hard_link, member, symlink, tar_of
+from tests.support.sparse_members import sparse_member
 
 _TEXT = bytes(range(1, 251))
 CAPABILITY = struct.pack("<5I", 0x0200_0001, 1 << 13, 0, 0, 0)
-
-
-def sparse_member(name: str, size: int, parts: dict[int, bytes]) -> Member:
-    """Return a file of ``size`` bytes with holes around its parts."""
-    info, _ = member(name)
-    info.pax_headers = {
-        "GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.name": name, "GNU.sparse.size": str(size),
-        "GNU.sparse.map": ",".join(f"{offset},{len(part)}" for offset, part in parts.items()),
-    }  # fmt: skip
-    data = b"".join(parts.values())
-    info.size = len(data)
-    return info, data
 
 
 def _acl_members() -> list[Member]:

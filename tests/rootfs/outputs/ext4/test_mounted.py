@@ -15,9 +15,10 @@ from ociexport.rootfs.outputs.ext4 import write_ext4
 from ociexport.rootfs.outputs.formats import DiskImageOptions
 from ociexport.rootfs.treehash import hash_tree
 from ociexport.rootfs.unpack import unpack
-from tests.rootfs.outputs.ext4.sources import shapes_source, sparse_member
+from tests.rootfs.outputs.ext4.sources import shapes_source
 from tests.support.disk_images import AMD64, flattened, hard_source, mounted, write_image
 from tests.support.memory_source import MemorySource, member, tar_of
+from tests.support.sparse_members import sparse_member
 from tests.support.system_parts import require, run
 
 pytestmark = pytest.mark.system

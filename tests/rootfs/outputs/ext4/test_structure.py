@@ -29,9 +29,9 @@ from ociexport.rootfs.outputs.ext4.layout import (
     has_superblock,
 )
 from ociexport.rootfs.outputs.formats import DiskImageOptions
-from tests.rootfs.outputs.ext4.sources import sparse_member
 from tests.support.disk_images import flattened
 from tests.support.memory_source import Member, MemorySource, hard_link, member, symlink, tar_of
+from tests.support.sparse_members import sparse_member
 from tests.support.system_parts import require
 
 SEED = bytes(range(1, 17))

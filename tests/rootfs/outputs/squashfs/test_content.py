@@ -74,10 +74,10 @@ def test_equal_files_are_found_wherever_they_have_holes() -> None:
     assert len(content) == size
     members = [
         member("plain", content),
-        sparse_member("sparse", size, [(0, b"data"), (2 * BLOCK_BYTES + 4, b"more")]),
-        sparse_member("later", size, [(0, b"data"), (2 * BLOCK_BYTES + 5, b"more")]),
-        sparse_member("next block", size, [(0, b"data"), (BLOCK_BYTES + 4, b"more")]),
-        sparse_member("hole", size, []),
+        sparse_member("sparse", size, {0: b"data", 2 * BLOCK_BYTES + 4: b"more"}),
+        sparse_member("later", size, {0: b"data", 2 * BLOCK_BYTES + 5: b"more"}),
+        sparse_member("next block", size, {0: b"data", BLOCK_BYTES + 4: b"more"}),
+        sparse_member("hole", size, {}),
         member("zeros", bytes(size)),
     ]
     with flattened(MemorySource([tar_of(members)])) as image:

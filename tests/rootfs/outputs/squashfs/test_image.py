@@ -67,7 +67,7 @@ def test_files_of_equal_content_are_stored_once(tmp_path: Path) -> None:
 
 
 def test_zeros_take_no_room(tmp_path: Path) -> None:
-    members = [member("zeros", bytes(10_000_000)), sparse_member("holes", 10**11, [(10**11 - 1, b"x")])]
+    members = [member("zeros", bytes(10_000_000)), sparse_member("holes", 10**11, {10**11 - 1: b"x"})]
     options = DiskImageOptions(compression="gzip")
     assert (
         write_image(tmp_path / "image", write_squashfs, MemorySource([tar_of(members)]), options).stat().st_size
@@ -152,7 +152,7 @@ def test_too_many_owners_are_refused() -> None:
 
 def test_endless_holes_are_refused(tmp_path: Path) -> None:
     """A tar of a few kilobytes must not make a table of gigabytes."""
-    members = [sparse_member(f"{number}", TIB, []) for number in range(9)]
+    members = [sparse_member(f"{number}", TIB, {}) for number in range(9)]
     with pytest.raises(LimitExceededError) as caught:
         write_image(tmp_path / "image", write_squashfs, MemorySource([tar_of(members)]))
     assert str(caught.value) == (
