@@ -185,6 +185,20 @@ def for_each(
         return run.end()
 
 
+def verify_no_options_of_one_image(options: argparse.Namespace, *more: str) -> None:
+    """Return if none of the options is given that concern the tree of one image.
+
+    Args:
+        more: further options that the caller does not take beside a list.
+
+    Raises:
+        UsageError: one is given.
+    """
+    for flag in ("--to-tar", "--receipt", "--run-files", "--owners", "--userns", *more):
+        if getattr(options, flag.removeprefix("--").replace("-", "_")):
+            raise UsageError(f"{flag}: expected one image beside it, got a list")
+
+
 def unlocked(entry: ListEntry, *, is_in_place: bool = False) -> ListEntry:
     """Return an entry of a plain list for the same image; one of a lock file names its digest then.
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ociexport.cli.listed import ListRun, directory_names, name_in_layout, own_platforms, pinned_source
+from ociexport.cli.listed import (
+    ListRun,
+    directory_names,
+    name_in_layout,
+    own_platforms,
+    pinned_source,
+    verify_no_options_of_one_image,
+)
 from ociexport.cli.options.executor import executor_from
 from ociexport.cli.options.platform import platform_from
 from ociexport.cli.options.progress import progress_from
@@ -62,16 +69,7 @@ def verify_list_options(options: argparse.Namespace) -> None:
     is_layered = options.layers_dir is not None or options.erofs_layers is not None
     if options.rootfs is not None:
         raise UsageError("--into: expected no second directory beside it, got one")
-    for flag, value in (
-        ("--to-tar", options.to_tar),
-        ("--receipt", options.receipt),
-        ("--run-files", options.run_files),
-        ("--owners", options.owners),
-        ("--userns", options.userns),
-        ("--verify-key", options.verify_key),
-    ):
-        if value:
-            raise UsageError(f"{flag}: expected one image beside it, got a list")
+    verify_no_options_of_one_image(options, "--verify-key")
     if is_layered and options.into is not None:
         raise UsageError("--into: expected no directory of layers beside it, got one")
     if options.layers_dir is not None and options.erofs_layers is not None:

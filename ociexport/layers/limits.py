@@ -76,6 +76,18 @@ class Limits:
         if tar_bytes > self.max_bytes:
             raise _over_limit(f"expected at most {counted(self.max_bytes, 'uncompressed byte')}", "--max-size")
 
+    def verify_files(self, total_bytes: int) -> None:
+        """Return if the files that remain of all layers may have this many bytes together, holes left out or not.
+
+        Raises:
+            LimitExceededError: they are too many.
+        """
+        if total_bytes > self.max_bytes:
+            raise LimitExceededError(
+                f"files: expected at most {counted(self.max_bytes, 'byte')} in all, got {total_bytes}",
+                hint="if you trust the image, raise --max-size",
+            )
+
     def verify_path(self, path: bytes) -> None:
         """Return if ``path`` is within the limits of length and depth.
 

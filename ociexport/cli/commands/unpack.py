@@ -253,6 +253,7 @@ def _unpack_list(options: argparse.Namespace) -> int:
         name_in_layout,
         own_platforms,
         pinned_source,
+        verify_no_options_of_one_image,
     )
 
     if options.into is not None or options.layers_dir is not None or options.erofs_layers is not None:
@@ -273,15 +274,7 @@ def _unpack_list(options: argparse.Namespace) -> int:
             "unpack: expected a directory for the trees of a list, got none",
             hint="for example ociexport unpack --list images.txt ./trees",
         )
-    for flag, value in (
-        ("--to-tar", options.to_tar),
-        ("--receipt", options.receipt),
-        ("--run-files", options.run_files),
-        ("--owners", options.owners),
-        ("--userns", options.userns),
-    ):
-        if value:
-            raise UsageError(f"{flag}: expected one image beside it, got a list")
+    verify_no_options_of_one_image(options)
     taken: dict[str, str] = {}
 
     def unpack_one(entry: ListEntry) -> int:

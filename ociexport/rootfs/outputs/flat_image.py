@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from operator import attrgetter
 from typing import NamedTuple
 
-from ociexport.errors import LimitExceededError, counted
+from ociexport.errors import counted
 from ociexport.images.held_documents import open_first_ahead
 from ociexport.images.resolve import read_layers, resolve_manifest
 from ociexport.images.source import ImageSource, is_made
@@ -211,12 +211,7 @@ def flat_image(
         applier.apply_all(source, layers, progress, doing="reading")
         spool.finish()
         nodes = _Flattening(tree, budget, losses, max_mtime_ns).nodes
-    total_bytes = sum(extent.size for node in nodes for extent in node.extents or ())
-    if total_bytes > limits.max_bytes:
-        raise LimitExceededError(
-            f"files: expected at most {counted(limits.max_bytes, 'byte')} in all, got {total_bytes}",
-            hint="if you trust the image, raise --max-size",
-        )
+    limits.verify_files(sum(extent.size for node in nodes for extent in node.extents or ()))
     yield FlatImage(
         nodes=nodes,
         spool_fd=spool_fd,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from ociexport.errors import LimitExceededError, counted
+from ociexport.errors import counted
 from ociexport.images.held_documents import open_first_ahead
 from ociexport.images.resolve import read_layers, resolve_manifest
 from ociexport.images.source import ImageSource, is_made
@@ -119,11 +119,7 @@ def flatten(
     reader = LayerApplier(tree, limits, losses, selection=selection)
     reader.apply_all(source, layers, progress, doing="reading")
     contents = _Contents(tree, budget, losses, change, prefix)
-    if contents.total_bytes > limits.max_bytes:
-        raise LimitExceededError(
-            f"files: expected at most {counted(limits.max_bytes, 'byte')} in all, got {contents.total_bytes}",
-            hint="if you trust the image, raise --max-size",
-        )
+    limits.verify_files(contents.total_bytes)
     writer = TarWriter(write, max_mtime_ns=max_mtime_ns)
     for entry, content in first_files(config):
         writer.write_file(entry, [content])
