@@ -16,12 +16,22 @@ from ociexport.spec.digest import Digest
 from ociexport.spec.manifest import Manifest
 
 
+class Turn(Protocol):
+    """What one process or thread has at a time."""
+
+    def close(self) -> None:
+        """Let another have it."""
+
+
 @runtime_checkable
 class ListingStore(BlobOpener, Protocol):
     """A store of blobs that lists images by name, such as a layout."""
 
     def listed_before(self, full_name: str) -> Descriptor | None:
         """Return the image that had this name when the run began; None if none had it, or several."""
+
+    def take_asking_turn(self) -> Turn | None:
+        """Return the turn to request blobs that the store lacks, before it is told of them; None if another has it."""
 
     def seems_to_have(self, descriptor: Descriptor) -> bool:
         """Whether a blob, or a part of it, is there; nothing is read."""
@@ -34,8 +44,8 @@ class FarSource(Protocol):
     def use_held(self, store: ListingStore) -> None:
         """From now on, ask only for documents that ``store`` lacks."""
 
-    def open_ahead(self, descriptors: Sequence[Descriptor]) -> None:
-        """Request these blobs now; `open_blob` returns them later."""
+    def open_ahead(self, descriptors: Sequence[Descriptor], turn: Turn | None = None) -> None:
+        """Request these blobs now; `open_blob` returns them later. The turn is closed when it has returned the last."""
 
 
 def use_held_documents(source: ImageSource, store: object) -> None:

@@ -142,11 +142,16 @@ def _request_ahead(source: object, destination: object, manifest: Manifest, coun
     if not isinstance(source, FarSource) or manifest.config.data is not None:
         return
     layers = list({layer.digest: layer for layer in manifest.layers if layer.data is None}.values())
+    turn = None
     if destination is not None:
         if not isinstance(destination, ListingStore) or destination.seems_to_have(manifest.config):
             return
+        # Another process may be about to request them: who has the turn sees the files of those who had it before.
+        turn = destination.take_asking_turn()
+        if turn is None:
+            return
         layers = [layer for layer in layers if not destination.seems_to_have(layer)]
-    source.open_ahead(sorted(layers, key=lambda layer: -layer.size)[:count])
+    source.open_ahead(sorted(layers, key=lambda layer: -layer.size)[:count], turn)
 
 
 def _prepare_manifest(

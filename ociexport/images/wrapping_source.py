@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ociexport.images.held_documents import FarSource, ListingStore, use_held_documents
+from ociexport.images.held_documents import FarSource, ListingStore, Turn, use_held_documents
 from ociexport.images.source import ImageName, ImageSource, ReceivedManifest, credentials_of, servers_of
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import ByteStream, Digest
@@ -48,10 +48,12 @@ class WrappingSource:
         """Pass the store on to a source far away; see `FarSource`."""
         use_held_documents(self.wrapped, store)
 
-    def open_ahead(self, descriptors: Sequence[Descriptor]) -> None:
+    def open_ahead(self, descriptors: Sequence[Descriptor], turn: Turn | None = None) -> None:
         """Pass the blobs on to a source far away; see `FarSource`."""
         if isinstance(self.wrapped, FarSource):
-            self.wrapped.open_ahead(descriptors)
+            self.wrapped.open_ahead(descriptors, turn)
+        elif turn is not None:
+            turn.close()
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
         """Return the blob's bytes; see `BlobOpener`."""

@@ -20,7 +20,7 @@ from ociexport.errors import (
 )
 from ociexport.images.budget import DocumentBudget
 from ociexport.images.companions import referrers_tag
-from ociexport.images.held_documents import ListingStore, read_held
+from ociexport.images.held_documents import ListingStore, Turn, read_held
 from ociexport.images.resolve import verify_manifest_size
 from ociexport.images.source import ImageName, ReceivedManifest, embedded_document
 from ociexport.registry.client import RegistryClient
@@ -69,6 +69,7 @@ class RegistrySource:
         self._lock = threading.Lock()
         self._store: ListingStore | None = None
         self._ahead: dict[Digest, OpenedAhead] = {}
+        self._turn: Turn | None = None
 
     @property
     def display_name(self) -> str:
@@ -171,15 +172,23 @@ class RegistrySource:
         listed = self._store.listed_before(full_name) if full_name is not None else None
         return read_held(self._store, listed) if listed is not None else None
 
-    def open_ahead(self, descriptors: Sequence[Descriptor]) -> None:
+    def open_ahead(self, descriptors: Sequence[Descriptor], turn: Turn | None = None) -> None:
         """Request these blobs in threads of their own; `open_blob` returns them later, and `close` those left."""
+        self._turn = turn
         for descriptor in descriptors:
             with suppress(ThreadLimitError):  # it is requested later
                 self._ahead[descriptor.digest] = OpenedAhead(self._open_blob, descriptor)
+        self._end_turn()
+
+    def _end_turn(self) -> None:
+        """Close the turn, if no blob is left that was requested ahead."""
+        if self._turn is not None and not self._ahead:
+            self._turn.close()
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
         """Return the blob's bytes as stored, from ``offset`` on; a broken connection is replaced. See `_open_blob`."""
         ahead = self._ahead.pop(descriptor.digest, None)
+        self._end_turn()
         if ahead is not None and offset == 0:
             return ahead.take()
         if ahead is not None:
@@ -294,6 +303,7 @@ class RegistrySource:
         """Close the connections, unless the source shares them."""
         while self._ahead:
             self._ahead.popitem()[1].close()
+        self._end_turn()
         if self._owns_client:
             self._client.close()
 

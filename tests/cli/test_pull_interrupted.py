@@ -149,6 +149,29 @@ def test_two_at_once_lose_nothing(puller: Puller) -> None:
     assert own_files(puller.layout) <= {"verified"}
 
 
+def test_while_another_has_the_turn_no_layer_is_requested_before_its_file_is_there(puller: Puller) -> None:
+    image = build_image([[member("big", os.urandom(4_000_000))]])
+    (layer,) = image.layers
+    reference = puller.serve(image)
+    turn = ImageLayout(puller.layout).take_asking_turn()
+    assert turn is not None
+    assert ImageLayout(puller.layout).take_asking_turn() is None
+    puller.registry.misbehave(str(image.config.digest), Fault(stall_after=0, delay_seconds=60), times=1)
+    words = command_line("pull", reference, "--out", puller.layout, "-q")
+    with subprocess.Popen(words, env=command_environment(puller.home)) as command:
+        wait_for(lambda: any(path.endswith(str(image.config.digest)) for path in puller.registry.paths()))
+        time.sleep(0.3)  # a request ahead would be under way
+        turn.close()
+        command.kill()
+    assert not any(path.endswith(str(layer.digest)) for path in puller.registry.paths())
+    assert not puller.layout.exists()
+    subprocess.run(words, env=command_environment(puller.home), check=True, timeout=60)
+    assert len([path for path in puller.registry.paths() if path.endswith(str(layer.digest))]) == 1
+    turn = ImageLayout(puller.layout).take_asking_turn()
+    assert turn is not None
+    turn.close()
+
+
 def test_two_processes_fetch_a_blob_once(puller: Puller) -> None:
     image = build_image([[member("big", os.urandom(4_000_000))]])
     reference = puller.serve(image)

@@ -39,6 +39,7 @@ from ociexport.storage.layout.blobs import (
 )
 from ociexport.storage.layout.cache import BlobCache
 from ociexport.storage.layout.documents import BUNDLE_FILE, EXPECTED_HINT, LayoutDocuments
+from ociexport.storage.layout.hold import AskingTurn, take_asking_turn
 from ociexport.storage.layout.life_cycle import LayoutLifeCycle, LayoutUse
 from ociexport.storage.layout.stamps import BlobStamps
 from ociexport.storage.layout_directory import LayoutDirectory
@@ -185,6 +186,10 @@ class ImageLayout:
                     if other is not None and other.digest != descriptor.digest:
                         listed[name.full] = None
         return listed
+
+    def take_asking_turn(self) -> AskingTurn | None:
+        """Return the turn to request blobs before their files exist; None if another process or thread has it."""
+        return take_asking_turn(self.directory)
 
     def seems_to_have(self, descriptor: Descriptor) -> bool:
         """Whether the blob, or a part of it, is in the layout or its cache; nothing is read."""

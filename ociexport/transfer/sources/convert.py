@@ -16,6 +16,7 @@ from io import BytesIO
 
 from ociexport.errors import InvalidImageError, NotFoundError, locating
 from ociexport.images.fetch import BlobFetch
+from ociexport.images.held_documents import Turn
 from ociexport.images.source import ImageSource, ReceivedManifest, size_of_blob
 from ociexport.images.wanted_blobs import layer_blobs, unite_blobs
 from ociexport.images.wrapping_source import WrappingSource
@@ -99,10 +100,9 @@ class ConvertingSource(WrappingSource):
                 self._made[received.digest] = self._convert(received)
             return self._made[received.digest]
 
-    def open_ahead(self, descriptors: Sequence[Descriptor]) -> None:
+    def open_ahead(self, descriptors: Sequence[Descriptor], turn: Turn | None = None) -> None:
         """Request blobs ahead, if no layer was fetched for a conversion; see `FarSource`."""
-        if not self.layers:
-            super().open_ahead(descriptors)
+        super().open_ahead(() if self.layers else descriptors, turn)
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
         """Return the bytes of a blob; converted configs and fetched layers are read locally."""
