@@ -9,13 +9,16 @@ import errno
 import fcntl
 import hashlib
 import os
-import socket
 import time
 import weakref
 from contextlib import closing, suppress
+from typing import TYPE_CHECKING
 
 from ociexport.storage.layout.blobs import OWN_DIRECTORY
 from ociexport.storage.layout_directory import LayoutDirectory
+
+if TYPE_CHECKING:
+    import socket
 
 USERS_FILE = f"{OWN_DIRECTORY}/users"
 # A turn lasts a round trip: from a manifest to its config.
@@ -83,6 +86,8 @@ def take_asking_turn(directory: LayoutDirectory) -> AskingTurn | None:
     leaves no layout: the lock is a name in Linux's abstract socket namespace, which ends with the process. Where it is
     no lock, as between containers, a blob may be requested twice, and is received once.
     """
+    import socket  # noqa: PLC0415 - start-up: what reads a layout does without
+
     place = hashlib.sha256(os.fsencode(os.path.realpath(directory.path))).hexdigest()
     deadline = time.monotonic() + _TURN_SECONDS
     try:
