@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import TypeVar
 
 from ociexport.errors import (
@@ -24,7 +24,7 @@ from ociexport.images.held_documents import ListingStore, Turn, read_held
 from ociexport.images.resolve import verify_manifest_size
 from ociexport.images.source import ImageName, ReceivedManifest, embedded_document
 from ociexport.registry.client import RegistryClient
-from ociexport.registry.download.ahead import OpenedAhead
+from ociexport.registry.download.ahead import BlobsAhead
 from ociexport.registry.download.ranges import open_blob_stream
 from ociexport.registry.download.stream import range_headers, whole_size
 from ociexport.registry.hosts.routes import Route, routes_for
@@ -37,7 +37,6 @@ from ociexport.spec.digest import ByteStream, Digest, Verifier
 from ociexport.spec.docker_schema1 import digested_bytes
 from ociexport.spec.lazy_dataclass import replace
 from ociexport.spec.reference import ImageReference
-from ociexport.system.threads import ThreadLimitError
 
 _MANIFEST_HEADERS = {"Accept": ", ".join(mediatypes.ACCEPTED_MANIFESTS)}
 _REFERRERS_HEADERS = {"Accept": mediatypes.OCI_INDEX}
@@ -68,8 +67,7 @@ class RegistrySource:
         self._servers: dict[Digest, list[str]] = {}
         self._lock = threading.Lock()
         self._store: ListingStore | None = None
-        self._ahead: dict[Digest, OpenedAhead] = {}
-        self._turn: Turn | None = None
+        self._ahead = BlobsAhead(self._open_blob)
 
     @property
     def display_name(self) -> str:
@@ -173,27 +171,13 @@ class RegistrySource:
         return read_held(self._store, listed) if listed is not None else None
 
     def open_ahead(self, descriptors: Sequence[Descriptor], turn: Turn | None = None) -> None:
-        """Request these blobs in threads of their own; `open_blob` returns them later, and `close` those left."""
-        self._turn = turn
-        for descriptor in descriptors:
-            with suppress(ThreadLimitError):  # it is requested later
-                self._ahead[descriptor.digest] = OpenedAhead(self._open_blob, descriptor)
-        self._end_turn()
-
-    def _end_turn(self) -> None:
-        """Close the turn, if no blob is left that was requested ahead."""
-        if self._turn is not None and not self._ahead:
-            self._turn.close()
+        """Request these blobs in threads of their own; `open_blob` returns them later, and `close` ends those left."""
+        self._ahead.request(descriptors, turn)
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
         """Return the blob's bytes as stored, from ``offset`` on; a broken connection is replaced. See `_open_blob`."""
-        ahead = self._ahead.pop(descriptor.digest, None)
-        self._end_turn()
-        if ahead is not None and offset == 0:
-            return ahead.take()
-        if ahead is not None:
-            ahead.close()
-        return self._open_blob(descriptor, offset)
+        ahead = self._ahead.take(descriptor.digest, offset)
+        return ahead if ahead is not None else self._open_blob(descriptor, offset)
 
     def _open_blob(self, descriptor: Descriptor, offset: int = 0) -> ByteStream:
         """Return the blob's bytes as stored, from ``offset`` on; a broken connection is replaced.
@@ -301,9 +285,7 @@ class RegistrySource:
 
     def close(self) -> None:
         """Close the connections, unless the source shares them."""
-        while self._ahead:
-            self._ahead.popitem()[1].close()
-        self._end_turn()
+        self._ahead.close()
         if self._owns_client:
             self._client.close()
 
