@@ -1,29 +1,16 @@
-"""Locks of whole layouts: one that every user shares, and the turn to request blobs before their files exist.
-
-Only a user that holds the first alone may tidy up.
-"""
+"""The lock that every user of a layout shares; only a user that holds it alone may tidy up."""
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import hashlib
 import os
-import time
 import weakref
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING
 
 from ociexport.storage.layout.blobs import OWN_DIRECTORY
 from ociexport.storage.layout_directory import LayoutDirectory
 
-if TYPE_CHECKING:
-    import socket
-
 USERS_FILE = f"{OWN_DIRECTORY}/users"
-# A turn lasts a round trip: from a manifest to its config.
-_TURN_SECONDS = 0.5
-_POLL_SECONDS = 0.01
 
 
 class LayoutHold:
@@ -62,48 +49,6 @@ def is_held(directory: LayoutDirectory) -> bool:
         except OSError:  # as in `LayoutHold.is_alone`
             return True
     return False
-
-
-class AskingTurn:
-    """The turn to request blobs of a layout before they have files there, which keep others from requesting them.
-
-    Args:
-        name: a socket that has a name; closed with the turn.
-    """
-
-    def __init__(self, name: socket.socket) -> None:
-        self._name = name
-
-    def close(self) -> None:
-        """Let another have the turn; may be called again."""
-        self._name.close()
-
-
-def take_asking_turn(directory: LayoutDirectory) -> AskingTurn | None:
-    """Return the turn of a layout; None if another process or thread keeps it for a while, or there are no such names.
-
-    Who had the turn before has files for its blobs, or has ended. Nothing is written, since an image that is refused
-    leaves no layout: the lock is a name in Linux's abstract socket namespace, which ends with the process. Where it is
-    no lock, as between containers, a blob may be requested twice, and is received once.
-    """
-    import socket  # noqa: PLC0415 - start-up: what reads a layout does without
-
-    place = hashlib.sha256(os.fsencode(os.path.realpath(directory.path))).hexdigest()
-    deadline = time.monotonic() + _TURN_SECONDS
-    try:
-        name = socket.socket(socket.AF_UNIX)
-    except OSError:  # a sandbox without such sockets
-        return None
-    while True:
-        try:
-            name.bind(f"\0ociexport {os.geteuid()} {place}")
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE and time.monotonic() < deadline:
-                time.sleep(_POLL_SECONDS)
-                continue
-            name.close()
-            return None
-        return AskingTurn(name)
 
 
 def _open_shared(directory: LayoutDirectory) -> int:

@@ -39,12 +39,12 @@ from ociexport.storage.layout.blobs import (
 )
 from ociexport.storage.layout.cache import BlobCache
 from ociexport.storage.layout.documents import BUNDLE_FILE, EXPECTED_HINT, LayoutDocuments
-from ociexport.storage.layout.hold import AskingTurn, take_asking_turn
 from ociexport.storage.layout.life_cycle import LayoutLifeCycle, LayoutUse
 from ociexport.storage.layout.stamps import BlobStamps
 from ociexport.storage.layout_directory import LayoutDirectory
 
 if TYPE_CHECKING:
+    from ociexport.storage.layout.asking_turn import AskingTurn
     from ociexport.storage.layout.layer_indexes import LayerIndexes
 
 _READ_BYTES = 1024 * 1024
@@ -189,7 +189,9 @@ class ImageLayout:
 
     def take_asking_turn(self) -> AskingTurn | None:
         """Return the turn to request blobs before their files exist; None if another process or thread has it."""
-        return take_asking_turn(self.directory)
+        from ociexport.storage.layout.asking_turn import take_asking_turn  # noqa: PLC0415 - start-up: only a pull asks
+
+        return take_asking_turn(self.path)
 
     def seems_to_have(self, descriptor: Descriptor) -> bool:
         """Whether the blob, or a part of it, is in the layout or its cache; nothing is read."""
