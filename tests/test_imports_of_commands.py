@@ -100,7 +100,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], frozenset[str], int]] = {
     "--version": (("--version",), frozenset(), 10),
     "--help": (("--help",), LOCAL - {"json", "hashlib"} | {"shutil", "lzma"}, 20),
     "pull": (("pull", "-q", "IMAGE", "--out", "OUT"), LOCAL | WIRE, 137),
-    "pull again": (("pull", "-q", "IMAGE", "--out", "PULLED"), LOCAL | WIRE, 137),
+    "pull again": (("pull", "-q", "IMAGE", "--out", "PULLED"), LOCAL | WIRE, 136),
     "unpack from a registry": (
         ("unpack", "-q", "IMAGE", "OUT"),
         LOCAL | WIRE | {"ctypes", "isal"},
@@ -108,7 +108,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], frozenset[str], int]] = {
     ),
     "unpack": (("unpack", "-q", "LAYOUT", "OUT"), LOCAL | {"ctypes", "isal"}, 125),
     "inspect": (("inspect", "LAYOUT"), LOCAL, 86),
-    "verify": (("verify", "-q", "LAYOUT"), LOCAL | SPOOL | {"concurrent.futures", "logging"}, 137),
+    "verify": (("verify", "-q", "LAYOUT"), LOCAL | SPOOL | {"concurrent.futures", "logging"}, 136),
     "ls": (("ls", "LAYOUT"), LOCAL | SPOOL | {"isal"}, 116),
 }
 SCRIPT = """
