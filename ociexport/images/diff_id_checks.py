@@ -10,6 +10,8 @@ Spec: image-spec 1.1 config.md, "Layer DiffID".
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import TypeAlias
@@ -35,9 +37,38 @@ _TAR_CHUNK_BYTES = 256 * 1024
 _HEAD_BYTES = 512
 _HINT = "the image itself is broken; --no-deep copies it as it is, and unpacking it fails"
 _LIMIT_HINT = "--no-deep copies the layer without inflating it"
+# What layers may wait for their checks where these must be hidden by the network: at first, and of each second.
+_FIRST_WAIT_SECONDS = 0.02
+_WAIT_PER_SECOND = 0.05
 
 # Layers and their diff_ids, which are known to be true of each other.
 VerifiedDiffIds: TypeAlias = set[tuple[Digest, Digest]]
+
+
+class Patience:
+    """How long the threads that fetch layers may wait for the checks of one run before these are given up.
+
+    Where the network is the slower part, nothing waits for a check. Several threads may use it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._began: float | None = None
+        self._waited_seconds = 0.0
+        self.is_over = False
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time that the block takes."""
+        began = time.monotonic()
+        yield
+        ended = time.monotonic()
+        with self._lock:
+            if self._began is None:
+                self._began = began
+            self._waited_seconds += ended - began
+            allowed = _FIRST_WAIT_SECONDS + _WAIT_PER_SECOND * (ended - self._began)
+            self.is_over = self.is_over or self._waited_seconds > allowed
 
 
 class DiffIdCheck:
@@ -50,6 +81,7 @@ class DiffIdCheck:
         diff_ids: one for each algorithm.
         verified: gets the diff_ids that are right; one that is in it already is not checked again.
         max_memory: bytes of memory for the window of a zstd layer; None for what is available.
+        patience: when it is over, the rest of the layer is taken without a check; None for a check to the end.
     """
 
     def __init__(
@@ -58,8 +90,10 @@ class DiffIdCheck:
         diff_ids: Collection[Digest],
         verified: VerifiedDiffIds,
         max_memory: int | None = None,
+        patience: Patience | None = None,
     ) -> None:
         self._descriptor = descriptor
+        self._patience = patience
         self._max_memory = max_memory
         self._diff_ids = diff_ids
         self._verified = verified
@@ -78,8 +112,16 @@ class DiffIdCheck:
         Raises:
             LimitExceededError: they are a decompression bomb.
         """
-        if self._inflation is not None:
+        if self._inflation is None:
+            return
+        if self._patience is None:
             self._inflation.put(chunk)
+            return
+        with self._patience.waiting():
+            self._inflation.put(chunk)
+        if self._patience.is_over:
+            self.close()
+            self._inflation = None
 
     def verify(self) -> None:
         """Return if the tar has the diff_ids.
@@ -194,6 +236,7 @@ class DiffIdChecks:
         verified: from earlier images of the same run, and for later ones.
         max_memory: bytes of memory for the window of a zstd layer; None for what is available.
         passes_encrypted: whether layers whose type says that they are encrypted are passed over.
+        must_be_hidden: whether checks are given up when layers wait for them: they may cost next to nothing.
     """
 
     def __init__(
@@ -202,12 +245,19 @@ class DiffIdChecks:
         *,
         max_memory: int | None = None,
         passes_encrypted: bool = False,
+        must_be_hidden: bool = False,
     ) -> None:
+        self._patience = Patience() if must_be_hidden else None
         self._max_memory = max_memory
         self._passes_encrypted = passes_encrypted
         self._verified: VerifiedDiffIds = verified if verified is not None else set()
         # By the layer's digest and the diff_id's algorithm.
         self._declared: dict[Digest, dict[str, Digest]] = {}
+
+    @property
+    def are_given_up(self) -> bool:
+        """Whether layers had to wait for their checks, so that some have none."""
+        return self._patience is not None and self._patience.is_over
 
     def expect(self, image: PreparedImage, *, besides: Collection[Digest] = ()) -> None:
         """Have the layers of all images in ``image`` checked; artifacts have no diff_ids.
@@ -237,10 +287,10 @@ class DiffIdChecks:
     def check_of(self, descriptor: Descriptor) -> Iterator[DiffIdCheck | None]:
         """Give the check of a blob, for a `Verifier`; None for a blob without diff_ids, or with verified ones."""
         declared = self._declared.get(descriptor.digest, {}).values()
-        if all((descriptor.digest, diff_id) in self._verified for diff_id in declared):
+        if self.are_given_up or all((descriptor.digest, diff_id) in self._verified for diff_id in declared):
             yield None
             return
-        with closing(DiffIdCheck(descriptor, declared, self._verified, self._max_memory)) as check:
+        with closing(DiffIdCheck(descriptor, declared, self._verified, self._max_memory, self._patience)) as check:
             yield check
 
     def verify_embedded(self, blobs: Iterable[BlobToFetch]) -> None:

@@ -35,6 +35,10 @@ from ociexport.transfer.requirements import verify_has
 from ociexport.transfer.result import FetchedBlobs, PullResult, WrittenVolume, results_of, with_companions
 from ociexport.transfer.sources.convert import ConvertingSource
 
+_GIVEN_UP = (
+    "layers arrive faster than they can be inflated, so not all were compared with their diff_ids; --deep compares them"
+)
+
 
 class _Run(NamedTuple):
     """What the steps of one copy have in common.
@@ -65,7 +69,7 @@ def copy_to_archive(
     contain the digests of the published ones.
 
     The layers' diff_ids are verified while they arrive, as ``options.deep`` says; an archive with a wrong one does not
-    appear.
+    appear. By default this is given up when layers wait for it.
 
     Args:
         sources: one for each image; the caller closes them.
@@ -94,6 +98,9 @@ def copy_to_archive(
     run = _Run(out, options, progress, _checks_of(images, companions, are_deep, options), seconds)
     everything = [*images, *each_once(companions)]
     results = _copy_plain(images, run) if options.decompress or options.legacy else _copy(images, everything, run)
+    if run.checks.are_given_up:
+        progress.say(_GIVEN_UP)
+        are_deep = [False] * len(images)
     results = [replace(result, is_deep=is_deep) for result, is_deep in zip(results, are_deep, strict=True)]
     return list(map(with_companions, results, companions))
 

@@ -34,7 +34,7 @@ class PullOptions:
         max_memory: bytes of memory for the window of a zstd layer, where layers are decompressed; None for what is
             available, at most 2 GiB.
         deep: whether each layer's tar is compared with its diff_id while the layer arrives. None for the default: yes
-            for an archive of an image from a registry, where the network usually takes longer, and wherever layers are
+            for an archive of an image from a registry, as long as the network takes longer, and wherever layers are
             stored as plain tars, since these are inflated anyway.
         required: what must be beside the image: ``signature``, ``sbom``, ``referrers``; needs ``referrers``.
         thin: what the far side has and need not get; None to copy whole images.
@@ -94,14 +94,18 @@ class PullOptions:
         return self.decompress or self.legacy or (into_archive and is_remote(source))
 
     def new_diff_id_checks(self, verified: VerifiedDiffIds | None = None) -> DiffIdChecks:
-        """Return the checks of one run; an encrypted layer is refused only if the user asked for the check.
+        """Return the checks of one run.
+
+        Only if the user asked for them, an encrypted layer is refused, and layers wait for their checks.
 
         Args:
             verified: from earlier images of the same run, and for later ones.
         """
         from ociexport.images.diff_id_checks import DiffIdChecks  # noqa: PLC0415 - start-up: some pulls do without
 
-        return DiffIdChecks(verified, max_memory=self.max_memory, passes_encrypted=self.deep is None)
+        is_default = self.deep is None
+        is_hidden = is_default and not (self.decompress or self.legacy)
+        return DiffIdChecks(verified, max_memory=self.max_memory, passes_encrypted=is_default, must_be_hidden=is_hidden)
 
     def signed(self, source: ImageSource) -> ImageSource:
         """Return ``source``; where signatures are required, a source around it that returns only a signed image."""

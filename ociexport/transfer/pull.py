@@ -66,7 +66,8 @@ def pull(
         max_memory: bytes of memory for the window of a zstd layer that is decompressed; None for what is available,
             at most 2 GiB.
         deep: whether each layer's tar is compared with its diff_id while the layer arrives; None for the default, which
-            is yes for an archive of an image from a registry, and for plain layers.
+            is yes for plain layers, and for an archive of an image from a registry as long as the network takes longer;
+            `PullResult.is_deep` tells what was done.
         recheck: whether blobs that the layout at ``out`` has are read and verified although their files did not change
             since an earlier run did that.
         since: what the far side has, as ``pull --since`` takes it: a layout, an archive, an earlier update, a

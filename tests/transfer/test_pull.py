@@ -26,6 +26,7 @@ from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.digest import Digest
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.transfer.pull import pull
+from tests.support.counting_progress import CountingProgress
 from tests.support.fake_registry import FakeRegistry, Fault
 from tests.support.image_builder import build_image
 from tests.support.memory_source import MemorySource, member, tar_of
@@ -54,41 +55,6 @@ def registry(source: MemorySource) -> Iterator[FakeRegistry]:
 
 def blobs_in(layout: ImageLayout) -> set[str]:
     return set(os.listdir(os.path.join(layout.path, "blobs", "sha256")))
-
-
-class CountingProgress:
-    """Records all messages."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.warnings: list[str] = []
-
-    def phase(self, title: str, total_bytes: int) -> CountingProgress:
-        return self
-
-    def task(self, title: str, total_bytes: int | None, *, digest: Digest | None = None) -> CountingProgress:
-        return self
-
-    def __enter__(self) -> CountingProgress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def advance(self, count: int) -> None:
-        pass
-
-    def resume(self, count: int) -> None:
-        pass
-
-    def leave_out(self, count: int) -> None:
-        pass
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
-    def warn(self, line: str) -> None:
-        self.warnings.append(line)
 
 
 def test_all_blobs_arrive_byte_for_byte(source: MemorySource, layout: ImageLayout) -> None:

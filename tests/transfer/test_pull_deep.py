@@ -17,7 +17,7 @@ import pytest
 
 from ociexport.errors import DiffIdMismatchError, InvalidImageError, LimitExceededError
 from ociexport.images.choose import PlatformChoice
-from ociexport.images.diff_id_checks import VerifiedDiffIds
+from ociexport.images.diff_id_checks import Patience, VerifiedDiffIds
 from ociexport.spec.digest import Digest
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.transfer.copy import copy_image
@@ -26,6 +26,7 @@ from ociexport.transfer.options import PullOptions
 from ociexport.transfer.pull import pull
 from ociexport.transfer.pull_many import pull_many
 from tests.support.broken_layers import BROKEN, FIRST, PAGE, SOUND, TARS, diff_ids_of, image_of, zipped
+from tests.support.counting_progress import CountingProgress
 from tests.support.fake_registry import FakeRegistry
 from tests.support.image_builder import (
     AMD64,
@@ -296,3 +297,47 @@ def test_no_thread_is_left(tmp_path: Path) -> None:
         with pytest.raises(DiffIdMismatchError):
             pull(image_of([FIRST, BROKEN[kind][0]]).source(), tmp_path / "layout", platform=AMD64, deep=True)
     assert threading.active_count() == before
+
+
+# Archives of a registry's images, for which the check may cost next to nothing.
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+def test_default_check_is_given_up_when_layers_wait_for_it(
+    registry: FakeRegistry, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ociexport.images.diff_id_checks._FIRST_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr("ociexport.images.diff_id_checks._WAIT_PER_SECOND", 0.0)
+    broken = image_of([FIRST, PAGE])
+    source: Any = broken.serve(registry, "library/app", "1")
+    progress = CountingProgress()
+    result = pull(source, tmp_path / name, platform=AMD64, progress=progress)
+    assert (result.digest, result.is_deep) == (broken.digest, False)
+    assert [line for line in progress.lines if "diff_ids" in line] == [
+        "layers arrive faster than they can be inflated, so not all were compared with their diff_ids; "
+        "--deep compares them"
+    ]
+    settings: Any
+    for settings in ({"deep": True}, {"decompress": True}, {"legacy": True}):
+        with pytest.raises(InvalidImageError):
+            pull(source, tmp_path / f"b{name}", platform=AMD64, **settings)
+
+
+def test_patience_lasts_as_long_as_little_of_the_time_is_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("ociexport.images.diff_id_checks.time.monotonic", lambda: now)
+    patience = Patience()
+    over: list[bool] = []
+
+    def wait(seconds: float, pause_seconds: float) -> None:
+        nonlocal now
+        with patience.waiting():
+            now += seconds
+        over.append(patience.is_over)
+        now += pause_seconds
+
+    for _ in range(50):
+        wait(0.01, 0.5)
+    wait(2.0, 1000.0)
+    wait(0.0, 0.0)
+    assert over == [False] * 50 + [True, True]
