@@ -37,18 +37,23 @@ def run() -> NoReturn:
 
     It skips the interpreter's own clean-up, which frees every object and takes a twentieth of a second after a pull or
     an unpack. That is safe: when `main` returns, all files are closed, and the system frees the memory. With Python's
-    warnings or development mode on, the interpreter ends normally and reports what it finds.
+    warnings or development mode on, the interpreter ends normally and reports what it finds, unless a signal ended the
+    command: threads may still be at work, and an interrupted one may have opened what nobody was there to close.
     """
     own_process()
     code = main()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # too late: the work is done and reported
         signal.signal(number, signal.SIG_IGN)
-    if sys.warnoptions or sys.flags.dev_mode:
+    if _tells_warnings() and code not in (INTERRUPTED, TERMINATED, HUNG_UP):
         sys.exit(code)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # `main` has reported what could not be written
             stream.flush()
     os._exit(code)
+
+
+def _tells_warnings() -> bool:
+    return bool(sys.warnoptions or sys.flags.dev_mode)
 
 
 class _Terminated(BaseException):
@@ -167,5 +172,10 @@ def _raise_terminated(number: int, frame: FrameType | None) -> NoReturn:
 def _report_end(how: str, code: int) -> int:
     # A second Ctrl-C ends the process at once, while the interpreter is still cleaning up.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if _tells_warnings():
+        import warnings  # noqa: PLC0415 - start-up: few ask for them
+
+        # A signal may arrive between the opening of a socket and the block that closes it.
+        warnings.simplefilter("ignore", ResourceWarning)
     print(f"ociexport: error: {how}", file=sys.stderr)
     return code
