@@ -3,6 +3,7 @@
 begins with { or [          JSON: an SBOM, a Kubernetes object, a list of names, or a lock file (JSON lines)
 key: value, - item, ---     YAML: each document by its apiVersion and kind, or by its members
 SPDXVersion:                an SBOM as tags and values
+<                           an SBOM in XML
 anything else               one image a line
 """
 
@@ -81,12 +82,13 @@ class _ListParser:
             raise UsageError(
                 f"{self._place.file}: expected a list of images, got a template", hint="helm template makes YAML of it"
             )
+        if first.lower().startswith(("<!doctype html", "<html")):
+            raise UsageError(f"{self._place.file}: expected a list of images, got an HTML page")
         if first.startswith("<"):
-            raise UsageError(
-                f"{self._place.file}: expected a list of images, got XML",
-                hint="SBOMs are read as JSON, SPDX also in its tag-value form",
-            )
-        if first.startswith("SPDXVersion:"):
+            from ociexport.transfer.lists.xml_nodes import parse_cyclonedx_xml  # noqa: PLC0415 - start-up: one format of many
+
+            self._read_documents([parse_cyclonedx_xml(self._text, self._place)], "XML")
+        elif first.startswith("SPDXVersion:"):
             from ociexport.transfer.lists.sboms import read_spdx_tags  # noqa: PLC0415 - start-up: one format of many
 
             self._findings.formats["SPDX"] = None
