@@ -140,7 +140,7 @@ WITHOUT_A_MAP: dict[str, list[tuple[bytes, bytes]]] = {
     "real size": [(b"GNU.sparse.realsize", b"3")],
     "both sizes": [(b"GNU.sparse.size", b"3"), (b"GNU.sparse.realsize", b"5")],
     "name": [(b"GNU.sparse.name", b"other")],
-    "empty map": [(b"GNU.sparse.map", b""), (b"GNU.sparse.size", b"0")],
+    "empty map of an unknown version": [(b"GNU.sparse.minor", b"7"), (b"GNU.sparse.map", b"")],
     "no segments": [(b"GNU.sparse.numblocks", b"0"), (b"GNU.sparse.size", b"0")],
     "version 0 without a map": [(b"GNU.sparse.major", b"0"), (b"GNU.sparse.minor", b"1"), (b"GNU.sparse.size", b"0")],
     "unknown version": [(b"GNU.sparse.major", b"2"), (b"GNU.sparse.minor", b"0"), (b"GNU.sparse.realsize", b"0")],

@@ -97,6 +97,21 @@ def test_map_with_another_number_of_segments_than_its_record_says_is_refused(
     )
 
 
+@pytest.mark.parametrize("version", [[], [(b"major", b"0"), (b"minor", b"1")]], ids=["no version", "0.1"])
+@pytest.mark.parametrize("count", [[], [(b"numblocks", b"0")]], ids=["no count", "count of 0"])
+def test_map_without_numbers_is_refused(
+    count: list[tuple[bytes, bytes]], version: list[tuple[bytes, bytes]], tmp_path: Path
+) -> None:
+    """GNU tar refuses such a map; bsdtar and Go would give the file another size, of holes or of the stored data."""
+    records = [(b"GNU.sparse." + key, value) for key, value in (*version, *count, (b"map", b""), (b"size", b"5000"))]
+    tar = pax(*records) + file(b"a", b"") + file(b"last", b"x") + bytes(1024)
+    with pytest.raises(InvalidImageError) as caught:
+        read_all(tar)
+    assert str(caught.value) == "tar: sparse map: expected pairs of numbers in GNU.sparse.map, got none"
+    ended = subprocess.run(["tar", "-xf", "-", "-C", tmp_path], check=False, input=tar, capture_output=True)
+    assert (ended.returncode, b"invalid GNU.sparse.map=" in ended.stderr) == (2, True)
+
+
 @pytest.mark.parametrize("version", MAPS)
 @pytest.mark.parametrize("said", [[(b"numblocks", b"2")], [(b"numblocks", b"7"), (b"numblocks", b"02")], []])
 def test_map_with_the_number_of_segments_that_its_record_says_is_read(

@@ -89,7 +89,8 @@ def parse_pax_sparse(
     """Return the segments of a file and its real size from GNU's records; None if they contain no map.
 
     Without a map, or with an unknown version, the records are ignored, as in Go's archive/tar. Readers must agree on
-    the size: otherwise one of them reads data as headers.
+    the size: otherwise one of them reads data as headers. A map without numbers is refused, as in GNU tar; bsdtar takes
+    such a file for one hole, and Go for a file without holes, unless the records name the version.
 
     Args:
         sparse: the records.
@@ -102,7 +103,7 @@ def parse_pax_sparse(
     version = (sparse.get(b"GNU.sparse.major", b""), sparse.get(b"GNU.sparse.minor", b""))
     if version == (b"1", b"0"):
         segments = _read_map_before_data(read_block)
-    elif version in _MAP_IN_RECORDS and sparse.get(b"GNU.sparse.map"):
+    elif version in _MAP_IN_RECORDS and b"GNU.sparse.map" in sparse:
         segments = _parse_map_in_records(sparse[b"GNU.sparse.map"])
         _verify_numblocks(sparse, segments)
     else:
@@ -116,6 +117,8 @@ def parse_pax_sparse(
 
 def _parse_map_in_records(text: bytes) -> SparseSegments:
     """Return the segments of format 0.1, or of format 0.0 after its pairs were joined."""
+    if not text:
+        raise InvalidImageError("tar: sparse map: expected pairs of numbers in GNU.sparse.map, got none")
     numbers = [parse_decimal(b"GNU.sparse.map", number) for number in text.split(b",")]
     if len(numbers) % 2:
         raise InvalidImageError(f"tar: sparse map: expected pairs of numbers, got {counted(len(numbers), 'number')}")
