@@ -91,7 +91,7 @@ def test_every_reader_takes_the_memory_it_is_given(ended: Callable[..., tuple[in
     assert (code, "error" in said) == (1 if command == "diff" else 0, False), said
 
 
-@pytest.mark.parametrize("size", ["1x", "-1", "1.5G", "G", "0K"])
+@pytest.mark.parametrize("size", ["1x", "-1", "1.5X", "G", "0K"])
 def test_size_that_is_none_is_a_usage_error(ended: Callable[..., tuple[int, str]], size: str) -> None:
     code, said = ended(image_of(TAR), COMMANDS["unpack"], f"--max-memory={size}")
     assert (code, said.splitlines()[0]) == (

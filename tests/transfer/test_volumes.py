@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -14,7 +13,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ociexport.cli.options.volumes import parse_volume_size
 from ociexport.errors import DigestMismatchError, UsageError
 from ociexport.spec.digest import Digest
 from ociexport.storage.archive.reader import open_archive_image
@@ -273,32 +271,6 @@ def test_all_images_go_into_one_set(tmp_path: Path) -> None:
     assert joined(volumes_of(tmp_path / "u.tar")).keys() == {
         str(digest) for digest in V1.all_digests | V2.all_digests | V3.all_digests
     }
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [
-        ("1", 1),
-        ("2048", 2048),
-        ("4G", 4 << 30),
-        ("4GiB", 4 << 30),
-        ("4gib", 4 << 30),
-        ("700M", 700 << 20),
-        ("4.7GB", 4_700_000_000),
-        ("1.5K", 1536),
-        ("25MB", 25_000_000),
-        ("2T", 2 << 40),
-        ("9" * 50 + "T", 2**63 - 1),
-    ],
-)
-def test_sizes(text: str, size: int) -> None:
-    assert parse_volume_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "0", "0G", "-1", "G", "4 G", "4X", "4.G", ".5G", "0.1", "4GB5", "４G", "1e9"])
-def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match=r"expected a size above 0, such as 700M, 4G or 4\.7GB, got "):
-        parse_volume_size(text)
 
 
 def test_names_sort_by_number() -> None:

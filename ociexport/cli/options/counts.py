@@ -10,8 +10,9 @@ from collections.abc import Callable
 from ociexport.errors import quoted
 from ociexport.spec.numerals import MAX_SIZE, number_up_to
 
-_SIZE = re.compile(r"([0-9]+)(?:([KMGT])(?:iB)?)?", re.IGNORECASE)
-_UNITS = {"K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+# Media are sold by decimal units, `4.7GB`; `4G` is 1024 times 1024 times 1024 times four, as is `4GiB`.
+_SIZE = re.compile(r"([0-9]+)(?:\.([0-9]{1,9}))?(?:([KMGT])(iB|B)?)?", re.IGNORECASE)
+_POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
 def count_from(least: int) -> Callable[[str], int]:
@@ -20,13 +21,20 @@ def count_from(least: int) -> Callable[[str], int]:
 
 
 def parse_size(text: str) -> int:
-    """Return an option's size in bytes, which is above 0: ``2147483648``, ``2G`` or ``2GiB``."""
-    found = _SIZE.fullmatch(text)
-    number = number_up_to(found[1], MAX_SIZE) if found else None
-    if found is None or not number:
-        units = "" if text.isdigit() else ", such as 512M or 2G"
-        raise argparse.ArgumentTypeError(f"expected a number above 0{units}, got {quoted(text)}")
-    return min(number * _UNITS.get((found[2] or "").upper(), 1), MAX_SIZE)
+    """Return an option's size in bytes, which is above 0.
+
+    >>> parse_size("2048"), parse_size("4G"), parse_size("4GiB"), parse_size("4.7GB")
+    (2048, 4294967296, 4294967296, 4700000000)
+    """
+    if (found := _SIZE.fullmatch(text)) is not None:
+        whole, fraction, unit, ending = found.groups(default="")
+        size: int = number_up_to(whole + fraction, MAX_SIZE) or 0
+        size *= (1000 if ending.upper() == "B" else 1024) ** _POWERS[unit.upper()]
+        size //= 10 ** len(fraction)
+        if size:
+            return min(size, MAX_SIZE)
+    units = "" if text.isdigit() else ", such as 512M or 2G"
+    raise argparse.ArgumentTypeError(f"expected a number above 0{units}, got {quoted(text)}")
 
 
 def add_memory_argument(parser: argparse.ArgumentParser) -> None:
