@@ -11,7 +11,8 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
-from typing import IO, NamedTuple
+from io import FileIO
+from typing import NamedTuple
 
 from ociexport.errors import InvalidImageError, LimitExceededError, quoted_path
 from ociexport.layers.apply import LayerTarget
@@ -19,7 +20,7 @@ from ociexport.layers.limits import NameBudget, weight_of
 from ociexport.layers.paths import ROOT, ImagePath
 from ociexport.layers.tar.reader import Entry, EntryType
 from ociexport.system.compression import checksum
-from ociexport.system.temporary_files import TemporaryFileError, open_temporary_file
+from ociexport.system.temporary_files import append_whole, open_temporary_file
 
 # An outline is written and read in blocks of about this size.
 _BLOCK_BYTES = 256 * 1024
@@ -32,7 +33,7 @@ class OutlineFile:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._file: IO[bytes] | None = None
+        self._file: FileIO | None = None
         self._end = 0
 
     def append(self, block: bytes) -> tuple[int, int]:
@@ -42,17 +43,10 @@ class OutlineFile:
             TemporaryFileError: the file could not be made or written, for example on a full disk.
         """
         with self._lock:
-            try:
-                if self._file is None:
-                    self._file = open_temporary_file()
-                self._file.seek(self._end)
-                view = memoryview(block)
-                while view:
-                    view = view[self._file.write(view) :]
-            except TemporaryFileError:
-                raise
-            except OSError as error:
-                raise TemporaryFileError(error) from error
+            if self._file is None:
+                self._file = open_temporary_file()
+            self._file.seek(self._end)
+            append_whole(self._file, block)
             begin, self._end = self._end, self._end + len(block)
         return begin, len(block)
 

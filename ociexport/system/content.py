@@ -14,7 +14,7 @@ from ociexport.spec.mediatypes import is_encrypted, may_be_tar
 # How many bytes are looked at: a file system's magic number may stand behind two blocks.
 LOOKED_AT_BYTES = 2048
 _BLOCK_BYTES = 512
-_CHECKSUM = slice(148, 156)
+_CHECKSUM, _TAR_MAGIC = slice(148, 156), slice(257, 262)
 
 # The first bytes of a format, and what a message calls it.
 _MAGICS = (
@@ -101,6 +101,19 @@ def begins_tar(head: bytes) -> bool:
     total = sum(others) + 8 * ord(" ")
     # Old systems summed signed bytes.
     return stored in (b"%o" % total, b"%o" % max(total - 256 * sum(byte > 127 for byte in others), 0))
+
+
+def is_meant_as_tar(head: bytes) -> bool:
+    """Whether a file that begins with ``head`` is a tar, or one with a damaged first header, and no text.
+
+    Unlike a layer, it has at least one whole block. The magic is looked at too, for an error that says "damaged".
+    """
+    return (len(head) >= _BLOCK_BYTES and begins_tar(head)) or has_tar_magic(head)
+
+
+def has_tar_magic(head: bytes) -> bool:
+    """Whether data that begins with ``head`` names itself a tar in its first header; old and empty tars do not."""
+    return head[_TAR_MAGIC] == b"ustar"
 
 
 def name_of_content(head: bytes) -> str | None:

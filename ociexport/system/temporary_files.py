@@ -40,6 +40,20 @@ def open_temporary_file() -> FileIO:
         raise TemporaryFileError(error) from error
 
 
+def append_whole(file: FileIO, data: bytes | memoryview) -> None:
+    """Write all of ``data`` to a temporary file, at its position.
+
+    Raises:
+        TemporaryFileError: there is no room.
+    """
+    view = memoryview(data)
+    try:
+        while view:
+            view = view[file.write(view) or 0 :]
+    except OSError as error:
+        raise TemporaryFileError(error) from error
+
+
 def open_temporary_file_in(directory: str) -> FileIO:
     """Return a temporary file without a name in a directory that the user named; the caller closes it.
 

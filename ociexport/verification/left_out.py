@@ -17,10 +17,10 @@ from ociexport.spec import mediatypes
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.storage.bundle import MAX_BUNDLE_BYTES, Bundle, BundleImage, BundleManifest, parse_bundle
+from ociexport.system.content import is_meant_as_tar
 from ociexport.verification.parts import Part
 
 _HEAD_BYTES = 512
-_TAR_MAGIC, _TAR_MAGIC_OFFSET = b"ustar", 257
 
 
 class Place(Enum):
@@ -75,7 +75,7 @@ def read_bundle_file(source: str) -> Bundle | None:
         return None
     with open(source, "rb") as file:
         head = file.read(_HEAD_BYTES)
-        if not head.lstrip().startswith(b"{") or head[_TAR_MAGIC_OFFSET:].startswith(_TAR_MAGIC):
+        if not head.lstrip().startswith(b"{") or is_meant_as_tar(head):
             return None
         raw = head + file.read(MAX_BUNDLE_BYTES)
     return parse_bundle(raw, where=source)

@@ -24,7 +24,7 @@ from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.spec.reference import as_path
 from ociexport.storage.archive.member_streams import MemberStream, SparseMemberStream
 from ociexport.system.compression import MAGIC_BYTES, compression_of, is_compressed, read_tar_chunks
-from ociexport.system.temporary_files import open_temporary_file
+from ociexport.system.temporary_files import append_whole, open_temporary_file
 
 if TYPE_CHECKING:
     from typing import Self
@@ -267,9 +267,7 @@ def _copied(file: FileIO, place: str) -> tuple[FileIO, str | None]:
                     f"({counted(written, 'byte')} so far)",
                     where=place,
                 )
-            view = memoryview(chunk)
-            while view:
-                view = view[os.write(copy.fileno(), view) :]
+            append_whole(copy, chunk)
         copy.seek(0)
     except InvalidImageError as error:
         copy.close()

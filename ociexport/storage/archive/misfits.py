@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from ociexport.errors import InvalidImageError, quoted
 from ociexport.storage.archive.file_names import DOCKER_MANIFEST_FILE, REPOSITORIES_FILE
 from ociexport.storage.layout.documents import INDEX_FILE, LAYOUT_FILE
-from ociexport.system.content import LOOKED_AT_BYTES, begins_tar, name_of_content
+from ociexport.system.content import LOOKED_AT_BYTES, begins_tar, has_tar_magic, name_of_content
 
 # Any of these shows an archive's kind.
 _LISTS = (INDEX_FILE, DOCKER_MANIFEST_FILE, REPOSITORIES_FILE)
@@ -36,7 +36,6 @@ _COMMANDS = {
 }
 # As many of the first bytes as tell what a file is, also if it is encoded in base64.
 _LOOKED_AT_BYTES = 2 * LOOKED_AT_BYTES
-_TAR_MAGIC, _TAR_MAGIC_OFFSET = b"ustar", 257
 _BASE64_TEXT = re.compile(rb"[A-Za-z0-9+/\r\n]+={0,2}[\r\n]*")
 
 
@@ -72,7 +71,7 @@ def _name_of_base64(head: bytes) -> str | None:
         content = binascii.a2b_base64(text[: len(text) // 4 * 4])
     except binascii.Error:
         return None
-    is_tar = content[_TAR_MAGIC_OFFSET:].startswith(_TAR_MAGIC)
+    is_tar = has_tar_magic(content)
     name = "a tar" if is_tar else name_of_content(content[:LOOKED_AT_BYTES])
     return f"base64 of {name}" if is_tar or name in _COMMANDS else None
 

@@ -33,8 +33,9 @@ from ociexport.spec.digest import Digest, VerifyingReader
 from ociexport.storage.archive.members import ArchiveMembers
 from ociexport.storage.bundle import Bundle, replaced_by
 from ociexport.system.compression import MAGIC_BYTES, is_compressed
+from ociexport.system.content import LOOKED_AT_BYTES, is_meant_as_tar
 from ociexport.system.progress.protocol import SILENT, Progress
-from ociexport.system.temporary_files import open_temporary_file
+from ociexport.system.temporary_files import append_whole, open_temporary_file
 from ociexport.transfer.bundle.contents import ArchiveContents, Contents, SingleContents, open_contents
 from ociexport.transfer.bundle.have_documents import MAX_HAVE_BYTES, names_in, read_document
 from ociexport.transfer.bundle.present import read_present
@@ -50,8 +51,6 @@ from ociexport.transfer.sources.names import (
 )
 
 _READ_BYTES = 1024 * 1024
-# The tar magic, and its place in the first block (POSIX 1003.1, pax, "ustar Interchange Format").
-TAR_MAGIC, TAR_MAGIC_OFFSET, _BLOCK_BYTES = b"ustar", 257, 512
 # A missing file with such a name is not taken for an image reference.
 _FILE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".json", ".jsonl", ".txt", ".lock", ".list")
 
@@ -129,7 +128,7 @@ def _read_stream(file: FileIO, text: str, name: str, to_prove: Collection[Digest
     with ExitStack() as stack:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode) or file.tell():
             file = stack.enter_context(_spooled(file))
-        if _is_archive(os.pread(file.fileno(), _BLOCK_BYTES, 0)):
+        if _is_archive(os.pread(file.fileno(), LOOKED_AT_BYTES, 0)):
             members = ArchiveMembers.over(FileIO(os.dup(file.fileno())), text)
             return holdings_of(stack.enter_context(closing(ArchiveContents(members))), name, to_prove)
         raw = b""
@@ -172,9 +171,8 @@ def _read_lock(text: str, where: str, name: str, opener: Opener) -> Holdings:
 
 
 def _is_archive(head: bytes) -> bool:
-    """Whether a file that begins with ``head`` is a tar, or compressed; an empty tar is one block of zeros at least."""
-    is_tar = head[TAR_MAGIC_OFFSET:].startswith(TAR_MAGIC) or (len(head) == _BLOCK_BYTES and not head.strip(b"\0"))
-    return is_tar or is_compressed(head[:MAGIC_BYTES])
+    """Whether a file that begins with ``head`` is a tar, or compressed."""
+    return is_meant_as_tar(head) or is_compressed(head[:MAGIC_BYTES])
 
 
 def _spooled(stream: FileIO) -> FileIO:
@@ -182,10 +180,8 @@ def _spooled(stream: FileIO) -> FileIO:
     copy = open_temporary_file()
     try:
         while chunk := stream.read(_READ_BYTES):
-            view = memoryview(chunk)
-            while view:
-                view = view[os.write(copy.fileno(), view) :]
-            if copy.tell() > MAX_HAVE_BYTES and not _is_archive(os.pread(copy.fileno(), _BLOCK_BYTES, 0)):
+            append_whole(copy, chunk)
+            if copy.tell() > MAX_HAVE_BYTES and not _is_archive(os.pread(copy.fileno(), LOOKED_AT_BYTES, 0)):
                 break
         copy.seek(0)
     except BaseException:

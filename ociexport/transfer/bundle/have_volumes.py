@@ -17,9 +17,10 @@ from ociexport.storage.archive.volume_members import VolumeMembers
 from ociexport.storage.bundle import MAX_BUNDLE_BYTES, parse_bundle
 from ociexport.storage.bundle_volume import BundleVolume
 from ociexport.storage.layout.documents import BUNDLE_FILE
+from ociexport.system.content import LOOKED_AT_BYTES, is_meant_as_tar
 from ociexport.system.progress.protocol import Progress
 from ociexport.transfer.bundle.contents import ArchiveContents
-from ociexport.transfer.bundle.have import TAR_MAGIC, TAR_MAGIC_OFFSET, Opener, holdings_of, read_have, say_holdings
+from ociexport.transfer.bundle.have import Opener, holdings_of, read_have, say_holdings
 from ociexport.transfer.sources.names import has_transport
 
 
@@ -58,7 +59,7 @@ def _open_volume(text: str) -> tuple[ArchiveMembers, BundleVolume] | None:
     if has_transport(text) or not os.path.isfile(text):
         return None
     with FileIO(text) as file:
-        if os.pread(file.fileno(), len(TAR_MAGIC), TAR_MAGIC_OFFSET) != TAR_MAGIC:
+        if not is_meant_as_tar(os.pread(file.fileno(), LOOKED_AT_BYTES, 0)):
             return None
     try:
         members = ArchiveMembers.open(text)

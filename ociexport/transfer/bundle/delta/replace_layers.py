@@ -24,13 +24,13 @@ from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.storage.bundle_recipes import BundleRecipe, RecipeBase
 from ociexport.system.progress.protocol import Progress, format_bytes
-from ociexport.system.temporary_files import open_temporary_file
+from ociexport.system.temporary_files import append_whole, open_temporary_file
 from ociexport.transfer.bundle.delta.bases import BaseLayer, Bases, HaveBytes, open_bases
 from ociexport.transfer.bundle.delta.make import TarFile, make_recipe
 from ociexport.transfer.bundle.delta.predecessor import Predecessors
 from ociexport.transfer.bundle.delta.recipe import MEDIA_TYPE, Recipe
 from ociexport.transfer.bundle.delta.recompress import PLAIN, Compression, find_compression
-from ociexport.transfer.bundle.delta.spool import FileSection, SpooledBlobs, chunks_of, spool_blob, spool_tar, write_all
+from ociexport.transfer.bundle.delta.spool import FileSection, SpooledBlobs, chunks_of, spool_blob, spool_tar
 from ociexport.transfer.decompress import plain_media_type, with_plain_layers
 
 # A trial of a compression ends at the first byte that differs, so small pieces save time.
@@ -196,7 +196,7 @@ class _Maker:
             left -= len(batch)
             if left <= 0:
                 raise _TooLargeError("larger than the layer")
-            write_all(batches, batch)
+            append_whole(batches, batch)
 
         with closing(open_temporary_file()) as batches:
             try:

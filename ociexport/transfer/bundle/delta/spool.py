@@ -11,7 +11,7 @@ from ociexport.errors import DiffIdMismatchError, DigestMismatchError, locating
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import ByteStream, Digest, Verifier, VerifyingReader
 from ociexport.system.compression import read_tar_chunks, verify_ratio
-from ociexport.system.temporary_files import TemporaryFileError, open_temporary_file
+from ociexport.system.temporary_files import append_whole, open_temporary_file
 
 _READ_BYTES = 1024 * 1024
 
@@ -35,7 +35,7 @@ def spool_tar(blob: ByteStream, diff_id: Digest, blob_bytes: int) -> FileIO:
             for chunk in read_tar_chunks(blob):
                 verifier.update(chunk)
                 verify_ratio(verifier.seen_bytes, blob_bytes)
-                write_all(file, chunk)
+                append_whole(file, chunk)
         verify_diff_id(verifier)
     except BaseException:
         file.close()
@@ -57,7 +57,7 @@ def spool_blob(blob: ByteStream, descriptor: Descriptor, where: str) -> FileIO:
             VerifyingReader(blob, descriptor.digest, descriptor.size, subject="") as reader,
         ):
             while chunk := reader.read(_READ_BYTES):
-                write_all(file, chunk)
+                append_whole(file, chunk)
     except BaseException:
         file.close()
         raise
@@ -74,20 +74,6 @@ def verify_diff_id(verifier: Verifier) -> None:
         verifier.verify()
     except DigestMismatchError as error:
         raise DiffIdMismatchError(error.message.replace("digest", "diff_id", 1)) from error
-
-
-def write_all(file: FileIO, data: bytes) -> None:
-    """Append ``data`` to a temporary file.
-
-    Raises:
-        TemporaryFileError: there is no room.
-    """
-    view = memoryview(data)
-    try:
-        while view:
-            view = view[file.write(view) or 0 :]
-    except OSError as error:
-        raise TemporaryFileError(error) from error
 
 
 def chunks_of(fd: int, chunk_bytes: int = _READ_BYTES) -> Iterator[bytes]:
@@ -134,7 +120,7 @@ class SpooledBlobs:
         hasher = Digest.of(b"").new_hasher()
         for chunk in chunks:
             hasher.update(chunk)
-            write_all(self._file, chunk)
+            append_whole(self._file, chunk)
             end += len(chunk)
         digest = Digest("sha256", hasher.hexdigest())
         self._places[digest] = (begin, end)
