@@ -19,10 +19,10 @@ from typing import TypeAlias
 from ociexport.errors import DiffIdMismatchError, InvalidImageError, LimitExceededError, describe_content, locating
 from ociexport.images.destination import BlobStore, BlobWriter, CheckingStore, ImageDestination
 from ociexport.images.prepare import PreparedImage
-from ociexport.images.wanted_blobs import CHUNK_BYTES, BlobToFetch
+from ociexport.images.wanted_blobs import BlobToFetch
 from ociexport.spec.config import pair_layers
 from ociexport.spec.descriptor import Descriptor
-from ociexport.spec.digest import Chunk, Digest
+from ociexport.spec.digest import CHUNK_BYTES, Chunk, Digest
 from ociexport.spec.mediatypes import is_encrypted
 from ociexport.system.compression import is_compressed, read_tar_chunks, verify_ratio
 from ociexport.system.memory import MEMORY_OPTION

@@ -18,8 +18,8 @@ from ociexport.errors import (
     locating,
 )
 from ociexport.images.destination import BlobStore, BlobWriter, PlacingStream, PlacingWriter, SendingStore
-from ociexport.images.wanted_blobs import CHUNK_BYTES, BlobToFetch, open_stream, read_chunks
-from ociexport.spec.digest import Chunk, Digest
+from ociexport.images.wanted_blobs import BlobToFetch, open_stream, read_chunks
+from ociexport.spec.digest import CHUNK_BYTES, Chunk, Digest
 from ociexport.system.progress.protocol import Progress
 from ociexport.system.threads import ThreadLimitError, start_thread
 

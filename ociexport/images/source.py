@@ -12,10 +12,8 @@ from typing import Protocol, runtime_checkable
 
 from ociexport.errors import OciexportError
 from ociexport.spec.descriptor import Descriptor, Platform
-from ociexport.spec.digest import ByteStream, Digest
+from ociexport.spec.digest import CHUNK_BYTES, ByteStream, Digest
 from ociexport.spec.lazy_dataclass import dataclass
-
-_READ_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +225,6 @@ def size_of_blob(source: ImageSource, digest: Digest) -> int:
         return told
     size = 0
     with closing(source.open_blob(Descriptor("", digest, 0))) as stream:
-        while chunk := stream.read(_READ_BYTES):
+        while chunk := stream.read(CHUNK_BYTES):
             size += len(chunk)
     return size

@@ -10,11 +10,8 @@ from ociexport.errors import InvalidImageError, NotFoundError, RegistryError, lo
 from ociexport.images.source import BlobOpener, ImageSource
 from ociexport.spec.config import ImageConfig
 from ociexport.spec.descriptor import Descriptor
-from ociexport.spec.digest import ByteStream, Digest
+from ociexport.spec.digest import CHUNK_BYTES, ByteStream, Digest
 from ociexport.spec.manifest import Manifest
-
-# Read, hashed and written at once. Larger chunks gain nothing; smaller ones pass the interpreter's lock more often.
-CHUNK_BYTES = 1024 * 1024
 
 
 class BlobToFetch(NamedTuple):

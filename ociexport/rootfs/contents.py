@@ -16,10 +16,10 @@ from ociexport.layers.paths import ImagePath
 from ociexport.layers.record import replay
 from ociexport.layers.tar.reader import Entry
 from ociexport.layers.tar.sparse import SparseSegments
+from ociexport.spec.digest import CHUNK_BYTES
 from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.system.progress.protocol import ProgressTask
 
-_READ_BYTES = 1024 * 1024
 # Memory for the content of one file, and for each segment of a sparse file: measured, rounded up.
 _CONTENT_BYTES, _SEGMENT_BYTES = 300, 16
 
@@ -96,7 +96,7 @@ class ContentTree(MemoryTree):
 
 def _read_from(fd: int, start: int, end: int, task: ProgressTask) -> Iterable[bytes]:
     """Yield the bytes of a file from ``start`` to ``end``, or to its end if it is shorter."""
-    while start < end and (chunk := os.pread(fd, min(_READ_BYTES, end - start), start)):
+    while start < end and (chunk := os.pread(fd, min(CHUNK_BYTES, end - start), start)):
         yield chunk
         task.advance(len(chunk))
         start += len(chunk)

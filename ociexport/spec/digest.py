@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 _MAX_HEAD_BYTES = 512
 
 Chunk: TypeAlias = bytes | bytearray | memoryview
+# Bytes that are read, hashed and written at once. Larger chunks gain nothing; smaller ones pass the interpreter's lock
+# more often.
+CHUNK_BYTES = 1024 * 1024
 
 # Registered algorithms and the grammar of their encoded part (image-spec descriptor.md, "Registered algorithms").
 _ENCODED_PATTERNS = {"sha256": re.compile(r"[a-f0-9]{64}"), "sha512": re.compile(r"[a-f0-9]{128}")}

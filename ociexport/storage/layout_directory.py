@@ -17,11 +17,11 @@ from contextlib import contextmanager, suppress
 from io import BufferedWriter, FileIO
 
 from ociexport.errors import InvalidImageError, UsageError, counted, quoted
+from ociexport.spec.digest import CHUNK_BYTES
 from ociexport.system.files import NO_LINK, sync_directory
 from ociexport.system.locks import kind_of_file, open_locked, verify_is_regular
 from ociexport.system.partial_names import PARTIAL_SUFFIX, hidden_name, random_name
 
-_READ_BYTES = 1024 * 1024
 # A directory on the way to a file need not be readable.
 _PASS = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 # Non-blocking, since a fifo may replace a file after its kind was checked.
@@ -109,7 +109,7 @@ class LayoutDirectory:
         """Return the content of a small file. Raises as `open_file`, and `InvalidImageError` if it is too large."""
         with self.open_file(name) as file:
             parts, left = [], max_bytes + 1
-            while left and (chunk := file.read(min(left, _READ_BYTES))):
+            while left and (chunk := file.read(min(left, CHUNK_BYTES))):
                 parts.append(chunk)
                 left -= len(chunk)
         if not left:
@@ -234,7 +234,7 @@ class LayoutDirectory:
                 except OSError:
                     import shutil  # noqa: PLC0415 - start-up: few file systems need it
 
-                    shutil.copyfileobj(original, copy, _READ_BYTES)
+                    shutil.copyfileobj(original, copy, CHUNK_BYTES)
 
     # Opening.
 

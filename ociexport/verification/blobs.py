@@ -9,7 +9,7 @@ from contextlib import closing
 from io import BytesIO
 
 from ociexport.errors import DigestMismatchError, InvalidImageError, NotFoundError, counted
-from ociexport.spec.digest import ByteStream, Digest, Verifier
+from ociexport.spec.digest import CHUNK_BYTES, ByteStream, Digest, Verifier
 from ociexport.spec.lazy_dataclass import dataclass, replace
 from ociexport.system.progress.protocol import Progress, ProgressTask
 from ociexport.system.temporary_files import TemporaryFileError
@@ -20,7 +20,6 @@ from ociexport.verification.walk import NamedBlob
 
 # More threads do not help: each one hashing takes a processor, and the disk is the limit.
 _JOBS = 2
-_READ_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +165,7 @@ def _check(blob: BlobToCheck, progress: Progress, stop: threading.Event) -> Blob
             checked = _CheckedStream(stream, verifier, blob.max_bytes, task, stop)
             if blob.examiner is not None:
                 layer = blob.examiner.examine(checked)
-            while checked.read(_READ_BYTES):
+            while checked.read(CHUNK_BYTES):
                 pass
             if checked.is_too_long:
                 return BlobState(

@@ -14,7 +14,7 @@ from contextlib import closing
 
 from ociexport.errors import InvalidImageError, NotFoundError, UsageError, counted, printable, quoted
 from ociexport.spec.descriptor import Descriptor
-from ociexport.spec.digest import Digest, Verifier
+from ociexport.spec.digest import CHUNK_BYTES, Digest, Verifier
 from ociexport.spec.lazy_dataclass import dataclass, replace
 from ociexport.storage.archive.members import ArchiveMembers
 from ociexport.storage.archive.volume_members import VolumeMembers
@@ -26,8 +26,6 @@ from ociexport.storage.layout.documents import BUNDLE_FILE, INDEX_FILE, LAYOUT_F
 from ociexport.system.progress.protocol import SILENT, Progress, ProgressTask, format_bytes
 from ociexport.transfer.sources.names import ArchiveName, has_transport, parse_source_name
 from ociexport.verification.findings import Findings, Kind
-
-_READ_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +288,7 @@ def _verify_file(members: ArchiveMembers, name: str, content: Descriptor, task: 
     """
     verifier = Verifier(content.digest, content.size, subject="")
     with closing(members.open_file(name)) as file:
-        while chunk := file.read(_READ_BYTES):
+        while chunk := file.read(CHUNK_BYTES):
             verifier.update(chunk)
             task.advance(len(chunk))
     verifier.verify()

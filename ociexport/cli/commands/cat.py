@@ -12,9 +12,7 @@ from ociexport.cli.exit_codes import OK
 from ociexport.cli.options.access import access_from, add_looking_arguments, add_source_argument
 from ociexport.errors import escaped
 from ociexport.inspection.open_files import copy_files, open_files
-from ociexport.spec.digest import Chunk
-
-_CHUNK_BYTES = 1024 * 1024
+from ociexport.spec.digest import CHUNK_BYTES, Chunk
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         for file in open_files(options.source, options.paths, access=access):
             with file:
-                shutil.copyfileobj(file, output, _CHUNK_BYTES)
+                shutil.copyfileobj(file, output, CHUNK_BYTES)
     output.flush()
     return OK
 

@@ -16,9 +16,9 @@ from ociexport.rootfs.disk.file_data import write_with_holes
 from ociexport.rootfs.disk.linux import OPEN_FILE
 from ociexport.rootfs.disk.readable import made_readable
 from ociexport.rootfs.disk.xattrs import confirm_owner, read_xattrs
+from ociexport.spec.digest import CHUNK_BYTES
 
 _CREATE_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_CHUNK_BYTES = 1024 * 1024
 _FICLONE = 0x40049409
 # Errors of a file system that shares no data, or not between these files.
 _UNSHARED = frozenset(
@@ -67,7 +67,7 @@ def _readable(directory_fd: int, name: bytes, status: os.stat_result) -> Iterato
 
 
 def _chunks(fd: int) -> Iterator[memoryview]:
-    while chunk := os.read(fd, _CHUNK_BYTES):
+    while chunk := os.read(fd, CHUNK_BYTES):
         yield memoryview(chunk)
 
 

@@ -29,7 +29,7 @@ from ociexport.images.source import ImageName, ReceivedManifest
 from ociexport.spec import mediatypes
 from ociexport.spec.config import MAX_CONFIG_BYTES, parse_config
 from ociexport.spec.descriptor import Descriptor
-from ociexport.spec.digest import ByteStream, Digest
+from ociexport.spec.digest import CHUNK_BYTES, ByteStream, Digest
 from ociexport.spec.docker_v1 import MAX_V1_LAYERS, V1Document, config_from_v1, parse_v1_document
 from ociexport.spec.json_fields import parse_json_as
 from ociexport.spec.lazy_dataclass import dataclass, replace
@@ -43,7 +43,6 @@ from ociexport.system.progress.protocol import Progress
 
 # Ten thousand images fit.
 _MAX_LIST_BYTES = 32 * 1024 * 1024
-_READ_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +253,7 @@ def _describe_layer(members: ArchiveMembers, file: str, diff_id: Digest) -> Desc
         hasher = diff_id.new_hasher()
         while head:
             hasher.update(head)
-            head = stream.read(_READ_BYTES)
+            head = stream.read(CHUNK_BYTES)
     return Descriptor(media_type, Digest(diff_id.algorithm, hasher.hexdigest()), members.size_of(file))
 
 

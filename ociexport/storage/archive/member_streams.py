@@ -8,8 +8,7 @@ from io import FileIO
 
 from ociexport.errors import InvalidImageError
 from ociexport.layers.tar.sparse import SparseSegments, filled_parts
-
-_READ_BYTES = 1024 * 1024
+from ociexport.spec.digest import CHUNK_BYTES
 
 
 class MemberStream:
@@ -82,7 +81,7 @@ class SparseMemberStream:
 
     def _read_stored(self, missing: int) -> Iterator[memoryview]:
         while missing:
-            chunk = self._stored.read(_READ_BYTES)
+            chunk = self._stored.read(CHUNK_BYTES)
             if not chunk:
                 raise InvalidImageError("expected the data of a sparse file, got the end of the archive")
             missing -= len(chunk)

@@ -15,7 +15,7 @@ from io import FileIO
 from ociexport.errors import DigestMismatchError, InvalidImageError, SizeMismatchError, counted
 from ociexport.images.destination import BlobWriter
 from ociexport.spec.descriptor import Descriptor
-from ociexport.spec.digest import BlobCheck, Chunk, Digest, Hasher, Verifier
+from ociexport.spec.digest import CHUNK_BYTES, BlobCheck, Chunk, Digest, Hasher, Verifier
 from ociexport.spec.lazy_dataclass import replace
 from ociexport.storage.archive.plan import ArchiveEntry, ArchivePlan
 from ociexport.storage.archive.writer import ArchiveFile
@@ -24,8 +24,6 @@ from ociexport.storage.bundle_volume import VolumeRange
 from ociexport.storage.layout.blobs import write_at
 from ociexport.storage.layout.documents import BUNDLE_FILE
 from ociexport.system.progress.protocol import ProgressTask
-
-_READ_BYTES = 1024 * 1024
 
 
 class CutBlobs:
@@ -214,7 +212,7 @@ def _read_range(file: FileIO, one: VolumeRange, hashers: Iterable[Hasher], task:
     """Update ``hashers`` with the bytes of a range, and verify its digest."""
     verifier = Verifier(one.digest, one.length, subject=one.file)
     left = one.length
-    while left and (chunk := file.read(min(left, _READ_BYTES))):
+    while left and (chunk := file.read(min(left, CHUNK_BYTES))):
         left -= len(chunk)
         verifier.update(chunk)
         for hasher in hashers:
@@ -232,7 +230,7 @@ def _compare(file: FileIO, expected: bytes, hasher: Hasher, path: str) -> None:
 
 def _chunks(file: FileIO, entry: ArchiveEntry) -> Iterator[bytes]:
     left = entry.size
-    while left and (chunk := file.read(min(left, _READ_BYTES))):
+    while left and (chunk := file.read(min(left, CHUNK_BYTES))):
         left -= len(chunk)
         yield chunk
 

@@ -26,7 +26,7 @@ from ociexport.errors import (
 from ociexport.images.destination import BlobWriter
 from ociexport.images.wanted_blobs import BlobToFetch, read_chunks
 from ociexport.spec.descriptor import Descriptor
-from ociexport.spec.digest import BlobCheck, Chunk, Digest, Verifier
+from ociexport.spec.digest import CHUNK_BYTES, BlobCheck, Chunk, Digest, Verifier
 from ociexport.storage.archive.plan import ArchiveEntry, ArchivePlan
 from ociexport.storage.layout.blobs import read_back, write_at
 from ociexport.system.compressed_stream import CompressedStream
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
     from ociexport.images.diff_id_checks import DiffIdChecks
 
-_READ_BYTES = 1024 * 1024
 # The number of chunks, of 1 MiB each, that may wait for the reader of a pipe.
 _PIECES_AHEAD = 8
 
@@ -95,8 +94,8 @@ class ArchiveFile:
         if self._has_hole(entry):
             return False
         verifier = Verifier(descriptor.digest, descriptor.size, subject="", check=check)
-        for offset in range(0, entry.size, _READ_BYTES):
-            size = min(_READ_BYTES, entry.size - offset)
+        for offset in range(0, entry.size, CHUNK_BYTES):
+            size = min(CHUNK_BYTES, entry.size - offset)
             verifier.update(os.pread(self._fd, size, entry.content_offset + offset))
         try:
             verifier.verify()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ociexport.errors import InvalidImageError
 from ociexport.spec.descriptor import Descriptor
-from ociexport.spec.digest import BlobCheck, Chunk, Digest, Verifier
+from ociexport.spec.digest import CHUNK_BYTES, BlobCheck, Chunk, Digest, Verifier
 from ociexport.storage.layout_directory import LayoutDirectory
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 # The mark at the end of a file with gaps: the magic, and the length of the beginning without gaps.
 _MARK = struct.Struct("<16sQ")
 _MAGIC = b"ociexport ahead\n"
-_READ_BYTES = 1024 * 1024
 # Bytes are read back soon after they are written; small pieces are then still in the processor's cache.
 _READ_BACK_BYTES = 256 * 1024
 OWN_DIRECTORY = ".ociexport"
@@ -62,7 +61,7 @@ class PartialFile:
         self._mark_at: int | None = None
         self._verifier = Verifier(digest, size, subject="", check=check)
         os.ftruncate(fd, trusted_bytes(fd, size))
-        while chunk := os.pread(fd, _READ_BYTES, self.offset):
+        while chunk := os.pread(fd, CHUNK_BYTES, self.offset):
             self._verifier.update(chunk)
 
     @property

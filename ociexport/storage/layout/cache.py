@@ -10,11 +10,9 @@ from contextlib import suppress
 
 from ociexport.errors import DiffIdMismatchError, InvalidImageError, LimitExceededError
 from ociexport.spec.descriptor import Descriptor
-from ociexport.spec.digest import BlobCheck, Digest, Verifier
+from ociexport.spec.digest import CHUNK_BYTES, BlobCheck, Digest, Verifier
 from ociexport.storage.layout.blobs import BLOBS_DIRECTORY, blob_name
 from ociexport.storage.layout_directory import LayoutDirectory
-
-_READ_BYTES = 1024 * 1024
 
 
 class BlobCache:
@@ -67,7 +65,7 @@ class BlobCache:
         try:
             with self._directory.open_file(blob_name(descriptor.digest)) as file:
                 verifier = Verifier(descriptor.digest, descriptor.size, subject="", check=check)
-                while chunk := file.read(_READ_BYTES):
+                while chunk := file.read(CHUNK_BYTES):
                     verifier.update(chunk)
             verifier.verify()
         except (DiffIdMismatchError, LimitExceededError):

@@ -27,7 +27,7 @@ from ociexport.errors import (
 )
 from ociexport.images.source import ImageName, ReceivedManifest
 from ociexport.spec.descriptor import Descriptor
-from ociexport.spec.digest import BlobCheck, ByteStream, Digest, Verifier
+from ociexport.spec.digest import CHUNK_BYTES, BlobCheck, ByteStream, Digest, Verifier
 from ociexport.storage.index import ListedImage, ListedSource, choose_from_layout
 from ociexport.storage.layout.blobs import (
     BLOBS_DIRECTORY,
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from ociexport.storage.layout.asking_turn import AskingTurn
     from ociexport.storage.layout.layer_indexes import LayerIndexes
 
-_READ_BYTES = 1024 * 1024
 # Errors of a disk or file system about a file that exists and can't be read: the blob is then treated as missing.
 _DAMAGE = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.ELOOP})
 
@@ -238,7 +237,7 @@ class ImageLayout:
                 if check is None and self._stamps.is_verified(digest, status):
                     return status.st_size
                 verifier = Verifier(digest, size, subject="blob", check=check)
-                while chunk := file.read(_READ_BYTES):
+                while chunk := file.read(CHUNK_BYTES):
                     verifier.update(chunk)
                 verifier.verify()
                 self._stamps.add(digest, status)

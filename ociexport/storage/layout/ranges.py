@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ociexport.errors import InvalidDigestError, InvalidImageError
 from ociexport.spec.descriptor import parse_digest_of
-from ociexport.spec.digest import Chunk, Digest, Verifier
+from ociexport.spec.digest import CHUNK_BYTES, Chunk, Digest, Verifier
 from ociexport.spec.json_fields import JsonObject, parse_json_object
 from ociexport.storage.index import MAX_INDEX_BYTES
 from ociexport.storage.layout.blobs import COLLECTED_DIRECTORY, name_blob, write_at
@@ -25,7 +25,6 @@ from ociexport.storage.layout_directory import LayoutDirectory
 if TYPE_CHECKING:
     from typing import Self
 
-_READ_BYTES = 1024 * 1024
 _LIST_SUFFIX = ".json"
 
 
@@ -125,8 +124,8 @@ class CollectedBlob:
             DigestMismatchError: together the ranges are another blob; all of them are removed.
         """
         verifier = Verifier(self._digest, self._size, subject="")
-        for offset in range(0, self._size, _READ_BYTES):
-            verifier.update(os.pread(self._fd, min(_READ_BYTES, self._size - offset), offset))
+        for offset in range(0, self._size, CHUNK_BYTES):
+            verifier.update(os.pread(self._fd, min(CHUNK_BYTES, self._size - offset), offset))
         try:
             verifier.verify()
         except InvalidImageError:

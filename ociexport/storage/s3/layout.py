@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from ociexport.errors import NotFoundError, OciexportError, RegistryError, UsageError, counted
 from ociexport.images.source import ImageName, ReceivedManifest
 from ociexport.spec.descriptor import Descriptor
-from ociexport.spec.digest import BlobCheck, ByteStream, Chunk, Digest, Verifier
+from ociexport.spec.digest import CHUNK_BYTES, BlobCheck, ByteStream, Chunk, Digest, Verifier
 from ociexport.storage.index import MAX_INDEX_BYTES, ListedImage
 from ociexport.storage.layout.blobs import BLOBS_DIRECTORY, blob_name
 from ociexport.storage.layout.documents import (
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-_READ_BYTES = 1024 * 1024
 # Each attempt fails only if another writer has just succeeded.
 _MAX_ATTEMPTS = 50
 _MAX_PAUSE_SECONDS = 2.0
@@ -162,7 +161,7 @@ class S3Layout(RemoteLayout):
             verifier = Verifier(descriptor.digest, descriptor.size, subject="blob", check=check)
             stream = self.open_blob(descriptor)
             try:
-                while chunk := stream.read(_READ_BYTES):
+                while chunk := stream.read(CHUNK_BYTES):
                     verifier.update(chunk)
             finally:
                 stream.close()

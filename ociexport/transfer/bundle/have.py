@@ -29,7 +29,7 @@ from ociexport.images.source import ImageSource
 from ociexport.images.wanted_blobs import BlobToFetch, open_stream
 from ociexport.spec.config import pair_layers
 from ociexport.spec.descriptor import Platform
-from ociexport.spec.digest import Digest, VerifyingReader
+from ociexport.spec.digest import CHUNK_BYTES, Digest, VerifyingReader
 from ociexport.storage.archive.members import ArchiveMembers
 from ociexport.storage.bundle import Bundle, replaced_by
 from ociexport.system.compression import MAGIC_BYTES, is_compressed
@@ -50,7 +50,6 @@ from ociexport.transfer.sources.names import (
     parse_source_name,
 )
 
-_READ_BYTES = 1024 * 1024
 # A missing file with such a name is not taken for an image reference.
 _FILE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".json", ".jsonl", ".txt", ".lock", ".list")
 
@@ -132,7 +131,7 @@ def _read_stream(file: FileIO, text: str, name: str, to_prove: Collection[Digest
             members = ArchiveMembers.over(FileIO(os.dup(file.fileno())), text)
             return holdings_of(stack.enter_context(closing(ArchiveContents(members))), name, to_prove)
         raw = b""
-        while len(raw) <= MAX_HAVE_BYTES and (chunk := os.pread(file.fileno(), _READ_BYTES, len(raw))):
+        while len(raw) <= MAX_HAVE_BYTES and (chunk := os.pread(file.fileno(), CHUNK_BYTES, len(raw))):
             raw += chunk
     first = raw[: raw.find(b"\n") if b"\n" in raw else len(raw)].decode("utf-8", "replace").strip()
     if is_lock_line(first):
@@ -179,7 +178,7 @@ def _spooled(stream: FileIO) -> FileIO:
     """Return a temporary file with all bytes of an archive, or as many of other bytes as a document may have."""
     copy = open_temporary_file()
     try:
-        while chunk := stream.read(_READ_BYTES):
+        while chunk := stream.read(CHUNK_BYTES):
             append_whole(copy, chunk)
             if copy.tell() > MAX_HAVE_BYTES and not _is_archive(os.pread(copy.fileno(), LOOKED_AT_BYTES, 0)):
                 break
@@ -265,7 +264,7 @@ def _is_intact(blob: BlobToFetch) -> bool:
     descriptor = blob.descriptor
     try:
         with VerifyingReader(open_stream(blob, 0), descriptor.digest, descriptor.size, subject="") as reader:
-            while reader.read(_READ_BYTES):
+            while reader.read(CHUNK_BYTES):
                 pass
     except (NotFoundError, InvalidImageError):
         return False

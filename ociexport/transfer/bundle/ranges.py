@@ -7,7 +7,7 @@ from contextlib import closing, suppress
 
 from ociexport.errors import InvalidImageError, NotFoundError
 from ociexport.images.wanted_blobs import BlobToFetch
-from ociexport.spec.digest import Digest, Verifier
+from ociexport.spec.digest import CHUNK_BYTES, Digest, Verifier
 from ociexport.spec.lazy_dataclass import dataclass, field
 from ociexport.storage.bundle_volume import BundleVolume, VolumeRange
 from ociexport.storage.layout.layout import ImageLayout
@@ -15,8 +15,6 @@ from ociexport.storage.layout.ranges import CollectedBlob, CollectedRange, gaps_
 from ociexport.system.progress.protocol import Progress, format_bytes
 from ociexport.transfer.bundle.contents import Contents
 from ociexport.transfer.bundle.readable import open_readable
-
-_READ_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +140,7 @@ def _copy(volume: OpenVolume, one: VolumeRange, blob: BlobToFetch, parts: Collec
         progress.task(title, one.length, digest=one.blob) as task,
         closing(open_readable(lambda: volume.contents.open_file(one.file), volume.place)) as stream,
     ):
-        while chunk := stream.read(_READ_BYTES):
+        while chunk := stream.read(CHUNK_BYTES):
             offset = one.offset + verifier.seen_bytes
             verifier.update(chunk)
             parts.write(chunk, offset)

@@ -18,7 +18,7 @@ from ociexport.images.prepare import PreparedImage
 from ociexport.images.source import BlobOpener
 from ociexport.images.wanted_blobs import BlobToFetch
 from ociexport.spec.descriptor import Descriptor
-from ociexport.spec.digest import ByteStream, Digest
+from ociexport.spec.digest import CHUNK_BYTES, ByteStream, Digest
 from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.storage.archive.names import compression_of
 from ociexport.storage.archive.volume_file import CutBlobs, VolumeFile, verify_volume
@@ -32,7 +32,6 @@ from ociexport.transfer.bundle.volume_plan import Piece, PlannedVolume, plan_vol
 from ociexport.transfer.result import FetchedBlobs, WrittenVolume
 
 SUMS_FILE = "SHA256SUMS"
-_READ_BYTES = 1024 * 1024
 # A larger file of that name has no sums.
 _MAX_SUMS_BYTES = 1024 * 1024
 _SUM_DIGITS = 64
@@ -243,7 +242,7 @@ def _remove_volumes_with(wrong: set[Digest], volumes: Sequence[PlannedVolume], p
 def _sum_of(path: str) -> str:
     hasher = hashlib.sha256()
     with FileIO(path) as file:
-        while chunk := file.read(_READ_BYTES):
+        while chunk := file.read(CHUNK_BYTES):
             hasher.update(chunk)
     return hasher.hexdigest()
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack, closing
 from ociexport.errors import InvalidImageError, NotFoundError, SizeMismatchError, counted, locating
 from ociexport.images.source import BlobOpener
 from ociexport.spec.descriptor import Descriptor
-from ociexport.spec.digest import Verifier, VerifyingReader
+from ociexport.spec.digest import CHUNK_BYTES, Verifier, VerifyingReader
 from ociexport.spec.json_fields import JsonObject
 from ociexport.storage.bundle_recipes import BundleRecipe, RecipeBase
 from ociexport.storage.layout.layout import ImageLayout
@@ -21,8 +21,6 @@ from ociexport.transfer.bundle.delta.apply import apply_recipe
 from ociexport.transfer.bundle.delta.recipe import Base, Recipe, read_recipe
 from ociexport.transfer.bundle.delta.recompress import Compression, parse_compression
 from ociexport.transfer.bundle.delta.spool import spool_tar, verify_diff_id
-
-_CHUNK_BYTES = 1024 * 1024
 
 
 class BaseError(InvalidImageError):
@@ -112,7 +110,7 @@ def _in_large_chunks(pieces: Iterator[bytes]) -> Iterator[bytes]:
     chunk = bytearray()
     for piece in pieces:
         chunk += piece
-        if len(chunk) >= _CHUNK_BYTES:
+        if len(chunk) >= CHUNK_BYTES:
             yield bytes(chunk)
             chunk.clear()
     yield bytes(chunk)

@@ -9,11 +9,9 @@ from io import FileIO
 
 from ociexport.errors import DiffIdMismatchError, DigestMismatchError, locating
 from ociexport.spec.descriptor import Descriptor
-from ociexport.spec.digest import ByteStream, Digest, Verifier, VerifyingReader
+from ociexport.spec.digest import CHUNK_BYTES, ByteStream, Digest, Verifier, VerifyingReader
 from ociexport.system.compression import read_tar_chunks, verify_ratio
 from ociexport.system.temporary_files import append_whole, open_temporary_file
-
-_READ_BYTES = 1024 * 1024
 
 
 def spool_tar(blob: ByteStream, diff_id: Digest, blob_bytes: int) -> FileIO:
@@ -56,7 +54,7 @@ def spool_blob(blob: ByteStream, descriptor: Descriptor, where: str) -> FileIO:
             locating(where),
             VerifyingReader(blob, descriptor.digest, descriptor.size, subject="") as reader,
         ):
-            while chunk := reader.read(_READ_BYTES):
+            while chunk := reader.read(CHUNK_BYTES):
                 append_whole(file, chunk)
     except BaseException:
         file.close()
@@ -76,7 +74,7 @@ def verify_diff_id(verifier: Verifier) -> None:
         raise DiffIdMismatchError(error.message.replace("digest", "diff_id", 1)) from error
 
 
-def chunks_of(fd: int, chunk_bytes: int = _READ_BYTES) -> Iterator[bytes]:
+def chunks_of(fd: int, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
     """Yield the bytes of a file from its beginning."""
     offset = 0
     while chunk := os.pread(fd, chunk_bytes, offset):
