@@ -9,22 +9,20 @@ import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ociexport.errors import (
-    LimitExceededError,
-    NotFoundError,
-    UnsupportedMediaTypeError,
-    printable,
+from ociexport.errors import printable
+from ociexport.images.resolve import (
+    DocumentReader,
+    ResolvedManifest,
+    resolve_manifest,
+    schema1_error,
+    verify_is_as_listed,
 )
-from ociexport.images.resolve import DocumentReader, ResolvedManifest, resolve_manifest, verify_index_depth
 from ociexport.images.source import ReceivedManifest, shared_name
 from ociexport.spec import mediatypes
-from ociexport.spec.descriptor import ATTESTED_ANNOTATION, MAX_MANIFEST_BYTES, Descriptor, Platform
+from ociexport.spec.descriptor import ATTESTED_ANNOTATION, Descriptor, Platform
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass, replace
 from ociexport.spec.manifest import Index, Manifest
-
-# An index of 4 MiB has room for twenty thousand entries; no honest one lists a tenth of that.
-_MAX_MANIFESTS = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,18 +96,24 @@ def choose_documents(documents: DocumentReader, choice: PlatformChoice) -> Chose
     if choice.takes_all:
         if (shared := shared_name(documents.source)) is not None:
             shared.verify_is_one()
-        everything = _Everything(documents)
+        from ociexport.images.walk import Everything  # noqa: PLC0415 - start-up: one platform is taken without it
+
+        everything = Everything(documents)
         everything.take([top])
-        manifests_of_all, others = tuple(everything.manifests), tuple(everything.others)
-        return ChosenDocuments(top.descriptor, manifests_of_all, others, None, tuple(everything.blobs))
+        listed_manifests = [
+            ChosenManifest(manifest, entry.platform, _attested_by(entry)) for manifest, entry in everything.manifests
+        ]
+        return ChosenDocuments(
+            top.descriptor, tuple(listed_manifests), tuple(everything.others), None, tuple(everything.blobs)
+        )
     for platform in () if choice.is_single else choice.platforms:
         # Refused before a fetch; entries of nested indexes are checked below.
         entry = documents.select(top, platform)
         if entry.media_type in mediatypes.SCHEMA1_MANIFESTS:
-            raise _schema1_error(entry, top)
+            raise schema1_error(entry, top)
     resolved = [resolve_manifest(documents, platform) for platform in choice.platforms]
     for one in () if choice.is_single else resolved:
-        _verify_is_as_listed(one.manifest.digest, one.entries[-1], one.indexes[-1])
+        verify_is_as_listed(one.manifest.digest, one.entries[-1], one.indexes[-1])
     manifests = {one.manifest.digest: ChosenManifest(one.manifest, one.platform) for one in resolved}
     if choice.is_single:
         listed = replace(resolved[0].manifest.descriptor, platform=resolved[0].platform)
@@ -121,83 +125,6 @@ def choose_documents(documents: DocumentReader, choice: PlatformChoice) -> Chose
     made = _index_of_chosen(top, resolved)
     listed = Descriptor(top.media_type, made.digest, len(made.raw))
     return ChosenDocuments(listed, tuple(manifests.values()), (made,), top.digest)
-
-
-class _Everything:
-    """Collects every document that an index leads to, each digest once, and each document before those that name it."""
-
-    def __init__(self, documents: DocumentReader) -> None:
-        self._documents = documents
-        self._seen: set[Digest] = set()
-        self.manifests: list[ChosenManifest] = []
-        self.others: list[ReceivedManifest] = []
-        self.blobs: list[Descriptor] = []
-
-    def take(self, path: Sequence[Index]) -> None:
-        """Take the last index of ``path`` and every document that it leads to."""
-        index = path[-1]
-        for entry in index.manifests:
-            if entry.digest in self._seen:
-                continue
-            self._seen.add(entry.digest)
-            if len(self._seen) > _MAX_MANIFESTS:
-                raise LimitExceededError(
-                    f"expected at most {_MAX_MANIFESTS} manifests", where=f"manifest {path[0].digest}"
-                )
-            self._take_entry(path, entry)
-        self.others.append(_received(index))
-
-    def _take_entry(self, path: Sequence[Index], entry: Descriptor) -> None:
-        if entry.media_type in mediatypes.SCHEMA1_MANIFESTS:
-            raise _schema1_error(entry, path[-1])
-        if entry.media_type and entry.media_type not in mediatypes.INDEXES | mediatypes.MANIFESTS:
-            self._take_unknown(path[-1], entry)
-            return
-        try:
-            document = self._documents.read_entry(path[-1], entry)
-        except NotFoundError as error:
-            error.hint = "the index lists a manifest that the source lacks; --platform takes one that it has"
-            raise
-        _verify_is_as_listed(document.digest, entry, path[-1])
-        if isinstance(document, Index):
-            verify_index_depth(path)
-            self.take([*path, document])
-        else:
-            self.manifests.append(ChosenManifest(document, entry.platform, _attested_by(entry)))
-
-    def _take_unknown(self, index: Index, entry: Descriptor) -> None:
-        """Take an entry of unknown type: a document as it is, or else a blob.
-
-        Spec: image-index.md, "manifests": an unknown type is no error. What such a document refers to is unknown too.
-        """
-        if not _is_blob(entry):
-            try:
-                self.others.append(self._documents.fetch_entry(index, entry))
-            except NotFoundError:
-                self._documents.budget.take(b"")  # pushed as a blob
-            else:
-                return
-        self.blobs.append(entry)
-
-
-def _is_blob(entry: Descriptor) -> bool:
-    """Whether an entry can't be a document, which a registry serves as a manifest."""
-    is_of_cache = mediatypes.is_layer(entry.media_type) or entry.media_type in mediatypes.CACHE_CONFIGS
-    return is_of_cache or entry.size > MAX_MANIFEST_BYTES
-
-
-def _verify_is_as_listed(digest: Digest, entry: Descriptor, index: Index) -> None:
-    """Return if the document with ``digest`` is the one that ``entry`` of ``index`` names, not a conversion of it."""
-    if digest != entry.digest:
-        raise _schema1_error(entry, index)
-
-
-def _schema1_error(entry: Descriptor, index: Index) -> UnsupportedMediaTypeError:
-    return UnsupportedMediaTypeError(
-        f"expected image manifests, got a Docker schema 1 manifest, {entry.digest}, which an OCI index can't list",
-        where=f"manifest {index.digest}",
-        hint="--platform with one platform takes that manifest alone and converts it",
-    )
 
 
 def _attested_by(entry: Descriptor) -> str | None:

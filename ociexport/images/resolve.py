@@ -222,6 +222,25 @@ def fetch_entry(source: ImageSource, index: Index, entry: Descriptor) -> Receive
     return ReceivedManifest(received.raw, entry.media_type or received.media_type, received.digest)
 
 
+def verify_is_as_listed(digest: Digest, entry: Descriptor, index: Index) -> None:
+    """Return if the document with ``digest`` is the one that ``entry`` of ``index`` names, not a conversion of it.
+
+    Raises:
+        UnsupportedMediaTypeError: it is a conversion.
+    """
+    if digest != entry.digest:
+        raise schema1_error(entry, index)
+
+
+def schema1_error(entry: Descriptor, index: Index) -> UnsupportedMediaTypeError:
+    """Return the error for an entry that names a manifest of Docker's schema 1."""
+    return UnsupportedMediaTypeError(
+        f"expected image manifests, got a Docker schema 1 manifest, {entry.digest}, which an OCI index can't list",
+        where=f"manifest {index.digest}",
+        hint="--platform with one platform takes that manifest alone and converts it",
+    )
+
+
 def read_config(source: BlobOpener, manifest: Manifest) -> ImageConfig:
     """Return the image config of ``manifest``, verified.
 

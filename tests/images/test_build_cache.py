@@ -6,6 +6,7 @@ Spec: BuildKit's cache/remotecache, without ``image-manifest=true``; image-spec 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tarfile
 from dataclasses import replace
@@ -164,3 +165,47 @@ def test_serve_gives_the_blobs() -> None:
     for raw, _ in LAYERS:
         with catalog.open_blob(repository, Digest.of(raw)) as blob:
             assert blob.read() == raw
+
+
+LARGE = os.urandom(4 * 1024 * 1024 + 1)
+LARGE_CACHE = index_of_blobs([*LAYERS, (LARGE, mediatypes.OCI_LAYER_GZIP), (CONFIG, CACHE_CONFIG)])
+LARGE_THING = index_of_blobs([(LARGE, "application/vnd.example.thing"), (b"x" * 9, "application/vnd.example.thing")])
+
+
+@pytest.mark.parametrize("cache", [CACHE, LARGE_CACHE, LARGE_THING], ids=["cache", "large layer", "large thing"])
+@pytest.mark.parametrize("bundle", ["l", "bundle.tar"])
+def test_merge_takes_the_entries_as_blobs(cache: BuiltImage, bundle: str) -> None:
+    """As `pull --all` does: they are no documents, and may be larger than any document."""
+    write_layout("l", {"cache": cache})
+    if bundle != "l":
+        assert main(["pull", "./l:cache", "-o", bundle, "--all"]) == 0
+    assert main(["merge", "far", bundle]) == 0
+    assert blobs_in("far") == {digest.encoded for digest in (*cache.blobs, cache.digest)}
+    assert main(["verify", "--deep", "./far"]) == 0
+
+
+def test_merge_waits_for_entries_that_an_update_leaves_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """A layer of a cache that neither the bundle nor FAR has is named, as a layer of an image is; then FAR gets it."""
+    assert main(["pull", "./l:cache", "-o", "old", "--all"]) == 0
+    write_layout("l", {"new": LARGE_CACHE})
+    assert main(["pull", "./l:new", "-o", "update", "--all", "--since", "old", "--for", "layout"]) == 0
+    assert blobs_in("update") == {LARGE_CACHE.digest.encoded, Digest.of(LARGE).encoded}
+    capsys.readouterr()
+    assert main(["merge", "far", "update"]) == 7
+    assert str(Digest.of(LAYERS[0][0])) in capsys.readouterr().err
+    assert main(["merge", "far", "old"]) == 0
+    assert main(["verify", "--deep", "./far"]) == 0
+    assert blobs_in("far") == {digest.encoded for digest in (*LARGE_CACHE.blobs, LARGE_CACHE.digest, CACHE.digest)}
+
+
+def test_merge_does_not_wait_for_entries_that_were_never_copied() -> None:
+    """A layout keeps a published index of which only one platform was taken."""
+    mixed = build_index(
+        [IMAGE], edit_index=lambda index: index["manifests"].extend(json.loads(LARGE_CACHE.raw)["manifests"])
+    )
+    mixed.blobs.update(LARGE_CACHE.blobs)
+    write_layout("l", {"mixed": mixed})
+    assert main(["pull", "./l:mixed", "-o", "one", "--sparse", "--platform", "linux/amd64"]) == 0
+    assert Digest.of(LARGE).encoded not in blobs_in("one")
+    assert main(["merge", "far", "one"]) == 0
+    assert blobs_in("far") == blobs_in("one")

@@ -128,7 +128,7 @@ def read_pending_images(layout: ImageLayout) -> list[Incoming]:
     images = []
     for pending in read_pending(layout.directory):
         source = ListedSource(layout.path, layout, pending.descriptor)
-        one = _of_source(source, contents, None)
+        one = _of_source(source, contents, None, pending.owners)
         images.append(replace(one, bundle=pending.bundle, owners=pending.owners, is_pending=True))
     return images
 
@@ -194,13 +194,17 @@ def _is_foreign(layer: Descriptor) -> bool:
     return bool(layer.urls) or layer.media_type in mediatypes.FOREIGN_LAYERS
 
 
-def _of_source(source: ImageSource, contents: Contents, bundle: Bundle | None) -> Incoming:
+def _of_source(
+    source: ImageSource, contents: Contents, bundle: Bundle | None, awaited: Container[Digest] = frozenset()
+) -> Incoming:
+    """Return an image of ``contents``; ``awaited`` are blobs that it lacked in an earlier merge."""
     documents = {blob.digest for blob in bundle.documents} if bundle is not None else set()
     owners = {blob.digest: blob.since for blob in bundle.expected if blob.since} if bundle is not None else {}
     absent: tuple[Digest, ...] = ()
     image = None
+    needed = _told_by(bundle) if bundle is not None else awaited
     try:
-        there = read_present(source)
+        there = read_present(source, lambda blob: contents.holds(blob) or blob.digest in needed)
     except NotFoundError:
         if not isinstance(source, ListedSource):
             raise
@@ -227,3 +231,9 @@ def _of_source(source: ImageSource, contents: Contents, bundle: Bundle | None) -
         volume=bundle.volume if bundle is not None else None,
         recipes={one.layer.digest: one for one in made if one.layer.digest in layers},
     )
+
+
+def _told_by(bundle: Bundle) -> frozenset[Digest]:
+    """Return the blobs that the images of a bundle need, as its ``bundle.json`` says, wherever they are."""
+    placed = frozenset(blob.digest for blob in bundle.volume.blobs) if bundle.volume is not None else frozenset()
+    return frozenset(blob.digest for blob in bundle.blobs) | bundle.expected_digests | bundle.made_digests | placed

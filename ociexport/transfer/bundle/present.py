@@ -6,14 +6,15 @@ never copied, and what is missing may come in another bundle.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from ociexport.errors import InvalidImageError, LimitExceededError, NotFoundError, UnsupportedMediaTypeError
+from ociexport.errors import InvalidImageError, NotFoundError, UnsupportedMediaTypeError
 from ociexport.images.prepare import PreparedImage, PreparedManifest
-from ociexport.images.resolve import DocumentReader, read_config, verify_index_depth
-from ociexport.images.source import ImageSource, ReceivedManifest
-from ociexport.images.wanted_blobs import blobs_of, unite_blobs
+from ociexport.images.resolve import DocumentReader, read_config
+from ociexport.images.source import ImageSource
+from ociexport.images.walk import IndexWalk
+from ociexport.images.wanted_blobs import blobs_of, listed_blobs, unite_blobs
 from ociexport.spec import mediatypes
 from ociexport.spec.config import ImageConfig, pair_layers
 from ociexport.spec.descriptor import Descriptor
@@ -21,9 +22,6 @@ from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import replace
 from ociexport.spec.manifest import Index, Manifest
 from ociexport.storage.index import ListedSource
-
-# As in `images.choose`: no honest image has a tenth of that.
-_MAX_MANIFESTS = 2048
 
 
 class PresentImage(NamedTuple):
@@ -38,21 +36,26 @@ class PresentImage(NamedTuple):
     absent: tuple[Digest, ...]
 
 
-def read_present(source: ImageSource) -> PresentImage:
+def read_present(source: ImageSource, is_needed: Callable[[Descriptor], bool] = lambda _: True) -> PresentImage:
     """Return an image of some contents with every document that is there.
+
+    Args:
+        is_needed: whether the image needs a blob that an index lists as a build cache's does; otherwise it was left
+            behind when some of what the index lists was copied.
 
     Raises:
         NotFoundError: not even its own manifest or index is there.
         InvalidImageError: a document breaks the specification or does not match its digest.
     """
     documents = DocumentReader(source)
-    walk = _Walk(documents)
+    walk = _Present(documents, is_needed)
     top = documents.top
     if isinstance(top, Index):
         walk.take([top])
     else:
         walk.add(top, None)
     blobs = [blobs_of(source, one.manifest, one.config) for one in walk.manifests]
+    blobs.append(listed_blobs(source, walk.blobs))
     image = PreparedImage(
         source=source,
         listed=_listed(source, top, walk.manifests),
@@ -72,43 +75,25 @@ def _listed(source: ImageSource, top: Index | Manifest, manifests: Sequence[Prep
     return replace(top.descriptor, platform=manifests[0].platform if isinstance(top, Manifest) else None)
 
 
-class _Walk:
-    """Collects the documents that an index leads to, each once, and each before those that name it."""
+class _Present(IndexWalk):
+    """The manifests that an index leads to and that are there, with their configs, and its blobs."""
 
-    def __init__(self, documents: DocumentReader) -> None:
-        self._documents = documents
-        self._seen: set[Digest] = set()
+    def __init__(self, documents: DocumentReader, is_needed: Callable[[Descriptor], bool]) -> None:
+        super().__init__(documents)
+        self._is_needed = is_needed
         self.manifests: list[PreparedManifest] = []
-        self.others: list[ReceivedManifest] = []
+        self.blobs: list[Descriptor] = []
         self.absent: list[Digest] = []
 
-    def take(self, path: Sequence[Index]) -> None:
-        """Take the last index of ``path`` and every document that it leads to."""
-        verify_index_depth(path[:-1])
-        index = path[-1]
-        for entry in index.manifests:
-            if entry.digest in self._seen:
-                continue
-            self._seen.add(entry.digest)
-            if len(self._seen) > _MAX_MANIFESTS:
-                raise LimitExceededError(
-                    f"expected at most {_MAX_MANIFESTS} manifests", where=f"index {path[0].digest}"
-                )
-            try:
-                self._take_entry(path, entry)
-            except NotFoundError:
-                self.absent.append(entry.digest)
-        self.others.append(ReceivedManifest(index.raw, index.media_type, index.digest))
+    def take_manifest(self, manifest: Manifest, entry: Descriptor) -> None:
+        self.add(manifest, entry)
 
-    def _take_entry(self, path: Sequence[Index], entry: Descriptor) -> None:
-        if entry.media_type and entry.media_type not in mediatypes.INDEXES | mediatypes.MANIFESTS:
-            self.others.append(self._documents.fetch_entry(path[-1], entry))
-            return
-        document = self._documents.read_entry(path[-1], entry)
-        if isinstance(document, Index):
-            self.take([*path, document])
-        else:
-            self.add(document, entry)
+    def take_blob(self, entry: Descriptor) -> None:
+        if self._is_needed(entry):
+            self.blobs.append(entry)
+
+    def take_missing(self, entry: Descriptor, error: NotFoundError, *, is_known: bool) -> None:
+        self.absent.append(entry.digest)
 
     def add(self, manifest: Manifest, entry: Descriptor | None) -> None:
         """Add a manifest, with its config if it is an image's."""
