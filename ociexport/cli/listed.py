@@ -185,16 +185,13 @@ def for_each(
         return run.end()
 
 
-def verify_no_options_of_one_image(options: argparse.Namespace, *more: str) -> None:
+def verify_no_options_of_one_image(options: argparse.Namespace) -> None:
     """Return if none of the options is given that concern the tree of one image.
-
-    Args:
-        more: further options that the caller does not take beside a list.
 
     Raises:
         UsageError: one is given.
     """
-    for flag in ("--to-tar", "--receipt", "--run-files", "--owners", "--userns", *more):
+    for flag in ("--to-tar", "--receipt", "--run-files", "--owners", "--userns"):
         if getattr(options, flag.removeprefix("--").replace("-", "_")):
             raise UsageError(f"{flag}: expected one image beside it, got a list")
 

@@ -1,9 +1,10 @@
-"""`ociexport unpack --list LIST --into DIR`: several images, each into a directory of its own; or all their layers."""
+"""`ociexport unpack --list LIST`: several images, each into a directory of its own; or all their layers."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 
 from ociexport.cli.listed import (
     ListRun,
@@ -17,6 +18,7 @@ from ociexport.cli.options.executor import executor_from
 from ociexport.cli.options.platform import platform_from
 from ociexport.cli.options.progress import progress_from
 from ociexport.cli.options.registry import registry_options_from
+from ociexport.cli.options.signatures import signature_policy_from
 from ociexport.cli.output.unpack import print_result
 from ociexport.errors import UsageError
 from ociexport.rootfs.outputs.formats import TREE
@@ -30,34 +32,56 @@ def unpack_list(options: argparse.Namespace, unpack_options: UnpackOptions) -> i
     layers = "directories" if options.layers_dir is not None else "erofs" if options.erofs_layers is not None else None
     into = options.layers_dir or options.erofs_layers or options.into
     progress = progress_from(options)
-    run = ListRun(options, progress)
+    signatures = signature_policy_from(options)
+    if options.executor is not None and signatures is not None:
+        raise UsageError("--executor: expected no --verify-key beside it, which stays on this machine")
+    with ListRun(options, progress, is_in_place=options.source is not None) as run:
+        requests, entries = _requests_of_all(run, options, own_directories=layers is None)
+        waiting = Counter(map(id, entries))
+        with executor_from(options) as executor:
+            outcomes = unpack_many(
+                requests,
+                into,
+                executor=executor,
+                layers=layers,
+                platform=platform_from(options),
+                options=unpack_options,
+                registry=registry_options_from(options),
+                signatures=signatures,
+                progress=progress,
+            )
+            for outcome in outcomes:
+                entry = entries[outcome.position]
+                waiting[id(entry)] -= 1
+                if outcome.error is not None:
+                    run.fail(entry, outcome.error)
+                    continue
+                _print(options, outcome)
+                if not waiting[id(entry)]:
+                    run.done(entry)
+        return run.end()
+
+
+def _requests_of_all(
+    run: ListRun, options: argparse.Namespace, *, own_directories: bool
+) -> tuple[list[UnpackRequest], list[ListEntry]]:
+    """Return the requests of all images, and the entry of each; images that can't have one are failed."""
     requests: list[UnpackRequest] = []
     entries: list[ListEntry] = []
+    taken: dict[str | None, str] = {}
     for entry in run.entries:
         try:
             own = _requests_of(entry, options)
+            first = next((taken[one.directory] for one in own if one.directory in taken), None)
+            if first is not None and own_directories:
+                raise UsageError(f"{entry.image}: expected a directory of its own, {first} has it")
         except UsageError as error:
             run.fail(entry, error)
             continue
+        taken |= {one.directory: entry.image for one in own}
         requests += own
         entries += [entry] * len(own)
-    with executor_from(options) as executor:
-        outcomes = unpack_many(
-            requests,
-            into,
-            executor=executor,
-            layers=layers,
-            platform=platform_from(options),
-            options=unpack_options,
-            registry=registry_options_from(options),
-            progress=progress,
-        )
-        for outcome in outcomes:
-            if outcome.error is not None:
-                run.fail(entries[outcome.position], outcome.error)
-            else:
-                _print(options, outcome)
-    return run.end()
+    return requests, entries
 
 
 def verify_list_options(options: argparse.Namespace) -> None:
@@ -69,7 +93,7 @@ def verify_list_options(options: argparse.Namespace) -> None:
     is_layered = options.layers_dir is not None or options.erofs_layers is not None
     if options.rootfs is not None:
         raise UsageError("--into: expected no second directory beside it, got one")
-    verify_no_options_of_one_image(options, "--verify-key")
+    verify_no_options_of_one_image(options)
     if is_layered and options.into is not None:
         raise UsageError("--into: expected no directory of layers beside it, got one")
     if options.layers_dir is not None and options.erofs_layers is not None:

@@ -2,7 +2,7 @@
 
 An image that the list has under several names is unpacked once, under its first name; the other names become links to
 that tree. So its place does not depend on which worker is first, and the same list gives the same bytes on any number
-of workers. Which names are the same image is found out before anything is unpacked.
+of workers. Which names are the same image is found out before workers begin to unpack; without workers, image by image.
 
 Everything sent to a worker and back can be pickled: names, options, results, errors.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import closing, suppress
 from itertools import islice
@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ociexport.errors import OciexportError, UsageError, quoted
 from ociexport.images.resolve import resolve_manifest
-from ociexport.images.source import ImageSource
+from ociexport.images.source import ImageSource, ReceivedManifest
+from ociexport.images.wrapping_source import WrappingSource
 from ociexport.rootfs.outputs.formats import TREE
-from ociexport.rootfs.unpack import UnpackOptions, UnpackResult, unpack
-from ociexport.spec.descriptor import Platform
+from ociexport.rootfs.unpack import UnpackOptions, UnpackResult, signed, unpack
+from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass, replace
 from ociexport.spec.platforms import host_platform
@@ -32,6 +33,7 @@ from ociexport.transfer.sources.names import LayoutName, RegistryName, parse_sou
 from ociexport.transfer.sources.open import open_source
 
 if TYPE_CHECKING:
+    from ociexport.images.signatures import SignaturePolicy
     from ociexport.registry.options import RegistryOptions
     from ociexport.rootfs.outputs.layers.unpack import LayersResult
 
@@ -87,6 +89,7 @@ class _Order:
     platform: Platform
     options: UnpackOptions
     registry: RegistryOptions | None
+    signatures: SignaturePolicy | None
     layers: str | None
     position: int
     digest: Digest | None = None
@@ -109,6 +112,7 @@ def unpack_many(
     platform: Platform | None = None,
     options: UnpackOptions | None = None,
     registry: RegistryOptions | None = None,
+    signatures: SignaturePolicy | None = None,
     progress: Progress = SILENT,
 ) -> Iterator[UnpackOutcome]:
     """Unpack ``images``, each into a directory of its own, and yield the outcome of each as soon as it is known.
@@ -123,7 +127,8 @@ def unpack_many(
         platform: to choose from an index; None for that of the calling machine.
         options: how each tree is made.
         registry: how registries are reached. It is sent to the workers with its credentials, if it has any.
-        progress: gets one line for each image; without an executor, all other messages too.
+        signatures: which signatures each image must have; its keys can't be sent to other processes.
+        progress: gets a line for each image that was unpacked; without an executor, all other messages too.
 
     Raises:
         InvalidReferenceError, UsageError: before any request: a name does not parse, or two images have one directory.
@@ -143,7 +148,7 @@ def unpack_many(
             if path in taken:
                 raise UsageError(f"{request.image}: expected a directory of its own, {taken[path]} has it")
             taken[path] = request.image
-        orders.append(_Order(request.image, path, own, options, registry, layers, position))
+        orders.append(_Order(request.image, path, own, options, registry, signatures, layers, position))
     os.makedirs(parent, exist_ok=True)
     return _outcomes(orders, executor, progress)
 
@@ -164,13 +169,17 @@ def directory_name(image: str) -> str:
 
 def _outcomes(orders: list[_Order], executor: Executor | None, progress: Progress) -> Iterator[UnpackOutcome]:
     for outcome in _all_outcomes(orders, executor, progress):
-        progress.say(_told(outcome))
+        if outcome.error is None:
+            progress.say(_told(outcome))
         yield outcome
 
 
 def _all_outcomes(orders: list[_Order], executor: Executor | None, progress: Progress) -> Iterator[UnpackOutcome]:
     if orders and orders[0].layers is not None:
         yield from _results(orders, executor, _unpack, progress)  # each layer is made once in any case
+        return
+    if executor is None:
+        yield from _one_after_the_other(orders, progress)
         return
     groups: dict[Digest, list[_Order]] = {}
     resolved = list(_results(orders, executor, _resolve, progress))
@@ -190,6 +199,15 @@ def _all_outcomes(orders: list[_Order], executor: Executor | None, progress: Pro
             elif group[1:] and expected is not None:
                 left[expected] = group[1:]  # perhaps another name leads to it still
         groups = left
+
+
+def _one_after_the_other(orders: list[_Order], progress: Progress) -> Iterator[UnpackOutcome]:
+    made: dict[Digest, UnpackOutcome] = {}
+    for order in orders:
+        outcome = _unpack(order, progress, made)
+        if isinstance(outcome.result, UnpackResult):
+            made.setdefault(outcome.result.manifest_digest, outcome)
+        yield outcome
 
 
 def _results(
@@ -223,11 +241,14 @@ def _resolve(order: _Order, progress: Progress) -> tuple[_Order, Digest | Ociexp
         return order, error
 
 
-def _unpack(order: _Order, progress: Progress) -> UnpackOutcome:
+def _unpack(order: _Order, progress: Progress, made: Mapping[Digest, UnpackOutcome] | None = None) -> UnpackOutcome:
+    """Return the outcome for an image, which becomes a link if it is one of those that are ``made``."""
     try:
-        with closing(_opened(order, progress)) as source:
+        with closing(_ReadOnce(_opened(order, progress))) as source:
             if order.layers is not None:
                 return order.outcome(_unpack_layers(order, source, progress))
+            if made and (first := made.get(resolve_manifest(source, order.platform).manifest.digest)) is not None:
+                return _link(order, first)
             with _Aside(order.path, replace=order.options.replace or order.options.format != TREE):
                 result = unpack(source, order.path, platform=order.platform, options=order.options, progress=progress)
             return order.outcome(result)
@@ -246,7 +267,21 @@ def _unpack_layers(order: _Order, source: ImageSource, progress: Progress) -> La
 
 
 def _opened(order: _Order, progress: Progress) -> ImageSource:
-    return open_source(order.image, options=order.registry, progress=progress)
+    return signed(open_source(order.image, options=order.registry, progress=progress), order.signatures)
+
+
+class _ReadOnce(WrappingSource):
+    """A source whose documents are requested once: registries count requests, and a tag may move between two."""
+
+    def __init__(self, wrapped: ImageSource) -> None:
+        super().__init__(wrapped)
+        self._known: dict[Digest | None, ReceivedManifest] = {}
+
+    def fetch_manifest(self, descriptor: Descriptor | None = None) -> ReceivedManifest:
+        digest = descriptor.digest if descriptor is not None else None
+        if digest not in self._known:
+            self._known[digest] = self.wrapped.fetch_manifest(descriptor)
+        return self._known[digest]
 
 
 class _Aside:
@@ -293,8 +328,6 @@ def _link(order: _Order, first: UnpackOutcome) -> UnpackOutcome:
 
 
 def _told(outcome: UnpackOutcome) -> str:
-    if outcome.error is not None:
-        return f"{outcome.image}: {outcome.error}"
     if outcome.same_as is not None:
         return f"{outcome.image}: the same image as in {outcome.same_as}, {outcome.path} is a link to it"
     return f"{outcome.image}: unpacked to {outcome.path}"

@@ -48,6 +48,7 @@ def left_of(registry: FakeRegistry) -> list[str]:
     [
         (("pull", "-o", "layout"), signal.SIGTERM, 143),
         (("unpack", "trees", "--rootless"), signal.SIGINT, 130),
+        (("unpack", "--into", "trees", "--rootless"), signal.SIGTERM, 143),
         (("push", "TO/p"), signal.SIGINT, 130),
         (("pull", "-o", "layout.tar"), signal.SIGTERM, 143),
     ],

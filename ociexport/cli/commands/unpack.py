@@ -12,7 +12,6 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from ociexport.cli.configuration import leave_out_configured
-from ociexport.cli.exit_codes import OK
 from ociexport.cli.options.disk_image import add_disk_image_arguments, settle_format
 from ociexport.cli.options.executor import add_executor_argument
 from ociexport.cli.options.json import add_json_argument
@@ -40,7 +39,6 @@ from ociexport.system.progress.protocol import format_bytes
 
 if TYPE_CHECKING:
     from ociexport.rootfs.outputs.tar import FlattenResult
-    from ociexport.transfer.lists.entries import ListEntry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -243,64 +241,32 @@ def _unpack_options_from(options: argparse.Namespace) -> UnpackOptions:
 
 
 def _unpack_list(options: argparse.Namespace) -> int:
-    """Unpack each image of a list into a directory of its own, in the directory that is the only argument.
+    """Unpack each image of a list into a directory of its own, below ``--into`` or the directory that is the argument.
 
-    With two arguments the first is a layout or an archive that has the images.
+    With two arguments, or one beside ``--into``, the first is a layout or an archive that has the images.
     """
-    from ociexport.cli.listed import (  # noqa: PLC0415 - start-up: few have a list
-        directory_names,
-        for_each,
-        name_in_layout,
-        own_platforms,
-        pinned_source,
-        verify_no_options_of_one_image,
-    )
+    from ociexport.cli.listed_unpack import unpack_list, verify_list_options  # noqa: PLC0415 - start-up: few have a list
 
-    if options.into is not None or options.layers_dir is not None or options.erofs_layers is not None:
-        from ociexport.cli.listed_unpack import unpack_list, verify_list_options  # noqa: PLC0415 - start-up: as above
-
-        verify_list_options(options)
-        if options.into is None:
-            settle_layers_format(options)
-        else:
-            options.format = options.format or TREE
-            settle_format(options)
-        return unpack_list(options, _unpack_options_from(options))
-    if options.executor is not None:
-        raise UsageError("--executor: expected --into beside it, got none")
-    source, parent = (options.source, options.rootfs) if options.rootfs is not None else (None, options.source)
-    if parent is None:
-        raise UsageError(
-            "unpack: expected a directory for the trees of a list, got none",
-            hint="for example ociexport unpack --list images.txt ./trees",
-        )
-    verify_no_options_of_one_image(options)
-    taken: dict[str, str] = {}
-
-    def unpack_one(entry: ListEntry) -> int:
-        code = OK
-        (name,) = directory_names([entry])
-        choice = own_platforms(entry, options)
-        if choice is not None and choice.takes_all:
+    is_layered = options.layers_dir is not None or options.erofs_layers is not None
+    if options.into is None and not is_layered:
+        if options.executor is not None:
+            raise UsageError("--executor: expected --into beside it, got none")
+        places = [place for place in (options.source, options.rootfs) if place is not None]
+        if not places:
             raise UsageError(
-                f"{entry.image}: expected one platform for a tree, the list asks for all", hint="--platform takes one"
+                "unpack: expected a directory for the trees of a list, got none",
+                hint="for example ociexport unpack --list images.txt ./trees",
             )
-        platforms = choice.platforms if choice is not None else ()
-        for platform in platforms or (None,):
-            own = argparse.Namespace(**vars(options))
-            suffix = f"+{str(platform).replace('/', '+')}" if len(platforms) > 1 else ""
-            if taken.setdefault(f"{name}{suffix}", entry.image) != entry.image:
-                raise UsageError(f"{entry.image}: expected a directory of its own, {taken[f'{name}{suffix}']} has it")
-            own.format = options.format or TREE
-            ending = "" if own.format == TREE else f".{own.format}"
-            own.list, own.rootfs = None, os.path.join(parent, f"{name}{suffix}{ending}")
-            own.source = pinned_source(entry) if source is None else f"{source}:{name_in_layout(entry)}"
-            own.platform = str(platform) if platform is not None else options.platform
-            code = code or run(own)
-        return code
-
-    os.makedirs(parent, exist_ok=True)
-    return for_each(options, progress_from(options), unpack_one, is_in_place=source is not None)
+        options.into = places.pop()
+        options.source, options.rootfs = places[0] if places else None, None
+    verify_list_options(options)
+    if is_layered:
+        settle_layers_format(options)
+    else:
+        options.format = options.format or TREE
+        settle_format(options)
+    reuse_freed_memory()
+    return unpack_list(options, _unpack_options_from(options))
 
 
 def _verify_places(options: argparse.Namespace) -> None:
