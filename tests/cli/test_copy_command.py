@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
@@ -21,12 +21,6 @@ Copy: TypeAlias = Callable[..., subprocess.CompletedProcess[str]]
 
 IMAGE = build_image([[member("a", b"1")], [member("b", b"2" * 5000)]], platform=AMD64)
 INDEX = build_index([IMAGE, build_image([[member("c", b"3")]], platform=ARM64)])
-
-
-@pytest.fixture
-def registry() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as registry:
-        yield registry
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,12 +16,6 @@ from tests.support.memory_source import member
 IMAGE = build_image([[member("a", b"1")], [member("b", b"2")]])
 INDEX = build_index([IMAGE])
 ARTIFACT = build_artifact(b"a chart")
-
-
-@pytest.fixture
-def registry() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as registry:
-        yield registry
 
 
 def run(home: Path, *words: str) -> subprocess.CompletedProcess[bytes]:

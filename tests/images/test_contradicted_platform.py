@@ -11,24 +11,13 @@ from ociexport.cli.main import main
 from ociexport.errors import NoMatchingPlatformError
 from ociexport.spec.descriptor import Platform
 from ociexport.spec.platforms import host_platform, parse_platform, verify_not_contradicted
+from tests.support import platform_commands
 from tests.support.image_builder import build_image, build_index, write_layout
 from tests.support.memory_source import member
 
-S390X = build_image([[member("a", b"1")]], platform=Platform("linux", "s390x"))
+S390X = build_image([[member("arch", b"1")]], platform=Platform("linux", "s390x"))
 ALONE = build_index([S390X], edit_index=lambda index: index["manifests"][0].pop("platform"))
-COMMANDS = [
-    "pull {} -o out",
-    "unpack {} root",
-    "unpack {} --to-tar a.tar",
-    "inspect {}",
-    "inspect --config {}",
-    "inspect --raw {}",
-    "ls {} /",
-    "cat {} /a",
-    "which-layer {} /a",
-    "verify {}",
-    "diff tree {}",
-]
+COMMANDS = [*platform_commands.COMMANDS, "which-layer {} /arch", "diff tree {}"]
 # These show the platform, or check what is stored for any platform.
 SILENT_COMMANDS = ("inspect", "verify")
 

@@ -21,22 +21,12 @@ from ociexport.storage.layout.layout import ImageLayout
 from tests.support.fake_registry import FakeRegistry
 from tests.support.image_builder import BuiltImage, build_artifact, build_image, build_index, write_layout
 from tests.support.memory_source import member
+from tests.support.platform_commands import COMMANDS
 
 NAMES = ["linux/amd64", "linux/arm64", "linux/arm/v6", "linux/arm/v7", "windows/amd64", "linux/s390x"]
 IMAGES = {name: build_image([[member("arch", name.encode())]], platform=parse_platform(name)) for name in NAMES}
 UNKNOWN = build_image([[member("a")]], platform=Platform("unknown", "unknown"))
 CHART, SIGNATURE = build_artifact(b"chart"), build_artifact(b"signature", artifact_type="application/vnd.example.sig")
-COMMANDS = [
-    "pull {} -o out",
-    "unpack {} root",
-    "unpack {} --to-tar a.tar",
-    "inspect {}",
-    "inspect --config {}",
-    "inspect --raw {}",
-    "ls {} /",
-    "cat {} /arch",
-    "verify {}",
-]
 
 
 def undeclared(*images: BuiltImage, without: frozenset[int] | None = None) -> BuiltImage:

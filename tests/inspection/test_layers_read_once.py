@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,12 +29,6 @@ EMPTY = [directory(".")]
 BASE = [directory("bin"), member("bin/dash", SHELL), symlink("bin/sh", "dash"), hard_link("bin/ash", "bin/dash")]
 TOP = [directory("etc"), member("etc/a", b"a"), symlink("etc/b", "a"), symlink("etc/c", "/bin/sh")]
 IMAGE = build_image([BASE, EMPTY, EMPTY, TOP, EMPTY])
-
-
-@pytest.fixture
-def registry() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as registry:
-        yield registry
 
 
 def fetches(registry: FakeRegistry) -> Counter[str]:

@@ -21,12 +21,6 @@ USERS = {"user": "pass:word"}
 USER = Credentials("user", "pass:word")
 
 
-@pytest.fixture
-def registry() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as registry:
-        yield registry
-
-
 def test_a_blob_is_sent_in_one_put(registry: FakeRegistry) -> None:
     push = Pusher(registry)
     assert push() == UploadOutcome(None, len(BLOB))

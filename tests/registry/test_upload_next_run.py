@@ -17,12 +17,6 @@ from tests.support.fake_registry import FakeRegistry
 from tests.support.pusher import BLOB, MIB, Pusher, assert_arrived, steps
 
 
-@pytest.fixture
-def registry() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as registry:
-        yield registry
-
-
 def test_the_next_run_goes_on(registry: FakeRegistry, tmp_path: Path) -> None:
     """Cut at 60 %, and the run ends: at most one chunk is sent twice."""
     saved = SavedUploads(str(tmp_path), registry.host, "team/app")

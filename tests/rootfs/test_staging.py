@@ -6,14 +6,13 @@ import ctypes
 import errno
 import fcntl
 import os
-import signal
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from ociexport.rootfs.unpack import UnpackOptions, unpack
+from tests.support.killed import killed_before
 from tests.support.memory_source import MemorySource, directory, hard_link, member, symlink, tar_of
 
 LAYERS = [
@@ -25,33 +24,13 @@ COMPLETE = {"d": ["e", "f"], "d/e": ["f"], "": ["d", "h", "l"]}
 DEFAULT_ACL = bytes.fromhex(
     "02000000 01000700ffffffff 0200070005000000 04000500ffffffff 10000700ffffffff 20000500ffffffff"
 )
-# Calls that change a directory, or come before one that does.
-_EVENTS = frozenset(
-    {"ctypes.dlsym", "open", "os.chmod", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink"}
-)
 
 
 def unpack_until(call: int, rootfs: Path, *, replace: bool) -> bool:
     """Unpack in a process that is killed before its call of this number; return whether it was killed."""
-    child = os.fork()
-    if child == 0:
-        left = call
-
-        def count(event: str, _words: tuple[object, ...]) -> None:
-            nonlocal left
-            if event in _EVENTS:
-                left -= 1
-                if left < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        source = MemorySource([tar_of(layer) for layer in LAYERS])
-        sys.addaudithook(count)
-        try:
-            unpack(source, rootfs, options=UnpackOptions(replace=replace, use_openat2=False))
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status)
+    source = MemorySource([tar_of(layer) for layer in LAYERS])
+    options = UnpackOptions(replace=replace, use_openat2=False)
+    return killed_before(call, lambda: unpack(source, rootfs, options=options))
 
 
 def content(rootfs: Path) -> dict[str, list[str]]:

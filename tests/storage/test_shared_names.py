@@ -19,6 +19,7 @@ from ociexport.spec.descriptor import Platform
 from ociexport.spec.platforms import host_platform
 from tests.support.image_builder import BuiltImage, build_artifact, build_image, build_index, write_layout
 from tests.support.memory_source import member
+from tests.support.platform_commands import COMMANDS
 
 HOST = host_platform()
 S390X = Platform("linux", "s390x")
@@ -34,17 +35,6 @@ SIGNATURE = build_image(
 SBOM = build_artifact(b"sbom", artifact_type="application/spdx+json")
 NAME = {"org.opencontainers.image.ref.name": "x/y:1", "io.containerd.image.name": "ghcr.io/x/y:1"}
 CRANE = {"org.opencontainers.image.ref.name": "ghcr.io/x/y:1"}
-COMMANDS = [
-    "pull {} -o out",
-    "unpack {} root",
-    "unpack {} --to-tar a.tar",
-    "inspect {}",
-    "inspect --config {}",
-    "inspect --raw {}",
-    "ls {} /",
-    "cat {} /arch",
-    "verify {}",
-]
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -127,12 +127,6 @@ def test_docker_finds_a_layer_that_was_compressed_otherwise(tmp_path: Path) -> N
     since = read(write_whole(tmp_path / "have", other))
     assert left_out(V2, since, "docker", tmp_path / "docker") == set(LAYERS[:2])
     assert left_out(V2, since, "registry", tmp_path / "registry") == set()
-
-
-@pytest.fixture
-def registry() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as registry:
-        yield registry
 
 
 def test_an_image_reference_is_asked_for_its_manifest_and_config_alone(tmp_path: Path, registry: FakeRegistry) -> None:

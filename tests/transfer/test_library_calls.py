@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,12 +15,6 @@ from tests.support.updates import NAME, V1, V2, blobs_in, write_whole
 
 APP = build_image([[member("a")], [member("b")]], platform=AMD64)
 WEB = build_image([[member("a")], [member("w")]], platform=AMD64)
-
-
-@pytest.fixture
-def registry() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as registry:
-        yield registry
 
 
 def test_push_sends_all_images_of_a_layout(

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -14,33 +10,10 @@ import pytest
 
 from ociexport.transfer.bundle.merge import merge
 from ociexport.verification.verify import verify
+from tests.support.killed import killed_before
 from tests.support.updates import NAME, V1, V2, V3, blobs_in, names_in, write_bundles, write_update, write_whole
 
 NAMES = {f"{NAME}:1": str(V1.digest), f"{NAME}:2": str(V2.digest), f"{NAME}:3": str(V3.digest)}
-# Calls that change a directory, or come before one that does.
-_EVENTS = frozenset({"open", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate"})
-
-
-def killed_before(call: int, work: Callable[[], object]) -> bool:
-    """Do ``work`` in a process that is killed before its call of this number; return whether it was killed."""
-    child = os.fork()
-    if child == 0:
-        left = call
-
-        def count(event: str, _words: tuple[object, ...]) -> None:
-            nonlocal left
-            if event in _EVENTS:
-                left -= 1
-                if left < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(count)
-        try:
-            work()
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status)
 
 
 def test_killed_before_any_call_no_name_leads_to_a_gap_and_the_next_run_completes_it(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from ociexport.transfer.bundle.merge import merge
 from ociexport.verification.verify import verify
 from tests.support.image_builder import build_image
+from tests.support.killed import killed_before
 from tests.support.updates import NAME, blobs_in, layer, names_in
 from tests.support.volumes import write_volumes
-from tests.transfer.test_merge_killed import killed_before
 
 IMAGE = build_image([layer("big", 70_000), layer("small", 500), layer("other", 20_000)])
 NAMES = {f"{NAME}:1": str(IMAGE.digest)}

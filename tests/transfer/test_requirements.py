@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,12 +38,6 @@ BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 SIGSTORE = about(IMAGE, BUNDLE)
 SIGSTORE_SBOM = about(IMAGE, BUNDLE, **{"dev.sigstore.bundle.predicateType": "https://cyclonedx.org/bom"})
 OTHER = about(IMAGE, "application/vnd.example.report")
-
-
-@pytest.fixture
-def registry() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as registry:
-        yield registry
 
 
 def serve(registry: FakeRegistry, *companions: BuiltImage, image: BuiltImage = IMAGE) -> str:

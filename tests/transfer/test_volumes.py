@@ -6,7 +6,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -284,12 +284,6 @@ def test_names_sort_by_number() -> None:
         False,
         False,
     ]
-
-
-@pytest.fixture
-def registry() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as registry:
-        yield registry
 
 
 def test_a_registry_is_asked_once_for_a_blob_that_several_volumes_share(tmp_path: Path, registry: FakeRegistry) -> None:

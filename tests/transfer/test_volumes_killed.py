@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from tests.support.image_builder import build_image
+from tests.support.killed import killed_before
 from tests.support.updates import layer
 from tests.support.volumes import pull_volumes, volumes_of
-from tests.transfer.test_merge_killed import killed_before
 
 IMAGE = build_image([layer("big", 60_000), layer("small", 500), layer("other", 30_000)])
 SIZE = 32_000

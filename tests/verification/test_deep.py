@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tarfile
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -26,11 +25,6 @@ from tests.support.memory_source import Member, directory, hard_link, member, sy
 
 BASE = [directory("d"), member("d/a", b"x"), member("b")]
 IMAGE = build_image([BASE, [member("d/.wh.a"), hard_link("c", "b")]])
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> DamagedLayout:
-    return DamagedLayout(tmp_path / "layout")
 
 
 def layer_of(image: BuiltImage, number: int) -> str:

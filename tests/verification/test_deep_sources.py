@@ -37,11 +37,6 @@ BASE = [directory("d"), member("d/a", b"x"), member("b")]
 IMAGE = build_image([BASE, [member("d/.wh.a"), hard_link("c", "b")]])
 
 
-@pytest.fixture
-def layout(tmp_path: Path) -> DamagedLayout:
-    return DamagedLayout(tmp_path / "layout")
-
-
 def test_archives_of_every_generation_are_looked_into(tmp_path: Path) -> None:
     """Docker's before 1.10 have plain layers, and no manifest."""
     bad = build_image([BASE, [hard_link("c", "nowhere")]])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -30,11 +29,6 @@ IMAGE = build_image([[member("a", b"x")], [member("b")]])
 OTHER = build_image([[member("c")]], platform=ARM64)
 
 FIRST, SECOND = IMAGE.layers
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> DamagedLayout:
-    return DamagedLayout(tmp_path / "layout")
 
 
 def test_config_and_manifest_must_have_as_many_layers(layout: DamagedLayout) -> None:

@@ -33,11 +33,6 @@ OTHER = build_image([[member("c")], [member("a", b"x")]], platform=ARM64)
 INDEX = build_index([OTHER, IMAGE])
 
 
-@pytest.fixture
-def layout(tmp_path: Path) -> DamagedLayout:
-    return DamagedLayout(tmp_path / "layout")
-
-
 def blobs(layout: DamagedLayout) -> set[str]:
     return {path.name for path in (layout.path / "blobs").glob("*/*")}
 

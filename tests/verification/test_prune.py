@@ -48,11 +48,6 @@ ONE, TWO, THREE = (image_of(day, "shared", f"own-{day}") for day in (1, 2, 3))
 HUB = "docker.io/library/"
 
 
-@pytest.fixture
-def layout(tmp_path: Path) -> DamagedLayout:
-    return DamagedLayout(tmp_path / "layout")
-
-
 def blobs(layout: DamagedLayout) -> set[str]:
     return {path.name for path in (layout.path / "blobs").glob("*/*")}
 

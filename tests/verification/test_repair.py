@@ -24,11 +24,6 @@ from tests.verification.test_sources import tar_from
 
 
 @pytest.fixture
-def layout(tmp_path: Path) -> DamagedLayout:
-    return DamagedLayout(tmp_path / "layout")
-
-
-@pytest.fixture
 def pulled(layout: DamagedLayout, registry: FakeRegistry) -> DamagedLayout:
     return pull_all(registry, layout)
 

@@ -57,11 +57,6 @@ INDEX = build_index([ONE, ARM, build_attestation(ONE)])
 HUB = "docker.io/library/"
 
 
-@pytest.fixture
-def layout(tmp_path: Path) -> DamagedLayout:
-    return DamagedLayout(tmp_path / "layout")
-
-
 def report_on(path: object) -> Report:
     return make_report(str(path))
 

@@ -31,11 +31,6 @@ INDEX = build_index([OTHER, IMAGE])
 FIRST, SECOND = IMAGE.layers
 
 
-@pytest.fixture
-def layout(tmp_path: Path) -> DamagedLayout:
-    return DamagedLayout(tmp_path / "layout")
-
-
 def test_one_tag_of_several_repositories_is_right(tmp_path: Path, registry: FakeRegistry) -> None:
     """So we write it ourselves: the full names tell them apart."""
     for repository, image in (("a/app", IMAGE), ("b/app", OTHER)):

@@ -31,11 +31,6 @@ INDEX = build_index([OTHER, IMAGE])
 FIRST, SECOND = IMAGE.layers
 
 
-@pytest.fixture
-def layout(tmp_path: Path) -> DamagedLayout:
-    return DamagedLayout(tmp_path / "layout")
-
-
 # What is right.
 
 

@@ -22,9 +22,9 @@ from ociexport.verification.garbage import collect_garbage
 from ociexport.verification.verify import verify
 from tests.support.deltas import by_another, flip_a_byte, version, write_versions
 from tests.support.image_builder import BuiltImage, write_layout
+from tests.support.killed import killed_before
 from tests.support.updates import NAME, blobs_in, bundle_in, names_in
 from tests.transfer.bundle.test_delta_updates import TWO, command, pull
-from tests.transfer.test_merge_killed import killed_before
 
 
 def content_of(directory: Path) -> dict[str, bytes]:

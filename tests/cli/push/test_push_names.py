@@ -7,60 +7,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeAlias
 
 import pytest
 
 from ociexport.spec import mediatypes
-from tests.support.command import command_environment, command_line, run_command
+from tests.support.command import command_environment, command_line
 from tests.support.fake_registry import FakeRegistry
 from tests.support.image_builder import (
-    ARM64,
-    build_attestation,
     build_image,
-    build_index,
     write_layout,
 )
-from tests.support.memory_source import member
-
-MIB = 1024 * 1024
-BASE = [member("base", os.urandom(300_000))]
-APP = build_image([BASE, [member("app", b"app")]])
-OTHER = build_image([BASE, [member("other", b"other")]])
-INDEX = build_index([APP, build_image([BASE], platform=ARM64), build_attestation(APP)])
-
-Push: TypeAlias = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def registry() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as registry:
-        yield registry
-
-
-@pytest.fixture
-def push(tmp_path: Path) -> Push:
-    def run(*arguments: str | os.PathLike[str]) -> subprocess.CompletedProcess[str]:
-        return run_command("push", *arguments, "--retry-delay", "0", home=tmp_path)
-
-    return run
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> Path:
-    write_layout(tmp_path / "layout", {"docker.io/library/app:1": INDEX, "quay.io/team/other:2": OTHER})
-    return tmp_path / "layout"
-
-
-def sent(registry: FakeRegistry) -> list[str]:
-    """Return the requests that send something, in order."""
-    return [f"{one.method} {one.path}" for one in registry.requests if one.method not in ("GET", "HEAD")]
-
-
-def errors_of(ended: subprocess.CompletedProcess[str]) -> list[str]:
-    return [line for line in ended.stderr.splitlines() if line.startswith(("ociexport: error: ", "hint: "))]
+from tests.support.pushed_images import APP, MIB, OTHER, Push, errors_of
 
 
 def test_names_are_mapped(registry: FakeRegistry, layout: Path, tmp_path: Path, push: Push) -> None:
