@@ -48,78 +48,23 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import os
 import re
 import socket
 import ssl
-import struct
 import threading
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from dataclasses import dataclass
 from typing import Self
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from ociexport.spec.digest import Digest
 from tests.support.fake_uploads import FakeUploads
+from tests.support.fake_wire import Answer, Fault, Request, WireServer
+from tests.support.serving import Serving
+
+__all__ = ["ODD_SERVICE", "FakeRegistry", "Fault", "Request"]
 
 ODD_SERVICE = 'registry.example.com:cn-hangzhou:26842, "second" part'
-
-_CHUNK_BYTES = 64 * 1024
-_ENDLESS_SECONDS = 0.01
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One way to answer wrongly; the rest of the answer is right.
-
-    Args:
-        status: replaces the right status; the body is then ``body`` or empty.
-        headers: added, or replacing the right ones; None removes a header, a list repeats it.
-        body: replaces the right body.
-        change: returns a changed body; Content-Length matches it.
-        cut_after: bytes of the body that are sent before the connection is closed in good order.
-        reset_after: bytes of the body that are sent before the connection is reset; -1 resets before the headers.
-        stall_after: bytes of the body that are sent before a pause of ``delay_seconds``; then the rest is sent.
-        trickle_seconds: pause between the bytes of the body.
-        delay_seconds: pause before the headers, unless ``stall_after`` is given.
-        raw: replaces the whole answer; then the connection is closed.
-        endless: sent after ``raw``, again and again, until the client disconnects.
-    """
-
-    status: int | None = None
-    headers: Mapping[str, str | list[str] | None] = field(default_factory=dict)
-    body: bytes | None = None
-    change: Callable[[bytes], bytes] | None = None
-    cut_after: int | None = None
-    reset_after: int | None = None
-    stall_after: int | None = None
-    trickle_seconds: float | None = None
-    delay_seconds: float = 0
-    raw: bytes | None = None
-    endless: bytes = b""
-
-
-@dataclass(frozen=True)
-class Request:
-    """A request as it arrived; the names of headers are in lower case."""
-
-    method: str
-    path: str
-    query: Mapping[str, list[str]]
-    headers: Mapping[str, str]
-    body: bytes
-    connection: int
-
-
-@dataclass
-class _Answer:
-    status: int
-    body: bytes = b""
-    headers: dict[str, str] = field(default_factory=dict)
-    is_blob: bool = False
 
 
 @dataclass
@@ -131,7 +76,7 @@ class _Rule:
     when: Callable[[Request], bool]
 
 
-class FakeRegistry:
+class FakeRegistry(Serving):
     """A registry on loopback; see the module's docstring."""
 
     def __init__(
@@ -188,7 +133,6 @@ class FakeRegistry:
         self._uses: dict[str, int] = {}
         self._connections: list[socket.socket] = []
         self._lock = threading.Lock()
-        self._server: _Server | None = None
 
     # Content
 
@@ -235,11 +179,6 @@ class FakeRegistry:
         return f"{name}:{self.port}"
 
     @property
-    def port(self) -> int:
-        assert self._server is not None, "the registry serves only within its with block"
-        return int(self._server.server_address[1])
-
-    @property
     def url(self) -> str:
         return f"{'https' if self.tls else 'http'}://{self.host}"
 
@@ -250,24 +189,25 @@ class FakeRegistry:
     # Start and stop
 
     def __enter__(self) -> Self:
-        self._server = _Server(self)
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return self
+        self._server = WireServer(self)
+        return super().__enter__()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        assert self._server is not None
-        self._server.shutdown()
-        self._server.server_close()
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
         with self._lock:
             for connection in self._connections:
                 with contextlib.suppress(OSError):  # it may have been closed before
                     connection.shutdown(socket.SHUT_RDWR)
 
+    def note_connection(self, connection: socket.socket) -> int:
+        """Keep a connection, which is closed at the end, and return its number."""
+        with self._lock:
+            self._connections.append(connection)
+            return len(self._connections)
+
     # Answers
 
-    def _answer(self, request: Request) -> _Answer:
+    def _answer(self, request: Request) -> Answer:
         if request.path == "/token":
             return self._answer_token(request)
         if storage := re.fullmatch(r"/storage/(\w+:\w+)", request.path):
@@ -281,13 +221,13 @@ class FakeRegistry:
             answer.headers["WWW-Authenticate"] = challenge
             return answer
         if request.path == "/v2/":
-            return _Answer(200, b"{}", {"Content-Type": "application/json"})
+            return Answer(200, b"{}", {"Content-Type": "application/json"})
         if self.read_only is not None and request.method not in ("GET", "HEAD"):
             return _error(self.read_only, "DENIED", "requested access to the resource is denied")
         query = "&".join(f"{name}={value}" for name, values in request.query.items() for value in values)
         upload = self.uploads.answer(request.method, request.path, query, request.headers, request.body)
         if upload is not None:
-            answer = _error(upload.status, upload.code, upload.code.lower()) if upload.code else _Answer(upload.status)
+            answer = _error(upload.status, upload.code, upload.code.lower()) if upload.code else Answer(upload.status)
             answer.headers |= upload.headers
             return answer
         if listed := re.fullmatch(r"/v2/(.+)/referrers/(\w+:\w+)", request.path):
@@ -302,13 +242,13 @@ class FakeRegistry:
             if self.redirect_to is not None and blob[2] in self.blobs:
                 self.redirect_to.blobs[blob[2]] = self.blobs[blob[2]]
                 location = f"{self.redirect_to.url}/storage/{blob[2]}?X-Signature=very-secret"
-                return _Answer(307, b"<a href>Temporary Redirect</a>", {"Location": location})
+                return Answer(307, b"<a href>Temporary Redirect</a>", {"Location": location})
             return self._answer_blob(request, blob[2])
         if tags := re.fullmatch(r"/v2/(.+)/tags/list", request.path):
             return self._answer_tags(request, tags[1])
         return _error(404, "NAME_UNKNOWN", "repository name not known to registry")
 
-    def _store_manifest(self, repository: str, selector: str, request: Request) -> _Answer:
+    def _store_manifest(self, repository: str, selector: str, request: Request) -> Answer:
         document = json.loads(request.body)
         named = [item["digest"] for item in [document.get("config"), *document.get("layers", ())] if item]
         children = [item["digest"] for item in document.get("manifests", ())]
@@ -323,9 +263,9 @@ class FakeRegistry:
         headers = {"Docker-Content-Digest": str(digest)}
         if self.referrers and "subject" in document:
             headers["OCI-Subject"] = document["subject"]["digest"]
-        return _Answer(201, b"", headers)
+        return Answer(201, b"", headers)
 
-    def _answer_referrers(self, repository: str, subject: str) -> _Answer:
+    def _answer_referrers(self, repository: str, subject: str) -> Answer:
         if not self.referrers:
             return _error(404, "NOT_FOUND", "no such page")
         entries = []
@@ -336,9 +276,9 @@ class FakeRegistry:
                 entries.append({"mediaType": media_type, "digest": selector, "size": len(raw), "artifactType": kind})
         media_type = "application/vnd.oci.image.index.v1+json"
         index = {"schemaVersion": 2, "mediaType": media_type, "manifests": entries}
-        return _Answer(200, json.dumps(index).encode(), {"Content-Type": media_type})
+        return Answer(200, json.dumps(index).encode(), {"Content-Type": media_type})
 
-    def _answer_tags(self, request: Request, repository: str) -> _Answer:
+    def _answer_tags(self, request: Request, repository: str) -> Answer:
         names = {selector for name, selector in self.manifests if name == repository}
         if not names:
             return _error(404, "NAME_UNKNOWN", "repository name not known to registry")
@@ -348,9 +288,9 @@ class FakeRegistry:
         headers = {"Content-Type": "application/json"}
         if len(rest) > count:
             headers["Link"] = f'<{request.path}?last={rest[count - 1]}&n={count}>; rel="next"'
-        return _Answer(200, json.dumps({"name": repository, "tags": rest[:count]}).encode(), headers)
+        return Answer(200, json.dumps({"name": repository, "tags": rest[:count]}).encode(), headers)
 
-    def _answer_manifest(self, request: Request, repository: str, selector: str) -> _Answer:
+    def _answer_manifest(self, request: Request, repository: str, selector: str) -> Answer:
         held = self.manifests.get((repository, selector))
         if held is None:
             if not any(name == repository for name, _ in self.manifests):
@@ -364,23 +304,23 @@ class FakeRegistry:
             tag = f'"{Digest.of(raw)}"'
             headers["ETag"] = tag
             if request.headers.get("if-none-match") == tag:
-                return _Answer(304, b"", headers)
-        return _Answer(200, raw, headers)
+                return Answer(304, b"", headers)
+        return Answer(200, raw, headers)
 
-    def _answer_blob(self, request: Request, name: str) -> _Answer:
+    def _answer_blob(self, request: Request, name: str) -> Answer:
         raw = self.blobs.get(name)
         if raw is None:
             return _error(404, "BLOB_UNKNOWN", "blob unknown to registry")
         headers = {"Content-Type": "application/octet-stream"}
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("range", ""))
         if not wanted or not self.ranges:
-            return _Answer(200, raw, headers, is_blob=True)
+            return Answer(200, raw, headers, is_blob=True)
         first = int(wanted[1])
         last = min(int(wanted[2] or len(raw)), len(raw) - 1)
         if first >= len(raw):
-            return _Answer(416, b"", {"Content-Range": f"bytes */{len(raw)}"})
+            return Answer(416, b"", {"Content-Range": f"bytes */{len(raw)}"})
         headers["Content-Range"] = f"bytes {first}-{last}/{len(raw)}"
-        return _Answer(206, raw[first : last + 1], headers, is_blob=True)
+        return Answer(206, raw[first : last + 1], headers, is_blob=True)
 
     # Authentication
 
@@ -416,7 +356,7 @@ class FakeRegistry:
         name, _, password = base64.b64decode(authorization.removeprefix("Basic ")).decode().partition(":")
         return name if self.users.get(name) == password else None
 
-    def _answer_token(self, request: Request) -> _Answer:
+    def _answer_token(self, request: Request) -> Answer:
         if request.method == "POST":
             fields = parse_qs(request.body.decode())
             allowed = fields.get("refresh_token", [""])[0] in self.refresh_tokens
@@ -432,11 +372,11 @@ class FakeRegistry:
         members: dict[str, object] = {self.token_member: token}
         if self.token_seconds is not None:
             members["expires_in"] = self.token_seconds
-        return _Answer(200, json.dumps(members).encode(), {"Content-Type": "application/json"})
+        return Answer(200, json.dumps(members).encode(), {"Content-Type": "application/json"})
 
     # Called by the request handler
 
-    def _take(self, request: Request) -> tuple[_Answer, Fault]:
+    def take(self, request: Request) -> tuple[Answer, Fault]:
         with self._lock:
             self.requests.append(request)
             rule = next(
@@ -468,148 +408,6 @@ def _covers(given: str, needed: str) -> bool:
     return True
 
 
-def _error(status: int, code: str, message: str) -> _Answer:
+def _error(status: int, code: str, message: str) -> Answer:
     body = json.dumps({"errors": [{"code": code, "message": message, "detail": {}}]}).encode()
-    return _Answer(status, body, {"Content-Type": "application/json; charset=utf-8"})
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 64
-
-    def __init__(self, registry: FakeRegistry) -> None:
-        self.registry = registry
-        self.address_family = socket.AF_INET6 if ":" in registry.address else socket.AF_INET
-        super().__init__((registry.address, 0), _Handler)
-
-    def server_bind(self) -> None:
-        """Bind without `HTTPServer`'s lookup of the host's name, which may wait for a name server."""
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = self.registry.address, int(self.server_address[1])
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Log nothing: clients that disconnect during a body are expected."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    timeout = 60
-    server: _Server
-
-    def setup(self) -> None:
-        if self.server.registry.tls is not None:
-            # Not in accept(): the TLS handshake of one client must not block the others.
-            self.request.settimeout(self.timeout)
-            self.request = self.server.registry.tls.wrap_socket(self.request, server_side=True)
-        super().setup()
-        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        registry = self.server.registry
-        with registry._lock:
-            registry._connections.append(self.connection)
-            self._number = len(registry._connections)
-
-    def finish(self) -> None:
-        super().finish()
-        if isinstance(self.connection, ssl.SSLSocket):
-            self.connection.close()
-
-    def do_GET(self) -> None:
-        parts = urlsplit(self.path)
-        uploads = self.server.registry.uploads
-        uploads.url = self.server.registry.url
-        lowered = {name.lower(): value for name, value in self.headers.items()}
-        body = uploads.read_body(self.command, parts.path, lowered, self.rfile)
-        if body is None:
-            self._reset()
-            return
-        request = Request(
-            method=self.command,
-            path=parts.path,
-            query=parse_qs(parts.query),
-            headers=lowered,
-            body=body,
-            connection=self._number,
-        )
-        asked = time.monotonic()
-        answer, fault = self.server.registry._take(request)
-        if self.server.registry.round_trip_seconds:
-            time.sleep(self.server.registry.round_trip_seconds)
-            self.server.registry.round_trips.append((asked, time.monotonic()))
-        self._send(answer, fault)
-
-    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815 - the names that http.server looks for
-
-    def _send(self, answer: _Answer, fault: Fault) -> None:
-        if fault.stall_after is None:
-            time.sleep(fault.delay_seconds)
-        if fault.reset_after == -1:
-            return self._reset()
-        if fault.raw is not None:
-            return self._send_raw(fault.raw, fault.endless)
-        if fault.status is not None:
-            answer = _Answer(fault.status, b"")
-        body = answer.body if fault.body is None else fault.body
-        if fault.change is not None:
-            body = fault.change(body)
-        chunked = self.server.registry.chunked and answer.is_blob
-        answer.headers |= {"Transfer-Encoding": "chunked"} if chunked else {"Content-Length": str(len(body))}
-        wrong = {name.lower() for name in fault.headers}
-        self.send_response(answer.status)
-        for name, value in [
-            *((n, v) for n, v in answer.headers.items() if n.lower() not in wrong),
-            *fault.headers.items(),
-        ]:
-            for each in [value] if isinstance(value, str) else value or []:
-                self.send_header(name, each)
-        self.end_headers()
-        if self.command == "HEAD":
-            return None
-        return self._send_body(body, fault, chunked=chunked)
-
-    def _send_body(self, body: bytes, fault: Fault, *, chunked: bool) -> None:
-        ends = [end for end in (fault.cut_after, fault.reset_after) if end is not None]
-        end = min([len(body), *ends])
-        sent = 0
-        while sent < end:
-            stop = min(end, sent + (_CHUNK_BYTES if fault.trickle_seconds is None else 1))
-            time.sleep(fault.trickle_seconds or 0)
-            if fault.stall_after is not None and sent <= fault.stall_after < stop:
-                self._write(body[sent : fault.stall_after], chunked=chunked)
-                sent = fault.stall_after
-                time.sleep(fault.delay_seconds)
-            self._write(body[sent:stop], chunked=chunked)
-            sent = stop
-        if fault.reset_after is not None:
-            return self._reset()
-        if fault.cut_after is not None or end < len(body):
-            self.close_connection = True
-            return None
-        if chunked:
-            self.wfile.write(b"0\r\n\r\n")
-        return None
-
-    def _write(self, part: bytes, *, chunked: bool) -> None:
-        if part:
-            self.wfile.write(b"%x\r\n%b\r\n" % (len(part), part) if chunked else part)
-        if self.server.registry.bytes_per_second:
-            time.sleep(len(part) / self.server.registry.bytes_per_second)
-
-    def _send_raw(self, raw: bytes, endless: bytes) -> None:
-        self.close_connection = True
-        self.wfile.write(raw)
-        with contextlib.suppress(OSError):
-            while endless:
-                self.wfile.write(endless)
-                time.sleep(_ENDLESS_SECONDS)
-
-    def _reset(self) -> None:
-        self.close_connection = True
-        # With a linger time of zero, close sends RST instead of FIN.
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        # Closed behind the server's back; the server would send FIN first.
-        os.close(self.connection.detach())
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Log nothing."""
+    return Answer(status, body, {"Content-Type": "application/json; charset=utf-8"})

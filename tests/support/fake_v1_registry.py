@@ -25,13 +25,13 @@ import base64
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
+
+from tests.support.serving import Serving
 
 Answer = tuple[int, dict[str, str], bytes]
 
@@ -44,7 +44,7 @@ class V1Request:
     headers: Mapping[str, str] = field(repr=False)
 
 
-class FakeV1Registry:
+class FakeV1Registry(Serving):
     """A registry or an index; see the module's docstring."""
 
     def __init__(
@@ -71,7 +71,6 @@ class FakeV1Registry:
         self.answers: dict[str, Answer] = {}
         self.cut: dict[str, list[int]] = {}
         self.requests: list[V1Request] = []
-        self._server: ThreadingHTTPServer | None = None
         self._used_tokens: set[str] = set()
 
     def add_image(self, repository: str, tag: str, documents: Sequence[dict[str, Any]], layers: Sequence[bytes]) -> str:
@@ -86,8 +85,7 @@ class FakeV1Registry:
 
     @property
     def host(self) -> str:
-        assert self._server is not None
-        return f"127.0.0.1:{self._server.server_address[1]}"
+        return f"127.0.0.1:{self.port}"
 
     @property
     def paths(self) -> list[str]:
@@ -96,15 +94,7 @@ class FakeV1Registry:
 
     def __enter__(self) -> Self:
         self._server = _Server(self)
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        assert self._server is not None
-        self._server.shutdown()
-        self._server.server_close()
+        return super().__enter__()
 
     def answer(self, request: V1Request) -> Answer:
         """Return the right answer, or the one in ``answers``."""

@@ -18,14 +18,13 @@ from __future__ import annotations
 import base64
 import re
 import ssl
-import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+
+from tests.support.serving import Serving
 
 
-class FileServer:
+class FileServer(Serving):
     """See the module's docstring."""
 
     def __init__(self, directory: Path, *, context: ssl.SSLContext | None = None) -> None:
@@ -88,24 +87,14 @@ class FileServer:
             def log_message(self, format: str, *args: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.host = f"127.0.0.1:{self._server.server_address[1]}"
+        self._server = files = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        files.daemon_threads = True
+        self.host = f"127.0.0.1:{self.port}"
         self.url = f"http://{self.host}"
         if context is not None:
-            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+            files.socket = context.wrap_socket(files.socket, server_side=True)
             self.url = f"https://{self.host}"
 
     @property
     def paths(self) -> list[str]:
         return [path for path, _ in self.requests]
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()

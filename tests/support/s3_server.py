@@ -12,19 +12,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import boto3
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
+
+from tests.support.serving import Serving
 
 ACCESS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "not-so-secret", "AWS_DEFAULT_REGION": "us-east-1"}
 _NOT_IMPLEMENTED = b"<?xml version='1.0'?><Error><Code>NotImplemented</Code><Message>no conditions</Message></Error>"
 _DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 
 
-class S3Server:
+class S3Server(Serving):
     """See the module's docstring.
 
     Attributes:
@@ -66,7 +67,7 @@ class S3Server:
             return [body]
 
         self._server = make_server("127.0.0.1", 0, answer, threaded=True, request_handler=_SilentHandler)
-        self.url = f"http://127.0.0.1:{self._server.port}"
+        self.url = f"http://127.0.0.1:{self.port}"
         self.client = boto3.client(
             "s3",
             endpoint_url=self.url,
@@ -94,16 +95,6 @@ class S3Server:
     def uploads(self, bucket: str) -> int:
         """Return how many uploads are not completed."""
         return len(self.client.list_multipart_uploads(Bucket=bucket).get("Uploads", ()))
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 class _SilentHandler(WSGIRequestHandler):
