@@ -4,33 +4,27 @@ The first request is sent straight away: its answer shows which URL of the serve
 challenge. The server is pinged first only where an upload needs to know the URL, and later where the answer to the
 first request was doubtful.
 
-It is one long file, since ping, challenges, credentials and tokens share one state and its lock.
+Which URL that is, `ApiUrl` finds out; tokens are fetched and kept by a `TokenStore`.
 """
 
 from __future__ import annotations
 
 import functools
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
-from ociexport.errors import AuthenticationError, RegistryError, TransferError
+from ociexport.errors import AuthenticationError, RegistryError
+from ociexport.registry.api_url import ApiUrl
 from ociexport.registry.auth.access import Access
 from ociexport.registry.auth.credentials import Finding
 from ociexport.registry.hosts.routes import Endpoint
 from ociexport.registry.http.content import RequestContent
-from ociexport.registry.http.encodings import undo_for_document
 from ociexport.registry.http.failures import (
-    has_wrong_certificate,
-    is_malformed_answer,
     redacted,
     status_line,
-    was_cut,
-    was_plain_text,
-    was_refused,
 )
 from ociexport.registry.http.messages import Answer, WireRequest
 from ociexport.registry.http.transport import Transport
@@ -39,24 +33,13 @@ from ociexport.registry.options import Credentials
 from ociexport.spec.lazy_dataclass import replace
 
 if TYPE_CHECKING:
-    from ociexport.registry.auth.challenges import Challenge, Token, TokenRequest
+    from ociexport.registry.auth.challenges import Challenge
+    from ociexport.registry.auth.token_store import TokenStore
 
-# A token is renewed this long before it expires, since a request takes time to arrive.
-_RENEWAL_SECONDS = 10
-# The answer to a ping is {} or an error; a longer answer does not come from a registry.
-_MAX_PING_BODY_BYTES = 64 * 1024
-
-# A server that does not answer the ping with 200 may still have the image.
-_PING_STATUSES = frozenset({200, 400, 401, 403, 404, 405})
-# How a server that expects TLS answers plain text, if at all.
-_PLAIN_TEXT_STATUS = 400
 # A registry may hide from anonymous users what it shows to others, and may name its challenge to a ping only.
 _HIDING_STATUSES = frozenset({401, 403, 404})
 # The schemes of challenges that can be answered.
 _SCHEMES = frozenset({"bearer", "basic"})
-# The answers of token services that do not support the POST form (GCR, JFrog and others do or did this).
-_NO_POST_STATUSES = frozenset({401, 404, 405})
-
 # Returns the credentials for a repository.
 CredentialSearch = Callable[[str], Finding]
 
@@ -82,20 +65,11 @@ class RegistrySession:
         self._transport = transport
         self._unasked = unasked
         self._lock = threading.Lock()
-        # Where the server has answered.
-        self._api_url: str | None = None
-        self._has_begun = False
-        self._is_known = threading.Event()
-        # Whether no ping can tell more about the challenges.
-        self._was_pinged = False
-        # Whether the last ping was answered with 401, and the challenges known.
-        self._asks = False
+        self._api_url = ApiUrl(endpoint, transport, self._take_challenge)
         self._challenges: tuple[Challenge, ...] = ()
         self._findings: dict[str, Finding] = {}
         self._scopes: dict[Access, str] = {}
-        self._tokens: dict[Access, tuple[Token, float]] = {}
-        # The Authorization headers that more than one request has.
-        self._shared: set[str | None] = set()
+        self._tokens: TokenStore | None = None
 
     def get(
         self,
@@ -133,34 +107,15 @@ class RegistrySession:
                 is_trial=is_trial,
             )
 
-        with self._after_the_first():
-            if self._api_url is None and self._may_be_tried():
-                is_trial = len(self.endpoint.api_urls) > 1
+        with self._api_url.after_the_first():
+            # A secret is not sent before the right URL is known.
+            if (first := self._api_url.to_try(is_secret=self._unasked is not None)) is not None:
                 try:
-                    return get(self.endpoint.api_urls[0], is_trial=is_trial)
+                    return get(first, is_trial=self._api_url.is_choice)
                 except RegistryError as error:
-                    is_other = isinstance(error, TransferError) or error.status == _PLAIN_TEXT_STATUS
-                    if not is_trial or not is_other or error.codes or self._api_url is not None:
+                    if not self._api_url.may_be_other(error):
                         raise
             return get(self.ping(retries=retries), is_trial=False)
-
-    @contextmanager
-    def _after_the_first(self) -> Iterator[None]:
-        """Let the first request of all threads go ahead, until it is known how the server wants to be asked."""
-        with self._lock:
-            is_first = not self._has_begun
-            self._has_begun = True
-        if not is_first:
-            self._is_known.wait()
-        try:
-            yield
-        finally:
-            if is_first:
-                self._is_known.set()
-
-    def _may_be_tried(self) -> bool:
-        """Whether the first request may go to the first URL; a secret is not sent before the right URL is known."""
-        return self._unasked is None or len(self.endpoint.api_urls) == 1
 
     def url_of(self, repository: str, path: str) -> WebUrl:
         """Return the URL of ``path`` (``/blobs/uploads/``, with its query) in ``repository``."""
@@ -239,10 +194,10 @@ class RegistrySession:
             sent_by=None if is_ours else api_url,
             document_bytes=document_bytes,
             content=content,
-            on_answer=functools.partial(self._keep_url, str(api_url)) if is_trial else None,
+            on_answer=functools.partial(self._api_url.keep, str(api_url)) if is_trial else None,
         )
         if not is_trial:
-            self._keep_url(str(api_url))
+            self._api_url.keep(str(api_url))
         try:
             if not is_ours:
                 return self._transport.send(request)
@@ -259,12 +214,11 @@ class RegistrySession:
             # No ping was necessary before. Where it asks for credentials, they may make the difference.
             from ociexport.registry.auth.refusals import is_of_other_server  # noqa: PLC0415 - start-up: as above
 
-            is_known = self._was_pinged or self._challenges or self._unasked is not None
+            is_known = self._api_url.was_pinged or self._challenges or self._unasked is not None
             if error.status not in _HIDING_STATUSES or is_known or is_of_other_server(error, request.url):
                 raise
-            self._was_pinged = True
             with suppress(RegistryError):
-                self._send_ping(api_url, retries=False)
+                self._api_url.ping(api_url, retries=False)
             if not self._has_usable_challenge():
                 raise
             authorization = self._authorization(access)
@@ -284,7 +238,7 @@ class RegistrySession:
         unasked = (False,) if request.authorization is None else ()
         for needs_own_token in (*unasked, False, True):
             if answer.status != 401:
-                self._is_known.set()
+                self._api_url.let_others_go()
                 return answer
             # The token has another scope or has expired early; the challenge names the required scope.
             refusal = answer.error()
@@ -292,9 +246,11 @@ class RegistrySession:
                 # A redirect's target must not choose where credentials are sent.
                 raise refusal
             self._take_challenge(answer, access)
-            if needs_own_token and request.authorization not in self._shared:
+            if needs_own_token and (self._tokens is None or not self._tokens.is_shared(request.authorization)):
                 raise refusal
-            self._forget_token(access, request.authorization)
+            with self._lock:
+                if self._tokens is not None:
+                    self._tokens.forget(access, request.authorization)
             authorization = self._authorization(access, needs_own_token=needs_own_token)
             if authorization is None and not self._has_usable_challenge():
                 from ociexport.registry.auth.refusals import without_usable_challenge  # noqa: PLC0415 - start-up: as above
@@ -302,7 +258,7 @@ class RegistrySession:
                 raise without_usable_challenge(refusal, self._challenges)
             if authorization is None or authorization == request.authorization:
                 raise refusal
-            self._is_known.set()
+            self._api_url.let_others_go()
             request = replace(request, authorization=authorization, on_answer=None)
             answer = self._transport.send(request)
         if answer.status == 401:
@@ -318,7 +274,7 @@ class RegistrySession:
         api_url = self.ping()
         try:
             authorization = self._authorization(Access(""))
-            if authorization is None and self._asks and not self._has_usable_challenge():
+            if authorization is None and self._api_url.asks and not self._has_usable_challenge():
                 from ociexport.registry.auth.refusals import without_usable_challenge  # noqa: PLC0415 - start-up: as above
 
                 subject = f"registry {self.endpoint.host}: GET {redacted(api_url)}/: {status_line(401)}"
@@ -336,7 +292,7 @@ class RegistrySession:
             )
             self._transport.send(request).close()
         except AuthenticationError as error:
-            if self._asks and not self._has_usable_challenge():
+            if self._api_url.asks and not self._has_usable_challenge():
                 raise
             error.hint = "check the user name and password; some registries require an access token as the password"
             raise
@@ -344,75 +300,11 @@ class RegistrySession:
 
     # API URL and challenges
 
-    def _keep_url(self, api_url: str, status: int = 200) -> None:
-        """Keep the server's URL, unless ``status`` leaves open whether it is the right one."""
-        if status != _PLAIN_TEXT_STATUS:
-            with self._lock:
-                self._api_url = self._api_url or api_url
-
     def ping(self, *, retries: bool = True) -> str:
-        """Return the API's URL; the server has answered there, and its challenges are known.
+        """Return the API's URL; the server has answered there, and its challenges are known."""
+        return self._api_url.find(retries=retries)
 
-        Spec: distribution-spec 1.1, "Determining Support".
-        """
-        with self._lock:
-            if self._api_url is None:
-                self._api_url = self._find_api_url(retries)
-            return self._api_url
-
-    def _find_api_url(self, retries: bool) -> str:
-        *attempts, last = self.endpoint.api_urls
-        for api_url in attempts:
-            try:
-                if self._ping_twice(api_url).status != _PLAIN_TEXT_STATUS:
-                    return api_url
-            except RegistryError as error:
-                same_port = WebUrl.parse(api_url).port is not None
-                if error.status is not None or is_malformed_answer(error) or (same_port and was_refused(error)):
-                    # The server speaks this protocol, or would refuse the other one too.
-                    self._send_ping(api_url, retries=retries)
-                    return api_url
-        try:
-            self._send_ping(last, retries=retries)
-        except TransferError as error:
-            if not attempts or not was_plain_text(error):
-                raise
-            # The server speaks plain http, and did not answer the first attempts for another reason.
-            last = attempts[-1]
-            self._send_ping(last, retries=retries)
-        return last
-
-    def _ping_twice(self, api_url: str) -> Answer:
-        """Ping, and ping again if the connection is cut: that does not show that the server has another scheme."""
-        try:
-            return self._send_ping(api_url, retries=False)
-        except TransferError as error:
-            if not was_cut(error):
-                raise
-        return self._send_ping(api_url, retries=False)
-
-    def _send_ping(self, api_url: str, *, retries: bool) -> Answer:
-        self._was_pinged = True
-        answer = self._transport.send(
-            WireRequest(
-                "GET",
-                WebUrl.parse(f"{api_url}/"),
-                f"registry {self.endpoint.host}",
-                accepted=_PING_STATUSES,
-                home_headers=self.endpoint.headers,
-                tls=self.endpoint.tls,
-                retries=retries,
-            )
-        )
-        self._asks = answer.status == 401
-        if answer.is_from_home:
-            self._take_challenge(answer, None)
-        # The body is read only to make the connection reusable.
-        with suppress(TransferError), closing(answer):
-            answer.read_up_to(_MAX_PING_BODY_BYTES)
-        return answer
-
-    def _take_challenge(self, answer: Answer, access: Access | None) -> None:
+    def _take_challenge(self, answer: Answer, access: Access | None = None) -> None:
         header = text_of_header(answer.headers.get("WWW-Authenticate", ""))
         if not header:
             return
@@ -447,13 +339,21 @@ class RegistrySession:
             if credentials.registry_token is not None:
                 return f"Bearer {credentials.registry_token}"
             if "bearer" in schemes:
-                token = self._fetch_token if needs_own_token else self._token
-                return f"Bearer {token(schemes['bearer'], access).value}"
+                return self._fetch_bearer(schemes["bearer"], access, credentials, is_own=needs_own_token)
         if credentials.username is None:
             return None
         from ociexport.registry.auth.challenges import basic_authorization  # noqa: PLC0415 - start-up: as above
 
         return basic_authorization(credentials)
+
+    def _fetch_bearer(self, challenge: Challenge, access: Access, credentials: Credentials, *, is_own: bool) -> str:
+        """Return the Authorization header with a token; call it with the lock."""
+        if self._tokens is None:
+            from ociexport.registry.auth.token_store import TokenStore  # noqa: PLC0415 - start-up: as above
+
+            self._tokens = TokenStore(self.endpoint, self._transport, self._api_url, self._explain_refusal)
+        scope = access.scope_with(self._scopes.get(access, ""))
+        return self._tokens.authorization(challenge, access, scope, credentials, is_own=is_own)
 
     def _finding(self, repository: str) -> Finding:
         if repository not in self._findings:
@@ -469,78 +369,6 @@ class RegistrySession:
             return Finding(Credentials(registry_token=self._unasked), "the command line")
         with self._lock:
             return self._findings.get(repository)
-
-    def _forget_token(self, access: Access, authorization: str | None) -> None:
-        """Drop the refused token, unless another thread has already replaced it."""
-        with self._lock:
-            held = self._tokens.get(access)
-            if held is not None and f"Bearer {held[0].value}" == authorization:
-                del self._tokens[access]
-
-    def _token(self, challenge: Challenge, access: Access) -> Token:
-        held = self._tokens.get(access)
-        if held is not None and held[1] > time.monotonic():
-            self._shared.add(f"Bearer {held[0].value}")
-            return held[0]
-        token = self._fetch_token(challenge, access)
-        self._tokens[access] = (token, time.monotonic() + max(token.lifetime_seconds - _RENEWAL_SECONDS, 0))
-        return token
-
-    def _fetch_token(self, challenge: Challenge, access: Access) -> Token:
-        from ociexport.registry.auth.challenges import plan_token_requests  # noqa: PLC0415 - start-up: as above
-
-        scope = access.scope_with(self._scopes.get(access, ""))
-        *others, last = plan_token_requests(
-            challenge, self._finding(access.repository).credentials, scope, where=f"registry {self.endpoint.host}"
-        )
-        for planned in others:
-            try:
-                return self._send_token_request(planned, access)
-            except RegistryError as error:
-                if error.status not in _NO_POST_STATUSES:
-                    raise
-        return self._send_token_request(last, access)
-
-    def _send_token_request(self, planned: TokenRequest, access: Access) -> Token:
-        from ociexport.registry.auth.challenges import MAX_TOKEN_BODY_BYTES, parse_token  # noqa: PLC0415 - start-up: as above
-        from ociexport.registry.auth.refusals import blaming_registry  # noqa: PLC0415 - start-up: as above
-
-        realm = redacted(planned.url.partition("?")[0])
-        subject = f"registry {self.endpoint.host}: its token service"
-        bears_secret = planned.authorization is not None or planned.form is not None
-        if bears_secret and planned.url.startswith("http:") and (self._api_url or "").startswith("https:"):
-            raise AuthenticationError(
-                f"{subject}: expected https, as for the registry itself, got {realm}",
-                url=realm,
-                hint="credentials are never sent unencrypted; report this to the registry's operators",
-            )
-        url = WebUrl.parse(planned.url)
-        at_registry = any(url.origin == WebUrl.parse(api_url).origin for api_url in self.endpoint.api_urls)
-        request = WireRequest(
-            "GET" if planned.form is None else "POST",
-            url,
-            subject,
-            authorization=planned.authorization,
-            body=planned.form,
-            tls=self.endpoint.tls if at_registry else None,
-            sent_by=WebUrl.parse(self._api_url or self.endpoint.api_urls[0]),
-            document_bytes=MAX_TOKEN_BODY_BYTES + 1,
-        )
-        try:
-            answer = self._transport.send(request)
-        except TransferError as error:
-            if has_wrong_certificate(error):
-                # The user can fix this, and the error's own hint explains how.
-                raise
-            raise blaming_registry(error, self.endpoint.host, realm) from error
-        except RegistryError as error:
-            error.hint = self._explain_refusal(error, access, url) or error.hint
-            raise
-        raw = undo_for_document(answer.read_up_to(MAX_TOKEN_BODY_BYTES + 1), answer)
-        where = f"{subject}: {request.method} {realm}"
-        if len(raw) > MAX_TOKEN_BODY_BYTES:
-            raise AuthenticationError(f"{where}: expected at most {MAX_TOKEN_BODY_BYTES} bytes, got more")
-        return parse_token(raw, where)
 
     def _explain_refusal(self, error: RegistryError, access: Access, asked: WebUrl) -> str | None:
         """Return a better hint for ``error``, which answered a request to ``asked``; None if there is none."""

@@ -82,7 +82,7 @@ def test_token_is_renewed_before_it_expires(monkeypatch: pytest.MonkeyPatch) -> 
         source = image_source(registry)
         source.fetch_manifest()
         later = time.monotonic() + 295
-        monkeypatch.setattr("ociexport.registry.session.time", SimpleNamespace(monotonic=lambda: later))
+        monkeypatch.setattr("ociexport.registry.auth.token_store.time", SimpleNamespace(monotonic=lambda: later))
         source.fetch_manifest()
         source.close()
         assert registry.paths()[1:] == ["/token", "/v2/library/app/manifests/1.0"] * 2
