@@ -54,12 +54,14 @@ def run_command(
     home: Path,
     variables: Mapping[str, str] | None = None,
     stdin: str | None = None,
+    cwd: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run ``ociexport`` with ``arguments`` and return its result."""
     return subprocess.run(
         command_line(*arguments),
         env=command_environment(home, **(variables or {})),
         input=stdin,
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=120,

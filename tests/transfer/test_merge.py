@@ -97,15 +97,7 @@ def test_into_a_layout_that_has_other_images(place: Path) -> None:
 
 
 def command(place: Path, *words: str | Path, code: int = 0) -> tuple[str, list[str]]:
-    ended = subprocess.run(
-        command_line("merge", *words),
-        env=command_environment(place),
-        cwd=place,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ended = run_command("merge", *words, home=place, cwd=place)
     assert ended.returncode == code, ended.stderr
     return ended.stdout, ended.stderr.splitlines()
 

@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import shutil
-import subprocess
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from ociexport.errors import UsageError
 from ociexport.transfer.bundle.merge import MergeResult, merge
 from ociexport.verification.garbage import collect_garbage
 from ociexport.verification.verify import verify
-from tests.support.command import command_environment, command_line
+from tests.support.command import run_command
 from tests.support.image_builder import build_image
 from tests.support.updates import NAME, V1, V2, blobs_in, layer, names_in, write_whole
 from tests.support.volumes import bundle_of, pull_volumes, volumes_of, write_volumes
@@ -110,15 +109,7 @@ def test_an_image_that_is_complete_is_usable_before_the_others(tmp_path: Path) -
 
 
 def command(place: Path, *words: str | Path, code: int = 0) -> tuple[str, list[str]]:
-    ended = subprocess.run(
-        command_line(*words),
-        env=command_environment(place),
-        cwd=place,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ended = run_command(*words, home=place, cwd=place)
     assert ended.returncode == code, ended.stderr
     return ended.stdout, ended.stderr.splitlines()
 

@@ -18,7 +18,7 @@ from ociexport.spec.digest import Digest
 from ociexport.storage.archive.reader import open_archive_image
 from ociexport.storage.bundle_volume import is_volume_name, volume_name
 from ociexport.storage.layout.layout import ImageLayout
-from tests.support.command import command_environment, command_line
+from tests.support.command import run_command
 from tests.support.fake_registry import FakeRegistry, Fault
 from tests.support.image_builder import AMD64, build_image, write_layout
 from tests.support.updates import NAME, V1, V2, V3, layer, write_update, write_whole
@@ -213,15 +213,7 @@ def _replace_range(volume: Path) -> None:
 
 
 def command(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command_line(*words),
-        env=command_environment(place, DOCKER_DEFAULT_PLATFORM=str(AMD64)),
-        cwd=place,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_command(*words, home=place, cwd=place, variables={"DOCKER_DEFAULT_PLATFORM": str(AMD64)})
 
 
 def test_the_command_says_what_it_wrote_and_a_dry_run_what_it_would_write(tmp_path: Path) -> None:

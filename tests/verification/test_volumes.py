@@ -14,7 +14,7 @@ import pytest
 
 from ociexport.verification.findings import Kind
 from ociexport.verification.verify import Verification, verify
-from tests.support.command import command_environment, command_line
+from tests.support.command import command_line, run_command
 from tests.support.image_builder import build_image
 from tests.support.updates import NAME, V1, V2, have, layer, write_whole
 from tests.support.volumes import bundle_of, pull_volumes, volumes_of, write_volumes
@@ -38,15 +38,7 @@ def checked(paths: Sequence[Path]) -> Verification:
 
 
 def command(place: Path, *words: str, code: int = 0) -> tuple[list[str], str]:
-    ended = subprocess.run(
-        command_line("verify", *words),
-        env=command_environment(place),
-        cwd=place,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ended = run_command("verify", *words, home=place, cwd=place)
     assert ended.returncode == code, ended.stdout + ended.stderr
     return ended.stdout.splitlines(), ended.stderr
 
