@@ -106,7 +106,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], frozenset[str], int]] = {
         LOCAL | WIRE | {"ctypes", "isal"},
         170,
     ),
-    "unpack": (("unpack", "-q", "LAYOUT", "OUT"), LOCAL | {"ctypes", "isal"}, 125),
+    "unpack": (("unpack", "-q", "LAYOUT", "OUT"), LOCAL | {"ctypes", "isal"}, 126),
     "inspect": (("inspect", "LAYOUT"), LOCAL, 86),
     "verify": (("verify", "-q", "LAYOUT"), LOCAL | SPOOL | {"concurrent.futures", "logging"}, 136),
     "ls": (("ls", "LAYOUT"), LOCAL | SPOOL | {"isal"}, 116),

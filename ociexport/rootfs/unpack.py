@@ -8,16 +8,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from ociexport.errors import InvalidImageError, UsageError, counted
-from ociexport.images.held_documents import open_first_ahead
-from ociexport.images.resolve import ResolvedManifest, read_layers, resolve_manifest
-from ociexport.images.source import ImageSource, is_made
+from ociexport.errors import InvalidImageError, UsageError
+from ociexport.images.source import ImageSource
 from ociexport.layers.apply import LayerApplier
 from ociexport.layers.limits import Limits, NameBudget
 from ociexport.layers.losses import Losses
 from ociexport.layers.selection import PathSelection
+from ociexport.rootfs.chosen_image import ChosenImage, ImageResult, choose_image
 from ociexport.rootfs.disk.linux import OPEN_DIRECTORY
 from ociexport.rootfs.disk.metadata import IdMap, MetadataPolicy, MetadataWriter, XattrMode
 from ociexport.rootfs.disk.place import verify_is_vacant
@@ -26,7 +25,6 @@ from ociexport.rootfs.disk.rights import may_set_owners
 from ociexport.rootfs.disk.staging import staged_directory
 from ociexport.rootfs.disk.tree import Rootfs
 from ociexport.rootfs.outputs.formats import TREE, DiskImageOptions, format_named, verify_target
-from ociexport.spec.config import ImageConfig, Layer
 from ociexport.spec.descriptor import Platform
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass, field
@@ -96,30 +94,16 @@ class UnpackOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class UnpackResult:
+class UnpackResult(ImageResult):
     """What was unpacked.
 
     Args:
-        index_digests: of the indexes that led to the manifest, outermost first.
-        manifest_digest: of the platform's manifest.
-        config: of the image.
-        layers: with their diff_ids, lowest first.
-        entries: number in all layers, whiteouts included.
-        tar_bytes: of all layers, uncompressed.
-        losses: counts of what the tree lacks.
         account: that the config's User names in the tree; None unless a bundle or `find_account` was requested.
         made: in words, how the tree was made; None for a way in which it can't be kept for a later image.
         kept_layers: number of layers that were in the old tree, and were not read.
         disk_image: its size and hash tree; None for a tree.
     """
 
-    index_digests: tuple[Digest, ...]
-    manifest_digest: Digest
-    config: ImageConfig
-    layers: tuple[Layer, ...]
-    entries: int
-    tar_bytes: int
-    losses: Losses
     account: Account | None
     made: str | None = None
     kept_layers: int = 0
@@ -222,13 +206,13 @@ def _unpack_to_file(
     for line in content.losses.lines():
         progress.warn(line)
     return UnpackResult(
-        index_digests=content.index_digests,
-        manifest_digest=content.manifest_digest,
-        config=content.config,
-        layers=content.layers,
-        entries=content.layer_entries,
-        tar_bytes=content.tar_bytes,
-        losses=content.losses,
+        content.index_digests,
+        content.manifest_digest,
+        content.config,
+        content.layers,
+        content.entries,
+        content.tar_bytes,
+        content.losses,
         account=None,
         disk_image=disk_image,
     )
@@ -242,38 +226,25 @@ def signed(source: ImageSource, policy: SignaturePolicy | None) -> ImageSource:
     return require_signature(source, policy)
 
 
-class _Image(NamedTuple):
-    """An image that is to be unpacked."""
-
-    source: ImageSource
-    resolved: ResolvedManifest
-    config: ImageConfig
-    layers: tuple[Layer, ...]
-
-
 def _unpack_source(
     source: ImageSource, target: str, platform: Platform, options: UnpackOptions, progress: Progress
 ) -> UnpackResult:
-    resolved = resolve_manifest(source, platform)
-    if not (options.replace and options.receipt is not None):  # a kept tree may have the first layer
-        open_first_ahead(source, resolved.manifest)
-    config, layers = read_layers(source, resolved, platform, progress)
-    platform_shown = config.declared_platform or "not declared"
-    progress.say(f"{source.display_name}: platform {platform_shown}, {counted(len(layers), 'layer')}")
-    image = _Image(source, resolved, config, layers)
-    if options.replace and options.receipt is not None:
+    receipt = options.receipt if options.replace else None
+    # A kept tree may have the first layer.
+    image = choose_image(source, platform, progress, reads_first_layer=receipt is None)
+    if receipt is not None:
         from ociexport.rootfs.reuse import kept_tree  # noqa: PLC0415 - start-up: few runs replace a tree with a receipt
 
-        kept = kept_tree(options.receipt, target, layers, made=_made(options), progress=progress)
+        kept = kept_tree(receipt, target, image.layers, made=_made(options), progress=progress)
         if kept is not None:
             with closing(kept):
-                if kept.layers == len(layers):
+                if kept.layers == len(image.layers):
                     return _unchanged(image, options, progress, kept)
                 try:
-                    return _build(image, target, options, progress, kept=kept)
+                    return _build(source, image, target, options, progress, kept=kept)
                 except InvalidImageError as error:
                     progress.say(f"{target}: all layers are unpacked: {error}")
-    return _build(image, target, options, progress)
+    return _build(source, image, target, options, progress)
 
 
 def _made(options: UnpackOptions) -> str | None:
@@ -287,9 +258,14 @@ def _made(options: UnpackOptions) -> str | None:
 
 
 def _build(
-    image: _Image, target: str, options: UnpackOptions, progress: Progress, *, kept: KeptTree | None = None
+    source: ImageSource,
+    image: ChosenImage,
+    target: str,
+    options: UnpackOptions,
+    progress: Progress,
+    *,
+    kept: KeptTree | None = None,
 ) -> UnpackResult:
-    source, config = image.source, image.config
     new_layers = image.layers[kept.layers :] if kept is not None else image.layers
     losses = losses_of(is_rootless=options.rootless)
     budget = NameBudget(options.limits)
@@ -349,16 +325,16 @@ def _build(
         if options.bundle or options.find_account:
             from ociexport.rootfs.run.accounts import find_account  # noqa: PLC0415 - start-up: a plain tree needs no account
 
-            account = find_account(root_fd, config.container.user)
+            account = find_account(root_fd, image.config.container.user)
         if options.bundle and account is not None:
             from ociexport.rootfs.run.bundle import write_runtime_config  # noqa: PLC0415 - start-up: as above
 
-            write_runtime_config(staged.fd, config, account)
+            write_runtime_config(staged.fd, image.config, account)
     counts = (applier.entries, applier.tar_bytes)
     return _result(image, options, progress, losses, counts=counts, account=account, kept=kept)
 
 
-def _unchanged(image: _Image, options: UnpackOptions, progress: Progress, kept: KeptTree) -> UnpackResult:
+def _unchanged(image: ChosenImage, options: UnpackOptions, progress: Progress, kept: KeptTree) -> UnpackResult:
     """Return the result for a tree that has all layers of the image."""
     from ociexport.rootfs.reuse import add_losses  # noqa: PLC0415 - start-up: as above
 
@@ -372,7 +348,7 @@ def _unchanged(image: _Image, options: UnpackOptions, progress: Progress, kept: 
 
 
 def _result(
-    image: _Image,
+    image: ChosenImage,
     options: UnpackOptions,
     progress: Progress,
     losses: Losses,
@@ -386,17 +362,12 @@ def _result(
     Args:
         counts: of entries and of bytes of all layers.
     """
-    source, resolved, config, layers = image
     for line in losses.lines():
         progress.warn(line)
     return UnpackResult(
-        index_digests=tuple(index.digest for index in resolved.indexes if not is_made(source, index.digest)),
-        manifest_digest=resolved.manifest.digest,
-        config=config,
-        layers=layers,
-        entries=counts[0],
-        tar_bytes=counts[1],
-        losses=losses,
+        *image,
+        *counts,
+        losses,
         account=account,
         made=_made(options),
         kept_layers=0 if kept is None else kept.layers,

@@ -352,6 +352,6 @@ def _flatten(options: argparse.Namespace, write: Callable[[bytes | memoryview], 
     for line in result.losses.lines():
         progress.warn(line)
     target = "standard output" if options.to_tar == "-" else options.to_tar
-    size = (counted(result.entries, "entry"), f"{time.monotonic() - began:.1f} s")
+    size = (counted(result.written_entries, "entry"), f"{time.monotonic() - began:.1f} s")
     progress.say(summary("unpacked", source.display_name, target, result.manifest_digest, *size))
     return source.display_name, result

@@ -57,7 +57,7 @@ def _result_to_json(
             {"digest": str(layer.descriptor.digest), "size": layer.descriptor.size, "diffId": str(layer.diff_id)}
             for layer in result.layers
         ],
-        "entries": result.entries,
+        "entries": result.entries if isinstance(result, UnpackResult) else result.written_entries,
         "losses": list(result.losses.lines()),
     }
 

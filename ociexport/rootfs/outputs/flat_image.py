@@ -12,10 +12,7 @@ from contextlib import closing, contextmanager
 from operator import attrgetter
 from typing import NamedTuple
 
-from ociexport.errors import counted
-from ociexport.images.held_documents import open_first_ahead
-from ociexport.images.resolve import read_layers, resolve_manifest
-from ociexport.images.source import ImageSource, is_made
+from ociexport.images.source import ImageSource
 from ociexport.layers.apply import LayerApplier
 from ociexport.layers.limits import Limits, NameBudget
 from ociexport.layers.losses import Losses, count_xattr, is_foreign_xattr
@@ -24,10 +21,10 @@ from ociexport.layers.paths import ImagePath
 from ociexport.layers.selection import PathSelection
 from ociexport.layers.tar.reader import Entry, EntryType
 from ociexport.layers.tar.sparse import SparseSegments, located_parts
+from ociexport.rootfs.chosen_image import ImageResult, choose_image
 from ociexport.rootfs.outputs.spool_writer import SpoolWriter
-from ociexport.spec.config import ImageConfig, Layer
+from ociexport.spec.config import Layer
 from ociexport.spec.descriptor import Platform
-from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.system.collector import collection_paused
 from ociexport.system.file_ranges import copy_range, read_whole
@@ -106,31 +103,17 @@ class FlatNode:
 
 
 @dataclass(frozen=True, slots=True)
-class FlatImage:
+class FlatImage(ImageResult):
     """A flattened root filesystem.
 
     Args:
         nodes: all files, directories, links and devices, each once: the root, then by the bytes of the first path's
             names, a directory before what is in it.
         spool_fd: the data that extents point into; closed with the image.
-        index_digests: of the indexes that led to the manifest, outermost first.
-        manifest_digest: of the platform's manifest.
-        config: of the image; its digest is a good seed for identifiers.
-        layers: with their diff_ids, lowest first.
-        layer_entries: number in all layers, whiteouts included.
-        tar_bytes: of all layers, uncompressed.
-        losses: counts of what was left out.
     """
 
     nodes: Sequence[FlatNode]
     spool_fd: int
-    index_digests: tuple[Digest, ...]
-    manifest_digest: Digest
-    config: ImageConfig
-    layers: tuple[Layer, ...]
-    layer_entries: int
-    tar_bytes: int
-    losses: Losses
 
     @property
     def root(self) -> FlatNode:
@@ -195,34 +178,20 @@ def flat_image(
 
     Spec: image-spec 1.1 layer.md, "Applying Changesets".
     """
-    resolved = resolve_manifest(source, platform)
-    open_first_ahead(source, resolved.manifest)
-    config, layers = read_layers(source, resolved, platform, progress)
-    platform_shown = config.declared_platform or "not declared"
-    progress.say(f"{source.display_name}: platform {platform_shown}, {counted(len(layers), 'layer')}")
+    chosen = choose_image(source, platform, progress)
     if verify_layers is not None:
-        verify_layers(layers)
+        verify_layers(chosen.layers)
     losses = Losses()
     budget = NameBudget(limits)
     spool = SpoolWriter(spool_fd)
     with closing(spool), collection_paused():
         tree = SpoolingTree(budget, spool, keep_dirlinks=keep_dirlinks, limits=limits)
         applier = LayerApplier(tree, limits, losses, selection=selection)
-        applier.apply_all(source, layers, progress, doing="reading")
+        applier.apply_all(source, chosen.layers, progress, doing="reading")
         spool.finish()
         nodes = _Flattening(tree, budget, losses, max_mtime_ns).nodes
     limits.verify_files(sum(extent.size for node in nodes for extent in node.extents or ()))
-    yield FlatImage(
-        nodes=nodes,
-        spool_fd=spool_fd,
-        index_digests=tuple(index.digest for index in resolved.indexes if not is_made(source, index.digest)),
-        manifest_digest=resolved.manifest.digest,
-        config=config,
-        layers=layers,
-        layer_entries=applier.entries,
-        tar_bytes=applier.tar_bytes,
-        losses=losses,
-    )
+    yield FlatImage(*chosen, applier.entries, applier.tar_bytes, losses, nodes=nodes, spool_fd=spool_fd)
 
 
 class SpooledFile(MemoryFile):

@@ -14,10 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from ociexport.errors import counted
-from ociexport.images.held_documents import open_first_ahead
-from ociexport.images.resolve import read_layers, resolve_manifest
-from ociexport.images.source import ImageSource, is_made
+from ociexport.images.source import ImageSource
 from ociexport.layers.apply import LayerApplier
 from ociexport.layers.limits import Limits, NameBudget
 from ociexport.layers.losses import Losses, count_xattr, is_foreign_xattr
@@ -27,9 +24,9 @@ from ociexport.layers.tar.reader import Entry, EntryType
 from ociexport.layers.tar.sparse import filled_parts
 from ociexport.layers.tar.writer import TarWriter
 from ociexport.layers.targets import PickingTarget
-from ociexport.spec.config import ImageConfig, Layer
+from ociexport.rootfs.chosen_image import ImageResult, choose_image
+from ociexport.spec.config import ImageConfig
 from ociexport.spec.descriptor import Platform
-from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.system.progress.protocol import SILENT, Progress
 
@@ -40,28 +37,14 @@ _SYMLINK_MODE = 0o777
 
 
 @dataclass(frozen=True, slots=True)
-class FlattenResult:
+class FlattenResult(ImageResult):
     """What was written.
 
     Args:
-        index_digests: of the indexes that led to the manifest, outermost first.
-        manifest_digest: of the platform's manifest.
-        config: of the image.
-        layers: with their diff_ids, lowest first.
-        entries: number in the tar.
-        layer_entries: number in all layers, whiteouts included.
-        tar_bytes: of all layers, uncompressed.
-        losses: counts of what was left out.
+        written_entries: number in the tar.
     """
 
-    index_digests: tuple[Digest, ...]
-    manifest_digest: Digest
-    config: ImageConfig
-    layers: tuple[Layer, ...]
-    entries: int
-    layer_entries: int
-    tar_bytes: int
-    losses: Losses
+    written_entries: int
 
 
 def _unchanged(entry: Entry) -> Entry:
@@ -103,11 +86,7 @@ def flatten(
 
     Spec: image-spec 1.1 layer.md, "Applying Changesets".
     """
-    resolved = resolve_manifest(source, platform)
-    open_first_ahead(source, resolved.manifest)
-    config, layers = read_layers(source, resolved, platform, progress)
-    platform_shown = config.declared_platform or "not declared"
-    progress.say(f"{source.display_name}: platform {platform_shown}, {counted(len(layers), 'layer')}, read twice")
+    chosen = choose_image(source, platform, progress, times="read twice")
     losses = Losses()
     budget = NameBudget(limits)
     tree = MemoryTree(
@@ -117,32 +96,23 @@ def flatten(
         max_steps=limits.max_steps,
     )
     reader = LayerApplier(tree, limits, losses, selection=selection)
-    reader.apply_all(source, layers, progress, doing="reading")
+    reader.apply_all(source, chosen.layers, progress, doing="reading")
     contents = _Contents(tree, budget, losses, change, prefix)
     limits.verify_files(contents.total_bytes)
     writer = TarWriter(write, max_mtime_ns=max_mtime_ns)
-    for entry, content in first_files(config):
+    for entry, content in first_files(chosen.config):
         writer.write_file(entry, [content])
     for entry in contents.directories:
         writer.write_entry(entry)
     emitter = _FileEmitter(writer, contents.files)
     applier = LayerApplier(emitter, limits, Losses(), selection=selection)
     last_layer = max((place[0] for place in contents.files), default=0)
-    applier.apply_all(source, layers[:last_layer], progress, doing="writing")
+    applier.apply_all(source, chosen.layers[:last_layer], progress, doing="writing")
     for entry in contents.others:
         writer.write_entry(entry)
     writer.finish()
-    entries = len(contents.directories) + len(contents.files) + len(contents.others)
-    return FlattenResult(
-        index_digests=tuple(index.digest for index in resolved.indexes if not is_made(source, index.digest)),
-        manifest_digest=resolved.manifest.digest,
-        config=config,
-        layers=layers,
-        entries=entries,
-        layer_entries=reader.entries,
-        tar_bytes=reader.tar_bytes,
-        losses=losses,
-    )
+    written = len(contents.directories) + len(contents.files) + len(contents.others)
+    return FlattenResult(*chosen, reader.entries, reader.tar_bytes, losses, written_entries=written)
 
 
 class _Contents:

@@ -60,15 +60,12 @@ class _ErofsMaker:
             xattrs = {**(node.entry.xattrs or {}), TRUSTED + b"opaque": b"y"}
             node.entry = node.entry._replace(xattrs=dict(sorted(xattrs.items())))
         image = FlatImage(
-            nodes=form.nodes,
-            spool_fd=layer.spool_fd,
-            index_digests=(),
-            manifest_digest=layer.manifest_digest,
-            config=layer.config,
-            layers=(layer.wanted.layer,),
-            layer_entries=len(form.nodes),
+            *layer.image._replace(layers=(layer.wanted.layer,)),
+            entries=len(form.nodes),
             tar_bytes=0,
             losses=losses,
+            nodes=form.nodes,
+            spool_fd=layer.spool_fd,
         )
         with new_file(os.path.join(self._directory, name)) as file:
             write_layer_erofs(image, file.fileno(), DiskImageOptions(), layer.identity)

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 
 from ociexport.layers.limits import NameBudget
 from ociexport.layers.losses import Losses
+from ociexport.rootfs.chosen_image import ChosenImage
 from ociexport.rootfs.disk.metadata import MetadataPolicy, MetadataWriter, XattrMode
 from ociexport.rootfs.disk.preparation import look_before, naming_target
 from ociexport.rootfs.disk.rights import may_set_owners
@@ -18,7 +19,6 @@ from ociexport.rootfs.outputs.layers.directories import TRUSTED, USER, Directory
 from ociexport.rootfs.outputs.layers.form import LayerForm
 from ociexport.rootfs.outputs.layers.store import ChainedLayer, LayerStore
 from ociexport.rootfs.unpack import UnpackOptions
-from ociexport.spec.config import ImageConfig
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.system.progress.protocol import Progress
@@ -34,16 +34,14 @@ class LayerToMake:
         form: what it has.
         spool_fd: has the data of its files.
         identity: of the layer in this form.
-        manifest_digest: of the image.
-        config: of the image.
+        image: that has the layer.
     """
 
     wanted: ChainedLayer
     form: LayerForm
     spool_fd: int
     identity: Digest
-    manifest_digest: Digest
-    config: ImageConfig
+    image: ChosenImage
 
 
 class Marks(NamedTuple):

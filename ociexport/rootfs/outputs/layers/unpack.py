@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
-from ociexport.errors import UsageError, counted
-from ociexport.images.resolve import read_layers, resolve_manifest
-from ociexport.images.source import ImageSource, is_made
+from ociexport.errors import UsageError
+from ociexport.images.source import ImageSource
 from ociexport.layers.apply import LayerApplier
 from ociexport.layers.limits import NameBudget
 from ociexport.layers.tar.reader import Entry
+from ociexport.rootfs.chosen_image import choose_image
 from ociexport.rootfs.disk.preflight import verify_room
 from ociexport.rootfs.disk.preparation import losses_of, naming_target
 from ociexport.rootfs.outputs.layers.again import read_again, read_file_in
@@ -160,7 +160,6 @@ class _Unpacking:
         self._suffix = kind.suffix
         self._store = LayerStore(directory, kind.suffix)
         self._maker = kind.maker(self._store, options, progress)
-        self._layers: tuple[Layer, ...] = ()
         # Counts entries and bytes of all layers together.
         self._entries = self._tar_bytes = 0
         # Of the layers so far, lowest first; None until a layer above needs them.
@@ -168,25 +167,21 @@ class _Unpacking:
         self._indexes: list[LayerIndex | None] = []
 
     def run(self, platform: Platform) -> LayersResult:
-        source, progress = self._source, self._progress
-        resolved = resolve_manifest(source, platform)
-        config, self._layers = read_layers(source, resolved, platform, progress)
-        self._image = (resolved.manifest.digest, config)
-        shown = config.declared_platform or "not declared"
-        progress.say(f"{source.display_name}: platform {shown}, {counted(len(self._layers), 'layer')}")
+        # The directory may have the first layer.
+        self._image = image = choose_image(self._source, platform, self._progress, reads_first_layer=False)
         done: list[UnpackedLayer] = []
         stamps: list[Stamp] = []
-        for wanted in chained(self._layers):
+        for wanted in chained(image.layers):
             name, stamp, is_new = self._find_or_make(wanted, stamps[-1].root if stamps else None)
             done.append(UnpackedLayer(wanted.layer, os.path.join(self._store.directory, name), is_new))
             stamps.append(stamp)
         losses = dict.fromkeys(line for stamp in stamps for line in stamp.losses)
         for line in losses:
-            progress.warn(line)
+            self._progress.warn(line)
         return LayersResult(
-            index_digests=tuple(index.digest for index in resolved.indexes if not is_made(source, index.digest)),
-            manifest_digest=resolved.manifest.digest,
-            config=config,
+            index_digests=image.index_digests,
+            manifest_digest=image.manifest_digest,
+            config=image.config,
             directory=self._store.directory,
             layers=tuple(done),
             entries=sum(stamp.entries for stamp in stamps),
@@ -240,7 +235,7 @@ class _Unpacking:
             tree.forget()
             name = self._store.new_name(wanted)
             identity = wanted.chain if tree.looks_below else wanted.diff_id
-            layer = LayerToMake(wanted, form, spool_fd, identity, *self._image)
+            layer = LayerToMake(wanted, form, spool_fd, identity, self._image)
             with self._maker.made(name, layer, losses) as marks:
                 lines = [*losses.lines()]
                 if tree.refused_devices:
@@ -292,7 +287,7 @@ class _Unpacking:
                     raise
                 places[number] = place
         if places:
-            layers = {str(layer.diff_id): layer for layer in self._layers}
+            layers = {str(layer.diff_id): layer for layer in self._image.layers}
             limits, progress = self._options.limits, self._progress
             wanted = sorted(set(places.values()))
             data = read_again(wanted, layers, self._source, tree, limits=limits, progress=progress)
