@@ -28,6 +28,7 @@ from ociexport.rootfs.outputs.flat_image import FlatImage, FlatNode
 
 # All maps of files with holes together. No honest image has so many holes; a small hostile one could ask for terabytes.
 _MAX_MAP_BYTES = 1024**3
+_XATTR_HEADER_BYTES = 12
 
 
 class Plan:
@@ -94,7 +95,11 @@ class Plan:
     @property
     def metadata_blocks(self) -> int:
         """The size of the area of inodes."""
-        return self._space.blocks
+        # fsck.erofs 1.5 reads the header of attributes behind each inode, also of one without attributes.
+        is_end_read = (
+            not self.xattrs.shared and self._space.end + _XATTR_HEADER_BYTES > self._space.blocks * BLOCK_BYTES
+        )
+        return self._space.blocks + is_end_read
 
     def nid_of(self, number: int) -> int:
         """Return the number in the image of a node."""

@@ -15,10 +15,11 @@ class MetadataSpace:
 
     Attributes:
         blocks: how many the area has.
+        end: of the last place, in bytes.
     """
 
     def __init__(self) -> None:
-        self.blocks = 0
+        self.blocks = self.end = 0
         # By free slots, the blocks that have so many; bit N of the mask is set if there are blocks with N.
         self._open: list[list[int]] = [[] for _ in range(_SLOTS_IN_BLOCK + 1)]
         self._mask = 0
@@ -29,7 +30,11 @@ class MetadataSpace:
 
         What fits in one block is put into one. Anything larger begins with a block.
         """
-        slots = -(-size // SLOT_BYTES)
+        offset = self._find(-(-size // SLOT_BYTES))
+        self.end = max(self.end, offset + size)
+        return offset
+
+    def _find(self, slots: int) -> int:
         wanted = self._mask >> slots
         if slots > _SLOTS_IN_BLOCK or not wanted:
             block = self.blocks
