@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -100,8 +100,10 @@ def write_disk_image(
             size = os.fstat(file.fileno()).st_size
         return result, DiskImage(None if is_stream(target) else size)
     writer = request.format.load_writer()
+    leaves_data = request.format.leaves_data and options.compression is None
     with ExitStack() as stack:
-        stack.enter_context(_room_explained(target))
+        stack.enter_context(_room_explained(target, "its small files" if leaves_data else "its files"))
+        begun = stack.enter_context(new_file(target)) if leaves_data else None
         spool = stack.enter_context(spool_for(target))
         with _spool_named(target):
             image = stack.enter_context(
@@ -110,6 +112,7 @@ def write_disk_image(
                     spool.fileno(),
                     platform=request.platform,
                     limits=request.limits,
+                    image_fd=None if begun is None else begun.fileno(),
                     selection=request.selection,
                     keep_dirlinks=request.keep_dirlinks,
                     max_mtime_ns=request.max_mtime_ns,
@@ -118,7 +121,7 @@ def write_disk_image(
                 )
             )
         _change(image, request)
-        with new_file(target) as file:
+        with new_file(target) if begun is None else nullcontext(begun) as file:
             writer(image, file.fileno(), request.options)
             verity = _write_verity(file.fileno(), target, request, image)
             size = os.fstat(file.fileno()).st_size
@@ -193,18 +196,18 @@ def _verify_room(request: DiskImageRequest, target: str, spool_fd: int, layers: 
         return
     # What is compressed may become as small as the image's own layers, or smaller.
     is_compressed = (request.options.compression or request.format.compressions[0]) != NO_COMPRESSION
-    verify_room(spool_fd, layers, target, copies=1 if is_compressed else 2)
+    verify_room(spool_fd, layers, target, copies=1 if is_compressed or request.format.leaves_data else 2)
 
 
 @contextmanager
-def _room_explained(target: str) -> Iterator[None]:
-    """Add to the error of a full disk what needs room."""
+def _room_explained(target: str, files: str) -> Iterator[None]:
+    """Add to the error of a full disk what needs room: the image, and the data of some ``files``."""
     try:
         yield
     except OSError as error:
         is_explained = isinstance(error, OciexportError) or error.strerror != os.strerror(error.errno or 0)
         if error.errno in _FULL and error.filename == target and not is_explained:
-            error.strerror = f"{error.strerror} (the disk image and the data of its files need room at once)"
+            error.strerror = f"{error.strerror} (the disk image and the data of {files} need room at once)"
         raise
 
 

@@ -2,6 +2,9 @@
 
 The layers are read once. Names and metadata go to a `MemoryTree`; the data of each file goes to a spool, a nameless
 file, as it streams by. What later layers hide stays in the spool and is not used.
+
+Most bytes of an image are in large files. If the format lets data stand anywhere, theirs goes straight to blocks of the
+disk image instead, and is written once.
 """
 
 from __future__ import annotations
@@ -33,6 +36,9 @@ from ociexport.system.progress.protocol import SILENT, Progress
 # Files begin at a multiple of this in the spool if they are not smaller: file systems that share blocks between files
 # share only whole blocks.
 BLOCK_BYTES = 4096
+# A file stays in the blocks of a disk image where it is first written if its last block wastes at most this part of its
+# size. The end of any other file is better kept with its metadata.
+_MAX_WASTED_PART = 16
 # Files are read and copied in pieces of this size.
 _BUFFER_BYTES = 1024 * 1024
 # Memory for a node, apart from its entry: measured, rounded up.
@@ -58,6 +64,12 @@ class Extent(NamedTuple):
     offset: int
     size: int
     spool_offset: int
+
+
+class PlacedExtent(Extent):
+    """All data of a file, in the blocks of the disk image where it stays; ``spool_offset`` is in the disk image."""
+
+    __slots__ = ()
 
 
 _OFFSET_OF = attrgetter("offset")
@@ -92,6 +104,12 @@ class FlatNode:
         return self.children is not None
 
     @property
+    def placed(self) -> PlacedExtent | None:
+        """Its data, if that is in the disk image already."""
+        first = self.extents[0] if self.extents else None
+        return first if isinstance(first, PlacedExtent) else None
+
+    @property
     def path(self) -> bytes:
         """The path of its first name; a dot for the root."""
         names = []
@@ -110,10 +128,12 @@ class FlatImage(ImageResult):
         nodes: all files, directories, links and devices, each once: the root, then by the bytes of the first path's
             names, a directory before what is in it.
         spool_fd: the data that extents point into; closed with the image.
+        image_fd: the same for a `PlacedExtent`; without meaning if there is none.
     """
 
     nodes: Sequence[FlatNode]
     spool_fd: int
+    image_fd: int = -1
 
     @property
     def root(self) -> FlatNode:
@@ -124,7 +144,8 @@ class FlatImage(ImageResult):
         """Return ``size`` bytes of a file from ``offset``, holes as zeros; fewer only at the file's end."""
         size = max(0, min(size, node.entry.size - offset))
         if node.extents and (first := node.extents[0]).size == node.entry.size:  # nearly every file
-            return read_whole(self.spool_fd, size, first.spool_offset + offset)
+            fd = self.image_fd if isinstance(first, PlacedExtent) else self.spool_fd
+            return read_whole(fd, size, first.spool_offset + offset)
         parts: list[bytes] = []
         position, end = offset, offset + size
         extents = node.extents or ()
@@ -159,6 +180,7 @@ def flat_image(
     *,
     platform: Platform,
     limits: Limits,
+    image_fd: int | None = None,
     selection: PathSelection | None = None,
     keep_dirlinks: bool = False,
     max_mtime_ns: int | None = None,
@@ -170,6 +192,8 @@ def flat_image(
     Args:
         source: the image.
         spool_fd: an empty file, open for reading and writing, which takes the data; the caller closes it.
+        image_fd: another one, which becomes the disk image: it takes the data of large files, from its second block on.
+            None if the format of the disk image can't leave the data there.
         max_mtime_ns: newer times are replaced by this one (SOURCE_DATE_EPOCH).
         verify_layers: called before the first layer is read; what it raises ends everything.
 
@@ -183,15 +207,23 @@ def flat_image(
         verify_layers(chosen.layers)
     losses = Losses()
     budget = NameBudget(limits)
-    spool = SpoolWriter(spool_fd)
-    with closing(spool), collection_paused():
-        tree = SpoolingTree(budget, spool, keep_dirlinks=keep_dirlinks, limits=limits)
+    writer = SpoolWriter(spool_fd, image_fd, BLOCK_BYTES)
+    with closing(writer), collection_paused():
+        tree = SpoolingTree(budget, writer, keep_dirlinks=keep_dirlinks, limits=limits)
         applier = LayerApplier(tree, limits, losses, selection=selection)
         applier.apply_all(source, chosen.layers, progress, doing="reading")
-        spool.finish()
+        writer.finish()
         nodes = _Flattening(tree, budget, losses, max_mtime_ns).nodes
     limits.verify_files(sum(extent.size for node in nodes for extent in node.extents or ()))
-    yield FlatImage(*chosen, applier.entries, applier.tar_bytes, losses, nodes=nodes, spool_fd=spool_fd)
+    yield FlatImage(
+        *chosen,
+        applier.entries,
+        applier.tar_bytes,
+        losses,
+        nodes=nodes,
+        spool_fd=spool_fd,
+        image_fd=-1 if image_fd is None else image_fd,
+    )
 
 
 class SpooledFile(MemoryFile):
@@ -214,9 +246,10 @@ class SpoolingTree(MemoryTree):
     The entries of all but directories are without their paths, since those of 70,000 files take much memory.
     """
 
-    def __init__(self, budget: NameBudget, spool: SpoolWriter, *, keep_dirlinks: bool, limits: Limits) -> None:
+    def __init__(self, budget: NameBudget, writer: SpoolWriter, *, keep_dirlinks: bool, limits: Limits) -> None:
         super().__init__(budget, keep_dirlinks=keep_dirlinks, max_depth=limits.max_depth, max_steps=limits.max_steps)
-        self._spool = spool
+        self._spool = writer.spool
+        self._image = writer.image
         self._last: SpooledFile | None = None
 
     def write_file(self, path: ImagePath, entry: Entry, data: Iterator[memoryview]) -> None:
@@ -226,17 +259,19 @@ class SpoolingTree(MemoryTree):
             self._last.extents = self.store(entry, data)
 
     def store(self, entry: Entry, data: Iterator[memoryview]) -> tuple[Extent, ...]:
-        """Write the data of a file, which is not empty, to the spool, and return where it is."""
-        spool = self._spool
-        begin = spool.end
-        if entry.size >= BLOCK_BYTES and begin % BLOCK_BYTES:
-            spool.append(_ZEROS[: -begin % BLOCK_BYTES])
-            begin = spool.end
+        """Write the data of a file, which is not empty, and return where it is."""
+        size, file, kind = entry.size, self._spool, Extent
+        if self._image is not None and entry.segments is None and -size % BLOCK_BYTES * _MAX_WASTED_PART <= size:
+            file, kind = self._image, PlacedExtent
+        begin = file.end
+        if begin % BLOCK_BYTES and (size >= BLOCK_BYTES or kind is PlacedExtent):
+            file.append(_ZEROS[: -begin % BLOCK_BYTES])
+            begin = file.end
         if entry.segments is None:
             for chunk in data:
-                spool.append(chunk)
+                file.append(chunk)
             # Faster than the constructor, which is a Python function.
-            extents: tuple[Extent, ...] = (tuple.__new__(Extent, (0, spool.end - begin, begin)),)
+            extents: tuple[Extent, ...] = (tuple.__new__(kind, (0, file.end - begin, begin)),)
         else:
             extents = tuple(self._write_segments(entry.segments, data))
         self._take(_EXTENT_BYTES * len(extents))

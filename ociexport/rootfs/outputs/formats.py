@@ -52,8 +52,9 @@ class DiskImageWriter(Protocol):
     """Writes one format; the same image and options always give the same bytes."""
 
     def __call__(self, image: FlatImage, fd: int, options: DiskImageOptions) -> None:
-        """Write ``image`` into the empty file ``fd``, which is open for reading and writing at any offset.
+        """Write ``image`` into the file ``fd``, which is open for reading and writing at any offset.
 
+        The file is empty, or has the placed data of the image and nothing else; see `Format.leaves_data`.
         The caller gives the file its name when everything is well. A part that is all zeros may be left a hole.
 
         Raises:
@@ -72,6 +73,8 @@ class Format(NamedTuple):
         compressions: that it has.
         writer: module in this folder, and the function in it; None for a tar, which has no flattened image.
         check: the same for a function that refuses options which contradict each other; None without one.
+        leaves_data: whether the data of large files may stand in an uncompressed image before the rest is known: at
+            multiples of 4096, from the second block on.
         is_file_system: whether a kernel mounts it. Then it is written at any offset, and can have a hash tree; any
             other format is written from its beginning to its end.
         options: which options of the command it has besides those for all.
@@ -84,6 +87,7 @@ class Format(NamedTuple):
     writer: str | None = None
     check: str | None = None
     is_file_system: bool = False
+    leaves_data: bool = False
     options: tuple[str, ...] = ()
     has_xattrs: bool = True
 
@@ -156,6 +160,7 @@ FORMATS = (
         writer="erofs.writer:write_erofs",
         check="erofs.compression:algorithm_of",
         is_file_system=True,
+        leaves_data=True,
         options=("kernel",),
     ),
     Format(

@@ -1,4 +1,7 @@
-"""Writes the spool in a thread: writing releases the interpreter lock, so more files are read meanwhile."""
+"""Writes the spool in a thread: writing releases the interpreter lock, so more files are read meanwhile.
+
+Where large files need not be copied, their data goes past the spool to the place in the image where it stays.
+"""
 
 from __future__ import annotations
 
@@ -15,29 +18,22 @@ _MAX_PIECES = 1024
 _DEPTH = 2
 
 _Pieces = list[memoryview]
+# A file, pieces for it that follow one another, and where the first belongs.
+_Batch = tuple[int, _Pieces, int]
 
 
-class SpoolWriter:
-    """Appends pieces to a file.
-
-    Args:
-        fd: the file, empty; the caller closes it after `close`.
+class AppendedFile:
+    """A file that pieces are appended to.
 
     Attributes:
-        end: the size of the file, with the pieces that wait.
+        end: where the next piece begins, after those that wait.
     """
 
-    def __init__(self, fd: int) -> None:
-        self.end = 0
-        self._fd = fd
-        self._pieces: _Pieces = []
-        self._piece_bytes = 0
-        self._free: SimpleQueue[None] = SimpleQueue()
-        for _ in range(_DEPTH):
-            self._free.put(None)
-        self._waiting: SimpleQueue[tuple[_Pieces, int] | None] = SimpleQueue()
-        self._failure: OSError | None = None
-        self._thread = start_thread(self._run, name="spool")
+    def __init__(self, fd: int, end: int, writer: SpoolWriter) -> None:
+        self.fd = fd
+        self.end = end
+        self.pieces: _Pieces = []
+        self._writer = writer
 
     def append(self, piece: memoryview) -> None:
         """Append a piece, which must not be changed afterwards.
@@ -45,11 +41,56 @@ class SpoolWriter:
         Raises:
             OSError: this piece or one before it could not be written.
         """
-        self._pieces.append(piece)
-        self._piece_bytes += len(piece)
-        self.end += len(piece)
-        if self._piece_bytes >= _BUFFER_BYTES or len(self._pieces) >= _MAX_PIECES:
-            self._pass_on()
+        self.pieces.append(piece)
+        size = len(piece)
+        self.end += size
+        writer = self._writer
+        writer.waiting_bytes += size
+        if writer.waiting_bytes >= _BUFFER_BYTES or len(self.pieces) >= _MAX_PIECES:
+            writer.pass_on()
+
+    def take(self) -> _Batch:
+        """Return the pieces that wait, which wait no longer."""
+        pieces, self.pieces = self.pieces, []
+        return self.fd, pieces, self.end - sum(map(len, pieces))
+
+
+class SpoolWriter:
+    """Writes a spool, and the data of large files into an image. A piece of both files keeps a whole chunk in memory.
+
+    Args:
+        fd: the spool, empty; the caller closes it after `close`.
+        image_fd: the image, also empty; None to write only the spool.
+        image_begin: where data begins in the image.
+
+    Attributes:
+        spool: the spool.
+        image: the image; None if there is only the spool.
+        waiting_bytes: how much waits in both together.
+    """
+
+    def __init__(self, fd: int, image_fd: int | None = None, image_begin: int = 0) -> None:
+        self.spool = AppendedFile(fd, 0, self)
+        self.image = None if image_fd is None else AppendedFile(image_fd, image_begin, self)
+        self.waiting_bytes = 0
+        self._files = [self.spool] if self.image is None else [self.spool, self.image]
+        self._free: SimpleQueue[None] = SimpleQueue()
+        for _ in range(_DEPTH):
+            self._free.put(None)
+        self._waiting: SimpleQueue[list[_Batch] | None] = SimpleQueue()
+        self._failure: OSError | None = None
+        self._thread = start_thread(self._run, name="spool")
+
+    def pass_on(self) -> None:
+        """Give what waits to the thread.
+
+        Raises:
+            OSError: a piece given before could not be written.
+        """
+        self._free.get()
+        self._raise_failure()
+        self._waiting.put([file.take() for file in self._files if file.pieces])
+        self.waiting_bytes = 0
 
     def finish(self) -> None:
         """Return when everything is written.
@@ -57,7 +98,7 @@ class SpoolWriter:
         Raises:
             OSError: a piece could not be written.
         """
-        self._pass_on()
+        self.pass_on()
         self.close()
         self._raise_failure()
 
@@ -65,12 +106,6 @@ class SpoolWriter:
         """End the thread; what was not passed on to it is not written."""
         self._waiting.put(None)
         self._thread.join()
-
-    def _pass_on(self) -> None:
-        self._free.get()
-        self._raise_failure()
-        self._waiting.put((self._pieces, self.end - self._piece_bytes))
-        self._pieces, self._piece_bytes = [], 0
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
@@ -80,11 +115,16 @@ class SpoolWriter:
         while (waiting := self._waiting.get()) is not None:
             try:
                 if self._failure is None:
-                    _write_pieces(self._fd, *waiting)
+                    _write_batches(waiting)
             except OSError as error:
                 self._failure = error
             del waiting
             self._free.put(None)
+
+
+def _write_batches(batches: list[_Batch]) -> None:
+    for batch in batches:
+        _write_pieces(*batch)
 
 
 def _write_pieces(fd: int, pieces: _Pieces, offset: int) -> None:

@@ -114,8 +114,10 @@ class Plan:
         return self.sizes[number] % BLOCK_BYTES if self.layouts[number] == INLINE else 0
 
     def is_written(self, number: int) -> bool:
-        """Whether the data of a node was compressed and written before."""
-        return self._compressed is not None and self._compressed.has(number)
+        """Whether the data of a node was written before."""
+        if self._compressed is None:
+            return self.nodes[number].placed is not None
+        return self._compressed.has(number)
 
     def map_behind(self, number: int) -> bytes:
         """Return what stands behind the inode of a compressed file and its attributes."""
@@ -148,7 +150,10 @@ class Plan:
 
     def _place_data(self, node: FlatNode, size: int, behind: int) -> int:
         """Give a node's data its blocks, and return how many bytes of it stand behind the inode."""
-        number = node.number
+        number, placed = node.number, node.placed
+        if placed is not None:
+            self.layouts[number], self.places[number] = PLAIN, placed.spool_offset >> BLOCK_BITS
+            return 0
         if self._compressed is not None and self._compressed.has(number):
             return self._place_compressed(self._compressed, number, size, behind)
         chunks = plan_chunks(size, node.extents) if node.extents is not None and size and self._has_holes else None

@@ -1,4 +1,4 @@
-"""Writes an EROFS image: data first, so that file systems can share its blocks with the spool, then inodes."""
+"""Writes an EROFS image: data first, of which most may be in the image already, then inodes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ociexport.rootfs.outputs.erofs.chunks import Chunks, chunk_map, placed_exte
 from ociexport.rootfs.outputs.erofs.compression import algorithm_of, has_holes
 from ociexport.rootfs.outputs.erofs.directories import directory_blocks
 from ociexport.rootfs.outputs.erofs.inodes import CHUNKED, COMPRESSED, INLINE, encode_inode
+from ociexport.rootfs.outputs.erofs.placed import settle_placed_data
 from ociexport.rootfs.outputs.erofs.plan import Plan
 from ociexport.rootfs.outputs.erofs.superblock import (
     BLOCK_BITS,
@@ -66,7 +67,7 @@ def _write(image: FlatImage, fd: int, options: DiskImageOptions, identity: Diges
         compressed = CompressedFiles(image, fd, 1, algorithm, options)
     plan = Plan(
         image,
-        compressed.end_block if compressed is not None else 1,
+        compressed.end_block if compressed is not None else settle_placed_data(image, fd),
         compressed=compressed,
         inline_files=inline_files,
         has_holes=has_holes(options),

@@ -90,7 +90,7 @@ class LayerTree(SpoolingTree):
 
     Args:
         budget: bounds the memory.
-        spool: takes the data of files.
+        writer: takes the data of files.
         limits: of depth and steps.
         below: the indexes of the layers below, lowest first.
 
@@ -102,8 +102,8 @@ class LayerTree(SpoolingTree):
         refused_devices: number of devices 0:0 that were left out.
     """
 
-    def __init__(self, budget: NameBudget, spool: SpoolWriter, limits: Limits, below: Sequence[LayerIndex]) -> None:
-        super().__init__(budget, spool, keep_dirlinks=False, limits=limits)
+    def __init__(self, budget: NameBudget, writer: SpoolWriter, limits: Limits, below: Sequence[LayerIndex]) -> None:
+        super().__init__(budget, writer, keep_dirlinks=False, limits=limits)
         self.below = below
         self.looks_below = False
         self.linked: set[int] = set()

@@ -216,12 +216,12 @@ class _Unpacking:
         with (
             self._spool() as spool_fd,
             naming_target(self._store.directory, spool_fd),
-            closing(SpoolWriter(spool_fd)) as spool,
+            closing(SpoolWriter(spool_fd)) as writer,
             collection_paused(),
         ):
             if self._options.preflight:
                 verify_room(spool_fd, (wanted.layer,), self._store.directory)
-            tree = LayerTree(budget, spool, limits, self._indexes_below())
+            tree = LayerTree(budget, writer, limits, self._indexes_below())
             applier = LayerApplier(tree, limits, losses)
             applier.entries, applier.tar_bytes = self._entries, self._tar_bytes
             applier.apply_some(self._source, [wanted.layer], self._progress, doing="unpacking")
@@ -230,7 +230,7 @@ class _Unpacking:
             form = form_of(tree, budget, losses, str(wanted.diff_id))
             if form.borrowed:
                 self._borrow(form, tree)
-            spool.finish()
+            writer.finish()
             is_root_described = form.describes_root or tree.root.entry is not None
             tree.forget()
             name = self._store.new_name(wanted)
