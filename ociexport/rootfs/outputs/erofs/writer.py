@@ -24,9 +24,9 @@ from ociexport.rootfs.outputs.erofs.superblock import (
     Superblock,
 )
 from ociexport.rootfs.outputs.erofs.xattrs import body_count
-from ociexport.rootfs.outputs.flat_image import Extent, FlatImage, FlatNode
+from ociexport.rootfs.outputs.flat_image import FlatImage, FlatNode
 from ociexport.rootfs.outputs.formats import DiskImageOptions
-from ociexport.rootfs.outputs.spool_copies import copying
+from ociexport.rootfs.outputs.spool_copies import Copies, copying
 from ociexport.spec.digest import Digest
 from ociexport.system.collector import collection_paused
 from ociexport.system.file_ranges import write_whole
@@ -77,7 +77,8 @@ def _write(image: FlatImage, fd: int, options: DiskImageOptions, identity: Diges
     blocks = xattr_block + -(-len(plan.xattrs.shared) // BLOCK_BYTES)
     if blocks > MAX_BLOCKS:
         raise InvalidImageError(f"image: expected at most {MAX_BLOCKS} blocks for EROFS, got {blocks}")
-    with copying(image.spool_fd, fd, _pieces(image, plan, fd)):
+    with copying(image.spool_fd, fd) as copies:
+        _write_data(image, plan, fd, copies)
         _write_inodes(image, plan, fd, meta_block * BLOCK_BYTES)
     write_whole(fd, plan.xattrs.shared, xattr_block * BLOCK_BYTES)
     has_packed = len(plan.nodes) > len(image.nodes)
@@ -100,8 +101,8 @@ def _write(image: FlatImage, fd: int, options: DiskImageOptions, identity: Diges
     os.truncate(fd, blocks * BLOCK_BYTES)
 
 
-def _pieces(image: FlatImage, plan: Plan, fd: int) -> Iterator[tuple[Extent, int]]:
-    """Yield each piece of data that stands in the spool, with its offset in the image; write the others."""
+def _write_data(image: FlatImage, plan: Plan, fd: int, copies: Copies) -> None:
+    """Give to ``copies`` the data that stands in the spool, and write the other data that has blocks."""
     for node in image.nodes:
         number = node.number
         layout, size = plan.layouts[number], plan.sizes[number]
@@ -113,13 +114,14 @@ def _pieces(image: FlatImage, plan: Plan, fd: int) -> Iterator[tuple[Extent, int
             data = b"".join(_own_data(node, plan))[:whole]
             write_whole(fd, data, offset)
         elif layout == CHUNKED:
-            yield from placed_extents(plan.chunks[number], node.extents, plan.places[number])
+            for extent, place in placed_extents(plan.chunks[number], node.extents, plan.places[number]):
+                copies.add(extent.spool_offset, place, extent.size)
         else:
             whole = size - plan.tail_bytes(number)
             for extent in node.extents:
                 if extent.offset < whole:
                     count = min(extent.size, whole - extent.offset)
-                    yield Extent(extent.offset, count, extent.spool_offset), offset + extent.offset
+                    copies.add(extent.spool_offset, offset + extent.offset, count)
 
 
 def _own_data(node: FlatNode, plan: Plan) -> Iterator[bytes]:

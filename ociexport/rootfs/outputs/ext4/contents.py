@@ -1,7 +1,7 @@
 """Copies the data of files from the spool into their blocks.
 
 Most files are small and follow each other, in the spool as in the file system. They are collected in memory, so that
-a read and a write serve hundreds of them.
+a read and a write serve hundreds of them. Large data is copied by the kernel, in a thread.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from ociexport.rootfs.outputs.ext4.extents import Piece
 from ociexport.rootfs.outputs.ext4.layout import BLOCK_BYTES
 from ociexport.rootfs.outputs.flat_image import Extent
-from ociexport.system.file_ranges import copy_range, write_whole
+from ociexport.rootfs.outputs.spool_copies import Copies
+from ociexport.system.file_ranges import write_whole
 
 _BUFFER_BYTES = 512 * 1024
-# Larger data is copied by the kernel.
+# Data from this size on is copied by the kernel.
 _LARGE_BYTES = 128 * 1024
 
 
@@ -25,11 +26,13 @@ class ContentWriter:
     Args:
         spool_fd: has the data.
         fd: the disk image.
+        copies: makes large copies.
     """
 
-    def __init__(self, spool_fd: int, fd: int) -> None:
+    def __init__(self, spool_fd: int, fd: int, copies: Copies) -> None:
         self._spool_fd = spool_fd
         self._fd = fd
+        self._copies = copies
         self._waiting = bytearray()
         self._end = 0  # of what waits, in the disk image
         self._window = memoryview(b"")
@@ -66,7 +69,7 @@ class ContentWriter:
 
     def _copy(self, spool_offset: int, offset: int, size: int) -> None:
         if size >= _LARGE_BYTES:
-            copy_range(self._spool_fd, spool_offset, self._fd, offset, size)
+            self._copies.add(spool_offset, offset, size)
             return
         gap = offset - self._end
         if not 0 <= gap < BLOCK_BYTES or len(self._waiting) + gap + size > _BUFFER_BYTES:

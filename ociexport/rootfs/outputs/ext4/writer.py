@@ -57,6 +57,7 @@ from ociexport.rootfs.outputs.ext4.xattrs import stored_xattrs, xattr_block
 from ociexport.rootfs.outputs.flat_image import FlatImage, FlatNode
 from ociexport.rootfs.outputs.formats import DiskImageOptions
 from ociexport.rootfs.outputs.kernel_xattrs import kernel_mode
+from ociexport.rootfs.outputs.spool_copies import Copies, copying
 from ociexport.system.file_ranges import write_whole
 
 # Free space if none is asked for: so much, and at least this part of the data.
@@ -114,14 +115,15 @@ class _Writer:
         self._write_directories()
         self._write_xattr_blocks()
         self._write_targets()
-        self._write_contents()
-        journal = None
-        if self._journal_blocks:
-            file, places, size = journal_file(self._journal_blocks, self._allocator, self._identity.seed)
-            self._write_special(JOURNAL_INODE, file)
-            journal = places, size
-        self._write_inodes()
-        self._write_groups(journal)
+        with copying(self._image.spool_fd, self._fd) as copies:
+            self._write_contents(copies)
+            journal = None
+            if self._journal_blocks:
+                file, places, size = journal_file(self._journal_blocks, self._allocator, self._identity.seed)
+                self._write_special(JOURNAL_INODE, file)
+                journal = places, size
+            self._write_inodes()
+            self._write_groups(journal)
 
     def _write_blocks(self, pieces: Iterable[Piece], content: bytes | bytearray) -> None:
         view = memoryview(content)
@@ -184,8 +186,8 @@ class _Writer:
                 self._write_blocks(pieces, target)
                 self._place(node, pieces)
 
-    def _write_contents(self) -> None:
-        writer = ContentWriter(self._image.spool_fd, self._fd)
+    def _write_contents(self, copies: Copies) -> None:
+        writer = ContentWriter(self._image.spool_fd, self._fd, copies)
         # In the order of the spool, which is then read once.
         for node in sorted([node for node in self._image.nodes if node.extents], key=_spool_offset):
             extents = node.extents or ()
