@@ -99,8 +99,8 @@ SPOOL = frozenset({"lzma", "random", "shutil", "tempfile"})
 COMMANDS: dict[str, tuple[tuple[str, ...], frozenset[str], int]] = {
     "--version": (("--version",), frozenset(), 10),
     "--help": (("--help",), LOCAL - {"json", "hashlib"} | {"shutil", "lzma"}, 20),
-    "pull": (("pull", "-q", "IMAGE", "--out", "OUT"), LOCAL | WIRE, 138),
-    "pull again": (("pull", "-q", "IMAGE", "--out", "PULLED"), LOCAL | WIRE, 137),
+    "pull": (("pull", "-q", "IMAGE", "--out", "OUT"), LOCAL | WIRE, 140),
+    "pull again": (("pull", "-q", "IMAGE", "--out", "PULLED"), LOCAL | WIRE, 139),
     "unpack from a registry": (
         ("unpack", "-q", "IMAGE", "OUT"),
         LOCAL | WIRE | {"ctypes", "isal"},

@@ -7,8 +7,9 @@ import threading
 
 from ociexport.errors import OciexportError, TransferError
 from ociexport.registry.auth.credentials import Finding, is_any_auth_place
+from ociexport.registry.hosts.endpoints import Endpoint, endpoint_for
 from ociexport.registry.hosts.registries_conf import RegistriesConf, read_registries_conf
-from ociexport.registry.hosts.routes import Endpoint, Route, endpoint_for, routes_for
+from ociexport.registry.hosts.routes import Route, routes_for
 from ociexport.registry.http.transport import Transport
 from ociexport.registry.options import DEFAULT_OPTIONS, RegistryOptions
 from ociexport.registry.session import RegistrySession

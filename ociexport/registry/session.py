@@ -20,7 +20,7 @@ from ociexport.errors import AuthenticationError, RegistryError
 from ociexport.registry.api_url import ApiUrl
 from ociexport.registry.auth.access import Access
 from ociexport.registry.auth.credentials import Finding
-from ociexport.registry.hosts.routes import Endpoint
+from ociexport.registry.hosts.endpoints import Endpoint
 from ociexport.registry.http.content import RequestContent
 from ociexport.registry.http.failures import (
     redacted,

@@ -26,13 +26,14 @@ from ociexport.errors import (
     describe_content,
     printable,
 )
+from ociexport.registry.addresses import is_loopback
 from ociexport.registry.auth.access import Access
 from ociexport.registry.client import RegistryClient
 from ociexport.registry.download.foreign import open_foreign
 from ociexport.registry.download.ranges import open_blob_stream
 from ociexport.registry.download.stream import range_headers, whole_size
-from ociexport.registry.hosts.routes import Endpoint, Route, tls_for
-from ociexport.registry.http.addresses import is_loopback
+from ociexport.registry.hosts.endpoints import Endpoint, tls_for
+from ociexport.registry.hosts.routes import Route
 from ociexport.registry.http.encodings import undo_for_document
 from ociexport.registry.http.failures import redacted, was_plain_text
 from ociexport.registry.http.messages import Answer

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from ociexport.registry.http.dialing import AddressInfo, look_up, open_connection
+from ociexport.registry.dialing import AddressInfo, look_up, open_connection
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import pytest
 
 from ociexport.errors import AuthenticationError, InvalidImageError, TransferError
 from ociexport.registry.client import RegistryClient
-from ociexport.registry.http.certificates import TlsSettings
+from ociexport.registry.hosts.certificates import TlsSettings
 from ociexport.registry.http.messages import WireRequest
 from ociexport.registry.http.transport import Transport
 from ociexport.registry.http.web_url import WebUrl

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from ociexport.errors import UsageError
+from ociexport.registry.hosts.certificates import ClientCertificate
+from ociexport.registry.hosts.endpoints import endpoint_for
 from ociexport.registry.hosts.registries_conf import read_registries_conf
-from ociexport.registry.hosts.routes import Route, endpoint_for, routes_for
-from ociexport.registry.http.certificates import ClientCertificate
+from ociexport.registry.hosts.routes import Route, routes_for
 from ociexport.registry.options import Mirror, RegistryOptions
 from ociexport.spec.reference import ImageReference
 

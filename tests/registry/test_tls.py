@@ -201,3 +201,26 @@ def test_token_service_that_is_not_believed_is_named(tmp_path: Path) -> None:
             source.fetch_manifest()
         assert "misconfigured" not in str(caught.value)
         assert (caught.value.hint or "").startswith(f"if you trust the issuer of {tokens.host}'s certificate, ")
+
+
+def test_authorities_are_read_once_for_all_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading those of the system takes longer than a small image, and the storage is verified as the registry is."""
+    authority = Authority.new(tmp_path)
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    reads: list[int] = []
+    load = ssl.SSLContext.load_default_certs
+
+    def counted(context: ssl.SSLContext) -> None:
+        reads.append(1)
+        load(context)
+
+    monkeypatch.setattr(ssl.SSLContext, "load_default_certs", counted)
+    with (
+        FakeRegistry(tls=authority.server_context("127.0.0.2"), address="127.0.0.2") as storage,
+        FakeRegistry(auth="bearer", tls=authority.server_context(), redirect_to=storage) as registry,
+    ):
+        fill(registry)
+        with mirrored_source(registry, ca_file=authority.ca_file) as source:
+            assert read_all(source) == BLOB
+    assert len(reads) == 1

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ociexport.errors import RateLimitError, RegistryError, TransferError, UsageError
-from ociexport.registry.http.certificates import ClientCertificate, TlsSettings
+from ociexport.registry.hosts.certificates import ClientCertificate, TlsSettings
 from ociexport.registry.http.messages import WireRequest
 from ociexport.registry.http.transport import Transport
 from ociexport.registry.http.web_url import WebUrl

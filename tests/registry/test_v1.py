@@ -17,7 +17,7 @@ import pytest
 
 import ociexport
 from ociexport.errors import RegistryError
-from ociexport.registry.http.certificates import DEFAULT_TLS
+from ociexport.registry.hosts.certificates import DEFAULT_TLS
 from ociexport.registry.http.transport import Transport
 from ociexport.registry.http.web_url import WebUrl
 from ociexport.registry.options import RegistryOptions

@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable, Iterator
 
 from ociexport.registry.client import RegistryClient
-from ociexport.registry.hosts.routes import Route, endpoint_for
+from ociexport.registry.hosts.endpoints import endpoint_for
+from ociexport.registry.hosts.routes import Route
 from ociexport.registry.options import RegistryOptions
 from ociexport.registry.upload import BlobUpload, UploadOutcome
 from ociexport.registry.upload_requests import UploadRequests

@@ -11,8 +11,8 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from ociexport.errors import UsageError, counted, quoted
+from ociexport.registry.hosts.certificates import ClientCertificate
 from ociexport.registry.hosts.toml import read_toml, wrong_file_is_usage
-from ociexport.registry.http.certificates import ClientCertificate
 from ociexport.registry.http.failures import has_host, redacted
 from ociexport.registry.http.web_url import is_web_url
 from ociexport.spec.json_fields import JsonObject

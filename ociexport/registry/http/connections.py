@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-import os
 import socket
 import ssl
 import threading
 import weakref
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import requests
@@ -19,13 +17,14 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.poolmanager import PoolManager
 from urllib3.response import HTTPResponse
 
-from ociexport.errors import OciexportError, UsageError
+from ociexport.errors import OciexportError
+from ociexport.registry.addresses import Nearness, SeenAddresses, nearness_of
+from ociexport.registry.dialing import open_connection
 from ociexport.registry.early import take_early
-from ociexport.registry.http.addresses import Nearness, SeenAddresses, nearness_of
-from ociexport.registry.http.certificates import TlsSettings
+from ociexport.registry.hosts.certificates import TlsSettings
+from ociexport.registry.hosts.tls_contexts import TlsContexts
 from ociexport.registry.http.content import RequestContent
 from ociexport.registry.http.deadlines import Deadline, Deadlines, shut_down
-from ociexport.registry.http.dialing import open_connection
 from ociexport.registry.http.failures import StalledError
 from ociexport.registry.http.heads import CheckedResponse
 from ociexport.registry.http.kept_connections import CLOSED_BY_SERVER, KeptConnectionClosedError, ReplacingPool
@@ -49,6 +48,7 @@ class OpenSockets:
     """
 
     def __init__(self, max_wait_seconds: float) -> None:
+        self.contexts = TlsContexts()
         self.deadlines = Deadlines(max_wait_seconds)
         self.addresses = SeenAddresses()
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
@@ -131,8 +131,8 @@ class Adapter(HTTPAdapter):
 
     @functools.cached_property
     def _context(self) -> ssl.SSLContext:
-        """The TLS context, made at first use: reading all authorities takes longer than pulling a small image."""
-        return new_context(self._tls)
+        """The TLS context, made at first use."""
+        return self._sockets.contexts.get(self._tls)
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
         """Make a pool whose connections are added to the sockets."""
@@ -172,53 +172,6 @@ class Adapter(HTTPAdapter):
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
         """Do nothing: the TLS context has all settings."""
-
-
-def new_context(tls: TlsSettings) -> ssl.SSLContext:
-    """Return the TLS context for the settings ``tls``.
-
-    The system's authorities are OpenSSL's. ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` replace them, and so do
-    ``REQUESTS_CA_BUNDLE`` and ``CURL_CA_BUNDLE``, which users set for other programs. On a machine without authorities
-    those that come with requests are used.
-
-    Raises:
-        UsageError: a file has no certificate, or a certificate's key is missing or wrong.
-    """
-    bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if bundle:
-        _load(context, Path(bundle), "REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE")
-    else:
-        context.load_default_certs()
-        if not _system_has_authorities():
-            import certifi  # noqa: PLC0415 - start-up: most machines have authorities
-
-            context.load_verify_locations(certifi.where())
-    for path in tls.ca_files:
-        _load(context, path, "certificate authority")
-    if pair := tls.client_certificate:
-        try:
-            context.load_cert_chain(pair.certificate, pair.key)
-        except OSError as error:
-            raise UsageError(f"{pair.certificate}: expected a client certificate with its key: {error}") from error
-    if not tls.verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-def _load(context: ssl.SSLContext, path: Path, what: str) -> None:
-    try:
-        context.load_verify_locations(cafile=None if path.is_dir() else path, capath=path if path.is_dir() else None)
-    except OSError as error:
-        raise UsageError(f"{path}: expected certificates ({what}): {error}") from error
-
-
-def _system_has_authorities() -> bool:
-    paths = ssl.get_default_verify_paths()
-    # None for a path that does not exist, which typeshed does not declare.
-    named = [Path(name) for name in (paths.cafile, paths.capath) if name]
-    return any(path.is_file() or any(path.iterdir()) for path in named)
 
 
 def find_issuer(

@@ -11,7 +11,7 @@ import urllib3
 from requests.structures import CaseInsensitiveDict
 
 from ociexport.errors import RegistryError, TransferError, counted
-from ociexport.registry.http.certificates import TlsSettings
+from ociexport.registry.hosts.certificates import TlsSettings
 from ociexport.registry.http.content import RequestContent
 from ociexport.registry.http.deadlines import Deadline
 from ociexport.registry.http.echoes import secrets_of

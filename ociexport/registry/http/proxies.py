@@ -14,7 +14,7 @@ from urllib.request import getproxies, getproxies_environment, proxy_bypass
 import requests
 
 from ociexport.errors import UsageError, quoted
-from ociexport.registry.http.addresses import is_loopback
+from ociexport.registry.addresses import is_loopback
 from ociexport.registry.http.failures import has_host, redacted
 from ociexport.registry.http.socks import is_socks_url
 from ociexport.registry.http.web_url import InvalidUrlError, WebUrl

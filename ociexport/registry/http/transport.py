@@ -13,8 +13,8 @@ from collections.abc import Callable
 import requests
 
 from ociexport.errors import RegistryError, TransferError, printable, quoted
-from ociexport.registry.http.addresses import ForbiddenAddressError, Nearness, literal_nearness
-from ociexport.registry.http.certificates import TlsSettings, tls_of_any_host
+from ociexport.registry.addresses import ForbiddenAddressError, Nearness, literal_nearness
+from ociexport.registry.hosts.certificates import TlsSettings, tls_of_any_host
 from ociexport.registry.http.connections import Adapter, OpenSockets, find_issuer, prepare
 from ociexport.registry.http.echoes import without_echoes
 from ociexport.registry.http.failures import (

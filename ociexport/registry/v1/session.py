@@ -26,8 +26,8 @@ from ociexport.errors import (
 )
 from ociexport.registry.auth.challenges import basic_authorization
 from ociexport.registry.auth.credentials import Finding
-from ociexport.registry.hosts.routes import Endpoint, tls_for
-from ociexport.registry.http.certificates import TlsSettings
+from ociexport.registry.hosts.certificates import TlsSettings
+from ociexport.registry.hosts.endpoints import Endpoint, tls_for
 from ociexport.registry.http.encodings import undo_for_document
 from ociexport.registry.http.messages import Answer, WireRequest
 from ociexport.registry.http.transport import Transport

@@ -10,8 +10,8 @@ import pytest
 
 from ociexport.errors import TransferError
 from ociexport.registry.auth.credentials import Finding
-from ociexport.registry.hosts.routes import Endpoint
-from ociexport.registry.http.certificates import TlsSettings
+from ociexport.registry.hosts.certificates import TlsSettings
+from ociexport.registry.hosts.endpoints import Endpoint
 from ociexport.registry.http.messages import WireRequest
 from ociexport.registry.http.transport import Transport
 from ociexport.registry.http.web_url import WebUrl

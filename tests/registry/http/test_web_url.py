@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from urllib3.util import parse_url
 
-from ociexport.registry.http.certificates import DEFAULT_TLS
+from ociexport.registry.hosts.certificates import DEFAULT_TLS
 from ociexport.registry.http.connections import Adapter, OpenSockets, prepare
 from ociexport.registry.http.sent_url import SentUrl
 from ociexport.registry.http.web_url import InvalidUrlError, WebUrl

@@ -9,14 +9,14 @@ from typing import TypeAlias
 import pytest
 
 from ociexport.errors import RegistryError
-from ociexport.registry.http.addresses import (
+from ociexport.registry.addresses import (
     ForbiddenAddressError,
     Nearness,
     SeenAddresses,
     literal_nearness,
     nearness_of,
 )
-from ociexport.registry.http.dialing import open_connection
+from ociexport.registry.dialing import open_connection
 from ociexport.registry.http.messages import WireRequest
 from ociexport.registry.http.transport import Transport
 from ociexport.registry.http.web_url import WebUrl

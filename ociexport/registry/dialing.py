@@ -19,7 +19,7 @@ from itertools import zip_longest
 from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
-from ociexport.registry.http.addresses import ForbiddenAddressError, Nearness, nearness_of
+from ociexport.registry.addresses import ForbiddenAddressError, Nearness, nearness_of
 from ociexport.system.threads import start_thread
 
 # The next address is tried after this delay, while the earlier ones may still answer (RFC 8305, 5).
