@@ -7,6 +7,7 @@ import threading
 
 from ociexport.errors import OciexportError, TransferError
 from ociexport.registry.auth.credentials import Finding, is_any_auth_place
+from ociexport.registry.early import EarlyConnections
 from ociexport.registry.hosts.endpoints import Endpoint, endpoint_for
 from ociexport.registry.hosts.registries_conf import RegistriesConf, read_registries_conf
 from ociexport.registry.hosts.routes import Route, routes_for
@@ -23,12 +24,18 @@ class RegistryClient:
     Args:
         options: how registries are reached.
         progress: receives retries, skipped mirrors and registries' warnings.
+        early: connections that are being made; the client closes them.
     """
 
-    def __init__(self, options: RegistryOptions = DEFAULT_OPTIONS, progress: Progress = SILENT) -> None:
+    def __init__(
+        self,
+        options: RegistryOptions = DEFAULT_OPTIONS,
+        progress: Progress = SILENT,
+        early: EarlyConnections | None = None,
+    ) -> None:
         self.options = options
         self.progress = progress
-        self.transport = Transport(options, progress)
+        self.transport = Transport(options, progress, early)
         self._sessions: dict[tuple[Endpoint, bool], RegistrySession] = {}
         self._lock = threading.Lock()
         self._down: set[Endpoint] = set()

@@ -1,8 +1,11 @@
-"""Connections that are begun before the code that uses them is imported.
+"""The first connections to a registry, which are begun before the code that uses them is imported.
 
-Importing requests takes as long as a round trip to a registry nearby. Meanwhile a thread looks up the registry's name
-and connects; to a registry on loopback, which is asked over http, it also sends the first request. The connection is
-taken by the first one made to that host and port. If it failed, or is not what is needed, a new one is made as ever.
+Importing requests takes as long as a round trip to a registry nearby, and reading the authorities half of that.
+Meanwhile threads look up the registry's name, connect, and make the TLS handshake with the context that all other
+connections use. Where the first request is known and needs no credentials, it is sent too.
+
+Such a connection is used where one would be made to the same host and port with the same context. If it failed, or is
+not what is needed, a new one is made as ever, which tells what is wrong.
 """
 
 from __future__ import annotations
@@ -11,138 +14,265 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
 
 from ociexport.errors import OciexportError
+from ociexport.registry.addresses import is_loopback
 from ociexport.registry.auth.credentials import is_any_auth_place
+from ociexport.registry.dialing import open_connection
+from ociexport.registry.hosts.endpoints import endpoint_for, host_name
+from ociexport.registry.hosts.registries_conf import read_registries_conf
 from ociexport.spec import mediatypes
 from ociexport.spec.numerals import number_in
-from ociexport.spec.reference import DEFAULT_REGISTRY, DOCKER_HUB_HOST, ImageReference
 from ociexport.system.threads import start_thread
 from ociexport.system.version import __version__
 
 if TYPE_CHECKING:
+    import ssl
+
+    from ociexport.registry.hosts.certificates import TlsSettings
+    from ociexport.registry.hosts.tls_contexts import TlsContexts
     from ociexport.registry.options import RegistryOptions
+    from ociexport.spec.reference import ImageReference
 
 # As with the next address of a host (RFC 8305, 5): a connection that takes longer is given up for a new one.
 _PATIENCE_SECONDS = 0.25
 _PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy")
-
-_lock = threading.Lock()
-_begun: dict[tuple[str, int], _Early] = {}
-
-
-class _Early:
-    def __init__(self, host: str, port: int, request: bytes, timeout_seconds: float) -> None:
-        self._request = request
-        self._is_over = threading.Event()
-        self._is_unwanted = False
-        self._opened: socket.socket | None = None
-        start_thread(self._open, host, port, timeout_seconds, name=f"connect to {host}")
-
-    def _open(self, host: str, port: int, timeout_seconds: float) -> None:
-        with suppress(OSError, UnicodeError):
-            opened = socket.create_connection((host, port), timeout=timeout_seconds)
-            try:
-                opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                opened.sendall(self._request)
-            except BaseException:
-                opened.close()
-                raise
-            opened.settimeout(None)
-            with _lock:
-                self._opened = opened
-                if self._is_unwanted:
-                    opened.close()
-        self._is_over.set()
-
-    def take(self) -> tuple[socket.socket, bytes] | None:
-        """Return the socket, and the request that was sent on it; None if there is none in time."""
-        self._is_over.wait(_PATIENCE_SECONDS)
-        with _lock:
-            self._is_unwanted = self._opened is None
-            return (self._opened, self._request) if self._opened is not None else None
-
-    def close(self) -> None:
-        """Close the socket, now or once it is connected."""
-        with _lock:
-            self._is_unwanted = True
-            if self._opened is not None:
-                self._opened.close()
+_PORTS = {"http": 80, "https": 443}
+# As urllib3 sets it.
+_SOCKET_OPTIONS = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
 
 
-@contextmanager
-def connecting_early(reference: ImageReference, options: RegistryOptions, *, asks: bool) -> Iterator[None]:
-    """Connect to the server of ``reference`` meanwhile; what nobody took is closed at the end.
-
-    Nothing is done where the first connection may go elsewhere: to a proxy or a mirror.
+class _Plan(NamedTuple):
+    """What is begun.
 
     Args:
-        asks: whether the image's manifest is requested too, if the registry is on loopback.
+        host: a name or an address, in lower case, without brackets.
+        tls: how the server is verified; None for plain http.
+        request: the bytes to send at once; empty for none.
+    """
+
+    host: str
+    port: int
+    tls: TlsSettings | None
+    request: bytes
+
+
+class EarlyConnection:
+    """A connection that a thread makes meanwhile; it is taken once, or closed."""
+
+    def __init__(self, plan: _Plan, timeout_seconds: float, find_contexts: Callable[[], TlsContexts | None]) -> None:
+        self._plan = plan
+        self._timeout_seconds = timeout_seconds
+        self._find_contexts = find_contexts
+        self._lock = threading.Lock()
+        self._has_connected = threading.Event()
+        self._is_over = threading.Event()
+        self._is_unwanted = False
+        # A second descriptor of the connection: its shutdown ends a handshake in the thread.
+        self._copy: socket.socket | None = None
+        self._opened: socket.socket | None = None
+        self._context: ssl.SSLContext | None = None
+        start_thread(self._run, name=f"connect to {plan.host}")
+
+    def _run(self) -> None:
+        opened: socket.socket | None = None
+        try:
+            opened = self._connect()
+            opened = self._shake_hands(opened)
+            opened.sendall(self._plan.request)
+            with self._lock:
+                if not self._is_unwanted:
+                    self._opened, opened = opened, None
+        except (OciexportError, OSError, ValueError):
+            pass  # the connection that is made in place of this one reports it
+        finally:
+            if opened is not None:
+                opened.close()
+            self._has_connected.set()
+            self._is_over.set()
+
+    def _connect(self) -> socket.socket:
+        plan = self._plan
+        opened = open_connection(plan.host, plan.port, timeout_seconds=self._timeout_seconds, options=_SOCKET_OPTIONS)
+        with self._lock:
+            if not self._is_unwanted:
+                self._copy = opened.dup()
+        self._has_connected.set()
+        return opened
+
+    def _shake_hands(self, opened: socket.socket) -> socket.socket:
+        if self._plan.tls is None:
+            return opened
+        contexts = self._find_contexts()
+        if contexts is None:  # ssl could not be imported, so the connection was given up
+            return opened
+        self._context = contexts.get(self._plan.tls)
+        return self._context.wrap_socket(opened, server_hostname=self._plan.host)
+
+    def descriptor(self) -> socket.socket | None:
+        """Return a second descriptor of the connection, by which the handshake can be ended; the caller closes it.
+
+        None if there is no connection in time; it is given up then.
+        """
+        self._has_connected.wait(_PATIENCE_SECONDS)
+        with self._lock:
+            if self._copy is not None:
+                return self._copy.dup()
+        self.close()
+        return None
+
+    def finish(self, context: ssl.SSLContext | None) -> tuple[socket.socket, bytes] | None:
+        """Return the connection, and the request that was sent on it; None if it is not what is needed.
+
+        This waits for the end of the handshake.
+
+        Args:
+            context: that the connection is to have; None for plain http.
+        """
+        self._is_over.wait()
+        with self._lock:
+            opened = self._opened
+            if opened is not None and self._context is context:
+                self._opened = None
+                if self._copy is not None:
+                    self._copy.close()
+                    self._copy = None
+                return opened, self._plan.request
+        self.close()
+        return None
+
+    def close(self) -> None:
+        """Close the connection, now or once it is made, unless `finish` returned it."""
+        with self._lock:
+            self._is_unwanted = True
+            opened, self._opened = self._opened, None
+            copy, self._copy = self._copy, None
+        if copy is not None:
+            with suppress(OSError):
+                copy.shutdown(socket.SHUT_RDWR)
+            copy.close()
+        if opened is not None:
+            opened.close()
+
+
+class EarlyConnections:
+    """The connections to one server that are begun early; each is taken once, and `close` closes the others.
+
+    Attributes:
+        contexts: the TLS contexts, from which the connections have theirs; None for plain http.
+    """
+
+    def __init__(self, plan: _Plan, timeout_seconds: float, *, has_spare: bool) -> None:
+        self._plan = plan
+        self._lock = threading.Lock()
+        self._has_contexts = threading.Event()
+        self._left: list[EarlyConnection] = []
+        self.contexts: TlsContexts | None = None
+        try:
+            self._left.append(EarlyConnection(plan, timeout_seconds, self._find_contexts))
+            if plan.tls is not None:
+                self.contexts = self._begin_context(plan.tls)
+                if has_spare:
+                    spare = plan._replace(request=b"")
+                    self._left.append(EarlyConnection(spare, timeout_seconds, self._find_contexts))
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            self._has_contexts.set()
+
+    def _find_contexts(self) -> TlsContexts | None:
+        self._has_contexts.wait()
+        return self.contexts
+
+    @staticmethod
+    def _begin_context(tls: TlsSettings) -> TlsContexts:
+        # ssl takes a moment to import, in which the connection is under way.
+        from ociexport.registry.hosts.tls_contexts import (  # noqa: PLC0415 - start-up: as above
+            TlsContexts,
+            may_be_made_in_a_thread,
+        )
+
+        contexts = TlsContexts()
+        with suppress(OciexportError, OSError):  # whoever needs the context gets this error again
+            if may_be_made_in_a_thread(tls):
+                # The interpreter's lock is not held while the authorities are read.
+                start_thread(contexts.prepare, tls, name="read the authorities")
+            else:
+                contexts.get(tls)
+        return contexts
+
+    def take(self, host: str, port: int) -> EarlyConnection | None:
+        """Return the next connection if it is to this host and port, which is the caller's then."""
+        with self._lock:
+            if self._left and (host, port) == (self._plan.host, self._plan.port):
+                return self._left.pop(0)
+        return None
+
+    def close(self) -> None:
+        """Close all connections that were not taken."""
+        with self._lock:
+            left, self._left = self._left, []
+        for connection in left:
+            connection.close()
+
+
+def begin_early(
+    reference: ImageReference, options: RegistryOptions, *, asks: bool, fetches: bool = False
+) -> EarlyConnections | None:
+    """Begin the first connections to the server of ``reference``; the caller closes them.
+
+    Nothing is begun where the first connection may go elsewhere: to a proxy or a mirror.
+
+    Args:
+        asks: whether the image's manifest is requested too, if that needs no credentials.
+        fetches: whether config and layers come next, which are requested at once: a second TLS connection is for them.
     """
     try:
-        planned = _plan(reference, options, asks=asks)
-        early = _Early(*planned, options.connect_timeout_seconds) if planned is not None else None
+        plan = _plan(reference, options, asks=asks)
+        if plan is None:
+            return None
+        return EarlyConnections(plan, options.connect_timeout_seconds, has_spare=fetches)
     except (OciexportError, OSError):  # a wrong configuration: the code that is imported now reports it
-        planned = early = None
-    if planned is not None and early is not None:
-        with _lock:
-            _begun[planned[:2]] = early
-    try:
-        yield
-    finally:
-        with _lock:
-            left = [_begun.pop(key) for key in list(_begun) if _begun[key] is early]
-        for one in left:
-            one.close()
+        return None
 
 
-def take_early(host: str, port: int) -> tuple[socket.socket, bytes] | None:
-    """Return a socket connected to ``host``, and the request that was sent on it, if one was begun; only once."""
-    with _lock:
-        early = _begun.pop((host, port), None)
-    return early.take() if early is not None else None
-
-
-def _plan(reference: ImageReference, options: RegistryOptions, *, asks: bool) -> tuple[str, int, bytes] | None:
-    """Return host, port and request; None where another server may be asked first."""
+def _plan(reference: ImageReference, options: RegistryOptions, *, asks: bool) -> _Plan | None:
+    """Return what to begin; None where another server may be asked first."""
     if sys.platform != "linux" or options.v1 or options.mirrors or any(map(os.path.isdir, options.hosts_dirs)):
         return None
-    from ociexport.registry.hosts.registries_conf import read_registries_conf  # noqa: PLC0415 - start-up: as above
-
     located = read_registries_conf(options.registries_conf).locate(reference)
     if located.mirrors:
         return None
     home = located.home.reference
-    server = DOCKER_HUB_HOST if home.registry == DEFAULT_REGISTRY else home.registry
-    host, port = _split(server)
-    is_here = host in {"localhost", "::1"} or host.startswith("127.")
+    endpoint = endpoint_for(home.registry, options, insecure=located.home.insecure)
+    scheme, _, rest = endpoint.api_urls[0].partition("://")
+    server, _, _ = rest.partition("/")
+    host = host_name(server).lower()
+    port = number_in(server.rpartition("]")[2].partition(":")[2], 65535)
     is_proxied = any(os.environ.get(name) or os.environ.get(name.upper()) for name in _PROXY_VARIABLES)
-    if is_proxied and not is_here:
+    if is_proxied and not is_loopback(host):
         return None
-    is_plain = options.plain_http or is_here
+    actual_port = port or _PORTS[scheme]
     is_anonymous = options.credentials is None and not options.headers and not is_any_auth_place(options.authfile)
-    may_ask = asks and is_here and is_anonymous
-    # These are the bytes that http.client sends, or else the connection is not used.
+    request = b""
+    if asks and is_anonymous:
+        target = f"/v2/{home.repository}/manifests/{home.manifest_selector}"
+        request = _request(host, None if actual_port == _PORTS[scheme] else port, target)
+    return _Plan(host, actual_port, endpoint.tls if scheme == "https" else None, request)
+
+
+def _request(host: str, port: int | None, target: str) -> bytes:
+    """Return the bytes that http.client sends for this request; if it sends others, the connection is not used."""
+    shown = f"[{host}]" if ":" in host else host
     headers = {
-        "Host": server,
+        "Host": shown if port is None else f"{shown}:{port}",
         "User-Agent": f"ociexport/{__version__}",
         "Accept-Encoding": "identity",
         "Accept": ", ".join(mediatypes.ACCEPTED_MANIFESTS),
     }
-    lines = [f"GET /v2/{home.repository}/manifests/{home.manifest_selector} HTTP/1.1"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    request = "\r\n".join([*lines, "", ""]).encode("ascii") if may_ask else b""
-    return host, port or (80 if is_plain else 443), request
-
-
-def _split(server: str) -> tuple[str, int | None]:
-    """Return host and port of ``host[:port]``, an IPv6 address without its brackets."""
-    if server.startswith("["):
-        host, _, port = server[1:].partition("]")
-        port = port.removeprefix(":")
-    else:
-        host, _, port = server.partition(":")
-    return host.lower(), number_in(port, 65535)
+    lines = [f"GET {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode("ascii")

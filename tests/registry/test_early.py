@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
-from ociexport.registry.early import connecting_early, take_early
+from ociexport.registry.client import RegistryClient
+from ociexport.registry.early import EarlyConnections, begin_early
 from ociexport.registry.options import Credentials, Mirror, RegistryOptions
 from ociexport.spec import mediatypes
 from ociexport.spec.platforms import host_platform
 from ociexport.spec.reference import ImageReference
+from ociexport.system.progress.protocol import SILENT
 from tests.support.command import run_command
 from tests.support.fake_registry import FakeRegistry, Fault
 from tests.support.image_builder import build_image
@@ -46,55 +51,68 @@ def _options(**options: object) -> RegistryOptions:
     return RegistryOptions(registries_conf=conf, hosts_dirs=(), retry_times=0, **options)  # type: ignore[arg-type]
 
 
-def _fetch(reference: ImageReference, **options: object) -> bytes:
-    source = open_registry_source(reference, options=_options(**options))
-    try:
-        return source.fetch_manifest().raw
-    finally:
-        source.close()
+@contextmanager
+def _begun(reference: ImageReference, options: RegistryOptions, *, asks: bool) -> Iterator[EarlyConnections | None]:
+    early = begin_early(reference, options, asks=asks)
+    yield early
+    if early is not None:
+        early.close()
+
+
+def _fetch(early: EarlyConnections | None, reference: ImageReference, **options: object) -> bytes:
+    with closing(RegistryClient(_options(**options), SILENT, early)) as client:
+        return open_registry_source(reference, client=client).fetch_manifest().raw
 
 
 def test_request_that_was_sent_early_is_not_sent_again() -> None:
-    with FakeRegistry() as registry, connecting_early(_reference(registry), _options(), asks=True):
+    with FakeRegistry() as registry, _begun(_reference(registry), _options(), asks=True) as early:
         while not registry.requests:
             time.sleep(0.01)
-        assert _fetch(_reference(registry)) == MANIFEST
+        assert _fetch(early, _reference(registry)) == MANIFEST
         assert [(request.path, request.connection) for request in registry.requests] == [(PATH, 1)]
 
 
 def test_connection_alone_is_used() -> None:
-    with FakeRegistry() as registry, connecting_early(_reference(registry), _options(), asks=False):
+    with FakeRegistry() as registry, _begun(_reference(registry), _options(), asks=False) as early:
         while not registry._connections:
             time.sleep(0.01)
         assert registry.requests == []
-        assert _fetch(_reference(registry)) == MANIFEST
+        assert _fetch(early, _reference(registry)) == MANIFEST
         assert [request.connection for request in registry.requests] == [1]
 
 
 def test_answer_to_another_request_is_not_taken() -> None:
-    with FakeRegistry() as registry, connecting_early(_reference(registry), _options(), asks=True):
+    with FakeRegistry() as registry, _begun(_reference(registry), _options(), asks=True) as early:
         registry.misbehave(PATH, Fault(body=b"{}"), when=lambda request: "x-tenant" not in request.headers)
-        assert _fetch(_reference(registry), headers=(("X-Tenant", "a"),)) == MANIFEST
+        assert _fetch(early, _reference(registry), headers=(("X-Tenant", "a"),)) == MANIFEST
         assert [request.connection for request in registry.requests] == [1, 2]
 
 
 def test_connection_that_is_cut_is_made_again() -> None:
     with FakeRegistry() as registry:
         registry.misbehave(PATH, Fault(reset_after=-1), times=1)
-        with connecting_early(_reference(registry), _options(), asks=True):
-            assert _fetch(_reference(registry)) == MANIFEST
+        with _begun(_reference(registry), _options(), asks=True) as early:
+            assert _fetch(early, _reference(registry)) == MANIFEST
 
 
 def test_what_nobody_takes_is_closed() -> None:
-    with FakeRegistry() as registry:
-        with connecting_early(_reference(registry), _options(), asks=False):
-            pass
-        assert take_early("127.0.0.1", registry.port) is None
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with _begun(ImageReference.parse(f"127.0.0.1:{port}/team/app:1"), _options(), asks=False) as early:
+            there, _ = server.accept()
+        assert early is not None
+        assert early.take("127.0.0.1", port) is None
+        with there:
+            there.settimeout(10)
+            assert there.recv(1) == b""
 
 
 def test_no_server_is_no_error() -> None:
-    with connecting_early(ImageReference.parse("127.0.0.1:1/team/app:1"), _options(), asks=True):
-        assert take_early("127.0.0.1", 1) is None
+    with _begun(ImageReference.parse("127.0.0.1:1/team/app:1"), _options(), asks=True) as early:
+        assert early is not None
+        taken = early.take("127.0.0.1", 1)
+        assert taken is not None
+        assert taken.descriptor() is None
 
 
 @pytest.mark.parametrize("where", ["mirror", "registries.conf", "hosts.toml", "v1"])
@@ -109,15 +127,14 @@ def test_nothing_is_begun_where_another_server_may_be_first(where: str, tmp_path
             "hosts.toml": RegistryOptions(registries_conf=Path("/dev/null"), hosts_dirs=(tmp_path,)),
             "v1": _options(v1=True),
         }[where]
-        with connecting_early(_reference(registry), options, asks=True):
-            time.sleep(0.1)
-            assert registry._connections == []
+        with _begun(_reference(registry), options, asks=True) as early:
+            assert early is None
 
 
 def test_nothing_is_begun_behind_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
-    with connecting_early(ImageReference.parse("registry.invalid/app:1"), _options(), asks=True):
-        assert take_early("registry.invalid", 443) is None
+    with _begun(ImageReference.parse("registry.invalid/app:1"), _options(), asks=True) as early:
+        assert early is None
 
 
 @pytest.mark.parametrize("given", ["command line", "file", "header"])
@@ -130,7 +147,7 @@ def test_with_credentials_nothing_is_asked_early(given: str, tmp_path: Path) -> 
         }[given]
         auth = base64.b64encode(b"alice:secret").decode()
         (tmp_path / "auth.json").write_text(json.dumps({"auths": {registry.host: {"auth": auth}}}))
-        with connecting_early(_reference(registry), options, asks=True):
+        with _begun(_reference(registry), options, asks=True):
             while not registry._connections:
                 time.sleep(0.01)
             time.sleep(0.05)

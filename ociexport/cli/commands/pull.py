@@ -185,8 +185,8 @@ class _NamingOpener(SourceOpener):
         super().__init__(options=options, progress=progress)
         self._name = name
 
-    def open(self, name: SourceName) -> ImageSource:
-        source = super().open(name)
+    def open(self, name: SourceName, *, asks: bool = True, fetches: bool = False) -> ImageSource:
+        source = super().open(name, asks=asks, fetches=fetches)
         if self._name is None:
             return source
         from ociexport.images.wrapping_source import RenamedSource  # noqa: PLC0415 - start-up: pull keeps the names
@@ -316,14 +316,15 @@ def _pull_into(
             checked = replace(pull_options, thin=None)
             plan_pull(_open_all(wanted, sources, stack), None, checked, SILENT)
 
+    # What a layout has changes the first request.
+    asks = not os.path.lexists(options.out)
+
     def pull_one(name: SourceName) -> PullResult:
-        with closing(sources.open(name)) as source:
+        with closing(sources.open(name, asks=asks, fetches=asks)) as source:
             return copy_image(source, layout, pull_options, report.progress, verified=verified)
 
     if len(wanted) == 1:
-        # What a layout has changes the first request.
-        with sources.connecting(wanted[0][0], asks=not os.path.lexists(options.out)):
-            report.add(pull_one(wanted[0][0]))
+        report.add(pull_one(wanted[0][0]))
         report.end()
         return OK
     waiting: list[PullResult] = []
@@ -379,7 +380,7 @@ def _pull_options_from(
 
 
 def _open_all(wanted: list[_Wanted], sources: SourceOpener, stack: ExitStack) -> list[ImageSource]:
-    return [stack.enter_context(closing(sources.open(name))) for name, _ in wanted]
+    return [stack.enter_context(closing(sources.open(name, fetches=True))) for name, _ in wanted]
 
 
 def _verify_is_another(name: SourceName, layout: ImageLayout | S3Layout) -> None:

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from ociexport.cli.options.registry import registry_options_from
-from ociexport.transfer.sources.open import open_source
+from ociexport.transfer.sources.open import open_source_early
 
 if TYPE_CHECKING:
     from ociexport.images.signatures import SignaturePolicy
@@ -47,7 +47,8 @@ def open_signed_source(options: argparse.Namespace, progress: Progress) -> Image
         as `signature_policy_from` and `open_source`.
     """
     policy = signature_policy_from(options)
-    return signed_source(open_source(options.source, options=registry_options_from(options), progress=progress), policy)
+    registry = registry_options_from(options)
+    return signed_source(open_source_early(options.source, options=registry, progress=progress, fetches=True), policy)
 
 
 def signed_source(source: ImageSource, policy: SignaturePolicy | None) -> ImageSource:

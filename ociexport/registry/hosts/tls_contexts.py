@@ -1,10 +1,11 @@
-"""The one place that makes TLS contexts."""
+"""The one place that makes TLS contexts, for connections that are begun early and for all others."""
 
 from __future__ import annotations
 
 import os
 import ssl
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from ociexport.errors import OciexportError, UsageError
@@ -30,6 +31,16 @@ class TlsContexts:
         if isinstance(made, Exception):
             raise made
         return made
+
+    def prepare(self, tls: TlsSettings) -> None:
+        """Make the context for ``tls``; an error is raised by `get`."""
+        with suppress(OciexportError, OSError):
+            self.get(tls)
+
+
+def may_be_made_in_a_thread(tls: TlsSettings) -> bool:
+    """Whether making this context needs no other module, and no passphrase, which OpenSSL asks for on the terminal."""
+    return tls.client_certificate is None and (_named_bundle() is not None or _system_has_authorities())
 
 
 def new_context(tls: TlsSettings) -> ssl.SSLContext:

@@ -8,6 +8,7 @@ import ssl
 import threading
 import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import requests
@@ -20,7 +21,7 @@ from urllib3.response import HTTPResponse
 from ociexport.errors import OciexportError
 from ociexport.registry.addresses import Nearness, SeenAddresses, nearness_of
 from ociexport.registry.dialing import open_connection
-from ociexport.registry.early import take_early
+from ociexport.registry.early import EarlyConnections
 from ociexport.registry.hosts.certificates import TlsSettings
 from ociexport.registry.hosts.tls_contexts import TlsContexts
 from ociexport.registry.http.content import RequestContent
@@ -45,10 +46,13 @@ class OpenSockets:
 
     Args:
         max_wait_seconds: how long a thread may wait on one connection.
+        early: connections that are being made; used for their host if they have the right TLS context.
     """
 
-    def __init__(self, max_wait_seconds: float) -> None:
-        self.contexts = TlsContexts()
+    def __init__(self, max_wait_seconds: float, early: EarlyConnections | None = None) -> None:
+        self.early = early
+        contexts = early.contexts if early is not None else None
+        self.contexts = contexts if contexts is not None else TlsContexts()
         self.deadlines = Deadlines(max_wait_seconds)
         self.addresses = SeenAddresses()
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
@@ -72,6 +76,8 @@ class OpenSockets:
     def shut_down(self) -> None:
         """End the reads and writes of all threads."""
         self.deadlines.stop()
+        if self.early is not None:
+            self.early.close()
         with self._lock:
             self._is_over = True
             for opened in list(self._sockets):
@@ -239,9 +245,7 @@ def _pool_classes(
         def _new_conn(self) -> socket.socket:
             host = self.host.strip("[]")
             limit = None if nearest is None else min(nearest, sockets.addresses.limit(host, self.port))
-            opened, self._sent_early = _early_connection(host, self.port, limit) if limit is not None else (None, b"")
-            if opened is None:
-                opened = _dial(self, socks_proxy, limit)
+            opened = _dial(self, socks_proxy, limit)
             if limit is not None:
                 sockets.addresses.add(host, self.port, str(opened.getpeername()[0]))
             try:
@@ -255,11 +259,36 @@ def _pool_classes(
 
         def connect(self) -> None:
             self._has_answered = False
+            self._sent_early = b""
             self._deadline = sockets.deadlines.watch()
             with self._deadline.waiting(has_begun=False):
-                super().connect()
+                self._take_early()
+                if self.sock is None:
+                    super().connect()
             self._deadline.take(self.sock)
             sockets.add(self.sock)
+
+        def _take_early(self) -> None:
+            """Use the connection that was begun early if it is the one that would be made now."""
+            early, host = sockets.early, self.host.strip("[]")
+            if early is None or nearest is None or (taken := early.take(host, self.port)) is None:
+                return
+            limit = min(nearest, sockets.addresses.limit(host, self.port))
+            opened = None
+            if (copy := taken.descriptor()) is not None:
+                with copy, suppress(OSError):  # it may be closed already
+                    address = str(copy.getpeername()[0])
+                    self._deadline.take_copy(copy)
+                    if nearness_of(address) <= limit:
+                        opened = taken.finish(getattr(self, "ssl_context", None))
+            if opened is None:
+                taken.close()
+            else:
+                sockets.addresses.add(host, self.port, address)
+                self.sock, self._sent_early = opened
+                # The server may close a connection that was idle, as if it were a kept one.
+                self._has_answered = True
+            self._deadline.verify()
 
         def request(self, method: str, url: str, *arguments: Any, **options: Any) -> None:
             body = options.get("body")
@@ -303,6 +332,8 @@ def _pool_classes(
         def _raise_if_kept(self, error: Exception) -> None:
             may_repeat = self._content is None or self._content.may_be_repeated
             if self._has_answered and may_repeat and not sockets.is_over:
+                if sockets.early is not None:  # those left may be closed as well
+                    sockets.early.close()
                 raise KeptConnectionClosedError("the server closed a kept connection") from error
 
     class Secure(Plain, HTTPSConnection):
@@ -318,21 +349,6 @@ def _pool_classes(
         ConnectionCls = Secure
 
     return {"http": PlainPool, "https": SecurePool}
-
-
-def _early_connection(host: str, port: int, limit: Nearness) -> tuple[socket.socket | None, bytes]:
-    """Return a socket that was connected early, and what was sent on it; None if its address is too near."""
-    early = take_early(host, port)
-    if early is None:
-        return None, b""
-    opened, sent = early
-    try:
-        if nearness_of(str(opened.getpeername()[0])) <= limit:
-            return opened, sent
-    except OSError:
-        pass  # it is closed already
-    opened.close()
-    return None, b""
 
 
 def _dial(connection: HTTPConnection, socks_proxy: str | None, nearest: Nearness | None) -> socket.socket:

@@ -55,6 +55,8 @@ class Deadline:
 
     def take_copy(self, opened: socket.socket) -> None:
         """Watch a copy of this socket from now on: TLS takes over the original; the copy has the same connection."""
+        if self._copy is not None:
+            self._copy.close()
         self._socket = self._copy = opened.dup()
         self.since = time.monotonic()
 

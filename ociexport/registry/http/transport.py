@@ -14,6 +14,7 @@ import requests
 
 from ociexport.errors import RegistryError, TransferError, printable, quoted
 from ociexport.registry.addresses import ForbiddenAddressError, Nearness, literal_nearness
+from ociexport.registry.early import EarlyConnections
 from ociexport.registry.hosts.certificates import TlsSettings, tls_of_any_host
 from ociexport.registry.http.connections import Adapter, OpenSockets, find_issuer, prepare
 from ociexport.registry.http.echoes import without_echoes
@@ -72,16 +73,22 @@ class Transport:
     Args:
         options: timeouts and retries.
         progress: receives a line for each retry and each registry's warning; with ``options.verbose`` for each request.
+        early: connections that are being made; the transport closes them.
     """
 
-    def __init__(self, options: RegistryOptions = DEFAULT_OPTIONS, progress: Progress = SILENT) -> None:
+    def __init__(
+        self,
+        options: RegistryOptions = DEFAULT_OPTIONS,
+        progress: Progress = SILENT,
+        early: EarlyConnections | None = None,
+    ) -> None:
         self.options = options
         self.progress = progress
         self._is_verbose = options.verbose
         self._adapters: dict[tuple[TlsSettings, Nearness], Adapter] = {}
         self._tls_of_any_host = tls_of_any_host(options.ca_file)
         self.spare_connections = SpareConnections(MAX_SPARE_CONNECTIONS)
-        self._sockets = OpenSockets(options.read_timeout_seconds + options.stall_seconds)
+        self._sockets = OpenSockets(options.read_timeout_seconds + options.stall_seconds, early)
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._warned: set[str] = set()

@@ -7,7 +7,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 from ociexport.errors import DigestMismatchError, NotFoundError, OciexportError, UsageError, quoted
@@ -18,6 +18,7 @@ from ociexport.spec.reference import ImageReference
 from ociexport.storage.directory import ImageDirectory
 from ociexport.storage.index import ListedImage, ListedSource, main_images, shown_name
 from ociexport.storage.layout.layout import ImageLayout
+from ociexport.system.ownership import owns_process
 from ociexport.transfer.sources.names import (
     ArchiveName,
     DirectoryName,
@@ -51,10 +52,22 @@ def open_source(
         NotFoundError: the layout, the archive or the image in it is missing. No registry is contacted yet.
         InvalidImageError: the path is not a layout or archive of images.
     """
+    return open_source_early(name, options=options, progress=progress, fetches=False)
+
+
+def open_source_early(
+    name: str | SourceName, *, options: RegistryOptions | None, progress: Progress | None, fetches: bool
+) -> ImageSource:
+    """Return the source that ``name`` means, as `open_source` does.
+
+    Args:
+        fetches: see `new_client`.
+    """
     if isinstance(name, str):
         name = parse_source_name(name)
     if isinstance(name, RegistryName):
-        return _open_remote(name.reference, new_client(options, progress), progress, owns_client=True)
+        client = new_client(options, progress, name.reference, fetches=fetches)
+        return _open_remote(name.reference, client, progress, owns_client=True)
     if isinstance(name, RemoteLayoutName):
         layout = open_remote_layout(name.path, options, progress)
         try:
@@ -83,8 +96,12 @@ class SourceOpener:
         self._opened_layouts: dict[str, int] = {}
         self._remote: dict[str, RemoteLayout] = {}
 
-    def open(self, name: SourceName) -> ImageSource:
-        """Return the source that ``name`` means; the caller closes it before this opener. Raises as `open_source`."""
+    def open(self, name: SourceName, *, asks: bool = True, fetches: bool = False) -> ImageSource:
+        """Return the source that ``name`` means; the caller closes it before this opener. Raises as `open_source`.
+
+        Args:
+            asks, fetches: see `new_client`.
+        """
         if isinstance(name, LayoutName) and name.image is not None:
             self._note_layout(name)
         if name in self._listed:
@@ -99,7 +116,8 @@ class SourceOpener:
             return converting(self.remote_layout(name.path).open_image(name.image), self._progress)
         if not isinstance(name, RegistryName):
             return _open_local(name, self._progress)
-        return _open_remote(name.reference, self._shared_client(), self._progress, owns_client=False)
+        client = self._shared_client(name.reference, asks=asks, fetches=fetches)
+        return _open_remote(name.reference, client, self._progress, owns_client=False)
 
     def remote_layout(self, url: str) -> RemoteLayout:
         """Return the layout at ``url``, whose ``index.json`` is fetched once for all its images."""
@@ -109,19 +127,13 @@ class SourceOpener:
                 self._remote[url] = open_remote_layout(url, self._options, self._progress, client=client)
             return self._remote[url]
 
-    def _shared_client(self) -> RegistryClient:
+    def _shared_client(
+        self, first: ImageReference | None = None, *, asks: bool = False, fetches: bool = False
+    ) -> RegistryClient:
         with self._lock:
             if self._client is None:
-                self._client = new_client(self._options, self._progress)
+                self._client = new_client(self._options, self._progress, first, asks=asks, fetches=fetches)
             return self._client
-
-    def connecting(self, name: SourceName, *, asks: bool) -> AbstractContextManager[None]:
-        """Connect to an image's registry while what speaks with it is imported; see `connecting_early`."""
-        if not isinstance(name, RegistryName) or self._client is not None or self._options is None:
-            return nullcontext()
-        from ociexport.registry.early import connecting_early  # noqa: PLC0415 - start-up: an image on disk does without
-
-        return connecting_early(name.reference, self._options, asks=asks)
 
     def name_each(self, name: SourceName, *, everything: bool) -> list[SourceName]:
         """Return a name for each image of the layout or archive ``name``; of any other source, ``name`` itself.
@@ -305,14 +317,38 @@ def converting(source: ImageSource, progress: Progress | None) -> ImageSource:
     return ConvertingSource(source, progress or SILENT)
 
 
-def new_client(options: RegistryOptions | None, progress: Progress | None) -> RegistryClient:
-    """Return a client for registries; the caller closes it."""
-    # Importing the client takes a tenth of a second, which a layout need not pay. requests comes first, while few
-    # imports are under way: where a row of calls grows into another block of 16 KiB, Python takes that block from the
-    # system and gives it back with each call. Compiling urllib3's patterns there took three times as long.
-    importlib.import_module("ociexport.registry.http")
-    from ociexport.registry.client import RegistryClient  # noqa: PLC0415 - start-up: as above
-    from ociexport.registry.options import DEFAULT_OPTIONS  # noqa: PLC0415 - start-up: as above
-    from ociexport.system.progress.protocol import SILENT  # noqa: PLC0415 - start-up: as above
+def new_client(
+    options: RegistryOptions | None,
+    progress: Progress | None,
+    first: ImageReference | None = None,
+    *,
+    asks: bool = True,
+    fetches: bool = False,
+) -> RegistryClient:
+    """Return a client for registries; the caller closes it.
 
-    return RegistryClient(options or DEFAULT_OPTIONS, progress or SILENT)
+    Args:
+        first: the image whose registry is asked first, to which the command connects while the client is imported.
+        asks: whether the first request is for that image's manifest, with nothing in it that depends on what is here.
+        fetches: whether config and layers are requested next.
+    """
+    early = None
+    # Another program's process expects no threads and no connections before it asks for something.
+    if first is not None and options is not None and owns_process():
+        from ociexport.registry.early import begin_early  # noqa: PLC0415 - start-up: an image on disk does without
+
+        early = begin_early(first, options, asks=asks, fetches=fetches)
+    try:
+        # Importing the client takes a tenth of a second, which a layout need not pay. requests comes first, while few
+        # imports are under way: where a row of calls grows into another block of 16 KiB, Python takes that block from
+        # the system and gives it back with each call. Compiling urllib3's patterns there took three times as long.
+        importlib.import_module("ociexport.registry.http")
+        from ociexport.registry.client import RegistryClient  # noqa: PLC0415 - start-up: as above
+        from ociexport.registry.options import DEFAULT_OPTIONS  # noqa: PLC0415 - start-up: as above
+        from ociexport.system.progress.protocol import SILENT  # noqa: PLC0415 - start-up: as above
+
+        return RegistryClient(options or DEFAULT_OPTIONS, progress or SILENT, early)
+    except BaseException:
+        if early is not None:
+            early.close()
+        raise
