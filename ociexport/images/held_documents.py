@@ -60,6 +60,12 @@ def open_first_ahead(source: object, manifest: Manifest) -> None:
         source.open_ahead(manifest.layers[:1])
 
 
+def read_listed(store: ListingStore, full_name: str) -> ReceivedManifest | None:
+    """Return the document that had this name in ``store`` when the run began, verified; None if there is none."""
+    listed = store.listed_before(full_name)
+    return read_held(store, listed) if listed is not None else None
+
+
 def read_held(store: BlobOpener, descriptor: Descriptor) -> ReceivedManifest | None:
     """Return the document that ``descriptor`` names, verified; None if ``store`` lacks it or has it damaged.
 

@@ -8,12 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from ociexport.errors import OciexportError
 from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.digest import CHUNK_BYTES, ByteStream, Digest
 from ociexport.spec.lazy_dataclass import dataclass
+
+
+class FirstRequest(NamedTuple):
+    """What is known of the first request for an image before it is sent.
+
+    Args:
+        asks: whether it is for the manifest that the image's reference names.
+        held: the digest in its condition: the manifest is sent only if it is another one; None for no condition.
+        fetches: whether config and layers are requested next.
+    """
+
+    asks: bool = True
+    held: Digest | None = None
+    fetches: bool = False
+
+
+ASKS = FirstRequest()
+ASKS_AND_FETCHES = FirstRequest(fetches=True)
+UNKNOWN = FirstRequest(asks=False)
 
 
 @dataclass(frozen=True, slots=True)

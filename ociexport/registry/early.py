@@ -32,9 +32,11 @@ from ociexport.system.version import __version__
 if TYPE_CHECKING:
     import ssl
 
+    from ociexport.images.source import FirstRequest
     from ociexport.registry.hosts.certificates import TlsSettings
     from ociexport.registry.hosts.tls_contexts import TlsContexts
     from ociexport.registry.options import RegistryOptions
+    from ociexport.spec.digest import Digest
     from ociexport.spec.reference import ImageReference
 
 # As with the next address of a host (RFC 8305, 5): a connection that takes longer is given up for a new one.
@@ -220,27 +222,25 @@ class EarlyConnections:
             connection.close()
 
 
-def begin_early(
-    reference: ImageReference, options: RegistryOptions, *, asks: bool, fetches: bool = False
-) -> EarlyConnections | None:
+def begin_early(reference: ImageReference, options: RegistryOptions, first: FirstRequest) -> EarlyConnections | None:
     """Begin the first connections to the server of ``reference``; the caller closes them.
 
     Nothing is begun where the first connection may go elsewhere: to a proxy or a mirror.
 
     Args:
-        asks: whether the image's manifest is requested too, if that needs no credentials.
-        fetches: whether config and layers come next, which are requested at once: a second TLS connection is for them.
+        first: sent at once, if it needs no credentials. If config and layers are requested next, at once, a second TLS
+            connection is for them.
     """
     try:
-        plan = _plan(reference, options, asks=asks)
+        plan = _plan(reference, options, first)
         if plan is None:
             return None
-        return EarlyConnections(plan, options.connect_timeout_seconds, has_spare=fetches)
+        return EarlyConnections(plan, options.connect_timeout_seconds, has_spare=first.fetches)
     except (OciexportError, OSError):  # a wrong configuration: the code that is imported now reports it
         return None
 
 
-def _plan(reference: ImageReference, options: RegistryOptions, *, asks: bool) -> _Plan | None:
+def _plan(reference: ImageReference, options: RegistryOptions, first: FirstRequest) -> _Plan | None:
     """Return what to begin; None where another server may be asked first."""
     if sys.platform != "linux" or options.v1 or options.mirrors or any(map(os.path.isdir, options.hosts_dirs)):
         return None
@@ -259,13 +259,13 @@ def _plan(reference: ImageReference, options: RegistryOptions, *, asks: bool) ->
     actual_port = port or _PORTS[scheme]
     is_anonymous = options.credentials is None and not options.headers and not is_any_auth_place(options.authfile)
     request = b""
-    if asks and is_anonymous:
+    if first.asks and is_anonymous:
         target = f"/v2/{home.repository}/manifests/{home.manifest_selector}"
-        request = _request(host, None if actual_port == _PORTS[scheme] else port, target)
+        request = _request(host, None if actual_port == _PORTS[scheme] else port, target, first.held)
     return _Plan(host, actual_port, endpoint.tls if scheme == "https" else None, request)
 
 
-def _request(host: str, port: int | None, target: str) -> bytes:
+def _request(host: str, port: int | None, target: str, held: Digest | None) -> bytes:
     """Return the bytes that http.client sends for this request; if it sends others, the connection is not used."""
     shown = f"[{host}]" if ":" in host else host
     headers = {
@@ -274,5 +274,7 @@ def _request(host: str, port: int | None, target: str) -> bytes:
         "Accept-Encoding": "identity",
         "Accept": ", ".join(mediatypes.ACCEPTED_MANIFESTS),
     }
+    if held is not None:
+        headers["If-None-Match"] = f'"{held}"'
     lines = [f"GET {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
     return "\r\n".join([*lines, "", ""]).encode("ascii")

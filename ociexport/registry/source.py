@@ -20,7 +20,7 @@ from ociexport.errors import (
 )
 from ociexport.images.budget import DocumentBudget
 from ociexport.images.companions import referrers_tag
-from ociexport.images.held_documents import ListingStore, Turn, read_held
+from ociexport.images.held_documents import ListingStore, Turn, read_held, read_listed
 from ociexport.images.resolve import verify_manifest_size
 from ociexport.images.source import ImageName, ReceivedManifest, embedded_document
 from ociexport.registry.client import RegistryClient
@@ -167,8 +167,7 @@ class RegistrySource:
         if wanted is not None:
             return read_held(self._store, descriptor or Descriptor("", wanted, 0))
         full_name = self.image_name.full
-        listed = self._store.listed_before(full_name) if full_name is not None else None
-        return read_held(self._store, listed) if listed is not None else None
+        return read_listed(self._store, full_name) if full_name is not None else None
 
     def open_ahead(self, descriptors: Sequence[Descriptor], turn: Turn | None = None) -> None:
         """Request these blobs in threads of their own; `open_blob` returns them later, and `close` ends those left."""

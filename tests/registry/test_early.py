@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ociexport.images.source import ASKS, UNKNOWN, FirstRequest
 from ociexport.registry.client import RegistryClient
 from ociexport.registry.early import EarlyConnections, begin_early
 from ociexport.registry.options import Credentials, Mirror, RegistryOptions
@@ -52,8 +53,10 @@ def _options(**options: object) -> RegistryOptions:
 
 
 @contextmanager
-def _begun(reference: ImageReference, options: RegistryOptions, *, asks: bool) -> Iterator[EarlyConnections | None]:
-    early = begin_early(reference, options, asks=asks)
+def _begun(
+    reference: ImageReference, options: RegistryOptions, first: FirstRequest
+) -> Iterator[EarlyConnections | None]:
+    early = begin_early(reference, options, first)
     yield early
     if early is not None:
         early.close()
@@ -65,7 +68,7 @@ def _fetch(early: EarlyConnections | None, reference: ImageReference, **options:
 
 
 def test_request_that_was_sent_early_is_not_sent_again() -> None:
-    with FakeRegistry() as registry, _begun(_reference(registry), _options(), asks=True) as early:
+    with FakeRegistry() as registry, _begun(_reference(registry), _options(), ASKS) as early:
         while not registry.requests:
             time.sleep(0.01)
         assert _fetch(early, _reference(registry)) == MANIFEST
@@ -73,7 +76,7 @@ def test_request_that_was_sent_early_is_not_sent_again() -> None:
 
 
 def test_connection_alone_is_used() -> None:
-    with FakeRegistry() as registry, _begun(_reference(registry), _options(), asks=False) as early:
+    with FakeRegistry() as registry, _begun(_reference(registry), _options(), UNKNOWN) as early:
         while not registry._connections:
             time.sleep(0.01)
         assert registry.requests == []
@@ -82,7 +85,7 @@ def test_connection_alone_is_used() -> None:
 
 
 def test_answer_to_another_request_is_not_taken() -> None:
-    with FakeRegistry() as registry, _begun(_reference(registry), _options(), asks=True) as early:
+    with FakeRegistry() as registry, _begun(_reference(registry), _options(), ASKS) as early:
         registry.misbehave(PATH, Fault(body=b"{}"), when=lambda request: "x-tenant" not in request.headers)
         assert _fetch(early, _reference(registry), headers=(("X-Tenant", "a"),)) == MANIFEST
         assert [request.connection for request in registry.requests] == [1, 2]
@@ -91,14 +94,14 @@ def test_answer_to_another_request_is_not_taken() -> None:
 def test_connection_that_is_cut_is_made_again() -> None:
     with FakeRegistry() as registry:
         registry.misbehave(PATH, Fault(reset_after=-1), times=1)
-        with _begun(_reference(registry), _options(), asks=True) as early:
+        with _begun(_reference(registry), _options(), ASKS) as early:
             assert _fetch(early, _reference(registry)) == MANIFEST
 
 
 def test_what_nobody_takes_is_closed() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        with _begun(ImageReference.parse(f"127.0.0.1:{port}/team/app:1"), _options(), asks=False) as early:
+        with _begun(ImageReference.parse(f"127.0.0.1:{port}/team/app:1"), _options(), UNKNOWN) as early:
             there, _ = server.accept()
         assert early is not None
         assert early.take("127.0.0.1", port) is None
@@ -108,7 +111,7 @@ def test_what_nobody_takes_is_closed() -> None:
 
 
 def test_no_server_is_no_error() -> None:
-    with _begun(ImageReference.parse("127.0.0.1:1/team/app:1"), _options(), asks=True) as early:
+    with _begun(ImageReference.parse("127.0.0.1:1/team/app:1"), _options(), ASKS) as early:
         assert early is not None
         taken = early.take("127.0.0.1", 1)
         assert taken is not None
@@ -127,13 +130,13 @@ def test_nothing_is_begun_where_another_server_may_be_first(where: str, tmp_path
             "hosts.toml": RegistryOptions(registries_conf=Path("/dev/null"), hosts_dirs=(tmp_path,)),
             "v1": _options(v1=True),
         }[where]
-        with _begun(_reference(registry), options, asks=True) as early:
+        with _begun(_reference(registry), options, ASKS) as early:
             assert early is None
 
 
 def test_nothing_is_begun_behind_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
-    with _begun(ImageReference.parse("registry.invalid/app:1"), _options(), asks=True) as early:
+    with _begun(ImageReference.parse("registry.invalid/app:1"), _options(), ASKS) as early:
         assert early is None
 
 
@@ -147,7 +150,7 @@ def test_with_credentials_nothing_is_asked_early(given: str, tmp_path: Path) -> 
         }[given]
         auth = base64.b64encode(b"alice:secret").decode()
         (tmp_path / "auth.json").write_text(json.dumps({"auths": {registry.host: {"auth": auth}}}))
-        with _begun(_reference(registry), options, asks=True):
+        with _begun(_reference(registry), options, ASKS):
             while not registry._connections:
                 time.sleep(0.01)
             time.sleep(0.05)

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from ociexport.errors import OciexportError, UsageError
+from ociexport.images.source import ASKS, ASKS_AND_FETCHES, UNKNOWN
 from ociexport.registry.client import RegistryClient
 from ociexport.registry.early import EarlyConnections, begin_early
 from ociexport.registry.options import Credentials, RegistryOptions
@@ -29,7 +30,7 @@ from ociexport.spec.reference import ImageReference
 from ociexport.system.progress.protocol import SILENT
 from tests.support.command import clear_foreign_variables, run_command
 from tests.support.fake_registry import FakeRegistry, Fault
-from tests.support.image_builder import build_image
+from tests.support.image_builder import build_image, write_layout
 from tests.support.memory_source import member
 from tests.support.registry_image import open_registry_source
 from tests.support.tls import Authority
@@ -38,6 +39,7 @@ HOST = "registry.example"
 MANIFEST = b'{"schemaVersion": 2, "layers": []}'
 PATH = "/v2/team/app/manifests/1"
 IMAGE = build_image([[member("a", b"a")]], platform=host_platform())
+OTHER_IMAGE = build_image([[member("b", b"b")]], platform=host_platform())
 
 
 @pytest.fixture(autouse=True)
@@ -133,7 +135,7 @@ def test_request_is_answered_before_there_is_a_client(
         else:
             monkeypatch.setenv(way, str(authority.ca_file))
         options, reference = _options(**given), _reference(registry)
-        early = begin_early(reference, options, asks=True)
+        early = begin_early(reference, options, ASKS)
         _wait_for(lambda: registry.requests)
         assert _fetch(early, reference, options) == MANIFEST
         assert [(request.path, request.connection) for request in registry.requests] == [(PATH, 1)]
@@ -160,7 +162,7 @@ def test_only_the_handshake_is_made_where_a_request_may_need_more(
             "nothing is asked": _options(ca_file=authority.ca_file),
         }[given]
         reference = _reference(registry)
-        early = begin_early(reference, options, asks=given != "nothing is asked")
+        early = begin_early(reference, options, UNKNOWN if given == "nothing is asked" else ASKS)
         _wait_for(lambda: registry._connections)
         time.sleep(0.05)
         assert registry.requests == []
@@ -173,7 +175,7 @@ def test_config_and_layer_have_a_connection_each(authority: Authority) -> None:
     with FakeRegistry(tls=authority.server_context(HOST)) as registry:
         options, reference = _options(ca_file=authority.ca_file), _reference(registry)
         blobs = [Descriptor(mediatypes.OCI_LAYER, registry.add_blob(raw), len(raw)) for raw in (b"a", b"b")]
-        early = begin_early(reference, options, asks=True, fetches=True)
+        early = begin_early(reference, options, ASKS_AND_FETCHES)
         _wait_for(lambda: len(registry._connections) == 2)
         with closing(RegistryClient(options, SILENT, early)) as client:
             source = open_registry_source(reference, client=client)
@@ -189,7 +191,7 @@ def test_connections_that_the_server_has_closed_are_made_again(authority: Author
     """They were idle, so this is no failure, and costs no retry."""
     with FakeRegistry(tls=authority.server_context(HOST)) as registry:
         options, reference = _options(ca_file=authority.ca_file), _reference(registry)
-        early = begin_early(reference, options, asks=False, fetches=True)
+        early = begin_early(reference, options, UNKNOWN._replace(fetches=True))
         _wait_for(lambda: len(registry._connections) == 2)
         for connection in registry._connections:
             socket.socket.shutdown(connection, socket.SHUT_RDWR)
@@ -227,7 +229,7 @@ def test_handshake_that_fails_gives_the_same_error_and_asks_nothing(
     with FakeRegistry(tls=None if wrong == "plain" else context) as registry:
         options, reference = _options(**given), _reference(registry)
         expected = _error_of(None, reference, options)
-        assert _error_of(begin_early(reference, options, asks=True), reference, options) == expected
+        assert _error_of(begin_early(reference, options, ASKS), reference, options) == expected
         assert registry.requests == []
         assert (expected[0] is UsageError) == (wrong in ("bundle", "key"))
 
@@ -236,7 +238,7 @@ def test_handshake_that_was_less_strict_is_not_used(authority: Authority, other_
     """Who verifies gets an error, though an unverified connection to this very server is open."""
     with FakeRegistry(tls=authority.server_context(HOST)) as registry:
         strict, reference = _options(ca_file=other_authority.ca_file), _reference(registry)
-        early = begin_early(reference, _options(insecure=True), asks=True)
+        early = begin_early(reference, _options(insecure=True), ASKS)
         _wait_for(lambda: registry.requests)
         _, message, _ = _error_of(early, reference, strict)
         assert "the TLS certificate can't be verified" in str(message)
@@ -246,7 +248,7 @@ def test_handshake_that_was_less_strict_is_not_used(authority: Authority, other_
 def test_handshake_with_another_context_is_made_again(authority: Authority) -> None:
     with FakeRegistry(tls=authority.server_context(HOST)) as registry:
         options, reference = _options(ca_file=authority.ca_file), _reference(registry)
-        early = begin_early(reference, _options(insecure=True), asks=False)
+        early = begin_early(reference, _options(insecure=True), UNKNOWN)
         _wait_for(lambda: registry._connections)
         assert _fetch(early, reference, options) == MANIFEST
         assert [request.connection for request in registry.requests] == [2]
@@ -265,14 +267,14 @@ def test_handshake_that_gets_no_answer_ends_as_another_would(silent: socket.sock
     options = _options(read_timeout_seconds=0.3, stall_seconds=0.1)
     expected = _error_of(None, reference, options)
     began = time.monotonic()
-    assert _error_of(begin_early(reference, options, asks=True), reference, options) == expected
+    assert _error_of(begin_early(reference, options, ASKS), reference, options) == expected
     assert time.monotonic() - began < 10
     assert "stalled" in str(expected[1])
 
 
 def test_handshake_that_nobody_waits_for_is_ended(silent: socket.socket) -> None:
     reference = ImageReference.parse(f"{HOST}:{silent.getsockname()[1]}/team/app:1")
-    early = begin_early(reference, _options(), asks=True)
+    early = begin_early(reference, _options(), ASKS)
     assert early is not None
     there, _ = silent.accept()
     with there:
@@ -302,7 +304,7 @@ sys.meta_path.insert(0, Waiting())
 """
 
 
-@pytest.mark.parametrize("command", ["layout", "archive", "unpack", "inspect", "ls"])
+@pytest.mark.parametrize("command", ["layout", "other layout", "again", "archive", "unpack", "inspect", "ls"])
 def test_command_asks_before_it_imports_requests(command: str, authority: Authority, tmp_path: Path) -> None:
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(_WAITING)
@@ -314,15 +316,21 @@ def test_command_asks_before_it_imports_requests(command: str, authority: Author
         name = f"0.0.0.0:{registry.port}/team/app:1"
         words = {
             "layout": ("pull", "-q", name, "--out", tmp_path / "layout"),
+            "other layout": ("pull", "-q", name, "--out", tmp_path / "other"),
+            "again": ("pull", "-q", name, "--out", tmp_path / "again"),
             "archive": ("pull", "-q", name, "--out", tmp_path / "a.tar"),
             "unpack": ("unpack", "-q", name, tmp_path / "tree"),
             "inspect": ("inspect", name),
             "ls": ("ls", "-q", name),
         }[command]
+        write_layout(tmp_path / "other", {"other": OTHER_IMAGE})
+        write_layout(tmp_path / "again", {f"{name}": IMAGE})
         variables = {"PYTHONPATH": str(tmp_path / "site"), "SEEN": str(seen)}
         ended = run_command(*words, "--cacert", authority.ca_file, home=tmp_path, variables=variables)
         assert (ended.returncode, ended.stderr) == (0, "")
         assert registry.paths().count(PATH) == 1
         assert "/v2/" not in registry.paths()
         # Config and layer are requested at once, over the two connections that are begun.
-        assert len(registry._connections) == (1 if command in ("inspect", "ls") else 2)
+        assert len(registry._connections) == (1 if command in ("again", "inspect", "ls") else 2)
+        if command == "again":
+            assert registry.paths() == [PATH]

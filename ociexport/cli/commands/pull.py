@@ -27,7 +27,7 @@ from ociexport.cli.options.volumes import volume_bytes_from
 from ociexport.cli.output.pull import PullReport, tell_plan
 from ociexport.errors import OciexportError, UsageError, locating, quoted
 from ociexport.images.fetch import MAX_JOBS
-from ociexport.images.source import ImageName, ImageSource
+from ociexport.images.source import ASKS, ASKS_AND_FETCHES, FirstRequest, ImageName, ImageSource
 from ociexport.spec.lazy_dataclass import replace
 from ociexport.storage.layout.cache import BlobCache
 from ociexport.storage.layout.layout import ImageLayout
@@ -38,7 +38,7 @@ from ociexport.transfer.copy import copy_image
 from ociexport.transfer.layouts import open_layout
 from ociexport.transfer.options import PullOptions
 from ociexport.transfer.sources.names import ArchiveName, LayoutName, RemoteLayoutName, SourceName, parse_source_name
-from ociexport.transfer.sources.open import SourceOpener
+from ociexport.transfer.sources.open import SourceOpener, first_request_into
 
 if TYPE_CHECKING:
     from ociexport.cli.listed import ListRun
@@ -185,8 +185,8 @@ class _NamingOpener(SourceOpener):
         super().__init__(options=options, progress=progress)
         self._name = name
 
-    def open(self, name: SourceName, *, asks: bool = True, fetches: bool = False) -> ImageSource:
-        source = super().open(name, asks=asks, fetches=fetches)
+    def open(self, name: SourceName, first: FirstRequest = ASKS) -> ImageSource:
+        source = super().open(name, first)
         if self._name is None:
             return source
         from ociexport.images.wrapping_source import RenamedSource  # noqa: PLC0415 - start-up: pull keeps the names
@@ -316,11 +316,11 @@ def _pull_into(
             checked = replace(pull_options, thin=None)
             plan_pull(_open_all(wanted, sources, stack), None, checked, SILENT)
 
-    # What a layout has changes the first request.
-    asks = not os.path.lexists(options.out)
+    is_new = not os.path.lexists(options.out)
 
     def pull_one(name: SourceName) -> PullResult:
-        with closing(sources.open(name, asks=asks, fetches=asks)) as source:
+        first = ASKS_AND_FETCHES if is_new else first_request_into(layout, name)
+        with closing(sources.open(name, first)) as source:
             return copy_image(source, layout, pull_options, report.progress, verified=verified)
 
     if len(wanted) == 1:
@@ -380,7 +380,7 @@ def _pull_options_from(
 
 
 def _open_all(wanted: list[_Wanted], sources: SourceOpener, stack: ExitStack) -> list[ImageSource]:
-    return [stack.enter_context(closing(sources.open(name, fetches=True))) for name, _ in wanted]
+    return [stack.enter_context(closing(sources.open(name, ASKS_AND_FETCHES))) for name, _ in wanted]
 
 
 def _verify_is_another(name: SourceName, layout: ImageLayout | S3Layout) -> None:

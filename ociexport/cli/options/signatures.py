@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from ociexport.cli.options.registry import registry_options_from
+from ociexport.images.source import ASKS_AND_FETCHES
 from ociexport.transfer.sources.open import open_source_early
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ def open_signed_source(options: argparse.Namespace, progress: Progress) -> Image
     """
     policy = signature_policy_from(options)
     registry = registry_options_from(options)
-    return signed_source(open_source_early(options.source, options=registry, progress=progress, fetches=True), policy)
+    return signed_source(
+        open_source_early(options.source, options=registry, progress=progress, first=ASKS_AND_FETCHES), policy
+    )
 
 
 def signed_source(source: ImageSource, policy: SignaturePolicy | None) -> ImageSource:

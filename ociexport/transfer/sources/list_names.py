@@ -91,7 +91,7 @@ def _list_tags(
             f"{quoted(place)}: expected a repository, got an image in it",
             hint=f"ociexport tags {name.reference.name} lists all tags",
         )
-    client = new_client(options, progress, name.reference, asks=False)
+    client = new_client(options, progress, name.reference)
     try:
         return tags_of(client, name.reference)
     finally:

@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 from ociexport.errors import DigestMismatchError, NotFoundError, OciexportError, UsageError, quoted
-from ociexport.images.source import ImageSource, shared_name
+from ociexport.images.source import ASKS, ASKS_AND_FETCHES, UNKNOWN, FirstRequest, ImageSource, shared_name
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import replace
 from ociexport.spec.reference import ImageReference
@@ -52,21 +52,21 @@ def open_source(
         NotFoundError: the layout, the archive or the image in it is missing. No registry is contacted yet.
         InvalidImageError: the path is not a layout or archive of images.
     """
-    return open_source_early(name, options=options, progress=progress, fetches=False)
+    return open_source_early(name, options=options, progress=progress, first=ASKS)
 
 
 def open_source_early(
-    name: str | SourceName, *, options: RegistryOptions | None, progress: Progress | None, fetches: bool
+    name: str | SourceName, *, options: RegistryOptions | None, progress: Progress | None, first: FirstRequest
 ) -> ImageSource:
     """Return the source that ``name`` means, as `open_source` does.
 
     Args:
-        fetches: see `new_client`.
+        first: what is known of the first request.
     """
     if isinstance(name, str):
         name = parse_source_name(name)
     if isinstance(name, RegistryName):
-        client = new_client(options, progress, name.reference, fetches=fetches)
+        client = new_client(options, progress, name.reference, first)
         return _open_remote(name.reference, client, progress, owns_client=True)
     if isinstance(name, RemoteLayoutName):
         layout = open_remote_layout(name.path, options, progress)
@@ -96,11 +96,11 @@ class SourceOpener:
         self._opened_layouts: dict[str, int] = {}
         self._remote: dict[str, RemoteLayout] = {}
 
-    def open(self, name: SourceName, *, asks: bool = True, fetches: bool = False) -> ImageSource:
+    def open(self, name: SourceName, first: FirstRequest = ASKS) -> ImageSource:
         """Return the source that ``name`` means; the caller closes it before this opener. Raises as `open_source`.
 
         Args:
-            asks, fetches: see `new_client`.
+            first: what is known of the first request.
         """
         if isinstance(name, LayoutName) and name.image is not None:
             self._note_layout(name)
@@ -116,7 +116,7 @@ class SourceOpener:
             return converting(self.remote_layout(name.path).open_image(name.image), self._progress)
         if not isinstance(name, RegistryName):
             return _open_local(name, self._progress)
-        client = self._shared_client(name.reference, asks=asks, fetches=fetches)
+        client = self._shared_client(name.reference, first)
         return _open_remote(name.reference, client, self._progress, owns_client=False)
 
     def remote_layout(self, url: str) -> RemoteLayout:
@@ -127,12 +127,10 @@ class SourceOpener:
                 self._remote[url] = open_remote_layout(url, self._options, self._progress, client=client)
             return self._remote[url]
 
-    def _shared_client(
-        self, first: ImageReference | None = None, *, asks: bool = False, fetches: bool = False
-    ) -> RegistryClient:
+    def _shared_client(self, reference: ImageReference | None = None, first: FirstRequest = UNKNOWN) -> RegistryClient:
         with self._lock:
             if self._client is None:
-                self._client = new_client(self._options, self._progress, first, asks=asks, fetches=fetches)
+                self._client = new_client(self._options, self._progress, reference, first)
             return self._client
 
     def name_each(self, name: SourceName, *, everything: bool) -> list[SourceName]:
@@ -256,6 +254,17 @@ def _open_remote(
     return V1Source(reference, client, client.progress, owns_client=owns_client)
 
 
+def first_request_into(layout: object, name: SourceName) -> FirstRequest:
+    """Return what is known of the first request of a pull of ``name`` into a layout that exists."""
+    tag = name.reference.tag if isinstance(name, RegistryName) and name.reference.digest is None else None
+    if tag is None or not isinstance(name, RegistryName) or not isinstance(layout, ImageLayout):
+        return UNKNOWN
+    from ociexport.images.held_documents import read_listed  # noqa: PLC0415 - start-up: only a pull reads before it asks
+
+    held = read_listed(layout, f"{name.reference.name}:{tag}")
+    return FirstRequest(held=held.digest) if held is not None else ASKS_AND_FETCHES
+
+
 def verify_digest(source: ImageSource, digest: Digest) -> None:
     """Return if a source on this machine still has the image with this digest; a registry is asked for it by digest.
 
@@ -320,24 +329,21 @@ def converting(source: ImageSource, progress: Progress | None) -> ImageSource:
 def new_client(
     options: RegistryOptions | None,
     progress: Progress | None,
-    first: ImageReference | None = None,
-    *,
-    asks: bool = True,
-    fetches: bool = False,
+    reference: ImageReference | None = None,
+    first: FirstRequest = UNKNOWN,
 ) -> RegistryClient:
     """Return a client for registries; the caller closes it.
 
     Args:
-        first: the image whose registry is asked first, to which the command connects while the client is imported.
-        asks: whether the first request is for that image's manifest, with nothing in it that depends on what is here.
-        fetches: whether config and layers are requested next.
+        reference: of an image whose registry is asked first; the command connects to it while the client is imported.
+        first: what is known of the first request.
     """
     early = None
     # Another program's process expects no threads and no connections before it asks for something.
-    if first is not None and options is not None and owns_process():
+    if reference is not None and options is not None and owns_process():
         from ociexport.registry.early import begin_early  # noqa: PLC0415 - start-up: an image on disk does without
 
-        early = begin_early(first, options, asks=asks, fetches=fetches)
+        early = begin_early(reference, options, first)
     try:
         # Importing the client takes a tenth of a second, which a layout need not pay. requests comes first, while few
         # imports are under way: where a row of calls grows into another block of 16 KiB, Python takes that block from
