@@ -14,7 +14,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from ociexport.spec.digest import Digest
     from ociexport.spec.reference import ImageReference
 
-# As with the next address of a host (RFC 8305, 5): a connection that takes longer is given up for a new one.
-_PATIENCE_SECONDS = 0.25
-_PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy")
+# A connection that takes longer after it is wanted is given up for a new one, whose whole timeout is then the user's.
+# The system itself tries again after a second.
+_PATIENCE_SECONDS = 1.0
 _PORTS = {"http": 80, "https": 443}
 # As urllib3 sets it.
 _SOCKET_OPTIONS = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
@@ -253,8 +253,7 @@ def _plan(reference: ImageReference, options: RegistryOptions, first: FirstReque
     server, _, _ = rest.partition("/")
     host = host_name(server).lower()
     port = number_in(server.rpartition("]")[2].partition(":")[2], 65535)
-    is_proxied = any(os.environ.get(name) or os.environ.get(name.upper()) for name in _PROXY_VARIABLES)
-    if is_proxied and not is_loopback(host):
+    if _names_a_proxy(os.environ) and not is_loopback(host):
         return None
     actual_port = port or _PORTS[scheme]
     is_anonymous = options.credentials is None and not options.headers and not is_any_auth_place(options.authfile)
@@ -263,6 +262,13 @@ def _plan(reference: ImageReference, options: RegistryOptions, first: FirstReque
         target = f"/v2/{home.repository}/manifests/{home.manifest_selector}"
         request = _request(host, None if actual_port == _PORTS[scheme] else port, target, first.held)
     return _Plan(host, actual_port, endpoint.tls if scheme == "https" else None, request)
+
+
+def _names_a_proxy(environment: Mapping[str, str]) -> bool:
+    """Whether any variable may name a proxy: Python reads these names in any case, also for single hosts."""
+    return any(
+        value and name.lower().endswith("_proxy") and name.lower() != "no_proxy" for name, value in environment.items()
+    )
 
 
 def _request(host: str, port: int | None, target: str, held: Digest | None) -> bytes:

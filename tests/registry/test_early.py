@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -34,9 +35,8 @@ IMAGE = build_image([[member("a", b"a")]], platform=host_platform())
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Return with an environment that has no proxies, mirrors or credentials of the machine."""
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("REGISTRY_AUTH_FILE", "DOCKER_CONFIG", "DOCKER_AUTH_CONFIG", "XDG_RUNTIME_DIR"):
         monkeypatch.delenv(name, raising=False)
@@ -134,8 +134,11 @@ def test_nothing_is_begun_where_another_server_may_be_first(where: str, tmp_path
             assert early is None
 
 
-def test_nothing_is_begun_behind_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+@pytest.mark.parametrize(
+    "name", ["HTTPS_PROXY", "https_proxy", "Https_Proxy", "all_proxy", "https://registry.invalid_proxy"]
+)
+def test_nothing_is_begun_behind_a_proxy(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "http://127.0.0.1:1")
     with _begun(ImageReference.parse("registry.invalid/app:1"), _options(), ASKS) as early:
         assert early is None
 
