@@ -23,6 +23,8 @@ from ociexport.errors import OciexportError, UsageError
 from ociexport.images.source import ASKS, ASKS_AND_FETCHES, UNKNOWN
 from ociexport.registry.client import RegistryClient
 from ociexport.registry.early import EarlyConnections, begin_early
+from ociexport.registry.hosts.certificates import ClientCertificate, TlsSettings
+from ociexport.registry.hosts.tls_contexts import may_be_made_in_a_thread
 from ociexport.registry.options import Credentials, RegistryOptions
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import Descriptor
@@ -286,6 +288,21 @@ def test_handshake_that_nobody_waits_for_is_ended(silent: socket.socket) -> None
         early.close()
         while there.recv(4096):
             pass
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [("authorities", True), ("none", False), ("bundle", True), ("client certificate", False)]
+)
+def test_context_is_made_in_a_thread_only_where_it_imports_and_asks_nothing(
+    given: str, expected: bool, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenSSL asks for the passphrase of a key; certifi can't be imported while requests is."""
+    monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent" if given == "none" else str(authority.ca_file))
+    monkeypatch.setenv("SSL_CERT_DIR", "/nonexistent")
+    if given == "bundle":
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.ca_file))
+    pair = ClientCertificate(authority.client_cert, authority.client_key) if given == "client certificate" else None
+    assert may_be_made_in_a_thread(TlsSettings(client_certificate=pair)) == expected
 
 
 # The commands
