@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 
 from ociexport.errors import RegistryError, TransferError
-from ociexport.registry.hosts.routes import Endpoint
+from ociexport.registry.hosts.endpoints import Endpoint
 from ociexport.registry.http.failures import is_malformed_answer, was_cut, was_plain_text, was_refused
 from ociexport.registry.http.messages import Answer, WireRequest
 from ociexport.registry.http.transport import Transport

@@ -17,7 +17,7 @@ from ociexport.registry.auth.challenges import (
     plan_token_requests,
 )
 from ociexport.registry.auth.refusals import blaming_registry
-from ociexport.registry.hosts.routes import Endpoint
+from ociexport.registry.hosts.endpoints import Endpoint
 from ociexport.registry.http.encodings import undo_for_document
 from ociexport.registry.http.failures import has_wrong_certificate, redacted
 from ociexport.registry.http.messages import WireRequest
