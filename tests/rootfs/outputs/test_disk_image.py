@@ -120,7 +120,7 @@ def test_directory_is_not_replaced_by_a_file(tmp_path: Path) -> None:
         assert caught.value.filename == f"{tmp_path}/{name}"
 
 
-@pytest.mark.parametrize("name", ["x.cpio.gz", "x.tar.zst"])
+@pytest.mark.parametrize("name", ["x.cpio.gz", "x.tar.zst", "x.erofs"])
 def test_damaged_layer_leaves_the_old_file(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"old")
     source = MemorySource([tar_of(layer) for layer in SMALL], diff_ids=["sha256:" + "0" * 64] * 2)
