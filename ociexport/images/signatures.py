@@ -34,7 +34,7 @@ from ociexport.images.source import (
 from ociexport.images.wrapping_source import WrappingSource
 from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor
 from ociexport.spec.digest import Digest
-from ociexport.spec.docker_schema1 import is_schema1
+from ociexport.spec.digested_bytes import is_schema1
 from ociexport.spec.json_fields import JsonObject, parse_json_object
 from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.spec.manifest import Index, Manifest, parse_document

@@ -15,13 +15,11 @@ from ociexport.images.source import ImageSource, ReceivedManifest, is_made, publ
 from ociexport.spec import mediatypes
 from ociexport.spec.config import HistoryEntry, ImageConfig, Layer, pair_layers, parse_config
 from ociexport.spec.descriptor import ATTESTED_ANNOTATION, Descriptor, Platform
-from ociexport.spec.docker_schema1 import is_schema1, parse_schema1
-from ociexport.spec.docker_v1 import config_from_v1
+from ociexport.spec.digested_bytes import is_schema1
 from ociexport.spec.lazy_dataclass import dataclass, field
 from ociexport.spec.manifest import Document, Index, Manifest
 from ociexport.spec.platforms import host_platform, verify_not_contradicted
 from ociexport.system.progress.protocol import SILENT, Progress
-from ociexport.transfer.sources.convert import layers_of
 from ociexport.transfer.sources.open import open_source
 
 if TYPE_CHECKING:
@@ -203,6 +201,10 @@ def _inspect_image(documents: DocumentReader, platform: Platform) -> InspectedIm
 
 
 def _inspect_schema1(source: ImageSource, received: ReceivedManifest) -> InspectedImage:
+    from ociexport.spec.docker_schema1 import parse_schema1  # noqa: PLC0415 - start-up: few images are of schema 1
+    from ociexport.spec.docker_v1 import config_from_v1  # noqa: PLC0415 - start-up: as above
+    from ociexport.transfer.sources.convert import layers_of  # noqa: PLC0415 - start-up: as above
+
     manifest = parse_schema1(received.raw, received.media_type, received.digest)
     with locating(f"manifest {manifest.digest}"):
         layers = layers_of(source, manifest)

@@ -34,7 +34,7 @@ from ociexport.registry.http.messages import Answer
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor
 from ociexport.spec.digest import ByteStream, Digest, Verifier
-from ociexport.spec.docker_schema1 import digested_bytes
+from ociexport.spec.digested_bytes import digested_bytes
 from ociexport.spec.lazy_dataclass import replace
 from ociexport.spec.reference import ImageReference
 

@@ -65,33 +65,6 @@ class Schema1Manifest(Document):
         return tuple(step.digest for step in self.steps if not step.document.is_empty)
 
 
-def is_schema1(raw: bytes, media_type: str | None) -> bool:
-    """Whether a document is a manifest of schema 1: by its media type, or by its content if that is a general type.
-
-    Registries also serve such manifests as ``application/json`` and ``text/plain``.
-    """
-    kind = mediatypes.without_parameters(media_type or "")
-    if kind in mediatypes.SCHEMA1_MANIFESTS:
-        return True
-    if kind in mediatypes.INDEXES | mediatypes.MANIFESTS or b'"schemaVersion"' not in raw:
-        return False
-    try:
-        return parse_json_object(raw, where="").members.get("schemaVersion") == 1
-    except InvalidImageError:
-        return False
-
-
-def digested_bytes(raw: bytes, media_type: str | None) -> bytes:
-    """Return the bytes that a served document's digest covers: all, or the signed payload of a manifest of schema 1.
-
-    Raises:
-        InvalidImageError: the payload and the document differ in content.
-    """
-    if not is_schema1(raw, media_type):
-        return raw
-    return _payload_of(raw, parse_json_object(raw, where=""))
-
-
 def parse_schema1(raw: bytes, media_type: str | None, digest: Digest | None = None) -> Schema1Manifest:
     """Return ``raw`` parsed as a manifest of schema 1.
 
@@ -103,7 +76,7 @@ def parse_schema1(raw: bytes, media_type: str | None, digest: Digest | None = No
     """
     with locating(f"manifest {digest or Digest.of(raw)}"):
         served = parse_json_object(raw, where="")
-        payload = _payload_of(raw, served)
+        payload = signed_payload_of(raw, served)
         digest = digest or Digest.of(payload)
         # Only the payload is read, as in docker.
         item = parse_json_object(payload, where="")
@@ -143,7 +116,7 @@ def _without_repeated(steps: list[Schema1Layer]) -> list[Schema1Layer]:
     ]
 
 
-def _payload_of(raw: bytes, served: JsonObject) -> bytes:
+def signed_payload_of(raw: bytes, served: JsonObject) -> bytes:
     """Return the signed payload of ``raw``, whose content is ``served``; ``raw`` itself if it has no signatures.
 
     Each signature has a header, which is signed too. The header gives how many bytes of the document were signed, and

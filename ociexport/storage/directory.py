@@ -23,7 +23,7 @@ from ociexport.images.resolve import read_small_blob, verify_manifest_size
 from ociexport.images.source import ImageName, ReceivedManifest, embedded_document
 from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor
 from ociexport.spec.digest import ByteStream, Digest
-from ociexport.spec.docker_schema1 import digested_bytes
+from ociexport.spec.digested_bytes import digested_bytes
 from ociexport.spec.manifest import parse_document
 from ociexport.storage.index import ListedImage, artifact_type_of
 from ociexport.storage.layout_directory import LayoutDirectory

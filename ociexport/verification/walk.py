@@ -25,7 +25,7 @@ from ociexport.spec import mediatypes
 from ociexport.spec.config import MAX_CONFIG_BYTES, ImageConfig, parse_config
 from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor
 from ociexport.spec.digest import Digest
-from ociexport.spec.docker_schema1 import is_schema1, parse_schema1
+from ociexport.spec.digested_bytes import is_schema1
 from ociexport.spec.json_fields import JsonObject, parse_json_object
 from ociexport.spec.lazy_dataclass import dataclass, replace
 from ociexport.spec.manifest import Index, Manifest, parse_document
@@ -231,6 +231,8 @@ class Walk:
 
     def _follow_schema1(self, raw: bytes, item: JsonObject, named: NamedBlob) -> None:
         """Follow a manifest of Docker's schema 1, which declares neither sizes nor diff_ids."""
+        from ociexport.spec.docker_schema1 import parse_schema1  # noqa: PLC0415 - start-up: few images are of schema 1
+
         digest = named.descriptor.digest
         place = f"{named.place}: manifest {digest}"
         try:

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from ociexport.errors import InvalidImageError
 from ociexport.spec import mediatypes
 from ociexport.spec.digest import Digest
-from ociexport.spec.docker_schema1 import digested_bytes, is_schema1, parse_schema1
+from ociexport.spec.digested_bytes import digested_bytes, is_schema1
+from ociexport.spec.docker_schema1 import parse_schema1
 from tests.support.memory_source import member
 from tests.support.schema1_images import build_schema1, sign, v1_id
 

@@ -18,7 +18,7 @@ from ociexport.images.resolve import DocumentReader, read_raw_config, resolve_ma
 from ociexport.images.source import ImageSource, published, shared_name
 from ociexport.inspection.inspect import inspect_source
 from ociexport.spec.descriptor import Platform
-from ociexport.spec.docker_schema1 import is_schema1
+from ociexport.spec.digested_bytes import is_schema1
 from ociexport.storage.index import ListedImage, main_images, name_of
 from ociexport.system.progress.protocol import Progress
 from ociexport.transfer.sources.list_names import list_layout_images

@@ -13,22 +13,24 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 from ociexport.errors import InvalidImageError, NotFoundError, locating
-from ociexport.images.fetch import BlobFetch
 from ociexport.images.held_documents import Turn
 from ociexport.images.source import ImageSource, ReceivedManifest, size_of_blob
-from ociexport.images.wanted_blobs import layer_blobs, unite_blobs
 from ociexport.images.wrapping_source import WrappingSource
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import ByteStream, Digest
-from ociexport.spec.docker_schema1 import Schema1Manifest, is_schema1, parse_schema1
-from ociexport.spec.docker_v1 import V1Document, config_from_v1
+from ociexport.spec.digested_bytes import is_schema1
 from ociexport.spec.lazy_dataclass import replace
-from ociexport.storage.layout.layout import ImageLayout
-from ociexport.system.compression import MAGIC_BYTES
 from ociexport.system.progress.protocol import Progress
+
+if TYPE_CHECKING:
+    from ociexport.images.fetch import BlobFetch
+    from ociexport.spec.docker_schema1 import Schema1Manifest
+    from ociexport.spec.docker_v1 import V1Document
+    from ociexport.storage.layout.layout import ImageLayout
 
 _DEFAULT_JOBS = 4
 
@@ -119,6 +121,8 @@ class ConvertingSource(WrappingSource):
         super().close()
 
     def _convert(self, received: ReceivedManifest) -> ReceivedManifest:
+        from ociexport.spec.docker_schema1 import parse_schema1  # noqa: PLC0415 - start-up: few images are of schema 1
+
         manifest = parse_schema1(received.raw, received.media_type, received.digest)
         with locating(f"manifest {manifest.digest}"):
             layers = layers_of(self.published, manifest)
@@ -138,7 +142,8 @@ class ConvertingSource(WrappingSource):
     def _make(
         self, documents: Sequence[V1Document], layers: Sequence[Descriptor], diff_ids: Sequence[Digest]
     ) -> ReceivedManifest:
-        from ociexport.images.make_manifest import make_manifest  # noqa: PLC0415 - start-up: few images are of schema 1
+        from ociexport.images.make_manifest import make_manifest  # noqa: PLC0415 - start-up: as in `_convert`
+        from ociexport.spec.docker_v1 import config_from_v1  # noqa: PLC0415 - start-up: as in `_convert`
 
         config = config_from_v1(documents, diff_ids)
         descriptor = Descriptor(mediatypes.OCI_CONFIG, Digest.of(config), len(config))
@@ -147,8 +152,11 @@ class ConvertingSource(WrappingSource):
 
     def _read(self, layers: Sequence[Descriptor]) -> tuple[dict[Digest, str], dict[Digest, Digest]]:
         """Fetch and verify the layers; return their media types and diff_ids."""
+        from ociexport.images.fetch import BlobFetch  # noqa: PLC0415 - start-up: as in `_convert`
+        from ociexport.images.wanted_blobs import layer_blobs, unite_blobs  # noqa: PLC0415 - start-up: as in `_convert`
+
         if self._layout is None:
-            from ociexport.storage.layout.spool import spool_elsewhere  # noqa: PLC0415 - start-up: as in `_make`
+            from ociexport.storage.layout.spool import spool_elsewhere  # noqa: PLC0415 - start-up: as in `_convert`
 
             self._layout = self._stack.enter_context(spool_elsewhere())
             self._progress.say(f"{self.display_name}: layers are kept in {self._layout.path} until they are used")
@@ -179,7 +187,8 @@ def layers_of(source: ImageSource, manifest: Schema1Manifest) -> list[Descriptor
 
 def _type_and_diff_id(layout: ImageLayout, layer: Descriptor) -> tuple[str, Digest]:
     """Return a stored layer's media type and its diff_id."""
-    from ociexport.images.make_manifest import compute_diff_id, layer_type_of  # noqa: PLC0415 - start-up: as in `_make`
+    from ociexport.images.make_manifest import compute_diff_id, layer_type_of  # noqa: PLC0415 - start-up: few
+    from ociexport.system.compression import MAGIC_BYTES  # noqa: PLC0415 - start-up: images are of schema 1
 
     with closing(layout.open_blob(layer)) as blob:
         media_type = layer_type_of(blob.read(MAGIC_BYTES))
