@@ -7,7 +7,6 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from ociexport.images.resolve import read_layers, resolve_manifest
-from ociexport.images.signatures import SignaturePolicy, require_signature
 from ociexport.images.source import BlobOpener, ImageSource
 from ociexport.inspection.inspect import history_of, pair_history
 from ociexport.layers.limits import Limits
@@ -20,6 +19,7 @@ from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.transfer.sources.open import open_source
 
 if TYPE_CHECKING:
+    from ociexport.images.signatures import SignaturePolicy
     from ociexport.registry.options import RegistryOptions
 
 
@@ -99,7 +99,10 @@ def opened(image: str | ImageSource, access: Access | None) -> Iterator[Subject]
 
 
 def _subject_of(source: ImageSource, access: Access) -> Subject:
-    source = require_signature(source, access.signatures)
+    if access.signatures is not None:
+        from ociexport.images.signatures import require_signature  # noqa: PLC0415 - start-up: few ask for signatures
+
+        source = require_signature(source, access.signatures)
     platform = access.platform or host_platform()
     config, layers = read_layers(source, resolve_manifest(source, platform), platform, access.progress)
     history = pair_history(config.history, len(layers))

@@ -25,7 +25,7 @@ from ociexport.images.resolve import verify_manifest_size
 from ociexport.images.source import ImageName, ReceivedManifest, embedded_document
 from ociexport.registry.client import RegistryClient
 from ociexport.registry.download.ahead import BlobsAhead
-from ociexport.registry.download.ranges import open_blob_stream
+from ociexport.registry.download.opening import open_blob_stream
 from ociexport.registry.download.stream import range_headers, whole_size
 from ociexport.registry.hosts.routes import Route, routes_for
 from ociexport.registry.http.encodings import undo_for_document

@@ -30,7 +30,7 @@ from ociexport.registry.addresses import is_loopback
 from ociexport.registry.auth.access import Access
 from ociexport.registry.client import RegistryClient
 from ociexport.registry.download.foreign import open_foreign
-from ociexport.registry.download.ranges import open_blob_stream
+from ociexport.registry.download.opening import open_blob_stream
 from ociexport.registry.download.stream import range_headers, whole_size
 from ociexport.registry.hosts.endpoints import Endpoint, tls_for
 from ociexport.registry.hosts.routes import Route

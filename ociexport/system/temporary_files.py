@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 from io import FileIO
+from typing import TYPE_CHECKING
 
 from ociexport.errors import OciexportError
+
+# Imported in each function, for start-up: it brings what makes archives, and few commands need a temporary file.
+if TYPE_CHECKING:
+    import tempfile
 
 # Errors of a full disk, which have a better hint of their own.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -33,6 +37,8 @@ def open_temporary_file() -> FileIO:
     Raises:
         TemporaryFileError: it can't be made.
     """
+    import tempfile  # noqa: PLC0415 - see above
+
     try:
         return tempfile.TemporaryFile(buffering=0)
     except OSError as error:
@@ -60,6 +66,8 @@ def open_temporary_file_in(directory: str) -> FileIO:
     Raises:
         OSError: it can't be made.
     """
+    import tempfile  # noqa: PLC0415 - see above
+
     return tempfile.TemporaryFile(buffering=0, dir=directory)
 
 
@@ -69,6 +77,8 @@ def make_temporary_directory_in(directory: str) -> tempfile.TemporaryDirectory[s
     Raises:
         OSError: it can't be made.
     """
+    import tempfile  # noqa: PLC0415 - see above
+
     return tempfile.TemporaryDirectory(dir=directory)
 
 
@@ -78,6 +88,8 @@ def make_temporary_directory() -> tempfile.TemporaryDirectory[str]:
     Raises:
         TemporaryFileError: it can't be made.
     """
+    import tempfile  # noqa: PLC0415 - see above
+
     try:
         return tempfile.TemporaryDirectory(prefix="ociexport-")
     except OSError as error:
@@ -86,6 +98,8 @@ def make_temporary_directory() -> tempfile.TemporaryDirectory[str]:
 
 def _directory_name() -> str:
     """Return the directory for temporary files, even if it does not exist."""
+    import tempfile  # noqa: PLC0415 - see above
+
     try:
         return tempfile.gettempdir()
     except OSError:

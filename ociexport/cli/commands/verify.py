@@ -19,11 +19,11 @@ from ociexport.spec.digest import Digest
 from ociexport.system.progress.protocol import Progress
 from ociexport.verification.findings import Finding
 from ociexport.verification.options import VerifyOptions
-from ociexport.verification.repair import RepairResult, repair_layout
 from ociexport.verification.verify import Verification, verify_source
 
 if TYPE_CHECKING:
     from ociexport.transfer.lists.entries import ListEntry
+    from ociexport.verification.repair import RepairResult
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -152,6 +152,8 @@ def _verify_options_from(options: argparse.Namespace, progress: Progress) -> Ver
 
 def _repair(options: argparse.Namespace, progress: Progress) -> int:
     """Print a line for each blob that was repaired, or would be, and then the findings after the repair."""
+    from ociexport.verification.repair import repair_layout  # noqa: PLC0415 - start-up: few layouts need a repair
+
     result = repair_layout(
         options.source,
         _verify_options_from(options, progress),

@@ -8,10 +8,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
-from ociexport.cli.errors import one_line, proof_of, report_error
 from ociexport.cli.exit_codes import DISK, OK, exit_code_of
 from ociexport.cli.options.json import print_json, to_json_text
-from ociexport.cli.output.recipes import recipes_to_json, tell_recipes
 from ociexport.cli.output.summary import summary
 from ociexport.errors import OciexportError, counted, printable
 from ociexport.spec.digest import Digest
@@ -83,12 +81,16 @@ class PullReport:
 
     def add_failure(self, image: str, error: OciexportError) -> None:
         """Report an image that could not be pulled; others may follow."""
+        from ociexport.cli.errors import proof_of, report_error  # noqa: PLC0415 - start-up: only an error needs it
+
         code = report_error(error, proof_of("pull", image))
         self.code = self.code or code
         self.note_failure(image, error)
 
     def note_failure(self, image: str, error: OciexportError | OSError) -> None:
         """Take an image whose failure was reported."""
+        from ociexport.cli.errors import one_line  # noqa: PLC0415 - start-up: as above
+
         self._failures.append({"image": image, "error": one_line(error), "exitCode": exit_code_of(error)})
 
     def add_unchanged(self, images: Sequence[tuple[str, Digest]]) -> None:
@@ -110,6 +112,8 @@ class PullReport:
             if thin[0].volumes:
                 size = format_bytes(sum(volume.size for volume in thin[0].volumes))
                 self.progress.say(f"{self._place}: {counted(len(thin[0].volumes), 'volume')} ({size}), and SHA256SUMS")
+            from ociexport.cli.output.recipes import tell_recipes  # noqa: PLC0415 - start-up: few pulls are thin
+
             tell_recipes(thin, self._place, self.progress)
         if self._is_json:
             images = [_result_to_json(result) for result in self._results]
@@ -185,6 +189,8 @@ def _result_to_json(result: PullResult) -> dict[str, object]:
 def _selection_to_json(result: PullResult) -> dict[str, object]:
     if result.thin is None:
         return {}
+    from ociexport.cli.output.recipes import recipes_to_json  # noqa: PLC0415 - start-up: few pulls are thin
+
     return {
         "newBlobs": len(result.thin.new),
         "newBytes": sum(one.size for one in result.thin.new),
@@ -225,6 +231,8 @@ def tell_plan(plan: PullPlan, options: argparse.Namespace) -> int:
         print(f"to write: {format_bytes(plan.write_bytes)} into {_described(options)}{free}")
     if plan.fits or plan.free_bytes is None:
         return OK
+    from ociexport.cli.errors import report_error  # noqa: PLC0415 - start-up: only an error needs it
+
     report_error(
         OSError(
             f"{options.out}: expected room for {format_bytes(plan.write_bytes)}, "

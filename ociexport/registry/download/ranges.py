@@ -25,13 +25,9 @@ from ociexport.registry.download.parts import (
     Ring,
     StreamedParts,
 )
-from ociexport.registry.download.stream import BlobStream, OpenFrom, RemoteBlob
-from ociexport.registry.http.transport import Transport
-from ociexport.spec.digest import ByteStream
+from ociexport.registry.download.stream import BlobStream, RemoteBlob
 from ociexport.system.threads import processor_wait_seconds
 
-# A smaller blob is complete before several connections are made.
-_MIN_BYTES = 16 * 1024 * 1024
 # A single connection is fast enough if the rest will take less than this.
 _WORTHWHILE_SECONDS = 1.0
 # It is also fast enough at this rate, which most networks do not reach: the processor is then the limit, and several
@@ -53,15 +49,7 @@ _FIRST_PART_SECONDS = 5.0
 _Taken = TypeVar("_Taken")
 
 
-def open_blob_stream(open_from: OpenFrom, size: int, offset: int, transport: Transport, subject: str) -> ByteStream:
-    """Return a stream of a blob's bytes from ``offset`` on, over one or several connections; see `BlobStream`."""
-    blob = RemoteBlob(open_from, size, transport, subject)
-    if size - offset < _MIN_BYTES or transport.options.connections_per_blob <= 1:
-        return BlobStream(blob, offset)
-    return _LargeBlobStream(blob, offset)
-
-
-class _LargeBlobStream:
+class LargeBlobStream:
     """A blob that is read over one connection, and over several as soon as these are faster."""
 
     def __init__(self, blob: RemoteBlob, offset: int) -> None:

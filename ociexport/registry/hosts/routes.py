@@ -13,19 +13,24 @@ that the configuration permits to.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from ociexport.errors import UsageError, quoted
 from ociexport.registry.hosts.endpoints import Endpoint, endpoint_for, tls_for
-from ociexport.registry.hosts.hosts_toml import HostEntry, read_hosts_toml
 from ociexport.registry.hosts.registries_conf import RegistriesConf
 from ociexport.registry.http.failures import redacted
 from ociexport.registry.http.web_url import is_web_url
 from ociexport.registry.options import RegistryOptions
 from ociexport.spec.lazy_dataclass import replace
 from ociexport.spec.reference import DEFAULT_REGISTRY, DOCKER_HUB_HOST, ImageReference
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ociexport.registry.hosts.hosts_toml import HostEntry, HostsToml
 
 
 class Route(NamedTuple):
@@ -71,15 +76,35 @@ def _routes(reference: ImageReference, options: RegistryOptions, conf: Registrie
         # The command line's headers are for the registry, not for its mirrors.
         yield Route(replace(endpoint, headers={}), there.repository, is_mirror=True, reference=there)
     home = located.home.reference
-    hosts = read_hosts_toml(home.registry, options.hosts_dirs)
-    for entry in hosts.mirrors:
-        yield _route_of_hosts_toml(entry, home.registry, home.repository, options)._replace(reference=home)
-    if hosts.server is not None:
+    hosts = _hosts_of(home.registry, options.hosts_dirs)
+    if hosts is not None:
+        for entry in hosts.mirrors:
+            yield _route_of_hosts_toml(entry, home.registry, home.repository, options)._replace(reference=home)
+    if hosts is not None and hosts.server is not None:
         # The last route ignores the server's capabilities: no other server is left.
         endpoint = _route_of_hosts_toml(hosts.server, home.registry, home.repository, options).endpoint
     else:
         endpoint = endpoint_for(home.registry, options, insecure=located.home.insecure)
     yield Route(endpoint, home.repository, reference=home)
+
+
+def _hosts_of(registry: str, directories: tuple[Path, ...]) -> HostsToml | None:
+    """Return the hosts.toml of ``registry``; None if the machine has no directory for such files, as most have none."""
+    if not any(map(_may_be_there, directories)):
+        return None
+    from ociexport.registry.hosts.hosts_toml import read_hosts_toml  # noqa: PLC0415 - start-up: as above
+
+    return read_hosts_toml(registry, directories)
+
+
+def _may_be_there(directory: Path) -> bool:
+    try:
+        os.stat(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # the error is reported when a file in it is read
+        return True
+    return True
 
 
 def _mirror_of_command_line(url: str, reference: ImageReference, options: RegistryOptions) -> Endpoint:

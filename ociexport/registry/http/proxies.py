@@ -5,11 +5,11 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import sys
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import TypeAlias
 from urllib.parse import urlsplit
-from urllib.request import getproxies, getproxies_environment, proxy_bypass
 
 import requests
 
@@ -39,6 +39,10 @@ def proxies_for(url: WebUrl) -> Mapping[str, str]:
     """
     if is_loopback(url.host) or needs_no_proxy(url, os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""):
         return {}
+    if sys.platform == "linux" and not any(name.lower().endswith("_proxy") for name in os.environ):
+        return {}
+    from urllib.request import getproxies, getproxies_environment, proxy_bypass  # noqa: PLC0415 - start-up: as above
+
     proxy = requests.utils.select_proxy(str(url), getproxies())
     # Without variables, getproxies returns what macOS and Windows have in their settings, with exceptions of their own.
     if not proxy or (not getproxies_environment() and proxy_bypass(url.host)):

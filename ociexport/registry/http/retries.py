@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import email.utils
-import random
 import socket
 import ssl
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from ociexport.registry.http.failures import causes, is_lasting_proxy_error, is_lasting_tls_error, is_malformed_answer
 from ociexport.spec.numerals import number_up_to
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 # A wait doubles with each retry up to here.
 _MAX_BACKOFF_SECONDS = 30.0
@@ -45,6 +47,8 @@ def backoff_seconds(attempt: int, first_delay_seconds: float) -> float:
 
     The random factor keeps clients that failed together from retrying together.
     """
+    import random  # noqa: PLC0415 - start-up: few requests are repeated
+
     delay = min(first_delay_seconds * 2.0 ** min(attempt - 1, 30), _MAX_BACKOFF_SECONDS)
     return float(delay) * random.uniform(0.75, 1.25)  # noqa: S311 - nothing secret
 
@@ -62,6 +66,8 @@ def retry_after_seconds(headers: Mapping[str, str], now: datetime | None = None)
     until = _parse_date(text)
     if until is None:
         return None
+    from datetime import UTC, datetime  # noqa: PLC0415 - start-up: few servers ask to wait
+
     now = _parse_date(headers.get("Date", "")) or now or datetime.now(UTC)
     return max((until - now).total_seconds(), 0.0)
 
@@ -71,4 +77,6 @@ def _parse_date(text: str) -> datetime | None:
         date = email.utils.parsedate_to_datetime(text)
     except (ValueError, OverflowError):  # OverflowError for years and time zones out of range
         return None
+    from datetime import UTC  # noqa: PLC0415 - start-up: as above
+
     return date.replace(tzinfo=UTC) if date.tzinfo is None else date

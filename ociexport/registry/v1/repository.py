@@ -23,7 +23,7 @@ from ociexport.errors import (
     quoted,
 )
 from ociexport.registry.client import RegistryClient
-from ociexport.registry.download.ranges import open_blob_stream
+from ociexport.registry.download.opening import open_blob_stream
 from ociexport.registry.download.stream import range_headers, whole_size
 from ociexport.registry.http.messages import Answer
 from ociexport.registry.http.transport import Transport
