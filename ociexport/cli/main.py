@@ -122,6 +122,9 @@ def _parse(words: list[str]) -> Namespace | None:
     if words == ["--version"]:
         print(f"ociexport {__version__}")
         return None
+    from ociexport.cli.lean_imports import make_imports_lean  # noqa: PLC0415 - start-up: as below
+
+    make_imports_lean()
     from ociexport.cli.commandline import parse_command_line  # noqa: PLC0415 - start-up: --version does without a third
 
     try:
