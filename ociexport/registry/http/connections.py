@@ -89,6 +89,10 @@ class PreparedRequest(requests.PreparedRequest):
 
     target: WebUrl
 
+    def prepare_url(self, url: Any, params: Any) -> None:
+        """Take ``url`` as it is: requests would change escapes in path and query, and remove dot segments."""
+        self.url = url
+
 
 def prepare(
     method: str,
@@ -100,10 +104,8 @@ def prepare(
     # requests would send empty content in chunks.
     body = body if body is not None and len(body) else None
     prepared = PreparedRequest()
-    # requests would change escapes in path and query, and remove dot segments.
-    server = f"{target.scheme}://{target.authority}"
-    prepared.prepare(method=method, url=server, headers=headers, data=body)
-    prepared.url = server + target.target
+    url = f"{target.scheme}://{target.authority}{target.target}"
+    prepared.prepare(method=method, url=url, headers=headers, data=body)
     prepared.target = target
     return prepared
 

@@ -84,6 +84,21 @@ def test_host_is_canonical_and_the_rest_stays_as_it_came(text: str, sent: str) -
     assert str(WebUrl.parse(text)) == sent
 
 
+LABELS = ["a", "Registry", "0x7F", "127", "0", "xn--bcher-kva", "my_registry", "-", "a-", ""]
+PORTS = ["", ":", ":0", ":1", ":80", ":080", ":443", ":65535", ":65536", ":99999", ":100000"]
+
+
+@given(st.lists(st.sampled_from(LABELS), min_size=1, max_size=4).map(".".join), st.sampled_from(PORTS))
+def test_plain_host_is_what_the_parser_of_urllib3_would_find(host: str, port: str) -> None:
+    """A plain host is not given to that parser."""
+    try:
+        url = WebUrl.parse(f"http://{host}{port}/A%2fb")
+    except InvalidUrlError:
+        return
+    dialled = parse_url(f"http://{host}{port}/")
+    assert (url.host, url.port) == ((dialled.host or "").lower().removesuffix("."), dialled.port)
+
+
 @given(st.sampled_from(SCHEMES), st.lists(st.sampled_from(PARTS), min_size=1, max_size=6).map("".join))
 def test_host_that_is_judged_is_the_host_that_is_dialled(scheme: str, rest: str) -> None:
     """urlsplit and urllib3 find the host of `WebUrl` in the sent URL, and the connection is made to it."""
