@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from ociexport.system.late_patterns import compile_patterns_late
 from ociexport.system.ownership import owns_process
+from ociexport.system.stand_ins import stand_in, standing_in
 
 
 def make_imports_lean() -> None:
-    """From now on patterns are compiled late."""
+    """From now on patterns are compiled late, and argparse is imported without translations.
+
+    gettext would look for a translation of argparse in directories of each of the user's languages. There is none.
+    """
     if owns_process():
         compile_patterns_late()
+        with standing_in({"gettext": stand_in("gettext", gettext=str, ngettext=_one_or_many)}):
+            import argparse  # noqa: F401, PLC0415 - start-up: as above
+
+
+def _one_or_many(singular: str, plural: str, count: int) -> str:
+    return singular if count == 1 else plural

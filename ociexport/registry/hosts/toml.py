@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 from ociexport.errors import InvalidImageError, UsageError
 from ociexport.spec.json_fields import JsonObject
+from ociexport.system.ownership import owns_process
+from ociexport.system.stand_ins import standing_in
 
 
 def read_toml(path: Path) -> JsonObject | None:
@@ -21,12 +25,17 @@ def read_toml(path: Path) -> JsonObject | None:
         raw = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    import tomllib  # noqa: PLC0415 - start-up: most machines have no such file
-
     try:
-        return JsonObject(tomllib.loads(raw.decode("utf-8")), str(path))
+        return JsonObject(_tomllib().loads(raw.decode("utf-8")), str(path))
     except ValueError as error:
         raise UsageError(f"{path}: expected TOML: {error}") from error
+
+
+def _tomllib() -> ModuleType:
+    """Return `tomllib`, which is imported when first used: most machines have no such file."""
+    # `datetime` defines its classes in Python first, and then replaces them by these.
+    with standing_in({"datetime": importlib.import_module("_datetime")} if owns_process() else {}):
+        return importlib.import_module("tomllib")
 
 
 @contextmanager

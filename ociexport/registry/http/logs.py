@@ -7,16 +7,24 @@ as well. What urllib3 logs for other code in the same program is not changed.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import urllib3.connection
+import urllib3.connectionpool
+import urllib3.util.retry
 
 from ociexport.registry.http.failures import reason_of, redacted, status_line, without_secrets
 from ociexport.system.progress.protocol import Progress, format_bytes
 
-_LOGGERS = ("urllib3.connection", "urllib3.connectionpool", "urllib3.util.retry")
+if TYPE_CHECKING:
+    import logging
+
+# `getLogger` would import `logging`, which the command does without: see `late_logging`.
+_LOGGERS = (urllib3.connection.log, urllib3.connectionpool.log, urllib3.util.retry.log)
 _here = threading.local()
 
 
@@ -74,7 +82,6 @@ def _cut(record: logging.LogRecord) -> bool:
 
 def cut_secrets() -> None:
     """Install the filter on urllib3's loggers, if it is not there yet; it affects only records within `our_request`."""
-    for name in _LOGGERS:
-        logger = logging.getLogger(name)
+    for logger in _LOGGERS:
         if _cut not in logger.filters:
             logger.addFilter(_cut)

@@ -1,9 +1,9 @@
 """Importing requests without the parts of other libraries that only its other users need.
 
-requests and urllib3 import what they may need for the text of pages, international host names, compressed bodies and
-HTTP/2. We read raw bytes over HTTP/1.1, from hosts that are ASCII by then. Importing these parts takes a third of the
-time. So within the command, whose process has no other user of requests, they are hidden while requests is imported.
-Afterwards they can be imported as ever.
+requests and urllib3 import what they may need for the text of pages, international host names, compressed bodies,
+HTTP/2, proxies, cookies and logs. We read raw bytes over HTTP/1.1, from hosts that are ASCII by then. Importing these
+parts takes a third of the time. So within the command, whose process has no other user of requests, other modules stand
+in for them while requests is imported. Afterwards they can be imported as ever.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import sys
 import warnings
 from types import ModuleType
 
+from ociexport.registry.http.late_logging import LateLogging
 from ociexport.system.ownership import owns_process
+from ociexport.system.stand_ins import LateModule, stand_in, standing_in
 
 # Parts that requests and urllib3 do without if they are not installed: guessing a text's encoding, compressed bodies.
 _OPTIONAL = (
@@ -25,17 +27,26 @@ _OPTIONAL = (
     "brotlicffi",
     "simplejson",
 )
-# Modules that are imported when first used: international host names, archives with certificates in them, uploads.
-_LATER = ("idna", "zipfile", "mimetypes")
-
-
-class _Later(ModuleType):
-    """A module that is imported when one of its members is first used."""
-
-    def __getattr__(self, name: str) -> object:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(importlib.import_module(self.__name__), name)
+# Modules that are imported when first used, with the functions that others name in `from module import function`:
+# international host names, archives with certificates in them, uploads, fingerprints of certificates, dates of cookies,
+# temporary files, names of messages, other ways to open URLs.
+_LATER = {
+    "idna": (),
+    "encodings.idna": (),
+    "zipfile": (),
+    "tempfile": (),
+    "mimetypes": (),
+    "hmac": (),
+    "calendar": ("timegm",),
+    "random": (),
+    "urllib.request": (
+        "getproxies",
+        "getproxies_environment",
+        "parse_http_list",
+        "proxy_bypass",
+        "proxy_bypass_environment",
+    ),
+}
 
 
 def import_requests() -> None:
@@ -51,29 +62,20 @@ def import_requests() -> None:
 
 
 def _import_narrowly() -> None:
-    hidden: dict[str, ModuleType | None] = {
+    modules: dict[str, ModuleType | None] = {
         **dict.fromkeys(_OPTIONAL),
-        **{name: _Later(name) for name in _LATER},
+        **{name: LateModule(name, *functions) for name, functions in _LATER.items()},
+        "logging": LateLogging(),
         # urllib3 asks for a version when HTTP/2 is switched on.
-        "importlib.metadata": _stand_in("importlib.metadata", version=_version),
+        "importlib.metadata": stand_in("importlib.metadata", version=_version),
         # requests asks for the path of its certificates; `new_context` does so if it needs them.
-        "certifi": _stand_in("certifi", where=str),
+        "certifi": stand_in("certifi", where=str),
+        # The same classes, without those in Python that `datetime` defines first.
+        "datetime": importlib.import_module("_datetime"),
     }
-    hidden = {name: module for name, module in hidden.items() if name not in sys.modules}
-    sys.modules.update(hidden)  # type: ignore[arg-type] # None says that a module is not there
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # requests misses chardet
-            importlib.import_module("requests")
-    finally:
-        for name in hidden:
-            sys.modules.pop(name, None)
-
-
-def _stand_in(name: str, **members: object) -> ModuleType:
-    module = ModuleType(name)
-    vars(module).update(members)
-    return module
+    with warnings.catch_warnings(), standing_in(modules):
+        warnings.simplefilter("ignore")  # requests misses chardet
+        importlib.import_module("requests")
 
 
 def _version(name: str) -> str:
