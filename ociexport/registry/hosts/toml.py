@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 
@@ -26,9 +27,16 @@ def read_toml(path: Path) -> JsonObject | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        return JsonObject(_tomllib().loads(raw.decode("utf-8")), str(path))
+        return JsonObject(_parsed(raw), str(path))
     except ValueError as error:
         raise UsageError(f"{path}: expected TOML: {error}") from error
+
+
+@lru_cache(maxsize=32)
+def _parsed(raw: bytes) -> dict[str, object]:
+    """Return the content of a file; a command reads the same files twice, and parsing takes longer than reading."""
+    content: dict[str, object] = _tomllib().loads(raw.decode("utf-8"))
+    return content
 
 
 def _tomllib() -> ModuleType:

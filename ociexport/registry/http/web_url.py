@@ -17,9 +17,9 @@ from ociexport.errors import RegistryError
 from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.spec.numerals import number_in
 
-# No control characters, and no surrogates other than those of `text_of_header`: nothing else could be sent.
-_SENDABLE = r"[^\x00-\x1f\x7f\ud800-\udc7f\udd00-\udfff]*"
-_URL = re.compile(rf"(https?)://([^/?#]*)({_SENDABLE})", re.IGNORECASE | re.ASCII)
+_URL = re.compile(r"((?i:https?))://([^/?#]*)(.*)", re.ASCII | re.DOTALL)
+# Control characters, and surrogates other than those of `text_of_header`; anything else can be sent.
+_NOT_SENDABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udc7f\udd00-\udfff]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 # Characters that can't stand in a request line.
 _NOT_IN_TARGET = re.compile(r"[^\x21-\x7e]+")
@@ -60,7 +60,8 @@ class WebUrl:
                 The message does not show the text, which may contain a secret.
         """
         matched = _URL.fullmatch(text)
-        if matched is None or not (written := _WRITTEN_AUTHORITY.fullmatch(matched[2])):
+        written = _WRITTEN_AUTHORITY.fullmatch(matched[2]) if matched is not None else None
+        if matched is None or written is None or not _is_sendable(matched[3]):
             raise InvalidUrlError("expected an http or https URL with a plain host[:port]")
         plain = _PLAIN_AUTHORITY.fullmatch(matched[2])
         if plain is not None and (port := number_in(plain[2] or "0", 65535)) is not None:
@@ -144,6 +145,11 @@ def text_of_header(value: str) -> str:
     A byte that is not UTF-8 becomes a surrogate, which `WebUrl.target` sends as that byte.
     """
     return value if value.isascii() else value.encode("latin-1").decode("utf-8", "surrogateescape")
+
+
+def _is_sendable(rest: str) -> bool:
+    # The pattern is compiled only for a text that may match it: that takes half a millisecond.
+    return (rest.isascii() and rest.isprintable()) or _NOT_SENDABLE.search(rest) is None
 
 
 def _percent_encoded(characters: re.Match[str]) -> str:
