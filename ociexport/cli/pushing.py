@@ -6,7 +6,6 @@ import argparse
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
 
 from ociexport.cli.options.platform import named_choice_from
 from ociexport.cli.options.progress import progress_from
@@ -18,6 +17,7 @@ from ociexport.images.fetch import MAX_JOBS
 from ociexport.registry.auth.credentials import parse_user_and_password
 from ociexport.registry.options import RegistryOptions
 from ociexport.spec.lazy_dataclass import replace
+from ociexport.spec.named_tuple import NamedTuple
 from ociexport.system.files import new_file
 from ociexport.system.progress.protocol import Progress
 from ociexport.transfer.options import PullOptions

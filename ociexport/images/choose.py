@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from ociexport.errors import printable
 from ociexport.images.resolve import (
@@ -23,6 +22,7 @@ from ociexport.spec.descriptor import ATTESTED_ANNOTATION, Descriptor, Platform
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass, replace
 from ociexport.spec.manifest import Index, Manifest
+from ociexport.spec.named_tuple import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass, field
+from ociexport.spec.named_tuple import NamedTuple
 
 
 class HeldLayer(NamedTuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from ociexport.errors import InvalidImageError, UnsupportedMediaTypeError, counted, quoted
 from ociexport.images.choose import ChosenDocuments, ChosenManifest, PlatformChoice, choose_documents
@@ -18,6 +17,7 @@ from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import replace
 from ociexport.spec.manifest import Manifest
+from ociexport.spec.named_tuple import NamedTuple
 from ociexport.spec.platforms import fits_platform, host_platform
 from ociexport.system.progress.protocol import Progress
 

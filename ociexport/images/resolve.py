@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from typing import NamedTuple
 
 from ociexport.errors import (
     DigestMismatchError,
@@ -27,6 +26,7 @@ from ociexport.spec.config import MAX_CONFIG_BYTES, ImageConfig, Layer, pair_lay
 from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor, Platform
 from ociexport.spec.digest import Digest, VerifyingReader
 from ociexport.spec.manifest import Index, Manifest, parse_document
+from ociexport.spec.named_tuple import NamedTuple
 from ociexport.spec.platforms import contradicts, select_manifest, verify_not_contradicted
 from ociexport.system.progress.protocol import Progress
 

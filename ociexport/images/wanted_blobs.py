@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from typing import NamedTuple
 
 from ociexport.errors import InvalidImageError, NotFoundError, RegistryError, locating, quoted
 from ociexport.images.source import BlobOpener, ImageSource
@@ -12,6 +11,7 @@ from ociexport.spec.config import ImageConfig
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import CHUNK_BYTES, ByteStream, Digest
 from ociexport.spec.manifest import Manifest
+from ociexport.spec.named_tuple import NamedTuple
 
 
 class BlobToFetch(NamedTuple):

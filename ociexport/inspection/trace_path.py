@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import Enum
-from typing import NamedTuple
 
 from ociexport.errors import InvalidImageError, NotFoundError
 from ociexport.images.source import ImageSource
@@ -17,6 +16,7 @@ from ociexport.layers.partial_tree import PartialTree, UnreadLayerError
 from ociexport.layers.record import LayerChange
 from ociexport.layers.tar.reader import Entry
 from ociexport.spec.lazy_dataclass import dataclass
+from ociexport.spec.named_tuple import NamedTuple
 
 
 class Touch(Enum):

@@ -23,7 +23,6 @@ import json
 import sys
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from ociexport.layers.apply import LayerApplier
 from ociexport.layers.paths import ImagePath
@@ -31,6 +30,7 @@ from ociexport.layers.record import ChangeKind, LayerChange
 from ociexport.layers.tar.reader import Entry, EntryType
 from ociexport.layers.tar.sparse import SparseSegments
 from ociexport.layers.whiteouts import AUFS_LINKS
+from ociexport.spec.named_tuple import NamedTuple
 
 DIGEST_BYTES = 32
 _VERSION = 2

@@ -19,6 +19,7 @@ from ociexport.layers.apply import LayerTarget
 from ociexport.layers.limits import NameBudget, weight_of
 from ociexport.layers.paths import ROOT, ImagePath
 from ociexport.layers.tar.reader import Entry, EntryType
+from ociexport.spec.named_tuple import NamedTuple
 from ociexport.system.compression import checksum
 from ociexport.system.temporary_files import append_whole, open_temporary_file
 

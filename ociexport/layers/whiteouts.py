@@ -8,10 +8,10 @@ Spec: image-spec 1.1 layer.md, "Whiteouts", "Opaque Whiteout".
 from __future__ import annotations
 
 from enum import Enum
-from typing import NamedTuple
 
 from ociexport.errors import InvalidImageError
 from ociexport.layers.paths import ImagePath
+from ociexport.spec.named_tuple import NamedTuple
 
 # Names without it are no whiteouts.
 WHITEOUT_PREFIX = b".wh."

@@ -8,12 +8,12 @@ Spec: distribution-spec 1.1, "Listing Tags", "Listing Referrers"; RFC 8288, 3, "
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from ociexport.errors import RegistryError, quoted
 from ociexport.registry.http.failures import redacted
 from ociexport.registry.http.messages import Answer
 from ociexport.registry.http.web_url import is_web_url, text_of_header
+from ociexport.spec.named_tuple import NamedTuple
 
 _SEPARATORS = re.compile(r"[\s,]*")
 # Between < and > any character may stand, ; and , too. Some servers leave the brackets out.

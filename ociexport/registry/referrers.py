@@ -6,7 +6,6 @@ Spec: distribution-spec 1.1, "Listing Referrers", "Unavailable Referrers API".
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from ociexport.errors import InvalidImageError, LimitExceededError, RegistryError
 from ociexport.images.budget import DocumentBudget
@@ -15,6 +14,7 @@ from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest
 from ociexport.spec.manifest import Index, parse_document
+from ociexport.spec.named_tuple import NamedTuple
 
 # Registries send a hundred or more referrers a page; an image with ten thousand referrers is not a real one.
 MAX_REFERRER_PAGES = 100

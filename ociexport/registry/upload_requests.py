@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
 from urllib.parse import urlencode
 
 from ociexport.errors import InvalidDigestError, RegistryError
@@ -19,6 +18,7 @@ from ociexport.registry.http.web_url import InvalidUrlError, WebUrl, text_of_hea
 from ociexport.registry.session import RegistrySession
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest
+from ociexport.spec.named_tuple import NamedTuple
 from ociexport.spec.numerals import MAX_SIZE, number_in, number_up_to
 
 _ANSWER_BYTES = 64 * 1024

@@ -11,7 +11,6 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from ociexport.errors import counted
 from ociexport.images.resolve import read_layers, resolve_manifest
@@ -29,6 +28,7 @@ from ociexport.rootfs.disk.walk import Descent
 from ociexport.rootfs.disk.xattrs import read_xattrs
 from ociexport.rootfs.kept_contents import RecordedTree, apply_layers
 from ociexport.spec.descriptor import Platform
+from ociexport.spec.named_tuple import NamedTuple
 from ociexport.system.progress.protocol import SILENT, Progress
 
 # Memory for a file whose content is to be compared, apart from its path: measured, rounded up.

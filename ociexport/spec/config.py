@@ -6,7 +6,6 @@ Spec: image-spec 1.1 config.md.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from ociexport.errors import InvalidImageError, UnsupportedMediaTypeError, counted, locating, quoted
 from ociexport.spec.descriptor import Descriptor, Platform, parse_digest_of
@@ -14,6 +13,7 @@ from ociexport.spec.digest import Digest
 from ociexport.spec.json_fields import JsonObject, parse_json_object
 from ociexport.spec.lazy_dataclass import dataclass, field
 from ociexport.spec.manifest import Manifest
+from ociexport.spec.named_tuple import NamedTuple
 
 # c/image has the same limit for configs.
 MAX_CONFIG_BYTES = 4 * 1024 * 1024

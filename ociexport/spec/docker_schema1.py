@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import NamedTuple
 
 from ociexport.errors import InvalidImageError, LimitExceededError, locating
 from ociexport.spec import mediatypes
@@ -25,6 +24,7 @@ from ociexport.spec.docker_v1 import MAX_V1_LAYERS, V1Document, parse_v1_documen
 from ociexport.spec.json_fields import JsonObject, parse_json_object
 from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.spec.manifest import Document
+from ociexport.spec.named_tuple import NamedTuple
 
 _SIGNATURES = "signatures"
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from ociexport.errors import InvalidImageError, LimitExceededError, NotFoundError, UsageError
 from ociexport.images.budget import DocumentBudget
@@ -20,6 +19,7 @@ from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor, Platform
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass, replace
 from ociexport.spec.manifest import Index, Manifest, parse_document
+from ociexport.spec.named_tuple import NamedTuple
 from ociexport.spec.platforms import best_of, normalize_platform
 
 

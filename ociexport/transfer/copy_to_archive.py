@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from ociexport.errors import locating
 from ociexport.images.diff_id_checks import DiffIdChecks
@@ -14,6 +14,7 @@ from ociexport.images.source import ImageSource
 from ociexport.images.wanted_blobs import BlobToFetch, unite_blobs
 from ociexport.spec import mediatypes
 from ociexport.spec.lazy_dataclass import replace
+from ociexport.spec.named_tuple import NamedTuple
 from ociexport.storage.archive.legacy_plan import plan_legacy_archive, verify_fits_legacy
 from ociexport.storage.archive.names import compression_of
 from ociexport.storage.archive.plan import ArchivePlan, plan_archive

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from ociexport.errors import OciexportError
 from ociexport.images.choose import PlatformChoice
@@ -18,6 +18,7 @@ from ociexport.registry.destination import KnownBlobs, RegistryDestination
 from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass, replace
+from ociexport.spec.named_tuple import NamedTuple
 from ociexport.spec.reference import ImageReference
 from ociexport.storage.layout.saved_uploads import SavedUploads
 from ociexport.system.progress.protocol import SILENT, Progress

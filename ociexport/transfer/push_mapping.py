@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass
+from ociexport.spec.named_tuple import NamedTuple
 from ociexport.transfer.push_list import ImageToPush
 from ociexport.transfer.push_names import reference_of
 

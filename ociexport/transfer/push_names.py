@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from ociexport.errors import InvalidReferenceError, UsageError, quoted
 from ociexport.images.source import ImageName
 from ociexport.spec.digest import Digest
+from ociexport.spec.named_tuple import NamedTuple
 from ociexport.spec.reference import DEFAULT_TAG, ImageReference
 
 _REGISTRY_PREFIX = "docker://"

@@ -12,7 +12,6 @@ import stat
 import struct
 from collections.abc import Iterator
 from enum import Enum
-from typing import NamedTuple
 
 from ociexport.errors import InvalidImageError, LimitExceededError, counted, quoted_path
 from ociexport.layers.tar.header_fields import (
@@ -30,6 +29,7 @@ from ociexport.layers.tar.sparse import (
     parse_pax_sparse,
     verify_sparse_segments,
 )
+from ociexport.spec.named_tuple import NamedTuple
 from ociexport.spec.numerals import MAX_SIZE
 
 BLOCK_BYTES = 512

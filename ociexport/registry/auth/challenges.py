@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
 from urllib.parse import urlencode
 
 from ociexport.errors import AuthenticationError, InvalidImageError, quoted
@@ -21,6 +20,7 @@ from ociexport.registry.http.web_url import InvalidUrlError, WebUrl
 from ociexport.registry.options import Credentials
 from ociexport.spec.json_fields import JsonObject, parse_json_object
 from ociexport.spec.lazy_dataclass import dataclass, field
+from ociexport.spec.named_tuple import NamedTuple
 
 # Cloud tokens grow with the number of the user's groups; a longer token would not fit into a header.
 MAX_TOKEN_BODY_BYTES = 64 * 1024

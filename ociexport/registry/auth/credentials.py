@@ -20,10 +20,10 @@ import base64
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from ociexport.errors import UsageError
 from ociexport.registry.options import ANONYMOUS, Credentials
+from ociexport.spec.named_tuple import NamedTuple
 from ociexport.system.environment import configuration_home, home_directory
 
 ENVIRONMENT_CONTENT = "DOCKER_AUTH_CONFIG"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from io import BytesIO
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from ociexport.errors import LimitExceededError, RegistryError, SizeMismatchError, TransferError, counted, quoted
 from ociexport.registry.http.encodings import Body, content_encoding, without_encoding
 from ociexport.registry.http.messages import Answer
 from ociexport.registry.http.transport import Transport
+from ociexport.spec.named_tuple import NamedTuple
 from ociexport.spec.numerals import number_in
 
 # A connection that brought this many bytes before it broke was useful: the count of retries starts again.

@@ -9,9 +9,9 @@ Spec: containers-certs.d(5); docs.docker.com "Verify repository client with cert
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 from ociexport.errors import UsageError
+from ociexport.spec.named_tuple import NamedTuple
 
 
 class ClientCertificate(NamedTuple):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from ociexport.errors import UsageError, counted, quoted
@@ -17,6 +16,7 @@ from ociexport.registry.http.failures import has_host, redacted
 from ociexport.registry.http.web_url import is_web_url
 from ociexport.spec.json_fields import JsonObject
 from ociexport.spec.lazy_dataclass import dataclass, field
+from ociexport.spec.named_tuple import NamedTuple
 
 _CAPABILITIES = frozenset({"pull", "resolve", "push"})
 _DEFAULT_CAPABILITIES = ("pull", "resolve")

@@ -10,13 +10,13 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
 
 from ociexport.errors import InvalidDigestError, InvalidReferenceError, UsageError, quoted
 from ociexport.registry.hosts.toml import read_toml, wrong_file_is_usage
 from ociexport.spec.digest import Digest
 from ociexport.spec.json_fields import JsonObject
 from ociexport.spec.lazy_dataclass import replace
+from ociexport.spec.named_tuple import NamedTuple
 from ociexport.spec.reference import ImageReference, names_registry
 from ociexport.system.environment import configuration_home
 

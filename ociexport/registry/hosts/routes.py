@@ -25,6 +25,7 @@ from ociexport.registry.http.failures import redacted
 from ociexport.registry.http.web_url import is_web_url
 from ociexport.registry.options import RegistryOptions
 from ociexport.spec.lazy_dataclass import replace
+from ociexport.spec.named_tuple import NamedTuple
 from ociexport.spec.reference import DEFAULT_REGISTRY, DOCKER_HUB_HOST, ImageReference
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import zlib
 from contextlib import suppress
-from typing import NamedTuple
 
 from ociexport.errors import InvalidImageError, describe_content
 from ociexport.spec.json_fields import JsonObject, parse_json_object
+from ociexport.spec.named_tuple import NamedTuple
 
 # A registry's error body is short; a longer one is a page for browsers.
 MAX_ERROR_BODY_BYTES = 64 * 1024

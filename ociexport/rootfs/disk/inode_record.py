@@ -7,10 +7,9 @@ note, so the record stays small, however large the tree is.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from ociexport.layers.limits import NameBudget, weight_of
 from ociexport.layers.tar.reader import DEVICE_TYPES, Entry, EntryType
+from ociexport.spec.named_tuple import NamedTuple
 
 # Memory for a note, apart from the parts of the entry that it keeps: measured, rounded up.
 _NOTE_BYTES = 150

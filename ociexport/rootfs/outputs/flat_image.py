@@ -13,7 +13,6 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from operator import attrgetter
-from typing import NamedTuple
 
 from ociexport.images.source import ImageSource
 from ociexport.layers.apply import LayerApplier
@@ -29,6 +28,7 @@ from ociexport.rootfs.outputs.spool_writer import SpoolWriter
 from ociexport.spec.config import Layer
 from ociexport.spec.descriptor import Platform
 from ociexport.spec.lazy_dataclass import dataclass
+from ociexport.spec.named_tuple import NamedTuple
 from ociexport.system.collector import collection_paused
 from ociexport.system.file_ranges import copy_range, read_whole
 from ociexport.system.progress.protocol import SILENT, Progress

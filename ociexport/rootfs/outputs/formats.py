@@ -6,10 +6,11 @@ import errno
 import importlib
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from ociexport.errors import UsageError, quoted
 from ociexport.spec.lazy_dataclass import dataclass, replace
+from ociexport.spec.named_tuple import NamedTuple
 from ociexport.system.files import is_stream
 
 if TYPE_CHECKING:

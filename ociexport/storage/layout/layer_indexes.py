@@ -12,13 +12,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager, suppress
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from ociexport.errors import InvalidImageError, OciexportError
 from ociexport.images.source import BlobOpener, innermost
 from ociexport.layers.limits import Limits
 from ociexport.spec.config import Layer
 from ociexport.spec.digest import Digest
+from ociexport.spec.named_tuple import NamedTuple
 from ociexport.storage.layout.blobs import INDEXES_DIRECTORY, blob_name
 from ociexport.storage.layout.stamps import BlobStamp, BlobStamps, IndexName
 from ociexport.storage.layout_directory import LayoutDirectory

@@ -11,12 +11,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ociexport.errors import InvalidDigestError, InvalidImageError
 from ociexport.spec.descriptor import parse_digest_of
 from ociexport.spec.digest import CHUNK_BYTES, Chunk, Digest, Verifier
 from ociexport.spec.json_fields import JsonObject, parse_json_object
+from ociexport.spec.named_tuple import NamedTuple
 from ociexport.storage.index import MAX_INDEX_BYTES
 from ociexport.storage.layout.blobs import COLLECTED_DIRECTORY, name_blob, write_at
 from ociexport.storage.layout.documents import to_json

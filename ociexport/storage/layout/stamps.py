@@ -18,10 +18,10 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from typing import NamedTuple
 
 from ociexport.errors import InvalidDigestError, InvalidImageError
 from ociexport.spec.digest import Digest
+from ociexport.spec.named_tuple import NamedTuple
 from ociexport.spec.numerals import number_in
 from ociexport.storage.layout.blobs import BLOBS_DIRECTORY, OWN_DIRECTORY, blob_name
 from ociexport.storage.layout_directory import LayoutDirectory

@@ -16,7 +16,6 @@ A further kind of document is one more reader in `_READERS`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 from ociexport.errors import InvalidDigestError, UsageError, describe_content, locating, quoted
 from ociexport.images.holdings import HeldLayer, Holdings
@@ -25,6 +24,7 @@ from ociexport.spec.descriptor import parse_digest_of
 from ociexport.spec.digest import Digest
 from ociexport.spec.json_fields import JsonObject, parse_json
 from ociexport.spec.manifest import Manifest, parse_document
+from ociexport.spec.named_tuple import NamedTuple
 from ociexport.storage.bundle import Bundle, diff_ids_in, parse_bundle
 from ociexport.storage.index import MAX_INDEX_BYTES
 

@@ -21,6 +21,7 @@ from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import replace
 from ociexport.spec.manifest import Index, Manifest
+from ociexport.spec.named_tuple import NamedTuple
 from ociexport.storage.index import ListedSource
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from ociexport.rootfs.outputs.ext4.checksums import crc32c
 from ociexport.rootfs.outputs.ext4.layout import BLOCK_BYTES, Allocator
 from ociexport.rootfs.outputs.flat_image import Extent
+from ociexport.spec.named_tuple import NamedTuple
 
 _MAGIC = 0xF30A
 _HEADER = struct.Struct("<HHHHI")  # magic, entries, most entries, depth, generation

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from ociexport.errors import InvalidImageError, counted
 from ociexport.rootfs.outputs.ext4.checksums import crc32c
 from ociexport.rootfs.outputs.ext4.layout import BLOCK_BYTES
 from ociexport.rootfs.outputs.kernel_xattrs import ACCESS_ACL, DEFAULT_ACL
+from ociexport.spec.named_tuple import NamedTuple
 
 # A whole name, or the beginning of names; the number stands for it on disk.
 _WHOLE_NAMES = {ACCESS_ACL: 2, DEFAULT_ACL: 3}

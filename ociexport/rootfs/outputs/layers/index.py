@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from ociexport.layers.tar.reader import Entry, EntryType
+from ociexport.spec.named_tuple import NamedTuple
 
 _TYPES = (
     EntryType.FILE,

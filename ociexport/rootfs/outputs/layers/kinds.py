@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from ociexport.layers.limits import NameBudget
 from ociexport.layers.losses import Losses
@@ -21,6 +21,7 @@ from ociexport.rootfs.outputs.layers.store import ChainedLayer, LayerStore
 from ociexport.rootfs.unpack import UnpackOptions
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass
+from ociexport.spec.named_tuple import NamedTuple
 from ociexport.system.progress.protocol import Progress
 from ociexport.system.temporary_files import make_temporary_directory_in
 

@@ -6,9 +6,9 @@ import os
 import zlib
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
-from typing import NamedTuple
 
 from ociexport.rootfs.outputs.flat_image import Extent, FlatImage, FlatNode
+from ociexport.spec.named_tuple import NamedTuple
 
 BLOCK_BYTES = 128 * 1024
 _ZERO_BLOCK = bytes(BLOCK_BYTES)

@@ -13,7 +13,7 @@ import zlib
 from array import array
 from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from ociexport.errors import LimitExceededError, counted
 from ociexport.rootfs.outputs.flat_image import FlatImage, FlatNode
@@ -27,6 +27,7 @@ from ociexport.rootfs.outputs.squashfs.content import (
     have_same_content,
     is_zeros,
 )
+from ociexport.spec.named_tuple import NamedTuple
 from ociexport.system.file_ranges import write_whole
 from ociexport.system.threads import starting_threads
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from ociexport.layers.tar.reader import EntryType
 from ociexport.rootfs.outputs.flat_image import FlatNode
 from ociexport.rootfs.outputs.squashfs.metadata import METADATA_BYTES
+from ociexport.spec.named_tuple import NamedTuple
 
 # The number of each type; its extended form has a number that is larger by 7.
 TYPE_NUMBERS = {

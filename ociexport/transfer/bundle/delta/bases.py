@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from typing import NamedTuple
 
 from ociexport.errors import InvalidImageError, NotFoundError, UnsupportedMediaTypeError
 from ociexport.images.choose import PlatformChoice
@@ -18,6 +17,7 @@ from ociexport.images.source import BlobOpener, ImageName, ImageSource
 from ociexport.spec.config import pair_layers
 from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.digest import ByteStream, Digest
+from ociexport.spec.named_tuple import NamedTuple
 from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.transfer.bundle.contents import Contents, open_contents
 from ociexport.transfer.bundle.present import read_present

@@ -11,9 +11,9 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
-from typing import NamedTuple
 
 from ociexport.spec.digest import Digest
+from ociexport.spec.named_tuple import NamedTuple
 from ociexport.system.zstd import zstd
 from ociexport.transfer.bundle.delta.recipe import Base, Batch, Range, Recipe, Step
 from ociexport.transfer.bundle.delta.tar_members import TarMember, tar_members

@@ -15,12 +15,13 @@ diff_id of the result.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ociexport.errors import InvalidDigestError, InvalidImageError, LimitExceededError, counted
 from ociexport.spec.digest import Digest
 from ociexport.spec.json_fields import JsonObject, parse_json_object, type_name
 from ociexport.spec.lazy_dataclass import dataclass
+from ociexport.spec.named_tuple import NamedTuple
 from ociexport.spec.numerals import MAX_SIZE
 from ociexport.system.zstd import zstd
 

@@ -11,7 +11,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from io import FileIO
-from typing import NamedTuple
 
 from ociexport.errors import InvalidImageError, LimitExceededError, NotFoundError, locating
 from ociexport.images.prepare import PreparedImage, PreparedManifest
@@ -22,6 +21,7 @@ from ociexport.spec.config import pair_layers
 from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass
+from ociexport.spec.named_tuple import NamedTuple
 from ociexport.storage.bundle_recipes import BundleRecipe, RecipeBase
 from ociexport.system.progress.protocol import Progress, format_bytes
 from ociexport.system.temporary_files import append_whole, open_temporary_file

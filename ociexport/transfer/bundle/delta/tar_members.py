@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from ociexport.errors import InvalidImageError
 from ociexport.layers.tar.header_fields import parse_number, parse_prefix, verify_checksum
 from ociexport.layers.tar.reader import BLOCK_BYTES
+from ociexport.spec.named_tuple import NamedTuple
 
 _EXTENDED_FLAGS = b"xgLK"
 _DATALESS_FLAGS = b"123456"
