@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from ociexport.errors import OciexportError
 from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.digest import CHUNK_BYTES, ByteStream, Digest
 from ociexport.spec.lazy_dataclass import dataclass
+from ociexport.spec.named_tuple import NamedTuple
 
 
 class FirstRequest(NamedTuple):

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from io import FileIO
-from typing import NamedTuple
 
 from ociexport.errors import InvalidImageError, LimitExceededError, quoted_path
 from ociexport.layers.apply import LayerTarget

@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ociexport.errors import OciexportError
 from ociexport.registry.addresses import is_loopback
@@ -25,6 +25,7 @@ from ociexport.registry.dialing import open_connection
 from ociexport.registry.hosts.endpoints import endpoint_for, host_name
 from ociexport.registry.hosts.registries_conf import read_registries_conf
 from ociexport.spec import mediatypes
+from ociexport.spec.named_tuple import NamedTuple
 from ociexport.spec.numerals import number_in
 from ociexport.system.threads import start_thread
 from ociexport.system.version import __version__

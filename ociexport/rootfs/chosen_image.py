@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from ociexport.errors import counted
 from ociexport.images.held_documents import open_first_ahead
 from ociexport.images.resolve import read_layers, resolve_manifest
@@ -13,6 +11,7 @@ from ociexport.spec.config import ImageConfig, Layer
 from ociexport.spec.descriptor import Platform
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass
+from ociexport.spec.named_tuple import NamedTuple
 from ociexport.system.progress.protocol import Progress
 
 

@@ -7,7 +7,6 @@ never copied, and what is missing may come in another bundle.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from ociexport.errors import InvalidImageError, NotFoundError, UnsupportedMediaTypeError
 from ociexport.images.prepare import PreparedImage, PreparedManifest
