@@ -41,7 +41,11 @@ class ReplacingPool(HTTPConnectionPool):
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
+        # Hosts are canonical already, as `WebUrl` or urllib3's parser made them. urllib3 normalizes those of http and
+        # https once more, with a pattern for IPv6 that takes a millisecond to compile.
+        self.scheme = "canonical"
         super().__init__(*arguments, **options)
+        del self.scheme
         self._thread = threading.local()
 
     def urlopen(self, method: str, url: str, *arguments: Any, **options: Any) -> BaseHTTPResponse:

@@ -54,7 +54,7 @@ def import_requests() -> None:
     if owns_process() and "requests" not in sys.modules and "urllib3" not in sys.modules:
         try:
             _import_narrowly()
-        except (ImportError, AttributeError):
+        except (ImportError, AttributeError, TypeError):
             # Another version needs more of them: it gets all, from the beginning.
             for name in [name for name in sys.modules if name.partition(".")[0] in ("requests", "urllib3")]:
                 del sys.modules[name]
@@ -70,12 +70,26 @@ def _import_narrowly() -> None:
         "importlib.metadata": stand_in("importlib.metadata", version=_version),
         # requests asks for the path of its certificates; `new_context` does so if it needs them.
         "certifi": stand_in("certifi", where=str),
+        # requests asks whether a cookie's value is of this class.
+        "http.cookies": stand_in("http.cookies", Morsel=_Morsel),
         # The same classes, without those in Python that `datetime` defines first.
         "datetime": importlib.import_module("_datetime"),
     }
     with warnings.catch_warnings(), standing_in(modules):
         warnings.simplefilter("ignore")  # requests misses chardet
         importlib.import_module("requests")
+
+
+class _MorselType(type):
+    def __call__(cls, *arguments: object, **options: object) -> object:
+        return importlib.import_module("http.cookies").Morsel(*arguments, **options)
+
+    def __instancecheck__(cls, value: object) -> bool:
+        return isinstance(value, importlib.import_module("http.cookies").Morsel)
+
+
+class _Morsel(metaclass=_MorselType):
+    """The class of `http.cookies`, which is imported when an object is made or compared with it."""
 
 
 def _version(name: str) -> str:

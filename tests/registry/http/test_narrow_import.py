@@ -68,6 +68,11 @@ assert b"text/plain" in encode_multipart_formdata({"f": ("a.txt", b"x")})[0]
 jar = requests.cookies.RequestsCookieJar()
 jar.set("a", "b", expires=1)
 assert jar["a"] == "b"
+import http.cookies
+morsel = http.cookies.SimpleCookie("c=d")["c"]
+assert isinstance(morsel, requests.cookies.Morsel) and isinstance(requests.cookies.Morsel(), http.cookies.Morsel)
+jar.set("c", morsel)
+assert jar["c"] == "d"
 import http.cookiejar
 assert http.cookiejar.http2time("Wed, 09 Feb 1994 22:23:32 GMT") == 760832612
 """,
@@ -78,7 +83,7 @@ assert "@" in email.utils.make_msgid(domain="a.example")
 """,
 }
 WITHOUT = """
-import sys, types
+import sys
 from ociexport.system.ownership import own_process
 own_process()
 import ociexport.registry.http.narrow as narrow
@@ -87,8 +92,10 @@ for name in [name for name in sys.modules if name.startswith(("requests", "urlli
 """
 VERSIONS = {
     "another version needs a member that a stand-in lacks": (
-        "from ociexport.registry.http.late_logging import LateLogging\n"
-        "narrow.LateLogging = lambda: types.ModuleType('logging')\n"
+        "narrow.LateLogging = lambda: narrow.stand_in('logging')\n"
+    ),
+    "another version uses a member otherwise": (
+        "narrow.LateLogging = lambda: narrow.stand_in('logging', NullHandler=object, getLogger=None)\n"
     ),
     "another version needs an optional part": "narrow._OPTIONAL = (*narrow._OPTIONAL, 'urllib3.util.retry')\n",
 }
