@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
@@ -48,6 +49,21 @@ def stand_in(name: str, **members: object) -> ModuleType:
     module = ModuleType(name)
     vars(module).update(members)
     return module
+
+
+@contextmanager
+def annotations_unread() -> Iterator[None]:
+    """Let classes be defined meanwhile whose annotations nobody reads: `typing` does not compile them.
+
+    `typing.NamedTuple` compiles each annotation that is a text, only to say that a wrong one is wrong. urllib3 has
+    fifty. The first use of `compile` costs a millisecond of its own.
+    """
+    # A name in the module hides the built-in function.
+    typing.compile = lambda *_: None  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        del typing.compile  # type: ignore[attr-defined]
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import binascii
 import re
-from typing import TypedDict, cast
+from typing import TYPE_CHECKING, TypedDict, cast
 from urllib.parse import unquote_to_bytes
 
 from ociexport.errors import InvalidImageError, quoted_path
@@ -25,18 +25,23 @@ _EXPECTED_PAIR = "GNU.sparse.offset and GNU.sparse.numbytes in turn, each with o
 _SIMPLE_KEYS = frozenset({b"path", b"linkpath", b"uid", b"gid", b"size", b"mtime", b"atime"})
 
 
-class PaxRecords(TypedDict, total=False):
-    """The relevant records, parsed; ``sparse`` has GNU's as raw text, with the pairs of format 0.0 joined."""
+if TYPE_CHECKING:
 
-    path: bytes
-    linkpath: bytes
-    uid: int
-    gid: int
-    size: int
-    mtime: int
-    atime: int
-    xattrs: dict[bytes, bytes]
-    sparse: dict[bytes, bytes]
+    class PaxRecords(TypedDict, total=False):
+        """The relevant records, parsed; ``sparse`` has GNU's as raw text, with the pairs of format 0.0 joined."""
+
+        path: bytes
+        linkpath: bytes
+        uid: int
+        gid: int
+        size: int
+        mtime: int
+        atime: int
+        xattrs: dict[bytes, bytes]
+        sparse: dict[bytes, bytes]
+
+else:  # start-up: the class would compile each annotation
+    PaxRecords = dict
 
 
 def parse_pax_records(data: bytes, inherited: PaxRecords) -> PaxRecords:

@@ -12,7 +12,7 @@ from types import ModuleType
 from ociexport.errors import InvalidImageError, UsageError
 from ociexport.spec.json_fields import JsonObject
 from ociexport.system.ownership import owns_process
-from ociexport.system.stand_ins import standing_in
+from ociexport.system.stand_ins import annotations_unread, standing_in
 
 
 def read_toml(path: Path) -> JsonObject | None:
@@ -41,8 +41,10 @@ def _parsed(raw: bytes) -> dict[str, object]:
 
 def _tomllib() -> ModuleType:
     """Return `tomllib`, which is imported when first used: most machines have no such file."""
+    if not owns_process():
+        return importlib.import_module("tomllib")
     # `datetime` defines its classes in Python first, and then replaces them by these.
-    with standing_in({"datetime": importlib.import_module("_datetime")} if owns_process() else {}):
+    with annotations_unread(), standing_in({"datetime": importlib.import_module("_datetime")}):
         return importlib.import_module("tomllib")
 
 

@@ -15,7 +15,7 @@ from types import ModuleType
 
 from ociexport.registry.http.late_logging import LateLogging
 from ociexport.system.ownership import owns_process
-from ociexport.system.stand_ins import LateModule, stand_in, standing_in
+from ociexport.system.stand_ins import LateModule, annotations_unread, stand_in, standing_in
 
 # Parts that requests and urllib3 do without if they are not installed: guessing a text's encoding, compressed bodies.
 _OPTIONAL = (
@@ -75,7 +75,7 @@ def _import_narrowly() -> None:
         # The same classes, without those in Python that `datetime` defines first.
         "datetime": importlib.import_module("_datetime"),
     }
-    with warnings.catch_warnings(), standing_in(modules):
+    with warnings.catch_warnings(), annotations_unread(), standing_in(modules):
         warnings.simplefilter("ignore")  # requests misses chardet
         importlib.import_module("requests")
 

@@ -76,6 +76,11 @@ assert jar["c"] == "d"
 import http.cookiejar
 assert http.cookiejar.http2time("Wed, 09 Feb 1994 22:23:32 GMT") == 760832612
 """,
+    "annotations are compiled as ever": """
+import typing
+assert typing.ForwardRef("int").__forward_code__.co_names == ("int",) and not hasattr(typing, "compile")
+assert urllib3.util.retry.RequestHistory("GET", "/", None, 200, None).status == 200
+""",
     "e-mail": """
 import email.utils
 assert email.utils.parsedate_to_datetime("Wed, 09 Feb 1994 22:23:32 GMT").timestamp() == 760832612
