@@ -96,7 +96,8 @@ class LayoutDirectory:
         path = self.path_of(name)
         with self._parent_of(name) as (parent, last):
             # A device must not be opened at all.
-            verify_is_regular(os.stat(last, dir_fd=parent, follow_symlinks=False), path, hint=self._hint())
+            status = os.stat(last, dir_fd=parent, follow_symlinks=False)
+            verify_is_regular(status, path, hint=self._hint() if stat.S_ISLNK(status.st_mode) else None)
             file = FileIO(os.open(last, _READ, dir_fd=parent), "rb")
         try:
             verify_is_regular(os.fstat(file.fileno()), path)

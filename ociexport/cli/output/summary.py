@@ -21,5 +21,5 @@ def summary(done: str, source: str, target: str, digest: Digest, *details: str) 
         digest: the one that the command prints.
         details: numbers.
     """
-    name = _DIGEST_AT_END.sub("", source)
+    name = _DIGEST_AT_END.sub("", source) if "@sha" in source else source
     return f"{done} {name} to {target}: {', '.join((f'{digest.algorithm}:{digest.short}', *details))}"

@@ -16,7 +16,6 @@ Spec: containers-auth.json(5); docker/cli "docker login", "Credential helpers".
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -75,6 +74,8 @@ def parse_user_and_password(text: str) -> Credentials:
 
 def encode_user_and_password(credentials: Credentials) -> str:
     """Return ``user:password`` in base64, as a header and docker's files contain it."""
+    import base64  # noqa: PLC0415 - start-up: few registries are asked with a password
+
     pair = f"{credentials.username or ''}:{credentials.password or ''}"
     return base64.b64encode(pair.encode("utf-8")).decode("ascii")
 

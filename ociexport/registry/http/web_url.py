@@ -60,12 +60,13 @@ class WebUrl:
                 The message does not show the text, which may contain a secret.
         """
         matched = _URL.fullmatch(text)
-        written = _WRITTEN_AUTHORITY.fullmatch(matched[2]) if matched is not None else None
-        if matched is None or written is None or not _is_sendable(matched[3]):
+        if matched is None or not _is_sendable(matched[3]):
             raise InvalidUrlError("expected an http or https URL with a plain host[:port]")
         plain = _PLAIN_AUTHORITY.fullmatch(matched[2])
         if plain is not None and (port := number_in(plain[2] or "0", 65535)) is not None:
             return cls(matched[1].lower(), plain[1].lower(), port or None, matched[3])
+        if not (written := _WRITTEN_AUTHORITY.fullmatch(matched[2])):
+            raise InvalidUrlError("expected an http or https URL with a plain host[:port]")
         try:
             # Only scheme and authority are parsed and normalized; the rest stays as received.
             dialled = parse_url(f"{matched[1]}://{matched[2]}/")
