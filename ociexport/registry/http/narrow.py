@@ -17,7 +17,8 @@ from ociexport.registry.http.late_logging import LateLogging
 from ociexport.system.ownership import owns_process
 from ociexport.system.stand_ins import LateModule, annotations_unread, stand_in, standing_in
 
-# Parts that requests and urllib3 do without if they are not installed: guessing a text's encoding, compressed bodies.
+# Parts that requests and urllib3 do without if they are not installed: guessing a text's encoding, compressed bodies,
+# proxies.
 _OPTIONAL = (
     "chardet",
     "charset_normalizer",
@@ -26,6 +27,7 @@ _OPTIONAL = (
     "brotli",
     "brotlicffi",
     "simplejson",
+    "urllib3.contrib.socks",  # `ask_socks_proxy` is ours
 )
 # Modules that are imported when first used, with the functions that others name in `from module import function`:
 # international host names, archives with certificates in them, uploads, fingerprints of certificates, dates of cookies,
