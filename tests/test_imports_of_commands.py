@@ -114,7 +114,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], frozenset[str], int, int]] = {
     "unpack": (("unpack", "-q", "LAYOUT", "OUT"), LOCAL | {"ctypes", "isal"}, 126, 25),
     "inspect": (("inspect", "LAYOUT"), LOCAL, 80, 25),
     "verify": (("verify", "-q", "LAYOUT"), LOCAL | LOGGING | {"concurrent.futures", "datetime"}, 134, 25),
-    "ls": (("ls", "LAYOUT"), LOCAL | {"datetime", "isal"}, 114, 25),
+    "ls": (("ls", "LAYOUT"), LOCAL | {"datetime", "isal"}, 116, 25),
 }
 SCRIPT = """
 import re._compiler, sys

@@ -13,11 +13,12 @@ from ociexport.inspection.find_path import find, parse_path, shown_path
 from ociexport.inspection.kept_layers import KeptLayers
 from ociexport.inspection.top_down import TopDownReader
 from ociexport.layers.apply import LayerApplier
+from ociexport.layers.file_notes import NotingRecorder
 from ociexport.layers.limits import NameBudget
 from ociexport.layers.losses import Losses
 from ociexport.layers.memory_tree import MemoryDirectory, Node
 from ociexport.layers.partial_tree import PartialTree
-from ociexport.layers.record import ChangeKind, LayerChange, SummingRecorder
+from ociexport.layers.record import ChangeKind, LayerChange
 from ociexport.layers.tar.reader import Entry, EntryType
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass
@@ -160,8 +161,8 @@ def list_layers(
 
 
 def _changes_of(subject: Subject, origin: OriginLayer) -> list[LayerChange]:
-    recorder = SummingRecorder(NameBudget(subject.access.limits))
-    applier = LayerApplier(recorder, subject.access.limits, Losses())
+    recorder = NotingRecorder(NameBudget(subject.access.limits))
+    applier = LayerApplier(recorder, subject.access.limits, Losses(), locator=recorder)
     KeptLayers(subject).apply((origin.layer,), applier, recorder, doing="reading")
     return recorder.changes[0]
 

@@ -11,24 +11,24 @@ Copying keeps nothing: the layers are read to find the file, then its layer is r
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import IO
 
-from ociexport.errors import InvalidImageError, LimitExceededError, OciexportError, UsageError, counted, quoted_path
+from ociexport.errors import InvalidImageError, LimitExceededError, UsageError, counted, quoted_path
 from ociexport.images.kept_blobs import KeptBlobs
 from ociexport.images.source import ImageSource, is_remote
 from ociexport.inspection.access import Access, Subject, opened
-from ociexport.inspection.find_path import find, parse_path
+from ociexport.inspection.find_path import find, parse_path, shown_path
 from ociexport.inspection.spool import Spool
 from ociexport.inspection.top_down import TopDownReader
 from ociexport.layers.apply import LayerApplier, LayerTarget
+from ociexport.layers.file_notes import FileNotes, NotingRecorder
 from ociexport.layers.limits import NameBudget
 from ociexport.layers.losses import Losses
 from ociexport.layers.memory_tree import MemoryDirectory, MemoryFile
 from ociexport.layers.partial_tree import PartialTree
 from ociexport.layers.paths import ImagePath
-from ociexport.layers.record import SummedData, SummingRecorder
 from ociexport.layers.tar.reader import Entry
 from ociexport.layers.tar.sparse import filled_parts
 from ociexport.layers.targets import PassingTarget
@@ -68,11 +68,12 @@ def open_files(
     """
     wanted = [parse_path(path) for path in paths]
     with _opened_for_two_looks(image, access) as subject, ExitStack() as stack:
-        keeper = _Keeper(subject, frozenset(path.rpartition(b"/")[2] for path in wanted))
+        keeper = _Keeper(subject, wanted)
         stack.callback(keeper.close)
         reader = TopDownReader(subject, keeper)
+        keeper.found = reader.kept.make_points
         nodes = _find_files(reader, wanted, subject)
-        known = _read_known(subject, reader, keeper, nodes, stack)
+        known = _read_known(subject, reader, keeper.spool, nodes, stack)
         files = []
         for node in nodes:
             layer, number = _place_of(node)
@@ -116,8 +117,28 @@ def copy_files(
         as `open_files` does; DigestMismatchError also if the source has changed a layer between its two reads.
     """
     with opened(image, access) as subject:
-        for node in _find_files(TopDownReader(subject), [parse_path(path) for path in paths], subject):
-            _read_layer(subject, node, _Copier(_place_of(node), write))
+        reader = TopDownReader(subject)
+        for node in _find_files(reader, [parse_path(path) for path in paths], subject):
+            if not _copy_known(subject, reader, node, write):
+                _read_layer(subject, node, _Copier(_place_of(node), write))
+
+
+def _copy_known(subject: Subject, reader: TopDownReader, node: MemoryFile, write: Callable[[Chunk], object]) -> bool:
+    """Copy a file of a layer that was verified before, without the rest of the layer; return whether that was possible.
+
+    The file is read twice: nothing is written of a file that is not as it was.
+
+    Raises:
+        InvalidImageError: the file was changed between the two reads.
+    """
+    layer, number = _place_of(node)
+    with reader.kept.files_of(subject.layers[layer - 1]) as files:
+        if files is None or not files.is_as_before(node.entry, number):
+            return False
+        with files.reading(node.entry, number) as (entry, data):
+            for chunk in data if entry.segments is None else filled_parts(entry.segments, entry.size, data):
+                write(chunk)
+    return True
 
 
 def _find_files(reader: TopDownReader, paths: Sequence[bytes], subject: Subject) -> list[MemoryFile]:
@@ -161,27 +182,28 @@ def _read_again(subject: Subject, node: MemoryFile, spool: Spool) -> IO[bytes]:
 
 
 def _read_known(
-    subject: Subject, reader: TopDownReader, keeper: _Keeper, nodes: Sequence[MemoryFile], stack: ExitStack
+    subject: Subject, reader: TopDownReader, spool: Spool, nodes: Sequence[MemoryFile], stack: ExitStack
 ) -> dict[_Place, IO[bytes]]:
-    """Return those of ``nodes`` that are in layers which were verified before; each is read only as far as needed.
+    """Return those of ``nodes`` that are in layers which were verified before; each is read alone.
 
-    A file that has another checksum than then is left out: the whole layer is read and verified for it, which gives an
-    error that says what is wrong.
+    A file that is not as it was then is left out: the whole layer is read and verified for it, which gives an error
+    that says what is wrong.
     """
     wanted: dict[int, dict[int, MemoryFile]] = {}
     for node in nodes:
         layer, number = _place_of(node)
-        if reader.kept.is_known(subject.layers[layer - 1]):
-            wanted.setdefault(layer, {})[number] = node
+        wanted.setdefault(layer, {})[number] = node
     found: dict[_Place, IO[bytes]] = {}
-    for layer, files in wanted.items():
-        reading = reader.reading_of(layer)
-        taker = _Taker(files, keeper.spool, stack)
-        with suppress(_AllTakenError, InvalidImageError):
-            _read_layer(subject, next(iter(files.values())), taker)
-        for number, (file, summed) in taker.taken.items():
-            if summed == keeper.checksums[reading][number - 1]:
-                found[reading, number] = file
+    for layer, by_number in wanted.items():
+        with reader.kept.files_of(subject.layers[layer - 1]) as files:
+            if files is None:
+                continue
+            for number in sorted(by_number):
+                with suppress(InvalidImageError):
+                    with files.reading(by_number[number].entry, number) as (entry, data):
+                        file = spool.keep(entry, data)
+                        stack.callback(file.close)
+                    found[reader.reading_of(layer), number] = file
     return found
 
 
@@ -191,22 +213,25 @@ def _read_layer(subject: Subject, node: MemoryFile, target: LayerTarget) -> None
     applier.apply_some(subject.source, (subject.layers[node.layer - 1],), access.progress, doing="reading")
 
 
-class _Keeper(SummingRecorder):
-    """Records the changes of layers, from the top down, and keeps the data of files with one of ``names``.
+class _Keeper(NotingRecorder):
+    """Records the changes of layers, from the top down, and keeps the data of files that may be requested ones.
 
     Args:
         subject: the image whose layers are read.
-        names: last parts of paths: links may lead to the file from another directory.
+        paths: the requested files. All files with the last parts are kept: links may lead to them from elsewhere.
 
     Attributes:
+        found: called with the notes of a layer at each file that has a requested path.
         kept: by the reading of a layer, from 0, and the number of the file in it, from 1.
         spool: where their data is stored.
     """
 
-    def __init__(self, subject: Subject, names: frozenset[bytes]) -> None:
+    def __init__(self, subject: Subject, paths: Sequence[bytes]) -> None:
         super().__init__(NameBudget(subject.access.limits))
         self._number = 0
-        self._names = names
+        self._paths = frozenset(shown_path(path)[1:] for path in paths)
+        self._names = frozenset(path.rpartition(b"/")[2] for path in paths)
+        self.found: Callable[[FileNotes], None] = lambda notes: None
         self._latest: dict[bytes, _Place] = {}
         self.kept: dict[_Place, IO[bytes]] = {}
         self.spool = Spool()
@@ -220,6 +245,8 @@ class _Keeper(SummingRecorder):
         self._number += 1
         if path.rpartition(b"/")[2] not in self._names:
             return
+        if path in self._paths:
+            self.found(self.notes[-1])
         # A later entry with the same path replaces the earlier one of the same layer.
         if (earlier := self._latest.get(path)) is not None and earlier in self.kept:
             self.kept.pop(earlier).close()
@@ -261,41 +288,6 @@ class _Spooler(_PlaceTarget):
 
     def take(self, entry: Entry, data: Iterator[memoryview]) -> None:
         self.file = self._spool.keep(entry, data)
-
-
-class _AllTakenError(OciexportError):
-    """All files were taken, and nothing more of the layer is needed; this error never leaves the module."""
-
-
-class _Taker(PassingTarget):
-    """Keeps the data of several files of a layer in a spool, and then ends the reading by `_AllTakenError`.
-
-    Args:
-        numbers: of the files in the layer, from 1.
-        spool: keeps their data.
-        stack: closes the files.
-
-    Attributes:
-        taken: the files, each with the checksum of its data.
-    """
-
-    def __init__(self, numbers: Collection[int], spool: Spool, stack: ExitStack) -> None:
-        self._numbers = numbers
-        self._spool = spool
-        self._stack = stack
-        self._number = 0
-        self.taken: dict[int, tuple[IO[bytes], int]] = {}
-
-    def write_file(self, path: ImagePath, entry: Entry, data: Iterator[memoryview]) -> None:
-        self._number += 1
-        if self._number not in self._numbers:
-            return
-        summed = SummedData(data)
-        file = self._spool.keep(entry, summed)
-        self._stack.callback(file.close)
-        self.taken[self._number] = (file, summed.checksum)
-        if len(self.taken) == len(self._numbers):
-            raise _AllTakenError("all files were taken")
 
 
 class _Copier(_PlaceTarget):

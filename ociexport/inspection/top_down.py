@@ -13,10 +13,11 @@ from ociexport.errors import InvalidImageError, locating
 from ociexport.inspection.access import Subject, identity_of
 from ociexport.inspection.kept_layers import KeptLayers
 from ociexport.layers.apply import LayerApplier
+from ociexport.layers.file_notes import NotingRecorder
 from ociexport.layers.limits import NameBudget
 from ociexport.layers.losses import Losses
 from ociexport.layers.partial_tree import PartialTree, UnreadLayerError
-from ociexport.layers.record import ChangeKind, LayerChange, SummingRecorder, replay
+from ociexport.layers.record import ChangeKind, LayerChange, replay
 from ociexport.spec.config import Layer
 from ociexport.spec.digest import Digest
 
@@ -42,10 +43,10 @@ class TopDownReader:
         kept: what is known of layers without reading them.
     """
 
-    def __init__(self, subject: Subject, recorder: SummingRecorder | None = None) -> None:
+    def __init__(self, subject: Subject, recorder: NotingRecorder | None = None) -> None:
         self._subject = subject
-        self._recorder = recorder or SummingRecorder(NameBudget(subject.access.limits))
-        self._applier = LayerApplier(self._recorder, subject.access.limits, Losses())
+        self._recorder = recorder or NotingRecorder(NameBudget(subject.access.limits))
+        self._applier = LayerApplier(self._recorder, subject.access.limits, Losses(), locator=self._recorder)
         self.kept = KeptLayers(subject)
         # The changes of the layers that were read, the lowest layer first.
         self._changes: list[list[LayerChange]] = []

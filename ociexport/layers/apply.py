@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ociexport.errors import InvalidImageError, LimitExceededError, OciexportError, quoted_path
 from ociexport.images.source import BlobOpener
@@ -21,6 +21,9 @@ from ociexport.layers.tar.reader import Entry, EntryType, TarReader, verify_devi
 from ociexport.layers.whiteouts import AUFS_LINKS, WHITEOUT_PREFIX, WhiteoutKind, parse_whiteout
 from ociexport.spec.config import Layer
 from ociexport.system.progress.protocol import Progress
+
+if TYPE_CHECKING:
+    from ociexport.system.access_points import AccessPoints
 
 # The kernel's errors for names and links in the archive, as opposed to errors of the disk.
 _ARCHIVE_ERRORS = frozenset({errno.ELOOP, errno.ENOTDIR, errno.EISDIR})
@@ -61,6 +64,19 @@ class LayerTarget(Protocol):
     def hide_children(self, path: ImagePath) -> None: ...
 
 
+class FileLocator(Protocol):
+    """Is told where in a layer's tar the files' data is."""
+
+    def new_points(self) -> AccessPoints:
+        """Return an object for the access points of a layer that will be read."""
+
+    def begin_tar(self, points: AccessPoints) -> None:
+        """Begin the layer that the points, which grow while it is read, are of."""
+
+    def locate_file(self, offset: int) -> None:
+        """Take the offset of the stored data that the next call of `LayerTarget.write_file` is about."""
+
+
 class LayerTar(Protocol):
     """The tar of one layer.
 
@@ -93,6 +109,7 @@ class LayerApplier:
         placeholder_devices: devices that can't be made become empty files.
         refused: called with the error of each entry that can't be applied; the entry is left out. With None, the first
             such error is raised. A `LimitExceededError` is always raised.
+        locator: is told where files are.
     """
 
     def __init__(
@@ -104,8 +121,10 @@ class LayerApplier:
         selection: PathSelection | None = None,
         placeholder_devices: bool = False,
         refused: Callable[[InvalidImageError], None] | None = None,
+        locator: FileLocator | None = None,
     ) -> None:
         self._target = target
+        self._locator = locator
         self._limits = limits
         self._placeholder_devices = placeholder_devices
         self._selection = selection
@@ -139,7 +158,9 @@ class LayerApplier:
             doing: the word for the task in progress messages.
         """
         with progress.phase(doing, sum(layer.descriptor.size for layer in layers)):
-            for layer, stream in _streams_ahead(source, layers, progress, self._limits, doing):
+            for layer, stream in _streams_ahead(source, layers, progress, self._limits, doing, locator=self._locator):
+                if self._locator is not None and stream.points is not None:
+                    self._locator.begin_tar(stream.points)
                 with _locating_layer(layer, stream):
                     self.apply(stream)
 
@@ -205,7 +226,7 @@ class LayerApplier:
             return
         kind = entry.type
         if kind is _FILE:
-            self._target.write_file(path, entry, reader.read_data())
+            self._write_file(path, entry, reader)
         elif kind is _DIRECTORY:
             self._target.make_directory(path, entry)
         elif kind is _SYMLINK:
@@ -242,8 +263,13 @@ class LayerApplier:
         elif whiteout.kind is WhiteoutKind.AUFS_LINK:
             # Hard links to it follow. moby makes a copy for each; here they share one inode, as they did in AUFS.
             self.has_aufs_links = True
-            self._target.write_file(path, entry, reader.read_data())
+            self._write_file(path, entry, reader)
         return True
+
+    def _write_file(self, path: ImagePath, entry: Entry, reader: TarReader) -> None:
+        if self._locator is not None:
+            self._locator.locate_file(reader.data_offset)
+        self._target.write_file(path, entry, reader.read_data())
 
     def _make_hard_link(self, path: ImagePath, target: ImagePath) -> None:
         is_aufs_link = target.startswith(AUFS_LINKS + b"/")
@@ -276,18 +302,25 @@ class LayerApplier:
 
 
 def _streams_ahead(
-    source: BlobOpener, layers: Sequence[Layer], progress: Progress, limits: Limits, doing: str
+    source: BlobOpener,
+    layers: Sequence[Layer],
+    progress: Progress,
+    limits: Limits,
+    doing: str,
+    *,
+    locator: FileLocator | None,
 ) -> Iterator[tuple[Layer, LayerStream]]:
     """Yield each layer and its stream; while one layer is applied, the next is already being fetched and inflated."""
     with ExitStack() as stack:
+
+        def begin(layer: Layer) -> LayerStream:
+            points = locator.new_points() if locator is not None else None
+            return stack.enter_context(closing(LayerStream(source, layer, progress, limits, doing, points=points)))
+
         following: LayerStream | None = None
         for number, layer in enumerate(layers):
-            stream = following or stack.enter_context(closing(LayerStream(source, layer, progress, limits, doing)))
-            following = None
-            if number + 1 < len(layers):
-                following = stack.enter_context(
-                    closing(LayerStream(source, layers[number + 1], progress, limits, doing))
-                )
+            stream = following or begin(layer)
+            following = begin(layers[number + 1]) if number + 1 < len(layers) else None
             yield layer, stream
             stream.close()
 

@@ -4,14 +4,14 @@ All numbers are columns and all names are one text, so reading 100,000 changes t
 
     head     JSON: "version", "count" of changes, "sizes" of the sections, "kinds" of changes and "types" of entries by
              their numbers, "xattrs" [position, {name: value}], names and values in Latin-1, "segments" [number of the
-             file, [offset, bytes, …]] of sparse files if digests are known; then a newline
+             file, [offset, bytes, …]] of sparse files, null if there are too many; then a newline
     kinds    one byte for each change: its place in "kinds"
     types    one byte for each change: place in "types", 255 without an entry
     names    paths, with NUL between them; they contain no NUL
     links    the link targets of entries, or the targets of hard links, in the same form
     numbers  columns of signed 64-bit little-endian numbers: mode, uid, gid, size, mtime_ns, atime_ns, major, minor
-    sums     the CRC-32 of the stored data of each file, in the same form
-    digests  the SHA-256 of the same data, 32 bytes for each file; empty if it is not known ("has_digests")
+    offsets  where the stored data of each file is in the tar, in the same form
+    digests  the SHA-256 of the same data, 32 bytes for each file
 
 An index is read only if its digest is the one that was remembered, see `storage/layout/layer_indexes.py`, so it is what
 this code wrote.
@@ -25,6 +25,7 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 
 from ociexport.layers.apply import LayerApplier
+from ociexport.layers.file_notes import DIGEST_BYTES, FileNotes
 from ociexport.layers.paths import ImagePath
 from ociexport.layers.record import ChangeKind, LayerChange
 from ociexport.layers.tar.reader import Entry, EntryType
@@ -32,10 +33,7 @@ from ociexport.layers.tar.sparse import SparseSegments
 from ociexport.layers.whiteouts import AUFS_LINKS
 from ociexport.spec.named_tuple import NamedTuple
 
-DIGEST_BYTES = 32
-_VERSION = 2
-# Of a layer with more of them the digests are not kept.
-_MAX_SEGMENTS = 100_000
+_VERSION = 3
 _KINDS = tuple(ChangeKind)
 _TYPES = tuple(EntryType)
 _NO_TYPE = 255
@@ -49,15 +47,24 @@ class LayerIndex(NamedTuple):
 
     Args:
         changes: in the order of the tar.
-        checksums: CRC-32 of the stored data of each file, in the same order.
-        digests: SHA-256 of the same, one after the other; None if not known.
-        segments: of the sparse files, by the number of the file from 0, if the digests are known.
+        offsets: where the stored data of each file is in the tar, in the same order.
+        digests: SHA-256 of the same data, one after the other.
+        segments: of the sparse files, by the number of the file from 0; None if there were too many.
     """
 
     changes: Sequence[LayerChange]
-    checksums: Sequence[int]
-    digests: bytes | None = None
-    segments: Mapping[int, SparseSegments] = {}
+    offsets: Sequence[int]
+    digests: bytes
+    segments: Mapping[int, SparseSegments] | None
+
+    @classmethod
+    def of(cls, changes: Sequence[LayerChange], notes: FileNotes) -> LayerIndex:
+        """Return the index of a layer that was read."""
+        return cls(changes, notes.offsets, bytes(notes.digests), notes.segments)
+
+    def digest_of(self, number: int) -> bytes:
+        """Return the digest of the file with this number, from 0."""
+        return self.digests[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES]
 
     def count_in(self, applier: LayerApplier) -> None:
         """Count the layer as read by ``applier``."""
@@ -82,14 +89,13 @@ def dump_index(index: LayerIndex) -> bytes | None:
             array("q", [_NO_TIME if entry.atime_ns is None else entry.atime_ns for entry in there]),
             array("q", [entry.device[0] for entry in there]),
             array("q", [entry.device[1] for entry in there]),
-            array("q", index.checksums),
+            array("q", index.offsets),
         )
     except OverflowError:
         return None
     if sys.byteorder != "little":
         for column in columns:
             column.byteswap()
-    has_digests = index.digests is not None and sum(map(len, index.segments.values())) <= _MAX_SEGMENTS
     sections = (
         bytes(map(_KINDS.index, (change.kind for change in changes))),
         bytes(_NO_TYPE if entry is None else _TYPES.index(entry.type) for entry in entries),
@@ -97,7 +103,7 @@ def dump_index(index: LayerIndex) -> bytes | None:
         b"\0".join(change.target if change.entry is None else change.entry.link_name for change in changes),
         b"".join(column.tobytes() for column in columns[:-1]),
         columns[-1].tobytes(),
-        index.digests if index.digests is not None and has_digests else b"",
+        index.digests,
     )
     head = {
         "version": _VERSION,
@@ -110,11 +116,10 @@ def dump_index(index: LayerIndex) -> bytes | None:
             for position, entry in enumerate(entries)
             if entry is not None and entry.xattrs
         ],
-        "has_digests": has_digests,
-        "segments": [
+        "segments": index.segments
+        and [
             (number, [value for segment in segments for value in segment])
             for number, segments in index.segments.items()
-            if has_digests
         ],
     }
     return json.dumps(head, separators=(",", ":")).encode() + b"\n" + b"".join(sections)
@@ -134,10 +139,10 @@ def load_index(content: bytes) -> LayerIndex | None:
     for size in head["sizes"]:
         sections.append(content[position : position + size])
         position += size
-    kinds, types, names, links, numbers, sums, digests = sections
-    more = (digests, dict(_load_segments(head["segments"]))) if head["has_digests"] else (None, {})
+    kinds, types, names, links, numbers, offsets, digests = sections
+    segments = None if head["segments"] is None else dict(_load_segments(head["segments"]))
     if not head["count"]:
-        return LayerIndex([], _column(sums), *more)
+        return LayerIndex([], _column(offsets), digests, segments)
     xattrs = {
         position: {name.encode("latin-1"): value.encode("latin-1") for name, value in found.items()}
         for position, found in head["xattrs"]
@@ -166,7 +171,7 @@ def load_index(content: bytes) -> LayerIndex | None:
             None,
         )
         add(LayerChange(_KINDS[kind], ImagePath(path), entry))
-    return LayerIndex(changes, _column(sums), *more)
+    return LayerIndex(changes, _column(offsets), digests, segments)
 
 
 def _load_segments(found: Sequence[tuple[int, Sequence[int]]]) -> Iterator[tuple[int, SparseSegments]]:

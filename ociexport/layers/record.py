@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from io import FileIO
 
@@ -19,7 +19,6 @@ from ociexport.layers.limits import NameBudget, weight_of
 from ociexport.layers.paths import ROOT, ImagePath
 from ociexport.layers.tar.reader import Entry, EntryType
 from ociexport.spec.named_tuple import NamedTuple
-from ociexport.system.compression import checksum
 from ociexport.system.temporary_files import append_whole, open_temporary_file
 
 # An outline is written and read in blocks of about this size.
@@ -234,58 +233,6 @@ class ChangeRecorder:
         entry_bytes = weight_of(change.entry) if change.entry is not None else 0
         self._budget.take(_CHANGE_BYTES + len(change.path) + len(change.target) + entry_bytes)
         self.changes[-1].append(change)
-
-
-class SummingRecorder(ChangeRecorder):
-    """A `ChangeRecorder` that reads the data of all files too, for their checksums.
-
-    Attributes:
-        checksums: of the layers so far: the CRC-32 of the stored data of each file, in the order of the tar.
-    """
-
-    def __init__(self, budget: NameBudget) -> None:
-        super().__init__(budget)
-        self.checksums: list[list[int]] = []
-
-    def begin_layer(self) -> None:
-        """Start the lists of the next layer."""
-        super().begin_layer()
-        self.checksums.append([])
-
-    def write_file(self, path: ImagePath, entry: Entry, data: Iterator[memoryview]) -> None:
-        """Record a file and its checksum."""
-        super().write_file(path, entry, data)
-        summed = SummedData(data)
-        self.pass_data(path, entry, summed)
-        for _ in summed:
-            pass
-        self.checksums[-1].append(summed.checksum)
-
-    def pass_data(self, path: ImagePath, entry: Entry, data: Iterator[memoryview]) -> None:
-        """Take the data of a file, or a part of it; by default none."""
-
-    def add_layer(self, changes: Sequence[LayerChange], checksums: Sequence[int]) -> None:
-        """Add a whole layer that is known."""
-        self.begin_layer()
-        for change in changes:
-            self._add(change)
-        self.checksums[-1] = list(checksums)
-
-
-class SummedData:
-    """The data of a file as an iterator, and the CRC-32 of what was read of it."""
-
-    def __init__(self, data: Iterator[memoryview]) -> None:
-        self._data = data
-        self.checksum = 0
-
-    def __iter__(self) -> Iterator[memoryview]:
-        return self
-
-    def __next__(self) -> memoryview:
-        chunk = next(self._data)
-        self.checksum = checksum(chunk, self.checksum)
-        return chunk
 
 
 def replay(changes: Iterable[LayerChange], target: LayerTarget) -> Iterator[LayerChange]:

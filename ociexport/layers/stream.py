@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING
 
 from ociexport.errors import DiffIdMismatchError, InvalidImageError, LimitExceededError
 from ociexport.images.source import BlobOpener
@@ -13,6 +14,9 @@ from ociexport.system.compression import COMPRESSED_CHUNK_BYTES, read_layer
 from ociexport.system.memory import MEMORY_OPTION
 from ociexport.system.progress.protocol import Progress
 from ociexport.system.read_ahead import HashAhead, ReadAhead
+
+if TYPE_CHECKING:
+    from ociexport.system.access_points import AccessPoints
 
 # How many chunks wait between two threads: compressed chunks of 512 KiB, inflated ones of 1 MiB. The next layer's
 # chunks wait beside the current layer's, so these numbers bound the memory. While many small files are written,
@@ -34,14 +38,23 @@ class LayerStream:
         progress: receives the numbers of compressed bytes.
         limits: gives the limit for the ratio of uncompressed to compressed bytes.
         doing: the word for the task in progress messages.
+        points: receives the beginnings of the streams in the blob, as far as the tar is inflated.
     """
 
     def __init__(
-        self, source: BlobOpener, layer: Layer, progress: Progress, limits: Limits, doing: str = "reading"
+        self,
+        source: BlobOpener,
+        layer: Layer,
+        progress: Progress,
+        limits: Limits,
+        doing: str = "reading",
+        *,
+        points: AccessPoints | None = None,
     ) -> None:
         self._layer = layer
         self._doing = doing
         self._limits = limits
+        self.points = points
         self._blob = ReadAhead(self._read_blob(source, progress), _BLOB_DEPTH, f"fetch layer {layer.number}")
         self._tar = ReadAhead(self._inflate(), _NEXT_TAR_DEPTH, f"inflate layer {layer.number}")
         self._hash = HashAhead(layer.diff_id, _HASH_DEPTH)
@@ -67,6 +80,7 @@ class LayerStream:
             media_type=self._layer.descriptor.media_type,
             max_window_bytes=self._limits.max_window_bytes,
             option=MEMORY_OPTION,
+            points=self.points,
         )
 
     def __iter__(self) -> Iterator[bytes]:

@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 
-from ociexport.layers.change_index import DIGEST_BYTES, LayerIndex
+from ociexport.layers.change_index import LayerIndex
 from ociexport.layers.limits import MAX_DEPTH, MAX_STEPS, NameBudget
 from ociexport.layers.memory_tree import MemoryTree
 from ociexport.layers.paths import ImagePath
@@ -65,7 +65,7 @@ class ContentTree(MemoryTree):
         self._index: LayerIndex | None = None
 
     def replay(self, index: LayerIndex) -> None:
-        """Apply a layer without reading it; its index has digests."""
+        """Apply a layer without reading it; its index has the segments of sparse files."""
         self._index = index
         try:
             for _ in replay(index.changes, self):
@@ -88,10 +88,9 @@ class ContentTree(MemoryTree):
 
     def _remember_known(self, index: LayerIndex, size: int) -> None:
         number = self._files - 1
-        segments = index.segments.get(number)
+        segments = (index.segments or {}).get(number)
         self._take(_CONTENT_BYTES + _SEGMENT_BYTES * len(segments or ()))
-        digest = (index.digests or b"")[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES]
-        self.contents[self._layer, self._files] = FileContent(size, digest, segments)
+        self.contents[self._layer, self._files] = FileContent(size, index.digest_of(number), segments)
 
 
 def _read_from(fd: int, start: int, end: int, task: ProgressTask) -> Iterable[bytes]:

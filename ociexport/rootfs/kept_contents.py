@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ociexport.errors import LimitExceededError, locating
 from ociexport.images.source import ImageSource
 from ociexport.layers.apply import LayerApplier
-from ociexport.layers.change_index import DIGEST_BYTES, LayerIndex, dump_index, load_index
+from ociexport.layers.change_index import LayerIndex, dump_index, load_index
+from ociexport.layers.file_notes import FileNotes
 from ociexport.layers.limits import Limits, NameBudget
 from ociexport.layers.losses import Losses
 from ociexport.layers.paths import ImagePath
-from ociexport.layers.record import ChangeRecorder, SummedData
+from ociexport.layers.record import ChangeRecorder
 from ociexport.layers.tar.reader import Entry
-from ociexport.layers.tar.sparse import SparseSegments
 from ociexport.rootfs.contents import ContentTree
 from ociexport.spec.config import Layer
 from ociexport.storage.layout.layer_indexes import LayerIndexes, NewIndex, indexes_for
 from ociexport.storage.layout.stamps import BlobStamp
+from ociexport.system.access_points import AccessPoints
 from ociexport.system.progress.protocol import Progress
+
+# Of no bytes.
+_EMPTY_DIGEST = hashlib.sha256().digest()
 
 
 def apply_layers(
     tree: RecordedTree, source: ImageSource, layers: Sequence[Layer], limits: Limits, progress: Progress
 ) -> None:
-    """Apply all layers of an image; a layer whose index has the digests of its files is not read, others get one.
+    """Apply all layers of an image; a layer whose index has the segments of sparse files is not read, others get one.
 
     Raises:
         InvalidImageError: a layer breaks the specification, does not match its digest, or exceeds a limit.
     """
     indexes = indexes_for(source, limits)
-    applier = LayerApplier(tree, limits, Losses())
+    applier = LayerApplier(tree, limits, Losses(), locator=tree)
 
     def read(layers: Sequence[Layer]) -> None:
         if not layers:
@@ -47,7 +52,7 @@ def apply_layers(
     for layer in layers:
         content = indexes.read(layer) if indexes is not None else None
         index = load_index(content) if content is not None else None
-        if index is None or index.digests is None:
+        if index is None or index.segments is None:
             waiting.append(layer)
             continue
         read(waiting)
@@ -61,12 +66,15 @@ def apply_layers(
 
 
 def _write(
-    indexes: LayerIndexes, layers: Sequence[Layer], before: Sequence[BlobStamp | None], made: Sequence[bytes | None]
+    indexes: LayerIndexes,
+    layers: Sequence[Layer],
+    before: Sequence[BlobStamp | None],
+    made: Sequence[tuple[bytes, AccessPoints] | None],
 ) -> None:
     indexes.write(
-        NewIndex(layer, stamp, content)
-        for layer, stamp, content in zip(layers, before, made, strict=True)
-        if stamp is not None and content is not None
+        NewIndex(layer, stamp, *index)
+        for layer, stamp, index in zip(layers, before, made, strict=True)
+        if stamp is not None and index is not None
     )
 
 
@@ -77,14 +85,27 @@ class RecordedTree(ContentTree):
         super().__init__(budget, **limits)
         self._wanted: Iterator[bool] = iter(())
         self._record: _Record | None = None
-        self._made: list[bytes | None] | None = None
+        self._made: list[tuple[bytes, AccessPoints] | None] | None = None
+        self._points = AccessPoints()
+
+    def new_points(self) -> AccessPoints:
+        """Return an object for the access points of a layer."""
+        return AccessPoints()
+
+    def begin_tar(self, points: AccessPoints) -> None:
+        """Take the access points of the next layer."""
+        self._points = points
 
     def begin_record(self, wanted: Iterator[bool]) -> None:
         """From now on record the layers for which ``wanted`` says so."""
         self._wanted, self._made = wanted, []
 
-    def end_record(self) -> list[bytes | None]:
-        """Return the index of each layer since `begin_record`; None for one that is not wanted, or too large."""
+    def end_record(self) -> list[tuple[bytes, AccessPoints] | None]:
+        """Return the index and access points of each layer since `begin_record`.
+
+        Returns:
+            None for a layer that is not wanted, or too large.
+        """
         self._finish_layer()
         made, self._made = self._made or [], None
         return made[1:]
@@ -93,7 +114,7 @@ class RecordedTree(ContentTree):
         self._finish_layer()
         super().begin_layer()
         if self._made is not None and next(self._wanted, False):
-            self._record = _Record()
+            self._record = _Record(self._points)
 
     def _finish_layer(self) -> None:
         if self._made is not None:
@@ -105,15 +126,16 @@ class RecordedTree(ContentTree):
         self._note(ChangeRecorder.make_directory, path, entry)
 
     def write_file(self, path: ImagePath, entry: Entry, data: Iterator[memoryview]) -> None:
-        if self._record is None:
-            super().write_file(path, entry, data)
-            return
-        summed = SummedData(data)
-        super().write_file(path, entry, summed)
-        content = self.contents.get((self._layer, self._files))
-        digest, segments = (content.digest, content.segments) if content is not None else (bytes(DIGEST_BYTES), None)
-        self._record.add_content(summed.checksum, digest, segments)
-        self._note(ChangeRecorder.write_file, path, entry, data)
+        super().write_file(path, entry, data)
+        if self._record is not None:
+            content = self.contents.get((self._layer, self._files))
+            self._record.notes.add(content.digest if content is not None else _EMPTY_DIGEST, entry.segments)
+            self._note(ChangeRecorder.write_file, path, entry, data)
+
+    def locate_file(self, offset: int) -> None:
+        """Take the offset of the next file's data in the tar."""
+        if self._record is not None:
+            self._record.notes.locate_file(offset)
 
     def make_symlink(self, path: ImagePath, entry: Entry) -> None:
         super().make_symlink(path, entry)
@@ -148,21 +170,12 @@ class RecordedTree(ContentTree):
 class _Record:
     """What becomes the index of one layer. Its names are counted apart, so that no image exceeds a limit by it."""
 
-    def __init__(self) -> None:
+    def __init__(self, points: AccessPoints) -> None:
         self.changes = ChangeRecorder(NameBudget(Limits()))
         self.changes.begin_layer()
-        self._checksums: list[int] = []
-        self._digests = bytearray()
-        self._segments: dict[int, SparseSegments] = {}
+        self.notes = FileNotes(points)
 
-    def add_content(self, checksum: int, digest: bytes, segments: SparseSegments | None) -> None:
-        """Add what is known of the content of a file."""
-        if segments is not None:
-            self._segments[len(self._checksums)] = segments
-        self._checksums.append(checksum)
-        self._digests += digest
-
-    def index(self) -> bytes | None:
+    def index(self) -> tuple[bytes, AccessPoints] | None:
         """Return the index; None if it can't have one of the numbers."""
-        changes = self.changes.changes[0]
-        return dump_index(LayerIndex(changes, self._checksums, bytes(self._digests), self._segments))
+        content = dump_index(LayerIndex.of(self.changes.changes[0], self.notes))
+        return (content, self.notes.points) if content is not None else None

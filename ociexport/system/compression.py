@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from ociexport.errors import InvalidImageError, LimitExceededError, counted
 from ociexport.spec.digest import ByteStream
@@ -16,6 +16,9 @@ from ociexport.spec.mediatypes import is_encrypted
 from ociexport.system.content import LOOKED_AT_BYTES, encrypted_layer_error, verify_begins_tar
 from ociexport.system.memory import DecompressionMemory
 from ociexport.system.zstd_frames import FRAME_MAGIC, MAX_HEADER_BYTES, window_bytes_of
+
+if TYPE_CHECKING:
+    from ociexport.system.access_points import AccessPoints
 
 # The sizes of one read and of one inflated chunk. They are large since each chunk is passed between threads, and each
 # time may wait for the interpreter lock; docs/about/performance.md has the numbers. Both are multiples of 512, so tar
@@ -64,6 +67,7 @@ def read_layer(
     max_window_bytes: int | None = None,
     option: str | None = None,
     chunk_bytes: int = TAR_CHUNK_BYTES,
+    points: AccessPoints | None = None,
 ) -> Iterator[bytes]:
     """Yield the bytes of the tar in ``blob``; see `read_tar_chunks`. Every reader of a layer's tar begins here.
 
@@ -73,12 +77,13 @@ def read_layer(
         max_window_bytes: see `read_tar_chunks`.
         option: see `read_tar_chunks`.
         chunk_bytes: the most bytes of a chunk, if the layer is compressed.
+        points: receives the beginnings of streams after the first.
 
     Raises:
         UnsupportedMediaTypeError: it does not begin as a tar does. The rest of ``blob`` is not read.
         LimitExceededError, InvalidImageError: as `read_tar_chunks` does.
     """
-    inflater = _Inflater(blob, DecompressionMemory(max_window_bytes, option), chunk_bytes)
+    inflater = _Inflater(blob, DecompressionMemory(max_window_bytes, option), chunk_bytes, points)
     chunks = inflater.chunks()
     first: list[bytes] = []
     try:
@@ -102,6 +107,7 @@ def read_tar_chunks(
     *,
     max_window_bytes: int | None = None,
     option: str | None = None,
+    points: AccessPoints | None = None,
 ) -> Iterator[bytes]:
     """Yield the decompressed bytes of ``blob``, in chunks of at most ``chunk_bytes`` if it is compressed.
 
@@ -114,6 +120,7 @@ def read_tar_chunks(
         max_window_bytes: how much of its output a decompressor may keep in memory; None for what zstd supports and
             this machine has.
         option: the command's option for ``max_window_bytes``; None if it has none.
+        points: receives the beginnings of streams after the first.
 
     Raises:
         LimitExceededError: there are too many streams that are almost empty, or one needs too much memory.
@@ -122,15 +129,7 @@ def read_tar_chunks(
 
     Spec: image-spec 1.1 layer.md, "+gzip Media Types", "+zstd Media Types"; RFC 1952 §2.2; RFC 8878 §3.1.
     """
-    return _Inflater(blob, DecompressionMemory(max_window_bytes, option), chunk_bytes).chunks()
-
-
-def checksum(chunk: bytes | memoryview, value: int = 0) -> int:
-    """Return the CRC-32 of data that follows data with the CRC-32 ``value``; 40 GB/s."""
-    from isal import isal_zlib  # noqa: PLC0415 - start-up: only some runs need it
-
-    following: int = isal_zlib.crc32(chunk, value)
-    return following
+    return _Inflater(blob, DecompressionMemory(max_window_bytes, option), chunk_bytes, points).chunks()
 
 
 def compression_of(head: bytes) -> str | None:
@@ -162,15 +161,23 @@ class _Inflater:
         blob: the layer as stored; closed by the caller.
         memory: how much a decompressor may take.
         chunk_bytes: the most bytes of a decompressed chunk.
+        points: receives the beginnings of streams after the first.
 
     Attributes:
         format: name of the blob's format; None for plain bytes, and until the first chunk is requested.
     """
 
-    def __init__(self, blob: ByteStream, memory: DecompressionMemory, chunk_bytes: int = TAR_CHUNK_BYTES) -> None:
+    def __init__(
+        self,
+        blob: ByteStream,
+        memory: DecompressionMemory,
+        chunk_bytes: int = TAR_CHUNK_BYTES,
+        points: AccessPoints | None = None,
+    ) -> None:
         self._blob = blob
         self._chunk_bytes = chunk_bytes
         self._memory = memory
+        self._points = points
         self.format: str | None = None
 
     def chunks(self) -> Iterator[bytes]:
@@ -189,7 +196,7 @@ class _Inflater:
         decompressor = self._begin(name, head)
         streams = _StreamCount(name)
         data = feed.take()
-        stream_bytes = 0
+        stream_bytes = tar_bytes = 0
         while True:
             try:
                 chunk = decompressor.decompress(data, self._chunk_bytes)
@@ -201,6 +208,7 @@ class _Inflater:
                 yield chunk
             if decompressor.eof:
                 streams.add(stream_bytes)
+                tar_bytes += stream_bytes
                 stream_bytes = 0
                 feed.give_back(len(decompressor.unused_data))
                 header = feed.skip_padding()
@@ -211,6 +219,8 @@ class _Inflater:
                     while self._blob.read(COMPRESSED_CHUNK_BYTES):
                         pass
                     raise InvalidImageError(f"{name} data: expected the end or another {name} stream, got other bytes")
+                if self._points is not None:
+                    self._points.add_stream(tar_bytes, feed.offset)
                 decompressor = self._begin(name, header)
                 data = feed.take()
             elif decompressor.needs_input:
@@ -276,11 +286,18 @@ class _Feed:
         self._chunk = head
         self._position = 0
         self._piece_bytes = _FIRST_PIECE_BYTES
+        # Bytes of the blob up to the end of the chunk.
+        self._end = len(head)
+
+    @property
+    def offset(self) -> int:
+        """The place in the blob of the next bytes."""
+        return self._end - len(self._chunk) + self._position
 
     def take(self) -> bytes:
         """Return the next bytes; ``b""`` at the end of the blob."""
         if self._position == len(self._chunk):
-            self._chunk, self._position = self._blob.read(COMPRESSED_CHUNK_BYTES), 0
+            self._read()
         piece = self._chunk[self._position : self._position + self._piece_bytes]
         self._position += len(piece)
         self._piece_bytes = min(2 * self._piece_bytes, COMPRESSED_CHUNK_BYTES)
@@ -298,14 +315,20 @@ class _Feed:
             fewer bytes only at the end of the blob; ``b""`` if only zeros are left.
         """
         while (match := _OTHER_THAN_ZERO.search(self._chunk, self._position)) is None:
-            self._chunk, self._position = self._blob.read(COMPRESSED_CHUNK_BYTES), 0
+            self._read()
             if not self._chunk:
                 return b""
         self._position = match.start()
         missing = self._position + MAX_HEADER_BYTES - len(self._chunk)
         if missing > 0:
-            self._chunk, self._position = self._chunk[self._position :] + _read_at_least(self._blob, missing), 0
+            more = _read_at_least(self._blob, missing)
+            self._chunk, self._position = self._chunk[self._position :] + more, 0
+            self._end += len(more)
         return self._chunk[self._position : self._position + MAX_HEADER_BYTES]
+
+    def _read(self) -> None:
+        self._chunk, self._position = self._blob.read(COMPRESSED_CHUNK_BYTES), 0
+        self._end += len(self._chunk)
 
 
 def _read_at_least(blob: ByteStream, count: int) -> bytes:

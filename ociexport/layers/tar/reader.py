@@ -4,6 +4,8 @@ The standard library's reader is not used: it keeps every member in memory, supp
 and takes more time than the rest of unpacking together. For any input, the only error raised is `InvalidImageError`.
 
 Spec: POSIX.1-2017 pax, "pax Interchange Format", "ustar Interchange Format"; GNU tar manual, "Basic Tar Format".
+
+This is a long file, since the headers of an entry, its data and what is left of a chunk are one state.
 """
 
 from __future__ import annotations
@@ -152,6 +154,8 @@ class TarReader:
         self._chunk = b""
         self._view = memoryview(b"")
         self._position = 0
+        # Bytes of the chunks before the current one.
+        self._earlier_bytes = 0
         self._max_extended_header_bytes = max_extended_header_bytes
         # Unread bytes of the current entry's data, and of the padding after it.
         self._data_left = 0
@@ -162,6 +166,11 @@ class TarReader:
         """Yield the entries up to the end marker or the end of the chunks; unread data is skipped."""
         while (entry := self._next_entry()) is not None:
             yield entry
+
+    @property
+    def data_offset(self) -> int:
+        """The place in the tar of what is read next; before `read_data`, that of the current entry's stored data."""
+        return self._earlier_bytes + self._position
 
     def read_data(self) -> Iterator[memoryview]:
         """Return the current entry's data as stored; for a sparse file, its segments one after another."""
@@ -389,6 +398,7 @@ class TarReader:
         return bool(self._chunk)
 
     def _take_chunk(self, chunk: bytes) -> None:
+        self._earlier_bytes += len(self._chunk)
         self._chunk, self._view = chunk, memoryview(chunk)
         self._position = 0
 

@@ -1,7 +1,8 @@
 """What a layout remembers of blobs that were read and verified, so that the next pull need not read them again.
 
 ``.ociexport/verified`` has a line for each blob: digest, size, inode, and both times of its file in nanoseconds; for a
-layer with an index, see `layer_indexes`, also its diff_id and the digest of the index. A blob whose file is as the line
+layer with an index, see `layer_indexes`, also its diff_id, the digest of the index, and that of its access points, if
+it has some. A blob whose file is as the line
 says is taken as valid; any other is read. So damage that changes no time is not seen by a pull; `verify` and `unpack`
 read all they use, and see it.
 
@@ -66,10 +67,12 @@ class IndexName(NamedTuple):
     Args:
         diff_id: of the layer, verified.
         digest: of the index.
+        points: digest of the access points; None if the layer has none.
     """
 
     diff_id: Digest
     digest: Digest
+    points: Digest | None = None
 
 
 class KnownBlob(NamedTuple):
@@ -183,15 +186,16 @@ class BlobStamps:
             if digest in existing and _newest_ns(line) < stored.written_ns
         }
 
-    def indexed_layers(self) -> set[Digest]:
-        """Return the diff_ids of the layers with an index whose blobs exist, whether their files changed or not."""
+    def indexed_layers(self) -> list[tuple[Digest, IndexName]]:
+        """Return each blob with an index that exists, whether its file changed or not."""
         with self._lock:
             stored = self._read()
             with suppress(OSError, InvalidImageError):
-                lines = [line for line in self._kept(stored).values() if line.count(" ") >= len(BlobStamp._fields)]
-                found = [known.index_name for known in map(_parse, lines) if known is not None]
-                return {name.diff_id for name in found if name is not None}
-        return set()
+                kept = self._kept(stored).items()
+                lines = [(digest, line) for digest, line in kept if line.count(" ") >= len(BlobStamp._fields)]
+                found = [(Digest.parse(digest), _parse(line)) for digest, line in lines]
+                return [(digest, known.index_name) for digest, known in found if known is not None and known.index_name]
+        return []
 
     def forget_removed(self) -> None:
         """Remove the file if none of its blobs is left."""
@@ -228,7 +232,7 @@ class BlobStamps:
 
 
 def _line_of(known: KnownBlob) -> str:
-    return " ".join(map(str, (*known.stamp, *(known.index_name or ()))))
+    return " ".join(str(field) for field in (*known.stamp, *(known.index_name or ())) if field is not None)
 
 
 def _parse(line: str) -> KnownBlob | None:
@@ -236,7 +240,7 @@ def _parse(line: str) -> KnownBlob | None:
     count = len(BlobStamp._fields)
     numbers = [number for number in map(number_in, fields[:count]) if number is not None]
     names = fields[count:]
-    if len(numbers) != count or len(names) not in (0, len(IndexName._fields)):
+    if len(numbers) != count or len(names) not in (0, 2, len(IndexName._fields)):
         return None
     with suppress(InvalidDigestError):
         return KnownBlob(BlobStamp(*numbers), IndexName(*map(Digest.parse, names)) if names else None)
