@@ -17,7 +17,7 @@ from ociexport.layers.file_notes import NotingRecorder
 from ociexport.layers.limits import NameBudget
 from ociexport.layers.losses import Losses
 from ociexport.layers.partial_tree import PartialTree, UnreadLayerError
-from ociexport.layers.record import ChangeKind, LayerChange, replay
+from ociexport.layers.record import ChangeKind, LayerChange, apply_changes, replay
 from ociexport.spec.config import Layer
 from ociexport.spec.digest import Digest
 
@@ -115,9 +115,16 @@ class TopDownReader:
                     yield number, change
         self._applier.finish(tree)
 
+    def _fill(self, tree: PartialTree) -> None:
+        """Apply the layers that were read to ``tree``."""
+        for number, changes in enumerate(self._changes, start=self.lowest):
+            self._replayed += len(changes)
+            with locating(str(self._subject.layers[number - 1])):
+                apply_changes(changes, tree)
+        self._applier.finish(tree)
+
     def _answer(self, tree: PartialTree, question: Callable[[PartialTree], T]) -> T:
-        for _ in self.replay(tree):
-            self._replayed += 1
+        self._fill(tree)
         return question(tree)
 
     def _read_next(self) -> None:

@@ -13,7 +13,7 @@ from ociexport.layers.change_index import LayerIndex
 from ociexport.layers.limits import MAX_DEPTH, MAX_STEPS, NameBudget
 from ociexport.layers.memory_tree import MemoryTree
 from ociexport.layers.paths import ImagePath
-from ociexport.layers.record import replay
+from ociexport.layers.record import apply_changes
 from ociexport.layers.tar.reader import Entry
 from ociexport.layers.tar.sparse import SparseSegments
 from ociexport.spec.digest import CHUNK_BYTES
@@ -68,8 +68,7 @@ class ContentTree(MemoryTree):
         """Apply a layer without reading it; its index has the segments of sparse files."""
         self._index = index
         try:
-            for _ in replay(index.changes, self):
-                pass
+            apply_changes(index.changes, self)
         finally:
             self._index = None
 
