@@ -122,7 +122,6 @@ def test_each_part_has_one_door(foreign: tuple[str, ...], door: str) -> None:
 
 # What `lazy_dataclass` does not know: an order, and values that are kept beside the fields.
 USERS_OF_DATACLASSES = {
-    "ociexport.rootfs.compare",
     "ociexport.spec.lazy_dataclass",
     "ociexport.verification.changes",
     "ociexport.verification.listed",

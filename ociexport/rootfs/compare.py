@@ -10,7 +10,6 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 
 from ociexport.errors import counted
 from ociexport.images.resolve import read_layers, resolve_manifest
@@ -19,6 +18,7 @@ from ociexport.layers.limits import Limits, NameBudget
 from ociexport.layers.losses import is_foreign_xattr
 from ociexport.layers.memory_tree import MemoryDirectory, MemoryFile, MemoryTree
 from ociexport.layers.tar.reader import DEVICE_TYPES, FILE_FORMATS, Entry, EntryType
+from ociexport.rootfs.changes import Change
 from ociexport.rootfs.contents import ContentTree
 from ociexport.rootfs.disk.linux import name_in
 from ociexport.rootfs.disk.metadata import ROOTLESS_XATTR, encode_rootless_owner
@@ -35,22 +35,6 @@ from ociexport.system.progress.protocol import SILENT, Progress
 _CANDIDATE_BYTES = 250
 # NTFS allows 1,024 names for a file, fewer than other file systems; `unpack` makes a copy for the names beyond a limit.
 _MANY_LINKS = 1000
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Change:
-    """One path that differs from the image.
-
-    Args:
-        path: in the root filesystem.
-        kind: ``A`` added, ``D`` deleted, ``T`` another type, ``M`` modified, the letters that git uses.
-        what: for a modified path, what differs: ``content``, ``mode``, ``owner``, ``target``, ``device``, ``links``,
-            ``xattrs``, ``mtime``.
-    """
-
-    path: bytes
-    kind: str
-    what: tuple[str, ...] = ()
 
 
 class _FoundMetadata(NamedTuple):
@@ -100,7 +84,7 @@ def compare_tree(
     for path in changed:
         known = changes.get(path, Change(path, "M"))
         changes[path] = Change(path, "M", ("content", *known.what))
-    return sorted(changes.values())
+    return [changes[path] for path in sorted(changes)]
 
 
 class _Comparison:

@@ -12,7 +12,8 @@ from ociexport.inspection.access import Access
 from ociexport.inspection.list_files import list_files
 from ociexport.inspection.open_files import open_file
 from ociexport.layers.limits import Limits
-from ociexport.rootfs.compare import Change, compare_tree
+from ociexport.rootfs.changes import Change
+from ociexport.rootfs.compare import compare_tree
 from ociexport.rootfs.unpack import unpack
 from ociexport.spec.platforms import parse_platform
 from ociexport.storage.layout.layer_indexes import MIN_INDEXED_BYTES

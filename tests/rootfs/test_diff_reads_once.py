@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from ociexport.errors import LimitExceededError
 from ociexport.layers.limits import Limits
-from ociexport.rootfs.compare import Change, compare_tree
+from ociexport.rootfs.changes import Change
+from ociexport.rootfs.compare import compare_tree
 from ociexport.rootfs.unpack import unpack
 from ociexport.spec.platforms import parse_platform
 from tests.support.command import run_command

@@ -15,7 +15,8 @@ import pytest
 from ociexport.layers.limits import Limits
 from ociexport.layers.tar.reader import IMPLIED_DIRECTORY
 from ociexport.rootfs import compare
-from ociexport.rootfs.compare import Change, compare_tree
+from ociexport.rootfs.changes import Change
+from ociexport.rootfs.compare import compare_tree
 from ociexport.rootfs.disk.trial import MetadataTrial, may_make_devices
 from tests.rootfs.test_link_limit import few_links
 from tests.support.image_builder import AMD64, build_image, write_layout

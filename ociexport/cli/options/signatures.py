@@ -41,17 +41,19 @@ def signature_policy_from(options: argparse.Namespace) -> SignaturePolicy | None
     return SignaturePolicy(tuple(map(VerificationKey.read, options.verify_key)))
 
 
-def open_signed_source(options: argparse.Namespace, progress: Progress) -> ImageSource:
+def open_signed_source(options: argparse.Namespace, progress: Progress, name: str | None = None) -> ImageSource:
     """Return the image that SRC names, which gives its content only with a signature that ``--verify-key`` requires.
+
+    Args:
+        name: of another image, in place of SRC.
 
     Raises:
         as `signature_policy_from` and `open_source`.
     """
     policy = signature_policy_from(options)
+    name = options.source if name is None else name
     registry = registry_options_from(options)
-    return signed_source(
-        open_source_early(options.source, options=registry, progress=progress, first=ASKS_AND_FETCHES), policy
-    )
+    return signed_source(open_source_early(name, options=registry, progress=progress, first=ASKS_AND_FETCHES), policy)
 
 
 def signed_source(source: ImageSource, policy: SignaturePolicy | None) -> ImageSource:
