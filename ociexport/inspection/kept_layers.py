@@ -71,7 +71,9 @@ class KeptLayers:
         from ociexport.layers.part_reader import PartReader  # noqa: PLC0415 - as said
 
         access, stamp, points = self._subject.access, indexes.look(layer), indexes.read_points(layer)
-        reader = PartReader(self._subject.source, layer, points, access.limits, access.progress)
+        # What can't be kept is not made.
+        makes = stamp is not None
+        reader = PartReader(self._subject.source, layer, points, access.limits, access.progress, makes_points=makes)
         with KnownFiles(reader, index) as files:
             yield files
         if stamp is not None and points.is_changed and files.are_as_before:

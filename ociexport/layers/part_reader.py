@@ -28,14 +28,23 @@ class PartReader:
     Args:
         source: opens the blob, from any offset.
         layer: the layer.
-        points: its access points. Where there are none for long, some are made and added.
+        points: its access points.
         limits: as for reading the layer.
         progress: is told of reading that takes long.
+        makes_points: whether points are made and added where there are none for long, in twice the time.
     """
 
     def __init__(
-        self, source: BlobOpener, layer: Layer, points: AccessPoints, limits: Limits, progress: Progress
+        self,
+        source: BlobOpener,
+        layer: Layer,
+        points: AccessPoints,
+        limits: Limits,
+        progress: Progress,
+        *,
+        makes_points: bool = True,
     ) -> None:
+        self._makes_points = makes_points
         self._source = source
         self._layer = layer
         self._points = points
@@ -105,7 +114,7 @@ class PartReader:
         opener, chunk_bytes = self._open, _SMALL_CHUNK_BYTES
         if self._points.is_far(offset):
             opener, chunk_bytes = self._told, TAR_CHUNK_BYTES
-        if form == "gzip" and (chunk_bytes == TAR_CHUNK_BYTES or point.window is not None):
+        if form == "gzip" and (point.window is not None or (self._makes_points and self._points.is_far(offset))):
             # Start-up: only such a layer needs zlib's C interface.
             from ociexport.system.gzip_points import PointInflater, can_inflate_from_points  # noqa: PLC0415 - as said
 

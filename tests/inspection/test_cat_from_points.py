@@ -272,3 +272,17 @@ def test_points_are_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     PointInflater(open_blob, access_points.START, points).make_points(2**40)
     assert len(points)
     assert len(points.dump()) < len(blob) / 100
+
+
+def test_no_points_are_made_that_could_not_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = made(tmp_path, "gzip")
+    listed(layout)
+    if os.geteuid() == 0:
+        os.chown(layout, 12345, 12345)
+    else:
+        layout.chmod(0o500)
+    points: list[AccessPoints] = []
+    monkeypatch.setattr(AccessPoints, "add", lambda self, point: points.append(self))
+    assert content_of(layout, "last", "d/0") == [b"z" * 5000, FILES["d/0"]]
+    assert (points, points_of(layout)) == ([], [])
+    layout.chmod(0o700)
