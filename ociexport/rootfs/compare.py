@@ -22,7 +22,7 @@ from ociexport.rootfs.changes import Change
 from ociexport.rootfs.contents import ContentTree
 from ociexport.rootfs.disk.linux import name_in
 from ociexport.rootfs.disk.metadata import ROOTLESS_XATTR, encode_rootless_owner
-from ociexport.rootfs.disk.readable import TreeReadError, made_readable, naming_path, open_below
+from ociexport.rootfs.disk.readable import FilesBelow, TreeReadError, made_readable, naming_path
 from ociexport.rootfs.disk.trial import MetadataTrial, TriedMetadata, may_make_devices
 from ociexport.rootfs.disk.walk import Descent
 from ociexport.rootfs.disk.xattrs import read_xattrs
@@ -288,10 +288,14 @@ def _changed_contents(
         return
     total_bytes = sum(content.size for _, content in wanted)
     title = f"comparing {counted(len(wanted), 'file')}"
-    with progress.phase("comparing", total_bytes), progress.task(title, total_bytes) as task:
+    with (
+        closing(FilesBelow(root_fd)) as files,
+        progress.phase("comparing", total_bytes),
+        progress.task(title, total_bytes) as task,
+    ):
         for path, content in wanted:
             with naming_path(root, path):
-                fd = open_below(root_fd, path)
+                fd = files.open(path)
                 try:
                     is_same = content.is_in(fd, task)
                 finally:

@@ -81,21 +81,57 @@ def made_readable(parent_fd: int, name: bytes, status: os.stat_result) -> Iterat
         change_mode(parent_fd, name, mode)
 
 
-def open_below(root_fd: int, path: bytes) -> int:
-    """Return a descriptor of a file in a tree, whatever the modes on its path; no link is followed.
+class FilesBelow:
+    """Opens files in a tree, whatever the modes on their paths; no link is followed.
 
-    Of the directories on the path, only those stay open meanwhile in which a mode has to be set back: a tree may be
-    deeper than this process may open files.
+    The directory of the last file stays open, since the next file mostly is in it too, unless a mode has to be set back
+    on its path. Of the directories above, only those stay open meanwhile in which that is so: a tree may be deeper than
+    this process may open files.
+
+    Args:
+        root_fd: of the tree's root; closed by the caller.
     """
-    *parents, name = path.split(b"/")
-    with ExitStack() as stack:
-        fd = os.dup(root_fd)
-        for number, part in enumerate((*parents, name)):
+
+    def __init__(self, root_fd: int) -> None:
+        self._root_fd = root_fd
+        self._stack = ExitStack()
+        self._directory: bytes | None = None
+        self._fd = -1
+
+    def open(self, path: bytes) -> int:
+        """Return a descriptor of the file at ``path``; the caller closes it."""
+        directory, _, name = path.rpartition(b"/")
+        try:
+            is_changed = directory != self._directory and self._enter(directory)
+            status = os.stat(name, dir_fd=self._fd, follow_symlinks=False)
+            with made_readable(self._fd, name, status):
+                fd = os.open(name, OPEN_FILE, dir_fd=self._fd)
+        except BaseException:
+            self.close()
+            raise
+        if is_changed:
+            self.close()
+        return fd
+
+    def close(self) -> None:
+        """Set modes back, and close the directory."""
+        self._directory = None
+        self._stack.close()
+
+    def _enter(self, directory: bytes) -> bool:
+        """Open a directory; return whether a mode was changed for it."""
+        self.close()
+        is_changed = False
+        fd = os.dup(self._root_fd)
+        for part in directory.split(b"/") if directory else ():
             with ExitStack() as step:
                 step.callback(os.close, fd)
                 status = os.stat(part, dir_fd=fd, follow_symlinks=False)
                 if missing_bits(fd, part, status):
+                    is_changed = True
                     step.enter_context(made_readable(fd, part, status))
-                    stack.push(step.pop_all())
-                fd = os.open(part, OPEN_DIRECTORY if number < len(parents) else OPEN_FILE, dir_fd=fd)
-        return fd
+                    self._stack.push(step.pop_all())
+                fd = os.open(part, OPEN_DIRECTORY, dir_fd=fd)
+        self._stack.callback(os.close, fd)
+        self._directory, self._fd = directory, fd
+        return is_changed
