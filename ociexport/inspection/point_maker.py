@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from contextlib import closing, suppress
 
@@ -34,7 +35,7 @@ class PointMaker:
 
     def extend(self, tar_offset: int) -> None:
         """Make the points up to this place, if they are not being made already."""
-        if self._thread is None and len(os.sched_getaffinity(0)) > 1 and can_inflate_from_points():
+        if self._thread is None and _has_processors() and can_inflate_from_points():
             self._end = tar_offset
             self._inflater = PointInflater(self._open, START, self._points)
             self._thread = start_thread(self._make, name=f"points of layer {self._layer.number}")
@@ -61,3 +62,9 @@ class PointMaker:
 
     def _open(self, offset: int) -> ByteStream:
         return self._source.open_blob(self._layer.descriptor, offset)
+
+
+def _has_processors() -> bool:
+    """Whether this process may use more than one processor."""
+    count = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    return (count or 1) > 1
