@@ -19,7 +19,8 @@ import zlib
 from array import array
 from bisect import bisect_right, insort
 from collections.abc import Iterator
-from typing import NamedTuple
+
+from ociexport.spec.named_tuple import NamedTuple
 
 # Inflating this much takes a fortieth of a second. A window takes some 12 KiB.
 _SPACING_BYTES = 8 * 1024 * 1024
