@@ -37,7 +37,7 @@ def test_every_error_derives_from_the_base() -> None:
     """The base is true. What ends a process on a signal is no error; the others become one of ours."""
     others = {kind.__name__ for kind in _all_error_classes() if not issubclass(kind, OciexportError)}
     assert others <= {
-        "_Terminated",
+        "Terminated",
         "StalledError",
         "ProxyRefusalError",
         "ForbiddenAddressError",

@@ -106,15 +106,15 @@ LOGGING = frozenset({"logging", "textwrap", "traceback"})
 # Each command: its words, the costly modules it may import, how many modules of our own, and how many patterns it may
 # compile.
 COMMANDS: dict[str, tuple[tuple[str, ...], frozenset[str], int, int]] = {
-    "--version": (("--version",), frozenset(), 9, 0),
-    "--help": (("--help",), LOCAL - {"json", "hashlib"} | {"bz2", "lzma", "shutil", "textwrap"}, 19, 20),
-    "pull": (("pull", "-q", "IMAGE", "--out", "OUT"), LOCAL | WIRE, 135, 45),
-    "pull again": (("pull", "-q", "IMAGE", "--out", "PULLED"), LOCAL | WIRE, 134, 45),
-    "unpack from a registry": (("unpack", "-q", "IMAGE", "OUT"), LOCAL | WIRE | {"ctypes", "isal"}, 164, 45),
-    "unpack": (("unpack", "-q", "LAYOUT", "OUT"), LOCAL | {"ctypes", "isal"}, 126, 25),
-    "inspect": (("inspect", "LAYOUT"), LOCAL, 80, 25),
-    "verify": (("verify", "-q", "LAYOUT"), LOCAL | LOGGING | {"concurrent.futures", "datetime"}, 134, 25),
-    "ls": (("ls", "LAYOUT"), LOCAL | {"datetime", "isal"}, 116, 25),
+    "--version": (("--version",), frozenset(), 10, 0),
+    "--help": (("--help",), LOCAL - {"json", "hashlib"} | {"bz2", "lzma", "shutil", "textwrap"}, 20, 20),
+    "pull": (("pull", "-q", "IMAGE", "--out", "OUT"), LOCAL | WIRE, 136, 45),
+    "pull again": (("pull", "-q", "IMAGE", "--out", "PULLED"), LOCAL | WIRE, 135, 45),
+    "unpack from a registry": (("unpack", "-q", "IMAGE", "OUT"), LOCAL | WIRE | {"ctypes", "isal"}, 165, 45),
+    "unpack": (("unpack", "-q", "LAYOUT", "OUT"), LOCAL | {"ctypes", "isal"}, 127, 25),
+    "inspect": (("inspect", "LAYOUT"), LOCAL, 81, 25),
+    "verify": (("verify", "-q", "LAYOUT"), LOCAL | LOGGING | {"concurrent.futures", "datetime"}, 135, 25),
+    "ls": (("ls", "LAYOUT"), LOCAL | {"datetime", "isal"}, 117, 25),
 }
 SCRIPT = """
 import re._compiler, sys

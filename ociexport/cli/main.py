@@ -13,6 +13,7 @@ from contextlib import suppress
 
 import ociexport.errors
 from ociexport.cli.exit_codes import HUNG_UP, INTERRUPTED, READER_GONE, TERMINATED
+from ociexport.cli.interruption import Terminated, raise_at_signals, stop_looking
 from ociexport.cli.process import OUTPUT_NAME, give_up_output, prepare_streams
 from ociexport.errors import OciexportError
 from ociexport.system.ownership import own_process
@@ -24,7 +25,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Sequence
-    from types import FrameType
     from typing import NoReturn
 
     from ociexport.system.progress.events import EventLines
@@ -58,14 +58,6 @@ def _tells_warnings() -> bool:
     return bool(sys.warnoptions or sys.flags.dev_mode)
 
 
-class _Terminated(BaseException):
-    """SIGTERM or SIGHUP arrived. It is not an Exception, so only clean-up code catches it."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__("terminated")
-        self.number = number
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
@@ -77,9 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options: Namespace | None = None
     error: BaseException | None = None
     try:
-        signal.signal(signal.SIGTERM, _raise_terminated)
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it, and the command goes on
-            signal.signal(signal.SIGHUP, _raise_terminated)
+        raise_at_signals()
         # We must be able to open the files that we make, so the umask may only restrict others.
         os.umask(os.umask(0o077) & 0o077)
         prepare_streams()
@@ -90,12 +80,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _warn_of_path(image)
         code = int(options.run(options)) if options is not None else 0
         sys.stdout.flush()
-    except (OciexportError, OSError, MemoryError, UnicodeError, KeyboardInterrupt, _Terminated) as raised:
+    except (OciexportError, OSError, MemoryError, UnicodeError, KeyboardInterrupt, Terminated) as raised:
         error = raised
         try:
             code = _report(error, options)
-        except (KeyboardInterrupt, _Terminated) as late:  # while the module that reports errors was loaded
+        except (KeyboardInterrupt, Terminated) as late:  # while the module that reports errors was loaded
             code = _report(late)
+    stop_looking()
     events = getattr(options, "events", None)
     # A str if the file could not be opened.
     return code if events is None or isinstance(events, str) else _end_events(events, code, error)
@@ -142,7 +133,7 @@ def _report(error: BaseException, options: Namespace | None = None) -> int:
         if isinstance(error, BrokenPipeError):
             # The reader, such as `head`, has closed the pipe.
             return READER_GONE
-    if isinstance(error, _Terminated):
+    if isinstance(error, Terminated):
         return _report_end(*(("hung up", HUNG_UP) if error.number == signal.SIGHUP else ("terminated", TERMINATED)))
     if isinstance(error, KeyboardInterrupt):
         return _report_end("interrupted", INTERRUPTED)
@@ -168,10 +159,6 @@ def _warn_of_path(image: str) -> None:
     if path is not None:
         shown, path = ociexport.errors.printable(image), ociexport.errors.printable(path)
         print(f"ociexport: warning: {shown} is an image in a registry; the one here is {path}", file=sys.stderr)
-
-
-def _raise_terminated(number: int, frame: FrameType | None) -> NoReturn:
-    raise _Terminated(number)
 
 
 def _report_end(how: str, code: int) -> int:
