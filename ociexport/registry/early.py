@@ -113,7 +113,7 @@ class EarlyConnection:
         if contexts is None:  # ssl could not be imported, so the connection was given up
             return opened
         self._context = contexts.get(self._plan.tls)
-        return self._context.wrap_socket(opened, server_hostname=self._plan.host)
+        return self._context.wrap_socket(opened, server_hostname=self._plan.host.encode("ascii"))
 
     def descriptor(self) -> socket.socket | None:
         """Return a second descriptor of the connection, by which the handshake can be ended; the caller closes it.

@@ -142,7 +142,7 @@ class Origins:
     def _of_reference(self, reference: ImageReference) -> Origin:
         known = self._named.get(str(reference))
         if known is None:
-            source = self._stack.enter_context(closing(self._opener.open(RegistryName(reference))))
+            source = self._stack.enter_context(closing(self._opener.open(RegistryName(reference), None)))
             known = self._named[str(reference)] = Origin(str(reference), [_AnyOfImage(source)])
         return known
 
@@ -158,7 +158,7 @@ class Origins:
             return self._open_archive(name.path)
         if isinstance(name, RegistryName):
             return self._of_reference(name.reference)
-        opened = self._stack.enter_context(closing(self._opener.open(name)))
+        opened = self._stack.enter_context(closing(self._opener.open(name, None)))
         return Origin(opened.display_name, [_AnyOfImage(opened)])
 
     def _open_archive(self, path: str) -> Origin:

@@ -185,7 +185,7 @@ class _NamingOpener(SourceOpener):
         super().__init__(options=options, progress=progress)
         self._name = name
 
-    def open(self, name: SourceName, first: FirstRequest = ASKS) -> ImageSource:
+    def open(self, name: SourceName, first: FirstRequest | None = ASKS) -> ImageSource:
         source = super().open(name, first)
         if self._name is None:
             return source

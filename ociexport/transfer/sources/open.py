@@ -49,7 +49,7 @@ def open_source(
         progress: gets a line for each retry.
 
     Raises:
-        NotFoundError: the layout, the archive or the image in it is missing. No registry is contacted yet.
+        NotFoundError: the layout, the archive or the image in it is missing. No error of a registry is raised yet.
         InvalidImageError: the path is not a layout or archive of images.
     """
     return open_source_early(name, options=options, progress=progress, first=ASKS)
@@ -96,11 +96,11 @@ class SourceOpener:
         self._opened_layouts: dict[str, int] = {}
         self._remote: dict[str, RemoteLayout] = {}
 
-    def open(self, name: SourceName, first: FirstRequest = ASKS) -> ImageSource:
+    def open(self, name: SourceName, first: FirstRequest | None = ASKS) -> ImageSource:
         """Return the source that ``name`` means; the caller closes it before this opener. Raises as `open_source`.
 
         Args:
-            first: what is known of the first request.
+            first: what is known of the first request; None if there may be none.
         """
         if isinstance(name, LayoutName) and name.image is not None:
             self._note_layout(name)
@@ -116,7 +116,7 @@ class SourceOpener:
             return converting(self.remote_layout(name.path).open_image(name.image), self._progress)
         if not isinstance(name, RegistryName):
             return _open_local(name, self._progress)
-        client = self._shared_client(name.reference, first)
+        client = self._shared_client() if first is None else self._shared_client(name.reference, first)
         return _open_remote(name.reference, client, self._progress, owns_client=False)
 
     def remote_layout(self, url: str) -> RemoteLayout:
