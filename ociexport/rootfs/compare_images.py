@@ -44,6 +44,7 @@ def compare_images(
     images = [_Image(source, platform, limits, progress) for source in (changed, base)]
     comparison = _Comparison(*(image.tree for image in images), owners=owners)
     comparison.compare()
+    limits.verify_files(comparison.doubtful_bytes)
     changes = comparison.changes
     one, other = (image.filled(files) for image, files in zip(images, comparison.doubtful, strict=True))
     for path in one:
@@ -80,6 +81,7 @@ class _Comparison:
         changes: by path.
         doubtful: files of the same size whose holes differ, so that their digests tell nothing; for each image, the
             paths by the places of the files.
+        doubtful_bytes: the size of these files.
     """
 
     def __init__(self, changed: RecordedTree, base: RecordedTree, *, owners: bool) -> None:
@@ -87,6 +89,7 @@ class _Comparison:
         self._base = base
         self._owners = owners
         self.changes: dict[bytes, Change] = {}
+        self.doubtful_bytes = 0
         self.doubtful: tuple[dict[tuple[int, int], list[bytes]], ...] = ({}, {})
         # With hard links, the files of both images must match one to one.
         self._partners: tuple[dict[int, int], dict[int, int]] = ({}, {})
@@ -137,6 +140,7 @@ class _Comparison:
             return one is not other
         if one.segments == other.segments:
             return one.digest != other.digest
+        self.doubtful_bytes += changed.entry.size + base.entry.size
         for files, place in zip(self.doubtful, (changed.place, base.place), strict=True):
             files.setdefault(place, []).append(path)
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ociexport.cli.main import main
+from ociexport.errors import LimitExceededError
 from ociexport.layers.limits import Limits
 from ociexport.rootfs.changes import Change
 from ociexport.rootfs.compare_images import compare_images
@@ -132,19 +134,38 @@ def diff(*words: object) -> tuple[int, str, str]:
     return ended.returncode, ended.stdout, ended.stderr
 
 
-def test_command_takes_a_layout_an_archive_or_a_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_takes_an_archive_or_a_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = build_image([[member("a", b"1")]], platform=PLATFORM)
     two = build_image([[member("a", b"2"), member("b", b"2")]], platform=PLATFORM)
-    layout, single = tmp_path / "layout", tmp_path / "single"
+    layout = tmp_path / "layout"
     write_layout(layout, {"1": one, "2": two})
-    write_layout(single, {"2": two})
     assert diff(f"{layout}:2", f"{layout}:1") == (1, "M a  (content)\nA b\n", "")
     assert main(["copy", "-q", f"{layout}:2", str(tmp_path / "two.tar")]) == 0
     capsys.readouterr()
-    for name in (single, tmp_path / "two.tar"):
-        assert main(["diff", "-q", str(name), f"{layout}:1"]) == 1
-        assert capsys.readouterr().out == "M a  (content)\nA b\n"
-        assert main(["diff", "-q", str(name), f"{layout}:2"]) == 0
+    assert main(["diff", "-q", str(tmp_path / "two.tar"), f"{layout}:1"]) == 1
+    assert capsys.readouterr().out == "M a  (content)\nA b\n"
+    assert main(["diff", "-q", str(tmp_path / "two.tar"), f"{layout}:2"]) == 0
+
+
+def test_tree_that_has_the_files_of_a_layout_is_compared_as_a_tree(tmp_path: Path) -> None:
+    """What a container writes to the top of its tree does not decide what is compared."""
+    layout, tree = tmp_path / "layout", tmp_path / "tree"
+    write_layout(layout, {"1": build_image([[member("a", b"1")]], platform=PLATFORM)})
+    assert main(["unpack", "-q", f"{layout}:1", str(tree)]) == 0
+    shutil.copytree(layout, tree, dirs_exist_ok=True)
+    (tree / "a").write_bytes(b"2")
+    code, out, _ = diff(tree, f"{layout}:1")
+    assert (code, [line for line in out.splitlines() if line.startswith("M a")]) == (1, ["M a  (content, mtime)"])
+
+
+def test_holes_are_filled_only_within_the_limit_of_size(tmp_path: Path) -> None:
+    """A few hundred bytes of layer can declare any number of zeros."""
+    one, two = (
+        ImageLayout(layout_of(tmp_path / f"{begin}", [sparse_member("a", 100_000, {begin: b"a" * 100})])).open_image()
+        for begin in (4096, 8192)
+    )
+    with pytest.raises(LimitExceededError, match="files: expected at most 150000 bytes in all, got 200000"):
+        compare_images(one, two, platform=PLATFORM, limits=Limits(max_bytes=150_000))
 
 
 def test_mistyped_directory_is_not_searched_in_a_registry(tmp_path: Path) -> None:

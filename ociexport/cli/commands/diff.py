@@ -15,7 +15,6 @@ from ociexport.cli.options.registry import add_registry_arguments
 from ociexport.cli.options.signatures import add_signature_arguments, open_signed_source
 from ociexport.errors import NotFoundError, quoted, quoted_path
 from ociexport.rootfs.changes import Change
-from ociexport.storage.layout.documents import LAYOUT_FILE
 
 _DIFFERENT = 1
 
@@ -25,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "rootfs",
         metavar="ROOTFS",
-        help="root filesystem made by unpack; or another image: a layout, an archive, or a name with a tag or digest",
+        help="root filesystem made by unpack; or another image: an archive, or a name with a tag or digest",
     )
     parser.add_argument("source", metavar="SRC", help="image that it was unpacked from, or that it is compared with")
     add_platform_argument(parser)
@@ -76,10 +75,12 @@ def _compare(options: argparse.Namespace) -> list[Change]:
 
 
 def _is_image(name: str) -> bool:
-    """Whether ROOTFS names an image; a mistyped name of a directory must not become that of an image in a registry."""
-    if os.path.isdir(name):
-        return os.path.isfile(os.path.join(name, LAYOUT_FILE))
-    return os.path.isfile(name) or ":" in name or "@" in name
+    """Whether ROOTFS names an image.
+
+    A directory is always a tree: its content, which a container may have written, must not decide that. A mistyped name
+    of a directory must not become that of an image in a registry.
+    """
+    return not os.path.isdir(name) and (os.path.isfile(name) or ":" in name or "@" in name)
 
 
 def _to_json(change: Change) -> dict[str, object]:
