@@ -23,14 +23,14 @@ class _Element:
         self.line = line
         self.members: dict[str, Node] = {}
         self.elements: list[Node] = []
-        self.text = ""
+        self.texts: list[str] = []
 
     def to_node(self) -> Node:
         if self.name in _LISTS:
             return node_of_list(self.elements, self.line)
         if self.members:
             return node_of_mapping(self.members, self.line)
-        return Node(self.text.strip(), self.line)
+        return Node("".join(self.texts).strip(), self.line)
 
 
 def parse_cyclonedx_xml(text: str, place: Place) -> Node:
@@ -49,7 +49,7 @@ class _XmlParser:
         self._ignored = 0
         self._count = 0
         self._top: Node | None = None
-        self._parser = parser = expat.ParserCreate(namespace_separator=_SEPARATOR)
+        self._parser = parser = expat.ParserCreate("utf-8", _SEPARATOR)
         parser.buffer_text = True
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
@@ -101,7 +101,7 @@ class _XmlParser:
 
     def _take_text(self, text: str) -> None:
         if self._open and not self._ignored:
-            self._open[-1].text += text
+            self._open[-1].texts.append(text)
 
     def _refuse_dtd(self, *_: object) -> None:
         self._refuse("expected XML without a DTD, got one")

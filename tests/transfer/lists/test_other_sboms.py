@@ -101,3 +101,12 @@ def test_values_in_xml_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ociexport.transfer.lists.xml_nodes.MAX_VALUES", 10)
     with pytest.raises(UsageError, match="list:1: expected at most 10 values, got more"):
         parse_list((BOM + "<components/>" * 11 + "</bom>").encode(), "list")
+
+
+@pytest.mark.parametrize("encoding", ["bogus", "rot13", "hex", "shift_jis", "utf-7", "iso-8859-15"])
+def test_encoding_of_xml_is_that_of_every_list(encoding: str) -> None:
+    text = XML.replace('encoding="UTF-8"', f'encoding="{encoding}"')
+    assert [entry.image for entry in parse_list(text.encode(), "list").sure] == [
+        f"ghcr.io/debian:12@{ZERO}",
+        "team/app:1.2",
+    ]
