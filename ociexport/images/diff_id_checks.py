@@ -114,7 +114,7 @@ class DiffIdCheck:
         """
         if self._inflation is None:
             return
-        if self._patience is None:
+        if self._patience is None or self._inflation.has_room():
             self._inflation.put(chunk)
             return
         with self._patience.waiting():
@@ -164,6 +164,10 @@ class _Inflation:
         self._is_cut = False
         self._pipe = ChunkPipe(_BLOB_DEPTH)
         self._thread = start_thread(self._inflate, name="inflate")
+
+    def has_room(self) -> bool:
+        """Whether `put` would not wait."""
+        return self._pipe.has_room()
 
     def put(self, chunk: Chunk) -> None:
         """Take the next bytes; raises what must not wait for the end of the layer."""

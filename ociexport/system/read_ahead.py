@@ -131,6 +131,10 @@ class ChunkPipe:
         self._is_ended = False
         self._is_closed = False
 
+    def has_room(self) -> bool:
+        """Whether `put` would not wait."""
+        return self._is_closed or not self._free.empty()
+
     def put(self, chunk: Chunk) -> None:
         """Pass on the next bytes, which must not be changed afterwards; dropped if the reader has closed the stream."""
         if not self._is_closed:

@@ -9,22 +9,29 @@ from __future__ import annotations
 import base64
 import io
 import os
+import random
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ociexport.errors import DiffIdMismatchError, InvalidImageError, LimitExceededError
+from ociexport.images import diff_id_checks
 from ociexport.images.choose import PlatformChoice
 from ociexport.images.diff_id_checks import Patience, VerifiedDiffIds
 from ociexport.spec.digest import Digest
 from ociexport.storage.layout.layout import ImageLayout
+from ociexport.system.compression import read_tar_chunks
 from ociexport.transfer.copy import copy_image
 from ociexport.transfer.copy_to_archive import copy_to_archive
 from ociexport.transfer.options import PullOptions
 from ociexport.transfer.pull import pull
 from ociexport.transfer.pull_many import pull_many
+from ociexport.transfer.sources.open import open_source
 from tests.support.broken_layers import BROKEN, FIRST, PAGE, SOUND, TARS, diff_ids_of, image_of, zipped
 from tests.support.counting_progress import CountingProgress
 from tests.support.fake_registry import FakeRegistry
@@ -37,7 +44,7 @@ from tests.support.image_builder import (
     build_image,
     build_index,
 )
-from tests.support.memory_source import member
+from tests.support.memory_source import member, tar_of
 
 MIB = 1 << 20
 
@@ -302,25 +309,34 @@ def test_no_thread_is_left(tmp_path: Path) -> None:
 # Archives of a registry's images, for which the check may cost next to nothing.
 
 
-@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+@pytest.mark.parametrize("name", ["a.tar", "stream"])
 def test_default_check_is_given_up_when_layers_wait_for_it(
     registry: FakeRegistry, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ociexport.images.diff_id_checks._FIRST_WAIT_SECONDS", 0.0)
-    monkeypatch.setattr("ociexport.images.diff_id_checks._WAIT_PER_SECOND", 0.0)
-    broken = image_of([FIRST, PAGE])
-    source: Any = broken.serve(registry, "library/app", "1")
+    tar = tar_of([member("big", random.Random(5).randbytes(12 * MIB))])
+    wrong = build_image([tar], edit_config=diff_ids_of([TARS[0]]))
+    source: Any = wrong.serve(registry, "library/app", "1")
+
+    def read_slowly(*arguments: Any, **options: Any) -> Iterator[bytes]:
+        for chunk in read_tar_chunks(*arguments, **options):
+            time.sleep(0.02)
+            yield chunk
+
+    monkeypatch.setattr(diff_id_checks, "read_tar_chunks", read_slowly)
     progress = CountingProgress()
-    result = pull(source, tmp_path / name, platform=AMD64, progress=progress)
-    assert (result.digest, result.is_deep) == (broken.digest, False)
+    with closing(open_source(source)) as opened:
+        (result,) = copy_to_archive([opened], out_of(tmp_path / name), PullOptions(AMD64), progress)
+    assert (result.digest, result.is_deep) == (wrong.digest, False)
     assert [line for line in progress.lines if "diff_ids" in line] == [
         "layers arrive faster than they can be inflated, so not all were compared with their diff_ids; "
         "--deep compares them"
     ]
-    settings: Any
-    for settings in ({"deep": True}, {"decompress": True}, {"legacy": True}):
-        with pytest.raises(InvalidImageError):
-            pull(source, tmp_path / f"b{name}", platform=AMD64, **settings)
+    with closing(open_source(source)) as opened, pytest.raises(DiffIdMismatchError):
+        copy_to_archive([opened], out_of(tmp_path / f"b{name}"), PullOptions(AMD64, deep=True))
+
+
+def out_of(path: Path) -> Any:
+    return io.BytesIO() if path.name.endswith("stream") else str(path)
 
 
 def test_patience_lasts_as_long_as_little_of_the_time_is_waiting(monkeypatch: pytest.MonkeyPatch) -> None:

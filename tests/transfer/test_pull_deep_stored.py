@@ -160,7 +160,7 @@ def test_layer_over_several_connections_is_proven(
         if name != "stream":
             return pull(reference, tmp_path / name, platform=AMD64, deep=True)
         with closing(open_source(reference)) as source:
-            return copy_to_archive([source], io.BytesIO(), PullOptions(AMD64))[0]
+            return copy_to_archive([source], io.BytesIO(), PullOptions(AMD64, deep=True))[0]
 
     if is_right:
         assert pull_it().is_deep
