@@ -40,7 +40,7 @@ class Copies:
     def __init__(self, spool_fd: int, fd: int) -> None:
         self._spool_fd = spool_fd
         self._fd = fd
-        self._failure: OSError | None = None
+        self._failure: BaseException | None = None
         self._is_stopped = False
         # The last one, to which the next may belong.
         self._spool_offset = self._offset = self._size = 0
@@ -92,5 +92,5 @@ class Copies:
                     if self._is_stopped:
                         return
                     copy_range(self._spool_fd, spool_offset, self._fd, offset, size)
-        except OSError as error:
+        except BaseException as error:  # every kind: `finish` raises it
             self._failure = error

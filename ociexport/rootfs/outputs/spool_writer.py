@@ -16,6 +16,7 @@ _BUFFER_BYTES = 1024 * 1024
 _MAX_PIECES = 1024
 # Calls that wait for the thread, which bounds the memory.
 _DEPTH = 2
+_COPIED_BYTES = 4096
 
 _Pieces = list[memoryview]
 # A file, pieces for it that follow one another, and where the first belongs.
@@ -41,8 +42,9 @@ class AppendedFile:
         Raises:
             OSError: this piece or one before it could not be written.
         """
-        self.pieces.append(piece)
         size = len(piece)
+        # A piece keeps its chunk of a mebibyte in memory, and many small ones may come from as many chunks.
+        self.pieces.append(memoryview(bytes(piece)) if size < _COPIED_BYTES else piece)
         self.end += size
         writer = self._writer
         writer.waiting_bytes += size
@@ -78,7 +80,7 @@ class SpoolWriter:
         for _ in range(_DEPTH):
             self._free.put(None)
         self._waiting: SimpleQueue[list[_Batch] | None] = SimpleQueue()
-        self._failure: OSError | None = None
+        self._failure: BaseException | None = None
         self._thread = start_thread(self._run, name="spool")
 
     def pass_on(self) -> None:
@@ -116,7 +118,7 @@ class SpoolWriter:
             try:
                 if self._failure is None:
                     _write_batches(waiting)
-            except OSError as error:
+            except BaseException as error:  # every kind: `finish` raises it
                 self._failure = error
             del waiting
             self._free.put(None)
