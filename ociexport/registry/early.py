@@ -22,7 +22,7 @@ from ociexport.errors import OciexportError
 from ociexport.registry.addresses import is_loopback
 from ociexport.registry.auth.credentials import is_any_auth_place
 from ociexport.registry.dialing import open_connection
-from ociexport.registry.hosts.endpoints import endpoint_for, host_name
+from ociexport.registry.hosts.endpoints import endpoint_for, host_name, may_be_there
 from ociexport.registry.hosts.registries_conf import read_registries_conf
 from ociexport.spec import mediatypes
 from ociexport.spec.named_tuple import NamedTuple
@@ -84,8 +84,10 @@ class EarlyConnection:
         opened: socket.socket | None = None
         try:
             opened = self._connect()
-            opened = self._shake_hands(opened)
-            opened.sendall(self._plan.request)
+            if not self._is_unwanted:
+                opened = self._shake_hands(opened)
+            if not self._is_unwanted:
+                opened.sendall(self._plan.request)
             with self._lock:
                 if not self._is_unwanted:
                     self._opened, opened = opened, None
@@ -243,7 +245,7 @@ def begin_early(reference: ImageReference, options: RegistryOptions, first: Firs
 
 def _plan(reference: ImageReference, options: RegistryOptions, first: FirstRequest) -> _Plan | None:
     """Return what to begin; None where another server may be asked first."""
-    if sys.platform != "linux" or options.v1 or options.mirrors or any(map(os.path.isdir, options.hosts_dirs)):
+    if sys.platform != "linux" or options.v1 or options.mirrors or any(map(may_be_there, options.hosts_dirs)):
         return None
     located = read_registries_conf(options.registries_conf).locate(reference)
     if located.mirrors:

@@ -5,13 +5,18 @@ Nothing here imports requests, so that `early` can connect meanwhile.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from ociexport.registry.addresses import is_loopback
 from ociexport.registry.hosts.certificates import DEFAULT_TLS, TlsSettings, find_certificates
 from ociexport.registry.options import RegistryOptions
 from ociexport.spec.lazy_dataclass import dataclass, field
 from ociexport.spec.reference import DEFAULT_REGISTRY, DOCKER_HUB_HOST
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,3 +83,14 @@ def host_name(registry: str) -> str:
     if registry.startswith("["):
         return registry[1:].partition("]")[0]
     return registry.partition(":")[0]
+
+
+def may_be_there(directory: Path) -> bool:
+    """Whether a directory exists, or nobody knows."""
+    try:
+        os.stat(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # the error is reported when a file in it is read
+        return True
+    return True

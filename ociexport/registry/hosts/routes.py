@@ -13,13 +13,12 @@ that the configuration permits to.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ociexport.errors import UsageError, quoted
-from ociexport.registry.hosts.endpoints import Endpoint, endpoint_for, tls_for
+from ociexport.registry.hosts.endpoints import Endpoint, endpoint_for, may_be_there, tls_for
 from ociexport.registry.hosts.registries_conf import RegistriesConf
 from ociexport.registry.http.failures import redacted
 from ociexport.registry.http.web_url import is_web_url
@@ -91,21 +90,11 @@ def _routes(reference: ImageReference, options: RegistryOptions, conf: Registrie
 
 def _hosts_of(registry: str, directories: tuple[Path, ...]) -> HostsToml | None:
     """Return the hosts.toml of ``registry``; None if the machine has no directory for such files, as most have none."""
-    if not any(map(_may_be_there, directories)):
+    if not any(map(may_be_there, directories)):
         return None
     from ociexport.registry.hosts.hosts_toml import read_hosts_toml  # noqa: PLC0415 - start-up: as above
 
     return read_hosts_toml(registry, directories)
-
-
-def _may_be_there(directory: Path) -> bool:
-    try:
-        os.stat(directory)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:  # the error is reported when a file in it is read
-        return True
-    return True
 
 
 def _mirror_of_command_line(url: str, reference: ImageReference, options: RegistryOptions) -> Endpoint:

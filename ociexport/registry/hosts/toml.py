@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -41,7 +42,7 @@ def _parsed(raw: bytes) -> dict[str, object]:
 
 def _tomllib() -> ModuleType:
     """Return `tomllib`, which is imported when first used: most machines have no such file."""
-    if not owns_process():
+    if not owns_process() or "tomllib" in sys.modules:
         return importlib.import_module("tomllib")
     # `datetime` defines its classes in Python first, and then replaces them by these.
     with annotations_unread(), standing_in({"datetime": importlib.import_module("_datetime")}):
