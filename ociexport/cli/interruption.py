@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 # Threads that fetch have less than a second to end, so who waits longer for a lock waits in vain.
 _LOOK_SECONDS = 2.0
 
-_Place = tuple[int, int]
-
 
 class Terminated(BaseException):
     """SIGTERM or SIGHUP arrived. It is not an Exception, so only clean-up code catches it."""
@@ -45,11 +43,11 @@ def stop_looking() -> None:
 
 
 def _raise(number: int, _: FrameType | None) -> NoReturn:
-    seen: _Place | None = None
+    seen: tuple[FrameType, int] | None = None
 
     def look(_: int, frame: FrameType | None) -> None:
         nonlocal seen
-        place = (id(frame), frame.f_lasti) if frame is not None and _waits_for_a_lock(frame) else None
+        place = (frame, frame.f_lasti) if frame is not None and _waits_for_a_lock(frame) else None
         if place is not None and place == seen:
             raise _exception_of(number)
         seen = place
@@ -60,6 +58,8 @@ def _raise(number: int, _: FrameType | None) -> NoReturn:
 
 
 def _waits_for_a_lock(frame: FrameType) -> bool:
+    if "join" in frame.f_code.co_name or frame.f_code.co_name == "_wait_for_tstate_lock":
+        return False  # for another thread to end, which may take long on a slow disk
     modules = (sys.modules.get(name) for name in ("threading", "queue"))
     return frame.f_code.co_filename in {module.__file__ for module in modules if module is not None}
 

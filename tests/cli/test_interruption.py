@@ -12,7 +12,7 @@ import pytest
 from tests.support.command import command_environment
 
 SCRIPT = """
-import queue, sys, threading, time
+import os, queue, sys, threading, time
 from argparse import Namespace
 from ociexport.cli import interruption, main
 
@@ -28,7 +28,7 @@ def run(options):
     lock = HELD[sys.argv[1]]
     lock.acquire()  # and the signal arrives before the block that gives it back
     try:
-        print("ready", flush=True)
+        os.write(1, b"ready\\n")
         time.sleep(60)
     finally:
         if lock is jobs.mutex:
