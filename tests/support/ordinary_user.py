@@ -21,9 +21,10 @@ UID = GID = 65534
 # All modules are imported before the user changes, since only root may be able to read them.
 _SCRIPT = textwrap.dedent(
     f"""
-    import base64, bz2, contextlib, ctypes, encodings.unicode_escape, io, lzma, os, pwd, shutil, subprocess, sys
+    import base64, bisect, bz2, contextlib, ctypes, encodings.unicode_escape, io, lzma, os, pwd, shutil, subprocess, sys
     import isal.igzip_lib
     import ociexport.storage.archive.reader, ociexport.cli.errors
+    import ociexport.rootfs.compare, ociexport.rootfs.compare_images
     from ociexport.cli.main import main
     with contextlib.redirect_stdout(io.StringIO()):
         main(["unpack", "--help"])
