@@ -3,8 +3,9 @@
 Beside them are the access points of compressed layers (`system/access_points.py`), under the blob's digest.
 
 Both are used only for a blob whose file is as it was when it was verified, and only if they have the digests that were
-remembered beside the blob's stamp (`stamps`). So neither damage nor a layout from elsewhere can give a wrong answer,
-and only points that a run of this user made for this very file reach a C library.
+remembered beside the blob's stamp (`stamps`). So neither damage nor a copied layout can give a wrong answer, and only
+points that a run of this user made for this very file reach a C library. A file system image that someone else made can
+bring stamps of its own; docs/about/reliability.md says what to do about it.
 
 Only the owner of a layout writes indexes, so that root leaves no files of its own in the layout of another user. Small
 layers have none. All errors of writing are ignored: the next run reads the layer again.
