@@ -16,11 +16,11 @@ import ociexport
 from ociexport.errors import DiffIdMismatchError
 from ociexport.spec import mediatypes
 from ociexport.spec.digest import Digest
-from ociexport.system.progress.protocol import SilentProgress
 from tests.support.command import run_command
 from tests.support.fake_registry import FakeRegistry
 from tests.support.image_builder import AMD64, BuiltImage, Json, build_image, build_index, write_layout
 from tests.support.memory_source import member, sloppy_gzip, tar_of
+from tests.support.recording_progress import RecordingProgress
 from tests.support.saved_archives import write_tar
 
 LAYERS = [tar_of([member("a", b"1")]), tar_of([member("b", b"2")])]
@@ -69,16 +69,6 @@ def put(request: pytest.FixtureRequest, registry: FakeRegistry, tmp_path: Path) 
         return "./from.tar"
 
     return put
-
-
-class Warnings(SilentProgress):
-    """Records the warnings."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def warn(self, line: str) -> None:
-        self.lines.append(line)
 
 
 def with_layer_types(*types: str) -> BuiltImage:
@@ -182,9 +172,9 @@ def test_diff_id_proves_a_layer_of_any_type(tmp_path: Path, media_type: str) -> 
 @pytest.mark.parametrize("layer_type", [mediatypes.OCI_LAYER_GZIP, *UNKNOWN, *OTHER])
 def test_empty_config_of_an_images_type_gives_one_warning(tmp_path: Path, layer_type: str) -> None:
     """oras wrote such artifacts for registries that take nothing else."""
-    files, progress = artifact_of(b"{}", mediatypes.OCI_CONFIG, layer_type), Warnings()
+    files, progress = artifact_of(b"{}", mediatypes.OCI_CONFIG, layer_type), RecordingProgress()
     assert not ociexport.pull(files.source(), tmp_path / "layout", platform=AMD64, progress=progress).is_image
-    assert len(progress.lines) == 1
+    assert len(progress.warnings) == 1
 
 
 @pytest.mark.parametrize("config", [b"{}", b'{"architecture":"amd64","os":"linux"}', b'{"rootfs":null}'])
@@ -193,10 +183,10 @@ def test_config_without_root_filesystem_is_pulled_with_a_warning(
     tmp_path: Path, config: bytes, config_type: str
 ) -> None:
     """An OPA bundle has an image's types, and ``{}`` as its config."""
-    bundle, progress = artifact_of(config, config_type, mediatypes.OCI_LAYER_GZIP), Warnings()
+    bundle, progress = artifact_of(config, config_type, mediatypes.OCI_LAYER_GZIP), RecordingProgress()
     result = ociexport.pull(bundle.source(), tmp_path / "layout", platform=AMD64, progress=progress)
     assert (result.digest, result.is_image) == (bundle.digest, False)
-    assert progress.lines == [
+    assert progress.warnings == [
         "memory: copied as an artifact: its config describes no root filesystem, so unpack refuses it"
     ]
 

@@ -18,11 +18,11 @@ import pytest
 
 from ociexport.errors import UsageError
 from ociexport.rootfs.unpack import UnpackOptions, unpack
-from ociexport.system.progress.protocol import SilentProgress
 from tests.rootfs.test_preflight import NO_XATTRS, TIMES_CUT
 from tests.support.image_builder import BuiltImage, build_image, write_layout
 from tests.support.memory_source import member, tar_of
 from tests.support.ordinary_user import GID, UID
+from tests.support.recording_progress import RecordingProgress
 from tests.support.system_parts import OCIEXPORT, mounted, require, run
 from tests.support.tree_metadata import Record, describe_tree, differences
 from tests.support.unpacker import as_ordinary_user, resolver
@@ -75,21 +75,11 @@ def file_system(name: str, place: Path) -> Iterator[Path]:
             subprocess.run(["umount", disk], check=True, timeout=60)
 
 
-class Warnings(SilentProgress):
-    """Keeps warnings."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def warn(self, line: str) -> None:
-        self.lines.append(line)
-
-
 def unpacked(target: Path, *, use_openat2: bool) -> list[str]:
     """Unpack; return the warnings, without the target's name in front."""
-    warnings = Warnings()
-    unpack(ODD.source(), target, options=UnpackOptions(use_openat2=use_openat2), progress=warnings)
-    return [line.removeprefix(f"{target}: ") for line in warnings.lines]
+    progress = RecordingProgress()
+    unpack(ODD.source(), target, options=UnpackOptions(use_openat2=use_openat2), progress=progress)
+    return [line.removeprefix(f"{target}: ") for line in progress.warnings]
 
 
 @pytest.fixture

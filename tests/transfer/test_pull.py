@@ -26,10 +26,10 @@ from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.digest import Digest
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.transfer.pull import pull
-from tests.support.counting_progress import CountingProgress
 from tests.support.fake_registry import FakeRegistry, Fault
 from tests.support.image_builder import build_image
 from tests.support.memory_source import MemorySource, member, tar_of
+from tests.support.recording_progress import RecordingProgress
 
 AMD64 = Platform("linux", "amd64")
 
@@ -105,7 +105,7 @@ def test_bytes_altered_once_are_fetched_once_more(
     registry: FakeRegistry, source: MemorySource, layout: ImageLayout
 ) -> None:
     registry.misbehave(source.layers[0].digest.encoded, Fault(change=lambda raw: raw[::-1]), times=1)
-    progress = CountingProgress()
+    progress = RecordingProgress()
     pull(f"{registry.host}/team/app:1", layout, platform=AMD64, progress=progress)
     digest = source.layers[0].digest
     assert progress.warnings == [
@@ -226,7 +226,7 @@ def test_platform_that_is_not_there_lists_those_that_are(layout: ImageLayout) ->
 
 
 def test_single_image_for_another_machine_is_taken_with_a_warning(source: MemorySource, layout: ImageLayout) -> None:
-    progress = CountingProgress()
+    progress = RecordingProgress()
     pull(source, layout, platform=Platform("linux", "arm64", is_default=True), progress=progress)
     assert progress.warnings == ["memory: is for linux/amd64 only, not for linux/arm64"]
 
@@ -238,7 +238,7 @@ def test_artifact_that_is_no_image_is_carried(layout: ImageLayout) -> None:
     raw = json.dumps(manifest).encode()
     source.manifest = Descriptor(mediatypes.OCI_MANIFEST, Digest.of(raw), len(raw))
     source.blobs[source.manifest.digest] = raw
-    progress = CountingProgress()
+    progress = RecordingProgress()
     result = pull(source, layout, progress=progress)
     assert result.platform is None
     assert "memory: not an image but an artifact of type 'application/vnd.cncf.helm.config.v1+json'" in progress.lines
@@ -263,7 +263,7 @@ def test_old_type_of_a_config_may_hide_something_else(layout: ImageLayout) -> No
 
     artifact = build_image([b"weights"], media_types="legacy", edit_manifest=no_config)
     artifact.blobs[config] = bytes(artifact.config.size)
-    progress = CountingProgress()
+    progress = RecordingProgress()
     assert not pull(artifact.source(), layout, platform=AMD64, progress=progress).is_image
     assert progress.lines[0] == "memory: not an image but an artifact of unknown type"
 
@@ -286,7 +286,7 @@ def test_cut_transfer_goes_on_in_the_next_run(
     with pytest.raises(Exception, match="410"):
         pull(image, layout, platform=AMD64)
     registry.requests.clear()
-    progress = CountingProgress()
+    progress = RecordingProgress()
     result = pull(image, layout, platform=AMD64, progress=progress)
     (request,) = [request for request in registry.requests if request.path.endswith(str(digest))]
     assert request.headers["range"] == "bytes=1000000-"

@@ -33,7 +33,6 @@ from ociexport.transfer.pull import pull
 from ociexport.transfer.pull_many import pull_many
 from ociexport.transfer.sources.open import open_source
 from tests.support.broken_layers import BROKEN, FIRST, PAGE, SOUND, TARS, diff_ids_of, image_of, zipped
-from tests.support.counting_progress import CountingProgress
 from tests.support.fake_registry import FakeRegistry
 from tests.support.image_builder import (
     AMD64,
@@ -45,6 +44,7 @@ from tests.support.image_builder import (
     build_index,
 )
 from tests.support.memory_source import member, tar_of
+from tests.support.recording_progress import RecordingProgress
 
 MIB = 1 << 20
 
@@ -323,7 +323,7 @@ def test_default_check_is_given_up_when_layers_wait_for_it(
             yield chunk
 
     monkeypatch.setattr(diff_id_checks, "read_tar_chunks", read_slowly)
-    progress = CountingProgress()
+    progress = RecordingProgress()
     with closing(open_source(source)) as opened:
         (result,) = copy_to_archive([opened], out_of(tmp_path / name), PullOptions(AMD64), progress)
     assert (result.digest, result.is_deep) == (wrong.digest, False)
