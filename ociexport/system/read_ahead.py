@@ -15,7 +15,7 @@ from ociexport.system.threads import start_thread
 T = TypeVar("T")
 
 
-def _room_for(count: int) -> SimpleQueue[None]:
+def room_for(count: int) -> SimpleQueue[None]:
     """Return a semaphore: a queue of ``count`` items, from which a thread takes one and later puts it back.
 
     `SimpleQueue` is written in C. `threading.Semaphore` is not, and holds the interpreter lock for several microseconds
@@ -40,7 +40,7 @@ class ReadAhead(Generic[T], Iterator[T]):
 
     def __init__(self, items: Generator[T], depth: int, name: str) -> None:
         self._items = items
-        self._free = _room_for(depth)
+        self._free = room_for(depth)
         self._ready: SimpleQueue[tuple[T] | BaseException | None] = SimpleQueue()
         self._is_stopped = False
         self._is_done = False
@@ -96,7 +96,7 @@ class HashAhead:
 
     def __init__(self, digest: Digest, depth: int) -> None:
         self._hasher = digest.new_hasher()
-        self._free = _room_for(depth)
+        self._free = room_for(depth)
         self._waiting: SimpleQueue[Chunk | None] = SimpleQueue()
         self._thread = start_thread(self._run, name="hash")
 
@@ -125,7 +125,7 @@ class ChunkPipe:
     """
 
     def __init__(self, depth: int) -> None:
-        self._free = _room_for(depth)
+        self._free = room_for(depth)
         self._ready: SimpleQueue[Chunk | None] = SimpleQueue()
         self._rest = memoryview(b"")
         self._is_ended = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from queue import SimpleQueue
 
+from ociexport.system.read_ahead import room_for
 from ociexport.system.threads import start_thread
 
 # Pieces that wait for one call.
@@ -58,7 +59,7 @@ class AppendedFile:
 
 
 class SpoolWriter:
-    """Writes a spool, and the data of large files into an image. A piece of both files keeps a whole chunk in memory.
+    """Writes a spool, and the data of large files into an image. A large piece of either keeps a chunk in memory.
 
     Args:
         fd: the spool, empty; the caller closes it after `close`.
@@ -76,9 +77,7 @@ class SpoolWriter:
         self.image = None if image_fd is None else AppendedFile(image_fd, image_begin, self)
         self.waiting_bytes = 0
         self._files = [self.spool] if self.image is None else [self.spool, self.image]
-        self._free: SimpleQueue[None] = SimpleQueue()
-        for _ in range(_DEPTH):
-            self._free.put(None)
+        self._free = room_for(_DEPTH)
         self._waiting: SimpleQueue[list[_Batch] | None] = SimpleQueue()
         self._failure: BaseException | None = None
         self._thread = start_thread(self._run, name="spool")
