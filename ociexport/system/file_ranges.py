@@ -6,8 +6,6 @@ import os
 
 # Data is copied in pieces of this size where the kernel can't do it.
 _BUFFER_BYTES = 1024 * 1024
-# Flags of fallocate(2).
-_KEEP_SIZE, _PUNCH_HOLE = 1, 2
 
 
 def copy_range(source_fd: int, source_offset: int, fd: int, offset: int, size: int) -> None:
@@ -46,17 +44,3 @@ def read_whole(fd: int, size: int, offset: int) -> bytes:
             raise AssertionError("the file is shorter than the range")
         data += more
     return data
-
-
-def clear_range(fd: int, offset: int, size: int) -> None:
-    """Make a range of a file zeros; file systems that can free its blocks do so (fallocate(2), "Deallocating")."""
-    import ctypes  # noqa: PLC0415 - start-up: few runs clear anything
-
-    libc = ctypes.CDLL(None)
-    call = getattr(libc, "fallocate64", None) or getattr(libc, "fallocate", None)
-    offset_type = ctypes.c_int64 if hasattr(libc, "fallocate64") else ctypes.c_long
-    if call is not None and call(fd, _KEEP_SIZE | _PUNCH_HOLE, offset_type(offset), offset_type(size)) == 0:
-        return
-    zeros = memoryview(bytes(min(size, _BUFFER_BYTES)))
-    for position in range(offset, offset + size, _BUFFER_BYTES):
-        write_whole(fd, zeros[: offset + size - position], position)

@@ -6,6 +6,7 @@
 - `names_in`: the names that are in an open directory now. A btrfs descriptor shows the directory's content at the time
   of its opening (Linux 6.6, "btrfs: fix infinite directory reads"); later names need a rewind or a new descriptor.
 - `exchange_names`, `sync_file_system`: renameat2(2), RENAME_EXCHANGE; syncfs(2).
+- `free_range`: fallocate(2), "Deallocating file space".
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _OPEN_HOW = struct.Struct("QQQ")
 _DESCRIPTORS = b"/proc/self/fd"
 _OPEN_AGAIN = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _RENAME_EXCHANGE = 2
+_FALLOC_KEEP_SIZE, _FALLOC_PUNCH_HOLE = 1, 2
 # Errors that mean the operation is unsupported: no such call, no such flag, not on this file system.
 _UNSUPPORTED = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP})
 
@@ -150,7 +152,7 @@ def exchange_names(directory_fd: int, first: bytes, second: bytes) -> bool:
     Raises:
         OSError: the system supports the exchange, but not of these names.
     """
-    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    renameat2 = getattr(_libc(), "renameat2", None)
     if renameat2 is None:
         return False
     if renameat2(directory_fd, first, directory_fd, second, _RENAME_EXCHANGE) == 0:
@@ -167,9 +169,18 @@ def sync_file_system(fd: int) -> None:
     Raises:
         OSError: some data could not be written.
     """
-    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    syncfs = getattr(_libc(), "syncfs", None)
     if syncfs is None:
         os.sync()
     elif syncfs(fd) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+def free_range(fd: int, offset: int, size: int) -> bool:
+    """Make a range of a file zeros and free its blocks; return False if that is not possible."""
+    libc = _libc()
+    call = getattr(libc, "fallocate64", None) or getattr(libc, "fallocate", None)
+    offset_type = ctypes.c_int64 if hasattr(libc, "fallocate64") else ctypes.c_long
+    flags = _FALLOC_KEEP_SIZE | _FALLOC_PUNCH_HOLE
+    return call is not None and call(fd, flags, offset_type(offset), offset_type(size)) == 0

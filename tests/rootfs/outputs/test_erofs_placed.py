@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ociexport.layers.limits import Limits
 from ociexport.layers.tar.reader import EntryType
-from ociexport.rootfs.outputs.erofs.placed import settle_placed_data
+from ociexport.rootfs.outputs.erofs.placed import clear_range, settle_placed_data
 from ociexport.rootfs.outputs.erofs.superblock import BLOCK_BYTES
 from ociexport.rootfs.outputs.erofs.writer import write_erofs
 from ociexport.rootfs.outputs.flat_image import PlacedExtent, flat_image
@@ -22,7 +22,7 @@ from ociexport.rootfs.outputs.formats import DiskImageOptions
 from ociexport.rootfs.treehash import hash_tree
 from ociexport.rootfs.unpack import UnpackOptions, unpack
 from ociexport.spec.lazy_dataclass import replace
-from ociexport.system.file_ranges import clear_range, copy_range
+from ociexport.system.file_ranges import copy_range
 from tests.rootfs.outputs.test_erofs import entry_of, flat_of, needs_root, shapes, verify
 from tests.rootfs.outputs.test_flat_image import paths_of
 from tests.support.disk_images import AMD64, flattened, hard_source, mounted
@@ -157,7 +157,7 @@ def test_ranges_are_cleared_and_moved_down_even_where_they_overlap(monkeypatch: 
     """Also on a file system that can't free blocks."""
     for is_refused in (False, True):
         if is_refused:
-            monkeypatch.setattr("ctypes.CDLL", lambda _name: object())
+            monkeypatch.setattr("ociexport.rootfs.disk.linux._libc", object)
         with tempfile.TemporaryFile() as file:
             fd, content = file.fileno(), os.urandom(3_000_000)
             os.pwrite(fd, content, 0)

@@ -9,12 +9,14 @@ import os
 from collections.abc import Sequence
 from operator import itemgetter
 
+from ociexport.rootfs.disk.linux import free_range
 from ociexport.rootfs.outputs.erofs.superblock import BLOCK_BITS, BLOCK_BYTES
 from ociexport.rootfs.outputs.flat_image import FlatImage, FlatNode, PlacedExtent
-from ociexport.system.file_ranges import clear_range, copy_range
+from ociexport.system.file_ranges import copy_range, write_whole
 
 # Zeros may take this part of the placed data.
 _MAX_ZEROS_PART = 20
+_BUFFER_BYTES = 1024 * 1024
 
 
 def settle_placed_data(image: FlatImage, fd: int) -> int:
@@ -44,6 +46,15 @@ def settle_placed_data(image: FlatImage, fd: int) -> int:
         for offset, size in gaps:
             clear_range(fd, offset, size)
     return end >> BLOCK_BITS
+
+
+def clear_range(fd: int, offset: int, size: int) -> None:
+    """Make a range of a file zeros; file systems that can free its blocks do so."""
+    if free_range(fd, offset, size):
+        return
+    zeros = memoryview(bytes(min(size, _BUFFER_BYTES)))
+    for position in range(offset, offset + size, _BUFFER_BYTES):
+        write_whole(fd, zeros[: offset + size - position], position)
 
 
 def _move_together(fd: int, placed: Sequence[tuple[int, FlatNode]]) -> int:
