@@ -37,8 +37,9 @@ from ociexport.registry.hosts.routes import Route
 from ociexport.registry.http.encodings import undo_for_document
 from ociexport.registry.http.failures import redacted, was_plain_text
 from ociexport.registry.http.messages import Answer
+from ociexport.registry.http.transport import Transport
 from ociexport.registry.http.web_url import InvalidUrlError, WebUrl
-from ociexport.registry.session import RegistrySession
+from ociexport.registry.session import CredentialSearch, RegistrySession
 from ociexport.spec.descriptor import Descriptor
 from ociexport.spec.digest import ByteStream
 from ociexport.spec.reference import ImageReference, without_scheme
@@ -196,8 +197,11 @@ class FileServerSession(RegistrySession):
     The server has no API to look for, so the first request is that for the file.
     """
 
-    def _find_api_url(self, retries: bool) -> str:
-        return self.endpoint.api_urls[0]
+    def __init__(
+        self, endpoint: Endpoint, search: CredentialSearch, transport: Transport, *, unasked: str | None = None
+    ) -> None:
+        super().__init__(endpoint, search, transport, unasked=unasked)
+        self._api_url.keep(endpoint.api_urls[0])
 
     def _explain_refusal(self, error: RegistryError, access: Access, asked: WebUrl) -> str | None:
         if not isinstance(error, AuthenticationError):

@@ -160,6 +160,13 @@ def test_all_images_of_one_layout_need_one_list(server: FileServer, tmp_path: Pa
     assert server.paths.count("/layout/index.json") == 1
 
 
+def test_only_files_of_the_layout_are_requested(server: FileServer, tmp_path: Path) -> None:
+    """The server has no API, so nothing is asked to find one."""
+    assert main(["pull", f"{server.url}/layout:1", "-q", "--out", str(tmp_path / "o")]) == 0
+    assert server.paths
+    assert [path for path in server.paths if not path.startswith("/layout/")] == []
+
+
 def test_a_cut_blob_goes_on_where_it_broke(server: FileServer, tmp_path: Path) -> None:
     size = ONE.layers[1].size
     server.cut = {BIG_PATH: [1_000_000, 2_000_000]}
