@@ -35,8 +35,6 @@ from ociexport.verification.findings import Findings, Kind
 from ociexport.verification.schemas import Flaw, config_flaws, index_flaws, manifest_flaws
 from ociexport.verification.selection import Selection
 
-_DOCUMENTS = mediatypes.INDEXES | mediatypes.MANIFESTS | mediatypes.SCHEMA1_MANIFESTS
-
 
 @dataclass(frozen=True, slots=True)
 class NamedBlob:

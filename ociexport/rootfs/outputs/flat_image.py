@@ -30,7 +30,7 @@ from ociexport.spec.descriptor import Platform
 from ociexport.spec.lazy_dataclass import dataclass
 from ociexport.spec.named_tuple import NamedTuple
 from ociexport.system.collector import collection_paused
-from ociexport.system.file_ranges import copy_range, read_whole
+from ociexport.system.file_ranges import read_whole
 from ociexport.system.progress.protocol import SILENT, Progress
 
 # Files begin at a multiple of this in the spool if they are not smaller: file systems that share blocks between files
@@ -167,10 +167,6 @@ class FlatImage(ImageResult):
         """Yield a file's content in chunks of ``chunk_bytes``, the last one shorter; holes are zeros."""
         for offset in range(0, node.entry.size, chunk_bytes):
             yield self.read(node, offset, chunk_bytes)
-
-    def copy_data(self, extent: Extent, fd: int, offset: int) -> None:
-        """Copy the data of an extent into another file at ``offset``, without it passing through this process."""
-        copy_range(self.spool_fd, extent.spool_offset, fd, offset, extent.size)
 
 
 @contextmanager
