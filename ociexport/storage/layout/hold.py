@@ -11,6 +11,8 @@ from ociexport.storage.layout.blobs import OWN_DIRECTORY
 from ociexport.storage.layout_directory import LayoutDirectory
 
 USERS_FILE = f"{OWN_DIRECTORY}/users"
+# Each is lost only to another user who removes the layout at that moment.
+_TRIES = 1000
 
 
 class LayoutHold:
@@ -52,7 +54,12 @@ def is_held(directory: LayoutDirectory) -> bool:
 
 
 def _open_shared(directory: LayoutDirectory) -> int:
-    while True:
-        directory.make_directory(OWN_DIRECTORY)
-        with suppress(FileNotFoundError):  # another user has just removed the directory
-            return directory.open_locked(USERS_FILE, shared=True)
+    for _ in range(_TRIES):
+        with suppress(FileNotFoundError):  # another user has just removed the directory, or is removing it
+            return _open_once(directory)
+    return _open_once(directory)
+
+
+def _open_once(directory: LayoutDirectory) -> int:
+    directory.make_directory(OWN_DIRECTORY)
+    return directory.open_locked(USERS_FILE, shared=True)
