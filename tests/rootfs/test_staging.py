@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -48,7 +47,7 @@ def test_kill_before_any_call_leaves_the_old_or_the_new(
 ) -> None:
     """Where two names can't be exchanged in one step, the old tree is absent for a moment; trees are never mixed."""
     if not can_exchange:
-        monkeypatch.setattr(ctypes, "CDLL", lambda *_words, **_keywords: SimpleNamespace())  # a C library without it
+        monkeypatch.setattr("ociexport.rootfs.disk.linux._libc", SimpleNamespace)  # a C library without it
     rootfs = tmp_path / "rootfs"
     old = {"": ["old"], "old": ["file"]}
     allowed: list[object] = [COMPLETE, old] if replace else [COMPLETE]
