@@ -193,7 +193,11 @@ class LayoutDirectory:
 
     def rename(self, source: str, target: str) -> None:
         """Rename a file; it replaces a file called ``target``."""
-        with self._parent_of(source) as (source_fd, source_last), self._parent_of(target) as (target_fd, target_last):
+        with (
+            self._parent_of(source) as (source_fd, source_last),
+            self._parent_of(target) as (target_fd, target_last),
+            _file_replaced(self.path_of(target)),
+        ):
             os.rename(source_last, target_last, src_dir_fd=source_fd, dst_dir_fd=target_fd)
 
     def open_locked(self, name: str, *, shared: bool = False, is_written: bool = False) -> int:
@@ -223,13 +227,18 @@ class LayoutDirectory:
         with source._parent_of(name) as (source_fd, last), self._parent_of(name) as (fd, _):
             verify_is_regular(os.stat(last, dir_fd=source_fd, follow_symlinks=False), source.path_of(name))
             try:
-                _link(source_fd, last, fd)
+                with _file_replaced(self.path_of(name)):
+                    _link(source_fd, last, fd)
             except OSError as error:
                 if error.errno not in NO_LINK:
                     raise
             else:
                 return
-            with source.open_file(name) as original, _new_file(fd, hidden_name(last), fd, last, name) as copy:
+            with (
+                _file_replaced(self.path_of(name)),
+                source.open_file(name) as original,
+                _new_file(fd, hidden_name(last), fd, last, name) as copy,
+            ):
                 try:
                     fcntl.ioctl(copy.fileno(), _FICLONE, original.fileno())
                 except OSError:
@@ -283,6 +292,16 @@ class LayoutDirectory:
         import shlex  # noqa: PLC0415 - start-up: only an error needs it
 
         return f"links in it are not followed; a copy has files in their place: cp -RL {shlex.quote(self.path)} COPY"
+
+
+@contextmanager
+def _file_replaced(path: str) -> Iterator[None]:
+    """Make the error name ``path`` if a directory stands there; the kernel's names the file that was to replace it."""
+    try:
+        yield
+    except IsADirectoryError as error:
+        error.filename, error.filename2 = path, None
+        raise
 
 
 @contextmanager
