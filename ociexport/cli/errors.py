@@ -31,7 +31,7 @@ def report_error(error: BaseException, proof: str | None = None, path_hint: str 
     """Print ``error`` on standard error and return the command's exit code.
 
     Args:
-        proof: the command that lists all problems of the image, if there is such a command.
+        proof: the result of `proof_of`.
         path_hint: the result of `path_hint_of`; it takes precedence over the error's own hint.
     """
     print(f"ociexport: error: {one_line(error)}", file=sys.stderr)
@@ -51,11 +51,24 @@ def path_hint_of(error: BaseException, image: str) -> str | None:
     return f"a path begins with ./: {path}" if path is not None else None
 
 
-def proof_of(command: str, image: str) -> str | None:
-    """Return the command that lists all problems of ``image`` after ``command`` met one; None for other commands."""
+def proof_of(command: str, image: str, error: BaseException, written: str | None = None) -> str | None:
+    """Return what to do about an ``error`` in an image: the command that lists all problems; None for other commands.
+
+    Args:
+        written: the layout that the command writes to. An error in it is none of the image's.
+    """
+    if written and isinstance(error, InvalidImageError):
+        from ociexport.storage.layout.blobs import OWN_DIRECTORY  # noqa: PLC0415 - start-up: few errors need it
+
+        place = error.where.rpartition(": ")[2]
+        if place.startswith(os.path.join(written, OWN_DIRECTORY, "")):
+            own = shlex.quote(os.path.join(written, OWN_DIRECTORY))
+            return f"no image needs {own}; while nothing uses the layout, it may be removed"
+        if place.startswith(os.path.join(written, "")):
+            return f"ociexport verify {shlex.quote(as_path(written))} lists its problems"
     if image == "-" or command not in _MET_BY:
         return None
-    return f"ociexport verify {_MET_BY[command]}{shlex.quote(image)}"
+    return f"ociexport verify {_MET_BY[command]}{shlex.quote(image)} lists its problems"
 
 
 def one_line(error: BaseException) -> str:
@@ -92,7 +105,7 @@ def _hint_of(error: BaseException, proof: str | None) -> str | None:
         server = shlex.quote(f"{scheme}://{rest.partition('/')[0]}/v2/")
         return f"check whether the server can be reached from here: curl -I {server}"
     if isinstance(error, InvalidImageError) and not isinstance(error, UnsupportedMediaTypeError) and proof:
-        return f"{proof} lists its problems"
+        return proof
     return None
 
 

@@ -142,7 +142,9 @@ def _report(error: BaseException, options: Namespace | None = None) -> int:
     images = _images_of(options)
     if len(images) != 1:
         return report_error(error)
-    return report_error(error, proof_of(getattr(options, "command", ""), images[0]), path_hint_of(error, images[0]))
+    command, out = getattr(options, "command", ""), getattr(options, "out", None)
+    proof = proof_of(command, images[0], error, out if isinstance(out, str) else None)
+    return report_error(error, proof, path_hint_of(error, images[0]))
 
 
 def _images_of(options: Namespace | None) -> list[str]:

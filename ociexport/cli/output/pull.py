@@ -83,7 +83,7 @@ class PullReport:
         """Report an image that could not be pulled; others may follow."""
         from ociexport.cli.errors import proof_of, report_error  # noqa: PLC0415 - start-up: only an error needs it
 
-        code = report_error(error, proof_of("pull", image))
+        code = report_error(error, proof_of("pull", image, error, self._place))
         self.code = self.code or code
         self.note_failure(image, error)
 
