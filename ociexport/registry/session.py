@@ -372,9 +372,9 @@ class RegistrySession:
 
     def _explain_refusal(self, error: RegistryError, access: Access, asked: WebUrl) -> str | None:
         """Return a better hint for ``error``, which answered a request to ``asked``; None if there is none."""
-        from ociexport.registry.auth.refusals import hint_for_refusal, is_of_other_server  # noqa: PLC0415 - start-up: as above
+        from ociexport.registry.auth.refusals import hint_for_refusal, is_of_storage  # noqa: PLC0415 - start-up: as above
 
-        if is_of_other_server(error, asked):
+        if is_of_storage(error, asked):
             return None
         if self._unasked is None and error.status == 401 and not self._has_usable_challenge():
             return None

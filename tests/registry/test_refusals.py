@@ -69,6 +69,24 @@ def test_storage_that_refuses_is_no_reason_to_log_in(status: int, body: bytes, c
         assert "user" not in str(caught.value.hint)
 
 
+@pytest.mark.parametrize("status", [401, 403, 404])
+@pytest.mark.parametrize("credentials", [None, USER])
+def test_storage_on_the_registrys_own_server_is_no_reason_to_log_in(
+    status: int, credentials: Credentials | None
+) -> None:
+    users = {"user": "pass:word"} if credentials else None
+    with FakeRegistry(auth="bearer", users=users) as registry:
+        registry.redirect_to = registry
+        registry.misbehave("/storage/", Fault(status=status, body=S3))
+        source = image_source(registry, credentials=credentials)
+        with pytest.raises(RegistryError) as caught:
+            read_all(source, blob_in(registry))
+        source.close()
+        assert "Request has expired" in str(caught.value)
+        assert "log in" not in str(caught.value.hint)
+        assert "user" not in str(caught.value.hint)
+
+
 def test_token_service_describes_its_error() -> None:
     with FakeRegistry(auth="bearer") as registry:
         body = json.dumps({"error": "invalid_grant", "error_description": "the\u202eaccount is locked"}).encode()

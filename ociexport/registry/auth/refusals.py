@@ -10,6 +10,9 @@ from ociexport.registry.auth.challenges import Challenge
 from ociexport.registry.auth.credentials import Finding
 from ociexport.registry.http.web_url import InvalidUrlError, WebUrl
 
+# In the path of each URL of a registry's API; a proxy may put a directory before it.
+_API = "/v2/"
+
 
 def without_usable_challenge(refusal: RegistryError, challenges: Iterable[Challenge]) -> AuthenticationError:
     """Return ``refusal`` with the schemes that the server offers, none of which can be answered."""
@@ -31,6 +34,17 @@ def is_of_other_server(error: RegistryError, asked: WebUrl) -> bool:
     except InvalidUrlError:
         return False
     return not asked.may_show_secrets_to(answered)
+
+
+def is_of_storage(error: RegistryError, asked: WebUrl) -> bool:
+    """Whether the answer came from where a redirect led: another server, or a place outside the API on the same one."""
+    if is_of_other_server(error, asked):
+        return True
+    try:
+        answered = WebUrl.parse(error.url.partition("?")[0])
+    except InvalidUrlError:
+        return False
+    return _API in asked.target and _API not in answered.target
 
 
 def blaming_registry(error: TransferError, host: str, realm: str) -> TransferError:
