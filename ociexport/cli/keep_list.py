@@ -27,36 +27,42 @@ _SELECTION = re.compile(r"\s*[^\s#][^\s]*\s[^#]*?(?<=\s)(?:tags|semver|newest)="
 
 
 def read_keep_list(options: argparse.Namespace, progress: Progress) -> KeepNamed:
-    """Return the rule that the list of ``--keep`` states.
+    """Return the rule that the lists of ``--keep`` state.
 
-    All that the list names is kept, also what only reads like an image: a name too many does no harm. Tags that the
+    All that a list names is kept, also what only reads like an image: a name too many does no harm. Tags that the
     list asks for are looked up in the layout. Where it names a digest that the layout does not list, as after a pull
     of one platform, the name without the digest counts.
 
     Raises:
-        UsageError: it is no list of images, or names none.
-        OSError, RegistryError: it can't be read.
+        UsageError: one is no list of images, or names none, or standard input is named twice.
+        OSError, RegistryError: one can't be read.
     """
-    place = "standard input" if options.keep == STANDARD_INPUT else printable(options.keep)
-    raw = _read(options.keep, place, progress)
+    if options.keep.count(STANDARD_INPUT) > 1:
+        raise UsageError("--keep: expected standard input once, got it twice", hint="name a file for one of them")
+    names = _Names(_images_in(options.layout))
+    return KeepNamed(name for keep in options.keep for name in _names_in(keep, names, options.profile, progress))
+
+
+def _names_in(keep: str, names: _Names, profiles: Sequence[str], progress: Progress) -> Sequence[str]:
+    place = "standard input" if keep == STANDARD_INPUT else printable(keep)
+    raw = _read(keep, place, progress)
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         got = quoted(os.fsdecode(raw[error.start : error.end]))
         raise UsageError(f"{place}: line {line}: expected UTF-8, got {got}") from error
-    names = _Names(_images_in(options.layout))
     if is_plain_list(text):
-        return KeepNamed(names.of_lines(text, place))
-    is_file = options.keep != STANDARD_INPUT and not is_list_url(options.keep)
-    directory = (os.path.dirname(options.keep) or ".") if is_file else None
-    found = parse_list(raw, options.keep if is_file else place, directory=directory, profiles=options.profile)
+        return names.of_lines(text, place)
+    is_file = keep != STANDARD_INPUT and not is_list_url(keep)
+    directory = (os.path.dirname(keep) or ".") if is_file else None
+    found = parse_list(raw, keep if is_file else place, directory=directory, profiles=profiles)
     for warning in found.warnings:
         progress.warn(escaped(warning))
     kept = [name for entry in found.entries for name in names.of_entry(entry)]
     if not kept:
         raise UsageError(f"{place}: expected the images to keep, got none; nothing was removed")
-    return KeepNamed(kept)
+    return kept
 
 
 def _read(keep: str, place: str, progress: Progress) -> bytes:

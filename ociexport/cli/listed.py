@@ -24,7 +24,7 @@ from ociexport.system.progress.protocol import Progress
 from ociexport.transfer.lists.entries import Findings, ImageList, ListEntry
 from ociexport.transfer.lists.expand import expand_list
 from ociexport.transfer.lists.lines import to_line
-from ociexport.transfer.lists.read import read_list
+from ociexport.transfer.lists.read import STANDARD_INPUT, read_list
 from ociexport.transfer.sources.list_names import list_layout_images
 from ociexport.transfer.sources.names import ArchiveName, LayoutName, RegistryName, parse_source_name
 from ociexport.transfer.sources.open import SourceOpener
@@ -71,11 +71,19 @@ class ListRun:
         self._not_done: dict[int, ListEntry] = {}
         self._is_ended = False
         registry = registry or registry_options_from(options)
-        found = read_list(options.list, profiles=options.profile, registry=registry, progress=progress)
-        for line in found.warnings:
-            progress.warn(escaped(line))
-        images = Findings()  # a tag that a pattern chooses may be listed by itself too
-        for entry, error in expand_list(_wanted(found, options, progress), registry, progress, opener):
+        if options.list.count(STANDARD_INPUT) > 1:
+            raise UsageError("--list: expected standard input once, got it twice", hint="name a file for one of them")
+        wanted: list[ListEntry] = []
+        for name in options.list:
+            found = read_list(name, profiles=options.profile, registry=registry, progress=progress)
+            for line in found.warnings:
+                progress.warn(escaped(line))
+            here = _wanted(found, options, progress)
+            if not here:
+                progress.warn(f"{escaped(found.file)}: names no image")
+            wanted += here
+        images = Findings()  # a tag that a pattern chooses may be listed by itself too, or in another list
+        for entry, error in expand_list(wanted, registry, progress, opener):
             if error is None:
                 images.add(entry)
             else:
@@ -84,8 +92,6 @@ class ListRun:
         self.entries = list(images.entries)
         self._not_done = {id(entry): entry for entry in self.entries}
         self._count = len(self.entries) + len(self._failures)
-        if not self._count:
-            progress.warn(f"{escaped(found.file)}: names no image")
 
     @property
     def code(self) -> int:

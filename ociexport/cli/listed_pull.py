@@ -33,8 +33,8 @@ def read_pull_list(options: argparse.Namespace, progress: Progress, opener: Sour
     Raises:
         UsageError: ``--locked`` names another list, or is combined with ``--list``.
     """
-    if options.locked is not None:
-        if options.list is not None:
+    if options.locked:
+        if options.list:
             raise UsageError("--locked: expected no --list beside it, got one")
         options.list = options.locked
     if options.images:
@@ -53,12 +53,13 @@ def read_pull_list(options: argparse.Namespace, progress: Progress, opener: Sour
             hint="pull into a layout, and copy that to an archive",
         )
     run = ListRun(options, progress, opener=opener)
-    if options.locked is not None:
+    if options.locked:
         for entry in run.entries:
             if entry.locked is None:
+                files = " ".join(options.locked)
                 raise UsageError(
-                    f"--locked {quoted(options.locked)}: expected a lock file, got another list",
-                    hint=f"ociexport lock {options.locked} > images.lock makes one",
+                    f"--locked {quoted(files)}: expected a lock file, got another list",
+                    hint=f"ociexport lock {files} > images.lock makes one",
                 )
     return run
 

@@ -34,7 +34,7 @@ def push_list(options: argparse.Namespace, target: PushTarget) -> int:
     """
     if len(options.images) > 1:
         raise UsageError(f"push: expected one SRC beside --list, got {counted(len(options.images), 'source')}")
-    verify_reads_input_once([*options.images, options.list])
+    verify_reads_input_once([*options.images, *options.list])
     place = parse_source_name(options.images[0]) if options.images else None
     if place is not None and not (isinstance(place, LayoutName | ArchiveName) and place.image is None):
         raise UsageError(

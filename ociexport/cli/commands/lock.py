@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
 
+from ociexport.cli.configuration import leave_out_configured
 from ociexport.cli.listed import ListRun, own_platforms, pinned_source
 from ociexport.cli.options.lists import add_list_arguments
 from ociexport.cli.options.platform import add_platforms_arguments, choice_from
@@ -29,7 +30,7 @@ _WORKERS = 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command to ``parser``."""
-    parser.add_argument("file", metavar="LIST", nargs="?", help="list of images, see ociexport images; or a URL, or -")
+    parser.add_argument("files", metavar="LIST", nargs="*", help="list of images, see ociexport images; or a URL, or -")
     add_platforms_arguments(parser)
     add_list_arguments(parser)
     add_progress_arguments(parser)
@@ -38,9 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print a line for each image, in the order of the list; images that fail are left out, and fail the command."""
-    options.list = options.list or options.file
+    if options.files:
+        leave_out_configured(options, "list")
+    options.list = [*options.files, *options.list]
     progress = progress_from(options)
-    if options.list is None:
+    if not options.list:
         raise UsageError("lock: expected LIST, got none", hint="for example ociexport lock images.txt >images.lock")
     opener = SourceOpener(options=registry_options_from(options), progress=progress)
     with closing(opener), ListRun(options, progress, opener=opener) as listed:

@@ -23,8 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep",
         metavar="FILE|URL|-",
+        action="append",
+        default=[],
         help="keep the images that this list names: a list of any format, see ociexport images, a lock file, or names "
-        "with * for any characters, one on a line",
+        "with * for any characters, one on a line; may be repeated",
     )
     parser.add_argument(
         "--keep-newest",
@@ -55,11 +57,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _keep_from(options: argparse.Namespace, progress: Progress) -> Keep:
-    if options.keep is not None and options.keep_newest is not None:
+    if options.keep and options.keep_newest is not None:
         leave_out_configured(options, "keep", "keep_newest")
-    if (options.keep is None) == (options.keep_newest is None):
+    if (not options.keep) == (options.keep_newest is None):
         raise UsageError(
-            f"prune: expected one of --keep LIST and --keep-newest N, got {'none' if options.keep is None else 'both'}",
+            f"prune: expected one of --keep LIST and --keep-newest N, got {'both' if options.keep else 'none'}",
             hint="for example ociexport prune ./layout --keep-newest 3",
         )
     if options.keep_newest is not None:

@@ -16,7 +16,7 @@ from ociexport.cli.options.executor import add_executor_argument
 from ociexport.cli.options.jobs import add_jobs_argument
 from ociexport.cli.options.json import add_json_argument
 from ociexport.cli.options.kept_blobs import add_cache_argument, add_recheck_argument
-from ociexport.cli.options.lists import add_list_arguments
+from ociexport.cli.options.lists import add_list_arguments, add_locked_argument
 from ociexport.cli.options.out import add_out_arguments, is_archive, is_pipe, opened_out, verify_is_given
 from ociexport.cli.options.platform import add_platforms_arguments, choice_from
 from ociexport.cli.options.progress import add_progress_arguments, progress_from
@@ -85,9 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recheck_argument(parser)
     add_thin_arguments(parser)
     lists = add_list_arguments(parser)
-    lists.add_argument(
-        "--locked", metavar="LOCK", help="pull what this file of ociexport lock says, and ask for no tag"
-    )
+    add_locked_argument(lists)
     add_executor_argument(lists)
 
 
@@ -106,7 +104,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _is_list(options: argparse.Namespace) -> bool:
-    return options.list is not None or options.locked is not None
+    return bool(options.list or options.locked)
 
 
 def pull_from(options: argparse.Namespace, names: list[SourceName], name_there: ImageName | None = None) -> int:

@@ -108,7 +108,7 @@ def run(options: argparse.Namespace) -> int:
     reported and the others are still pushed; the exit code is that of the first failure. For a list, see `push_list`.
     """
     target = parse_target(options.target)
-    if options.list is not None:
+    if options.list:
         from ociexport.cli.listed_push import push_list  # noqa: PLC0415 - start-up: few pushes have a list
 
         return push_list(options, target)

@@ -145,7 +145,7 @@ def _add_metadata_arguments(group: argparse._ArgumentGroup) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Unpack, and print the manifest's digest."""
-    if options.list is not None:
+    if options.list:
         return _unpack_list(options)
     if options.into is not None:
         raise UsageError("--into: expected --list beside it, got none")

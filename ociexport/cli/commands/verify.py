@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print a line for each finding; the exit code is 7 if any of them is a problem."""
     progress = progress_from(options)
-    if options.list is not None:
+    if options.list:
         return _verify_list(options, progress)
     sources = options.source
     if not sources:

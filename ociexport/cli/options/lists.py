@@ -13,7 +13,10 @@ def add_list_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGro
     group.add_argument(
         "--list",
         metavar="FILE|URL|-",
-        help="take the images that this list names, see ociexport images; one that fails does not end the list",
+        action="append",
+        default=[],
+        help="take the images that this list names, see ociexport images; one that fails does not end the list; "
+        "may be repeated",
     )
     group.add_argument("--maybes", action="store_true", help="take what only reads like an image too")
     group.add_argument(
@@ -24,6 +27,17 @@ def add_list_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGro
     )
     add_profile_argument(group)
     return group
+
+
+def add_locked_argument(group: argparse._ArgumentGroup) -> None:
+    """Add the option of a command that takes a lock file for a list."""
+    group.add_argument(
+        "--locked",
+        metavar="LOCK",
+        action="append",
+        default=[],
+        help="pull what this file of ociexport lock says, and ask for no tag; may be repeated",
+    )
 
 
 def add_profile_argument(parser: argparse._ActionsContainer) -> None:

@@ -119,8 +119,7 @@ def thin_options_from(
             raise UsageError("--for: expected --since with it", hint="see ociexport pull --help")
         if options.volume_size is None:
             return None
-    listed = [options.list] if options.list is not None else []
-    verify_reads_input_once([*options.images, *listed, *options.since])
+    verify_reads_input_once([*options.images, *options.list, *options.since])
     from ociexport.system.environment import source_date_epoch  # noqa: PLC0415 - start-up: few pulls are thin
     from ociexport.transfer.bundle.have_volumes import read_haves  # noqa: PLC0415 - start-up: as above
     from ociexport.transfer.bundle.select import ThinOptions  # noqa: PLC0415 - start-up: as above

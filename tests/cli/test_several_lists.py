@@ -1,0 +1,86 @@
+"""Lists that are given together are united: none is left out in silence, and one image is one image.
+
+Source: issue 18, "Lists and locks".
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ociexport.cli.main import main
+from ociexport.spec.descriptor import Platform
+from tests.support.image_builder import AMD64, ARM64, BuiltImage, build_image, build_index, write_layout
+from tests.support.memory_source import member
+
+S390X = Platform("linux", "s390x")
+
+
+def image_of(name: str, platform: Platform = AMD64) -> BuiltImage:
+    return build_image([[member(name)]], platform=platform)
+
+
+ONE, TWO = image_of("one"), image_of("two")
+MULTI = build_index([image_of("x"), image_of("y", ARM64), image_of("z", S390X)])
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DOCKER_DEFAULT_PLATFORM", "linux/amd64")
+    write_layout(tmp_path / "far", {"example.org/one:1": ONE, "example.org/two:1": TWO, "example.org/multi:1": MULTI})
+    for name in ("one", "two", "multi"):
+        (tmp_path / name).write_text(f"./far:example.org/{name}:1\n")
+    return tmp_path
+
+
+def names_in(layout: Path) -> list[str]:
+    entries = json.loads((layout / "index.json").read_bytes())["manifests"]
+    return sorted(entry["annotations"]["io.containerd.image.name"] for entry in entries)
+
+
+BOTH = ["example.org/one:1", "example.org/two:1"]
+
+
+def pulled(here: Path, *lists: str) -> list[str]:
+    assert main(["pull", "-q", *lists, "--out", "./to"]) == 0
+    return names_in(here / "to")
+
+
+def test_each_list_is_pulled(here: Path) -> None:
+    """An option that replaced the one before it would leave the first list out, and say nothing."""
+    assert pulled(here, "--list", "one", "--list", "two", "--list", "one") == BOTH
+
+
+def test_each_list_is_locked_and_each_lock_pulled(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["one", "two"], ["--list", "one", "--list", "two"], ["one", "--list", "two"]):
+        assert main(["lock", "-q", *words]) == 0
+        locked = capsys.readouterr().out.splitlines(keepends=True)
+        assert [json.loads(line)["name"] for line in locked] == BOTH
+    for number, line in enumerate(locked):
+        (here / f"{number}.lock").write_text(line)
+    assert pulled(here, "--locked", "0.lock", "--locked", "1.lock") == BOTH
+
+
+def test_each_list_is_kept(here: Path) -> None:
+    """A list that is left out would have its images removed."""
+    assert main(["prune", "./far", "--keep", "one", "--keep", "two", "--yes"]) == 0
+    assert names_in(here / "far") == BOTH
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["pull --out ./to --list - --list -", "lock - -", "verify --list - --list -", "prune ./far --keep - --keep -"],
+)
+def test_standard_input_is_one_list(here: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert main(command.split()) == 2
+    assert ": expected standard input once, got it twice" in capsys.readouterr().err
+    assert len(names_in(here / "far")) == 3
+
+
+def test_a_list_that_names_no_image_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "none").write_text("# nothing\n")
+    assert pulled(here, "--list", "none", "--list", "one") == ["example.org/one:1"]
+    assert "warning: none: names no image" in capsys.readouterr().err
