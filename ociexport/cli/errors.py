@@ -27,14 +27,17 @@ _PATH_MAX = 4096
 _MET_BY = {"pull": "", "push": "", "copy": "", "inspect": "", "unpack": "--deep ", "diff": "--deep "}
 
 
-def report_error(error: BaseException, proof: str | None = None, path_hint: str | None = None) -> int:
+def report_error(
+    error: BaseException, proof: str | None = None, path_hint: str | None = None, message: str | None = None
+) -> int:
     """Print ``error`` on standard error and return the command's exit code.
 
     Args:
         proof: the result of `proof_of`.
         path_hint: the result of `path_hint_of`; it takes precedence over the error's own hint.
+        message: its `one_line` with more before it; None for that alone.
     """
-    print(f"ociexport: error: {one_line(error)}", file=sys.stderr)
+    print(f"ociexport: error: {message or one_line(error)}", file=sys.stderr)
     hint = path_hint or _hint_of(error, proof)
     if hint:
         print(f"hint: {escaped(hint)}", file=sys.stderr)

@@ -21,7 +21,7 @@ from ociexport.images.choose import PlatformChoice
 from ociexport.spec.reference import ImageReference
 from ociexport.system.files import is_stream, new_file
 from ociexport.system.progress.protocol import Progress
-from ociexport.transfer.lists.entries import Findings, ImageList, ListEntry
+from ociexport.transfer.lists.entries import Findings, ImageList, ListEntry, each_image_once
 from ociexport.transfer.lists.expand import expand_list
 from ociexport.transfer.lists.lines import to_line
 from ociexport.transfer.lists.read import STANDARD_INPUT, read_list
@@ -44,6 +44,7 @@ class ListRun:
         registry: how the list's URL and its registries are reached; None for what ``options`` say.
         opener: of the command; lists layouts and archives, each once.
         is_in_place: whether the images are taken from one layout or archive, by their names.
+        platforms: what an image is taken for that the list names without a platform; None if each command decides.
 
     Attributes:
         entries: the images; tags that the list asks for are looked up.
@@ -62,6 +63,7 @@ class ListRun:
         registry: RegistryOptions | None = None,
         opener: SourceOpener | None = None,
         is_in_place: bool = False,
+        platforms: PlatformChoice | None = None,
     ) -> None:
         self._progress = progress
         self._is_in_place = is_in_place
@@ -89,7 +91,7 @@ class ListRun:
             else:
                 self.unreadable.append((entry, error))
                 self.fail(entry, error)
-        self.entries = list(images.entries)
+        self.entries = each_image_once(images.entries, platforms)
         self._not_done = {id(entry): entry for entry in self.entries}
         self._count = len(self.entries) + len(self._failures)
 
@@ -99,9 +101,11 @@ class ListRun:
         return worst_of(code for _, _, code in self._failures)
 
     def fail(self, entry: ListEntry, error: OciexportError | OSError) -> None:
-        """Report an image that failed."""
-        code = report_error(error)
-        self._failures.append((entry, one_line(error), code))
+        """Report an image that failed, by its name if the error has another."""
+        message = one_line(error)
+        is_named = escaped(entry.image) in message
+        code = report_error(error, message=message if is_named else f"image {escaped(entry.image)}: {message}")
+        self._failures.append((entry, message, code))
         self.done(entry)
 
     def note(self, entry: ListEntry, code: int) -> None:

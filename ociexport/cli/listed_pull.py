@@ -11,6 +11,7 @@ from ociexport.cli.configuration import leave_out_configured
 from ociexport.cli.listed import ListRun, own_platforms, pinned_source
 from ociexport.cli.options.executor import executor_from, outcomes_of
 from ociexport.cli.options.out import is_archive
+from ociexport.cli.options.platform import choice_from
 from ociexport.cli.output.pull import PullReport
 from ociexport.errors import UsageError, quoted
 from ociexport.registry.options import RegistryOptions
@@ -52,7 +53,7 @@ def read_pull_list(options: argparse.Namespace, progress: Progress, opener: Sour
             "--executor: expected a layout for --out, got an archive, which one process writes",
             hint="pull into a layout, and copy that to an archive",
         )
-    run = ListRun(options, progress, opener=opener)
+    run = ListRun(options, progress, opener=opener, platforms=choice_from(options))
     if options.locked:
         for entry in run.entries:
             if entry.locked is None:

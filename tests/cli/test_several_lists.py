@@ -84,3 +84,48 @@ def test_a_list_that_names_no_image_is_named(here: Path, capsys: pytest.CaptureF
     (here / "none").write_text("# nothing\n")
     assert pulled(here, "--list", "none", "--list", "one") == ["example.org/one:1"]
     assert "warning: none: names no image" in capsys.readouterr().err
+
+
+MULTI_HERE = "./far:example.org/multi:1"
+
+
+@pytest.mark.parametrize(
+    ("lines", "platforms"),
+    [
+        (["platform=linux/arm64", "platform=linux/amd64"], ["linux/arm64", "linux/amd64"]),
+        (["platform=linux/arm64", ""], ["linux/arm64", "linux/amd64"]),
+        (["", "platform=linux/s390x,linux/amd64"], ["linux/amd64", "linux/s390x"]),
+        (["platform=linux/arm64", "platform=all"], ["linux/amd64", "linux/arm64", "linux/s390x"]),
+        (["platform=linux/arm64", "platform=linux/arm64"], ["linux/arm64"]),
+    ],
+)
+def test_one_image_has_the_platforms_of_all_its_lines(
+    here: Path, capsys: pytest.CaptureFixture[str], lines: list[str], platforms: list[str]
+) -> None:
+    """A layout has one place for a name: each line by itself would take it from the one before."""
+    (here / "list").write_text("".join(f"{MULTI_HERE} {line}\n" for line in lines))
+    assert main(["pull", "-q", "--list", "list", "--out", "./to"]) == 0
+    capsys.readouterr()
+    assert main(["report", "./to", "--json"]) == 0
+    (image,) = json.loads(capsys.readouterr().out)["images"]
+    assert sorted(one["platform"] for one in image["platforms"]) == sorted(platforms)
+    assert main(["lock", "-q", "list"]) == 0
+    locked = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [sorted(one["platform"] for one in image["platforms"]) for image in locked] == [sorted(platforms)]
+
+
+def test_services_on_two_platforms_have_two_directories(here: Path) -> None:
+    (here / "list").write_text(f"{MULTI_HERE} platform=linux/arm64\n{MULTI_HERE} platform=linux/s390x\n")
+    assert main(["unpack", "-q", "--list", "list", "./roots"]) == 0
+    assert {next(one.iterdir()).name for one in (here / "roots").iterdir()} == {"y", "z"}
+
+
+def test_an_error_of_a_list_names_its_image(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of several images that fail, each message by itself tells which one it is."""
+    (here / "list").write_text(f"{MULTI_HERE} platform=linux/mips64\n./far:example.org/one:1 platform=linux/arm64\n")
+    assert main(["pull", "-q", "--list", "list", "--out", "./to"]) == 10
+    told = [line for line in capsys.readouterr().err.splitlines() if ": error: " in line]
+    assert sorted(line.partition(": manifest sha256:")[0] for line in told) == [
+        f"ociexport: error: image {MULTI_HERE}",
+        "ociexport: error: image ./far:example.org/one:1",
+    ]

@@ -15,6 +15,7 @@ from ociexport.cli.options.platform import add_platforms_arguments, choice_from
 from ociexport.cli.options.progress import add_progress_arguments, progress_from
 from ociexport.cli.options.registry import add_registry_arguments, registry_options_from
 from ociexport.errors import OciexportError, UsageError
+from ociexport.images.choose import PlatformChoice
 from ociexport.system.environment import source_date_epoch
 from ociexport.system.progress.protocol import Progress
 from ociexport.system.threads import starting_threads
@@ -46,14 +47,16 @@ def run(options: argparse.Namespace) -> int:
     if not options.list:
         raise UsageError("lock: expected LIST, got none", hint="for example ociexport lock images.txt >images.lock")
     opener = SourceOpener(options=registry_options_from(options), progress=progress)
-    with closing(opener), ListRun(options, progress, opener=opener) as listed:
-        return _lock_list(listed, options, opener, progress)
+    default = choice_from(options)
+    with closing(opener), ListRun(options, progress, opener=opener, platforms=default) as listed:
+        return _lock_list(listed, options, default, opener, progress)
 
 
-def _lock_list(listed: ListRun, options: argparse.Namespace, opener: SourceOpener, progress: Progress) -> int:
+def _lock_list(
+    listed: ListRun, options: argparse.Namespace, default: PlatformChoice, opener: SourceOpener, progress: Progress
+) -> int:
     epoch = source_date_epoch()
     time = datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if epoch is not None else None
-    default = choice_from(options)
     for entry in listed.entries:
         parse_source_name(entry.image)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from ociexport.errors import InvalidReferenceError, UsageError, quoted
 from ociexport.images.choose import PlatformChoice
@@ -161,6 +161,38 @@ class Findings:
         except UsageError as error:
             self.warn(field, f"left out: {error}")
             return None
+
+
+def each_image_once(entries: Iterable[ListEntry], default: PlatformChoice | None = None) -> list[ListEntry]:
+    """Return the entries with those for one image as one, which asks for the platforms of each.
+
+    Two services of a compose file may run one image on two platforms, and a layout has one place for its name.
+
+    Args:
+        entries: of single images. What a lock file recorded stays apart.
+        default: what an entry takes that asks for no platform; None leaves it apart.
+    """
+    found: dict[str | int, ListEntry] = {}
+    for number, entry in enumerate(entries):
+        key = _normalized(entry) if entry.locked is None else number
+        known = found.get(key)
+        if known is None:
+            found[key] = entry
+            continue
+        first, second = known.platforms or default, entry.platforms or default
+        if first is None or second is None:
+            found[number] = entry
+        else:
+            why = tuple(dict.fromkeys((*known.why, *entry.why)))
+            found[key] = replace(known, why=why, platforms=_both(first, second))
+    return list(found.values())
+
+
+def _both(first: PlatformChoice, second: PlatformChoice) -> PlatformChoice:
+    if first.takes_all or second.takes_all:
+        return PlatformChoice()
+    names = dict.fromkeys((*first.platforms, *second.platforms))
+    return PlatformChoice(tuple(names), keeps_index=first.keeps_index or second.keeps_index)
 
 
 def choice_of(words: Collection[str]) -> PlatformChoice | None:
