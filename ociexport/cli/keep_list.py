@@ -17,7 +17,7 @@ from ociexport.storage.index import ListedImage
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.system.progress.protocol import Progress
 from ociexport.transfer.lists.entries import ListEntry
-from ociexport.transfer.lists.parse import is_plain_list, parse_list
+from ociexport.transfer.lists.parse import decoded, is_plain_list, parse_list
 from ociexport.transfer.lists.read import STANDARD_INPUT, is_list_url
 from ociexport.transfer.sources.names import RegistryName, has_transport, parse_source_name
 from ociexport.verification.keep import MAX_LIST_BYTES, KeepNamed, parse_keep_list
@@ -47,7 +47,7 @@ def _names_in(keep: str, names: _Names, profiles: Sequence[str], progress: Progr
     place = "standard input" if keep == STANDARD_INPUT else printable(keep)
     raw = _read(keep, place, progress)
     try:
-        text = raw.decode("utf-8-sig")
+        text = decoded(raw)
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         got = quoted(os.fsdecode(raw[error.start : error.end]))

@@ -33,6 +33,7 @@ _INCLUDE = frozenset({"path", "project_directory", "env_file"})
 _ALL_PROFILES = "*"
 _MAX_FILES = 200
 _IMAGE_CONTEXT = "docker-image://"
+_MODEL = "a model, which is an artifact"
 _PROFILES = "COMPOSE_PROFILES"
 # The files that docker compose finds by itself, and then reads with the one that overrides them.
 _DEFAULT_NAME = re.compile(r"(?:docker-)?compose\.ya?ml")
@@ -125,7 +126,7 @@ class _ComposeFile:
         for _, model in self._findings.members(self._document.get("models")):
             image = model.get("model")
             if image is not None:
-                self._image(image, is_sure=False, note="a model, which is an artifact")
+                self._image(image, is_sure=False, note=_MODEL)
         for name, place in self._unset.items():
             self._findings.warn(place, f"variable {name} is not set and has no default, it counts as empty")
 
@@ -149,7 +150,9 @@ class _ComposeFile:
             self._image(image, is_sure=build is None, note=note, platforms=platforms)
         elif build is not None:
             self._findings.warn(build, "left out: the service is built from source and names no image")
-        elif service.get("provider") is None and service.get("extends") is None:
+        elif (provider := self._find(service, "provider")) is not None:
+            self._read_provider(provider)
+        elif service.get("extends") is None or self._directory is not None:
             self._findings.warn(service, "expected an image or a build, there is neither")
         if build is not None:
             contexts = build.get("additional_contexts")
@@ -162,6 +165,14 @@ class _ComposeFile:
             source = volume.get("source")
             if volume.get_text("type") == "image" and source is not None:
                 self._image(source, note="a volume", platforms=platforms)
+
+    def _read_provider(self, provider: Field) -> None:
+        options = provider.get("options")
+        model = options.get("model") if options is not None and provider.get_text("type") == "model" else None
+        if model is not None:
+            self._image(model, is_sure=False, note=_MODEL)
+        else:
+            self._findings.warn(provider, "left out: another program runs the service, which names no image")
 
     def _find(self, service: Field, key: str) -> Field | None:
         """Return a member of a service, or that of the service which it extends."""
@@ -238,6 +249,9 @@ class _ComposeFile:
         return os.path.join(self._directory, text)
 
     def _image(self, named: Field, text: str | None = None, **details: object) -> None:
+        if text is None and named.text is None:
+            self._findings.warn(named, f"expected an image, got {named.kind}, left out")
+            return
         text = self._text(named) if text is None else text
         if text:
             self._findings.image(named, text, **details)  # type: ignore[arg-type] # its callers name the members

@@ -24,6 +24,8 @@ _QUOTED = re.compile(r""""([^"]*)"|'([^']*)'""")
 _PLAIN_WORD = re.compile(r"""[^\s"'#][^\s"']*""")
 _OPTION = re.compile(r"([a-z-]+)=(.*)", re.DOTALL)
 _PATTERN, _NOT_PATTERN = "re:", "!re:"
+# A second one would take the place of the first; tags= may be repeated.
+_ONCE = frozenset({"platform", "semver", "newest"})
 _MAX_NEWEST = 100_000
 _EXPECTED = "platform=, tags=re:…, tags=!re:…, tags=all, semver= or newest="
 
@@ -65,9 +67,13 @@ def _entry_of(words: list[str], why: str) -> ListEntry:
     semver: str | None = None
     newest: int | None = None
     selects = False
+    seen: set[str] = set()
     for option in options:
         found = _OPTION.fullmatch(option)
         key, value = (found[1], found[2]) if found else ("", "")
+        if key in seen:
+            raise UsageError(f"expected {key}= once, got it twice")
+        seen |= {key} & _ONCE
         if key == "platform":
             platforms = choice_of([value])
             continue

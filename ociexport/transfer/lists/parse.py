@@ -9,6 +9,7 @@ anything else               one image a line
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from ociexport.transfer.lists.entries import Findings, ImageList, ListEntry
 from ociexport.transfer.lists.json_nodes import parse_json
 from ociexport.transfer.lists.nodes import MAX_LIST_BYTES, Field, Node, Place
 
+_TEMPLATE_HINT = "helm template makes YAML of it"
 # A line that only YAML has: a key and a colon, an item, or a mark between documents.
 _YAML_LINE = re.compile(r"""\s*(?:---|%YAML|-\s|-$|\?\s|[^\s"'#]+:(?:\s|$)|"[^"]*"\s*:(?:\s|$)|'[^']*'\s*:(?:\s|$))""")
 
@@ -44,13 +46,22 @@ def parse_list(
     if len(raw) > MAX_LIST_BYTES:
         raise UsageError(f"{file}: expected at most {MAX_LIST_BYTES} bytes, got more")
     try:
-        text = raw.decode("utf-8-sig")
+        text = decoded(raw)
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise UsageError(f"{file}:{line}: expected a list in UTF-8, got {describe_content(raw)}") from error
     if "\0" in text:
         raise UsageError(f"{file}: expected a list of images, got {describe_content(raw)}")
     return _ListParser(text, file, directory, profiles, environment).parse()
+
+
+def decoded(raw: bytes) -> str:
+    """Return the text of a list: UTF-8, or what PowerShell writes, UTF-16 with a byte order mark.
+
+    Raises:
+        UnicodeDecodeError: it is neither.
+    """
+    return raw.decode("utf-16" if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
 
 
 def is_plain_list(text: str) -> bool:
@@ -79,9 +90,7 @@ class _ListParser:
     def parse(self) -> ImageList:
         first = _first_line(self._text)
         if first.startswith("{{"):
-            raise UsageError(
-                f"{self._place.file}: expected a list of images, got a template", hint="helm template makes YAML of it"
-            )
+            raise UsageError(f"{self._place.file}: expected a list of images, got a template", hint=_TEMPLATE_HINT)
         if first.lower().startswith(("<!doctype html", "<html")):
             raise UsageError(f"{self._place.file}: expected a list of images, got an HTML page")
         if first.startswith("<"):
@@ -120,7 +129,13 @@ class _ListParser:
     def _read_yaml(self) -> None:
         from ociexport.transfer.lists.yaml_nodes import parse_yaml  # noqa: PLC0415 - start-up: PyYAML is an extra
 
-        self._read_documents(parse_yaml(self._text, self._place, self._findings.warnings), "YAML")
+        try:
+            nodes = parse_yaml(self._text, self._place, self._findings.warnings)
+        except UsageError as error:
+            if "{{" in self._text:
+                error.hint = error.hint or _TEMPLATE_HINT
+            raise
+        self._read_documents(nodes, "YAML")
 
     def _read_documents(self, nodes: Sequence[Node], language: str) -> None:
         several = len(nodes) > 1

@@ -99,24 +99,29 @@ def _repository(field: Field) -> str | None:
 def read_zarf(document: Field, findings: Findings) -> None:
     """Add the images of the components of a zarf package.
 
-    Spec: zarf ``src/api/v1alpha1/component.go``; docs.zarf.dev, "The package schema".
+    Spec: zarf ``src/api/v1alpha1/component.go``, ``src/api/v1beta1/component.go``; docs.zarf.dev, "The package schema".
     """
-    findings.name_unknown(document, {*_HEAD, "build", "components", "constants", "variables", "values"})
+    known = {*_HEAD, "build", "component", "components", "constants", "documentation", "variables", "values"}
+    findings.name_unknown(document, known)
     platform = None
     metadata = document.get("metadata")
     if metadata is not None and metadata.get_text("architecture") not in (None, "multi"):
         platform = findings.platforms(metadata.get("architecture"))
-    for component in findings.elements(document.get("components")):
+    single = document.get("component")
+    for component in [*([single] if single is not None else []), *findings.elements(document.get("components"))]:
         only = component.get("only")
-        cluster = only.get("cluster") if only is not None else None
+        cluster = only.get("cluster") if only is not None else component.get("target")  # that of v1beta1
         architecture = cluster.get("architecture") if cluster is not None else None
         platforms = findings.platforms(architecture) if architecture is not None else platform
-        for image in findings.elements(component.get("images")):
-            if image.text is not None and "###ZARF_" in image.text:
+        for one in findings.elements(component.get("images")):
+            image = one.get("name") or one  # v1beta1 has a mapping
+            if one.get_text("source") not in (None, "registry"):
+                findings.warn(one, "left out: zarf takes it from no registry")
+            elif image.text is not None and "###ZARF_" in image.text:
                 findings.warn(image, "left out: zarf replaces a variable in it")
             else:
                 findings.image(image, platforms=platforms)
-        for key in ("import", "imageArchives", "repos", "charts", "manifests", "files"):
+        for key in ("import", "imageArchives", "repos", "repositories", "charts", "manifests", "files"):
             member = component.get(key)
             if member is not None:
                 findings.warn(member, "ignored: what it leads to may name more images")
@@ -125,7 +130,7 @@ def read_zarf(document: Field, findings: Findings) -> None:
 def read_regsync(document: Field, findings: Findings) -> None:
     """Add the sources of regsync's ``sync``; a repository's tags are chosen by ``tags.allow`` and ``tags.deny``.
 
-    Spec: regclient docs, "regsync"; patterns match a whole tag.
+    ``tagSets`` has several of these. Spec: regclient docs, "regsync"; patterns match a whole tag.
     """
     findings.name_unknown(document, {"version", "creds", "defaults", "sync"})
     for step in findings.elements(document.get("sync")):
@@ -134,7 +139,9 @@ def read_regsync(document: Field, findings: Findings) -> None:
             findings.warn(step, "expected a source, there is none, left out")
             continue
         if kind not in ("image", "repository"):
-            findings.warn(source, f"left out: only a source of type image or repository is read, this is {kind}")
+            findings.warn(
+                source, f"left out: only a source of type image or repository is read, this is {kind or 'of no type'}"
+            )
             continue
         findings.name_unknown(
             step,
@@ -143,6 +150,7 @@ def read_regsync(document: Field, findings: Findings) -> None:
                 "target",
                 "type",
                 "tags",
+                "tagSets",
                 "platform",
                 "platforms",
                 "schedule",
@@ -155,17 +163,18 @@ def read_regsync(document: Field, findings: Findings) -> None:
         if kind == "image":
             findings.image(source, platforms=platforms)
             continue
-        tags = step.get("tags")
-        allowed: tuple[str, ...] = ()
-        denied: tuple[str, ...] = ()
-        semver: str | None = None
-        if tags is not None:
-            findings.name_unknown(tags, {"allow", "deny", "semverRange"})
-            allowed, denied = (_whole(findings, tags.get(key)) for key in ("allow", "deny"))
-            semver = " || ".join(one.text or "" for one in findings.elements(tags.get("semverRange"))) or None
-        selection = findings.selection(tags or source, allowed=allowed, denied=denied, semver=semver)
-        if selection is not None:
-            findings.image(source, platforms=platforms, selection=selection)
+        # Each set of conditions takes tags of its own.
+        sets = [*([tags] if (tags := step.get("tags")) is not None else []), *findings.elements(step.get("tagSets"))]
+        for selection in (_tags_of(one, findings) for one in sets) if sets else (TagSelection(),):
+            if selection is not None:
+                findings.image(source, platforms=platforms, selection=selection)
+
+
+def _tags_of(tags: Field, findings: Findings) -> TagSelection | None:
+    findings.name_unknown(tags, {"allow", "deny", "semverRange"})
+    allowed, denied = (_whole(findings, tags.get(key)) for key in ("allow", "deny"))
+    semver = " || ".join(one.text or "" for one in findings.elements(tags.get("semverRange"))) or None
+    return findings.selection(tags, allowed=allowed, denied=denied, semver=semver)
 
 
 def _whole(findings: Findings, field: Field | None) -> tuple[str, ...]:
@@ -219,4 +228,4 @@ READERS_BY_GROUP: dict[str, tuple[str, Callable[[Field, Findings], None]]] = {
     "mirror.openshift.io": ("oc-mirror image set", read_image_set),
     "zarf.dev": ("zarf package", read_zarf),
 }
-ZARF_KINDS = frozenset({"ZarfPackageConfig", "ZarfInitConfig"})
+ZARF_KINDS = frozenset({"ZarfPackageConfig", "ZarfInitConfig", "ZarfComponentConfig"})
