@@ -120,7 +120,7 @@ class ListRun:
             self._not_done.pop(id(entry), None)
 
     def end(self) -> int:
-        """Write the list of images that failed, say how many there are, and return the exit code.
+        """Write the list of images that failed, say how many there are, and return the exit code of the worst.
 
         Without any, a list that an earlier run left is removed.
         """
@@ -129,15 +129,15 @@ class ListRun:
             if self._file is not None:
                 _remove_own(self._file)
             return OK
+        self._is_ended = True
+        code = self.code
+        where = f"; {escaped(self._file)} lists them" if self._file is not None else ""
         try:
             self._write()
-        except OSError:
-            self._is_ended = True
-            raise
-        self._is_ended = True
-        where = f"; {escaped(self._file)} lists them" if self._file is not None else ""
+        except OSError as error:  # the images' own failures are still what the user must know
+            code, where = worst_of((code, report_error(error))), "; they are listed nowhere"
         self._progress.say(f"{len(self._failures)} of {counted(self._count, 'image')} failed{where}")
-        return self.code
+        return code
 
     def __enter__(self) -> Self:
         return self

@@ -129,3 +129,14 @@ def test_an_error_of_a_list_names_its_image(here: Path, capsys: pytest.CaptureFi
         f"ociexport: error: image {MULTI_HERE}",
         "ociexport: error: image ./far:example.org/one:1",
     ]
+
+
+def test_a_list_of_failures_that_can_not_be_written_hides_no_failure(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "list").write_text(f"{MULTI_HERE} platform=linux/mips64\n./far:example.org/one:1\n")
+    assert main(["pull", "--list", "list", "--out", "./to", "--failed", "./none/failed.txt"]) == 10
+    told = capsys.readouterr().err
+    assert "ociexport: error: ./none/failed.txt: No such file or directory\n" in told
+    assert "1 of 2 images failed; they are listed nowhere\n" in told
+    assert names_in(here / "to") == ["example.org/one:1"]
