@@ -5,6 +5,7 @@ Spec: image-spec 1.1 image-layout.md.
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,13 +13,14 @@ from contextlib import suppress
 from ociexport.errors import InvalidImageError, UsageError, quoted
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass
+from ociexport.spec.reference import as_path
 from ociexport.storage.archive.members import ArchiveMembers
 from ociexport.storage.bundle import Bundle
 from ociexport.storage.layout.blobs import blob_name
 from ociexport.storage.layout.documents import BUNDLE_FILE, INDEX_FILE
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.system.progress.protocol import Progress
-from ociexport.transfer.sources.names import ArchiveName, LayoutName, parse_source_name
+from ociexport.transfer.sources.names import ArchiveName, LayoutName, has_transport, parse_source_name
 from ociexport.verification.archives import read_archive_roots
 from ociexport.verification.bundles import read_bundle
 from ociexport.verification.findings import Findings
@@ -63,7 +65,9 @@ def open_contents(source: str, progress: Progress) -> Contents:
         NotFoundError: it does not exist.
         InvalidImageError: it is not a layout or archive of images.
     """
-    name = parse_source_name(source)
+    # No image is meant: what is there is a path without ./ too, as `merge`, `prune` and `gc` take it.
+    is_there = not has_transport(source) and os.path.lexists(source)
+    name = parse_source_name(as_path(source) if is_there else source)
     if not isinstance(name, LayoutName | ArchiveName) or name.image is not None:
         raise UsageError(
             f"{quoted(source)}: expected a whole layout or archive, got an image",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ociexport.cli.main import main
 from tests.support.command import run_command
 from tests.support.damaged_layout import DamagedLayout
 from tests.support.image_builder import (
@@ -310,6 +311,15 @@ def test_archive_on_standard_input_is_read_like_any_other(layout: DamagedLayout,
     assert run_command("pull", layout.path, "--out", tmp_path / "images.tar", home=tmp_path).returncode == 0
     told = json.loads(report(tmp_path, tmp_path / "images.tar", "--json"))
     assert (told["images"][0]["names"], told["totals"]["blobs"]) == ([APP], 4)
+
+
+def test_a_path_needs_no_dot(layout: DamagedLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`merge`, `prune` and `gc` take it so too: a report is never one on an image in a registry."""
+    layout.write(**{APP: ONE})
+    monkeypatch.chdir(tmp_path)
+    assert main(["pull", "-q", "./layout", "--out", "images.tar"]) == 0
+    for words in (["layout", "--since", "images.tar"], ["images.tar", "--since", "layout"]):
+        assert main(["report", *words]) == 0
 
 
 @pytest.mark.parametrize(
