@@ -113,13 +113,11 @@ class TransferError(RegistryError):
     """The connection failed or broke, after all retries."""
 
 
-class InvalidImageError(OciexportError):
-    """The image's data breaks the specification."""
+class _Placed:
+    """An error in a document; outer documents, and the image, add their names in front."""
 
-    def __init__(self, message: str, *, where: str = "", hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.message = message
-        self.where = where
+    message: str
+    where: str
 
     def add_place(self, place: str) -> None:
         """Put ``place`` in front of ``where``: an outer document adds its name as the error passes through."""
@@ -127,6 +125,15 @@ class InvalidImageError(OciexportError):
 
     def __str__(self) -> str:
         return f"{self.where}: {self.message}" if self.where else self.message
+
+
+class InvalidImageError(_Placed, OciexportError):
+    """The image's data breaks the specification."""
+
+    def __init__(self, message: str, *, where: str = "", hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.message = message
+        self.where = where
 
 
 class DigestMismatchError(InvalidImageError):
@@ -161,16 +168,21 @@ class SignatureError(OciexportError):
     """The image is not signed, or not by one of the given keys; nothing of it was kept."""
 
 
-class NoMatchingPlatformError(OciexportError):
+class NoMatchingPlatformError(_Placed, OciexportError):
     """No manifest of an index fits the requested platform; the message lists the available ones."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.message = message
+        self.where = ""
 
 
 @contextmanager
 def locating(place: str) -> Iterator[None]:
-    """Add ``place`` to the `where` of any `InvalidImageError` that passes through."""
+    """Add ``place`` to the `where` of an error in a document that passes through."""
     try:
         yield
-    except InvalidImageError as error:
+    except (InvalidImageError, NoMatchingPlatformError) as error:
         error.add_place(place)
         raise
 

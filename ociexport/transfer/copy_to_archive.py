@@ -88,9 +88,9 @@ def copy_to_archive(
     ahead = options.jobs - 1 if options.is_alone and is_fetched_at_once else 0
     images = []
     companions: list[list[PreparedImage]] = []
-    for source in map(options.signed, sources):
+    for number, source in enumerate(map(options.signed, sources)):
         with locating(source.display_name) if len(sources) > 1 else nullcontext():
-            images.append(prepare_image(source, options.platform, None, progress, ahead=ahead))
+            images.append(prepare_image(source, options.platform_of(number), None, progress, ahead=ahead))
             companions.append(prepare_companions(images[-1], None, progress) if options.referrers else [])
             verify_has(images[-1], companions[-1], options.required)
     for image in images if options.legacy else ():

@@ -42,6 +42,7 @@ class PullOptions:
             recipes.
         recheck: whether the blobs that a layout has are read and verified although their files did not change since
             an earlier run did that.
+        platforms: of each image, where several are copied together; None for ``platform`` for all of them.
         is_alone: whether nothing else copies images into the same place meanwhile. Then layers are requested together
             with the config; otherwise two copies could both request a layer that they share.
 
@@ -62,6 +63,7 @@ class PullOptions:
     thin: ThinOptions | None = None
     volume_bytes: int | None = None
     recheck: bool = False
+    platforms: tuple[PlatformChoice, ...] | None = None
     is_alone: bool = False
 
     def __post_init__(self) -> None:
@@ -86,6 +88,10 @@ class PullOptions:
                 "since: expected neither decompressed layers nor a legacy archive",
                 hint="the far side finds the layers that it has by the digests of the published image",
             )
+
+    def platform_of(self, number: int) -> Platform | PlatformChoice:
+        """Return the platforms to take of the image with this number, from 0."""
+        return self.platform if self.platforms is None else self.platforms[number]
 
     def is_deep_for(self, source: ImageSource, *, into_archive: bool) -> bool:
         """Whether the diff_ids of an image from ``source`` are verified; see ``deep``."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import TypeAlias
 
-from ociexport.errors import NotFoundError
+from ociexport.errors import NotFoundError, locating
 from ociexport.images.prepare import PreparedImage, prepare_image
 from ociexport.images.source import ImageSource, credentials_of, servers_of
 from ociexport.images.wanted_blobs import BlobToFetch
@@ -126,13 +127,14 @@ def plan_pull(
     brought: set[Digest] = set()
     planned = []
     prepared: list[tuple[ImageSource, PreparedImage]] = []
-    for source in map(options.signed, sources):
+    for number, source in enumerate(map(options.signed, sources)):
         if isinstance(source, ConvertingSource):
             source.only_plan()
-        image = prepare_image(source, options.platform, layout, progress)
-        prepared.append((source, image))
-        companions = prepare_companions(image, layout, progress) if options.referrers else []
-        verify_has(image, companions, options.required)
+        with locating(source.display_name) if len(sources) > 1 else nullcontext():
+            image = prepare_image(source, options.platform_of(number), layout, progress)
+            prepared.append((source, image))
+            companions = prepare_companions(image, layout, progress) if options.referrers else []
+            verify_has(image, companions, options.required)
         prepared += [(source, companion) for companion in companions]
     images, expected, documents, bundle = _without_expected([image for _, image in prepared], options, layout, progress)
     for (source, _), image in zip(prepared, images, strict=True):

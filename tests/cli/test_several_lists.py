@@ -140,3 +140,55 @@ def test_a_list_of_failures_that_can_not_be_written_hides_no_failure(
     assert "ociexport: error: ./none/failed.txt: No such file or directory\n" in told
     assert "1 of 2 images failed; they are listed nowhere\n" in told
     assert names_in(here / "to") == ["example.org/one:1"]
+
+
+def platforms_in(place: str, capsys: pytest.CaptureFixture[str]) -> dict[str, list[str]]:
+    capsys.readouterr()
+    assert main(["report", place, "--json"]) == 0
+    images = json.loads(capsys.readouterr().out)["images"]
+    return {one["names"][0]: sorted(part["platform"] for part in one["platforms"]) for one in images}
+
+
+EACH_ITS_OWN = {
+    "example.org/one:1": ["linux/amd64"],
+    "example.org/multi:1": ["linux/arm64", "linux/s390x"],
+}
+
+
+def test_an_archive_takes_each_image_for_its_own_platform(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "list").write_text(f"./far:example.org/one:1\n{MULTI_HERE} platform=linux/arm64,linux/s390x\n")
+    assert main(["pull", "-q", "--list", "list", "--out", "a.tar"]) == 0
+    assert platforms_in("./a.tar", capsys) == EACH_ITS_OWN
+    assert main(["lock", "-q", "list"]) == 0
+    (here / "images.lock").write_text(capsys.readouterr().out)
+    assert main(["pull", "-q", "--locked", "images.lock", "--out", "b.tar", "--volume-size", "64k"]) == 0
+    assert platforms_in("./b.1-of-1.tar", capsys) == EACH_ITS_OWN
+
+
+@pytest.mark.parametrize("out", ["./to", "a.tar"])
+def test_a_plan_has_each_image_for_its_own_platform(here: Path, capsys: pytest.CaptureFixture[str], out: str) -> None:
+    (here / "list").write_text(
+        f"./far:example.org/one:1\n{MULTI_HERE} platform=linux/arm64\n./far:example.org/two:1 platform=linux/amd64\n"
+    )
+    assert main(["pull", "-q", "--list", "list", "--out", out, "--dry-run", "--json"]) == 0
+    images = json.loads(capsys.readouterr().out)["images"]
+    taken = [part["platform"]["architecture"] for one in images for part in one["manifests"]]
+    assert taken == ["amd64", "arm64", "amd64"]
+
+
+def test_a_plan_of_a_list_goes_on_after_what_can_not_be_listed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "list").write_text("./none\n./far:example.org/one:1\n")
+    assert main(["pull", "--list", "list", "--out", "./to", "--dry-run"]) == 3
+    out, err = capsys.readouterr()
+    assert "image ./far:example.org/one:1: " in out
+    assert "1 of 2 images failed\n" in err
+    assert not (here / "failed.txt").exists()
+
+
+@pytest.mark.parametrize("words", ["--out a.tar", "--out ./to --dry-run"])
+def test_the_image_that_ends_an_archive_or_a_plan_is_named(
+    here: Path, capsys: pytest.CaptureFixture[str], words: str
+) -> None:
+    (here / "list").write_text(f"./far:example.org/one:1\n{MULTI_HERE} platform=linux/mips64\n")
+    assert main(["pull", "-q", "--list", "list", *words.split()]) == 10
+    assert f"ociexport: error: {MULTI_HERE}: manifest sha256:" in capsys.readouterr().err

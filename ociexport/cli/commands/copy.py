@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recheck_argument(parser)
     # Of `pull` alone.
     parser.set_defaults(legacy=False, digestfile=None, all_images=False, since=[], require=[], rule=None)
-    parser.set_defaults(delta=False, allow_recompressed=False, volume_size=None, list=None, locked=None)
+    parser.set_defaults(delta=False, allow_recompressed=False, volume_size=None, list=[], locked=[])
 
 
 def run(options: argparse.Namespace) -> int:

@@ -214,20 +214,18 @@ def _pull_list(options: argparse.Namespace, sources: SourceOpener, report: PullR
 
 
 def _pull_list_together(options: argparse.Namespace, run: ListRun, sources: SourceOpener, report: PullReport) -> int:
-    """Pull a list into an archive, which has all its images or none, or plan a pull; all of it for one platform."""
+    """Pull a list into an archive, which has all its images or none, or plan a pull."""
     from ociexport.cli.listed import own_platforms, pinned_source  # noqa: PLC0415 - start-up: few pulls have a list
 
-    if run.code:
+    if not run.entries or (run.code and not options.dry_run):
         return run.end()
-    choices = {own_platforms(entry, options) for entry in run.entries}
-    if len(choices) > 1:
-        raise UsageError(
-            "--list: expected one platform for all images of an archive, got several", hint="--out with a layout"
-        )
+    default = choice_from(options)
+    choices = tuple(own_platforms(entry, options) or default for entry in run.entries)
     options.images = list(map(pinned_source, run.entries))
     is_into_archive = is_archive(options)
-    choice = next(iter(choices), None)
+    choice = choices[0] if len(set(choices)) == 1 else default
     pull_options = _pull_options_from(options, sources, report, is_archive=is_into_archive, choice=choice)
+    pull_options = replace(pull_options, platforms=choices)
     wanted = [(parse_source_name(image), image) for image in options.images]
     pull = _pull_into_archive if is_into_archive else _pull_into_layout
     return pull(options, wanted, sources, report, pull_options) or run.end()
