@@ -174,6 +174,18 @@ def test_an_older_update_that_comes_again_does_not_take_the_name_back(place: Pat
     assert f"ociexport: b: {NAME}:latest@{V2.digest}: the name has a later image" in said
 
 
+def test_a_bundle_that_is_named_twice_is_no_later_image(place: Path) -> None:
+    write_whole(place / "a", V1, "latest")
+    write_update(place / "b", V2, "latest", place / "a")
+    for _ in range(2):
+        printed, said = command(place, "far", "a", "b", "b")
+        assert printed == f"{NAME}:latest@{V2.digest}\n"
+        assert [line for line in said if "later image" in line] == [
+            f"ociexport: a: {NAME}:latest@{V1.digest}: the name has a later image"
+        ]
+        assert any(line.startswith("ociexport: far: 1 image complete; ") for line in said)
+
+
 def test_a_name_may_be_moved_back_on_purpose(place: Path) -> None:
     """An update that was made from the later image replaces it."""
     write_whole(place / "a", V1, "latest")

@@ -22,9 +22,8 @@ def tell_merge(result: MergeResult, options: argparse.Namespace, progress: Progr
     if options.json:
         print_json("merge", {"far": options.far, "dryRun": options.dry_run, **_to_json(result)})
     else:
-        for image in result.images:
-            if image.is_complete and not image.is_outdated:
-                sys.stdout.write(f"{escaped(_reference(image))}\n")
+        for reference in _named(result):
+            sys.stdout.write(f"{escaped(reference)}\n")
     for image in result.images:
         if image.is_complete and image.is_outdated:
             progress.say(f"{escaped(image.bundle)}: {escaped(_reference(image))}: the name has a later image")
@@ -36,6 +35,11 @@ def tell_merge(result: MergeResult, options: argparse.Namespace, progress: Progr
         progress.say(f"{escaped(options.far)}: volumes to come: {', '.join(map(printable, result.volumes_to_come))}")
     progress.say(f"{escaped(options.far)}: {_summary(result, dry_run=options.dry_run)}")
     return INTEGRITY if result.waiting else next(iter(codes), OK)
+
+
+def _named(result: MergeResult) -> list[str]:
+    """Return the images that are complete and have their names, each once: several bundles may bring the same."""
+    return list(dict.fromkeys(_reference(one) for one in result.images if one.is_complete and not one.is_outdated))
 
 
 def _reference(image: MergedImage) -> str:
@@ -68,7 +72,7 @@ def _lack(image: MergedImage, blob: MissingBlob) -> str:
 
 
 def _summary(result: MergeResult, *, dry_run: bool) -> str:
-    complete = sum(image.is_complete and not image.is_outdated for image in result.images)
+    complete = len(_named(result))
     missing = len({blob.digest for image in result.waiting for blob in image.missing})
     added = f"{counted(result.added_blobs, 'blob')} ({format_bytes(result.added_bytes)})"
     waiting = f", {len(result.waiting)} waiting for {counted(missing, 'blob')}" if result.waiting else ""

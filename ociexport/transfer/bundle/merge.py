@@ -303,7 +303,8 @@ def _result(
             image.bundle,
             lacks,
             image.entry not in listed,
-            last.get(image.shown, image) is not image or is_outdated(image, there.get(image.shown)),
+            last.get(image.shown, image).entry.digest != image.entry.digest
+            or is_outdated(image, there.get(image.shown)),
         )
         for image, lacks in zip(images, missing, strict=True)
     )
