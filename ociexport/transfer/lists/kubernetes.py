@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 
-from ociexport.errors import printable
+from ociexport.errors import UsageError, printable
 from ociexport.spec.lazy_dataclass import replace
 from ociexport.transfer.lists.entries import Findings
 from ociexport.transfer.lists.image_parts import IMAGE_KEY, is_full_name, read_parts, reads_like_image
 from ociexport.transfer.lists.nodes import Field
+from ociexport.transfer.lists.yaml_nodes import parse_yaml
 
 # Where each kind of Kubernetes' own API has its PodSpec.
 _POD_TEMPLATE = ("spec", "template", "spec")
@@ -34,6 +36,7 @@ _TEMPLATE = re.compile(r"\{\{|\$\(|\$\{|###")
 _ARGUMENT = re.compile(r"--?([A-Za-z0-9.-]+)=(\S+)")
 # A line of YAML in a text, as ConfigMaps have it.
 _IN_TEXT = re.compile(r"""^[ \t-]*["']?image["']?:[ \t]+["']?([^\s"',#]+)""", re.MULTILINE)
+_ALIAS = re.compile(r"\*\w")
 _SAYS_IMAGE = re.compile(r"image", re.IGNORECASE)
 
 
@@ -113,12 +116,15 @@ def _sure(image: Field, findings: Findings, taken: set[str], note: str = "") -> 
         findings.image(image, note=note)
 
 
-def read_maybes(item: Field, findings: Findings, taken: Collection[str] = (), *, is_own: bool = False) -> None:
+def read_maybes(
+    item: Field, findings: Findings, taken: Collection[str] = (), *, is_own: bool = False, is_text: bool = False
+) -> None:
     """Add what reads like an image in a custom resource, in environment variables and in arguments.
 
     Args:
         taken: paths of the values that were read before.
         is_own: whether the object is one whose fields for images are known; other keys then say nothing.
+        is_text: whether it is what a text holds; of a text in a text, only lines are read.
     """
     seen = set(taken)
     for key, field, parent, is_in_images in _walk(item, "", item, seen):
@@ -130,9 +136,7 @@ def read_maybes(item: Field, findings: Findings, taken: Collection[str] = (), *,
         says_image = not is_own and IMAGE_KEY.search(key) is not None and key not in _NOT_IMAGES
         variable = parent.get_text("name") if key == "value" else None
         if "\n" in text:
-            for found in _IN_TEXT.finditer(text):
-                if reads_like_image(found[1], may_be_bare=True):
-                    findings.image(field, found[1], is_sure=False, note="in a text")
+            _read_text(field, text, findings, parses=not is_text)
         elif _TEMPLATE.search(text):
             if says_image:
                 findings.warn(field, f"left out: it is a template, expected what it makes: {printable(text)}")
@@ -146,6 +150,20 @@ def read_maybes(item: Field, findings: Findings, taken: Collection[str] = (), *,
             findings.warn(field, "left out: its key says image, its value is no reference")
         elif not is_own and is_in_images and is_full_name(text):
             findings.image(field, is_sure=False)
+
+
+def _read_text(field: Field, text: str, findings: Findings, *, parses: bool) -> None:
+    """Add what reads like an image in a text of several lines: YAML, as ConfigMaps and charts' values are, or not."""
+    named = [found[1] for found in _IN_TEXT.finditer(text) if reads_like_image(found[1], may_be_bare=True)]
+    # Aliases could make each of many texts as large as a whole list may be.
+    if parses and _SAYS_IMAGE.search(text) and not _ALIAS.search(text):
+        inner = Findings()
+        with suppress(UsageError):  # it is no YAML
+            for node in parse_yaml(text, field.document, []):
+                read_maybes(Field(field.document, "", node), inner, is_text=True)
+        named += [entry.image for entry in inner.entries]
+    for image in dict.fromkeys(named):
+        findings.image(field, image, is_sure=False, note="in a text")
 
 
 def _in_argument(text: str) -> str | None:

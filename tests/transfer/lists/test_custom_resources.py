@@ -5,6 +5,8 @@ Source: issue 18, "A field that is not understood is named, never dropped in sil
 
 from __future__ import annotations
 
+import pytest
+
 from ociexport.transfer.lists.entries import ImageList
 from ociexport.transfer.lists.lines import to_line
 from ociexport.transfer.lists.parse import parse_list
@@ -65,3 +67,34 @@ data:
         "list:10: document 1: Thing: spec.sidecarImageTag: left out: it is a part of an image, the image is not "
         "beside it"
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "images"),
+    [
+        ("image:\n  repository: quay.io/a\n  tag: v1\nreplicas: 1\n", ["quay.io/a:v1"]),
+        ("image: {registry: quay.io, repository: b, digest: 'sha256:DIGEST'}\nx: 1\n", [f"quay.io/b@{ZERO}"]),
+        ("kind: Pod\nspec: {containers: [{image: 'quay.io/c:1', args: [--image=d:2]}]}\n", ["quay.io/c:1", "d:2"]),
+        ('{"image": "quay.io/e:1",\n "names": ["f:1"]}\n', ["quay.io/e:1"]),
+        ("data: |\n  image: quay.io/g:1\n  other: {image: 'h:1'}\nx: 1\n", ["quay.io/g:1"]),
+        ("image: quay.io/i:1\nnot yaml: [\n", ["quay.io/i:1"]),
+        ("a: &a {image: 'j:1'}\nb: *a\n", []),  # an alias could stand for a large document
+        ("some words\nof an image\n", []),
+    ],
+)
+def test_a_text_that_is_yaml_is_read_too(text: str, images: list[str]) -> None:
+    """The values of k3s's HelmChart, and what ConfigMaps have in any style of YAML."""
+    for kind, way in (("helm.cattle.io/v1\nkind: HelmChart", "spec"), ("v1\nkind: ConfigMap", "data")):
+        body = "".join(f"    {line}\n" for line in text.replace("DIGEST", "0" * 64).splitlines())
+        found = parsed(f"apiVersion: {kind}\nmetadata: {{name: n}}\n{way}:\n  values: |\n{body}")
+        assert sorted(lines(found)) == [f"? {image}" for image in sorted(images)]
+        assert all(entry.why[0].endswith(f"{way}.values: in a text") for entry in found.entries)
+
+
+@pytest.mark.timeout(20)
+def test_texts_in_texts_end() -> None:
+    deep = "".join(f"{' ' * depth}image: |\n" for depth in range(1500)) + " " * 1500 + "x\n"
+    assert (
+        lines(parsed(f"apiVersion: v1\nkind: ConfigMap\ndata:\n  a: |\n    {deep.replace(chr(10), chr(10) + '    ')}"))
+        == []
+    )
