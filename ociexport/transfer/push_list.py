@@ -107,7 +107,7 @@ def images_to_push(
     if target.tag is not None and len(images) != 1:
         raise UsageError(
             f"{target}: expected one image for one name, got {counted(len(images), 'image')}",
-            hint="without a tag, images get their names below a prefix",
+            hint="ociexport push SRC REGISTRY/PREFIX sends all, each by its own name",
         )
     known: dict[ImageReference, ImageToPush] = {}
     named = []
