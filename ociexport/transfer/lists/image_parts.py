@@ -1,6 +1,7 @@
 """read_parts(): images that a mapping gives in parts, as in the values of Helm charts, custom resources and kustomize.
 
 image: {registry: quay.io, repository: team/app, tag: "1"}     image: {name: quay.io/team/app, digest: sha256:…}
+image: {name: "quay.io/team/app:1", entrypoint: [""]}
 imageRepository: quay.io/team/app, imageTag: "1"               images: [{name: app, newName: quay.io/app, newTag: "2"}]
 """
 
@@ -33,11 +34,13 @@ def _read_mapping(field: Field, findings: Findings, taken: set[str], *, says_ima
     parts = {name: part for name, part in field.members() if part.text}
     tag, digest = parts.get("newTag") or parts.get("tag"), parts.get("digest")
     repository = parts.get("repository")
-    if repository is None and says_image and (tag or digest or "newName" in parts):
-        repository = parts.get("newName") or parts.get("name")
+    name = parts.get("name")
+    is_whole = name is not None and name.text is not None and reads_like_image(name.text)
+    if repository is None and says_image and (tag or digest or is_whole or "newName" in parts):
+        repository = parts.get("newName") or name
     if repository is None or not (says_image or tag or digest):
         return
-    taken |= {part.path for part in (repository, parts.get("name"), parts.get("registry"), tag, digest) if part}
+    taken |= {part.path for part in (repository, name, parts.get("registry"), tag, digest) if part}
     _add(field, [parts.get("registry"), repository, tag, digest], findings)
 
 

@@ -91,6 +91,23 @@ def test_a_text_that_is_yaml_is_read_too(text: str, images: list[str]) -> None:
         assert all(entry.why[0].endswith(f"{way}.values: in a text") for entry in found.entries)
 
 
+@pytest.mark.parametrize(
+    ("value", "images"),
+    [
+        ("{name: 'quay.io/a:1', entrypoint: ['']}", ["quay.io/a:1"]),
+        ("{name: 'a/b:1'}", ["a/b:1"]),
+        ("{name: quay.io/a, tag: 1}", ["quay.io/a:1"]),
+        ("{name: quay.io/a, policy: Always}", ["quay.io/a"]),
+        ("{name: pull-secret}", []),
+        ("{name: x, version: 1}", []),
+    ],
+)
+def test_a_name_below_an_image(value: str, images: list[str]) -> None:
+    """Of a name alone, only one with a registry, a tag or a digest reads like an image; GitLab CI has such."""
+    for text in (f"job: {{image: {value}}}\n", f"apiVersion: e.org/v1\nkind: T\nspec: {{image: {value}}}\n"):
+        assert lines(parsed(text)) == [f"? {image}" for image in images]
+
+
 @pytest.mark.timeout(20)
 def test_texts_in_texts_end() -> None:
     deep = "".join(f"{' ' * depth}image: |\n" for depth in range(1500)) + " " * 1500 + "x\n"
