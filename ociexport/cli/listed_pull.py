@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ociexport.cli.configuration import leave_out_configured
@@ -13,7 +13,7 @@ from ociexport.cli.options.executor import executor_from, outcomes_of
 from ociexport.cli.options.out import is_archive
 from ociexport.cli.options.platform import choice_from
 from ociexport.cli.output.pull import PullReport
-from ociexport.errors import UsageError, quoted
+from ociexport.errors import UsageError, printable, quoted
 from ociexport.registry.options import RegistryOptions
 from ociexport.storage.layout.layout import ImageLayout
 from ociexport.system.progress.protocol import SILENT, Progress
@@ -62,7 +62,27 @@ def read_pull_list(options: argparse.Namespace, progress: Progress, opener: Sour
                     f"--locked {quoted(files)}: expected a lock file, got another list",
                     hint=f"ociexport lock {files} > images.lock makes one",
                 )
+    _verify_one_digest_a_name(run.entries)
     return run
+
+
+def _verify_one_digest_a_name(entries: Sequence[ListEntry]) -> None:
+    """Return if no two lines of lock files have one name for two images, as a lock and a later one have.
+
+    Raises:
+        UsageError: two have; a layout would list the one that comes last, by chance.
+    """
+    known: dict[str, ListEntry] = {}
+    for entry in entries:
+        if entry.locked is None:
+            continue
+        first = known.setdefault(entry.locked.name, entry)
+        if first.locked is not None and first.locked.listed != entry.locked.listed:
+            raise UsageError(
+                f"{entry.why[0]}: expected {printable(entry.locked.name)} with {first.locked.listed} as in "
+                f"{first.why[0]}, got {entry.locked.listed}",
+                hint="pull with one of the two lock files",
+            )
 
 
 def pull_list(

@@ -6,6 +6,7 @@ Source: issue 18, "Lists and locks".
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,25 @@ def test_each_list_is_locked_and_each_lock_pulled(here: Path, capsys: pytest.Cap
     for number, line in enumerate(locked):
         (here / f"{number}.lock").write_text(line)
     assert pulled(here, "--locked", "0.lock", "--locked", "1.lock") == BOTH
+
+
+@pytest.mark.parametrize("words", [["--locked", "1.lock", "--locked", "2.lock"], ["--list", "both.lock"]], ids=str)
+def test_two_locks_of_one_name_are_refused(here: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    """A lock and that of a week later: the layout would list one of the two by chance."""
+    for number, image in enumerate((ONE, TWO), 1):
+        write_layout(here / "week", {"example.org/one:1": image})
+        (here / "list").write_text("./week:example.org/one:1\n")
+        assert main(["lock", "-q", "list"]) == 0
+        (here / f"{number}.lock").write_text(capsys.readouterr().out)
+        shutil.rmtree(here / "week")
+    (here / "both.lock").write_text((here / "1.lock").read_text() + (here / "2.lock").read_text())
+    assert main(["pull", *words, "--out", "./to"]) == 2
+    first, second = ("1.lock:1", "2.lock:1") if "--locked" in words else ("both.lock:1", "both.lock:2")
+    assert (
+        f"error: {second}: expected example.org/one:1 with {ONE.digest} as in {first}, got {TWO.digest}\n"
+        in capsys.readouterr().err
+    )
+    assert not (here / "to").exists()
 
 
 def test_each_list_is_kept(here: Path) -> None:

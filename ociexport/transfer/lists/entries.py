@@ -80,7 +80,8 @@ class Findings:
 
     def add(self, entry: ListEntry) -> None:
         """Add an entry; one for the same image only adds its reasons, and a sure one makes a maybe sure."""
-        key = (_normalized(entry), entry.platforms, entry.selection)
+        locked = entry.locked.listed if entry.locked is not None else None
+        key = (_normalized(entry), entry.platforms, entry.selection, locked)
         known = self._entries.get(key)
         if known is None:
             self._entries[key] = entry
