@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterator
 
 from ociexport.cli.listed import ListRun, name_in_layout, own_platforms, pinned_source
+from ociexport.cli.options.platform import named_choice_from
 from ociexport.cli.options.thin import verify_reads_input_once
 from ociexport.cli.output.push import PushReport
 from ociexport.cli.pushing import Pushing, pushing, write_mapping
@@ -49,6 +50,7 @@ def push_list(options: argparse.Namespace, target: PushTarget) -> int:
             registry=push.elsewhere_options,
             opener=push.elsewhere,
             is_in_place=place is not None,
+            platforms=named_choice_from(options) or PlatformChoice(),
         ) as listed,
     ):
         report = PushReport(options.command, push.progress, as_json=options.json)

@@ -104,6 +104,16 @@ def test_a_list_is_pushed_from_where_its_names_lead(user: User) -> None:
     assert sent(user.to) == []
 
 
+@pytest.mark.parametrize("lines", [("", "platform=linux/amd64"), ("platform=linux/arm64", "platform=linux/amd64")])
+def test_one_image_has_the_platforms_of_all_its_lines(user: User, lines: tuple[str, ...]) -> None:
+    """A line without a platform takes all, as push does; two services of a compose file may differ in that."""
+    user.write_list(*(f"FROM/team/app:1 {line}" for line in lines))
+    ended = user("push", "--list", "list", "TO/far", "-q")
+    assert ended.code == 0, ended.err
+    assert len(ended.out.splitlines()) == 1
+    assert str(BOTH.digest) in ended.out
+
+
 def test_an_image_that_fails_does_not_end_the_list(user: User) -> None:
     """Its line is in failed.txt, which is the next list; a tag in the way is such a failure too."""
     ARM.serve(user.to, at(user, "team/web"), "2")
@@ -225,11 +235,6 @@ def test_a_dry_run_tells_all_and_changes_nothing(user: User) -> None:
     ("lines", "words", "said"),
     [
         (("FROM/team/app:1", "FROM/team/web:1"), ("--map", "*=x"), "expected one image with this name, got two"),
-        (
-            ("FROM/team/app:1", "FROM/team/app:1 platform=linux/amd64"),
-            (),
-            "expected one image with this name, got two",
-        ),
         (("FROM/team/app:1", "FROM/team/web:2"), ("NAME:TAG",), "expected one image for one name, got 2 images"),
         (("FROM/team/app:1",), ("./a", "./b", "TO"), "push: expected one SRC beside --list, got 2 sources"),
         (("FROM/team/app:1",), ("alpine", "TO"), "push: expected a layout or an archive beside --list, got 'alpine'"),
