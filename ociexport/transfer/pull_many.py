@@ -9,11 +9,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from itertools import islice
-from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, TypeAlias
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ociexport.errors import OciexportError, counted
 from ociexport.images.choose import PlatformChoice
@@ -22,6 +21,7 @@ from ociexport.spec.descriptor import Platform
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass, replace
 from ociexport.spec.platforms import host_platform
+from ociexport.storage.layout.layout import ImageLayout
 from ociexport.system.progress.protocol import SILENT, Progress
 from ociexport.system.threads import starting_threads
 from ociexport.transfer.copy import copy_image
@@ -30,12 +30,14 @@ from ociexport.transfer.options import PullOptions
 from ociexport.transfer.result import PullResult
 from ociexport.transfer.sources.names import RegistryName, SourceName, parse_source_name
 from ociexport.transfer.sources.open import SourceOpener, verify_digest
+from ociexport.transfer.submitted import Submitted
 
 if TYPE_CHECKING:
     from ociexport.images.diff_id_checks import VerifiedDiffIds
     from ociexport.registry.options import RegistryOptions
-    from ociexport.storage.layout.layout import ImageLayout
+    from ociexport.storage.layout.namer import HandedOver
     from ociexport.storage.s3.layout import S3Layout
+    from ociexport.transfer.namers import Namers
 
 # Each fetches several blobs in parallel; more workers would only wait for the machine's network.
 DEFAULT_WORKERS = 4
@@ -178,9 +180,31 @@ def pull_requests(
 
 
 def _outcomes_elsewhere(orders: list[_Order], executor: Executor, progress: Progress) -> Iterator[PullOutcome]:
-    for outcome in _Submitted(orders, _SUBMITTED, lambda order: executor.submit(_pull_alone, order)):
-        progress.say(_told(outcome))
-        yield outcome
+    """Pull on the workers of ``executor``; this process names the images that they have stored, if it can."""
+    from ociexport.transfer.namers import Namers  # noqa: PLC0415 - start-up: few lists are pulled so
+
+    with closing(Namers(order.layout for order in orders)) as namers:
+
+        def outcome_of(reply: _Reply) -> PullOutcome:
+            if reply.handed is not None:
+                namers.take_over(reply.layout, reply.handed)
+            elif reply.outcome.result is not None and reply.user is not None:
+                namers.begin(reply.layout, reply.user)
+            return reply.outcome
+
+        running = Submitted(
+            orders,
+            _SUBMITTED,
+            lambda order: executor.submit(_pull_alone, order, namers.mark_of(order.layout)),
+            outcome_of,
+        )
+        try:
+            for outcome in _named_together(running, namers):
+                progress.say(_told(outcome))
+                yield outcome
+        finally:
+            namers.retire()
+            running.cancel()
 
 
 def _outcomes_here(orders: list[_Order], opener: SourceOpener | None, progress: Progress) -> Iterator[PullOutcome]:
@@ -194,10 +218,11 @@ def _outcomes_here(orders: list[_Order], opener: SourceOpener | None, progress: 
         stack.callback(workers.shutdown, cancel_futures=True)
         verified: VerifiedDiffIds = set()
         with starting_threads():
-            running = _Submitted(
+            running = Submitted(
                 orders,
                 DEFAULT_WORKERS * 2,
                 lambda order: workers.submit(_pull_with, order, layouts[order], opener, progress, verified),
+                lambda outcome: outcome,
             )
         try:
             yield from _named_together(running, layouts)
@@ -229,73 +254,72 @@ class _Layouts:
             layout.commit_names()
 
 
-def _named_together(running: _Submitted, layouts: _Layouts) -> Iterator[PullOutcome]:
+def _named_together(running: Submitted[Any, Any, PullOutcome], layouts: _Layouts | Namers) -> Iterator[PullOutcome]:
     """Yield each outcome after its image's name was written, and write the names of many images at once."""
     waiting: list[PullOutcome] = []
     pause, due = _NAMING_SECONDS, 0.0
-    while running.is_any_left or waiting:
-        now = time.monotonic()
-        outcome = running.next_within(None if not waiting else max(0.0, due - now)) if running.is_any_left else None
-        if outcome is not None:
-            if not waiting:
-                due = time.monotonic() + pause
-            waiting.append(outcome)
-            if running.is_any_left and time.monotonic() < due:
-                continue
+    failure: Exception | None = None  # the executor's own: what has ended before is told
+    while failure is None and (running.is_any_left or waiting):
+        if running.is_any_left:
+            try:
+                outcome = running.next_within(None if not waiting else max(0.0, due - time.monotonic()))
+            except Exception as error:  # of any class; raised below
+                outcome, failure = None, error
+            if outcome is not None:
+                if not waiting:
+                    due = time.monotonic() + pause
+                waiting.append(outcome)
+                if running.is_any_left and time.monotonic() < due:
+                    continue
         began = time.monotonic()
         layouts.commit_names()
         pause = max(_NAMING_SECONDS, (time.monotonic() - began) * _NAMING_SHARE)
         yield from waiting
         waiting = []
+    if failure is not None:
+        raise failure
 
 
-class _Submitted:
-    """Submits orders, a limited number at a time, and returns their outcomes in the order in which they end."""
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """What a worker returns; it can be pickled.
 
-    def __init__(self, orders: list[_Order], at_a_time: int, submit: Callable[[_Order], Future[PullOutcome]]) -> None:
-        self._orders = iter(orders)
-        self._submit = submit
-        self._ended: SimpleQueue[Future[PullOutcome]] = SimpleQueue()
-        self._running: set[Future[PullOutcome]] = set()
-        self._submit_next(at_a_time)
+    Args:
+        layout: as ordered.
+        handed: what is left to the process that began the run; None if the worker did all.
+        user: of the worker; None if the layout has no namer.
+    """
 
-    @property
-    def is_any_left(self) -> bool:
-        """Whether another outcome follows."""
-        return bool(self._running)
-
-    def next_within(self, seconds: float | None) -> PullOutcome | None:
-        """Return the next outcome; None if there is none within ``seconds``."""
-        try:
-            future = self._ended.get(timeout=seconds)
-        except Empty:
-            return None
-        self._running.discard(future)
-        self._submit_next(1)
-        return future.result()
-
-    def __iter__(self) -> Iterator[PullOutcome]:
-        try:
-            while self.is_any_left:
-                outcome = self.next_within(None)
-                if outcome is not None:
-                    yield outcome
-        finally:
-            for future in self._running:
-                future.cancel()
-
-    def _submit_next(self, count: int) -> None:
-        for order in islice(self._orders, count):
-            future = self._submit(order)
-            self._running.add(future)
-            future.add_done_callback(self._ended.put)
+    outcome: PullOutcome
+    layout: str
+    handed: HandedOver | None = None
+    user: int | None = None
 
 
-def _pull_alone(order: _Order) -> PullOutcome:
-    """Pull in a worker that may be another process, on another machine."""
+def _pull_alone(order: _Order, mark: str) -> _Reply:
+    """Pull in a worker that may be another process, on another machine.
+
+    Args:
+        mark: of the layout in this run, by which the worker finds out whether its names are written elsewhere.
+    """
     layout = open_layout(order.layout, order.cache, order.registry, SILENT, recheck=order.options.recheck)
     with closing(layout), closing(SourceOpener(options=order.registry)) as opener:
-        return _pull_with(order, layout, opener, SILENT)
+        if not isinstance(layout, ImageLayout):
+            return _Reply(_pull_with(order, layout, opener, SILENT), order.layout)
+        layout.use_listing_of(_layout_of_run(order.layout, mark))
+        try:
+            with layout.batch():
+                outcome = _pull_with(order, layout, opener, SILENT)
+                handed = layout.hand_over(mark)
+        except (OciexportError, OSError) as error:  # the name could not be written here
+            outcome, handed = PullOutcome(order.request.image, None, error, order.position), None
+        return _Reply(outcome, order.layout, handed, os.geteuid())
+
+
+@lru_cache(maxsize=1)
+def _layout_of_run(place: str, mark: str) -> ImageLayout:
+    """Return the layout that remembers what was listed when the run with this mark began."""
+    return ImageLayout(place)
 
 
 def _pull_with(

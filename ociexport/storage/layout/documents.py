@@ -121,6 +121,17 @@ class LayoutDocuments:
         if pending:
             self._list_images(pending)
 
+    @property
+    def has_names(self) -> bool:
+        """Whether collected names wait."""
+        return bool(self._pending)
+
+    def take_names(self) -> list[ListedImage]:
+        """Return the collected names, which are then written by the caller, or not at all."""
+        with self._lock:
+            taken, self._pending = self._pending or [], []
+        return taken
+
     def _list_images(self, images: Sequence[ListedImage]) -> None:
         with self._locked():
             raw, entries = with_images(*self._read_raw_index(), images)

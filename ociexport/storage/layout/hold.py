@@ -11,6 +11,8 @@ from ociexport.storage.layout.blobs import OWN_DIRECTORY
 from ociexport.storage.layout_directory import LayoutDirectory
 
 USERS_FILE = f"{OWN_DIRECTORY}/users"
+# Before the mark of a run; see `namer`. Only a user that holds the layout has such a file.
+NAMER_FILE = f"{OWN_DIRECTORY}/namer."
 # Each is lost only to another user who removes the layout at that moment.
 _TRIES = 1000
 

@@ -46,6 +46,7 @@ from ociexport.storage.layout_directory import LayoutDirectory
 if TYPE_CHECKING:
     from ociexport.storage.layout.asking_turn import AskingTurn
     from ociexport.storage.layout.layer_indexes import LayerIndexes
+    from ociexport.storage.layout.namer import HandedOver, Namer
 
 # Errors of a disk or file system about a file that exists and can't be read: the blob is then treated as missing.
 _DAMAGE = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.ELOOP})
@@ -70,6 +71,7 @@ class ImageLayout:
         self._cache = cache
         if not self.path:
             raise UsageError("layout: expected the path of a directory, got an empty one")
+        self._listing: ImageLayout | None = None
         self._documents = LayoutDocuments(self.directory)
         self._stamps = BlobStamps(self.directory, recheck=recheck)
         self._life_cycle = LayoutLifeCycle(self.directory, self._documents, self._stamps, cache)
@@ -172,7 +174,11 @@ class ImageLayout:
 
         The file is read once: names that are written later are not seen.
         """
-        return self._listed_before.get(full_name)
+        return (self._listing or self)._listed_before.get(full_name)
+
+    def use_listing_of(self, other: ImageLayout) -> None:
+        """Let `listed_before` answer what ``other`` answers, which is the same layout and may have read the file."""
+        self._listing = other
 
     @functools.cached_property
     def _listed_before(self) -> dict[str, Descriptor | None]:
@@ -321,6 +327,32 @@ class ImageLayout:
     def commit_names(self) -> None:
         """Within a `batch`, write the names of all images that are complete; see `write_name`."""
         self._documents.commit_names()
+
+    def name_for_others(self, mark: str) -> Namer:
+        """Within a `batch`, let the workers of a run leave their names to this process, until the namer is closed."""
+        from ociexport.storage.layout.namer import Namer  # noqa: PLC0415 - start-up: only a list on an executor has one
+
+        with self.begin():  # the batch holds the layout from here on
+            return Namer(self.directory, mark)
+
+    def hand_over(self, mark: str) -> HandedOver | None:
+        """Within a `batch`, return the names that were not committed, for the namer of this run.
+
+        None if there is no name, or no namer; then the names are written here as ever.
+        """
+        from ociexport.storage.layout.namer import HandedOver, has_namer  # noqa: PLC0415 - start-up: as above
+
+        discarded = self._life_cycle.discarded_in_batch()
+        if not (discarded or self._documents.has_names) or not has_namer(self.directory, mark):
+            return None
+        return HandedOver(tuple(self._documents.take_names()), discarded)
+
+    def take_over(self, handed: HandedOver) -> None:
+        """Within a `batch` that holds the layout, name the images of a worker at the next commit."""
+        for descriptor, name in handed.names:
+            self._documents.list_image(descriptor, name)
+        with self.begin() as use:
+            use.discard(handed.discarded)
 
     def close(self) -> None:
         """Nothing stays open."""

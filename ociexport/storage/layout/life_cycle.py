@@ -32,7 +32,7 @@ from ociexport.storage.layout.documents import (
     UNFINISHED_DOCUMENTS,
     LayoutDocuments,
 )
-from ociexport.storage.layout.hold import USERS_FILE, LayoutHold, is_held
+from ociexport.storage.layout.hold import NAMER_FILE, USERS_FILE, LayoutHold, is_held
 from ociexport.storage.layout.stamps import BlobStamps
 from ociexport.storage.layout_directory import LayoutDirectory
 
@@ -103,6 +103,11 @@ class LayoutLifeCycle:
             if batch.held is not None:
                 hold, made = batch.held
                 self._release(hold, batch.use.discarded, made)
+
+    def discarded_in_batch(self) -> frozenset[Digest]:
+        """Return the blobs that a batch has discarded so far."""
+        with self._lock:
+            return frozenset(self._batch.use.discarded) if self._batch is not None else frozenset()
 
     @contextmanager
     def hold_alone(self) -> Iterator[None]:
@@ -243,7 +248,7 @@ class LayoutLifeCycle:
                 self._directory.remove_directory(COLLECTED_DIRECTORY)
             for name in (f"{OWN_DIRECTORY}/{name}" for name in self._directory.list_names(OWN_DIRECTORY)):
                 # Only our own files, whatever others have put there.
-                if name in (LOCK_FILE, USERS_FILE) or name.startswith(UNFINISHED_DOCUMENTS):
+                if name in (LOCK_FILE, USERS_FILE) or name.startswith((*UNFINISHED_DOCUMENTS, NAMER_FILE)):
                     self._directory.remove(name)
             if self._directory.has(INDEXES_DIRECTORY):
                 # Start-up: few layouts have indexes.
