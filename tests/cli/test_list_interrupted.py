@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,38 @@ def test_workers_that_end_are_told_in_a_line(registry: FakeRegistry, tmp_path: P
     else:
         assert command.returncode == 143
     assert {"a/slow:1", "a/waits:1"} <= set(left_of(registry))
+
+
+def test_workers_end_with_a_command_that_is_killed(registry: FakeRegistry, tmp_path: Path) -> None:
+    registry.misbehave(SLOW.layers[0].digest.encoded, Fault(stall_after=200_000, delay_seconds=20))
+    words = ("--executor", "processes:1", "--platform", "linux/amd64")
+    with subprocess.Popen(
+        command_line("pull", "--list", "list", "-o", "layout", *words),
+        env=command_environment(tmp_path),
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as command:
+        try:
+            deadline = time.monotonic() + 30
+            while registry.faults_met == 0:
+                assert time.monotonic() < deadline, "waited in vain"
+                time.sleep(0.02)
+            command.kill()
+            command.wait(timeout=10)
+            deadline = time.monotonic() + 10
+            while _is_any_left(command.pid):
+                assert time.monotonic() < deadline, "a worker goes on"
+                time.sleep(0.02)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(command.pid, signal.SIGKILL)
+
+
+def _is_any_left(group: int) -> bool:
+    """Whether a process of the group runs; one that has ended and waits for init to notice does not."""
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, its_group = status.read_text().rpartition(")")[2].split()[:3]
+            if its_group == str(group) and state != "Z":
+                return True
+    return False

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from ociexport.errors import OciexportError, TransferError, UsageError, escaped, quoted
 from ociexport.spec.numerals import number_in
+from ociexport.system.threads import start_thread
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
+    from multiprocessing.process import BaseProcess
 
     from ociexport.transfer.pull_many import PullOutcome
 
@@ -95,8 +97,21 @@ def _processes(text: str) -> Iterator[Executor]:
 
 
 def _begin_worker() -> None:
-    """Make SIGTERM, which a service manager sends to all processes, end an image as Ctrl-C does, and not the worker."""
+    """Make SIGTERM, which a service manager sends to all processes, end an image as Ctrl-C does, and not the worker.
+
+    A worker ends with the process that began it, also if that was killed. Otherwise it would wait for images for ever.
+    """
+    from multiprocessing import parent_process  # noqa: PLC0415 - start-up: as above
+
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    parent = parent_process()
+    if parent is not None:
+        start_thread(_end_with, parent, name="ends with the command")
+
+
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 @contextmanager
