@@ -39,7 +39,7 @@ class RegistryClient:
         self._sessions: dict[tuple[Endpoint, bool], RegistrySession] = {}
         self._lock = threading.Lock()
         self._down: set[Endpoint] = set()
-        self._verified: set[tuple[Endpoint, str]] = set()
+        self._verified: set[tuple[str, str]] = set()  # names only: a list may have 10,000 repositories
 
     @functools.cached_property
     def registries_conf(self) -> RegistriesConf:
@@ -95,7 +95,7 @@ class RegistryClient:
         """
         if is_given and self.options.authfile is None:
             return
-        key = (endpoint, repository)
+        key = (endpoint.registry, repository)
         if key not in self._verified:
             if is_any_auth_place(self.options.authfile):
                 from ociexport.registry.auth.auth_files import (  # noqa: PLC0415 - start-up: many machines have no such file

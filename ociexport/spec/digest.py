@@ -29,6 +29,8 @@ CHUNK_BYTES = 1024 * 1024
 
 # Registered algorithms and the digits of their encoded part (image-spec descriptor.md, "Registered algorithms").
 _ENCODED_DIGITS = {"sha256": 64, "sha512": 128}
+# One string for all digests, of which there may be very many.
+_ALGORITHMS = {name: name for name in _ENCODED_DIGITS}
 _ALPHABET = "0123456789abcdef"
 
 
@@ -95,7 +97,7 @@ class Digest:
         algorithm, colon, encoded = text.partition(":")
         if not colon:
             raise InvalidDigestError(f"digest: expected 'algorithm:hexadecimal', got {quoted(text)}")
-        return cls(algorithm, encoded)
+        return cls(_ALGORITHMS.get(algorithm, algorithm), encoded)
 
     @classmethod
     def of(cls, content: Chunk, algorithm: str = "sha256") -> Digest:

@@ -30,6 +30,8 @@ from ociexport.storage.layout_directory import LayoutDirectory
 STAMPS_FILE = f"{OWN_DIRECTORY}/verified"
 # SHA-256 of this takes a quarter of a millisecond.
 MIN_STAMPED_BYTES = 256 * 1024
+# A tenth of that: no image's documents, and no layer of a few files.
+_MIN_REMEMBERED_BYTES = 32 * 1024
 _HEAD = b"ociexport verified 1\n"
 # Room for the stamps of 400,000 blobs. A line has at least a digest and four numbers.
 _MAX_BYTES, _MIN_LINE_BYTES = 64 * 1024 * 1024, 72
@@ -130,7 +132,12 @@ class BlobStamps:
         return known.index_name if known is not None else None
 
     def add(self, digest: Digest, status: os.stat_result, index: IndexName | None = None) -> None:
-        """Remember a blob whose file was verified, until `save`; if it is not small, also for later runs."""
+        """Remember a blob whose file was verified, until `save`; if it is not small, also for later runs.
+
+        One that is very small is read again in no time, and those of 10,000 images would take memory.
+        """
+        if index is None and status.st_size < _MIN_REMEMBERED_BYTES:
+            return
         with self._lock:
             self._new[digest] = KnownBlob(BlobStamp.of(status), index)
 

@@ -6,6 +6,7 @@ The lines hold nothing that changes from one run to the next: the same images gi
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 
 from ociexport.errors import InvalidImageError, OciexportError, UsageError
 from ociexport.images.choose import PlatformChoice
@@ -55,17 +56,19 @@ def parse_lock_line(line: str) -> LockedImage:
     version = item.integer(VERSION_KEY)
     if version != LOCK_VERSION:
         raise UsageError(f"{VERSION_KEY}: expected {LOCK_VERSION}, got {version}")
-    manifests = tuple(_parse_manifest(one) for one in item.objects("platforms"))
+    # A lock file of 10,000 images is in memory during the whole run: what is the same is there once.
+    digests: dict[str, Digest] = {}
+    manifests = tuple(_parse_manifest(one, digests) for one in item.objects("platforms"))
     requested = item.texts("requested")
     if not requested:
         raise InvalidImageError("expected a platform or 'all', got none", where="requested")
-    choice = PlatformChoice() if requested == ("all",) else PlatformChoice(tuple(map(parse_platform, requested)))
+    name, source = item.text("name"), item.text("source")
     return LockedImage(
-        item.text("name"),
-        item.text("source"),
-        Digest.parse(item.text("digest")),
-        Digest.parse(item.text("listed")),
-        choice,
+        name,
+        name if source == name else source,
+        _digest(item.text("digest"), digests),
+        _digest(item.text("listed"), digests),
+        _choice_of(requested),
         manifests,
         item.integer("size"),
         item.optional_text("created"),
@@ -73,10 +76,19 @@ def parse_lock_line(line: str) -> LockedImage:
     )
 
 
-def _parse_manifest(item: JsonObject) -> LockedManifest:
+@lru_cache(maxsize=16)
+def _choice_of(requested: tuple[str, ...]) -> PlatformChoice:
+    return PlatformChoice() if requested == ("all",) else PlatformChoice(tuple(map(parse_platform, requested)))
+
+
+def _digest(text: str, known: dict[str, Digest]) -> Digest:
+    return known.get(text) or known.setdefault(text, Digest.parse(text))
+
+
+def _parse_manifest(item: JsonObject, digests: dict[str, Digest]) -> LockedManifest:
     return LockedManifest(
         item.optional_text("platform"),
-        Digest.parse(item.text("digest")),
-        Digest.parse(item.text("configDigest")),
+        _digest(item.text("digest"), digests),
+        _digest(item.text("configDigest"), digests),
         item.integer("size"),
     )
