@@ -46,7 +46,7 @@ class LayoutDocuments:
 
     def __init__(self, directory: LayoutDirectory) -> None:
         self._directory = directory
-        # The bytes of ``index.json`` as last written, and its entries, which need not be parsed again.
+        # The bytes of ``index.json`` as last written or read, and its entries, which need not be parsed again.
         self._last_index: tuple[bytes | None, list[Descriptor]] = None, []
         # The names that are to be written together; None where each is written at once.
         self._pending: list[ListedImage] | None = None
@@ -72,7 +72,9 @@ class LayoutDocuments:
         """Return the descriptors that ``index.json`` lists, each with its names. Raises as `verify_layout_file`."""
         self.verify_layout_file()
         raw = self._directory.read_file(INDEX_FILE, MAX_INDEX_BYTES)
-        return list_images(parse_json_object(raw, where=self._directory.path_of(INDEX_FILE)))
+        images = list_images(parse_json_object(raw, where=self._directory.path_of(INDEX_FILE)))
+        self._last_index = raw, [descriptor for descriptor, _ in images]
+        return images
 
     def read_index_bytes(self) -> bytes | None:
         """Return ``index.json`` byte for byte; None if it does not exist."""
@@ -83,7 +85,7 @@ class LayoutDocuments:
 
     def has_images(self) -> bool:
         """Whether ``index.json`` lists anything."""
-        return bool(self._read_raw_index()[1])
+        return bool(self._parse(self.read_index_bytes())[1])
 
     def write_missing(self) -> bytes | None:
         """Write the documents that do not exist yet; returns the bytes of ``index.json``."""
@@ -134,8 +136,9 @@ class LayoutDocuments:
 
     def _list_images(self, images: Sequence[ListedImage]) -> None:
         with self._locked():
-            raw, entries = with_images(*self._read_raw_index(), images)
-            if raw != self.read_index_bytes():  # or the images are listed already, as after most pulls of the same
+            before = self.read_index_bytes()
+            raw, entries = with_images(*self._parse(before), images)
+            if raw != before:  # or the images are listed already, as after most pulls of the same
                 self._replace(INDEX_FILE, raw)
             self._last_index = raw, entries
 
@@ -150,12 +153,12 @@ class LayoutDocuments:
             UsageError: ``index.json`` has other bytes by now, written by a tool that does not know our locks.
         """
         with self._locked():
-            index, known = self._read_raw_index()
             if self.read_index_bytes() != before:
                 raise UsageError(
                     f"{self._directory.path_of(INDEX_FILE)}: expected no change while images are removed, got one",
                     hint="try again",
                 )
+            index, known = self._parse(before)
             kept = [position not in removed for position in range(len(known))]
             index["manifests"] = [*compress(index["manifests"], kept)]
             raw = to_json(index)
@@ -176,9 +179,8 @@ class LayoutDocuments:
         # directory is a layout should see only the files of a layout.
         self._directory.write_file(name, content, aside=OWN_DIRECTORY)
 
-    def _read_raw_index(self) -> tuple[dict[str, Any], list[Descriptor]]:
+    def _parse(self, raw: bytes | None) -> tuple[dict[str, Any], list[Descriptor]]:
         """Return ``index.json`` with the members that we do not know, since they are kept, and its entries."""
-        raw = self.read_index_bytes()
         last, known = self._last_index
         return parse_raw_index(raw, self._directory.path_of(INDEX_FILE), known if raw == last else None)
 
