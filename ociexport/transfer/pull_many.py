@@ -47,6 +47,8 @@ _SUBMITTED = 1000
 # longer if writing it takes longer than a twentieth of that.
 _NAMING_SECONDS = 0.2
 _NAMING_SHARE = 20
+# And no more than these wait, since their results take memory.
+_MAX_WAITING = 1000
 
 LayoutOf: TypeAlias = str | os.PathLike[str] | Callable[[str], str | os.PathLike[str]]
 
@@ -269,7 +271,7 @@ def _named_together(running: Submitted[Any, Any, PullOutcome], layouts: _Layouts
                 if not waiting:
                     due = time.monotonic() + pause
                 waiting.append(outcome)
-                if running.is_any_left and time.monotonic() < due:
+                if running.is_any_left and time.monotonic() < due and len(waiting) < _MAX_WAITING:
                     continue
         began = time.monotonic()
         layouts.commit_names()
