@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 
-from ociexport.errors import counted, quoted_path
+from ociexport.errors import InvalidImageError, counted, quoted_path
 from ociexport.spec.lazy_dataclass import dataclass, field
 
 # Attributes that have a meaning only on the system where the image was built; umoci and containers/storage skip the
@@ -29,6 +29,7 @@ class Losses:
     Attributes:
         owners_reason: why owners are not set.
         devices_reason: why devices are not made.
+        xattrs_must_fit: whether an attribute that can't be stored is an error; see `count_lost_xattr`.
     """
 
     owners: int = 0
@@ -42,6 +43,7 @@ class Losses:
     skipped_xattrs: Counter[bytes] = field(default_factory=Counter)
     owners_reason: str = "only root can change owners"
     devices_reason: str = "only root can make devices"
+    xattrs_must_fit: bool = False
 
     def lines(self) -> Iterator[str]:
         """Yield a line for each kind of loss."""
@@ -72,6 +74,20 @@ class Losses:
                 f"xattrs: {self.skipped_xattrs.total()} left out, specific to the machine that built the image: "
                 f"{_names(self.skipped_xattrs)}"
             )
+
+
+def count_lost_xattr(losses: Losses, counts: Counter[bytes], name: bytes) -> None:
+    """Count an attribute of the image that a disk image lacks, in one of the counters of ``losses``.
+
+    Raises:
+        InvalidImageError: `Losses.xattrs_must_fit` says that none may be lacking. The caller adds the path.
+    """
+    if losses.xattrs_must_fit:
+        raise InvalidImageError(
+            f"xattr {quoted_path(name)}: expected one that Linux accepts and this format can store",
+            hint="--xattrs warn leaves it out",
+        )
+    count_xattr(counts, name)
 
 
 def count_xattr(counts: Counter[bytes], name: bytes) -> None:

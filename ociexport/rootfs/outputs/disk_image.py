@@ -164,6 +164,7 @@ def _write_tar(source: ImageSource, request: DiskImageRequest, file: BinaryIO, p
 
 
 def _change(image: FlatImage, request: DiskImageRequest) -> None:
+    image.losses.xattrs_must_fit = request.xattrs is XattrMode.STRICT
     if request.xattrs is XattrMode.NONE:
         image.losses.skipped_xattrs.clear()
     for node in image.nodes:

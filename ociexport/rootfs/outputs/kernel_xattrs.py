@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 
-from ociexport.layers.losses import Losses, count_xattr
+from ociexport.layers.losses import Losses, count_lost_xattr
 from ociexport.layers.tar.reader import Entry, EntryType
 
 ACCESS_ACL, DEFAULT_ACL = b"system.posix_acl_access", b"system.posix_acl_default"
@@ -33,7 +33,7 @@ def kernel_xattrs(entry: Entry, losses: Losses) -> dict[bytes, bytes]:
     kept = {}
     for name, value in (entry.xattrs or {}).items():
         if not _is_accepted(entry.type, name, value):
-            count_xattr(losses.refused_xattrs, name)
+            count_lost_xattr(losses, losses.refused_xattrs, name)
         elif not (name in (ACCESS_ACL, DEFAULT_ACL) and _says_nothing(name, value)):
             kept[name] = value
     return kept

@@ -196,23 +196,6 @@ def test_attributes_that_linux_refuses_are_counted(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("xattrs", "message"),
-    [
-        ({"user.v": b"v" * 65_536}, "d/f: xattr 'user.v': expected at most 65535 bytes for EROFS, got 65536"),
-        (
-            {f"user.{number:04}": b"v" * 500 for number in range(600)},
-            "d/f: xattrs: expected at most 262148 bytes for EROFS, got ",
-        ),
-    ],
-)
-def test_what_the_format_cannot_store_is_refused(tmp_path: Path, xattrs: dict[str, bytes], message: str) -> None:
-    source = MemorySource([tar_of([member("d/f", xattrs=xattrs)])])
-    with pytest.raises(InvalidImageError) as caught:
-        write_image(tmp_path / "image", write_erofs, source)
-    assert message in str(caught.value).replace("'d/f'", "d/f")
-
-
 def flat_of(image: FlatImage, files: dict[bytes, Entry], extents: Sequence[Extent] = ()) -> FlatImage:
     """Return an image with these files in its root, all with the same extents."""
     root = FlatNode(0, image.root.entry, None)

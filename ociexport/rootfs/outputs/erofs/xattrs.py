@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from ociexport.errors import InvalidImageError, counted, quoted_path
-from ociexport.layers.losses import Losses
+from ociexport.errors import InvalidImageError, quoted_path
+from ociexport.layers.losses import Losses, count_lost_xattr
 from ociexport.rootfs.outputs.flat_image import FlatNode
 from ociexport.rootfs.outputs.kernel_xattrs import ACCESS_ACL, DEFAULT_ACL, kernel_xattrs
 
@@ -38,43 +39,80 @@ class XattrTable:
         shared: the area that inodes share.
     """
 
-    def __init__(self, nodes: Iterable[FlatNode], losses: Losses) -> None:
+    def __init__(self, nodes: Sequence[FlatNode], losses: Losses) -> None:
+        """Take the attributes of ``nodes``; count in ``losses`` those that the format can't store.
+
+        Raises:
+            InvalidImageError: `Losses.xattrs_must_fit` says that none may be lacking.
+        """
+        self._losses = losses
         self._kept: dict[int, dict[bytes, bytes]] = {}
         uses: Counter[_Xattr] = Counter()
         for node in nodes:
-            if node.entry.xattrs and (kept := kernel_xattrs(node.entry, losses)):
+            if node.entry.xattrs and (kept := self._storable(node)):
                 self._kept[node.number] = kept
                 uses.update(kept.items())
         self.shared = bytearray()
         self._numbers: dict[_Xattr, int] = {}
         for xattr, count in uses.items():
-            if len(xattr[1]) <= _MAX_VALUE_BYTES and (count > 1 or len(xattr[1]) > _LARGE_BYTES):
+            if count > 1 or len(xattr[1]) > _LARGE_BYTES:
                 self._numbers[xattr] = len(self.shared) // _ALIGNMENT
                 self.shared += _encoded(xattr)
+        for node in nodes:
+            # Fewer fit: what is not shared is small.
+            if len(self._kept.get(node.number, ())) > _MAX_SHARED:
+                self._leave_out_largest(node)
 
     def body_of(self, number: int) -> bytes:
-        """Return what stands behind the inode of a node, by its `FlatNode.number`.
-
-        Raises:
-            InvalidImageError: the format can't store so much.
-        """
-        kept = self._kept.get(number)
-        if kept is None:
+        """Return what stands behind the inode of a node, by its `FlatNode.number`."""
+        if number not in self._kept:
             return b""
+        shared, own = self._parts_of(number)
+        return b"".join([_HEADER.pack(0, len(shared)), struct.pack(f"<{len(shared)}I", *shared), *own.values()])
+
+    def _storable(self, node: FlatNode) -> dict[bytes, bytes]:
+        with _naming(node):
+            kept = kernel_xattrs(node.entry, self._losses)
+            for name in [name for name, value in kept.items() if len(value) > _MAX_VALUE_BYTES]:
+                self._leave_out(kept, name)
+        return kept
+
+    def _leave_out_largest(self, node: FlatNode) -> None:
+        """Leave out the largest attributes of a node until the others fit behind its inode."""
+        shared, own = self._parts_of(node.number)
+        size = _HEADER.size + _ALIGNMENT * len(shared) + sum(map(len, own.values()))
+        by_size = sorted(own, key=lambda name: len(own[name]))
+        with _naming(node):
+            while size > _MAX_BODY_BYTES:
+                name = by_size.pop()
+                size -= len(own[name])
+                self._leave_out(self._kept[node.number], name)
+
+    def _leave_out(self, kept: dict[bytes, bytes], name: bytes) -> None:
+        count_lost_xattr(self._losses, self._losses.unstorable_xattrs, name)
+        del kept[name]
+
+    def _parts_of(self, number: int) -> tuple[list[int], dict[bytes, bytes]]:
+        """Return where the shared attributes of a node are, and its own ones as they are stored, by their names."""
         shared: list[int] = []
-        own: list[bytes] = []
-        for xattr in kept.items():
+        own: dict[bytes, bytes] = {}
+        for xattr in self._kept[number].items():
             place = self._numbers.get(xattr)
             if place is not None and len(shared) < _MAX_SHARED:
                 shared.append(place)
             else:
-                own.append(_encoded(xattr))
-        body = b"".join([_HEADER.pack(0, len(shared)), struct.pack(f"<{len(shared)}I", *shared), *own])
-        if len(body) > _MAX_BODY_BYTES:
-            raise InvalidImageError(
-                f"xattrs: expected at most {counted(_MAX_BODY_BYTES, 'byte')} for EROFS, got {len(body)}"
-            )
-        return body
+                own[xattr[0]] = _encoded(xattr)
+        return shared, own
+
+
+@contextmanager
+def _naming(node: FlatNode) -> Iterator[None]:
+    """Add the path of a node to an error about it."""
+    try:
+        yield
+    except InvalidImageError as error:
+        error.add_place(quoted_path(node.path))
+        raise
 
 
 def body_count(body: bytes) -> int:
@@ -84,11 +122,6 @@ def body_count(body: bytes) -> int:
 
 def _encoded(xattr: _Xattr) -> bytes:
     name, value = xattr
-    if len(value) > _MAX_VALUE_BYTES:
-        raise InvalidImageError(
-            f"xattr {quoted_path(name)}: expected at most {counted(_MAX_VALUE_BYTES, 'byte')} for EROFS, "
-            f"got {len(value)}"
-        )
     prefix, index = next(item for item in _PREFIXES if name.startswith(item[0]))
     name = name[len(prefix) :]
     encoded = _ENTRY.pack(len(name), index, len(value)) + name + value

@@ -19,9 +19,8 @@ from ociexport.rootfs.outputs.ext4.inodes import (
 )
 from ociexport.rootfs.outputs.ext4.layout import BLOCK_BYTES
 from ociexport.rootfs.outputs.ext4.superblock import Identity
-from ociexport.rootfs.outputs.ext4.xattrs import stored_xattrs
+from ociexport.rootfs.outputs.ext4.xattrs import storable_xattrs, stored_xattrs
 from ociexport.rootfs.outputs.flat_image import FlatImage, FlatNode
-from ociexport.rootfs.outputs.kernel_xattrs import kernel_xattrs
 
 # Block numbers within a file have 32 bits, and the last one is reserved.
 _MAX_FILE_BYTES = (2**32 - 1) * BLOCK_BYTES
@@ -36,7 +35,7 @@ class Census:
     Attributes:
         inodes: in use, the reserved ones included; they are the first ones.
         blocks: for the data of all files, their extent trees and their attributes.
-        xattrs: those that Linux accepts, by the numbers of their nodes.
+        xattrs: those that Linux accepts and that fit, by the numbers of their nodes.
         large_directories: the content of those that take more than one block, by the numbers of their nodes.
 
     Raises:
@@ -102,10 +101,12 @@ class Census:
         if node.links > MAX_LINKS and not node.is_directory:
             with self.naming(node):
                 raise InvalidImageError(f"hard links: expected at most {MAX_LINKS} names in ext4, got {node.links}")
-        if entry.xattrs and (kept := kernel_xattrs(entry, self._image.losses)):
+        if entry.xattrs:
             with self.naming(node):
+                kept = storable_xattrs(entry, self._image.losses)
+            if kept:
                 self.blocks += bool(stored_xattrs(kept).in_block)
-            self.xattrs[node.number] = kept
+                self.xattrs[node.number] = kept
 
     def _directory_blocks(self, node: FlatNode) -> int:
         if fits_one_block([name for name, _ in node.children or ()]):

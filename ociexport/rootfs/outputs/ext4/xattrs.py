@@ -9,15 +9,17 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-from ociexport.errors import InvalidImageError, counted
+from ociexport.layers.losses import Losses, count_lost_xattr
+from ociexport.layers.tar.reader import Entry
 from ociexport.rootfs.outputs.ext4.checksums import crc32c
 from ociexport.rootfs.outputs.ext4.layout import BLOCK_BYTES
-from ociexport.rootfs.outputs.kernel_xattrs import ACCESS_ACL, DEFAULT_ACL
+from ociexport.rootfs.outputs.kernel_xattrs import ACCESS_ACL, DEFAULT_ACL, kernel_xattrs
 from ociexport.spec.named_tuple import NamedTuple
 
 # A whole name, or the beginning of names; the number stands for it on disk.
 _WHOLE_NAMES = {ACCESS_ACL: 2, DEFAULT_ACL: 3}
 _PREFIXES = ((b"user.", 1), (b"trusted.", 4), (b"security.", 6))
+_NUMBERED = (*_WHOLE_NAMES.items(), *_PREFIXES)
 _MAGIC = 0xEA020000
 _MAGIC_BYTES = _MAGIC.to_bytes(4, "little")
 # Length of the name, number of its prefix, offset of the value, inode of the value (always 0), its length, hash.
@@ -40,10 +42,12 @@ class StoredXattrs(NamedTuple):
     Args:
         in_inode: for the end of the inode, `INODE_SPACE` bytes; empty without attributes there.
         in_block: what did not fit, for `xattr_block`; empty if all fit.
+        too_large: names of those that fit in neither.
     """
 
     in_inode: bytes
     in_block: Sequence[_Attribute]
+    too_large: Sequence[bytes] = ()
 
 
 class _Attribute(NamedTuple):
@@ -55,14 +59,26 @@ class _Attribute(NamedTuple):
     def size(self) -> int:
         return _padded(_ENTRY.size + len(self.name)) + _padded(len(self.value))
 
+    @property
+    def full_name(self) -> bytes:
+        """The name with its prefix."""
+        return next(name for name, number in _NUMBERED if number == self.prefix) + self.name
+
+
+def storable_xattrs(entry: Entry, losses: Losses) -> dict[bytes, bytes]:
+    """Return the attributes of an entry that an inode and a block have space for; count the others in ``losses``.
+
+    Larger ones would need the feature ea_inode, which boot loaders do not read.
+    """
+    kept = kernel_xattrs(entry, losses)
+    for name in stored_xattrs(kept).too_large if kept else ():
+        count_lost_xattr(losses, losses.unstorable_xattrs, name)
+        del kept[name]
+    return kept
+
 
 def stored_xattrs(xattrs: dict[bytes, bytes]) -> StoredXattrs:
-    """Return the form on disk of attributes, all of which `kernel_xattrs` has let through.
-
-    Raises:
-        InvalidImageError: they need more space than an inode and a block have. Larger ones need the feature ea_inode,
-            which boot loaders do not read.
-    """
+    """Return the form on disk of attributes, all of which `kernel_xattrs` has let through; the largest are left out."""
     inside: list[_Attribute] = []
     outside: list[_Attribute] = []
     room = _INODE_BYTES - _END_BYTES
@@ -73,13 +89,25 @@ def stored_xattrs(xattrs: dict[bytes, bytes]) -> StoredXattrs:
         else:
             outside.append(attribute)
     size = sum(attribute.size for attribute in outside)
-    most = _BLOCK_BYTES - _END_BYTES
-    if size > most:
-        raise InvalidImageError(f"xattrs: expected at most {counted(most, 'byte')} in an ext4 block, got {size}")
-    in_inode = _MAGIC_BYTES + _packed(inside, _INODE_BYTES, 0) if inside else b""
     # The kernel searches a block by prefix, length of the name, name.
     outside.sort(key=lambda attribute: (attribute.prefix, len(attribute.name), attribute.name))
-    return StoredXattrs(in_inode, outside)
+    too_large: list[bytes] = []
+    if size > _BLOCK_BYTES - _END_BYTES:
+        outside, too_large = _fitting(outside, size)
+    in_inode = _MAGIC_BYTES + _packed(inside, _INODE_BYTES, 0) if inside else b""
+    return StoredXattrs(in_inode, outside, too_large)
+
+
+def _fitting(attributes: list[_Attribute], size: int) -> tuple[list[_Attribute], list[bytes]]:
+    """Return the attributes that fit a block when the largest are left out, and the names of these."""
+    by_size = sorted(range(len(attributes)), key=lambda index: attributes[index].size)
+    while size > _BLOCK_BYTES - _END_BYTES:
+        size -= attributes[by_size.pop()].size
+    kept = set(by_size)
+    return (
+        [attribute for index, attribute in enumerate(attributes) if index in kept],
+        [attribute.full_name for index, attribute in enumerate(attributes) if index not in kept],
+    )
 
 
 def xattr_block(attributes: Sequence[_Attribute], place: int, seed: int) -> bytes:

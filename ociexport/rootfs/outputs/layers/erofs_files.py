@@ -39,7 +39,7 @@ class _ErofsFiles:
         ):
             if value:
                 raise UsageError(f"{name}: expected ROOTFS or --layers-dir beside it, got --erofs-layers")
-        return _ErofsMaker(store.directory)
+        return _ErofsMaker(store.directory, xattrs_must_fit=options.xattrs is XattrMode.STRICT)
 
 
 class _ErofsMaker:
@@ -48,13 +48,15 @@ class _ErofsMaker:
     form = "as erofs files"
     uses_user_xattrs = False
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, *, xattrs_must_fit: bool) -> None:
         self._directory = directory
+        self._xattrs_must_fit = xattrs_must_fit
 
     @contextmanager
     def made(self, name: str, layer: LayerToMake, losses: Losses) -> Iterator[Marks]:
         """Make an erofs file of a layer; see `Maker`."""
         form = layer.form
+        losses.xattrs_must_fit = self._xattrs_must_fit
         for number in form.opaque:
             node = form.nodes[number]
             xattrs = {**(node.entry.xattrs or {}), TRUSTED + b"opaque": b"y"}

@@ -86,7 +86,7 @@ class InodeTable:
         size = len(listed) + _UNLISTED_BYTES
         self._verify_fits(node, size)
         self.directories.write(listed)
-        xattrs = self._xattrs.number_of(node.entry)
+        xattrs = self._xattrs.number_of(node)
         above = inode_number(node.parent) if node.parent is not node else len(self._image.nodes) + 1
         if index or xattrs != NO_XATTRS or size > _MAX_U16:
             body = _EXTENDED_DIRECTORY.pack(node.links, size, start, above, len(index), offset, xattrs)
@@ -108,7 +108,7 @@ class InodeTable:
 
     def _add_other(self, node: FlatNode) -> None:
         entry = node.entry
-        xattrs = self._xattrs.number_of(entry)
+        xattrs = self._xattrs.number_of(node)
         if entry.type is EntryType.FILE:
             self._add_file(node, xattrs)
             return

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import struct
 
-from ociexport.layers.losses import Losses, count_xattr
+from ociexport.errors import InvalidImageError, quoted_path
+from ociexport.layers.losses import Losses, count_lost_xattr
 from ociexport.layers.tar.reader import Entry
+from ociexport.rootfs.outputs.flat_image import FlatNode
 from ociexport.rootfs.outputs.kernel_xattrs import kernel_xattrs
 from ociexport.rootfs.outputs.squashfs.compression import Compression
 from ociexport.rootfs.outputs.squashfs.metadata import MetadataStream, indexed_table
@@ -41,11 +43,15 @@ class XattrTable:
         self._sets = bytearray()
         self._numbers: dict[tuple[tuple[bytes, bytes], ...], int] = {}
 
-    def number_of(self, entry: Entry) -> int:
-        """Return the number of the set of an entry's attributes; `NO_XATTRS` if it has none that can be stored."""
-        if not entry.xattrs:
+    def number_of(self, node: FlatNode) -> int:
+        """Return the number of the set of a node's attributes; `NO_XATTRS` if it has none that can be stored."""
+        if not node.entry.xattrs:
             return NO_XATTRS
-        attributes = tuple(self._storable(entry))
+        try:
+            attributes = tuple(self._storable(node.entry))
+        except InvalidImageError as error:
+            error.add_place(quoted_path(node.path))
+            raise
         if not attributes:
             return NO_XATTRS
         number = self._numbers.setdefault(attributes, len(self._numbers))
@@ -59,7 +65,7 @@ class XattrTable:
             if name.partition(b".")[0] in _NAMESPACES:
                 storable.append((name, value))
             else:
-                count_xattr(self._losses.unstorable_xattrs, name)
+                count_lost_xattr(self._losses, self._losses.unstorable_xattrs, name)
         return storable
 
     def _add(self, attributes: tuple[tuple[bytes, bytes], ...]) -> None:
