@@ -45,7 +45,7 @@ def new_file(path: str, *, mode: int = 0o644) -> Iterator[BinaryIO]:
     The descriptor of a file is also open for reading, at any offset; that of a stream is not.
 
     Args:
-        mode: of the complete file; until then only this user can read it.
+        mode: of the complete file, without the bits of the umask; until then only this user can read it.
 
     Raises:
         UsageError: ``path`` is a stream of another user, or a link of another user is on its way.
@@ -70,13 +70,15 @@ def new_file_in(directory_fd: int, name: str, path: str, *, mode: int = 0o644) -
     """
     with _no_room_named(path):
         with _named(path):
-            fd = _open_nameless(directory_fd)
+            fd = _open_nameless(directory_fd, mode)
         if fd is None:
             with _named(path):
-                fd, aside = _open_named(directory_fd, name)
+                fd, aside = _open_named(directory_fd, name, mode)
+            mode = _hide(fd)
             with _renamed_to(name, fd, aside, mode, path=path, directory_fd=directory_fd) as file:
                 yield file
             return
+        mode = _hide(fd)
         with open(fd, "wb", buffering=_BUFFER_BYTES) as file:
             yield file
             file.flush()
@@ -226,13 +228,23 @@ def _link_over(source: str, fd: int, name: str) -> None:
     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
 
 
-def _open_nameless(directory_fd: int) -> int | None:
+def _hide(fd: int) -> int:
+    """Keep other users from a new file; return the mode that the umask left it.
+
+    The umask itself can't be read without setting it, which other threads would notice.
+    """
+    mode = stat.S_IMODE(os.fstat(fd).st_mode)
+    os.fchmod(fd, 0o600)
+    return mode
+
+
+def _open_nameless(directory_fd: int, mode: int = 0o600) -> int | None:
     """Return a descriptor of a new nameless file in the directory; None if a file must have a name there."""
     nameless = getattr(os, "O_TMPFILE", 0)
     if not nameless or not os.path.exists("/proc/self/fd"):
         return None
     try:
-        return os.open(".", nameless | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=directory_fd)
+        return os.open(".", nameless | os.O_RDWR | os.O_CLOEXEC, mode, dir_fd=directory_fd)
     except OSError as error:
         if error.errno not in _NO_NAMELESS:
             raise
@@ -270,23 +282,23 @@ def _renamed_to(name: str, fd: int, aside: str, mode: int, *, path: str, directo
         raise
 
 
-def _open_named(directory_fd: int, name: str) -> tuple[int, str]:
-    """Return a descriptor of a new file that only this user can read, and the file's temporary name."""
+def _open_named(directory_fd: int, name: str, mode: int = 0o600) -> tuple[int, str]:
+    """Return a descriptor of a new, empty file, and the file's temporary name."""
     aside = hidden_name(name)
     _remove_leftover(directory_fd, aside)
     with suppress(FileExistsError):
-        fd = _create(directory_fd, aside)
+        fd = _create(directory_fd, aside, mode)
         # Before it is locked, another process may remove it as a leftover and make its own file of that name.
         if is_still_there_once_locked(fd, aside, dir_fd=directory_fd):
             return fd, aside
         os.close(fd)
     # Another process is writing the same file now.
     beside = random_name(aside)
-    return _create(directory_fd, beside), beside
+    return _create(directory_fd, beside, mode), beside
 
 
-def _create(directory_fd: int, name: str) -> int:
-    return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFE, 0o600, dir_fd=directory_fd)
+def _create(directory_fd: int, name: str, mode: int) -> int:
+    return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFE, mode, dir_fd=directory_fd)
 
 
 def _remove_leftover(directory_fd: int, aside: str) -> None:

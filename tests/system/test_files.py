@@ -234,6 +234,30 @@ def test_nobody_else_reads_what_is_not_complete(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("can_be_nameless")
+@pytest.mark.parametrize(
+    ("umask", "mode", "complete"),
+    [
+        (0o022, 0o644, 0o644),
+        (0o027, 0o644, 0o640),
+        (0o077, 0o644, 0o600),
+        (0o002, 0o600, 0o600),
+        (0o777, 0o644, 0),
+    ],
+)
+def test_complete_file_lacks_the_bits_of_the_umask(tmp_path: Path, umask: int, mode: int, complete: int) -> None:
+    """A disk image contains files that only root may read in the image."""
+    path = tmp_path / "file"
+    old = os.umask(umask)
+    try:
+        with new_file(str(path), mode=mode) as file:
+            file.write(b"content")
+        assert stat.S_IMODE(path.stat().st_mode) == complete
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(old)
+
+
+@pytest.mark.usefixtures("can_be_nameless")
 def test_full_disk_names_the_file_as_it_was_given(tmp_path: Path) -> None:
     with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=64k", "none"):
         path = f"{tmp_path}/small/../small/file"
