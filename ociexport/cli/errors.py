@@ -117,6 +117,8 @@ def _is_disk_full(error: BaseException) -> TypeGuard[OSError]:
     if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return False
     path = _path_of(error)
+    if os.path.dirname(path) == "/dev" or path.startswith("/proc/"):
+        return False
     return os.sep in path and (not os.path.exists(path) or os.path.isfile(path) or os.path.isdir(path))
 
 

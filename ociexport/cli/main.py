@@ -128,7 +128,7 @@ def _parse(words: list[str]) -> Namespace | None:
 
 def _report(error: BaseException, options: Namespace | None = None) -> int:
     """Print why the command ended and return its exit code."""
-    if isinstance(error, OSError) and error.filename == OUTPUT_NAME:
+    if isinstance(error, OSError) and error.filename in (OUTPUT_NAME, "/dev/stdout"):
         give_up_output()
         if isinstance(error, BrokenPipeError):
             # The reader, such as `head`, has closed the pipe.

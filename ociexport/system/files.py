@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from ociexport.errors import UsageError, quoted
 from ociexport.system.host_paths import is_of_this_user, real_place
 from ociexport.system.locks import is_still_there_once_locked
 from ociexport.system.partial_names import hidden_name, random_name
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 # Errors of file systems and kernels without nameless files; ENOENT is also the error for a missing directory.
 _NO_NAMELESS = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
@@ -27,7 +31,7 @@ NO_LINK = frozenset(
     {errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
 )
 # Errors of writing to a descriptor, which name no file. Reading the source of the content raises none of them.
-_WRITE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_WRITE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EPIPE})
 _SAFE = os.O_NOFOLLOW | os.O_CLOEXEC
 # Files can be made in a directory that this user may write but not list.
 _PLACE_ONLY = getattr(os, "O_PATH", os.O_RDONLY)
@@ -52,7 +56,7 @@ def new_file(path: str, *, mode: int = 0o644) -> Iterator[BinaryIO]:
         OSError: the directory is missing, full or not writable; the error names ``path`` as it was given.
     """
     if is_stream(path):
-        with open_stream(path) as file:
+        with _no_room_named(path), open_stream(path) as file:
             yield file
         return
     with _directory_of(path) as (directory_fd, name), new_file_in(directory_fd, name, path, mode=mode) as file:
@@ -79,7 +83,7 @@ def new_file_in(directory_fd: int, name: str, path: str, *, mode: int = 0o644) -
                 yield file
             return
         mode = _hide(fd)
-        with open(fd, "wb", buffering=_BUFFER_BYTES) as file:
+        with io.BufferedWriter(_Output(fd, "wb", path), _BUFFER_BYTES) as file:
             yield file
             file.flush()
             with _named(path):
@@ -173,6 +177,21 @@ def _named(path: str) -> Iterator[None]:
         raise
 
 
+class _Output(io.FileIO):
+    """An open file; errors of writing name ``path``, so that they are not taken for errors of what is written."""
+
+    def __init__(self, fd: int, mode: str, path: str) -> None:
+        super().__init__(path, mode, opener=lambda _path, _flags: fd)
+        self._path = path
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            error.filename = self._path
+            raise
+
+
 @contextmanager
 def _no_room_named(path: str) -> Iterator[None]:
     try:
@@ -229,10 +248,7 @@ def _link_over(source: str, fd: int, name: str) -> None:
 
 
 def _hide(fd: int) -> int:
-    """Keep other users from a new file; return the mode that the umask left it.
-
-    The umask itself can't be read without setting it, which other threads would notice.
-    """
+    """Keep others from a new file; return the mode that the umask left it. To read the umask itself one must set it."""
     mode = stat.S_IMODE(os.fstat(fd).st_mode)
     os.fchmod(fd, 0o600)
     return mode
@@ -269,7 +285,7 @@ def _give_name(fd: int, directory_fd: int, name: str, mode: int) -> None:
 def _renamed_to(name: str, fd: int, aside: str, mode: int, *, path: str, directory_fd: int) -> Iterator[BinaryIO]:
     """Give the new file ``aside``, which is renamed to ``name`` when the ``with`` block ends well."""
     try:
-        with open(fd, "wb", buffering=_BUFFER_BYTES) as file:
+        with io.BufferedWriter(_Output(fd, "wb", path), _BUFFER_BYTES) as file:
             yield file
             file.flush()
             with _named(path):
@@ -340,7 +356,8 @@ def open_stream(path: str, *, buffering: int = -1) -> BinaryIO:
     try:
         if not _is_stream(path, os.fstat(fd)):
             raise UsageError(f"{quoted(path)}: expected a stream, got a file that took its place")
-        return open(path, "ab", buffering=buffering, opener=lambda _path, _flags: fd)
+        file = _Output(fd, "ab", path)
+        return io.BufferedWriter(file, buffering if buffering > 0 else io.DEFAULT_BUFFER_SIZE) if buffering else file
     except BaseException:
         os.close(fd)
         raise

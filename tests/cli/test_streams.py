@@ -12,6 +12,7 @@ import pytest
 from tests.support.command import command_environment, command_line
 from tests.support.image_builder import build_image, write_layout
 from tests.support.memory_source import member
+from tests.support.system_parts import mounted
 
 IMAGE = build_image([[member("etc/os-release", b"ID=test\n")], [member("ö", b"2")]])
 # A locale of ASCII only, and an interpreter that follows it.
@@ -72,6 +73,22 @@ def test_output_that_fails_amid_a_layer_is_no_fault_of_the_entry(tmp_path: Path,
     assert (ended.returncode, ended.stderr) == (141, b"")
     ended = run_in_shell('"$@" >/dev/full', *words, home=tmp_path)
     assert (ended.returncode, ended.stderr) == (9, b"ociexport: error: standard output: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["- --format tar", "- --format cpio", "--to-tar /dev/stdout"],
+)
+def test_disk_image_on_a_full_stream_names_the_stream(tmp_path: Path, place: str) -> None:
+    """It named the entry that was being written, as if it were a file here, or nothing."""
+    write_layout(tmp_path / "large", {"1": build_image([[member("big", os.urandom(3_000_000))]])})
+    words = ["unpack", "./large", *place.split(), "--platform=linux/amd64", "-q"]
+    with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=1m", "none"):
+        for output in ("/dev/full", "small/file"):
+            ended = run_in_shell(f'"$@" >{output}', *words, home=tmp_path)
+            assert (ended.returncode, ended.stderr) == (9, b"ociexport: error: /dev/stdout: No space left on device\n")
+    ended = run_in_shell('"$@" | head -c 1 >/dev/null; exit ${PIPESTATUS[0]}', *words, home=tmp_path)
+    assert (ended.returncode, ended.stderr) == (141, b"")
 
 
 def test_closed_output_is_an_error_and_closed_messages_are_none(layout: Path, tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ def _room_explained(target: str, files: str) -> Iterator[None]:
         yield
     except OSError as error:
         is_explained = isinstance(error, OciexportError) or error.strerror != os.strerror(error.errno or 0)
-        if error.errno in _FULL and error.filename == target and not is_explained:
+        if error.errno in _FULL and error.filename == target and not is_explained and not is_stream(target):
             error.strerror = f"{error.strerror} (the disk image and the data of {files} need room at once)"
         raise
 
