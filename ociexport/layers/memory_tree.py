@@ -12,7 +12,7 @@ from typing import TypeAlias
 from ociexport.errors import InvalidImageError, UnsafeEntryError, quoted_path
 from ociexport.layers.kept_names import MarkedDirectory
 from ociexport.layers.limits import MAX_DEPTH, MAX_STEPS, NameBudget, verify_depth, verify_steps, weight_of
-from ociexport.layers.paths import ROOT, ImagePath
+from ociexport.layers.paths import ROOT, ImagePath, verify_parent_name
 from ociexport.layers.tar.reader import IMPLIED_DIRECTORY, Entry, EntryType
 
 _MAX_LINKS_FOLLOWED = 40
@@ -317,6 +317,7 @@ class MemoryTree:
             elif child is not None and (self._layer <= 1 or node.is_written(part, self._layer)):
                 raise InvalidImageError(f"parent {quoted_path(_path_of(node, part))}: expected a directory")
             else:
+                verify_parent_name(part, path)
                 node.mark(part, self._layer)
                 node = self._new_directory(node, part)
                 node.layer = self._layer

@@ -51,6 +51,19 @@ def _cleaned(name: bytes) -> bytes:
     return b"/".join(parts)
 
 
+def verify_parent_name(name: bytes, path: bytes) -> None:
+    """Return if a missing parent can be made; its ``name`` may be from the target of a link on the way to ``path``.
+
+    Raises:
+        InvalidImageError: the name is longer than any file system allows.
+    """
+    if len(name) > MAX_NAME_BYTES:
+        raise InvalidImageError(
+            f"path {quoted_path(path)}: expected names of at most {MAX_NAME_BYTES} bytes, got a link on the way to "
+            f"one of {len(name)}"
+        )
+
+
 def verify_symlink_target(target: bytes) -> None:
     """Return if a symbolic link can have ``target``, which may point anywhere.
 

@@ -34,7 +34,7 @@ from ociexport.layers.limits import (
     verify_steps,
     weight_of,
 )
-from ociexport.layers.paths import ROOT, ImagePath
+from ociexport.layers.paths import ROOT, ImagePath, verify_parent_name
 from ociexport.layers.tar.reader import Entry, EntryType
 from ociexport.rootfs.disk.file_data import write_all, write_segments, write_with_holes
 from ociexport.rootfs.disk.link_copies import copy_file
@@ -368,6 +368,8 @@ class Rootfs:
                 continue
             child = node.children.get(part)
             if child is None:
+                if create:
+                    verify_parent_name(part, path)
                 target = self._read_link(node, part)
                 if target is not None:
                     links_followed += 1
@@ -415,7 +417,8 @@ class Rootfs:
         except FileNotFoundError:
             return None
         except OSError as error:
-            if error.errno != errno.EINVAL:
+            # A target of a link may contain names that are too long to exist.
+            if error.errno not in (errno.EINVAL, errno.ENAMETOOLONG):
                 raise
             return None
 

@@ -49,6 +49,8 @@ HOSTILE: dict[str, list[list[Member]]] = {
     "bare whiteout": [[member("d/.wh.")]],
     "root as a file": [[member("./.", b"x")]],
     "name of 256 bytes": [[member("n" * 256)]],
+    "long name behind a link": [[symlink("d/l", "z" * 256), member("d/l/x/y")]],
+    "long name behind a link of a lower layer": [[symlink("l", "a/" + "z" * 4000 + "/b")], [directory("l/x")]],
     "device": [[member("x", type=tarfile.CHRTYPE, devmajor=4096, devminor=1)]],
     "deep": [[member("/".join("d" * 50))]],
     "large": [[member("a", bytes(90_000)), member("b", bytes(90_000))]],
@@ -71,6 +73,15 @@ def test_hostile_layers_are_the_same_error_as_in_a_tree(tmp_path: Path, name: st
         assert os.listdir(place) == []
     assert len(said) == 1
     assert (os.listdir(outside), (outside / "file").read_bytes()) == (["file"], b"mine")
+
+
+def test_whiteout_behind_a_link_to_a_long_name_hides_nothing(tmp_path: Path) -> None:
+    source = image_of([symlink("l", "z" * 300), member("f", b"kept")], [member("l/.wh.f")])
+    for format in ("tree", *NAMES):
+        write(tmp_path / format, source, format)
+    assert sorted(os.listdir(tmp_path / "tree")) == ["f", "l"]
+    with tarfile.open(tmp_path / "tar") as tar:
+        assert sorted(tar.getnames()) == [".", "f", "l"]
 
 
 def odd_names(outside: Path) -> MemorySource:
