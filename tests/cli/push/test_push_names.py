@@ -84,7 +84,7 @@ def test_a_layouts_index_is_read_as_often_for_many_images_as_for_one(
         ended = subprocess.run(
             [sys.executable, "-c", _COUNT_READS, "push", "./many", registry.host, "--dry-run", *words],
             cwd=tmp_path,
-            env=command_environment(tmp_path, PYTHONPATH=str(Path(__file__).parents[2])),
+            env=command_environment(tmp_path, PYTHONPATH=str(Path(__file__).parents[3])),
             capture_output=True,
             text=True,
             timeout=60,
