@@ -23,17 +23,20 @@ class FirstRequest(NamedTuple):
     Args:
         asks: whether it is for the manifest that the image's reference names.
         held: the digest in its condition: the manifest is sent only if it is another one; None for no condition.
-        fetches: whether config and layers are requested next.
+        fetches: whether config and layers are requested next, or sent.
+        pings: whether it asks where the registry's API is, before anything is sent there.
     """
 
     asks: bool = True
     held: Digest | None = None
     fetches: bool = False
+    pings: bool = False
 
 
 ASKS = FirstRequest()
 ASKS_AND_FETCHES = FirstRequest(fetches=True)
 UNKNOWN = FirstRequest(asks=False)
+PINGS_AND_SENDS = FirstRequest(asks=False, fetches=True, pings=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ Spec: distribution-spec 1.1, "Push", "Pushing Manifests", "Pushing Manifests wit
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
@@ -25,13 +24,13 @@ from ociexport.registry.client import RegistryClient
 from ociexport.registry.fallback_referrers import FallbackReferrers
 from ociexport.registry.http.content import RequestContent
 from ociexport.registry.http.messages import Answer
+from ociexport.registry.known_blobs import KnownBlobs
 from ociexport.registry.source import RegistrySource
 from ociexport.registry.upload import BlobUpload, SavedUploadUrls, UploadOutcome
 from ociexport.registry.upload_requests import UploadRequests
 from ociexport.spec import mediatypes
 from ociexport.spec.descriptor import MAX_MANIFEST_BYTES, Descriptor
 from ociexport.spec.digest import ByteStream, Chunk, Digest
-from ociexport.spec.lazy_dataclass import dataclass, field
 from ociexport.spec.manifest import parse_document
 from ociexport.spec.reference import ImageReference
 from ociexport.system.progress.protocol import ProgressTask
@@ -43,26 +42,6 @@ _STORED = frozenset({200, 201, 202, 204})
 _MAX_MOUNTS = 3
 
 BlobState = Literal["there", "mounted", "sent"]
-
-
-@dataclass(slots=True)
-class KnownBlobs:
-    """Which repositories of one registry have which blobs, as far as this run knows; used by several threads."""
-
-    _homes: dict[Digest, list[str]] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def add(self, digest: Digest, repository: str) -> None:
-        """Remember that ``repository`` has the blob."""
-        with self._lock:
-            homes = self._homes.setdefault(digest, [])
-            if repository not in homes:
-                homes.append(repository)
-
-    def homes(self, digest: Digest) -> tuple[str, ...]:
-        """Return the repositories that have the blob."""
-        with self._lock:
-            return tuple(self._homes.get(digest, ()))
 
 
 class RegistryDestination:

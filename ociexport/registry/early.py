@@ -231,8 +231,8 @@ def begin_early(reference: ImageReference, options: RegistryOptions, first: Firs
     Nothing is begun where the first connection may go elsewhere: to a proxy or a mirror.
 
     Args:
-        first: sent at once, if it needs no credentials. If config and layers are requested next, at once, a second TLS
-            connection is for them.
+        first: sent at once, if it needs no credentials. If config and layers are requested or sent next, at once, a
+            second TLS connection is for them.
     """
     try:
         plan = _plan(reference, options, first)
@@ -261,9 +261,12 @@ def _plan(reference: ImageReference, options: RegistryOptions, first: FirstReque
     actual_port = port or _PORTS[scheme]
     is_anonymous = options.credentials is None and not options.headers and not is_any_auth_place(options.authfile)
     request = b""
-    if first.asks and is_anonymous:
-        target = f"/v2/{home.repository}/manifests/{home.manifest_selector}"
-        request = _request(host, None if actual_port == _PORTS[scheme] else port, target, first.held)
+    if is_anonymous and (first.asks or first.pings):
+        target, headers = "/v2/", {}
+        if first.asks:
+            target += f"{home.repository}/manifests/{home.manifest_selector}"
+            headers = _headers_of_manifest(first.held)
+        request = _request(host, None if actual_port == _PORTS[scheme] else port, target, headers)
     return _Plan(host, actual_port, endpoint.tls if scheme == "https" else None, request)
 
 
@@ -274,16 +277,21 @@ def _names_a_proxy(environment: Mapping[str, str]) -> bool:
     )
 
 
-def _request(host: str, port: int | None, target: str, held: Digest | None) -> bytes:
+def _headers_of_manifest(held: Digest | None) -> dict[str, str]:
+    headers = {"Accept": ", ".join(mediatypes.ACCEPTED_MANIFESTS)}
+    if held is not None:
+        headers["If-None-Match"] = f'"{held}"'
+    return headers
+
+
+def _request(host: str, port: int | None, target: str, more_headers: Mapping[str, str]) -> bytes:
     """Return the bytes that http.client sends for this request; if it sends others, the connection is not used."""
     shown = f"[{host}]" if ":" in host else host
     headers = {
         "Host": shown if port is None else f"{shown}:{port}",
         "User-Agent": f"ociexport/{__version__}",
         "Accept-Encoding": "identity",
-        "Accept": ", ".join(mediatypes.ACCEPTED_MANIFESTS),
+        **more_headers,
     }
-    if held is not None:
-        headers["If-None-Match"] = f'"{held}"'
     lines = [f"GET {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
     return "\r\n".join([*lines, "", ""]).encode("ascii")

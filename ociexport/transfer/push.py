@@ -11,10 +11,10 @@ from ociexport.errors import OciexportError
 from ociexport.images.choose import PlatformChoice
 from ociexport.images.fetch import DEFAULT_JOBS
 from ociexport.images.prepare import prepare_image
-from ociexport.images.source import ImageSource
+from ociexport.images.source import PINGS_AND_SENDS, ImageSource
 from ociexport.images.wanted_blobs import BlobToFetch, unite_blobs
 from ociexport.images.wrapping_source import RenamedSource
-from ociexport.registry.destination import KnownBlobs, RegistryDestination
+from ociexport.registry.known_blobs import KnownBlobs
 from ociexport.spec.descriptor import Descriptor, Platform
 from ociexport.spec.digest import Digest
 from ociexport.spec.lazy_dataclass import dataclass, replace
@@ -33,6 +33,7 @@ from ociexport.transfer.sources.open import SourceOpener, new_client, verify_dig
 if TYPE_CHECKING:
     from ociexport.images.signatures import SignaturePolicy
     from ociexport.registry.client import RegistryClient
+    from ociexport.registry.destination import RegistryDestination
     from ociexport.registry.options import RegistryOptions
     from ociexport.transfer.result import PullResult
 
@@ -193,7 +194,6 @@ def open_push(
         elsewhere: how other registries are reached.
     """
     with ExitStack() as stack:
-        client = stack.enter_context(closing(new_client(registry, progress)))
         there = stack.enter_context(closing(SourceOpener(options=registry, progress=progress)))
         others = stack.enter_context(closing(SourceOpener(options=elsewhere, progress=progress)))
 
@@ -201,14 +201,18 @@ def open_push(
             is_there = isinstance(name, RegistryName) and name.reference.registry == target.registry
             return (there if is_there else others).open(name)
 
-        yield OpenPush(PushRun(client, open_source, options, progress, moves_tags=moves_tags), open_source, others)
+        def open_client(reference: ImageReference) -> RegistryClient:
+            return stack.enter_context(closing(new_client(registry, progress, reference, PINGS_AND_SENDS)))
+
+        yield OpenPush(PushRun(open_client, open_source, options, progress, moves_tags=moves_tags), open_source, others)
 
 
 class PushRun:
     """Pushes images to one registry; each blob is sent once, and mounted into further repositories.
 
     Args:
-        client: for the registry; the caller closes it.
+        open_client: opens a client for the registry, given an image's name there; called once, when all names are
+            settled, since it may begin the first request. The caller closes the client.
         open_source: opens a source; its connections are the caller's.
         options: what is taken of each image.
         moves_tags: whether tags that exist are moved.
@@ -216,14 +220,15 @@ class PushRun:
 
     def __init__(
         self,
-        client: RegistryClient,
+        open_client: Callable[[ImageReference], RegistryClient],
         open_source: Callable[[SourceName], ImageSource],
         options: PullOptions,
         progress: Progress,
         *,
         moves_tags: bool = False,
     ) -> None:
-        self._client = client
+        self._open_client = open_client
+        self._opened_client: RegistryClient | None = None
         self._open_source = open_source
         self._options = options
         self._progress = progress
@@ -259,7 +264,8 @@ class PushRun:
 
     def api_url(self, image: ImageToPush) -> str:
         """Return the URL of the registry's API; it was found before."""
-        return self._client.session(self._client.home(image.destination)).ping()
+        client = self._client_for(image)
+        return client.session(client.home(image.destination)).ping()
 
     def plan(self, image: ImageToPush) -> PlannedPush:
         """Return what a push of ``image`` would do; nothing is sent or mounted."""
@@ -294,6 +300,10 @@ class PushRun:
         return PlannedPushBlob(blob.title, descriptor, "mount" if home is not None else "send", home)
 
     def _destination(self, image: ImageToPush, *, only_plans: bool = False) -> RegistryDestination:
+        client = self._client_for(image)
+        # Start-up: the client is imported by now, while the connection was made.
+        from ociexport.registry.destination import RegistryDestination  # noqa: PLC0415 - start-up: as above
+
         source = image.source
         saved = None
         if isinstance(source, LayoutName):
@@ -304,12 +314,17 @@ class PushRun:
 
         return RegistryDestination(
             image.destination,
-            self._client,
+            client,
             known=self._known,
             saved=saved,
             moves_tags=self._moves_tags,
             only_plans=only_plans,
         )
+
+    def _client_for(self, image: ImageToPush) -> RegistryClient:
+        if self._opened_client is None:
+            self._opened_client = self._open_client(image.destination)
+        return self._opened_client
 
     def _opened(self, image: ImageToPush) -> ImageSource:
         source = RenamedSource(self._open_source(image.source), image.name_there)

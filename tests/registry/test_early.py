@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ociexport.images.source import ASKS, UNKNOWN, FirstRequest
+from ociexport.images.source import ASKS, PINGS_AND_SENDS, UNKNOWN, FirstRequest
 from ociexport.registry.client import RegistryClient
 from ociexport.registry.early import EarlyConnections, begin_early
 from ociexport.registry.options import Credentials, Mirror, RegistryOptions
@@ -23,7 +23,7 @@ from ociexport.spec.reference import ImageReference
 from ociexport.system.progress.protocol import SILENT
 from tests.support.command import run_command
 from tests.support.fake_registry import FakeRegistry, Fault
-from tests.support.image_builder import build_image
+from tests.support.image_builder import build_image, write_layout
 from tests.support.memory_source import member
 from tests.support.registry_image import open_registry_source
 
@@ -73,6 +73,15 @@ def test_request_that_was_sent_early_is_not_sent_again() -> None:
             time.sleep(0.01)
         assert _fetch(early, _reference(registry)) == MANIFEST
         assert [(request.path, request.connection) for request in registry.requests] == [(PATH, 1)]
+
+
+def test_ping_that_was_sent_early_is_not_sent_again() -> None:
+    with FakeRegistry() as registry, _begun(_reference(registry), _options(), PINGS_AND_SENDS) as early:
+        while not registry.requests:
+            time.sleep(0.01)
+        with closing(RegistryClient(_options(), SILENT, early)) as client:
+            assert client.session(client.home(_reference(registry))).ping() == f"http://{registry.host}/v2"
+        assert [(request.path, request.connection) for request in registry.requests] == [("/v2/", 1)]
 
 
 def test_connection_alone_is_used() -> None:
@@ -143,8 +152,9 @@ def test_nothing_is_begun_behind_a_proxy(name: str, monkeypatch: pytest.MonkeyPa
         assert early is None
 
 
+@pytest.mark.parametrize("first", [ASKS, PINGS_AND_SENDS], ids=["pull", "push"])
 @pytest.mark.parametrize("given", ["command line", "file", "header"])
-def test_with_credentials_nothing_is_asked_early(given: str, tmp_path: Path) -> None:
+def test_with_credentials_nothing_is_asked_early(given: str, first: FirstRequest, tmp_path: Path) -> None:
     with FakeRegistry() as registry:
         options = {
             "command line": _options(credentials=Credentials("alice", "secret")),
@@ -153,7 +163,7 @@ def test_with_credentials_nothing_is_asked_early(given: str, tmp_path: Path) -> 
         }[given]
         auth = base64.b64encode(b"alice:secret").decode()
         (tmp_path / "auth.json").write_text(json.dumps({"auths": {registry.host: {"auth": auth}}}))
-        with _begun(_reference(registry), options, ASKS):
+        with _begun(_reference(registry), options, first):
             while not registry._connections:
                 time.sleep(0.01)
             time.sleep(0.05)
@@ -169,6 +179,14 @@ def test_command_asks_once(tmp_path: Path) -> None:
         assert registry.paths().count(PATH) == 2
 
 
+def test_push_asks_once_where_the_api_is(tmp_path: Path) -> None:
+    write_layout(tmp_path / "layout", {"1": IMAGE})
+    with FakeRegistry() as registry:
+        ended = run_command("push", "-q", tmp_path / "layout", f"{registry.host}/team/app:1", home=tmp_path)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert registry.paths().count("/v2/") == 1
+
+
 def test_wrong_configuration_is_reported_before_anything_is_asked(tmp_path: Path) -> None:
     (tmp_path / "auth.json").write_text("no JSON")
     (tmp_path / "file").write_text("")
@@ -181,4 +199,7 @@ def test_wrong_configuration_is_reported_before_anything_is_asked(tmp_path: Path
             ("--out", "x", "--jobs", "0"),
         ):
             assert run_command("pull", name, *words, home=tmp_path).returncode != 0
+        write_layout(tmp_path / "image", {"1": IMAGE})
+        for more in (auth, ("--jobs", "0")):
+            assert run_command("push", tmp_path / "image", name, *more, home=tmp_path).returncode != 0
         assert registry.requests == []

@@ -324,7 +324,7 @@ sys.meta_path.insert(0, Waiting())
 """
 
 
-@pytest.mark.parametrize("command", ["layout", "other layout", "again", "archive", "unpack", "inspect", "ls"])
+@pytest.mark.parametrize("command", ["layout", "other layout", "again", "archive", "unpack", "inspect", "ls", "push"])
 def test_command_asks_before_it_imports_requests(command: str, authority: Authority, tmp_path: Path) -> None:
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(_WAITING)
@@ -332,7 +332,8 @@ def test_command_asks_before_it_imports_requests(command: str, authority: Author
     # No name is loopback here, and the address is: loopback would be asked over plain http.
     with FakeRegistry(tls=authority.server_context("0.0.0.0")) as registry:
         IMAGE.serve(registry, "team/app", "1")
-        registry.misbehave(PATH, Fault(), when=lambda request: not seen.write_text(""))
+        first = "/v2/" if command == "push" else PATH
+        registry.misbehave(first, Fault(), when=lambda request: not seen.write_text(""))
         name = f"0.0.0.0:{registry.port}/team/app:1"
         words = {
             "layout": ("pull", "-q", name, "--out", tmp_path / "layout"),
@@ -342,14 +343,16 @@ def test_command_asks_before_it_imports_requests(command: str, authority: Author
             "unpack": ("unpack", "-q", name, tmp_path / "tree"),
             "inspect": ("inspect", name),
             "ls": ("ls", "-q", name),
+            "push": ("push", "-q", f"{tmp_path / 'other'}:other", f"0.0.0.0:{registry.port}/team/other:1"),
         }[command]
         write_layout(tmp_path / "other", {"other": OTHER_IMAGE})
         write_layout(tmp_path / "again", {f"{name}": IMAGE})
         variables = {"PYTHONPATH": str(tmp_path / "site"), "SEEN": str(seen)}
         ended = run_command(*words, "--cacert", authority.ca_file, home=tmp_path, variables=variables)
         assert (ended.returncode, ended.stderr) == (0, "")
-        assert registry.paths().count(PATH) == 1
-        assert "/v2/" not in registry.paths()
+        assert registry.paths()[0] == first
+        assert registry.paths().count(first) == 1
+        assert registry.paths().count("/v2/") == (1 if command == "push" else 0)
         # Config and layer are requested at once, over the two connections that are begun.
         assert len(registry._connections) == (1 if command in ("again", "inspect", "ls") else 2)
         if command == "again":
