@@ -153,7 +153,8 @@ def push(
     with open_push(place, options, progress, registry=registry, elsewhere=elsewhere, moves_tags=move_tags) as opened:
         named = images_to_push(list(images_of(name, opened.open_source, opened.elsewhere)), place, parse_rules(rules))
         images = list({id(image): image for image in named}.values())
-        opened.run.verify_tags(images)
+        if len(images) > 1:  # the push of a single image checks its tag before it sends anything
+            opened.run.verify_tags(images)
         return tuple(map(opened.run.push, images))
 
 

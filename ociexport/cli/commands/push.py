@@ -127,7 +127,8 @@ def push_to(options: argparse.Namespace, names: Sequence[SourceName], target: Pu
         listed = [image for name in names for image in images_of(name, push.open_source, push.elsewhere)]
         named = images_to_push(listed, target, push.rules)
         images = list({id(image): image for image in named}.values())
-        push.run.verify_tags(images)
+        if len(images) > 1 or options.dry_run:  # the push of a single image checks its tag before it sends anything
+            push.run.verify_tags(images)
         if options.dry_run:
             tell_push_plan(options.command, [push.run.plan(image) for image in images], as_json=options.json)
             return OK

@@ -131,6 +131,27 @@ def test_a_tag_with_another_digest_is_not_moved(registry: FakeRegistry, layout: 
     assert registry.manifests["quay.io/team/other", "2"][0] == OTHER.raw
 
 
+def test_the_tag_of_a_single_image_is_asked_before_blobs_and_before_it_is_given(
+    registry: FakeRegistry, layout: Path, push: Push
+) -> None:
+    """More questions cost a round trip each."""
+    source, name = f"{layout}:quay.io/team/other:2", f"{registry.host}/m/quay.io/team/other:2"
+    APP.serve(registry, "m/quay.io/team/other", "2")
+    ended = push(source, f"{registry.host}/m")
+    assert ended.returncode == 2
+    assert errors_of(ended)[0].startswith(f"ociexport: error: {name}: expected no tag, or one with {OTHER.digest}, got")
+    assert sent(registry) == []
+    asked = [request.method for request in registry.requests if request.path.endswith("/manifests/2")]
+    assert asked == ["HEAD"]
+    assert push(source, f"{registry.host}/n").returncode == 0
+    asked = [
+        request.method
+        for request in registry.requests
+        if request.path.startswith("/v2/n/") and "ests/2" in request.path
+    ]
+    assert asked == ["HEAD", "HEAD", "PUT"]
+
+
 def test_a_tag_that_appears_meanwhile_is_not_moved(registry: FakeRegistry, layout: Path, push: Push) -> None:
     """The tag is there when the manifest is stored, which is after the first check."""
 
