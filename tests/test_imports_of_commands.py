@@ -112,6 +112,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], frozenset[str], int, int]] = {
     "pull again": (("pull", "-q", "IMAGE", "--out", "PULLED"), LOCAL | WIRE, 135, 45),
     "unpack from a registry": (("unpack", "-q", "IMAGE", "OUT"), LOCAL | WIRE | {"ctypes", "isal"}, 165, 45),
     "unpack": (("unpack", "-q", "LAYOUT", "OUT"), LOCAL | {"ctypes", "isal"}, 127, 25),
+    "push": (("push", "-q", "LAYOUT", "TARGET"), LOCAL | WIRE, 141, 45),
     "inspect": (("inspect", "LAYOUT"), LOCAL, 81, 25),
     "verify": (("verify", "-q", "LAYOUT"), LOCAL | LOGGING | {"concurrent.futures", "datetime"}, 135, 25),
     "ls": (("ls", "LAYOUT"), LOCAL | {"datetime", "isal"}, 117, 25),
@@ -139,6 +140,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     with FakeRegistry() as registry:
         places = {"IMAGE": image.serve(registry, "app"), "LAYOUT": str(directory / "layout")}
         places["PULLED"] = str(directory / "pulled")
+        places["TARGET"] = f"{registry.host}/pushed:1"
         _imports_of(("pull", "-q", places["IMAGE"], "--out", places["PULLED"]))
         yield places
 
