@@ -50,6 +50,8 @@ def test_signal_ends_it_at_once_and_the_next_run_goes_on(
         text=True,
     ) as command:
         try:
+            # The config and the other layer arrive beside it. With a whole blob, what was made stays a layout.
+            wait_for(lambda: all(puller.blob(one).exists() for one in (image.config, image.layers[1])))
             wait_for(lambda: partial.exists() and partial.stat().st_size >= 1_000_000)
             command.send_signal(number)
             # The registry stays silent for twice as long.

@@ -214,9 +214,7 @@ class LayoutLifeCycle:
                 with suppress(FileNotFoundError):
                     self._directory.remove(name)
         self._remove_own_files()
-        # With partial blobs it stays a layout: without its two files it would be a directory of unknown kind.
-        is_used = self._directory.has(OWN_DIRECTORY) or self._documents.has_images()
-        if made.layout and not is_used:
+        if made.layout and not self._documents.has_images():
             self._remove_layout(made.directories)
 
     def _needed_among(self, digests: set[Digest]) -> set[Digest]:
