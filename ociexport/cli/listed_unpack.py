@@ -74,7 +74,10 @@ def _requests_of_all(
             own = _requests_of(entry, options)
             first = next((taken[one.directory] for one in own if one.directory in taken), None)
             if first is not None and own_directories:
-                raise UsageError(f"{entry.image}: expected a directory of its own, {first} has it")
+                raise UsageError(
+                    f"{entry.image}: expected a directory of its own, {first} has it",
+                    hint="unpack it by itself, into another directory",
+                )
         except UsageError as error:
             run.fail(entry, error)
             continue

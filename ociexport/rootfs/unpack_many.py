@@ -146,7 +146,10 @@ def unpack_many(
         if layers is None:
             path = os.path.join(parent, request.directory or directory_name(request.image))
             if path in taken:
-                raise UsageError(f"{request.image}: expected a directory of its own, {taken[path]} has it")
+                raise UsageError(
+                    f"{request.image}: expected a directory of its own, {taken[path]} has it",
+                    hint="unpack it by itself, into another directory",
+                )
             taken[path] = request.image
         orders.append(_Order(request.image, path, own, options, registry, signatures, layers, position))
     os.makedirs(parent, exist_ok=True)

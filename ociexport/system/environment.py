@@ -12,6 +12,9 @@ from pathlib import Path
 from ociexport.errors import UsageError, quoted
 from ociexport.spec.numerals import number_in
 
+# The largest time that fits a tar header without an extension.
+_MAX_EPOCH = 8**11 - 1
+
 
 def home_directory(environment: Mapping[str, str] = os.environ) -> Path:
     """Return the user's home directory: ``HOME``, or the system's entry for the user, or ``/``.
@@ -43,8 +46,8 @@ def source_date_epoch() -> int | None:
     text = os.environ.get("SOURCE_DATE_EPOCH", "")
     if not text:
         return None
-    # The largest time that fits a tar header without an extension.
-    seconds = number_in(text, 8**11 - 1)
+    seconds = number_in(text, _MAX_EPOCH)
     if seconds is None:
-        raise UsageError(f"SOURCE_DATE_EPOCH: expected seconds since 1970, got {quoted(text)}")
+        limit = f", at most {_MAX_EPOCH}" if text.isdecimal() else ""
+        raise UsageError(f"SOURCE_DATE_EPOCH: expected seconds since 1970{limit}, got {quoted(text)}")
     return seconds

@@ -122,10 +122,21 @@ def write_disk_image(
             )
         _change(image, request)
         with new_file(target) if begun is None else nullcontext(begun) as file:
-            writer(image, file.fileno(), request.options)
+            with _limits_explained(request.format.name):
+                writer(image, file.fileno(), request.options)
             verity = _write_verity(file.fileno(), target, request, image)
             size = os.fstat(file.fileno()).st_size
     return image, DiskImage(None if is_stream(target) else size, verity)
+
+
+@contextmanager
+def _limits_explained(format_name: str) -> Iterator[None]:
+    """Give an error of the writer a hint: by now the image is read and whole, so the error is a limit of the format."""
+    try:
+        yield
+    except InvalidImageError as error:
+        error.hint = error.hint or f"a limit of {format_name}; another --format may hold the image"
+        raise
 
 
 def _write_verity(fd: int, target: str, request: DiskImageRequest, image: FlatImage) -> Verity | None:

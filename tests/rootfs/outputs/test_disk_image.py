@@ -145,6 +145,16 @@ def test_times_are_clamped_by_the_environment(tmp_path: Path, monkeypatch: pytes
     image(tmp_path / "x.tar")
     with tarfile.open(tmp_path / "x.tar") as tar:
         assert {info.name: info.mtime for info in tar} == {".": 0, "d": 10, "d/f": 10, "g": 9}
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "8589934592")
+    with pytest.raises(UsageError, match="seconds since 1970, at most 8589934591, got '8589934592'"):
+        image(tmp_path / "y.cpio")
+
+
+def test_image_that_only_this_format_can_not_hold_is_not_called_invalid(tmp_path: Path) -> None:
+    with pytest.raises(InvalidImageError, match="as e2fsck requires") as caught:
+        image(tmp_path / "x.ext4", MemorySource([tar_of([member("lost+found", b"a file")])]))
+    assert caught.value.hint == "a limit of ext4; another --format may hold the image"
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", ["x.cpio", "x.tar"])
