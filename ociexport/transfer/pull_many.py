@@ -259,7 +259,7 @@ class _Layouts:
 def _named_together(running: Submitted[Any, Any, PullOutcome], layouts: _Layouts | Namers) -> Iterator[PullOutcome]:
     """Yield each outcome after its image's name was written, and write the names of many images at once."""
     waiting: list[PullOutcome] = []
-    pause, due = _NAMING_SECONDS, 0.0
+    pause, due = 0.0, 0.0  # the first one is told at once: who takes no more should not have waited for others
     failure: Exception | None = None  # the executor's own: what has ended before is told
     while failure is None and (running.is_any_left or waiting):
         if running.is_any_left:
