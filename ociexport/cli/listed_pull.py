@@ -35,6 +35,7 @@ def read_pull_list(options: argparse.Namespace, progress: Progress, opener: Sour
         UsageError: ``--locked`` names another list, or is combined with ``--list``.
     """
     if options.locked:
+        leave_out_configured(options, "list")
         if options.list:
             raise UsageError("--locked: expected no --list beside it, got one")
         options.list = options.locked
@@ -129,6 +130,7 @@ def pull_list(
             # The report says the same of each image as an executor would.
             progress=report.progress if executor is None else SILENT,
             opener=sources,
+            names_together=True,
         )
         # Without a name of its own, it would be closed before the handler below, and wait for all that has begun.
         told = outcomes_of(outcomes, executor)
@@ -143,6 +145,7 @@ def pull_list(
                     report.note_failure(entry.image, outcome.error)
         except BaseException:
             sources.close()  # interrupted: the pulls that go on end with their connections
+            told.close()  # names what the workers left to this process, before the executor waits for them
             raise
     report.end()
     return run.end()

@@ -28,17 +28,28 @@ class Namers:
 
     Args:
         places: the layout of each image.
+        is_allowed: whether any layout gets one.
+
+    Attributes:
+        errors: why an image has no name, by its position in the list.
     """
 
-    def __init__(self, places: Iterable[str]) -> None:
+    def __init__(self, places: Iterable[str], *, is_allowed: bool) -> None:
         counts = Counter(places)
         run = secrets.token_hex(8)
         self._marks = {place: f"{run}-{number}" for number, place in enumerate(counts)}
         # The name of a single image gains nothing by waiting.
-        self._waiting = {place for place, count in counts.items() if count > 1}
+        self._waiting = {place for place, count in counts.items() if count > 1 and is_allowed}
         self._layouts: dict[str, ImageLayout] = {}
-        self._namers: list[Namer] = []
+        self._namers: dict[str, Namer] = {}
+        self._taken: dict[str, list[int]] = {}
+        self.errors: dict[int, OciexportError | OSError] = {}
         self._stack = ExitStack()
+
+    @property
+    def is_used(self) -> bool:
+        """Whether workers may leave names to this process, or have done so."""
+        return bool(self._layouts)
 
     def mark_of(self, place: str) -> str:
         """Return what the workers are told, by which they find the namer of a layout."""
@@ -58,23 +69,34 @@ class Namers:
         with suppress(OciexportError, OSError), ExitStack() as stack:
             if user == os.geteuid() and layout.directory.has(LAYOUT_FILE):
                 stack.enter_context(layout.batch())
-                self._namers.append(layout.name_for_others(self._marks[place]))
+                self._namers[place] = layout.name_for_others(self._marks[place])
                 self._stack.enter_context(stack.pop_all())
                 self._layouts[place] = layout
 
-    def take_over(self, place: str, handed: HandedOver) -> None:
-        """Take what a worker left to the namer of a layout."""
+    def take_over(self, place: str, handed: HandedOver, position: int) -> None:
+        """Take what a worker left to the namer of a layout, for the image with this position in the list."""
         self._layouts[place].take_over(handed)
+        self._taken.setdefault(place, []).append(position)
 
     def commit_names(self) -> None:
-        """Write the names of all images that are complete."""
-        for layout in self._layouts.values():
-            layout.commit_names()
+        """Write the names of all images that are complete.
+
+        Where they can't be written, each of these images gets the error, and workers name their own from then on.
+        """
+        for place, layout in self._layouts.items():
+            taken = self._taken.pop(place, ())
+            try:
+                layout.commit_names()
+            except (OciexportError, OSError) as error:
+                self.errors |= dict.fromkeys(taken, error)
+                if place in self._namers:
+                    self._namers.pop(place).close()
 
     def retire(self) -> None:
         """Take no more: workers that go on name their own images."""
+        self._waiting.clear()
         while self._namers:
-            self._namers.pop().close()
+            self._namers.popitem()[1].close()
 
     def close(self) -> None:
         """Write all names, and let go of the layouts."""

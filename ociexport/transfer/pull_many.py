@@ -49,6 +49,8 @@ _NAMING_SECONDS = 0.2
 _NAMING_SHARE = 20
 # And no more than these wait, since their results take memory.
 _MAX_WAITING = 1000
+# What a worker has handed over arrives within this time, also if no more images are wanted.
+_LAST_SECONDS = 2.0
 
 LayoutOf: TypeAlias = str | os.PathLike[str] | Callable[[str], str | os.PathLike[str]]
 
@@ -156,12 +158,16 @@ def pull_requests(
     cache: str | os.PathLike[str] | None = None,
     progress: Progress = SILENT,
     opener: SourceOpener | None = None,
+    names_together: bool = False,
 ) -> Iterator[PullOutcome]:
     """Do the same as `pull_many`, with all options of a pull.
 
     Args:
         options: those of every image, whose own platform takes precedence.
         opener: opens the sources for internal threads, and stays open; None for a new one.
+        names_together: whether this process names the images that an executor's workers store, many with one change of
+            ``index.json``. It does so only while it iterates, so the caller must go on to the end, or close the
+            iterator. Otherwise each worker names its own.
 
     Raises:
         as `pull_many` does.
@@ -177,19 +183,21 @@ def pull_requests(
     if not orders:
         return iter(())
     if executor is not None:
-        return _outcomes_elsewhere(orders, executor, progress)
+        return _outcomes_elsewhere(orders, executor, progress, names_together)
     return _outcomes_here(orders, opener, progress)
 
 
-def _outcomes_elsewhere(orders: list[_Order], executor: Executor, progress: Progress) -> Iterator[PullOutcome]:
-    """Pull on the workers of ``executor``; this process names the images that they have stored, if it can."""
+def _outcomes_elsewhere(
+    orders: list[_Order], executor: Executor, progress: Progress, names_together: bool
+) -> Iterator[PullOutcome]:
+    """Pull on the workers of ``executor``; this process names the images that they have stored, if it can and may."""
     from ociexport.transfer.namers import Namers  # noqa: PLC0415 - start-up: few lists are pulled so
 
-    with closing(Namers(order.layout for order in orders)) as namers:
+    with closing(Namers((order.layout for order in orders), is_allowed=names_together)) as namers:
 
         def outcome_of(reply: _Reply) -> PullOutcome:
             if reply.handed is not None:
-                namers.take_over(reply.layout, reply.handed)
+                namers.take_over(reply.layout, reply.handed, reply.outcome.position)
             elif reply.outcome.result is not None and reply.user is not None:
                 namers.begin(reply.layout, reply.user)
             return reply.outcome
@@ -201,12 +209,14 @@ def _outcomes_elsewhere(orders: list[_Order], executor: Executor, progress: Prog
             outcome_of,
         )
         try:
-            for outcome in _named_together(running, namers):
+            for told in _named_together(running, namers, _NAMING_SECONDS if names_together else 0.0):
+                error = namers.errors.pop(told.position, None)
+                outcome = told if error is None else replace(told, result=None, error=error)
                 progress.say(_told(outcome))
                 yield outcome
         finally:
             namers.retire()
-            running.cancel()
+            running.cancel(_LAST_SECONDS if namers.is_used else 0.0)
 
 
 def _outcomes_here(orders: list[_Order], opener: SourceOpener | None, progress: Progress) -> Iterator[PullOutcome]:
@@ -227,7 +237,7 @@ def _outcomes_here(orders: list[_Order], opener: SourceOpener | None, progress: 
                 lambda outcome: outcome,
             )
         try:
-            yield from _named_together(running, layouts)
+            yield from _named_together(running, layouts, _NAMING_SECONDS)
         except GeneratorExit:
             raise  # the caller has enough: what has begun is completed
         except BaseException:
@@ -256,7 +266,9 @@ class _Layouts:
             layout.commit_names()
 
 
-def _named_together(running: Submitted[Any, Any, PullOutcome], layouts: _Layouts | Namers) -> Iterator[PullOutcome]:
+def _named_together(
+    running: Submitted[Any, Any, PullOutcome], layouts: _Layouts | Namers, least_seconds: float
+) -> Iterator[PullOutcome]:
     """Yield each outcome after its image's name was written, and write the names of many images at once."""
     waiting: list[PullOutcome] = []
     pause, due = 0.0, 0.0  # the first one is told at once: who takes no more should not have waited for others
@@ -275,7 +287,7 @@ def _named_together(running: Submitted[Any, Any, PullOutcome], layouts: _Layouts
                     continue
         began = time.monotonic()
         layouts.commit_names()
-        pause = max(_NAMING_SECONDS, (time.monotonic() - began) * _NAMING_SHARE)
+        pause = max(least_seconds, (time.monotonic() - began) * _NAMING_SHARE)
         yield from waiting
         waiting = []
     if failure is not None:

@@ -17,10 +17,12 @@ from pathlib import Path
 import pytest
 
 from ociexport.cli.main import main
+from ociexport.storage.layout.layout import ImageLayout
 from tests.support.command import clear_foreign_variables, command_environment, command_line
 from tests.support.fake_registry import FakeRegistry, Fault
 from tests.support.image_builder import AMD64, build_image
 from tests.support.memory_source import member
+from tests.support.read_bytes import own_files
 
 SMALL = build_image([[member("small")]], platform=AMD64)
 SLOW = build_image([[member("slow", os.urandom(400_000))]], platform=AMD64)
@@ -174,6 +176,32 @@ def test_workers_end_with_a_command_that_is_killed(registry: FakeRegistry, tmp_p
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(command.pid, signal.SIGKILL)
+
+
+def test_what_is_stored_is_named_when_the_reader_of_the_lines_ends(tmp_path: Path) -> None:
+    """The command ends at a line that it can't print, while the workers go on."""
+    images = {str(number): build_image([[member(f"own {number}")]], platform=AMD64) for number in range(24)}
+    with FakeRegistry(round_trip_seconds=0.03) as registry:
+        (tmp_path / "list").write_text(
+            "".join(image.serve(registry, "app", tag) + "\n" for tag, image in images.items())
+        )
+        words = ("pull", "-q", "--list", tmp_path / "list", "-o", tmp_path / "layout", "--platform", "linux/amd64")
+        with subprocess.Popen(
+            command_line(*words, "--executor", "processes:2"),
+            env=command_environment(tmp_path),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=tmp_path,
+        ) as command:
+            assert command.stdout is not None
+            command.stdout.readline()
+            command.stdout.close()
+            assert command.wait(timeout=60) == 141
+    blobs = {path.name for path in (tmp_path / "layout/blobs/sha256").iterdir()}
+    stored = {tag for tag, image in images.items() if image.digest.encoded in blobs}
+    assert {name.tag for _, name in ImageLayout(tmp_path / "layout").read_images()} == stored
+    assert 0 < len(stored) < len(images)
+    assert own_files(tmp_path / "layout") == set()
 
 
 def _is_any_left(group: int) -> bool:

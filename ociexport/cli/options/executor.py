@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +64,7 @@ def executor_from(options: argparse.Namespace) -> Iterator[Executor | None]:
         )
 
 
-def outcomes_of(outcomes: Iterator[PullOutcome], executor: Executor | None) -> Iterator[PullOutcome]:
+def outcomes_of(outcomes: Iterator[PullOutcome], executor: Executor | None) -> Generator[PullOutcome, None, None]:
     """Yield the outcomes of a list.
 
     Raises:
