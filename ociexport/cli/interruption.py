@@ -52,6 +52,10 @@ def _raise(number: int, _: FrameType | None) -> NoReturn:
             raise _exception_of(number)
         seen = place
 
+    warnings = sys.modules.get("warnings")  # imported at start-up where somebody asks for warnings
+    if warnings is not None and (sys.warnoptions or sys.flags.dev_mode):
+        # A signal may arrive between the opening of a file or socket and the block that closes it.
+        warnings.simplefilter("ignore", ResourceWarning)
     signal.signal(signal.SIGALRM, look)
     signal.setitimer(signal.ITIMER_REAL, _LOOK_SECONDS, _LOOK_SECONDS)
     raise _exception_of(number)

@@ -166,10 +166,5 @@ def _warn_of_path(image: str) -> None:
 def _report_end(how: str, code: int) -> int:
     # A second Ctrl-C ends the process at once, while the interpreter is still cleaning up.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if _tells_warnings():
-        import warnings  # noqa: PLC0415 - start-up: few ask for them
-
-        # A signal may arrive between the opening of a socket and the block that closes it.
-        warnings.simplefilter("ignore", ResourceWarning)
     print(f"ociexport: error: {how}", file=sys.stderr)
     return code
