@@ -78,12 +78,12 @@ def new_file_in(directory_fd: int, name: str, path: str, *, mode: int = 0o644) -
         if fd is None:
             with _named(path):
                 fd, aside = _open_named(directory_fd, name, mode)
-            mode = _hide(fd)
-            with _renamed_to(name, fd, aside, mode, path=path, directory_fd=directory_fd) as file:
+            with _renamed_to(name, fd, aside, None, path=path, dir_fd=directory_fd) as file:
                 yield file
             return
-        mode = _hide(fd)
         with io.BufferedWriter(_Output(fd, "wb", path), _BUFFER_BYTES) as file:
+            with _named(path):
+                mode = _hide(fd)
             yield file
             file.flush()
             with _named(path):
@@ -275,26 +275,28 @@ def _give_name(fd: int, directory_fd: int, name: str, mode: int) -> None:
         if error.errno not in NO_LINK:
             raise
         fd_of_copy, aside = _open_named(directory_fd, name)
-        with _renamed_to(name, fd_of_copy, aside, mode, path=name, directory_fd=directory_fd) as copy:
+        with _renamed_to(name, fd_of_copy, aside, mode, path=name, dir_fd=directory_fd) as copy:
             offset = 0
             while count := os.sendfile(copy.fileno(), fd, offset, _BUFFER_BYTES):
                 offset += count
 
 
 @contextmanager
-def _renamed_to(name: str, fd: int, aside: str, mode: int, *, path: str, directory_fd: int) -> Iterator[BinaryIO]:
-    """Give the new file ``aside``, which is renamed to ``name`` when the ``with`` block ends well."""
+def _renamed_to(name: str, fd: int, aside: str, mode: int | None, *, path: str, dir_fd: int) -> Iterator[BinaryIO]:
+    """Give the new file ``aside``, which gets ``name`` and ``mode`` (None: it stays) when the block ends well."""
     try:
         with io.BufferedWriter(_Output(fd, "wb", path), _BUFFER_BYTES) as file:
+            with _named(path):
+                mode = _hide(fd) if mode is None else mode
             yield file
             file.flush()
             with _named(path):
                 os.fchmod(fd, mode)
                 os.fsync(fd)
         with _named(path):
-            os.rename(aside, name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
+            os.rename(aside, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
     except BaseException:
-        os.unlink(aside, dir_fd=directory_fd)
+        os.unlink(aside, dir_fd=dir_fd)
         raise
 
 

@@ -258,6 +258,17 @@ def test_complete_file_lacks_the_bits_of_the_umask(tmp_path: Path, umask: int, m
 
 
 @pytest.mark.usefixtures("can_be_nameless")
+def test_file_whose_mode_can_not_be_set_is_named_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(fd: int, mode: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "fchmod", refuse)
+    with pytest.raises(PermissionError) as caught, new_file(f"{tmp_path}/file"):
+        pass
+    assert (caught.value.filename, os.listdir(tmp_path)) == (f"{tmp_path}/file", [])
+
+
+@pytest.mark.usefixtures("can_be_nameless")
 def test_full_disk_names_the_file_as_it_was_given(tmp_path: Path) -> None:
     with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=64k", "none"):
         path = f"{tmp_path}/small/../small/file"
