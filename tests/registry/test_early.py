@@ -96,6 +96,8 @@ def test_connection_alone_is_used() -> None:
 def test_answer_to_another_request_is_not_taken() -> None:
     with FakeRegistry() as registry, _begun(_reference(registry), _options(), ASKS) as early:
         registry.misbehave(PATH, Fault(body=b"{}"), when=lambda request: "x-tenant" not in request.headers)
+        while not registry.requests:
+            time.sleep(0.01)
         assert _fetch(early, _reference(registry), headers=(("X-Tenant", "a"),)) == MANIFEST
         assert [request.connection for request in registry.requests] == [1, 2]
 
