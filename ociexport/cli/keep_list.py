@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from ociexport.cli.listed import name_in_layout
+from ociexport.cli.options.lists import verify_reads_input_once
 from ociexport.errors import NotFoundError, OciexportError, UsageError, counted, escaped, printable, quoted
 from ociexport.spec.digest import Digest
 from ociexport.spec.reference import ImageReference, is_path
@@ -37,8 +38,7 @@ def read_keep_list(options: argparse.Namespace, progress: Progress) -> KeepNamed
         UsageError: one is no list of images, or names none, or standard input is named twice.
         OSError, RegistryError: one can't be read.
     """
-    if options.keep.count(STANDARD_INPUT) > 1:
-        raise UsageError("--keep: expected standard input once, got it twice", hint="name a file for one of them")
+    verify_reads_input_once(options.keep, "--keep")
     names = _Names(_images_in(options.layout))
     return KeepNamed(name for keep in options.keep for name in _names_in(keep, names, options.profile, progress))
 

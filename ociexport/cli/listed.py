@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 from ociexport.cli.errors import one_line, report_error
 from ociexport.cli.exit_codes import OK, worst_of
+from ociexport.cli.options.lists import verify_reads_input_once
 from ociexport.cli.options.registry import registry_options_from
 from ociexport.cli.process import OUTPUT_NAME
 from ociexport.errors import OciexportError, UsageError, counted, escaped
@@ -24,7 +25,7 @@ from ociexport.system.progress.protocol import Progress
 from ociexport.transfer.lists.entries import Findings, ImageList, ListEntry, each_image_once
 from ociexport.transfer.lists.expand import expand_list
 from ociexport.transfer.lists.lines import to_line
-from ociexport.transfer.lists.read import STANDARD_INPUT, read_list
+from ociexport.transfer.lists.read import read_list
 from ociexport.transfer.sources.list_names import list_layout_images
 from ociexport.transfer.sources.names import ArchiveName, LayoutName, RegistryName, parse_source_name
 from ociexport.transfer.sources.open import SourceOpener
@@ -73,8 +74,7 @@ class ListRun:
         self._not_done: dict[int, ListEntry] = {}
         self._is_ended = False
         registry = registry or registry_options_from(options)
-        if options.list.count(STANDARD_INPUT) > 1:
-            raise UsageError("--list: expected standard input once, got it twice", hint="name a file for one of them")
+        verify_reads_input_once(options.list, "--list")
         wanted: list[ListEntry] = []
         for name in options.list:
             found = read_list(name, profiles=options.profile, registry=registry, progress=progress)

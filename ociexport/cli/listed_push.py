@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Iterator
 
 from ociexport.cli.listed import ListRun, name_in_layout, own_platforms, pinned_source
+from ociexport.cli.options.lists import verify_reads_input_once
 from ociexport.cli.options.platform import named_choice_from
-from ociexport.cli.options.thin import verify_reads_input_once
 from ociexport.cli.output.push import PushReport
 from ociexport.cli.pushing import Pushing, pushing, write_mapping
 from ociexport.errors import InvalidReferenceError, NotFoundError, OciexportError, UsageError, counted, locating, quoted

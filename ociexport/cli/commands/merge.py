@@ -6,8 +6,8 @@ import argparse
 
 from ociexport.cli.options.jobs import add_jobs_argument
 from ociexport.cli.options.json import add_json_argument
+from ociexport.cli.options.lists import verify_reads_input_once
 from ociexport.cli.options.progress import add_progress_arguments, progress_from
-from ociexport.cli.options.thin import verify_reads_input_once
 from ociexport.cli.output.merge import tell_merge
 from ociexport.errors import UsageError
 from ociexport.images.fetch import MAX_JOBS

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
+
+from ociexport.errors import UsageError
 
 DEFAULT_FAILED = "failed.txt"
 
@@ -49,3 +52,16 @@ def add_profile_argument(parser: argparse._ActionsContainer) -> None:
         default=[],
         help="take services of a compose file with this profile too; * takes all; may be repeated",
     )
+
+
+def verify_reads_input_once(words: Iterable[str], option: str = "-") -> None:
+    """Return if at most one of ``words`` is standard input, which can be read once.
+
+    Args:
+        option: that all of them are given to; the default is for words of several options.
+
+    Raises:
+        UsageError: several are.
+    """
+    if sum(word in ("-", "oci-archive:-", "docker-archive:-") for word in words) > 1:
+        raise UsageError(f"{option}: expected standard input once, got it twice", hint="name a file for one of them")

@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from ociexport.cli.configuration import leave_out_configured
+from ociexport.cli.options.lists import verify_reads_input_once
 from ociexport.cli.options.platform import named_choice_from, platform_from
 from ociexport.cli.options.registry import registry_options_from
 from ociexport.cli.options.volumes import add_volume_argument
@@ -154,16 +155,6 @@ def _delta_options_from(
     from ociexport.transfer.bundle.delta.replace_layers import DeltaOptions  # noqa: PLC0415 - start-up: as above
 
     return DeltaOptions(HaveBytes(options.since, opener.open, choice), options.allow_recompressed)
-
-
-def verify_reads_input_once(words: Sequence[str]) -> None:
-    """Return if at most one of ``words`` is standard input, which can be read once.
-
-    Raises:
-        UsageError: several are.
-    """
-    if sum(word in ("-", "oci-archive:-", "docker-archive:-") for word in words) > 1:
-        raise UsageError("-: expected standard input once, got it twice", hint="name a file for one of them")
 
 
 def far_side_from(options: argparse.Namespace, progress: Progress) -> FarSide | None:
