@@ -36,6 +36,11 @@ def raise_at_signals() -> None:
             signal.signal(number, _raise)
 
 
+def tells_warnings() -> bool:
+    """Whether this process prints Python's warnings."""
+    return bool(sys.warnoptions or sys.flags.dev_mode)
+
+
 def stop_looking() -> None:
     """End the timer, if a signal started it."""
     if signal.getsignal(signal.SIGALRM) not in (signal.SIG_DFL, signal.SIG_IGN, None):
@@ -53,7 +58,7 @@ def _raise(number: int, _: FrameType | None) -> NoReturn:
         seen = place
 
     warnings = sys.modules.get("warnings")  # imported at start-up where somebody asks for warnings
-    if warnings is not None and (sys.warnoptions or sys.flags.dev_mode):
+    if warnings is not None and tells_warnings():
         # A signal may arrive between the opening of a file or socket and the block that closes it.
         warnings.simplefilter("ignore", ResourceWarning)
     signal.signal(signal.SIGALRM, look)

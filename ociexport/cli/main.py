@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import ociexport.errors
 from ociexport.cli.exit_codes import HUNG_UP, INTERRUPTED, READER_GONE, TERMINATED
-from ociexport.cli.interruption import Terminated, raise_at_signals, stop_looking
+from ociexport.cli.interruption import Terminated, raise_at_signals, stop_looking, tells_warnings
 from ociexport.cli.process import OUTPUT_NAME, give_up_output, prepare_streams
 from ociexport.errors import OciexportError
 from ociexport.system.ownership import own_process
@@ -46,16 +46,12 @@ def run() -> NoReturn:
     code = main()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # too late: the work is done and reported
         signal.signal(number, signal.SIG_IGN)
-    if _tells_warnings() and code not in (INTERRUPTED, TERMINATED, HUNG_UP):
+    if tells_warnings() and code not in (INTERRUPTED, TERMINATED, HUNG_UP):
         sys.exit(code)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # `main` has reported what could not be written
             stream.flush()
     os._exit(code)
-
-
-def _tells_warnings() -> bool:
-    return bool(sys.warnoptions or sys.flags.dev_mode)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
