@@ -23,7 +23,7 @@ from ociexport.cli.output.unpack import print_result
 from ociexport.errors import UsageError
 from ociexport.rootfs.outputs.formats import TREE
 from ociexport.rootfs.unpack import UnpackOptions, UnpackResult
-from ociexport.rootfs.unpack_many import UnpackOutcome, UnpackRequest, unpack_many
+from ociexport.rootfs.unpack_many import UnpackOutcome, UnpackRequest, directory_taken_error, unpack_many
 from ociexport.transfer.lists.entries import ListEntry
 
 
@@ -74,10 +74,7 @@ def _requests_of_all(
             own = _requests_of(entry, options)
             first = next((taken[one.directory] for one in own if one.directory in taken), None)
             if first is not None and own_directories:
-                raise UsageError(
-                    f"{entry.image}: expected a directory of its own, {first} has it",
-                    hint="unpack it by itself, into another directory",
-                )
+                raise directory_taken_error(entry.image, first)
         except UsageError as error:
             run.fail(entry, error)
             continue

@@ -146,14 +146,18 @@ def unpack_many(
         if layers is None:
             path = os.path.join(parent, request.directory or directory_name(request.image))
             if path in taken:
-                raise UsageError(
-                    f"{request.image}: expected a directory of its own, {taken[path]} has it",
-                    hint="unpack it by itself, into another directory",
-                )
+                raise directory_taken_error(request.image, taken[path])
             taken[path] = request.image
         orders.append(_Order(request.image, path, own, options, registry, signatures, layers, position))
     os.makedirs(parent, exist_ok=True)
     return _outcomes(orders, executor, progress)
+
+
+def directory_taken_error(image: str, first: str) -> UsageError:
+    """Return the error of an image whose directory is that of ``first``."""
+    return UsageError(
+        f"{image}: expected a directory of its own, {first} has it", hint="unpack it by itself, into another directory"
+    )
 
 
 def directory_name(image: str) -> str:
