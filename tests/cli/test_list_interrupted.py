@@ -23,6 +23,7 @@ from tests.support.fake_registry import FakeRegistry, Fault
 from tests.support.image_builder import AMD64, build_image
 from tests.support.memory_source import member
 from tests.support.read_bytes import own_files
+from tests.support.waiting import wait_for
 
 SMALL = build_image([[member("small")]], platform=AMD64)
 SLOW = build_image([[member("slow", os.urandom(400_000))]], platform=AMD64)
@@ -73,10 +74,7 @@ def test_what_is_left_to_do_is_listed(
             text=True,
         ) as command:
             try:
-                deadline = time.monotonic() + 30
-                while registry.faults_met == 0:
-                    assert time.monotonic() < deadline, "waited in vain"
-                    time.sleep(0.02)
+                wait_for(lambda: registry.faults_met > 0)
                 time.sleep(0.3)  # the images beside it are complete, and the failed one is told
                 command.send_signal(number)
                 said = command.communicate(timeout=30)[1]
@@ -131,10 +129,7 @@ def test_workers_that_end_are_told_in_a_line(registry: FakeRegistry, tmp_path: P
         start_new_session=True,
     ) as command:
         try:
-            deadline = time.monotonic() + 30
-            while registry.faults_met == 0:
-                assert time.monotonic() < deadline, "waited in vain"
-                time.sleep(0.02)
+            wait_for(lambda: registry.faults_met > 0)
             if what == "end all processes":
                 os.killpg(command.pid, signal.SIGTERM)
             else:
@@ -163,16 +158,10 @@ def test_workers_end_with_a_command_that_is_killed(registry: FakeRegistry, tmp_p
         start_new_session=True,
     ) as command:
         try:
-            deadline = time.monotonic() + 30
-            while registry.faults_met == 0:
-                assert time.monotonic() < deadline, "waited in vain"
-                time.sleep(0.02)
+            wait_for(lambda: registry.faults_met > 0)
             command.kill()
             command.wait(timeout=10)
-            deadline = time.monotonic() + 10
-            while _is_any_left(command.pid):
-                assert time.monotonic() < deadline, "a worker goes on"
-                time.sleep(0.02)
+            wait_for(lambda: not is_any_left(command.pid), 10)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(command.pid, signal.SIGKILL)
@@ -204,7 +193,7 @@ def test_what_is_stored_is_named_when_the_reader_of_the_lines_ends(tmp_path: Pat
     assert own_files(tmp_path / "layout") == set()
 
 
-def _is_any_left(group: int) -> bool:
+def is_any_left(group: int) -> bool:
     """Whether a process of the group runs; one that has ended and waits for init to notice does not."""
     for status in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):

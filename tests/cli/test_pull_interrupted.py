@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
 
 import pytest
 
@@ -21,16 +20,10 @@ from tests.support.memory_source import member
 from tests.support.puller import Puller
 from tests.support.read_bytes import own_files
 from tests.support.system_parts import require
+from tests.support.waiting import wait_for
 
 LAYERS = [[member("a", b"1" * 3000)], [member("b", b"2" * 5000)], [member("c", b"3")]]
 IMAGE = build_image(LAYERS)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 
 import pytest
 
@@ -50,6 +51,12 @@ def test_own_words_of_the_server(body: bytes, text: str, codes: tuple[str, ...])
     assert explanation.codes == codes
 
 
+def refusal_of_blob(registry: FakeRegistry, credentials: Credentials | None) -> RegistryError:
+    with closing(image_source(registry, credentials=credentials)) as source, pytest.raises(RegistryError) as caught:
+        read_all(source, blob_in(registry))
+    return caught.value
+
+
 @pytest.mark.parametrize("status", [401, 403, 404])
 @pytest.mark.parametrize("body", [S3, AZURE, b""])
 @pytest.mark.parametrize("credentials", [None, USER])
@@ -58,15 +65,12 @@ def test_storage_that_refuses_is_no_reason_to_log_in(status: int, body: bytes, c
     with FakeRegistry(address="127.0.0.2") as storage, FakeRegistry(auth="bearer", users=users) as registry:
         registry.redirect_to = storage
         storage.misbehave("/storage/", Fault(status=status, body=body))
-        source = image_source(registry, credentials=credentials)
-        with pytest.raises(RegistryError) as caught:
-            read_all(source, blob_in(registry))
-        source.close()
-        assert ("Request has expired" in str(caught.value)) is (body == S3)
-        assert ("storage that the registry sent us to" in str(caught.value.hint)) is bool(body)
-        assert ("the registry redirected to this server" in str(caught.value.hint)) is (not body)
-        assert "log in" not in str(caught.value.hint)
-        assert "user" not in str(caught.value.hint)
+        refusal = refusal_of_blob(registry, credentials)
+        assert ("Request has expired" in str(refusal)) is (body == S3)
+        assert ("storage that the registry sent us to" in str(refusal.hint)) is bool(body)
+        assert ("the registry redirected to this server" in str(refusal.hint)) is (not body)
+        assert "log in" not in str(refusal.hint)
+        assert "user" not in str(refusal.hint)
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
@@ -78,13 +82,10 @@ def test_storage_on_the_registrys_own_server_is_no_reason_to_log_in(
     with FakeRegistry(auth="bearer", users=users) as registry:
         registry.redirect_to = registry
         registry.misbehave("/storage/", Fault(status=status, body=S3))
-        source = image_source(registry, credentials=credentials)
-        with pytest.raises(RegistryError) as caught:
-            read_all(source, blob_in(registry))
-        source.close()
-        assert "Request has expired" in str(caught.value)
-        assert "log in" not in str(caught.value.hint)
-        assert "user" not in str(caught.value.hint)
+        refusal = refusal_of_blob(registry, credentials)
+        assert "Request has expired" in str(refusal)
+        assert "log in" not in str(refusal.hint)
+        assert "user" not in str(refusal.hint)
 
 
 def test_token_service_describes_its_error() -> None:
