@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from operator import attrgetter
 
+from ociexport.errors import InvalidImageError, quoted_path
 from ociexport.images.source import ImageSource
 from ociexport.layers.apply import LayerApplier
 from ociexport.layers.limits import Limits, NameBudget
@@ -118,6 +119,16 @@ class FlatNode:
             names.append(next(name for name, child in node.parent.children or () if child is node))
             node = node.parent
         return b"/".join(reversed(names)) or b"."
+
+
+@contextmanager
+def naming(node: FlatNode) -> Iterator[None]:
+    """Add the path of a node to an error about it."""
+    try:
+        yield
+    except InvalidImageError as error:
+        error.add_place(quoted_path(node.path))
+        raise
 
 
 @dataclass(frozen=True, slots=True)

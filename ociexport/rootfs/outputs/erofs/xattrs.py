@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
-from ociexport.errors import InvalidImageError, quoted_path
 from ociexport.layers.losses import Losses, count_lost_xattr
-from ociexport.rootfs.outputs.flat_image import FlatNode
+from ociexport.rootfs.outputs.flat_image import FlatNode, naming
 from ociexport.rootfs.outputs.kernel_xattrs import ACCESS_ACL, DEFAULT_ACL, kernel_xattrs
 
 _ENTRY = struct.Struct("<BBH")
@@ -71,7 +69,7 @@ class XattrTable:
         return b"".join([_HEADER.pack(0, len(shared)), struct.pack(f"<{len(shared)}I", *shared), *own.values()])
 
     def _storable(self, node: FlatNode) -> dict[bytes, bytes]:
-        with _naming(node):
+        with naming(node):
             kept = kernel_xattrs(node.entry, self._losses)
             for name in [name for name, value in kept.items() if len(value) > _MAX_VALUE_BYTES]:
                 self._leave_out(kept, name)
@@ -82,7 +80,7 @@ class XattrTable:
         shared, own = self._parts_of(node.number)
         size = _HEADER.size + _ALIGNMENT * len(shared) + sum(map(len, own.values()))
         by_size = sorted(own, key=lambda name: len(own[name]))
-        with _naming(node):
+        with naming(node):
             while size > _MAX_BODY_BYTES:
                 name = by_size.pop()
                 size -= len(own[name])
@@ -103,16 +101,6 @@ class XattrTable:
             else:
                 own[xattr[0]] = _encoded(xattr)
         return shared, own
-
-
-@contextmanager
-def _naming(node: FlatNode) -> Iterator[None]:
-    """Add the path of a node to an error about it."""
-    try:
-        yield
-    except InvalidImageError as error:
-        error.add_place(quoted_path(node.path))
-        raise
 
 
 def body_count(body: bytes) -> int:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from ociexport.errors import InvalidImageError, counted, quoted_path
 from ociexport.layers.tar.reader import EntryType
 from ociexport.rootfs.outputs.ext4.directories import TYPES, Name, fits_one_block, indexed_directory
@@ -20,7 +17,7 @@ from ociexport.rootfs.outputs.ext4.inodes import (
 from ociexport.rootfs.outputs.ext4.layout import BLOCK_BYTES
 from ociexport.rootfs.outputs.ext4.superblock import Identity
 from ociexport.rootfs.outputs.ext4.xattrs import storable_xattrs, stored_xattrs
-from ociexport.rootfs.outputs.flat_image import FlatImage, FlatNode
+from ociexport.rootfs.outputs.flat_image import FlatImage, FlatNode, naming
 
 # Block numbers within a file have 32 bits, and the last one is reserved.
 _MAX_FILE_BYTES = (2**32 - 1) * BLOCK_BYTES
@@ -73,15 +70,6 @@ class Census:
         """Return the names in a directory, without the two that each directory has."""
         return [(self.inode_of(child), name, TYPES[child.entry.type]) for name, child in node.children or ()]
 
-    @contextmanager
-    def naming(self, node: FlatNode) -> Iterator[None]:
-        """Add the path of a node to an error about it."""
-        try:
-            yield
-        except InvalidImageError as error:
-            error.add_place(quoted_path(node.path))
-            raise
-
     def _count(self, node: FlatNode) -> None:
         entry = node.entry
         self._image.losses.times += not is_time_kept(entry.mtime_ns)
@@ -89,7 +77,7 @@ class Census:
             self.blocks += self._directory_blocks(node)
         elif node.extents is not None:
             if entry.size > _MAX_FILE_BYTES:
-                with self.naming(node):
+                with naming(node):
                     raise InvalidImageError(
                         f"size: expected at most {counted(_MAX_FILE_BYTES, 'byte')} in an ext4 file, got {entry.size}"
                     )
@@ -99,10 +87,10 @@ class Census:
         elif entry.type is EntryType.SYMLINK and len(entry.link_name) > MAX_INNER_TARGET_BYTES:
             self.blocks += 1
         if node.links > MAX_LINKS and not node.is_directory:
-            with self.naming(node):
+            with naming(node):
                 raise InvalidImageError(f"hard links: expected at most {MAX_LINKS} names in ext4, got {node.links}")
         if entry.xattrs:
-            with self.naming(node):
+            with naming(node):
                 kept = storable_xattrs(entry, self._image.losses)
             if kept:
                 self.blocks += bool(stored_xattrs(kept).in_block)
@@ -112,7 +100,7 @@ class Census:
         if fits_one_block([name for name, _ in node.children or ()]):
             return 1
         number = self.inode_of(node)
-        with self.naming(node):
+        with naming(node):
             content = indexed_directory(
                 number,
                 self.inode_of(node.parent),

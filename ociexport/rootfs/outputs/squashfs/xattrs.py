@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import struct
 
-from ociexport.errors import InvalidImageError, quoted_path
 from ociexport.layers.losses import Losses, count_lost_xattr
 from ociexport.layers.tar.reader import Entry
-from ociexport.rootfs.outputs.flat_image import FlatNode
+from ociexport.rootfs.outputs.flat_image import FlatNode, naming
 from ociexport.rootfs.outputs.kernel_xattrs import kernel_xattrs
 from ociexport.rootfs.outputs.squashfs.compression import Compression
 from ociexport.rootfs.outputs.squashfs.metadata import MetadataStream, indexed_table
@@ -47,11 +46,8 @@ class XattrTable:
         """Return the number of the set of a node's attributes; `NO_XATTRS` if it has none that can be stored."""
         if not node.entry.xattrs:
             return NO_XATTRS
-        try:
+        with naming(node):
             attributes = tuple(self._storable(node.entry))
-        except InvalidImageError as error:
-            error.add_place(quoted_path(node.path))
-            raise
         if not attributes:
             return NO_XATTRS
         number = self._numbers.setdefault(attributes, len(self._numbers))
